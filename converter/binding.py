@@ -1,0 +1,129 @@
+"""Untrusted tables and `key=value` text to option dataclasses, and back: checked here once, trusted inside."""
+
+import dataclasses
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import field
+from typing import Any, Literal, TypeVar, get_args, get_origin
+
+from converter.errors import RecipeError, nearest
+
+T = TypeVar("T")
+
+
+def option(default: Any, help: str, *, low: float | None = None, high: float | None = None) -> Any:  # noqa: A002
+    """Declare a field of an option dataclass: its default, one line of help, and inclusive bounds of its number(s)."""
+    return field(default=default, metadata={"help": help, "low": low, "high": high})
+
+
+def bind(cls: type[T], table: Mapping[str, Any], where: str) -> T:
+    """Make `cls` from a table of plain values.
+
+    Raises:
+        RecipeError: an unknown key (the nearest is named), a wrong type, or a value out of range.
+
+    """
+    hints = typing.get_type_hints(cls)
+    known = {f.name: f for f in dataclasses.fields(cls) if f.init}  # type: ignore[arg-type]
+    values: dict[str, Any] = {}
+    for key, value in table.items():
+        name = key.replace("-", "_")
+        if name not in known:
+            raise RecipeError(f"unknown option {key!r}", where=where, hint=nearest(name, known))
+        values[name] = _convert(value, hints[name], f"{where}.{name}")
+        _check_range(values[name], known[name], f"{where}.{name}")
+    missing = [
+        n
+        for n, f in known.items()
+        if n not in values and f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
+    ]
+    if missing:
+        raise RecipeError(f"{missing[0]} is missing", where=where)
+    return cls(**values)
+
+
+def parse_options(text: str, where: str) -> tuple[str, dict[str, Any]]:
+    """Split `name:key=value,key=value` into the name and a table; `a+b` in a value is a list.
+
+    >>> parse_options("structured:heads=0.5,ffn=0.25", "--prune")
+    ('structured', {'heads': '0.5', 'ffn': '0.25'})
+    """
+    name, _, rest = text.partition(":")
+    table: dict[str, Any] = {}
+    for item in filter(None, rest.split(",")):
+        key, equals, value = item.partition("=")
+        if not equals:
+            raise RecipeError(f"{item!r} is not key=value", where=where, hint="write it as name:key=value,key=value")
+        table[key.strip()] = value.strip().split("+") if "+" in value else value.strip()
+    return name.strip(), table
+
+
+def unbind(value: Any) -> dict[str, Any]:
+    """Return the options that differ from their defaults, as plain values that `bind` accepts."""
+    made = {}
+    for f in dataclasses.fields(value):
+        default = f.default_factory() if f.default_factory is not dataclasses.MISSING else f.default
+        current = getattr(value, f.name)
+        if current != default:
+            made[f.name] = list(current) if isinstance(current, tuple) else current
+    return made
+
+
+def _convert(value: Any, wanted: Any, where: str) -> Any:  # noqa: PLR0911 - one return a kind of type
+    origin, args = get_origin(wanted), get_args(wanted)
+    if origin in {types.UnionType, typing.Union}:
+        if value is None or (isinstance(value, str) and value.lower() == "none" and type(None) in args):
+            return None
+        return _convert(value, next(a for a in args if a is not type(None)), where)
+    if origin is Literal:
+        if value not in args:
+            raise RecipeError(f"{value!r} is not a choice", where=where, hint=nearest(str(value), map(str, args)))
+        return value
+    if origin is tuple:
+        items = value if isinstance(value, (list, tuple)) else [value]
+        return tuple(_convert(v, args[0], f"{where}[{i}]") for i, v in enumerate(items))
+    if wanted is bool:
+        return _bool(value, where)
+    if wanted in {int, float}:
+        return _number(value, wanted, where)
+    if wanted is str and isinstance(value, str):
+        return value
+    raise RecipeError(f"wanted {getattr(wanted, '__name__', wanted)}, found {value!r}", where=where)
+
+
+def _bool(value: Any, where: str) -> bool:
+    if isinstance(value, bool):
+        return value
+    known = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
+    if str(value).lower() not in known:
+        raise RecipeError(f"wanted true or false, found {value!r}", where=where)
+    return known[str(value).lower()]
+
+
+def _number(value: Any, wanted: type, where: str) -> float:
+    if isinstance(value, bool):
+        raise RecipeError(f"wanted a number, found {value!r}", where=where)
+    try:
+        number = wanted(value)
+    except (TypeError, ValueError):
+        raise RecipeError(
+            f"wanted {'a whole number' if wanted is int else 'a number'}, found {value!r}", where=where
+        ) from None
+    if wanted is int and isinstance(value, float) and value != number:
+        raise RecipeError(f"wanted a whole number, found {value!r}", where=where)
+    return number  # type: ignore[no-any-return]
+
+
+def _check_range(value: Any, f: dataclasses.Field[Any], where: str) -> None:
+    low, high = f.metadata.get("low"), f.metadata.get("high")
+    for item in value if isinstance(value, tuple) else (value,):
+        if (
+            isinstance(item, (int, float))
+            and not isinstance(item, bool)
+            and not ((low is None or item >= low) and (high is None or item <= high))
+        ):
+            limits = (
+                f"at least {low}" if high is None else f"at most {high}" if low is None else f"between {low} and {high}"
+            )
+            raise RecipeError(f"must be {limits}, found {item}", where=where, hint=f.metadata.get("help", ""))

@@ -1,0 +1,1 @@
+"""Distillation: one method a file."""

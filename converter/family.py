@@ -1,0 +1,50 @@
+"""Where an encoder architecture keeps its heads, FFN neurons and layers.
+
+`converter/families/<name>.py` holds one each.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+if TYPE_CHECKING:
+    import torch
+
+    from converter.shape import LayerShape
+
+
+@dataclass(frozen=True)
+class LayerParts:
+    """The prunable parts of one encoder layer, for scoring: where the units of one head or neuron can be gated.
+
+    `attention_output` is the linear whose *input* is the concatenation of the heads (`[..., n_heads * head_dim]`);
+    `ffn_output` the one whose input is the activated FFN neurons (`[..., n_neurons]`). A gate on those inputs is a gate
+    on heads and neurons, so importance needs nothing else of a family.
+    """
+
+    attention_output: "torch.nn.Linear"
+    ffn_output: "torch.nn.Linear"
+    n_heads: int
+    head_dim: int
+    n_neurons: int
+
+
+class Family(ABC):
+    """One architecture; the registry finds it by `model_type`."""
+
+    model_type: ClassVar[str]
+    shares_layers: ClassVar[bool] = False
+    """All layers are one (ALBERT): `layers` then returns that one layer."""
+
+    @abstractmethod
+    def layers(self, model: "torch.nn.Module") -> Sequence[LayerParts]:
+        """Return the layers in order, as they are now (after any pruning)."""
+
+    @abstractmethod
+    def resize_layer(self, model: "torch.nn.Module", index: int, keep: "LayerShape") -> None:
+        """Cut layer `index` in place to the heads and neurons of `keep` (indices into the layer as it is now)."""
+
+    @abstractmethod
+    def keep_layers(self, model: "torch.nn.Module", kept: Sequence[int]) -> None:
+        """Drop all layers but `kept` (indices into the layers as they are now), in place, config included."""

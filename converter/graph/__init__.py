@@ -1,0 +1,1 @@
+"""ONNX graph rewrites: one a file."""

@@ -1,0 +1,241 @@
+"""What is to be done, as data: typed, frozen, saved beside what it made, and run again from there."""
+
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from converter.binding import bind, parse_options, unbind
+from converter.errors import RecipeError, nearest
+from converter.registry import stage_class, target_class
+from converter.validate.limits import Limits
+
+if TYPE_CHECKING:
+    from converter.stage import Stage
+    from converter.target import Target
+
+KEYS = (
+    "model",
+    "revision",
+    "task",
+    "targets",
+    "seed",
+    "calibration",
+    "eval",
+    "probes",
+    "compress",
+    "quantize",
+    "target",
+    "limits",
+)
+DEFAULT_PROBES = 400
+
+
+@dataclass(frozen=True)
+class Precision:
+    """One entry of a target's menu, with the options of its quantizer."""
+
+    name: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        return self.name + (":" + ",".join(f"{k}={v}" for k, v in self.options.items()) if self.options else "")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A whole run. Paths are absolute once bound; `model` is a folder, a Hub id or `sample:NAME`."""
+
+    model: str
+    targets: "tuple[Target, ...]"
+    precisions: tuple[Precision, ...]
+    """One a target, in the same order."""
+    compress: "tuple[Stage[Any, Any], ...]" = ()
+    revision: str | None = None
+    task: str | None = None
+    calibration: Path | None = None
+    evaluation: Path | None = None
+    n_probes: int = DEFAULT_PROBES
+    """At most this many texts are compared one by one; the task's metric uses all of `--eval`."""
+    limits: Mapping[str, Limits] = field(default_factory=dict)
+    """Overrides by target name; `""` is for all targets."""
+    seed: int = 0
+
+    def limits_for(self, target: "Target", precision: str) -> Limits:
+        """Return the target's own limits, overruled by the recipe's for all, then for this target."""
+        made = target.limits(precision)
+        for key in ("", target.name):
+            if key in self.limits:
+                made = replace(made, **unbind(self.limits[key]))
+        return made
+
+
+def load_recipe_table(path: Path) -> dict[str, Any]:
+    """Read a TOML recipe; relative paths in it are relative to its own folder."""
+    try:
+        table = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise RecipeError("no such recipe", where=str(path)) from None
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise RecipeError(f"not a TOML recipe ({error})", where=str(path)) from None
+    for key in ("calibration", "eval"):
+        if isinstance(table.get(key), str):
+            table[key] = str(path.parent / table[key])
+    model = table.get("model")
+    if isinstance(model, str) and (path.parent / model).is_dir():
+        table["model"] = str(path.parent / model)
+    return table
+
+
+def bind_recipe(table: Mapping[str, Any], where: str = "recipe") -> Recipe:
+    """Make a `Recipe` of a plain table, checking everything that can be checked before work starts.
+
+    Raises:
+        RecipeError: names the key, what was found, and the nearest that exists.
+
+    """
+    for key in table:
+        if key not in KEYS:
+            raise RecipeError(f"unknown key {key!r}", where=where, hint=nearest(key, KEYS))
+    target_tables = _table(table, "target", where)
+    targets: list[Target] = []
+    for name in _texts(table, "targets", where) or ["cpu-int8"]:
+        cls = target_class(name)
+        if cls.name not in [t.name for t in targets]:
+            options = target_tables.get(cls.name, target_tables.get(cls.name.replace("-", "_"), {}))
+            targets.append(bind(cls, options, f"{where}.target.{cls.name}"))
+    _known_targets(target_tables, targets, f"{where}.target")
+    return Recipe(
+        model=_text(table, "model", where) or "sample:default",
+        targets=tuple(targets),
+        precisions=_precisions(_table(table, "quantize", where), targets, f"{where}.quantize"),
+        compress=tuple(_stages(table.get("compress", []), f"{where}.compress")),
+        revision=_text(table, "revision", where),
+        task=_text(table, "task", where),
+        calibration=_path(table, "calibration", where),
+        evaluation=_path(table, "eval", where),
+        n_probes=_whole(table, "probes", DEFAULT_PROBES, where, low=1),
+        limits=_limits(_table(table, "limits", where), f"{where}.limits"),
+        seed=_whole(table, "seed", 0, where, low=0),
+    )
+
+
+def recipe_table(recipe: Recipe) -> dict[str, Any]:
+    """Return the plain table that `bind_recipe` turns back into an equal recipe."""
+    table: dict[str, Any] = {
+        "model": recipe.model,
+        "targets": [t.name for t in recipe.targets],
+        "seed": recipe.seed,
+        "probes": recipe.n_probes,
+    }
+    table |= {k: v for k, v in (("revision", recipe.revision), ("task", recipe.task)) if v is not None}
+    table |= {k: str(v) for k, v in (("calibration", recipe.calibration), ("eval", recipe.evaluation)) if v is not None}
+    table["quantize"] = {
+        t.name: {"precision": p.name, **p.options} for t, p in zip(recipe.targets, recipe.precisions, strict=True)
+    }
+    table["target"] = {t.name: unbind(t) for t in recipe.targets if unbind(t)}
+    table["compress"] = [{"stage": s.name, **unbind(s)} for s in recipe.compress]
+    table["limits"] = {
+        **unbind(recipe.limits.get("", Limits())),
+        **{k: unbind(v) for k, v in recipe.limits.items() if k},
+    }
+    return {k: v for k, v in table.items() if v not in ({}, [])}
+
+
+def save_recipe(recipe: Recipe, path: Path) -> None:
+    import tomli_w
+
+    path.write_text(tomli_w.dumps(recipe_table(recipe)), encoding="utf-8")
+
+
+def _stages(tables: Any, where: str) -> "list[Stage[Any, Any]]":
+    if not isinstance(tables, list):
+        raise RecipeError("wanted a list of tables", where=where, hint='[[compress]] then stage = "prune.structured"')
+    made = []
+    for i, table in enumerate(tables):
+        if not isinstance(table, Mapping) or not isinstance(table.get("stage"), str):
+            raise RecipeError("a stage needs its name", where=f"{where}[{i}]", hint='stage = "prune.structured"')
+        cls = stage_class(table["stage"])
+        if cls.name.startswith("quantize."):
+            raise RecipeError(
+                f"{cls.name} belongs under [quantize]",
+                where=f"{where}[{i}]",
+                hint='[quantize] then cpu-int8 = "static"',
+            )
+        made.append(bind(cls, {k: v for k, v in table.items() if k != "stage"}, f"{where}[{i}]"))
+    return made
+
+
+def _precisions(table: Mapping[str, Any], targets: "list[Target]", where: str) -> tuple[Precision, ...]:
+    _known_targets(table, targets, where)
+    made = []
+    for target in targets:
+        value = table.get(target.name, table.get(target.name.replace("-", "_"), target.precisions[0]))
+        name, options = _precision(value, f"{where}.{target.name}")
+        if name not in target.precisions:
+            raise RecipeError(
+                f"{target.name} has no precision {name!r}", where=where, hint=nearest(name, target.precisions)
+            )
+        made.append(Precision(name, options))
+    return tuple(made)
+
+
+def _precision(value: Any, where: str) -> tuple[str, dict[str, Any]]:
+    if isinstance(value, str):
+        return parse_options(value, where)
+    if isinstance(value, Mapping) and isinstance(value.get("precision"), str):
+        return value["precision"], {k: v for k, v in value.items() if k != "precision"}
+    raise RecipeError(
+        f"wanted a precision, found {value!r}", where=where, hint='"dynamic", or {precision = "static", …}'
+    )
+
+
+def _limits(table: Mapping[str, Any], where: str) -> dict[str, Limits]:
+    general = {k: v for k, v in table.items() if not isinstance(v, Mapping)}
+    made = {"": bind(Limits, general, where)} if general else {}
+    for name, values in table.items():
+        if isinstance(values, Mapping):
+            made[target_class(name).name] = bind(Limits, values, f"{where}.{name}")
+    return made
+
+
+def _known_targets(table: Mapping[str, Any], targets: "list[Target]", where: str) -> None:
+    names = {t.name for t in targets}
+    for key in table:
+        if key.replace("_", "-") not in names:
+            raise RecipeError(f"{key!r} is not among this run's targets", where=where, hint=nearest(key, names))
+
+
+def _table(table: Mapping[str, Any], key: str, where: str) -> Mapping[str, Any]:
+    value = table.get(key, {})
+    if not isinstance(value, Mapping):
+        raise RecipeError(f"wanted a table, found {value!r}", where=f"{where}.{key}")
+    return value
+
+
+def _text(table: Mapping[str, Any], key: str, where: str) -> str | None:
+    value = table.get(key)
+    if value is not None and (not isinstance(value, str) or not value):
+        raise RecipeError(f"wanted text, found {value!r}", where=f"{where}.{key}")
+    return value
+
+
+def _texts(table: Mapping[str, Any], key: str, where: str) -> list[str]:
+    value = table.get(key, [])
+    items = [value] if isinstance(value, str) else value
+    if not isinstance(items, (list, tuple)) or not all(isinstance(v, str) for v in items):
+        raise RecipeError(f"wanted a list of names, found {value!r}", where=f"{where}.{key}")
+    return list(items)
+
+
+def _path(table: Mapping[str, Any], key: str, where: str) -> Path | None:
+    text = _text(table, key, where)
+    return None if text is None else Path(text).expanduser().absolute()
+
+
+def _whole(table: Mapping[str, Any], key: str, default: int, where: str, *, low: int) -> int:
+    value = table.get(key, default)
+    if isinstance(value, bool) or not isinstance(value, int) or value < low:
+        raise RecipeError(f"wanted a whole number of at least {low}, found {value!r}", where=f"{where}.{key}")
+    return value

@@ -1,0 +1,1 @@
+"""The report: terminal, JSON, JUnit, HTML."""

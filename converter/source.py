@@ -1,0 +1,388 @@
+"""A local folder or Hub id to a `TorchModel`: safetensors only, no remote code, no pickle, float32."""
+
+import hashlib
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from converter.artifact import Provenance, TorchModel
+from converter.errors import SourceError, UsageError, nearest
+from converter.examples import INPUT_NAMES
+from converter.jsonfile import read_json
+from converter.registry import families, task_class, task_names
+from converter.shape import ShapeMap
+
+if TYPE_CHECKING:
+    import torch
+
+    from converter.task import Task
+
+ENCODERS = ("bert", "distilbert", "roberta", "xlm-roberta", "albert", "electra", "mpnet", "deberta-v2", "modernbert")
+NOT_ENCODERS = {
+    "gpt2": "a causal language model",
+    "llama": "a causal language model",
+    "t5": "an encoder-decoder",
+    "marian": "an encoder-decoder",
+    "bart": "an encoder-decoder",
+    "mbart": "an encoder-decoder",
+}
+PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+UNBOUNDED = 10**6
+"""Tokenizers without a limit state about 1e30."""
+
+
+def load_source(model: str, *, revision: str | None = None, task: str | None = None) -> TorchModel:
+    """Load `model` (a folder, else a Hub id at `revision`).
+
+    Raises:
+        SourceError: nothing there, damaged, refused, or of a kind that cannot be exported; says what to do.
+        UsageError: `task` is unknown, or the model has no head for it.
+
+    """
+    from converter.pooling import read_sentence_head
+
+    folder, resolved = _resolve(model, revision)
+    encoder_folder = _encoder_folder(folder)
+    raw = _check_files(encoder_folder)
+    head = read_sentence_head(folder)
+    name = _choose_task(raw, task, has_sentence_head=head is not None, where=str(encoder_folder))
+    module, shape_map = _load_module(encoder_folder, task_class(name))
+    tokenizer = _load_tokenizer(encoder_folder, module)
+    made_task = task_class(name)(module.config)
+    source = TorchModel(
+        module=module,
+        task=made_task,
+        tokenizer=tokenizer,
+        input_names=_input_names(module, tokenizer),
+        max_length=_max_length(encoder_folder, folder, module, tokenizer),
+        provenance=Provenance(
+            id=model if resolved else Path(model).resolve().name,
+            revision=resolved,
+            weights_sha256=_hashes(encoder_folder),
+            licence=_licence(folder),
+            dtype=str(raw.get("dtype") or raw.get("torch_dtype") or "float32"),
+        ),
+        folder=folder,
+        head=head if name == "feature-extraction" else None,
+        shape_map=shape_map,
+    )
+    source.verify()
+    return source
+
+
+def _resolve(model: str, revision: str | None) -> tuple[Path, str | None]:
+    """Return the local folder, and the commit where it came from the Hub."""
+    path = Path(model).expanduser()
+    if path.is_dir():
+        if revision is not None:
+            raise UsageError("--revision is for Hub ids; this is a local folder", where=model)
+        return path.resolve(), None
+    looks_local = path.is_absolute() or model.startswith((".", "~")) or model.count("/") != 1 or path.is_file()
+    if looks_local:
+        detail = "is a file, wanted the model's folder" if path.is_file() else "no such folder"
+        raise SourceError(detail, where=model, hint="give a folder with config.json and model.safetensors, or a Hub id")
+    return _from_hub(model, revision)
+
+
+def _from_hub(model: str, revision: str | None) -> tuple[Path, str | None]:
+    import huggingface_hub
+    from huggingface_hub import errors
+
+    try:
+        folder = Path(
+            huggingface_hub.snapshot_download(
+                model,
+                revision=revision,
+                ignore_patterns=["*.bin", "*.pt", "*.pth", "*.h5", "*.msgpack", "*.onnx", "*.py", "openvino*"],
+            )
+        )
+    except (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled):
+        raise SourceError(
+            "no such folder, and the Hub cannot be reached for an id of that name",
+            where=model,
+            hint="check the path; or go online, or unset HF_HUB_OFFLINE",
+        ) from None
+    except errors.HFValidationError:
+        raise SourceError("no such folder, and not a Hub id", where=model) from None
+    except errors.RevisionNotFoundError:
+        raise SourceError(f"the Hub model has no revision {revision!r}", where=model) from None
+    except errors.GatedRepoError:
+        raise SourceError("the Hub model is gated", where=model, hint="accept its terms and set HF_TOKEN") from None
+    except errors.RepositoryNotFoundError:
+        raise SourceError(
+            "no such folder, and no such model on the Hub", where=model, hint="private models need HF_TOKEN"
+        ) from None
+    except (errors.HfHubHTTPError, OSError) as error:
+        raise SourceError(
+            f"the Hub cannot be reached ({type(error).__name__})",
+            where=model,
+            hint="check the network, or give a local folder",
+        ) from None
+    return folder, folder.name
+
+
+def _encoder_folder(folder: Path) -> Path:
+    """Return the transformers folder: of a sentence-transformers model it is the first module's."""
+    listing = folder / "modules.json"
+    if listing.is_file():
+        modules = read_json(listing)
+        if isinstance(modules, list) and modules and isinstance(modules[0], dict) and "path" in modules[0]:
+            return folder / modules[0]["path"]
+        raise SourceError("modules.json lists no module", where=str(listing))
+    return folder
+
+
+def _check_files(folder: Path) -> dict[str, Any]:
+    """Return config.json's table once everything needed is there and nothing is refused."""
+    if not folder.is_dir() or not any(folder.iterdir()):
+        raise SourceError(
+            "the folder is empty", where=str(folder), hint="it needs config.json, model.safetensors and a tokenizer"
+        )
+    raw = read_json(folder / "config.json")
+    if not isinstance(raw, dict):
+        raise SourceError("config.json is not a table", where=str(folder))
+    if raw.get("auto_map"):
+        raise SourceError(
+            "the model needs remote code, which is never run",
+            where=str(folder),
+            hint="export a model that transformers itself implements",
+        )
+    weights = sorted(folder.glob("*.safetensors"))
+    if not weights:
+        pickles = [f.name for f in sorted(folder.iterdir()) if f.suffix in PICKLES]
+        if pickles:
+            raise SourceError(
+                f"{pickles[0]} is a pickle, which can run code when it is read; it was not opened",
+                where=str(folder),
+                hint='where you trust it: python -c "from transformers import AutoModel as M; '
+                "M.from_pretrained('FOLDER', weights_only=True).save_pretrained('NEW')\" with its own class",
+            )
+        raise SourceError("there are no weights (*.safetensors)", where=str(folder))
+    for file in weights:
+        _check_safetensors(file)
+    _check_model_type(raw, folder)
+    return raw
+
+
+def _check_safetensors(file: Path) -> None:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(file, framework="pt") as opened:
+            opened.keys()
+    except (SafetensorError, OSError) as error:
+        raise SourceError(
+            f"the weights cannot be read ({error})",
+            where=str(file),
+            hint="the file is damaged or cut off: fetch it again",
+        ) from None
+
+
+def _check_model_type(raw: Mapping[str, Any], folder: Path) -> None:
+    from transformers import CONFIG_MAPPING
+
+    kind = raw.get("model_type")
+    if kind in NOT_ENCODERS:
+        raise SourceError(
+            f"{kind} is {NOT_ENCODERS[str(kind)]}; this version exports encoders",
+            where=str(folder),
+            hint=f"encoders: {', '.join(ENCODERS)}",
+        )
+    if not kind or kind not in CONFIG_MAPPING:
+        raise SourceError(
+            f"config.json names the unknown model_type {kind!r}",
+            where=str(folder / "config.json"),
+            hint=nearest(str(kind), ENCODERS),
+        )
+
+
+def _choose_task(raw: Mapping[str, Any], wanted: str | None, *, has_sentence_head: bool, where: str) -> str:
+    """Return the task's name: what was asked for, if the model has its head; else what the head says."""
+    by_head = {task_class(n).architecture: n for n in task_names()}
+    architecture = next(iter(raw.get("architectures") or []), "")
+    found = next((name for end, name in by_head.items() if end and architecture.endswith(end)), None)
+    if wanted is None:
+        if found is not None and not has_sentence_head:
+            return found
+        return "feature-extraction"
+    name = task_class(wanted).name
+    if name not in {found, "feature-extraction"}:
+        raise UsageError(
+            f"the model has no head for {name}: its config names {architecture or 'no architecture'}",
+            where=where,
+            hint=f"its own task: {found or 'feature-extraction'}",
+        )
+    return name
+
+
+def _load_module(folder: Path, task: "type[Task]") -> "tuple[torch.nn.Module, ShapeMap | None]":
+    import torch
+    import transformers
+
+    shape_map = ShapeMap.load(folder)
+    auto = getattr(transformers, task.auto_class)
+    try:
+        config = transformers.AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+        if shape_map is not None:
+            return _load_pruned(folder, auto, config, shape_map), shape_map
+        module, info = auto.from_pretrained(
+            folder,
+            config=config,
+            dtype=torch.float32,
+            trust_remote_code=False,
+            use_safetensors=True,
+            local_files_only=True,
+            output_loading_info=True,
+            attn_implementation="sdpa" if _has_sdpa(config) else "eager",
+        )
+    except (OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError) as error:
+        raise SourceError(
+            f"the model does not load ({_first_line(error)})",
+            where=str(folder),
+            hint="the weights must match config.json",
+        ) from None
+    _refuse_partial(info, module, folder)
+    return module.eval().requires_grad_(requires_grad=True), None
+
+
+def _has_sdpa(config: Any) -> bool:
+    from transformers import AutoModel
+
+    cls = AutoModel._model_mapping.get(type(config), None)  # noqa: SLF001 - the only map from config to class
+    cls = cls[0] if isinstance(cls, tuple) else cls
+    return bool(getattr(cls, "_supports_sdpa", False))
+
+
+def _refuse_partial(info: Mapping[str, Any], module: "torch.nn.Module", folder: Path) -> None:
+    """A weight that was not in the file is random: that is refused, whatever transformers thinks of it."""
+    tied = set(getattr(module, "_tied_weights_keys", None) or ())
+    unused_pooler = {n for n in info["missing_keys"] if ".pooler." in f".{n}" or n.startswith("pooler.")}
+    missing = sorted(set(info["missing_keys"]) - tied - unused_pooler)
+    wrong = [str(m[0] if isinstance(m, tuple) else m) for m in info.get("mismatched_keys", ())]
+    if wrong:
+        raise SourceError(
+            f"{wrong[0]} has another shape than config.json says",
+            where=str(folder),
+            hint="the weights must match config.json",
+        )
+    if missing:
+        more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+        raise SourceError(
+            f"the weights lack {missing[0]}{more}: the model would answer at random",
+            where=str(folder),
+            hint="was the head trained? give a fine-tuned model, or another --task",
+        )
+
+
+def _load_pruned(folder: Path, auto: Any, config: Any, shape_map: ShapeMap) -> "torch.nn.Module":
+    import torch
+    from safetensors.torch import load_file
+
+    family = families().get(config.model_type)
+    if family is None:
+        raise SourceError(f"it has a shape map, but {config.model_type} has no family file", where=str(folder))
+    module = auto.from_config(config, dtype=torch.float32, attn_implementation="sdpa" if _has_sdpa(config) else "eager")
+    for index, shape in enumerate(shape_map.layers):
+        original = family.layers(module)[index]
+        if max((*shape.heads, -1)) >= original.n_heads or max((*shape.neurons, -1)) >= original.n_neurons:
+            raise SourceError(f"the shape map keeps units that layer {index} does not have", where=str(folder))
+        family.resize_layer(module, index, shape)
+    weights = {
+        k: v.float() if v.is_floating_point() else v
+        for f in sorted(folder.glob("*.safetensors"))
+        for k, v in load_file(f).items()
+    }
+    missing, unexpected = module.load_state_dict(weights, strict=False)
+    tied = {n for n in missing if n in (getattr(module, "_tied_weights_keys", None) or ())}
+    if set(missing) - tied or unexpected:
+        wrong = min((set(missing) - tied) | set(unexpected))
+        raise SourceError(f"{wrong} is missing or unexpected beside the shape map", where=str(folder))
+    module.tie_weights()
+    return module.eval()
+
+
+def _load_tokenizer(folder: Path, module: "torch.nn.Module") -> Any:
+    import transformers
+
+    wanted = ("tokenizer.json", "vocab.txt", "spiece.model", "sentencepiece.bpe.model", "vocab.json")
+    if not any((folder / name).is_file() for name in wanted):
+        raise SourceError("there is no tokenizer", where=str(folder), hint=f"one of {', '.join(wanted)} is needed")
+    try:
+        tokenizer = transformers.AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+    except Exception as error:  # noqa: BLE001 - tokenizers raises bare Exception
+        raise SourceError(f"the tokenizer does not load ({_first_line(error)})", where=str(folder)) from None
+    if not tokenizer.is_fast:
+        raise SourceError(
+            "the tokenizer has no fast form (tokenizer.json), which every package needs",
+            where=str(folder),
+            hint="convert it: AutoTokenizer.from_pretrained(FOLDER, use_fast=True).save_pretrained(FOLDER)",
+        )
+    largest = max(tokenizer.get_vocab().values())
+    rows = module.get_input_embeddings().weight.shape[0]  # type: ignore[operator]
+    if largest >= rows:
+        raise SourceError(
+            f"the tokenizer has ids up to {largest}, the model {rows} embeddings",
+            where=str(folder),
+            hint="the tokenizer is another model's",
+        )
+    if tokenizer.pad_token_id is None:
+        raise SourceError(
+            "the tokenizer has no pad token", where=str(folder), hint="set pad_token in tokenizer_config.json"
+        )
+    return tokenizer
+
+
+def _input_names(module: "torch.nn.Module", tokenizer: Any) -> tuple[str, ...]:
+    import inspect
+
+    accepted = inspect.signature(module.forward).parameters
+    return tuple(n for n in INPUT_NAMES if n in tokenizer.model_input_names and n in accepted)
+
+
+def _max_length(encoder: Path, folder: Path, module: "torch.nn.Module", tokenizer: Any) -> int:
+    """Return the longest input: the least of what positions, tokenizer and sentence-transformers allow."""
+    config: Any = module.config
+    found = [int(tokenizer.model_max_length)] if tokenizer.model_max_length < UNBOUNDED else []
+    positions = getattr(config, "max_position_embeddings", None)
+    if positions:
+        # RoBERTa and its kin count positions from pad_token_id + 1, so the table has that many unused rows.
+        offset = config.pad_token_id + 1 if config.model_type in {"roberta", "xlm-roberta", "mpnet", "camembert"} else 0
+        found.append(int(positions) - int(offset))
+    sentence = next(
+        (p for p in (encoder / "sentence_bert_config.json", folder / "sentence_bert_config.json") if p.is_file()), None
+    )
+    if sentence is not None:
+        limit = read_json(sentence).get("max_seq_length")
+        found += [int(limit)] if limit else []
+    return max(4, min(found, default=512))
+
+
+def _hashes(folder: Path) -> dict[str, str]:
+    return {f.name: sha256_file(f) for f in sorted(folder.glob("*.safetensors"))}
+
+
+def sha256_file(path: Path) -> str:
+    with path.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
+
+
+def _licence(folder: Path) -> str | None:
+    """Return the licence that the model card's front matter names."""
+    card = folder / "README.md"
+    if not card.is_file():
+        return None
+    lines = card.read_text(encoding="utf-8", errors="replace").splitlines()
+    if not lines or lines[0].strip() != "---":
+        return None
+    for line in lines[1:]:
+        if line.strip() == "---":
+            return None
+        key, _, value = line.partition(":")
+        if key.strip() in {"license", "licence"}:
+            return value.strip() or None
+    return None
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0].replace(str(Path.cwd()) + os.sep, "")[:300]

@@ -1,0 +1,149 @@
+"""The contract of a stage, and the one function that runs stages and writes their records."""
+
+import dataclasses
+import resource
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, TypeVar
+
+from converter.artifact import Artifact
+
+if TYPE_CHECKING:
+    from converter.artifact import TorchModel
+    from converter.examples import Example
+    from converter.validate.reference import Reference
+
+Given = TypeVar("Given", bound=Artifact)
+Made = TypeVar("Made", bound=Artifact)
+
+
+class Ticker(Protocol):
+    """One running piece of work."""
+
+    def advance(self, steps: float = 1) -> None: ...
+    def describe(self, text: str) -> None: ...
+
+
+class Progress(Protocol):
+    """Where progress is shown. `total` None: the end is not known."""
+
+    def task(self, title: str, total: float | None = None) -> AbstractContextManager[Ticker]: ...
+    def note(self, text: str) -> None: ...
+
+
+class _Silent:
+    def advance(self, steps: float = 1) -> None:
+        """Show nothing."""
+
+    def describe(self, text: str) -> None:
+        """Show nothing."""
+
+    def task(self, title: str, total: float | None = None) -> AbstractContextManager[Ticker]:
+        return nullcontext(self)
+
+    def note(self, text: str) -> None:
+        """Show nothing."""
+
+
+SILENT: Progress = _Silent()
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a stage may use besides its options: nothing in this project is global."""
+
+    work: Path
+    """A scratch folder on the output's own disk; removed when the run ends."""
+    seed: int = 0
+    calibration: tuple["Example", ...] = ()
+    """Real text: importance, ranges and distillation come from it. Labels where the file had them."""
+    calibration_is_builtin: bool = False
+    teacher: "TorchModel | None" = None
+    """The source model, unchanged."""
+    reference: "Reference | None" = None
+    """The source's own answers to the probes, taken first."""
+    progress: Progress = SILENT
+    resume: Path | None = None
+    """Where long stages keep checkpoints that outlive an interrupted run; None: none are kept."""
+
+
+@dataclass(frozen=True)
+class Outcome(Generic[Made]):
+    """What a stage made, and the facts worth keeping (JSON values)."""
+
+    made: Made
+    facts: dict[str, Any] = field(default_factory=dict)
+
+
+class Stage(ABC, Generic[Given, Made]):
+    """A frozen dataclass: its fields are its options, `run` turns one artifact into the next."""
+
+    name: ClassVar[str] = ""
+    """`folder.file`, given by the registry."""
+    summary: ClassVar[str] = ""
+    lossless: ClassVar[bool] = False
+    """Held to tight equality with its own input, not to the recipe's limits."""
+    needs_text: ClassVar[bool] = False
+    """Works from `Context.calibration`."""
+
+    @abstractmethod
+    def run(self, given: Given, ctx: Context) -> Outcome[Made]:
+        """Make the next artifact. `given` is not changed."""
+
+
+@dataclass(frozen=True)
+class Record:
+    """What one stage did, as it stands in the manifest."""
+
+    stage: str
+    options: dict[str, Any]
+    seconds: float
+    size_bytes_given: int
+    size_bytes_made: int
+    peak_memory_bytes: int
+    """Highest resident size of the process so far (getrusage), not of the stage alone."""
+    facts: dict[str, Any]
+
+
+def options_of(stage: Any) -> dict[str, Any]:
+    """Return the options of a stage or target as plain values."""
+    return {f.name: _plain(getattr(stage, f.name)) for f in dataclasses.fields(stage)}
+
+
+def _plain(value: Any) -> Any:
+    return [_plain(v) for v in value] if isinstance(value, (tuple, list)) else value
+
+
+def run_stage(stage: Stage[Given, Made], given: Given, ctx: Context) -> tuple[Made, Record]:
+    """Run, verify what was made, and write the record."""
+    started = time.perf_counter()
+    outcome = stage.run(given, ctx)
+    outcome.made.verify()
+    record = Record(
+        stage=stage.name or type(stage).__name__,
+        options=options_of(stage),
+        seconds=round(time.perf_counter() - started, 3),
+        size_bytes_given=given.size_bytes,
+        size_bytes_made=outcome.made.size_bytes,
+        peak_memory_bytes=peak_memory_bytes(),
+        facts=outcome.facts,
+    )
+    return outcome.made, record
+
+
+def run_stages(stages: Sequence[Stage[Any, Any]], given: Artifact, ctx: Context) -> tuple[Artifact, tuple[Record, ...]]:
+    """Run stages in order; returns the last artifact and all records."""
+    records: list[Record] = []
+    made = given
+    for stage in stages:
+        made, record = run_stage(stage, made, ctx)
+        records.append(record)
+    return made, tuple(records)
+
+
+def peak_memory_bytes() -> int:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

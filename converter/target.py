@@ -1,0 +1,93 @@
+"""The contract of a target: it emits files *and* opens them again."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from converter.validate.limits import Limits
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from converter.artifact import Artifact, Bundle, TorchModel
+    from converter.examples import PadIds
+    from converter.stage import Context, Stage
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """One input or output as callers see it; None is a dynamic dimension."""
+
+    name: str
+    dtype: str
+    shape: tuple[int | None, ...]
+
+
+class Runner(ABC):
+    """A shipped file, opened in the runtime that its users have."""
+
+    runtime: str
+    """Name, version and backend, as `onnxruntime 1.32.0 CPUExecutionProvider`."""
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    max_batch: int | None = None
+    """None: any batch; 1: the file takes one text at a time."""
+    lengths: tuple[int, ...] = ()
+    """Fixed lengths that the file offers; empty: any length up to the model's maximum."""
+
+    @abstractmethod
+    def run(self, feed: "Mapping[str, NDArray[np.int64]]") -> "dict[str, NDArray[np.float32]]":
+        """Run one batch of int64 `[batch, length]` inputs, padded by the runner where the file's lengths are fixed.
+
+        Outputs come by name; those with a length axis are cut to the `length` that was fed.
+        """
+
+
+@dataclass(frozen=True)
+class DeviceCheck:
+    """Whether the package ran on the device it is for. `ran` False is reported as NOT_RUN, never as passed."""
+
+    ran: bool
+    detail: str
+
+
+class Target(ABC):
+    """A frozen dataclass: its fields are the target's options. `targets/<name>.py` holds it."""
+
+    name: ClassVar[str]
+    summary: ClassVar[str]
+    extra: ClassVar[str] = ""
+    """The extra to install where a runtime is missing."""
+    precisions: ClassVar[tuple[str, ...]]
+    """The target's menu, its default first."""
+
+    @abstractmethod
+    def check_runtime(self) -> None:
+        """Raise `RuntimeMissing`, with the pip line as hint, where this target cannot be made here."""
+
+    @abstractmethod
+    def stages(self, precision: str, options: Mapping[str, Any], model: "TorchModel") -> "Sequence[Stage[Any, Any]]":
+        """Return the stages from a `TorchModel` to what `emit` takes. Equal stages of two targets are run once."""
+
+    @abstractmethod
+    def emit(self, given: "Artifact", source: "TorchModel", folder: Path, ctx: "Context") -> "Bundle":
+        """Write the package's files (all but manifest, golden vectors and README) into the empty `folder`."""
+
+    @abstractmethod
+    def open(self, folder: Path, pad: "PadIds", threads: int = 1) -> Runner:
+        """Open the package in its runtime. Works on a folder alone: no source model is needed."""
+
+    @abstractmethod
+    def limits(self, precision: str) -> Limits:
+        """Return how far a package of this precision may be from its source."""
+
+    def device_check(self, folder: Path, pad: "PadIds") -> DeviceCheck | None:
+        """Run on the device that the package is for; None where that is this machine's CPU."""
+        return None
+
+    def usage(self, source: "TorchModel") -> str:
+        """Return the Markdown that shows how to call the package."""
+        return ""

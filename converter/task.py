@@ -1,0 +1,95 @@
+"""What a model is for: how its text is encoded, what its outputs decide, how decisions are scored and trained."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+
+from converter.examples import Encoding, Example
+
+if TYPE_CHECKING:
+    import torch
+    from numpy.typing import NDArray
+
+Outputs = Mapping[str, "NDArray[np.float32]"]
+"""Outputs of one example, by name, without the batch axis and cut to its own tokens."""
+
+
+@dataclass(frozen=True)
+class Judged:
+    """An example, how it was fed, and what came out."""
+
+    example: Example
+    encoding: Encoding
+    outputs: Outputs
+
+
+class Task(ABC):
+    """One task; `converter/tasks/<name with underscores>.py` holds it. Instances know the labels of one model."""
+
+    name: ClassVar[str]
+    architecture: ClassVar[str]
+    """The end of the transformers class that carries this task's head, such as `ForSequenceClassification`."""
+    auto_class: ClassVar[str]
+    """The transformers `Auto…` class that loads it."""
+    model_outputs: ClassVar[tuple[str, ...]]
+    """Outputs of the transformers model that the graph keeps, in order."""
+    token_outputs: ClassVar[tuple[str, ...]] = ()
+    """Outputs that have a length axis: cut to a text's own tokens before they are judged."""
+    metric_name: ClassVar[str]
+    """The metric that stands in the table and that `--max-drop` limits."""
+
+    def __init__(self, config: Any) -> None:
+        self.config = config
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Names of the classes, in the order of the logits; empty where the task has none."""
+        return ()
+
+    @abstractmethod
+    def encode(self, tokenizer: Any, example: Example, max_length: int) -> Encoding:
+        """Tokenize as a user would, truncated to `max_length` tokens."""
+
+    @abstractmethod
+    def decisions(self, judged: Sequence[Judged]) -> list[Any]:
+        """Return what each output decides: a label, tags, a span, the nearest neighbours among `judged`."""
+
+    def agreement(self, wanted: Sequence[Any], found: Sequence[Any]) -> float:
+        """Return the share (0..1) of equal decisions; the mean share of equal parts where a decision has parts."""
+        if not wanted:
+            raise ValueError("agreement of nothing: there are no decisions")
+        return float(np.mean([self.same(a, b) for a, b in zip(wanted, found, strict=True)]))
+
+    def same(self, wanted: Any, found: Any) -> float:
+        """Return 1 where two decisions are equal, the share of equal parts where they have parts."""
+        return float(wanted == found)
+
+    @abstractmethod
+    def metric(self, judged: Sequence[Judged]) -> dict[str, float]:
+        """Score labelled examples; the first key is `metric_name`. Empty where no example has a label."""
+
+    @abstractmethod
+    def chance(self, examples: Sequence[Example]) -> float:
+        """Return what a model that ignores its input would score on `metric_name`."""
+
+    def check_labels(self, examples: Sequence[Example]) -> None:  # noqa: B027 - most tasks have nothing to refuse
+        """Raise `DataError`, naming file and line, for a label that this model's head cannot have."""
+
+    @abstractmethod
+    def soft_loss(
+        self,
+        student: Mapping[str, "torch.Tensor"],
+        teacher: Mapping[str, "torch.Tensor"],
+        attention_mask: "torch.Tensor",
+        temperature: float,
+    ) -> "torch.Tensor":
+        """Distance of the student's outputs to the teacher's, padding excluded (Hinton et al., arXiv 1503.02531)."""
+
+    @abstractmethod
+    def hard_loss(
+        self, outputs: Mapping[str, "torch.Tensor"], batch: Sequence[tuple[Example, Encoding]]
+    ) -> "torch.Tensor | None":
+        """Loss against the data's own labels; None where the batch has none."""

@@ -1,0 +1,1 @@
+"""The proof: reference, metrics, gate."""

@@ -1,0 +1,77 @@
+"""What a package was tested for, and how it came out."""
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+
+class Status(StrEnum):
+    """A check that did not run is NOT_RUN, never PASS."""
+
+    PASS = "PASS"  # noqa: S105 - a verdict, not a password
+    FAIL = "FAIL"
+    NOT_RUN = "NOT_RUN"
+
+
+@dataclass(frozen=True)
+class Check:
+    """One law, what was found and what was allowed. `detail` is a sentence for people."""
+
+    name: str
+    status: Status
+    value: float | None = None
+    limit: float | None = None
+    detail: str = ""
+
+
+@dataclass(frozen=True)
+class Deviation:
+    """How far one output is from the source's, over all probes."""
+
+    output: str
+    max_error: float
+    """Worst absolute error over the output range."""
+    mean_error: float
+    cosine: float
+    """Mean over probes."""
+
+
+@dataclass(frozen=True)
+class WorstText:
+    """A probe that came out far from the source, or decided otherwise."""
+
+    text: str
+    wanted: str
+    found: str
+    error: float
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """All that is known of one package (or stage) against the source."""
+
+    checks: tuple[Check, ...]
+    deviations: tuple[Deviation, ...]
+    agreement: float
+    metric: dict[str, float]
+    source_metric: dict[str, float]
+    n_probes: int
+    errors: tuple[float, ...] = ()
+    """Worst relative error of each probe, in probe order: the report draws their distribution."""
+    worst: tuple[WorstText, ...] = ()
+    milliseconds: dict[str, float] = field(default_factory=dict)
+    """Median latency of one text, one thread: `package` and `source` over the probes' own lengths, and by length."""
+    facts: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def status(self) -> Status:
+        """FAIL if anything failed; NOT_RUN if nothing decisive could be said; else PASS."""
+        states = [c.status for c in self.checks]
+        if Status.FAIL in states:
+            return Status.FAIL
+        decisive = [c.status for c in self.checks if c.name in DECISIVE]
+        return Status.PASS if decisive and Status.NOT_RUN not in decisive else Status.NOT_RUN
+
+
+DECISIVE = ("agreement", "max_error")
+"""Checks without which nothing is proven: a package whose source answers all probes alike is NOT_RUN."""

@@ -1,0 +1,1 @@
+"""Targets: each emits its package and opens it again."""
