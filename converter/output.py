@@ -11,6 +11,9 @@ from typing import Self
 
 from converter.errors import ResourceLimit, UsageError
 
+MARK = "recipe.toml"
+"""Every finished output folder has it, so a folder without it is somebody else's."""
+
 
 class Output:
     """A context manager; without `commit()` everything is removed again.
@@ -38,6 +41,12 @@ class Output:
             )
         if self.out.exists() and not self.out.is_dir():
             raise UsageError("the output is a file", where=str(self.out), hint="choose another -o")
+        if self.out.exists() and any(self.out.iterdir()) and not (self.out / MARK).is_file():
+            raise UsageError(
+                "--force replaces only what this tool made, and this folder holds something else",
+                where=str(self.out),
+                hint="choose another -o, or remove the folder yourself",
+            )
         if self.out in (Path.cwd(), *Path.cwd().parents, Path.home()):
             raise UsageError(
                 "refusing to replace the working folder, its parents or the home folder", where=str(self.out)
@@ -54,12 +63,12 @@ class Output:
     def commit(self) -> None:
         """Move the finished folder into place. What stood there before is removed only after that."""
         old = self._root / "replaced"
-        if self.out.exists():
-            self.out.rename(old)
         try:
+            if self.out.exists():
+                self.out.rename(old)
             self.folder.rename(self.out)
-        except OSError:
-            if old.exists():
+        except BaseException:
+            if old.exists() and not self.out.exists():
                 old.rename(self.out)
             raise
         self._done = True

@@ -67,8 +67,7 @@ def run_recipe(
     from converter.samples import resolve_model
     from converter.source import load_source
 
-    for target in recipe.targets[:1] if len(recipe.targets) == 1 else ():
-        target.check_runtime()
+    missing = _missing_runtimes(recipe)
     with Output(out, force=force) as output:
         source = load_source(resolve_model(recipe.model, progress), revision=recipe.revision, task=recipe.task)
         ctx = _context(recipe, source, output, progress)
@@ -78,7 +77,9 @@ def run_recipe(
         if recipe.compress:
             compressed, compress_records, evaluation = _compress(recipe, source, ctx)
             _save_compressed(compressed, output.folder / "compressed")
-        made = _Making(recipe, source, compressed, ctx, output, compress_records, require_device=require_device)
+        made = _Making(
+            recipe, source, compressed, ctx, output, compress_records, missing, require_device=require_device
+        )
         targets = tuple(made.target(t, p) for t, p in zip(recipe.targets, recipe.precisions, strict=True))
         result = Result(
             recipe,
@@ -95,6 +96,19 @@ def run_recipe(
     return result
 
 
+def _missing_runtimes(recipe: "Recipe") -> dict[str, ExportError]:
+    """Return what each target lacks; raise at once where no target at all can be made."""
+    missing: dict[str, ExportError] = {}
+    for target in recipe.targets:
+        try:
+            target.check_runtime()
+        except ExportError as error:
+            missing[target.name] = error
+    if len(missing) == len(recipe.targets):
+        raise next(iter(missing.values()))
+    return missing
+
+
 def _context(recipe: "Recipe", source: TorchModel, output: Output, progress: Progress) -> Context:
     from converter.data import read_examples
     from converter.probes import builtin_examples, choose_probes
@@ -106,8 +120,8 @@ def _context(recipe: "Recipe", source: TorchModel, output: Output, progress: Pro
     return Context(
         work=output.work,
         seed=recipe.seed,
-        calibration=calibration or evaluation or builtin,
-        calibration_is_builtin=not (calibration or evaluation),
+        calibration=calibration or builtin,  # never the evaluation text: that would tune on the test
+        calibration_is_builtin=not calibration,
         teacher=source,
         reference=reference,
         progress=progress,
@@ -148,6 +162,7 @@ class _Making:
     ctx: Context
     output: Output
     compress_records: tuple[Record, ...]
+    missing: dict[str, ExportError]
     require_device: bool
     made: dict[tuple[Stage[Any, Any], ...], tuple[Artifact, Record]] = field(default_factory=dict)
 
@@ -163,7 +178,8 @@ class _Making:
     def _target(self, target: "Target", precision: "Precision") -> TargetResult:
         from converter.validate.package_check import evaluate_package
 
-        target.check_runtime()
+        if target.name in self.missing:
+            raise self.missing[target.name]
         artifact, records = self._stages(target.stages(precision.name, precision.options, self.compressed))
         folder = self.output.folder / target.name
         folder.mkdir()
