@@ -112,11 +112,16 @@ def _missing_runtimes(recipe: "Recipe") -> dict[str, ExportError]:
 def _context(recipe: "Recipe", source: TorchModel, output: Output, progress: Progress) -> Context:
     from converter.data import read_examples
     from converter.probes import builtin_examples, choose_probes
+    from converter.samples import resolve_data
 
-    evaluation = read_examples(recipe.evaluation, source.task) if recipe.evaluation else ()
-    calibration = read_examples(recipe.calibration, source.task) if recipe.calibration else ()
+    evaluation, calibration = (
+        read_examples(resolve_data(file, progress), source.task) if file else ()
+        for file in (recipe.evaluation, recipe.calibration)
+    )
     builtin = builtin_examples(source)
-    reference = capture_reference(source, choose_probes(evaluation or calibration, builtin, recipe.n_probes), progress)
+    reference = capture_reference(
+        source, choose_probes(evaluation or calibration, builtin, recipe.n_probes), progress, evaluation
+    )
     return Context(
         work=output.work,
         seed=recipe.seed,

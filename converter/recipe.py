@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from converter.binding import bind, parse_options, unbind
 from converter.errors import RecipeError, nearest
 from converter.registry import stage_class, target_class
+from converter.samples import is_sample
 from converter.validate.limits import Limits
 
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ class Precision:
 
 @dataclass(frozen=True)
 class Recipe:
-    """A whole run. Paths are absolute once bound; `model` is a folder, a Hub id or `sample:NAME`."""
+    """A whole run. Bound paths are absolute or `sample:NAME/FILE`; `model` is a folder, Hub id or `sample:NAME`."""
 
     model: str
     targets: "tuple[Target, ...]"
@@ -80,7 +81,7 @@ def load_recipe_table(path: Path) -> dict[str, Any]:
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise RecipeError(f"not a TOML recipe ({error})", where=str(path)) from None
     for key in ("calibration", "eval"):
-        if isinstance(table.get(key), str):
+        if isinstance(table.get(key), str) and not is_sample(table[key]):
             table[key] = str(path.parent / table[key])
     model = table.get("model")
     if isinstance(model, str) and (path.parent / model).is_dir():
@@ -231,7 +232,9 @@ def _texts(table: Mapping[str, Any], key: str, where: str) -> list[str]:
 
 def _path(table: Mapping[str, Any], key: str, where: str) -> Path | None:
     text = _text(table, key, where)
-    return None if text is None else Path(text).expanduser().absolute()
+    if text is None:
+        return None
+    return Path(text) if is_sample(text) else Path(text).expanduser().absolute()
 
 
 def _whole(table: Mapping[str, Any], key: str, default: int, where: str, *, low: int) -> int:

@@ -1,6 +1,9 @@
-"""`sample:NAME` as a model: made by `sample_models/`, which is imported only when asked for."""
+"""`sample:NAME` as a model, `sample:NAME/FILE` as data: made by `sample_models/`, imported only when asked for."""
 
+from pathlib import Path
 from typing import TYPE_CHECKING
+
+from converter.errors import DataError, nearest
 
 if TYPE_CHECKING:
     from converter.stage import Progress
@@ -8,10 +11,33 @@ if TYPE_CHECKING:
 PREFIX = "sample:"
 
 
+def is_sample(text: str) -> bool:
+    return text.startswith(PREFIX)
+
+
 def resolve_model(model: str, progress: "Progress") -> str:
     """Return the folder of `sample:NAME`, making it first where needed; anything else is returned as it is."""
-    if not model.startswith(PREFIX):
+    if not is_sample(model):
         return model
     import sample_models
 
     return str(sample_models.folder(model.removeprefix(PREFIX), progress))
+
+
+def resolve_data(path: Path, progress: "Progress") -> Path:
+    """Return the file of `sample:NAME/FILE`; anything else is returned as it is.
+
+    Raises:
+        DataError: the sample has no such file; its own are named.
+
+    """
+    if not is_sample(str(path)):
+        return path
+    import sample_models
+
+    name, _, file = str(path).removeprefix(PREFIX).partition("/")
+    folder = sample_models.folder(name, progress)
+    own = sorted(f.name for f in folder.iterdir() if f.suffix in {".tsv", ".jsonl", ".csv", ".txt"})
+    if file not in own:
+        raise DataError(f"the sample {name} has no file {file!r}", where=str(path), hint=nearest(file, own))
+    return folder / file
