@@ -37,6 +37,8 @@ class Runner(ABC):
     """None: any batch; 1: the file takes one text at a time."""
     lengths: tuple[int, ...] = ()
     """Fixed lengths that the file offers; empty: any length up to the model's maximum."""
+    max_length: int | None = None
+    """Longest input that the file takes, in tokens, where that is less than the model's; None: the model's."""
 
     @abstractmethod
     def run(self, feed: "Mapping[str, NDArray[np.int64]]") -> "dict[str, NDArray[np.float32]]":
@@ -63,6 +65,8 @@ class Target(ABC):
     """The extra to install where a runtime is missing."""
     precisions: ClassVar[tuple[str, ...]]
     """The target's menu, its default first."""
+    input_dtype: ClassVar[str] = "int64"
+    """What callers feed: every input of the package must be of this type."""
 
     @abstractmethod
     def check_runtime(self) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from converter.examples import Encoding, Example
+from converter.examples import Encoding, Example, Label
 
 if TYPE_CHECKING:
     import torch
@@ -38,20 +38,58 @@ class Task(ABC):
     """Outputs of the transformers model that the graph keeps, in order."""
     token_outputs: ClassVar[tuple[str, ...]] = ()
     """Outputs that have a length axis: cut to a text's own tokens before they are judged."""
-    metric_name: ClassVar[str]
-    """The metric that stands in the table and that `--max-drop` limits."""
 
     def __init__(self, config: Any) -> None:
         self.config = config
+
+    @property
+    @abstractmethod
+    def metric_name(self) -> str:
+        """The metric that stands in the table and that `--max-drop` limits; it may depend on the model's head."""
 
     @property
     def labels(self) -> tuple[str, ...]:
         """Names of the classes, in the order of the logits; empty where the task has none."""
         return ()
 
+    def examples_of(self, row: Mapping[str, Any], where: str) -> tuple[Example, ...]:
+        """Read one row of an evaluation file: one example, or the texts of one row that are encoded apart.
+
+        Raises:
+            DataError: a column is missing or holds what it cannot; `where` names file and line.
+
+        """
+        from converter.rows import text_example
+
+        return (text_example(row, where, self.label_of),)
+
+    def label_of(self, row: Mapping[str, Any]) -> Label:
+        """Return the row's label as this task keeps it, None where it has none; `ValueError` says what is wrong."""
+        return None
+
     @abstractmethod
     def encode(self, tokenizer: Any, example: Example, max_length: int) -> Encoding:
         """Tokenize as a user would, truncated to `max_length` tokens."""
+
+    def compared(self, outputs: Outputs, encoding: Encoding) -> Outputs:
+        """Return what of one text's outputs is kept and compared: all of it, unless that would fill the memory.
+
+        A task whose outputs are as wide as a vocabulary keeps the positions that matter; `decisions` and `metric` get
+        what this returns.
+        """
+        return outputs
+
+    def describe(self, decision: Any, example: Example) -> str:
+        """Return a decision in words for people: label names where it is made of classes."""
+        if isinstance(decision, (tuple, list)):
+            return " ".join(self.describe(part, example) for part in decision)
+        if isinstance(decision, (int, np.integer)) and 0 <= decision < len(self.labels):
+            return self.labels[int(decision)]
+        return f"{decision:.4g}" if isinstance(decision, (float, np.floating)) else str(decision)
+
+    def keep(self, encoding: Encoding, outputs: Outputs) -> Outputs:
+        """Return the part of one example's outputs that is judged: a vocabulary at every token does not fit memory."""
+        return outputs
 
     @abstractmethod
     def decisions(self, judged: Sequence[Judged]) -> list[Any]:
@@ -66,6 +104,14 @@ class Task(ABC):
     def same(self, wanted: Any, found: Any) -> float:
         """Return 1 where two decisions are equal, the share of equal parts where they have parts."""
         return float(wanted == found)
+
+    def distinct(self, decisions: Sequence[Any]) -> int:
+        """Count different decisions; 1 says that the probes cannot tell a good model from a constant one."""
+        return len(set(decisions))
+
+    def describe(self, decision: Any, tokenizer: Any) -> str:
+        """Return a decision in words for a person."""
+        return str(decision)
 
     @abstractmethod
     def metric(self, judged: Sequence[Judged]) -> dict[str, float]:

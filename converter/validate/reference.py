@@ -1,11 +1,12 @@
 """The source's own answers, taken before anything is changed."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from converter.errors import SourceError
 from converter.examples import Encoding, Example, pad_batch
 from converter.task import Judged
 
@@ -16,6 +17,9 @@ if TYPE_CHECKING:
     from converter.stage import Progress
 
 Run = Callable[[Mapping[str, "NDArray[np.int64]"]], Mapping[str, "NDArray[np.float32]"]]
+
+BATCH_TOKENS = 4096
+"""Padded tokens in one batch of the source: bounds memory whatever the lengths are."""
 
 
 @dataclass(frozen=True)
@@ -35,8 +39,11 @@ class Reference:
     output_range: dict[str, float]
     """Largest minus smallest value of each output over all probes: errors are told relative to it."""
     metric: dict[str, float]
+    """The source's own score on `scored`."""
     chance: float | None
     """What a model that ignores its input would score; None where nothing is labelled."""
+    scored: tuple[Probe, ...] = ()
+    """Every labelled text of the evaluation file (of the probes, where there is none)."""
 
     @property
     def probes(self) -> tuple[Probe, ...]:
@@ -61,6 +68,20 @@ def encode_probes(model: "TorchModel", examples: Sequence[Example]) -> tuple[Pro
     return tuple(Probe(e, model.task.encode(model.tokenizer, e, model.max_length)) for e in examples)
 
 
+def feed_of(
+    model: "TorchModel", encodings: Sequence[Encoding], length: int | None = None
+) -> dict[str, "NDArray[np.int64]"]:
+    """Stack encodings into what the graph takes: the tokenizer may give inputs that the model does not have."""
+    batch = pad_batch(encodings, model.pad, length)
+    return {name: batch[name] for name in model.input_names}
+
+
+def run_probe(model: "TorchModel", probe: Probe, run: Run) -> Judged:
+    """Run one text alone at its natural length."""
+    outputs = run(feed_of(model, [probe.encoding]))
+    return Judged(probe.example, probe.encoding, cut_outputs(outputs, 0, probe.encoding, model))
+
+
 def judge(
     model: "TorchModel", probes: Sequence[Probe], run: Run, progress: "Progress", title: str
 ) -> tuple[Judged, ...]:
@@ -68,32 +89,94 @@ def judge(
     made = []
     with progress.task(title, total=len(probes)) as ticker:
         for probe in probes:
-            outputs = run(pad_batch([probe.encoding], model.pad))
-            made.append(Judged(probe.example, probe.encoding, cut_outputs(outputs, 0, probe.encoding.length, model)))
+            made.append(run_probe(model, probe, run))
             ticker.advance()
     return tuple(made)
 
 
+def judge_batched(
+    model: "TorchModel", probes: Sequence[Probe], run: Run, progress: "Progress", title: str
+) -> tuple[Judged, ...]:
+    """Run texts of like length together; answers come in the order of `probes`."""
+    order = sorted(range(len(probes)), key=lambda i: probes[i].encoding.length)
+    made: dict[int, Judged] = {}
+    with progress.task(title, total=len(probes)) as ticker:
+        while len(made) < len(order):
+            rows = _next_batch(order[len(made) :], probes)
+            outputs = run(feed_of(model, [probes[i].encoding for i in rows]))
+            for row, i in enumerate(rows):
+                probe = probes[i]
+                made[i] = Judged(probe.example, probe.encoding, cut_outputs(outputs, row, probe.encoding, model))
+            ticker.advance(len(rows))
+    return tuple(made[i] for i in range(len(probes)))
+
+
+def _next_batch(waiting: Sequence[int], probes: Sequence[Probe]) -> Sequence[int]:
+    size = 1
+    while size < len(waiting) and (size + 1) * probes[waiting[size]].encoding.length <= BATCH_TOKENS:
+        size += 1
+    return waiting[:size]
+
+
 def cut_outputs(
-    outputs: Mapping[str, "NDArray[np.float32]"], row: int, length: int, model: "TorchModel"
+    outputs: Mapping[str, "NDArray[np.float32]"], row: int, encoding: Encoding, model: "TorchModel"
 ) -> dict[str, "NDArray[np.float32]"]:
-    """Take one example out of a batch, without its padding."""
-    return {
-        name: value[row, :length] if name in model.task.token_outputs else value[row] for name, value in outputs.items()
+    """Take one example out of a batch, without its padding, and of that what its task compares."""
+    own = {
+        name: value[row, : encoding.length] if name in model.task.token_outputs else value[row]
+        for name, value in outputs.items()
     }
+    return dict(model.task.compared(own, encoding))
 
 
-def capture_reference(model: "TorchModel", examples: Sequence[Example], progress: "Progress") -> Reference:
-    """Run the source on every probe and keep what it answers."""
-    judged = judge(model, encode_probes(model, examples), torch_run(model), progress, "Asking the source")
-    labelled = [e for e in examples if e.label is not None]
+def capture_reference(
+    model: "TorchModel", examples: Sequence[Example], progress: "Progress", evaluation: Sequence[Example] = ()
+) -> Reference:
+    """Run the source on every probe and keep what it answers; score it on the whole of `evaluation`.
+
+    Raises:
+        SourceError: the source itself answers NaN or infinity; the text is named.
+
+    """
+    run = torch_run(model)
+    judged = judge(model, encode_probes(model, examples), run, progress, "Asking the source")
+    _refuse_nan(judged)
+    scored = encode_probes(model, [e for e in evaluation or examples if e.label is not None])
+    known = {j.example: j for j in judged}
+    rest = judge_batched(model, [p for p in scored if p.example not in known], run, progress, "Scoring the source")
+    known |= {j.example: j for j in rest}
     return Reference(
         judged=judged,
-        decisions=tuple(model.task.decisions(judged)),
-        output_range={name: _range([j.outputs[name] for j in judged]) for name in judged[0].outputs},
-        metric=model.task.metric(judged),
-        chance=model.task.chance(labelled) if labelled else None,
+        decisions=tuple(model.task.decisions(judged)) if judged else (),
+        output_range={
+            name: _range([j.outputs[name] for j in judged]) for name in (judged[0].outputs if judged else ())
+        },
+        metric=model.task.metric([known[p.example] for p in scored]) if scored else {},
+        chance=model.task.chance([p.example for p in scored]) if scored else None,
+        scored=scored,
     )
+
+
+def at_length(
+    source: "TorchModel", reference: Reference, length: int | None, progress: "Progress"
+) -> "tuple[TorchModel, Reference]":
+    """Return source and reference as they are when every text is cut to `length` tokens."""
+    texts = (*reference.probes, *reference.scored)
+    if length is None or all(p.encoding.length <= length for p in texts):
+        return source, reference
+    short = replace(source, max_length=length)
+    probes = [p.example for p in reference.probes]
+    return short, capture_reference(short, probes, progress, [p.example for p in reference.scored])
+
+
+def _refuse_nan(judged: Sequence[Judged]) -> None:
+    for one in judged:
+        for name, value in one.outputs.items():
+            if not np.isfinite(value).all():
+                raise SourceError(
+                    f"the source itself answers NaN or infinity in {name} to {one.example.text[:80]!r}",
+                    hint="the checkpoint is damaged, or needs more than float32",
+                )
 
 
 def _range(values: Sequence["NDArray[np.float32]"]) -> float:
