@@ -1,21 +1,96 @@
 """Token ids of one example, as the model's own tokenizer makes them."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
+from converter.errors import SourceError
 from converter.examples import INPUT_NAMES, Encoding, Example
+
+MASK_EVERY = 7
+"""One token of seven (15 %, as BERT was trained) is hidden where a text has no mask of its own …"""
+MOST_MASKS = 3
+"""… up to three: one mask's logits are as wide as the vocabulary."""
+MASK_SPELLINGS = ("[MASK]", "<mask>")
 
 
 def encode_text(tokenizer: Any, example: Example, max_length: int) -> Encoding:
-    """Tokenize a text, a pair, or a text split into words, truncated to `max_length` tokens."""
-    if example.words is not None:
-        made = tokenizer(list(example.words), is_split_into_words=True, truncation=True, max_length=max_length)
-    elif example.pair is not None:
+    """Tokenize a text or a pair, truncated to `max_length` tokens (one window: what follows is not read)."""
+    if example.pair is not None:
         made = tokenizer(example.text, example.pair, truncation="longest_first", max_length=max_length)
     else:
         made = tokenizer(example.text, truncation=True, max_length=max_length)
     return from_batch_encoding(made)
+
+
+def encode_words(tokenizer: Any, example: Example, max_length: int) -> Encoding:
+    """Tokenize the text; where it comes in words, they are joined by spaces and tokens are told their word.
+
+    Joined, because that is what a user types: a byte-level tokenizer gives words that come split other ids, without
+    their leading space.
+    """
+    if example.words is None:
+        return encode_text(tokenizer, replace(example, pair=None), max_length)
+    text = " ".join(example.words)
+    owner: list[int | None] = []
+    for index, word in enumerate(example.words):
+        owner += [index] * len(word) + [None]
+    encoding = from_batch_encoding(tokenizer(text, truncation=True, max_length=max_length))
+    return replace(encoding, word_ids=tuple(_word_of(start, end, text, owner) for start, end in encoding.offsets))
+
+
+def _word_of(start: int, end: int, text: str, owner: list[int | None]) -> int | None:
+    """Return the word that a token of these characters belongs to; a space of its own belongs to the word after it."""
+    if start == end:
+        return None
+    last = end if text[end - 1].isspace() else end - 1
+    return owner[last] if last < len(owner) else None
+
+
+def encode_question(tokenizer: Any, example: Example, max_length: int) -> Encoding:
+    """Tokenize question and context; the context is cut, the question only where it alone is too long."""
+    context = example.pair or ""
+    room = max_length - tokenizer.num_special_tokens_to_add(pair=True)
+    question_length = len(tokenizer(example.text, add_special_tokens=False)["input_ids"])
+    strategy = "only_second" if question_length < room else "longest_first"
+    return from_batch_encoding(tokenizer(example.text, context, truncation=strategy, max_length=max_length))
+
+
+def encode_masked(tokenizer: Any, example: Example, max_length: int) -> Encoding:
+    """Tokenize a text with masks; a text without any gets masks at fixed positions.
+
+    The gold token is the hidden one, or the label's word where that is one token.
+
+    Raises:
+        SourceError: the tokenizer has no mask token.
+
+    """
+    if tokenizer.mask_token_id is None:
+        raise SourceError("the tokenizer has no mask token", hint="set mask_token in tokenizer_config.json")
+    text = example.text
+    for spelling in MASK_SPELLINGS:
+        text = text.replace(spelling, tokenizer.mask_token)
+    made = tokenizer(text, truncation=True, max_length=max_length, return_special_tokens_mask=True)
+    encoding = from_batch_encoding(made)
+    ids = encoding.inputs["input_ids"]
+    given = np.flatnonzero(ids == tokenizer.mask_token_id)
+    if len(given):
+        gold = _word_targets(tokenizer, example, len(given))
+        return replace(encoding, masked=tuple(zip((int(p) for p in given), gold, strict=True)))
+    real = np.flatnonzero(np.asarray(made["special_tokens_mask"]) == 0)
+    chosen = real[min(3, max(0, len(real) - 1)) :: MASK_EVERY][:MOST_MASKS]
+    masked = tuple((int(p), int(ids[p]) if ids[p] != tokenizer.unk_token_id else -1) for p in chosen)
+    hidden = ids.copy()
+    hidden[chosen] = tokenizer.mask_token_id
+    return replace(encoding, inputs={**encoding.inputs, "input_ids": hidden}, masked=masked)
+
+
+def _word_targets(tokenizer: Any, example: Example, n_masks: int) -> list[int]:
+    words = [w for w in example.label if isinstance(w, str)] if isinstance(example.label, tuple) else []
+    found = [tokenizer(f" {word}", add_special_tokens=False)["input_ids"] for word in words[:n_masks]]
+    targets = [ids[0] if len(ids) == 1 and ids[0] != tokenizer.unk_token_id else -1 for ids in found]
+    return targets + [-1] * (n_masks - len(targets))
 
 
 def from_batch_encoding(made: Any) -> Encoding:

@@ -37,6 +37,8 @@ class Example:
     words: tuple[str, ...] | None = None
     label: Label = None
     where: str = ""
+    group: str = ""
+    """Examples of one group are sampled and scored together: the two texts of a similarity pair."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +46,8 @@ class Encoding:
     """Token ids of one example, without padding.
 
     `inputs` maps each input name to int64 `[length]`. `word_ids` and `offsets` (characters, per token) are there for
-    tags and spans; `sequence_ids` tells the question (0) from the context (1), None for special tokens.
+    tags and spans; `sequence_ids` tells the question (0) from the context (1), None for special tokens. `masked`
+    pairs each mask's position with the token id behind it (-1: not known).
     """
 
     inputs: dict[str, "NDArray[np.int64]"]
@@ -52,6 +55,7 @@ class Encoding:
     sequence_ids: tuple[int | None, ...] = ()
     offsets: tuple[tuple[int, int], ...] = ()
     truncated: bool = False
+    masked: tuple[tuple[int, int], ...] = ()
 
     @property
     def length(self) -> int:

@@ -87,10 +87,6 @@ class Task(ABC):
             return self.labels[int(decision)]
         return f"{decision:.4g}" if isinstance(decision, (float, np.floating)) else str(decision)
 
-    def keep(self, encoding: Encoding, outputs: Outputs) -> Outputs:
-        """Return the part of one example's outputs that is judged: a vocabulary at every token does not fit memory."""
-        return outputs
-
     @abstractmethod
     def decisions(self, judged: Sequence[Judged]) -> list[Any]:
         """Return what each output decides: a label, tags, a span, the nearest neighbours among `judged`."""
@@ -108,10 +104,6 @@ class Task(ABC):
     def distinct(self, decisions: Sequence[Any]) -> int:
         """Count different decisions; 1 says that the probes cannot tell a good model from a constant one."""
         return len(set(decisions))
-
-    def describe(self, decision: Any, tokenizer: Any) -> str:
-        """Return a decision in words for a person."""
-        return str(decision)
 
     @abstractmethod
     def metric(self, judged: Sequence[Judged]) -> dict[str, float]:
