@@ -1,6 +1,7 @@
 """The one forward that is measured, exported and lowered."""
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -26,6 +27,10 @@ class Forward(torch.nn.Module):
     ) -> dict[str, torch.Tensor]:
         types = {} if token_type_ids is None else {"token_type_ids": token_type_ids}
         made = self.model(input_ids=input_ids, attention_mask=attention_mask, **types, return_dict=True)
+        return self.named_outputs(made, attention_mask)
+
+    def named_outputs(self, made: Mapping[str, Any], attention_mask: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Take the task's outputs out of what the transformers model returned."""
         outputs = {name: made[name] for name in self.outputs}
         if self.head is not None:
             outputs["sentence_embedding"] = self.head(outputs["last_hidden_state"], attention_mask)

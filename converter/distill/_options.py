@@ -1,0 +1,31 @@
+"""What every distillation may be told, and what its loss is made of."""
+
+from dataclasses import dataclass
+
+from converter.binding import option
+
+
+@dataclass(frozen=True)
+class TrainingOptions:
+    """How a student is trained; the defaults suit a pruned encoder that has to find its way back."""
+
+    epochs: int = option(3, "passes over the text", low=1)
+    steps: int | None = option(None, "at most this many steps, whatever `epochs` says", low=1)
+    batch_size: int = option(32, "texts a step, over all processes together", low=1)
+    learning_rate: float = option(1e-4, "highest learning rate, reached after warm-up", low=0.0)
+    warmup: float = option(0.1, "share of the steps in which the learning rate rises", low=0.0, high=1.0)
+    weight_decay: float = option(0.01, "AdamW's decay of matrices (biases and norms have none)", low=0.0)
+    max_gradient: float = option(1.0, "gradients are scaled down to this norm", low=1e-6)
+    max_length: int = option(128, "longest text in tokens; longer ones are cut", low=4)
+    dropout: bool = option(False, "use the model's own dropout while training")
+    checkpoint_seconds: float = option(60.0, "least time between checkpoints (0: after every step)", low=0.0)
+
+
+@dataclass(frozen=True)
+class LossWeights:
+    """What the parts of the loss count; 0 leaves a part out."""
+
+    soft: float
+    hard: float
+    hidden: float
+    temperature: float

@@ -1,0 +1,28 @@
+"""Hard labels: the student learns the data's own labels; the teacher's answers may help."""
+
+from dataclasses import dataclass
+
+from converter.artifact import TorchModel
+from converter.binding import option
+from converter.distill._options import LossWeights, TrainingOptions
+from converter.stage import Context, Outcome, Stage
+
+
+@dataclass(frozen=True)
+class HardLabels(TrainingOptions, Stage[TorchModel, TorchModel]):
+    """Fine-tuning on the labels of the calibration text, which must have some."""
+
+    temperature: float = option(2.0, "softens both answers before they are compared", low=0.01)
+    hard_weight: float = option(1.0, "weight of the data's own labels", low=1e-9)
+    soft_weight: float = option(0.0, "weight of the teacher's answers", low=0.0)
+    hidden_weight: float = option(0.0, "weight of the hidden states, layer by layer", low=0.0)
+
+    summary = "learn the labels of the calibration text"
+    needs_text = True
+
+    def run(self, given: TorchModel, ctx: Context) -> Outcome[TorchModel]:
+        from converter.distill._distillation import distill, refuse_unlabelled
+
+        refuse_unlabelled(ctx.calibration)
+        weights = LossWeights(self.soft_weight, self.hard_weight, self.hidden_weight, self.temperature)
+        return distill("distill.hard", self, weights, given, ctx)

@@ -1,0 +1,31 @@
+"""Soft labels: the student learns what the teacher answers, not only which answer is right."""
+
+from dataclasses import dataclass
+
+from converter.artifact import TorchModel
+from converter.binding import option
+from converter.distill._options import LossWeights, TrainingOptions
+from converter.stage import Context, Outcome, Stage
+
+
+@dataclass(frozen=True)
+class SoftLabels(TrainingOptions, Stage[TorchModel, TorchModel]):
+    """Divergence from the teacher's answers at a temperature (Hinton et al., arXiv 1503.02531).
+
+    The distance of hidden states is added (as in TinyBERT, arXiv 1909.10351, but relative to the teacher's own size),
+    and the data's labels where it has them and `hard_weight` asks for it.
+    """
+
+    temperature: float = option(2.0, "softens both answers before they are compared", low=0.01)
+    soft_weight: float = option(1.0, "weight of the teacher's answers", low=0.0)
+    hard_weight: float = option(0.0, "weight of the data's own labels, where it has them", low=0.0)
+    hidden_weight: float = option(1.0, "weight of the hidden states, layer by layer", low=0.0)
+
+    summary = "learn the source's answers and hidden states"
+    needs_text = True
+
+    def run(self, given: TorchModel, ctx: Context) -> Outcome[TorchModel]:
+        from converter.distill._distillation import distill
+
+        weights = LossWeights(self.soft_weight, self.hard_weight, self.hidden_weight, self.temperature)
+        return distill("distill.soft", self, weights, given, ctx)
