@@ -183,6 +183,8 @@ def _decoded(value: Any) -> Any:
 
 def _answer(given: Any, context: str, where: str) -> Answer:
     texts, starts = _answer_parts(given, where)
+    if not any(texts):
+        return Answer((), ())
     if not all(isinstance(t, str) for t in texts):
         raise DataError("answers hold something else than text", where=where)
     if not starts:

@@ -1,14 +1,12 @@
 """Text classification: one or two texts; single-label, multi-label, or one score (regression)."""
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from converter.encode import encode_text
 from converter.errors import DataError
-from converter.examples import Encoding, Example
+from converter.examples import Encoding, Example, Label
+from converter.readings import Reading, Score, reading_of
 from converter.task import Judged, Task
 
 if TYPE_CHECKING:
@@ -16,41 +14,59 @@ if TYPE_CHECKING:
 
 
 class TextClassification(Task):
+    """Decisions are a class index, a frozenset of them (multi-label) or a `Score` (regression)."""
+
     name = "text-classification"
     architecture = "ForSequenceClassification"
     auto_class = "AutoModelForSequenceClassification"
     model_outputs = ("logits",)
-    metric_name = "accuracy"
+
+    @property
+    def metric_name(self) -> str:
+        return self.reading.metric_name
 
     @property
     def labels(self) -> tuple[str, ...]:
-        return tuple(self.config.id2label[i] for i in range(self.config.num_labels))
+        return tuple(str(self.config.id2label[i]) for i in range(self.config.num_labels))
+
+    @property
+    def reading(self) -> Reading:
+        return reading_of(self.config, self.labels)
+
+    def label_of(self, row: Mapping[str, Any]) -> Label:
+        return self.reading.label_of(row)
 
     def encode(self, tokenizer: Any, example: Example, max_length: int) -> Encoding:
         return encode_text(tokenizer, example, max_length)
 
     def decisions(self, judged: Sequence[Judged]) -> list[Any]:
-        return [int(np.argmax(j.outputs["logits"])) for j in judged]
+        return self.reading.decisions([j.outputs["logits"] for j in judged])
+
+    def same(self, wanted: Any, found: Any) -> float:
+        return float(wanted.near(found) if isinstance(wanted, Score) else wanted == found)
+
+    def distinct(self, decisions: Sequence[Any]) -> int:
+        return len({d.values if isinstance(d, Score) else d for d in decisions})
+
+    def describe(self, decision: Any, example: Example) -> str:
+        if isinstance(decision, frozenset):
+            return ", ".join(self.labels[i] for i in sorted(decision)) or "no label"
+        return str(decision) if isinstance(decision, Score) else self.labels[decision]
 
     def metric(self, judged: Sequence[Judged]) -> dict[str, float]:
         labelled = [j for j in judged if j.example.label is not None]
         if not labelled:
             return {}
-        hits = [d == j.example.label for d, j in zip(self.decisions(labelled), labelled, strict=True)]
-        return {"accuracy": float(np.mean(hits))}
+        return self.reading.metric([j.example.label for j in labelled], [j.outputs["logits"] for j in labelled])
 
     def chance(self, examples: Sequence[Example]) -> float:
-        counts = Counter(e.label for e in examples if e.label is not None)
-        return max(counts.values()) / counts.total()
+        return self.reading.chance([e.label for e in examples if e.label is not None])
 
     def check_labels(self, examples: Sequence[Example]) -> None:
+        reading = self.reading
         for example in examples:
-            if example.label is not None and example.label not in range(self.config.num_labels):
-                raise DataError(
-                    f"label {example.label!r} is none of the model's {self.config.num_labels}",
-                    where=example.where,
-                    hint=f"its labels: {', '.join(self.labels)}",
-                )
+            if example.label is not None and (fault := reading.fault(example.label)):
+                raise DataError(fault, where=example.where, hint=f"its labels: {', '.join(self.labels[:20])}")
 
     def soft_loss(
         self,
@@ -59,20 +75,12 @@ class TextClassification(Task):
         attention_mask: "torch.Tensor",
         temperature: float,
     ) -> "torch.Tensor":
-        import torch.nn.functional as F
-
-        wanted = F.log_softmax(teacher["logits"] / temperature, dim=-1)
-        found = F.log_softmax(student["logits"] / temperature, dim=-1)
-        return F.kl_div(found, wanted, log_target=True, reduction="batchmean") * temperature**2
+        return self.reading.soft_loss(student["logits"], teacher["logits"], temperature)
 
     def hard_loss(
         self, outputs: Mapping[str, "torch.Tensor"], batch: Sequence[tuple[Example, Encoding]]
     ) -> "torch.Tensor | None":
-        import torch
-        import torch.nn.functional as F
-
         rows = [i for i, (example, _) in enumerate(batch) if example.label is not None]
         if not rows:
             return None
-        gold = torch.tensor([batch[i][0].label for i in rows])
-        return F.cross_entropy(outputs["logits"][rows], gold)
+        return self.reading.hard_loss(outputs["logits"][rows], [batch[i][0].label for i in rows])
