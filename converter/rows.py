@@ -137,7 +137,7 @@ def misspelled(columns: Iterable[str]) -> tuple[str, str] | None:
     names = list(columns)
     if any(n in {*LABELS, *SCORES, *TAGS, *ANSWERS} for n in names):
         return None
-    labels = sorted({*LABELS, *SCORES, *TAGS, *ANSWERS})
+    labels = ("label", "labels", "score", "tags", "ner_tags", "answers")
     for name in names:
         close = difflib.get_close_matches(name, labels, n=1, cutoff=0.75)
         if name not in KNOWN and close:
