@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from converter.binding import bind, parse_options, unbind
 from converter.errors import RecipeError, nearest
 from converter.registry import stage_class, target_class
-from converter.samples import is_sample
+from converter.samples import is_sample, resolve_recipe
 from converter.validate.limits import Limits
 
 if TYPE_CHECKING:
@@ -73,7 +73,8 @@ class Recipe:
 
 
 def load_recipe_table(path: Path) -> dict[str, Any]:
-    """Read a TOML recipe; relative paths in it are relative to its own folder."""
+    """Read a TOML recipe (a file, or `sample:NAME`); relative paths in it are relative to its own folder."""
+    path = resolve_recipe(path)
     try:
         table = tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:

@@ -1,9 +1,9 @@
-"""`sample:NAME` as a model, `sample:NAME/FILE` as data: made by `sample_models/`, imported only when asked for."""
+"""`sample:NAME` as a model or recipe, `sample:NAME/FILE` as data: `sample_models/` is imported only when asked for."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from converter.errors import DataError, nearest
+from converter.errors import DataError, RecipeError, nearest
 
 if TYPE_CHECKING:
     from converter.stage import Progress
@@ -41,3 +41,20 @@ def resolve_data(path: Path, progress: "Progress") -> Path:
     if file not in own:
         raise DataError(f"the sample {name} has no file {file!r}", where=str(path), hint=nearest(file, own))
     return folder / file
+
+
+def resolve_recipe(path: Path) -> Path:
+    """Return the file of `sample:NAME`, a recipe that comes with this tool; anything else is returned as it is.
+
+    Raises:
+        RecipeError: there is no such recipe; the nearest is named.
+
+    """
+    if not is_sample(str(path)):
+        return path
+    import sample_models
+
+    name, known = str(path).removeprefix(PREFIX), sample_models.recipes()
+    if name not in known:
+        raise RecipeError(f"there is no sample recipe {name!r}", where=str(path), hint=nearest(name, known))
+    return known[name]
