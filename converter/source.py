@@ -10,7 +10,7 @@ from converter.artifact import Provenance, TorchModel
 from converter.errors import SourceError, UsageError, nearest
 from converter.examples import INPUT_NAMES
 from converter.jsonfile import read_json
-from converter.registry import families, task_class, task_names
+from converter.registry import task_class, task_names
 from converter.shape import ShapeMap
 
 if TYPE_CHECKING:
@@ -220,12 +220,14 @@ def _load_module(folder: Path, task: "type[Task]") -> "tuple[torch.nn.Module, Sh
     import torch
     import transformers
 
+    from converter.pruned import load_pruned
+
     shape_map = ShapeMap.load(folder)
     auto = getattr(transformers, task.auto_class)
     try:
         config = transformers.AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
         if shape_map is not None:
-            return _load_pruned(folder, auto, config, shape_map), shape_map
+            return load_pruned(folder, auto, config, _attention(config), shape_map), shape_map
         module, info = auto.from_pretrained(
             folder,
             config=config,
@@ -234,7 +236,8 @@ def _load_module(folder: Path, task: "type[Task]") -> "tuple[torch.nn.Module, Sh
             use_safetensors=True,
             local_files_only=True,
             output_loading_info=True,
-            attn_implementation="sdpa" if _has_sdpa(config) else "eager",
+            ignore_mismatched_sizes=True,  # so that the mismatch is listed; `_refuse_partial` refuses it by name
+            attn_implementation=_attention(config),
         )
     except (OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError) as error:
         raise SourceError(
@@ -246,12 +249,13 @@ def _load_module(folder: Path, task: "type[Task]") -> "tuple[torch.nn.Module, Sh
     return module.eval().requires_grad_(requires_grad=True), None
 
 
-def _has_sdpa(config: Any) -> bool:
+def _attention(config: Any) -> str:
+    """Return `sdpa` where the architecture has it."""
     from transformers import AutoModel
 
     cls = AutoModel._model_mapping.get(type(config), None)  # noqa: SLF001 - the only map from config to class
     cls = cls[0] if isinstance(cls, tuple) else cls
-    return bool(getattr(cls, "_supports_sdpa", False))
+    return "sdpa" if getattr(cls, "_supports_sdpa", False) else "eager"
 
 
 def _refuse_partial(info: Mapping[str, Any], module: "torch.nn.Module", folder: Path) -> None:
@@ -273,33 +277,6 @@ def _refuse_partial(info: Mapping[str, Any], module: "torch.nn.Module", folder: 
             where=str(folder),
             hint="was the head trained? give a fine-tuned model, or another --task",
         )
-
-
-def _load_pruned(folder: Path, auto: Any, config: Any, shape_map: ShapeMap) -> "torch.nn.Module":
-    import torch
-    from safetensors.torch import load_file
-
-    family = families().get(config.model_type)
-    if family is None:
-        raise SourceError(f"it has a shape map, but {config.model_type} has no family file", where=str(folder))
-    module = auto.from_config(config, dtype=torch.float32, attn_implementation="sdpa" if _has_sdpa(config) else "eager")
-    for index, shape in enumerate(shape_map.layers):
-        original = family.layers(module)[index]
-        if max((*shape.heads, -1)) >= original.n_heads or max((*shape.neurons, -1)) >= original.n_neurons:
-            raise SourceError(f"the shape map keeps units that layer {index} does not have", where=str(folder))
-        family.resize_layer(module, index, shape)
-    weights = {
-        k: v.float() if v.is_floating_point() else v
-        for f in sorted(folder.glob("*.safetensors"))
-        for k, v in load_file(f).items()
-    }
-    missing, unexpected = module.load_state_dict(weights, strict=False)
-    tied = {n for n in missing if n in (getattr(module, "_tied_weights_keys", None) or ())}
-    if set(missing) - tied or unexpected:
-        wrong = min((set(missing) - tied) | set(unexpected))
-        raise SourceError(f"{wrong} is missing or unexpected beside the shape map", where=str(folder))
-    module.tie_weights()
-    return module.eval()
 
 
 def _load_tokenizer(folder: Path, module: "torch.nn.Module") -> Any:
