@@ -48,3 +48,9 @@ class Family(ABC):
     @abstractmethod
     def keep_layers(self, model: "torch.nn.Module", kept: Sequence[int]) -> None:
         """Drop all layers but `kept` (indices into the layers as they are now), in place, config included."""
+
+    def fit_layers(self, model: "torch.nn.Module", kept: Sequence[int]) -> None:  # noqa: B027 - most have nothing to do
+        """Give a model, newly built from a config that `keep_layers` changed, the modules of the layers `kept`.
+
+        `kept` are indices into the original model; only needed where layers of one architecture differ in their parts.
+        """

@@ -20,7 +20,9 @@ class LayerShape:
 
 @dataclass(frozen=True)
 class ShapeMap:
-    """Per layer of the original model's order; `layers_kept` are indices of the original layers that remain.
+    """One shape for each remaining layer, in order; `layers_kept` are these layers' indices in the original model.
+
+    Where all layers are one (ALBERT) there is one shape, and `layers_kept` counts the passes.
 
     transformers 5 has neither head pruning nor `pruned_heads`, so a pruned folder carries this file and the loader of
     this project (`source.py`) reads it.

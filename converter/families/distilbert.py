@@ -1,0 +1,33 @@
+"""DistilBERT."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from converter.families._stack import LayerStack, Slots
+
+if TYPE_CHECKING:
+    import torch
+
+
+class DistilBert(LayerStack):
+    model_type = "distilbert"
+
+    def stack(self, model: Any) -> "torch.nn.ModuleList":
+        return model.base_model.transformer.layer
+
+    def slots(self, layer: Any) -> Slots:
+        attention = layer.attention
+        return Slots(
+            projections=(attention.q_lin, attention.k_lin, attention.v_lin),
+            attention_output=attention.out_lin,
+            ffn_input=layer.ffn.lin1,
+            ffn_output=layer.ffn.lin2,
+            head_dim=attention.attention_head_size,
+        )
+
+    def note_heads(self, layer: Any, kept: Sequence[int]) -> None:
+        layer.attention.n_heads = len(kept)
+        layer.attention.dim = len(kept) * layer.attention.attention_head_size
+
+    def note_layers(self, model: Any, kept: Sequence[int]) -> None:
+        model.base_model.transformer.n_layers = len(kept)

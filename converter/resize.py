@@ -1,0 +1,76 @@
+"""A smaller copy of a model: fewer heads, neurons or layers, with a shape map that always speaks of the original."""
+
+import copy
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from converter.artifact import TorchModel
+from converter.errors import SourceError, nearest
+from converter.registry import families
+from converter.shape import LayerShape, ShapeMap
+
+if TYPE_CHECKING:
+    from converter.family import Family
+
+
+def family_of(model: TorchModel) -> "Family":
+    """Return the family that knows where `model` keeps its heads, neurons and layers.
+
+    Raises:
+        SourceError: there is no file for this architecture.
+
+    """
+    kind = str(model.config.model_type)
+    found = families().get(kind)
+    if found is None:
+        raise SourceError(
+            f"{kind} cannot be pruned: converter/families has no file that says where its heads and neurons are",
+            where=model.provenance.id,
+            hint=f"it can be exported, quantized and distilled; {nearest(kind, families())}",
+        )
+    return found
+
+
+def shape_map_of(model: TorchModel) -> ShapeMap:
+    """Return the model's shape map, or that of a model from which nothing is missing."""
+    if model.shape_map is not None:
+        return model.shape_map
+    layers = tuple(
+        LayerShape(tuple(range(p.n_heads)), tuple(range(p.n_neurons))) for p in family_of(model).layers(model.module)
+    )
+    return ShapeMap(layers, tuple(range(model.config.num_hidden_layers)))
+
+
+def resized(model: TorchModel, keep: Sequence[LayerShape]) -> TorchModel:
+    """Return a copy with the heads and neurons of `keep`: one shape a layer, indices into the layers as they are now.
+
+    Raises:
+        StageFailed: a shape is empty, unsorted, or names what is not there.
+
+    """
+    family, before = family_of(model), shape_map_of(model)
+    module = copy.deepcopy(model.module)
+    for index, shape in enumerate(keep):
+        family.resize_layer(module, index, shape)
+    layers = tuple(
+        LayerShape(tuple(was.heads[i] for i in shape.heads), tuple(was.neurons[i] for i in shape.neurons))
+        for was, shape in zip(before.layers, keep, strict=True)
+    )
+    return replace(model, module=module, shape_map=ShapeMap(layers, before.layers_kept))
+
+
+def shallower(model: TorchModel, kept: Sequence[int]) -> TorchModel:
+    """Return a copy with the layers `kept`, ascending indices into the layers as they are now.
+
+    Raises:
+        StageFailed: `kept` is empty, unsorted, or names what is not there.
+
+    """
+    family, before = family_of(model), shape_map_of(model)
+    module = copy.deepcopy(model.module)
+    family.keep_layers(module, kept)
+    layers = before.layers if family.shares_layers else tuple(before.layers[i] for i in kept)
+    made = ShapeMap(layers, tuple(before.layers_kept[i] for i in kept))
+    family.fit_layers(module, made.layers_kept)
+    return replace(model, module=module, shape_map=made)
