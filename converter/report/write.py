@@ -4,12 +4,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from converter.jsonfile import write_json
-from converter.package import plain
+from converter.report.junit import junit
+from converter.report.page import page
+from converter.report.summary import report_table
 
 if TYPE_CHECKING:
     from converter.pipeline import Result
 
+JSON_FILE = "report.json"
+JUNIT_FILE = "report.junit.xml"
+PAGE_FILE = "report.html"
+
 
 def write_reports(result: "Result", folder: Path) -> None:
-    """Write report.json, report.junit.xml and report.html."""
-    write_json(folder / "report.json", {"model": result.model, "targets": [plain(t) for t in result.targets]})
+    """Write report.json (everything), report.junit.xml (for CI) and report.html (for people)."""
+    table = report_table(result)
+    write_json(folder / JSON_FILE, table)
+    (folder / JUNIT_FILE).write_text(junit(table), encoding="utf-8")
+    (folder / PAGE_FILE).write_text(page(table), encoding="utf-8")

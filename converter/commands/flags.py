@@ -1,0 +1,200 @@
+"""The flags of `export` to the table of a recipe. Flag beats recipe file beats default."""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from converter.binding import parse_options
+from converter.errors import UsageError, nearest
+
+STAGE_FLAGS = ("--prune", "--distill")
+
+
+@dataclass(frozen=True)
+class Flags:
+    """What was typed, as click hands it over."""
+
+    model: str | None = None
+    target: tuple[str, ...] = ()
+    output: Path | None = None
+    recipe: Path | None = None
+    prune: tuple[str, ...] = ()
+    distill: tuple[str, ...] = ()
+    quantize: tuple[str, ...] = ()
+    task: str | None = None
+    revision: str | None = None
+    calibration: str | None = None
+    eval: str | None = None
+    max_drop: float | None = None
+    limit: tuple[str, ...] = ()
+    seq_len: str | None = None
+    probes: int | None = None
+    seed: int | None = None
+    force: bool = False
+    require_device: bool = False
+    dry_run: bool = False
+
+
+def recipe_table(flags: Flags, typed: Sequence[str]) -> dict[str, Any]:
+    """Return the recipe file's table with the flags laid over it.
+
+    `typed` is the command line itself: the order of `--prune` and `--distill` is the order of the stages.
+    """
+    from converter.recipe import load_recipe_table
+
+    table: dict[str, Any] = load_recipe_table(flags.recipe) if flags.recipe else {}
+    if flags.model is not None:
+        table["model"] = _model(flags.model)
+    for key in ("task", "revision", "calibration", "eval", "probes", "seed"):
+        value = getattr(flags, key)
+        if value is not None:
+            table[key] = value
+    _lay_targets(table, flags.target)
+    _lay_quantize(table, flags.quantize)
+    _lay_lengths(table, flags.seq_len)
+    _lay_limits(table, flags)
+    stages = _stages(flags, typed)
+    if stages:
+        table["compress"] = stages
+    return table
+
+
+def output_folder(flags: Flags, model: str) -> Path:
+    """Return `-o`, or a folder in the working folder named after the model."""
+    if flags.output is not None:
+        return flags.output
+    name = re.sub(r"[^A-Za-z0-9._-]+", "-", model.rstrip("/").rsplit("/", 1)[-1]).strip("-.")
+    return Path(f"{name or 'model'}-export")
+
+
+def _model(text: str) -> str:
+    # A recipe is run again from anywhere, so a folder is kept by its full path.
+    path = Path(text).expanduser()
+    return str(path.absolute()) if path.exists() or text.startswith((".", "/", "~")) else text
+
+
+def _targets_of(table: Mapping[str, Any]) -> list[str]:
+    """Return the run's targets by their proper names."""
+    from converter.registry import target_class
+
+    wanted = table.get("targets") or ["cpu-int8"]
+    names = [wanted] if isinstance(wanted, str) else wanted
+    return [target_class(n).name for n in names if isinstance(n, str)]
+
+
+def _sub(table: dict[str, Any], *keys: str) -> dict[str, Any]:
+    """Return a nested table, copied or made on the way."""
+    for key in keys:
+        found = table.get(key, {})
+        table[key] = dict(found) if isinstance(found, Mapping) else {}
+        table = table[key]
+    return table
+
+
+def _lay_targets(table: dict[str, Any], given: Sequence[str]) -> None:
+    if not given:
+        return
+    before = {name.replace("_", "-") for name in table.get("targets", []) if isinstance(name, str)}
+    chosen: dict[str, dict[str, Any]] = {}
+    for text in given:
+        for item in [text] if ":" in text else text.split(","):
+            name, options = parse_options(item.strip(), "--target")
+            chosen[name.replace("_", "-")] = options
+    table["targets"] = list(chosen)
+    dropped = before - set(chosen)
+    for key in ("quantize", "target", "limits"):
+        if isinstance(table.get(key), Mapping):
+            table[key] = {k: v for k, v in table[key].items() if k.replace("_", "-") not in dropped}
+    for name, options in chosen.items():
+        if options:
+            _sub(table, "target", name).update(options)
+
+
+def _lay_quantize(table: dict[str, Any], given: Sequence[str]) -> None:
+    for text in given:
+        before, equals, after = text.partition("=")
+        if equals and ":" not in before:
+            names, precision = [before.strip().replace("_", "-")], after
+        else:
+            names, precision = _targets_of(table), text
+        name, options = parse_options(precision, "--quantize")
+        for target in names:
+            quantize = _sub(table, "quantize")
+            quantize.pop(target.replace("-", "_"), None)
+            quantize[target] = {"precision": name, **options}
+
+
+def _lay_lengths(table: dict[str, Any], given: str | None) -> None:
+    if given is None:
+        return
+    lengths = [part for part in re.split(r"[,+\s]+", given) if part]
+    fixed = [name for name in _targets_of(table) if "seq_len" in _option_names(name)]
+    if not fixed:
+        raise UsageError(
+            "no target of this run has fixed lengths",
+            where="--seq-len",
+            hint="it is an option of tflite: --target tflite",
+        )
+    for name in fixed:
+        _sub(table, "target", name)["seq_len"] = lengths
+
+
+def _option_names(target: str) -> set[str]:
+    import dataclasses
+
+    from converter.registry import target_class
+
+    return {f.name for f in dataclasses.fields(target_class(target))}  # type: ignore[arg-type]
+
+
+def _lay_limits(table: dict[str, Any], flags: Flags) -> None:
+    given = [] if flags.max_drop is None else [("max_drop", str(flags.max_drop), "--max-drop")]
+    for text in flags.limit:
+        key, equals, value = text.partition("=")
+        if not equals:
+            raise UsageError(f"{text!r} is not NAME=VALUE", where="--limit", hint="--limit agreement=0.98")
+        given.append((key.strip(), value.strip(), "--limit"))
+    for key, value, where in given:
+        target, dot, name = key.rpartition(".")
+        limits = _sub(table, "limits")
+        name = name.replace("-", "_")
+        if dot:
+            _sub(limits, target.replace("_", "-"))[name] = _number(value, where)
+            continue
+        limits[name] = _number(value, where)
+        # A limit for all overrules what the recipe says of one target.
+        for target, found in limits.items():
+            if isinstance(found, Mapping):
+                limits[target] = {k: v for k, v in found.items() if k.replace("-", "_") != name}
+
+
+def _number(text: str, where: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise UsageError(f"wanted a number, found {text!r}", where=where, hint="--limit agreement=0.98") from None
+
+
+def _stages(flags: Flags, typed: Sequence[str]) -> list[dict[str, Any]]:
+    values = {"--prune": list(flags.prune), "--distill": list(flags.distill)}
+    stages = [_stage(flag, values[flag].pop(0)) for flag in stage_order(typed) if values[flag]]
+    return stages + [_stage(flag, text) for flag in STAGE_FLAGS for text in values[flag]]
+
+
+def stage_order(typed: Sequence[str]) -> list[str]:
+    """Return `--prune` and `--distill` in the order in which they stand on the command line."""
+    return [flag for word in typed if (flag := word.partition("=")[0]) in STAGE_FLAGS]
+
+
+def _stage(flag: str, text: str) -> dict[str, Any]:
+    from converter.registry import names
+
+    name, options = parse_options(text, flag)
+    kind = flag.removeprefix("--")
+    name = name.removeprefix(f"{kind}.").replace("-", "_")
+    known = names(f"converter.{kind}")
+    if name not in known:
+        raise UsageError(f"there is no {kind} method {name!r}", where=flag, hint=nearest(name, known))
+    return {"stage": f"{kind}.{name}", **options}

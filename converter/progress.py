@@ -1,0 +1,110 @@
+"""Progress on a terminal (bars with time left) and elsewhere (a line now and then)."""
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.progress import Progress as RichProgress
+    from rich.progress import TaskID
+
+SECONDS_BETWEEN_LINES = 30.0
+SECONDS_WORTH_A_LINE = 2.0
+
+
+class Bars:
+    """One bar a task, nested tasks below; what took a while leaves a line when it is done."""
+
+    def __init__(self, console: "Console") -> None:
+        from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+        self._bars = Progress(
+            SpinnerColumn(),
+            TextColumn("{task.description}", markup=False),
+            BarColumn(bar_width=24),
+            TextColumn("{task.percentage:>3.0f} %"),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            console=console,
+            transient=True,
+            redirect_stdout=False,
+            redirect_stderr=False,
+        )
+        self._depth = 0
+
+    @contextlib.contextmanager
+    def task(self, title: str, total: float | None = None) -> Iterator["_Bar"]:
+        started = time.monotonic()
+        if self._depth == 0:
+            self._bars.start()
+        self._depth += 1
+        bar = self._bars.add_task("  " * (self._depth - 1) + title, total=total)
+        try:
+            yield _Bar(self._bars, bar, "  " * (self._depth - 1) + title)
+        finally:
+            self._depth -= 1
+            self._bars.remove_task(bar)
+            if self._depth == 0:
+                self._bars.stop()
+        seconds = time.monotonic() - started
+        if self._depth > 0 and seconds >= SECONDS_WORTH_A_LINE:
+            self.note(f"  {title} · {seconds:.0f} s")
+
+    def note(self, text: str) -> None:
+        self._bars.console.print(text, markup=False, highlight=False)
+
+
+class _Bar:
+    def __init__(self, bars: "RichProgress", task: "TaskID", title: str) -> None:
+        self._bars, self._task, self._title = bars, task, title
+
+    def advance(self, steps: float = 1) -> None:
+        self._bars.advance(self._task, steps)
+
+    def describe(self, text: str) -> None:
+        self._bars.update(self._task, description=f"{self._title} · {text}" if text else self._title)
+
+
+class Lines:
+    """For logs: a task says something only once it has run for half a minute, and then every half minute."""
+
+    def __init__(self, say: Callable[[str], None]) -> None:
+        self._say = say
+
+    @contextlib.contextmanager
+    def task(self, title: str, total: float | None = None) -> Iterator["_Line"]:
+        yield _Line(self._say, title, total)
+
+    def note(self, text: str) -> None:
+        self._say(text)
+
+
+class _Line:
+    def __init__(self, say: Callable[[str], None], title: str, total: float | None) -> None:
+        self._say, self._title, self._total = say, title, total
+        self._done, self._detail = 0.0, ""
+        self._started = self._last = time.monotonic()
+
+    def advance(self, steps: float = 1) -> None:
+        self._done += steps
+        self._tell()
+
+    def describe(self, text: str) -> None:
+        self._detail = f" · {text}" if text else ""
+        self._tell()
+
+    def _tell(self) -> None:
+        now = time.monotonic()
+        if now - self._last < SECONDS_BETWEEN_LINES:
+            return
+        self._last = now
+        self._say(f"{self._title}{self._detail}: {self._share(now - self._started)}")
+
+    def _share(self, seconds: float) -> str:
+        if not self._total or not self._done:
+            return f"{seconds:.0f} s so far"
+        left = seconds * max(0.0, self._total - self._done) / self._done
+        return f"{self._done / self._total:.0%}, about {left:.0f} s left"

@@ -1,0 +1,91 @@
+"""A run as one plain table: what `report.json` and `--json` hold, and what the page is drawn from.
+
+The keys are a promise: they change only with `FORMAT`.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+import converter
+from converter.recipe import recipe_table
+from converter.validate.checks import Status
+from converter.versions import installed
+
+if TYPE_CHECKING:
+    from converter.pipeline import Result, TargetResult
+    from converter.validate.checks import Evaluation
+
+FORMAT = 1
+
+
+def report_table(result: "Result") -> dict[str, Any]:
+    """Return everything that is known of a run, as JSON values. Numbers that are not finite are null."""
+    table = {
+        "format": FORMAT,
+        "tool": {"name": "plm-export", "version": converter.__version__},
+        "made": datetime.now(UTC).isoformat(timespec="seconds"),
+        "model": result.model,
+        "task": result.task,
+        "out": str(result.out),
+        "exit_code": result.exit_code,
+        "status": overall(result),
+        "source": source_row(result),
+        "compressed": _evaluation(result.compressed),
+        "compress_records": [asdict(r) for r in result.compress_records],
+        "targets": [_target(t) for t in result.targets],
+        "recipe": recipe_table(result.recipe),
+        "versions": installed(),
+        "facts": result.facts,
+    }
+    made = plain(table)
+    assert isinstance(made, dict)
+    return made
+
+
+def overall(result: "Result") -> Status:
+    """FAIL if a target failed, NOT_RUN if one could not be judged, PASS only if all passed."""
+    states = {t.status for t in result.targets}
+    for status in (Status.FAIL, Status.NOT_RUN):
+        if status in states:
+            return status
+    return Status.PASS if states else Status.NOT_RUN
+
+
+def source_row(result: "Result") -> dict[str, Any]:
+    """Return size, metric and latency of the source. Each package is timed beside it: the median of those is shown."""
+    found = [e for e in (*(t.evaluation for t in result.targets), result.compressed) if e is not None]
+    times = sorted(e.milliseconds["source"] for e in found if "source" in e.milliseconds)
+    return {
+        "size_bytes": result.source_size_bytes,
+        "metric": found[0].source_metric if found else {},
+        "milliseconds": times[len(times) // 2] if times else None,
+        "n_probes": found[0].n_probes if found else 0,
+    }
+
+
+def _target(target: "TargetResult") -> dict[str, Any]:
+    made = asdict(target)
+    made["evaluation"] = _evaluation(target.evaluation)
+    return made
+
+
+def _evaluation(evaluation: "Evaluation | None") -> dict[str, Any] | None:
+    return None if evaluation is None else asdict(evaluation) | {"status": evaluation.status}
+
+
+def plain(value: Any) -> Any:
+    """Return JSON values only. NaN is no JSON; what else is unknown becomes its text."""
+    if isinstance(value, Mapping):
+        return {str(k): plain(v) for k, v in value.items()}
+    if isinstance(value, str):
+        return str(value)
+    if isinstance(value, (Sequence, set, frozenset)):
+        return [plain(v) for v in value]
+    if isinstance(value, bool) or value is None or isinstance(value, int):
+        return value
+    if isinstance(value, float):
+        return float(value) if math.isfinite(value) else None
+    return str(value)

@@ -1,0 +1,121 @@
+"""The table on the terminal."""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from converter.report.summary import report_table
+from converter.report.words import NOTHING, milliseconds, number, share, size, times
+from converter.report.write import PAGE_FILE
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from converter.pipeline import Result
+    from converter.terminal import Terminal
+
+COLUMNS = ("", "size", "a text", "agreement", "metric", "worst error", "verdict")
+STYLES = {"PASS": "bold green", "FAIL": "bold red", "NOT_RUN": "bold yellow"}
+
+
+def show(result: "Result", terminal: "Terminal") -> None:
+    """Print the table, what was not run, and where the report is."""
+    table = report_table(result)
+    console = terminal.result_console
+    found = rows(table)
+    wide = _table(found)
+    if console.measure(wide).minimum <= console.width and _natural(found) <= console.width:
+        console.print(wide)
+    else:
+        for line in blocks(found):
+            terminal.result(line)
+    for line in notes(table):
+        terminal.result(line)
+    terminal.result(f"\nreport: {result.out / PAGE_FILE}")
+
+
+def rows(table: Mapping[str, Any]) -> list[tuple[str, ...]]:
+    """Return the cells: the source, the compressed model where there is one, then the packages."""
+    source = table["source"]
+    name, metric = next(iter(source["metric"].items()), ("", None))
+    made: list[tuple[str, ...]] = [
+        (
+            table["model"],
+            size(source["size_bytes"]),
+            milliseconds(source["milliseconds"]),
+            NOTHING,
+            f"{name} {number(metric)}".strip(),
+            NOTHING,
+            "source",
+        )
+    ]
+    if table["compressed"]:
+        n_bytes = table["compress_records"][-1]["size_bytes_made"] if table["compress_records"] else None
+        made.append(_row("compressed", n_bytes, table["compressed"], source["size_bytes"], ""))
+    for target in table["targets"]:
+        label = f"{target['target']} ({target['precision'].partition(':')[0]})"
+        made.append(_row(label, target["size_bytes"], target["evaluation"], source["size_bytes"], target["status"]))
+    return made
+
+
+def _row(
+    label: str, n_bytes: int | None, evaluation: Mapping[str, Any] | None, source_bytes: int, verdict: str
+) -> tuple[str, ...]:
+    smaller = times(source_bytes, n_bytes)
+    sized = f"{size(n_bytes)} ({smaller})" if smaller else size(n_bytes)
+    if evaluation is None:
+        return (label, sized, NOTHING, NOTHING, NOTHING, NOTHING, verdict)
+    taken, source_taken = evaluation["milliseconds"].get("package"), evaluation["milliseconds"].get("source")
+    faster = times(source_taken, taken)
+    metric = next(iter(evaluation["metric"].values()), None)
+    return (
+        label,
+        sized,
+        f"{milliseconds(taken)} ({faster})" if faster else milliseconds(taken),
+        share(evaluation["agreement"]),
+        number(metric) if evaluation["metric"] else NOTHING,
+        number(worst_error(evaluation)),
+        verdict,
+    )
+
+
+def worst_error(evaluation: Mapping[str, Any]) -> float | None:
+    """Return the largest error over the output range of any output; None where any is not a number."""
+    errors = [d["max_error"] for d in evaluation["deviations"]]
+    return None if not errors or None in errors else max(errors)
+
+
+def notes(table: Mapping[str, Any]) -> list[str]:
+    """Return what did not run, a line each: it is never passed over in silence."""
+    return [
+        f"not run: {target['target']} {check['name']}: {check['detail'] or 'no reason given'}"
+        for target in table["targets"]
+        for check in (target["evaluation"]["checks"] if target["evaluation"] else ())
+        if check["status"] == "NOT_RUN"
+    ]
+
+
+def blocks(found: list[tuple[str, ...]]) -> list[str]:
+    """Return the same for windows that are too narrow for a table: one block a row."""
+    lines = []
+    for row in found:
+        lines += ["", f"{row[0]}  {row[-1]}".rstrip()]
+        pairs = zip(COLUMNS[1:-1], row[1:-1], strict=True)
+        lines += [f"  {title:11} {cell}" for title, cell in pairs if cell != NOTHING]
+    return lines
+
+
+def _natural(found: list[tuple[str, ...]]) -> int:
+    return sum(max(len(r[i]) for r in [COLUMNS, *found]) + 3 for i in range(len(COLUMNS)))
+
+
+def _table(found: list[tuple[str, ...]]) -> "Table":
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for i, title in enumerate(COLUMNS):
+        table.add_column(title, justify="left" if i in {0, len(COLUMNS) - 1} else "right", no_wrap=True)
+    for row in found:
+        table.add_row(*map(Text, row[:-1]), Text(row[-1], style=STYLES.get(row[-1], "")))
+    return table

@@ -1,0 +1,67 @@
+"""Numbers as people read them; the same words in the table, the page and `inspect`."""
+
+from typing import Any
+
+MEGABYTE = 1_000_000
+NOTHING = "–"
+
+
+def size(n_bytes: float | None) -> str:
+    """Decimal megabytes, as file managers and app stores count."""
+    if n_bytes is None:
+        return NOTHING
+    if n_bytes < MEGABYTE:
+        return f"{n_bytes / 1000:.1f} kB"
+    if n_bytes < 1000 * MEGABYTE:
+        return f"{n_bytes / MEGABYTE:.1f} MB"
+    return f"{n_bytes / (1000 * MEGABYTE):.2f} GB"
+
+
+def milliseconds(value: float | None) -> str:
+    if value is None:
+        return NOTHING
+    return f"{value:.2f} ms" if value < 10 else f"{value:.1f} ms" if value < 100 else f"{value:.0f} ms"
+
+
+def seconds(value: float) -> str:
+    if value < 60:
+        return f"{value:.1f} s"
+    return f"{int(value) // 60} min {int(value) % 60} s"
+
+
+def share(value: float | None) -> str:
+    """Percent, never rounded up to 100: 0.9999 is not all."""
+    if value is None:
+        return NOTHING
+    percent = 100 * value
+    return "100 %" if value == 1 else f"{min(percent, 99.9):.1f} %"
+
+
+def number(value: float | None) -> str:
+    """Four significant digits; small numbers in powers of ten."""
+    if value is None:
+        return NOTHING
+    if isinstance(value, int) and not isinstance(value, bool):
+        return str(value)
+    if value != 0 and abs(value) < 0.001:
+        return f"{value:.1e}"
+    return f"{value:.4f}"
+
+
+def times(before: float | None, after: float | None) -> str:
+    """How many times smaller or faster `after` is."""
+    if not before or not after:
+        return ""
+    ratio = before / after
+    return f"{ratio:.1f}×" if ratio < 9.95 else f"{ratio:.0f}×"
+
+
+def plain_value(value: Any) -> str:
+    """A value of a manifest on one line."""
+    if value is None:
+        return NOTHING
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    if isinstance(value, list):
+        return ", ".join(map(str, value)) or NOTHING
+    return str(value)
