@@ -52,7 +52,7 @@ def encode_question(tokenizer: Any, example: Example, max_length: int) -> Encodi
     """Tokenize question and context; the context is cut, the question only where it alone is too long."""
     context = example.pair or ""
     room = max_length - tokenizer.num_special_tokens_to_add(pair=True)
-    question_length = len(tokenizer(example.text, add_special_tokens=False)["input_ids"])
+    question_length = len(tokenizer(example.text, add_special_tokens=False, verbose=False)["input_ids"])
     strategy = "only_second" if question_length < room else "longest_first"
     return from_batch_encoding(tokenizer(example.text, context, truncation=strategy, max_length=max_length))
 

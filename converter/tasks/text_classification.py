@@ -1,6 +1,7 @@
 """Text classification: one or two texts; single-label, multi-label, or one score (regression)."""
 
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from converter.encode import encode_text
@@ -29,7 +30,7 @@ class TextClassification(Task):
     def labels(self) -> tuple[str, ...]:
         return tuple(str(self.config.id2label[i]) for i in range(self.config.num_labels))
 
-    @property
+    @cached_property
     def reading(self) -> Reading:
         return reading_of(self.config, self.labels)
 
