@@ -1,0 +1,73 @@
+"""One command as a user types it: exit code, seconds, and the largest memory of it and its children."""
+
+import json
+import os
+import platform
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[1]
+RESULTS = ROOT / "benchmarks" / "results"
+SHARED = ROOT.parent / "shared"
+
+
+@dataclass(frozen=True)
+class Run:
+    """How a command ended."""
+
+    exit_code: int
+    seconds: float
+    peak_bytes: int
+    """Largest resident size of one process: the command's, or one that it started and waited for."""
+    stdout: str
+
+
+def run(arguments: list[str], environment: dict[str, str] | None = None) -> Run:
+    """Run a Python command (`-m module …` or `-c code`), its stderr shown as it comes."""
+    started = time.perf_counter()
+    with subprocess.Popen(
+        [sys.executable, *arguments],
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
+        env={**os.environ, **(environment or {})},
+    ) as child:
+        assert child.stdout is not None
+        stdout = child.stdout.read()
+        # wait4, not getrusage: RUSAGE_CHILDREN is the largest of all children that this process ever had.
+        _, status, usage = os.wait4(child.pid, 0)
+        child.returncode = os.waitstatus_to_exitcode(status)
+    kibi = 1 if sys.platform == "darwin" else 1024
+    return Run(child.returncode, round(time.perf_counter() - started, 1), usage.ru_maxrss * kibi, stdout)
+
+
+def plm_export(*arguments: str) -> Run:
+    code = "import sys; from converter.cli import main; sys.argv[0] = 'plm-export'; main()"
+    return run(["-c", code, *arguments])
+
+
+def machine() -> dict[str, Any]:
+    """Return what a figure was measured on: figures of different machines are not compared."""
+    names = [line.partition(":")[2].strip() for line in _cpuinfo() if line.startswith("model name")]
+    return {
+        "cpu": names[0] if names else platform.machine(),
+        "cores": os.cpu_count(),
+        "load_before": round(os.getloadavg()[0], 2),
+        "python": platform.python_version(),
+    }
+
+
+def _cpuinfo() -> list[str]:
+    path = Path("/proc/cpuinfo")
+    return path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+
+
+def save(name: str, table: dict[str, Any]) -> None:
+    RESULTS.mkdir(exist_ok=True)
+    path = RESULTS / f"{name}.json"
+    path.write_text(json.dumps(table, indent=2) + "\n", encoding="utf-8")
+    print(f"written: {path.relative_to(ROOT)}")
