@@ -169,24 +169,27 @@ class Training:
         return len(self.history["loss"])
 
     def run(self, progress: "Progress") -> None:
-        """Make the steps that are left."""
-        job = self.job
+        """Make the steps that are left, saving now and then and at the end."""
+        job, first = self.job, self.step
+        started = time.perf_counter() - self.seconds
         saved_at, saving_seconds = time.perf_counter(), 0.0
-        first, started = self.step, time.perf_counter() - self.seconds
         with progress.task("Distilling", total=job.n_steps) as ticker:
             ticker.advance(first)
             for batch in self._batches(first):
                 self._learn(batch)
-                self.seconds = time.perf_counter() - started
-                waited = time.perf_counter() - saved_at
-                due = max(job.options.checkpoint_seconds, saving_seconds / SAVING_SHARE)
-                if waited >= due or self.step == job.n_steps:
-                    begun = time.perf_counter()
+                begun = time.perf_counter()
+                self.seconds = begun - started
+                if self.step == job.n_steps or begun - saved_at >= self._pause(saving_seconds):
                     self._save()
                     saved_at = time.perf_counter()
                     saving_seconds = saved_at - begun
-                self._show(ticker, (time.perf_counter() - started) / max(1, self.step))
+                self._show(ticker)
                 ticker.advance()
+
+    def _pause(self, saving_seconds: float) -> float:
+        """Return the least time between two checkpoints: a slow disk may not slow the training down."""
+        wanted = self.job.options.checkpoint_seconds
+        return max(wanted, saving_seconds / SAVING_SHARE) if wanted > 0 else 0.0
 
     def finished(self) -> torch.nn.Module:
         """Return the trained model as it was given: on the CPU, evaluating, without gradients or graph."""
@@ -297,9 +300,9 @@ class Training:
         weighted = (weights.soft * parts["soft"], weights.hard * parts["hard"], weights.hidden * parts["hidden"])
         return parts | {"loss": sum(weighted, parts["loss"])}
 
-    def _show(self, ticker: Ticker, seconds_a_step: float) -> None:
+    def _show(self, ticker: Ticker) -> None:
         recent = self.history["loss"][-20:]
-        left = round(seconds_a_step * (self.job.n_steps - self.step))
+        left = round(self.seconds / self.step * (self.job.n_steps - self.step))
         ticker.describe(f"Distilling · loss {sum(recent) / len(recent):.4f} · {left // 60}:{left % 60:02d} left")
 
 
