@@ -1,21 +1,214 @@
-"""Replaying a sealed package."""
+"""Golden vectors: a few varied texts, their ids, and what package and source answered when the package was sealed."""
 
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from converter.package import check_files, read_manifest
+import numpy as np
+
+from converter.errors import PackageDamaged
+from converter.examples import Encoding, Example, PadIds, pad_batch
+from converter.package import GOLDEN, json_values
+from converter.task import Judged, Task
+from converter.validate.answers import run_safely, shorten
+from converter.validate.reference import Probe, cut_outputs, encode_probes, run_probe, torch_run
+from converter.validate.stability import spread
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from converter.artifact import TorchModel
     from converter.target import Runner
+    from converter.validate.reference import Reference
+
+N_TEXTS = 16
+MAX_VALUES = 16384
+"""Of an output with more numbers every k-th is kept, so that token vectors do not outweigh the model."""
+TOLERANCES = {"none": 1e-4, "float32": 1e-4, "fp32": 1e-4, "fp16": 1e-2, "float16": 1e-2}
+OTHER_TOLERANCE = 0.05
+"""int8 kernels round and saturate differently from CPU to CPU; on the machine that sealed it, the change is 0."""
+RANGE_FLOOR = 1e-6
 
 
-def verify_package(folder: Path, *, threads: int = 1) -> dict[str, Any]:
-    manifest = read_manifest(folder)
-    return {"files": check_files(folder, manifest), "target": manifest["target"], "threads": threads}
+@dataclass(frozen=True)
+class Golden:
+    """What `golden.safetensors` holds. Arrays by text; outputs are thinned by `thin`."""
+
+    examples: tuple[Example, ...]
+    ids: tuple[dict[str, "NDArray[np.int64]"], ...]
+    package: tuple[dict[str, "NDArray[np.float32]"], ...]
+    source: tuple[dict[str, "NDArray[np.float32]"], ...]
+    package_decisions: tuple[Any, ...]
+    """JSON values."""
+    source_decisions: tuple[Any, ...]
+    output_range: dict[str, float]
+    """Of the source over all probes."""
 
 
-def open_sealed(folder: Path, *, threads: int = 1) -> "Runner":
-    from converter.examples import PadIds
-    from converter.registry import target_class
+def replay_tolerance(precision: str) -> float:
+    """Return how far replayed outputs may be from the recorded ones, over the output range."""
+    return TOLERANCES.get(precision, OTHER_TOLERANCE)
 
-    return target_class(read_manifest(folder)["target"])().open(folder, PadIds(), threads)
+
+def thin(value: "NDArray[np.float32]") -> "NDArray[np.float32]":
+    """Return at most `MAX_VALUES` numbers, evenly over the flattened array."""
+    flat = np.ascontiguousarray(value, dtype=np.float32).ravel()
+    return flat[:: -(-flat.size // MAX_VALUES) or 1].copy()
+
+
+def record_golden(source: "TorchModel", reference: "Reference", runner: "Runner") -> Golden:
+    """Run package and source on a varied choice of the probes."""
+    limit = min(source.max_length, runner.max_length or source.max_length)
+    model = replace(source, max_length=limit)
+    probes = encode_probes(model, [p.example for p in choose(reference)])
+    mine = [run_probe(model, p, runner.run) for p in probes]
+    ask_source = torch_run(source)
+    theirs = [run_probe(model, p, ask_source) for p in probes]
+    names = [n for n in reference.output_range if all(n in j.outputs for j in mine)]
+    return Golden(
+        examples=tuple(replace(p.example, label=None, where="") for p in probes),
+        ids=tuple({n: p.encoding.inputs[n] for n in source.input_names} for p in probes),
+        package=tuple({n: thin(j.outputs[n]) for n in names} for j in mine),
+        source=tuple({n: thin(j.outputs[n]) for n in names} for j in theirs),
+        package_decisions=tuple(json_values(source.task.decisions(mine))),
+        source_decisions=tuple(json_values(source.task.decisions(theirs))),
+        output_range=dict(reference.output_range),
+    )
+
+
+def choose(reference: "Reference") -> list[Probe]:
+    """Return at most `N_TEXTS` probes: short to long, and of two answers at least where the source gives two."""
+    order = sorted(range(len(reference.judged)), key=lambda i: reference.judged[i].encoding.length)
+    chosen = spread(order, N_TEXTS)
+    if len({repr(reference.decisions[i]) for i in chosen}) == 1:
+        first = repr(reference.decisions[chosen[0]])
+        other = next((i for i in order if repr(reference.decisions[i]) != first), None)
+        chosen = chosen if other is None else [*chosen[:-1], other]
+    return [Probe(reference.judged[i].example, reference.judged[i].encoding) for i in chosen]
+
+
+def write_golden(golden: Golden, folder: Path) -> None:
+    """Write `golden.safetensors`: the same vectors give the same bytes."""
+    from safetensors.numpy import save_file
+
+    tensors: dict[str, NDArray[Any]] = {}
+    for i in range(len(golden.examples)):
+        for kind in ("ids", "package", "source"):
+            tensors |= {f"{i:02d}.{kind}.{n}": np.ascontiguousarray(v) for n, v in getattr(golden, kind)[i].items()}
+    table = {
+        "examples": [
+            {"text": e.text, "pair": e.pair, "words": None if e.words is None else list(e.words)}
+            for e in golden.examples
+        ],
+        "package_decisions": list(golden.package_decisions),
+        "source_decisions": list(golden.source_decisions),
+        "output_range": golden.output_range,
+    }
+    # One key: a table of several has no order of its own in this format.
+    save_file(tensors, folder / GOLDEN, metadata={"golden": json.dumps(table, sort_keys=True)})
+
+
+def read_golden(folder: Path) -> Golden:
+    """Read `golden.safetensors`.
+
+    Raises:
+        PackageDamaged: it cannot be read, or lacks something.
+
+    """
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(folder / GOLDEN, framework="numpy") as opened:
+            table = json.loads(opened.metadata()["golden"])
+            tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 - no mapping
+        examples = tuple(
+            Example(e["text"], e["pair"], None if e["words"] is None else tuple(e["words"])) for e in table["examples"]
+        )
+        found = Golden(
+            examples=examples,
+            ids=_of("ids", tensors, len(examples)),
+            package=_of("package", tensors, len(examples)),
+            source=_of("source", tensors, len(examples)),
+            package_decisions=tuple(table["package_decisions"]),
+            source_decisions=tuple(table["source_decisions"]),
+            output_range={str(k): float(v) for k, v in table["output_range"].items()},
+        )
+    except (SafetensorError, OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise PackageDamaged(f"the golden vectors cannot be read ({error!r})", where=str(folder / GOLDEN)) from None
+    complete = all(found.ids) and all(found.package) and len(found.source_decisions) == len(examples)
+    if not examples or not complete or len(found.package_decisions) != len(examples):
+        raise PackageDamaged("the golden vectors are not complete", where=str(folder / GOLDEN))
+    return found
+
+
+def _of(kind: str, tensors: "Mapping[str, NDArray[Any]]", n: int) -> "tuple[dict[str, NDArray[Any]], ...]":
+    return tuple(
+        {k.removeprefix(head): v for k, v in tensors.items() if k.startswith(head)}
+        for head in (f"{i:02d}.{kind}." for i in range(n))
+    )
+
+
+@dataclass(frozen=True)
+class Replay:
+    """How a package answered its golden texts now."""
+
+    n_texts: int
+    change: float
+    """Worst change from the recorded outputs, over the output range."""
+    n_decisions: int
+    """Texts on which package and source agreed when it was sealed, and still do."""
+
+
+def replay(
+    golden: Golden, task: Task, encodings: Sequence[Encoding], runner: "Runner", pad: PadIds, tolerance: float
+) -> Replay:
+    """Run the golden texts again.
+
+    Raises:
+        PackageDamaged: an output is further than `tolerance` from the recorded one, or an answer is another.
+        RunFailed: the runtime raised.
+
+    """
+    judged, worst = [], 0.0
+    for i, encoding in enumerate(encodings):
+        batch = pad_batch([encoding], pad)
+        made = run_safely(runner.run, {n: batch[n] for n in golden.ids[i]}, golden.examples[i], encoding.length)
+        outputs = cut_outputs(made, 0, encoding, task)
+        worst = max(worst, _change(golden, i, outputs, tolerance))
+        judged.append(Judged(golden.examples[i], encoding, outputs))
+    decisions = json_values(task.decisions(judged))
+    agreed = 0
+    for i, (wanted, then, now) in enumerate(
+        zip(golden.source_decisions, golden.package_decisions, decisions, strict=True)
+    ):
+        if task.same(wanted, then) < 1:
+            continue
+        if task.same(wanted, now) < 1:
+            text = shorten(golden.examples[i].text)
+            raise PackageDamaged(
+                f"it answers {text!r} with {now}, where it and its source answered {wanted}",
+                hint="another runtime version or CPU may do that to int8; the recorded runtime is in the manifest",
+            )
+        agreed += 1
+    return Replay(len(judged), worst, agreed)
+
+
+def _change(golden: Golden, i: int, outputs: "Mapping[str, NDArray[np.float32]]", tolerance: float) -> float:
+    worst = 0.0
+    for name, wanted in golden.package[i].items():
+        if name not in outputs:
+            raise PackageDamaged(f"the package has no output {name}, which its golden vectors have")
+        found = thin(outputs[name])
+        scale = max(golden.output_range.get(name, 0.0), RANGE_FLOOR)
+        change = float(np.abs(found - wanted).max()) / scale if found.shape == wanted.shape else float("inf")
+        # Written so that NaN fails.
+        if not change <= tolerance:
+            raise PackageDamaged(
+                f"{name} differs by {change:.3g} of its range from the golden vector of "
+                f"{shorten(golden.examples[i].text)!r}; at most {tolerance:g} wanted",
+                hint="the golden vectors are not this model's, or the runtime computes something else",
+            )
+        worst = max(worst, change)
+    return worst

@@ -19,6 +19,11 @@ def read_json(path: Path) -> Any:
         ) from None
 
 
+def json_text(value: object) -> str:
+    """Return sorted, indented JSON with a final newline: the same value gives the same text."""
+    return json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
+
+
 def write_json(path: Path, value: object) -> None:
-    """Write sorted, indented, with a final newline: the same value gives the same bytes."""
-    path.write_text(json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")
+    """Write `json_text` of a value: the same value gives the same bytes."""
+    path.write_text(json_text(value), encoding="utf-8")

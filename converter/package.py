@@ -1,21 +1,26 @@
-"""Sealing: golden vectors, manifest with the hash of every file, README; and `verify`, which checks it all again."""
+"""A sealed folder: the manifest with the hash of every file, and the check that nothing has changed since."""
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from converter.errors import PackageDamaged
-from converter.jsonfile import write_json
+from converter.jsonfile import json_text, write_json
 
 if TYPE_CHECKING:
     from converter.artifact import Bundle
 
 MANIFEST = "manifest.json"
+REJECTED = "rejected.json"
 GOLDEN = "golden.safetensors"
+README = "README.md"
 FORMAT = 1
+DIGEST = "manifest_sha256"
+"""The manifest's own digest, over the rest of it: a slip of one byte in it is found like in any other file."""
 
 
 @dataclass(frozen=True)
@@ -28,14 +33,15 @@ class Package:
 
 def seal(bundle: "Bundle", manifest: Mapping[str, Any]) -> Package:
     """Write the manifest last: a folder without one is not a package."""
-    files = {
-        str(p.relative_to(bundle.folder).as_posix()): _describe(p)
-        for p in sorted(bundle.folder.rglob("*"))
-        if p.is_file() and p.name != MANIFEST
-    }
+    files = {p.relative_to(bundle.folder).as_posix(): _describe(p) for p in _files(bundle.folder)}
     table = {"format": FORMAT, **manifest, "files": files}
+    table[DIGEST] = _digest(table)
     write_json(bundle.folder / MANIFEST, table)
     return Package(bundle.folder, table)
+
+
+def _files(folder: Path) -> list[Path]:
+    return [p for p in sorted(folder.rglob("*")) if not p.is_dir() and p != folder / MANIFEST]
 
 
 def _describe(path: Path) -> dict[str, Any]:
@@ -43,44 +49,98 @@ def _describe(path: Path) -> dict[str, Any]:
         return {"sha256": hashlib.file_digest(opened, "sha256").hexdigest(), "size_bytes": path.stat().st_size}
 
 
+def _digest(table: Mapping[str, Any]) -> str:
+    rest = {k: v for k, v in table.items() if k != DIGEST}
+    return hashlib.sha256(json_text(rest).encode()).hexdigest()
+
+
 def read_manifest(folder: Path) -> dict[str, Any]:
     """Read a package's manifest.
 
     Raises:
-        PackageDamaged: there is none, or it is not one of this tool's.
+        PackageDamaged: there is none, it is not one of this tool's, it has changed, or the gate rejected the package.
 
     """
     path = folder / MANIFEST
+    if not path.is_file() and (folder / REJECTED).is_file():
+        raise PackageDamaged(
+            "its gate rejected this package: it is kept for study, not for use",
+            where=str(folder),
+            hint=f"{REJECTED} says which check failed",
+        )
     try:
-        table = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+        text = path.read_bytes().decode()
+        table = json.loads(text)
+    except (FileNotFoundError, NotADirectoryError):
         raise PackageDamaged("there is no manifest.json: not a sealed package", where=str(folder)) from None
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
         raise PackageDamaged(f"the manifest cannot be read ({error})", where=str(path)) from None
-    if not isinstance(table, dict) or table.get("format") != FORMAT or not isinstance(table.get("files"), dict):
+    if not isinstance(table, dict) or table.get("format") != FORMAT:
         raise PackageDamaged("the manifest is not one that this version reads", where=str(path))
+    # The text too: what is written is canonical, so any other spelling is a change.
+    if table.get(DIGEST) != _digest(table) or text != json_text(table):
+        raise PackageDamaged("manifest.json has changed since it was sealed", where=str(folder))
+    _check_shape(table, path)
     return table
+
+
+def _check_shape(table: Mapping[str, Any], path: Path) -> None:
+    """Trust nothing of a manifest but what it must have: anyone can compute a digest."""
+    texts = ("target", "precision", "model_file", "task")
+    wanted = all(isinstance(table.get(k), str) for k in texts) and isinstance(table.get("files"), dict)
+    described = wanted and all(
+        isinstance(d, dict) and isinstance(d.get("sha256"), str) for d in table["files"].values()
+    )
+    if not described or table["model_file"] not in table["files"]:
+        raise PackageDamaged("the manifest lacks what every package has", where=str(path))
+    for name in table["files"]:
+        parts = PurePosixPath(name).parts
+        if not parts or name.startswith("/") or ".." in parts or "\\" in name or ":" in name or "\0" in name:
+            raise PackageDamaged(f"the manifest names a file outside the package: {name!r}", where=str(path))
 
 
 def check_files(folder: Path, manifest: Mapping[str, Any]) -> int:
     """Check the hash of every file; returns how many.
 
     Raises:
-        PackageDamaged: names the first file that is missing, changed, or not in the manifest.
+        PackageDamaged: names the files that are missing, changed, or not in the manifest.
 
     """
-    for name, wanted in manifest["files"].items():
-        path = folder / name
-        if not path.is_file():
-            raise PackageDamaged(f"{name} is missing", where=str(folder))
-        if _describe(path)["sha256"] != wanted["sha256"]:
-            raise PackageDamaged(f"{name} has changed since it was sealed", where=str(folder))
-    found = {str(p.relative_to(folder).as_posix()) for p in folder.rglob("*") if p.is_file()} - {MANIFEST}
-    extra = sorted(found - set(manifest["files"]))
-    if extra:
-        raise PackageDamaged(f"{extra[0]} is not in the manifest", where=str(folder))
-    return len(manifest["files"])
+    wrong = [fault for name, wanted in sorted(manifest["files"].items()) if (fault := _fault(folder, name, wanted))]
+    listed = set(manifest["files"])
+    extra = [p.relative_to(folder).as_posix() for p in _files(folder)]
+    wrong += [f"{name} is not in the manifest" for name in extra if name not in listed]
+    if wrong:
+        more = f" (and {len(wrong) - 5} more)" if len(wrong) > 5 else ""
+        raise PackageDamaged(
+            "; ".join(wrong[:5]) + more, where=str(folder), hint="fetch the package again, or rebuild it"
+        )
+    return len(listed)
+
+
+def _fault(folder: Path, name: str, wanted: Mapping[str, Any]) -> str | None:
+    path = folder / name
+    if path.is_symlink() or not path.resolve().is_relative_to(folder.resolve()):
+        return f"{name} is a link"
+    if not path.is_file():
+        return f"{name} is missing"
+    return None if _describe(path)["sha256"] == wanted["sha256"] else f"{name} has changed since it was sealed"
 
 
 def plain(value: Any) -> Any:
-    return json.loads(json.dumps(asdict(value), default=str))
+    """Return a dataclass as JSON values. What is not a finite number becomes null: JSON has no NaN."""
+    return json_values(asdict(value))
+
+
+def json_values(value: Any) -> Any:
+    """Return nested tables and lists as JSON values; numbers of numpy as Python's, what is not finite as null."""
+    if isinstance(value, Mapping):
+        return {str(k): json_values(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [json_values(v) for v in value]
+    if isinstance(value, (bool, int, str)) or value is None:
+        return str(value) if isinstance(value, str) else value
+    if isinstance(value, float):
+        return float(value) if math.isfinite(value) else None
+    item = getattr(value, "item", None)
+    return str(value) if item is None else json_values(item())

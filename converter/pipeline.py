@@ -1,5 +1,6 @@
 """One recipe to sealed packages: the only place that knows the order of things."""
 
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -176,6 +177,8 @@ class _Making:
         try:
             return self._target(target, precision)
         except ExportError as error:
+            # What is half made has no manifest and no verdict: it must not lie where packages lie.
+            shutil.rmtree(self.output.folder / target.name, ignore_errors=True)
             return TargetResult(
                 target.name, str(precision), Status.FAIL, error.exit_code, error=str(error), hint=error.hint
             )
@@ -197,6 +200,7 @@ class _Making:
             self.recipe.limits_for(target, precision.name),
             self.ctx,
             require_device=self.require_device,
+            steps=self._steps(records),
         )
         return self._judge(target, precision, bundle, evaluation, records)
 
@@ -210,7 +214,14 @@ class _Making:
     ) -> TargetResult:
         status = evaluation.status
         seal_package(
-            target, precision, bundle, evaluation, (*self.compress_records, *records), self.recipe, self.source
+            target,
+            precision,
+            bundle,
+            evaluation,
+            (*self.compress_records, *records),
+            self.recipe,
+            self.source,
+            self.ctx,
         )
         folder = bundle.folder
         if status is Status.FAIL:
@@ -218,18 +229,23 @@ class _Making:
             folder = bundle.folder.with_name(target.name + ".rejected")
             bundle.folder.rename(folder)
             (folder / "manifest.json").rename(folder / "rejected.json")
-        failed = next((c for c in evaluation.checks if c.status is Status.FAIL), None)
+        # A package that could not be proven is sealed and says so, but the run did not do what it promises.
         return TargetResult(
             target.name,
             str(precision),
             status,
-            GateFailed.exit_code if failed else 0,
+            0 if status is Status.PASS else GateFailed.exit_code,
             folder.name,
             bundle_size(replace(bundle, folder=folder)),
             evaluation,
             tuple(records),
-            error=f"gate: {failed.name}: {failed.detail}" if failed else None,
+            error=evaluation.reason(),
         )
+
+    def _steps(self, records: Sequence[Record]) -> list[tuple[str, Artifact]]:
+        """Return what each step made, by name, so that a failed gate can be followed back."""
+        compressed = [("compression", self.compressed)] if self.compress_records else []
+        return [*compressed, *((r.stage, artifact) for artifact, r in self.made.values() if r in records)]
 
     def _stages(self, stages: Sequence[Stage[Any, Any]]) -> tuple[Artifact, tuple[Record, ...]]:
         given: Artifact = self.compressed

@@ -72,6 +72,16 @@ class Evaluation:
         decisive = [c.status for c in self.checks if c.name in DECISIVE]
         return Status.PASS if decisive and Status.NOT_RUN not in decisive else Status.NOT_RUN
 
+    def reason(self) -> str | None:
+        """Return, in a line, why the verdict is not PASS; None where it is."""
+        status = self.status
+        if status is Status.PASS:
+            return None
+        wanted = [c for c in self.checks if c.status is status and (status is Status.FAIL or c.name in DECISIVE)]
+        if not wanted:
+            return "not proven: nothing decisive was checked"
+        return f"{'gate' if status is Status.FAIL else 'not proven'}: {wanted[0].name}: {wanted[0].detail}"
+
 
 DECISIVE = ("agreement", "max_error")
 """Checks without which nothing is proven: a package whose source answers all probes alike is NOT_RUN."""

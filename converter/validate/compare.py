@@ -1,11 +1,17 @@
-"""One package against the source's answers."""
+"""One model, in whatever runtime, against the source's answers."""
 
-from typing import TYPE_CHECKING
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from converter.validate.checks import Check, Deviation, Evaluation, Status
-from converter.validate.reference import Reference, Run, judge
+from converter.task import Judged
+from converter.validate.answers import Answers, ask, shorten
+from converter.validate.checks import Check, Deviation, Evaluation, Status, WorstText
+from converter.validate.reference import Probe, Reference, Run
+from converter.validate.vacuous import answers_alike, at_chance, outputs_constant
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -14,42 +20,218 @@ if TYPE_CHECKING:
     from converter.stage import Progress
     from converter.validate.limits import Limits
 
+N_WORST = 10
+NOTHING = math.nan
+"""The agreement of no texts: not a number, so that no comparison with a limit succeeds."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """An evaluation, and the answers it was made of."""
+
+    evaluation: Evaluation
+    answers: Answers
+
 
 def compare(
     source: "TorchModel", reference: Reference, run: Run, limits: "Limits", progress: "Progress", title: str
 ) -> Evaluation:
-    """Run every probe through `run` and judge it against the reference within `limits`."""
-    found = judge(source, reference.probes, run, progress, title)
-    deviations = tuple(_deviation(name, reference, [f.outputs[name] for f in found]) for name in reference.output_range)
-    agreement = source.task.agreement(reference.decisions, source.task.decisions(found))
-    worst = max(d.max_error for d in deviations)
+    """Run every probe through `run` and judge it against the reference within `limits`.
+
+    Raises:
+        RunFailed: the runtime refused a text.
+
+    """
+    return compare_answers(source, reference, run, limits, progress, title).evaluation
+
+
+def compare_answers(
+    source: "TorchModel", reference: Reference, run: Run, limits: "Limits", progress: "Progress", title: str
+) -> Comparison:
+    """Do what `compare` does, and keep the answers."""
+    answers = ask(source, reference.probes, run, progress, title, reference.judged)
+    errors = {name: _errors(name, reference, answers) for name in _compared(reference, answers)}
+    deviations = tuple(_deviation(name, reference, answers, errors[name]) for name in errors)
+    same = _same(source, reference, answers)
+    agreement = float(np.mean(same)) if same else NOTHING
+    rest = ask(source, _unasked(reference), run, progress, f"{title}: the evaluation file")
+    metric = _metric(source, reference, answers, rest)
     checks = (
-        _at_most("max_error", worst, limits.max_error),
-        Check(
-            "agreement",
-            Status.PASS if agreement >= (limits.agreement or 0) else Status.FAIL,
-            agreement,
-            limits.agreement,
-        ),
+        finite_check(answers, rest),
+        *error_checks(deviations, limits, outputs_constant(reference)),
+        agreement_check(agreement, same, limits, _vacuous(source, reference)),
+        *metric_checks(source, reference, metric, limits),
     )
-    return Evaluation(checks, deviations, agreement, source.task.metric(found), reference.metric, len(found))
+    worst_of = [max(e[i].max() for e in errors.values()) if errors else math.inf for i in range(len(same))]
+    evaluation = Evaluation(
+        checks=checks,
+        deviations=deviations,
+        agreement=agreement,
+        metric=metric,
+        source_metric=reference.metric,
+        n_probes=len(same),
+        errors=tuple(float(e) for e in worst_of),
+        worst=_worst(source, reference, answers, same, worst_of),
+        facts={"output_range": reference.output_range, "n_scored": len(reference.scored), "chance": reference.chance},
+    )
+    return Comparison(evaluation, answers)
 
 
-def _at_most(name: str, value: float, limit: float | None) -> Check:
-    return Check(name, Status.PASS if limit is None or value <= limit else Status.FAIL, value, limit)
+def within(value: float, limit: float, *, at_least: bool = False) -> Status:
+    """Compare so that NaN never passes."""
+    return Status.PASS if (value >= limit if at_least else value <= limit) else Status.FAIL
 
 
-def _deviation(name: str, reference: Reference, found: "list[NDArray[np.float32]]") -> Deviation:
-    wanted = [j.outputs[name] for j in reference.judged]
-    errors = [np.abs(a - b) for a, b in zip(wanted, found, strict=True)]
+def finite_check(*asked: Answers) -> Check:
+    """Judge that every number of every answer is finite, and of the shape that the source answers with."""
+    n = sum(len(a.judged) for a in asked)
+    if not n:
+        return Check("finite", Status.NOT_RUN, detail="there are no probes")
+    fault = next(filter(None, (a.fault() for a in asked)), None)
+    if fault:
+        return Check("finite", Status.FAIL, float(n - sum(len(a.faults) for a in asked)), float(n), fault)
+    return Check("finite", Status.PASS, float(n), float(n), f"all outputs are finite numbers for all {n} texts")
+
+
+def error_checks(deviations: Sequence[Deviation], limits: "Limits", vacuous: str | None) -> list[Check]:
+    """Judge max_error, mean_error and cosine, each over its worst output; those without a limit are not judged."""
+    found: tuple[tuple[str, str, Any, float | None, bool], ...] = (
+        ("max_error", "the worst error is {:.3g} of the output range", max, limits.max_error, False),
+        ("mean_error", "the mean error is {:.3g} of the output range", max, limits.mean_error, False),
+        ("cosine", "the mean cosine to the source is {:.6f}", min, limits.cosine, True),
+    )
+    checks = []
+    for name, sentence, worst, limit, at_least in found:
+        if limit is None:
+            continue
+        if vacuous or not deviations:
+            checks.append(Check(name, Status.NOT_RUN, None, limit, vacuous or "there is no output to compare"))
+            continue
+        value = worst(getattr(d, name) for d in deviations)
+        which = f" in {next(d.output for d in deviations if getattr(d, name) == value)}" if len(deviations) > 1 else ""
+        bound = f"{'at least' if at_least else 'at most'} {limit:g} wanted"
+        checks.append(
+            Check(
+                name,
+                within(value, limit, at_least=at_least),
+                value,
+                limit,
+                sentence.format(value) + f"{which}; {bound}",
+            )
+        )
+    return checks
+
+
+def agreement_check(agreement: float, same: Sequence[float], limits: "Limits", vacuous: str | None) -> Check:
+    if vacuous or limits.agreement is None:
+        return Check("agreement", Status.NOT_RUN, None, limits.agreement, vacuous or "no limit is set")
+    equal = sum(s >= 1 for s in same)
+    detail = (
+        f"{equal} of {len(same)} texts are answered alike (agreement {agreement:.4f}); "
+        f"at least {limits.agreement:g} wanted"
+    )
+    return Check("agreement", within(agreement, limits.agreement, at_least=True), agreement, limits.agreement, detail)
+
+
+def metric_checks(
+    source: "TorchModel", reference: Reference, metric: dict[str, float], limits: "Limits"
+) -> list[Check]:
+    """Judge the fall of the task's metric; without labels or a limit there is nothing to judge."""
+    if limits.max_drop is None:
+        return []
+    if not reference.metric:
+        reason = "no text is labelled: give --eval a file with labels"
+        return [Check("metric", Status.NOT_RUN, None, limits.max_drop, reason)]
+    vacuous = at_chance(reference, source.task)
+    if vacuous:
+        return [Check("metric", Status.NOT_RUN, None, limits.max_drop, vacuous)]
+    name = source.task.metric_name
+    drop = reference.metric[name] - metric[name]
+    # Scores are ratios of counts: their difference may exceed an exact limit by rounding alone.
+    status = within(drop - 1e-9, limits.max_drop)
+    moved = f"falls by {drop:.4f}" if drop > 0 else f"rises by {-drop:.4f}" if drop < 0 else "stays the same"
+    detail = (
+        f"{name} {moved} ({reference.metric[name]:.4f} to {metric[name]:.4f} on {len(reference.scored)} labelled "
+        f"texts); at most {limits.max_drop:g} down wanted"
+    )
+    return [Check("metric", status, drop, limits.max_drop, detail)]
+
+
+def _vacuous(source: "TorchModel", reference: Reference) -> str | None:
+    return answers_alike(reference) or outputs_constant(reference) or at_chance(reference, source.task)
+
+
+def _compared(reference: Reference, answers: Answers) -> list[str]:
+    return [n for n in reference.output_range if all(n in j.outputs for j in answers.judged)]
+
+
+def _errors(name: str, reference: Reference, answers: Answers) -> "list[NDArray[np.float64]]":
+    """Return absolute errors over the output range, one array a probe; infinite where the answer was unsound."""
     scale = max(reference.output_range[name], 1e-12)
+    made = []
+    for i, (wanted, found) in enumerate(zip(reference.judged, answers.judged, strict=True)):
+        error = np.abs(found.outputs[name].astype(np.float64) - wanted.outputs[name]) / scale
+        made.append(np.full_like(error, np.inf) if i in answers.faults else error)
+    return made
+
+
+def _deviation(name: str, reference: Reference, answers: Answers, errors: "list[NDArray[np.float64]]") -> Deviation:
     cosines = [
-        float((a * b).sum() / max(1e-12, float(np.linalg.norm(a) * np.linalg.norm(b))))
-        for a, b in zip(wanted, found, strict=True)
+        0.0 if i in answers.faults else cosine(wanted.outputs[name], found.outputs[name])
+        for i, (wanted, found) in enumerate(zip(reference.judged, answers.judged, strict=True))
     ]
     return Deviation(
         name,
-        max(float(e.max()) for e in errors) / scale,
-        float(np.mean([e.mean() for e in errors])) / scale,
+        max(float(e.max()) for e in errors),
+        float(np.mean([e.mean() for e in errors])),
         float(np.mean(cosines)),
+    )
+
+
+def cosine(wanted: "NDArray[np.float32]", found: "NDArray[np.float32]") -> float:
+    """Return the cosine of two arrays taken as vectors; 1 for two zero vectors, 0 where only one is zero."""
+    a, b = wanted.astype(np.float64).ravel(), found.astype(np.float64).ravel()
+    lengths = float(np.linalg.norm(a)), float(np.linalg.norm(b))
+    if not all(lengths):
+        return float(lengths[0] == lengths[1])
+    return float(a @ b / (lengths[0] * lengths[1]))
+
+
+def _same(source: "TorchModel", reference: Reference, answers: Answers) -> list[float]:
+    if not answers.judged:
+        return []
+    found = source.task.decisions(answers.judged)
+    pairs = zip(reference.decisions, found, strict=True)
+    return [0.0 if i in answers.faults else source.task.same(a, b) for i, (a, b) in enumerate(pairs)]
+
+
+def _unasked(reference: Reference) -> list[Probe]:
+    """Return the labelled texts that are no probes: only they are still to be run."""
+    known = {j.example for j in reference.judged}
+    return [p for p in reference.scored if p.example not in known]
+
+
+def _metric(source: "TorchModel", reference: Reference, answers: Answers, rest: Answers) -> dict[str, float]:
+    """Score the whole evaluation file."""
+    known: dict[Any, Judged] = {j.example: j for j in (*answers.judged, *rest.judged)}
+    return source.task.metric([known[p.example] for p in reference.scored]) if reference.scored else {}
+
+
+def _worst(
+    source: "TorchModel", reference: Reference, answers: Answers, same: Sequence[float], errors: Sequence[float]
+) -> tuple[WorstText, ...]:
+    """Return the texts that came out worst: other answers first, then by error."""
+    if not answers.judged:
+        return ()
+    found = source.task.decisions(answers.judged)
+    order = sorted((i for i in range(len(same)) if errors[i] > 0), key=lambda i: (same[i], -errors[i]))
+    return tuple(
+        WorstText(
+            text=shorten(" ⏎ ".join(filter(None, (e.text, e.pair))), 300),
+            wanted=source.task.describe(reference.decisions[i], e),
+            found=answers.faults.get(i) or source.task.describe(found[i], e),
+            error=float(errors[i]),
+        )
+        for i in order[:N_WORST]
+        for e in (reference.judged[i].example,)
     )

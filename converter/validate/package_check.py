@@ -1,14 +1,23 @@
 """Everything that a package is tested for before it is sealed."""
 
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from typing import TYPE_CHECKING, Any
 
-from converter.validate.compare import compare
+from converter.errors import RuntimeMissing
+from converter.validate.answers import RunFailed
+from converter.validate.checks import Check, Evaluation, Status
+from converter.validate.compare import NOTHING, compare_answers
+from converter.validate.explain import explain
+from converter.validate.interface import check_inputs, check_outputs, check_tokenizer
+from converter.validate.reference import Reference, at_length
+from converter.validate.speed import measure_speed
+from converter.validate.stability import check_stability
 
 if TYPE_CHECKING:
-    from converter.artifact import Bundle, TorchModel
+    from converter.artifact import Artifact, Bundle, TorchModel
     from converter.stage import Context
-    from converter.target import Target
-    from converter.validate.checks import Evaluation
+    from converter.target import Runner, Target
     from converter.validate.limits import Limits
 
 
@@ -20,8 +29,114 @@ def evaluate_package(
     ctx: "Context",
     *,
     require_device: bool,
-) -> "Evaluation":
-    """Open the shipped files in their runtime and judge them against the source."""
-    assert ctx.reference is not None
+    steps: "Sequence[tuple[str, Artifact]]" = (),
+) -> Evaluation:
+    """Open the shipped files in their runtime and judge them against the source.
+
+    `steps` are the artifacts between source and package, by the name of what made them: where the gate fails, they
+    are run to find the step that drifted.
+
+    Raises:
+        RuntimeMissing: `require_device`, and the package did not run on its device.
+
+    """
+    assert ctx.reference is not None, "the source is asked before any package is made"
+    device = _device_check(target, bundle, source, require_device=require_device)
     runner = target.open(bundle.folder, source.pad)
-    return compare(source, ctx.reference, runner.run, limits, ctx.progress, f"Proving {target.name}")
+    shown, reference = at_length(source, ctx.reference, runner.max_length, ctx.progress)
+    doors = [
+        check_inputs(runner, shown, target.input_dtype),
+        check_outputs(runner, shown, reference),
+        check_tokenizer(bundle.folder, shown, reference.probes),
+        *device,
+    ]
+    facts = _facts(runner, bundle, source, reference)
+    if any(c.status is Status.FAIL for c in doors[:2]):
+        return unjudged(doors, reference, facts)
+    try:
+        made = _judge(target, runner, shown, reference, limits, ctx)
+    except RunFailed as error:
+        return unjudged([Check("runs", Status.FAIL, detail=str(error)), *doors], reference, facts)
+    made = replace(made, checks=(*made.checks, *doors), facts={**made.facts, **facts})
+    return _explained(made, shown, reference, steps, ctx) if made.status is Status.FAIL else made
+
+
+def unjudged(checks: Sequence[Check], reference: Reference, facts: dict[str, Any]) -> Evaluation:
+    """Return the evaluation of a package that could not be compared at all."""
+    return Evaluation(
+        checks=tuple(checks),
+        deviations=(),
+        agreement=NOTHING,
+        metric={},
+        source_metric=reference.metric,
+        n_probes=len(reference.judged),
+        facts=facts,
+    )
+
+
+def _judge(
+    target: "Target",
+    runner: "Runner",
+    source: "TorchModel",
+    reference: Reference,
+    limits: "Limits",
+    ctx: "Context",
+) -> Evaluation:
+    title = f"Proving {target.name}"
+    made = compare_answers(source, reference, runner.run, limits, ctx.progress, title)
+    checks, facts = list(made.evaluation.checks), dict(made.evaluation.facts)
+    sound = [j for i, j in enumerate(made.answers.judged) if i not in made.answers.faults]
+    if sound:
+        check, variations = check_stability(source, sound, runner, reference.output_range, limits, ctx.progress)
+        checks.append(check)
+        facts["stability"] = [asdict(v) for v in variations]
+    speed = measure_speed(source, reference.probes, runner.run, ctx.progress)
+    return replace(made.evaluation, checks=tuple(checks), facts=facts, milliseconds=speed)
+
+
+def _device_check(target: "Target", bundle: "Bundle", source: "TorchModel", *, require_device: bool) -> list[Check]:
+    found = target.device_check(bundle.folder, source.pad)
+    if found is None:
+        return []
+    if found.ran:
+        return [Check("device", Status.PASS, detail=found.detail)]
+    if require_device:
+        raise RuntimeMissing(
+            f"{target.name} did not run on its device: {found.detail}",
+            hint="run it where the device is, or leave --require-device out: the package is then marked NOT_RUN there",
+        )
+    return [Check("device", Status.NOT_RUN, detail=found.detail)]
+
+
+def _facts(runner: "Runner", bundle: "Bundle", source: "TorchModel", reference: Reference) -> dict[str, Any]:
+    facts: dict[str, Any] = {
+        "runtime": runner.runtime,
+        "size_ratio": round(bundle.size_bytes / source.size_bytes, 4),
+        "longest_probe_tokens": max((p.encoding.length for p in reference.probes), default=0),
+    }
+    if runner.max_length is not None and runner.max_length < source.max_length:
+        facts["max_length"] = runner.max_length
+        facts["note"] = (
+            f"the package takes {runner.max_length} tokens, the model {source.max_length}: "
+            f"both were judged on texts cut to {runner.max_length}"
+        )
+    return facts
+
+
+def _explained(
+    made: Evaluation,
+    source: "TorchModel",
+    reference: Reference,
+    steps: "Sequence[tuple[str, Artifact]]",
+    ctx: "Context",
+) -> Evaluation:
+    """Say, in the first failed check about answers, which step drifted."""
+    about = {"max_error", "mean_error", "cosine", "agreement", "metric", "finite"}
+    first = next((i for i, c in enumerate(made.checks) if c.status is Status.FAIL and c.name in about), None)
+    if first is None or not steps:
+        return made
+    boundaries, sentence = explain(source, reference, made, steps, ctx.progress)
+    checks = list(made.checks)
+    if sentence:
+        checks[first] = replace(checks[first], detail=f"{checks[first].detail}; {sentence}")
+    return replace(made, checks=tuple(checks), facts={**made.facts, "boundaries": boundaries})

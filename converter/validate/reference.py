@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from converter.artifact import TorchModel
     from converter.stage import Progress
+    from converter.task import Task
 
 Run = Callable[[Mapping[str, "NDArray[np.int64]"]], Mapping[str, "NDArray[np.float32]"]]
 
@@ -79,7 +80,7 @@ def feed_of(
 def run_probe(model: "TorchModel", probe: Probe, run: Run) -> Judged:
     """Run one text alone at its natural length."""
     outputs = run(feed_of(model, [probe.encoding]))
-    return Judged(probe.example, probe.encoding, cut_outputs(outputs, 0, probe.encoding, model))
+    return Judged(probe.example, probe.encoding, cut_outputs(outputs, 0, probe.encoding, model.task))
 
 
 def judge(
@@ -106,7 +107,7 @@ def judge_batched(
             outputs = run(feed_of(model, [probes[i].encoding for i in rows]))
             for row, i in enumerate(rows):
                 probe = probes[i]
-                made[i] = Judged(probe.example, probe.encoding, cut_outputs(outputs, row, probe.encoding, model))
+                made[i] = Judged(probe.example, probe.encoding, cut_outputs(outputs, row, probe.encoding, model.task))
             ticker.advance(len(rows))
     return tuple(made[i] for i in range(len(probes)))
 
@@ -119,14 +120,14 @@ def _next_batch(waiting: Sequence[int], probes: Sequence[Probe]) -> Sequence[int
 
 
 def cut_outputs(
-    outputs: Mapping[str, "NDArray[np.float32]"], row: int, encoding: Encoding, model: "TorchModel"
+    outputs: Mapping[str, "NDArray[np.float32]"], row: int, encoding: Encoding, task: "Task"
 ) -> dict[str, "NDArray[np.float32]"]:
     """Take one example out of a batch, without its padding, and of that what its task compares."""
     own = {
-        name: value[row, : encoding.length] if name in model.task.token_outputs else value[row]
+        name: value[row, : encoding.length] if name in task.token_outputs else value[row]
         for name, value in outputs.items()
     }
-    return dict(model.task.compared(own, encoding))
+    return dict(task.compared(own, encoding))
 
 
 def capture_reference(

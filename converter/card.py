@@ -1,0 +1,95 @@
+"""The README of a package: what it is, how to call it, how good it is, how to check it."""
+
+from typing import TYPE_CHECKING
+
+import converter
+from converter.validate.checks import Status
+
+if TYPE_CHECKING:
+    from converter.artifact import Bundle, TorchModel
+    from converter.recipe import Precision
+    from converter.target import Target
+    from converter.validate.checks import Evaluation
+
+VERDICTS = {
+    Status.PASS: "proven to answer like its source",
+    Status.NOT_RUN: "**not proven**: a check that decides could not be made (see below)",
+    Status.FAIL: "**rejected**",
+}
+TELEMETRY = (
+    "ONNX Runtime 1.29 and later send telemetry on some platforms unless `ORT_DISABLE_TELEMETRY=1` is set in the "
+    "environment before it is imported."
+)
+
+
+def package_card(
+    target: "Target", precision: "Precision", bundle: "Bundle", evaluation: "Evaluation", source: "TorchModel"
+) -> str:
+    """Return the Markdown. It holds no times and no dates: the same run gives the same bytes."""
+    parts = [
+        f"# {source.provenance.id} for {target.name}",
+        _what(precision, bundle, evaluation, source),
+        f"## Calling it\n\n{target.usage(source).strip()}" if target.usage(source).strip() else "",
+        TELEMETRY if bundle.model_file.endswith(".onnx") else "",
+        _proof(evaluation),
+        _files(source),
+    ]
+    return "\n\n".join(p for p in parts if p) + "\n"
+
+
+def _what(precision: "Precision", bundle: "Bundle", evaluation: "Evaluation", source: "TorchModel") -> str:
+    made = source.provenance
+    revision = f" at revision `{made.revision}`" if made.revision else ""
+    size = f"{bundle.size_bytes / 1e6:.1f} MB; the source's weights are {source.size_bytes / 1e6:.1f} MB in float32"
+    return "\n".join(
+        [
+            f"- Task: {source.task.name}",
+            f"- Made from: `{made.id}`{revision}, licence: {made.licence or 'not stated by the source'}",
+            f"- Model: `{bundle.model_file}`, precision {precision}, {size}",
+            f"- Verdict: {VERDICTS[evaluation.status]}",
+            f"- Made by plm-export {converter.__version__}; `manifest.json` has the whole provenance",
+        ]
+    )
+
+
+def _proof(evaluation: "Evaluation") -> str:
+    runtime = evaluation.facts.get("runtime", "see the manifest")
+    intro = (
+        f"The shipped file was run in its own runtime ({runtime}) on {evaluation.n_probes} texts and compared with the "
+        "source in PyTorch, float32."
+    )
+    lines = [
+        "## How good it is",
+        "",
+        intro,
+        "",
+        "| check | verdict | found |",
+        "| --- | --- | --- |",
+        *(f"| {c.name} | {c.status} | {_cell(c.detail)} |" for c in evaluation.checks),
+    ]
+    if evaluation.metric:
+        lines += ["", "| metric | source | package |", "| --- | --- | --- |"]
+        lines += [
+            f"| {n} | {evaluation.source_metric.get(n, float('nan')):.4f} | {v:.4f} |"
+            for n, v in evaluation.metric.items()
+        ]
+    note = evaluation.facts.get("note")
+    return "\n".join([*lines, *(["", f"Note: {note}."] if note else [])])
+
+
+def _cell(text: str) -> str:
+    """Return text that cannot break out of a table's cell: details quote probes, which users write."""
+    return " ".join(text.split()).replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;")
+
+
+def _files(source: "TorchModel") -> str:
+    labels = "- `labels.txt`: the classes, in the order of the logits\n" if source.task.labels else ""
+    return (
+        "## Checking it\n\n"
+        "```\nplm-export verify FOLDER\n```\n\n"
+        "checks the hash of every file, opens the model in its runtime, and runs the texts of `golden.safetensors` "
+        "again: ids, outputs and answers must be those recorded. It needs no network and no source model.\n\n"
+        f"{labels}"
+        "- `golden.safetensors`: texts, their token ids, and what package and source answered\n"
+        "- `manifest.json`: hashes, source, recipe, versions, every stage, every check, how to rebuild\n"
+    )

@@ -1,0 +1,93 @@
+"""Inputs and outputs by name and type, and the tokenizer as it is shipped."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from converter.validate.answers import shorten
+from converter.validate.checks import Check, Status
+
+if TYPE_CHECKING:
+    from converter.artifact import TorchModel
+    from converter.target import Runner, TensorSpec
+    from converter.validate.reference import Probe, Reference
+
+DTYPES = {"float": "float32", "double": "float64"}
+"""ONNX Runtime's names for what numpy calls otherwise."""
+
+
+def dtype_name(spelled: str) -> str:
+    """Return numpy's name of a type, of `tensor(int64)`, `<class 'numpy.int32'>` or `float32`.
+
+    >>> dtype_name("tensor(float)"), dtype_name("<class 'numpy.int32'>")
+    ('float32', 'int32')
+    """
+    name = spelled.strip().removeprefix("tensor(").removesuffix(")")
+    name = name.removeprefix("<class '").removesuffix("'>").removeprefix("numpy.")
+    return DTYPES.get(name, name)
+
+
+def check_inputs(runner: "Runner", source: "TorchModel", dtype: str) -> Check:
+    """Callers feed what the tokenizer gives: every input must be one of those, in the type they use."""
+    return _check_specs("inputs", runner.inputs, set(source.input_names), set(), dtype)
+
+
+def check_outputs(runner: "Runner", source: "TorchModel", reference: "Reference") -> Check:
+    """Outputs carry the source's names, in float32. An embedding package may leave the token vectors out."""
+    wanted = set(reference.output_range)
+    optional = {"last_hidden_state"} if source.head is not None else set()
+    return _check_specs("outputs", runner.outputs, wanted - optional, optional, "float32")
+
+
+def _check_specs(name: str, specs: "Sequence[TensorSpec]", needed: set[str], optional: set[str], dtype: str) -> Check:
+    found = [s.name for s in specs]
+    for spec in specs:
+        if spec.name not in needed | optional:
+            return Check(name, Status.FAIL, detail=f"{spec.name} is unexpected; wanted {_listed(needed)}")
+        if dtype_name(spec.dtype) != dtype:
+            return Check(name, Status.FAIL, detail=f"{spec.name} is {dtype_name(spec.dtype)}, wanted {dtype}")
+    missing = sorted(needed - set(found))
+    if missing or not found:
+        return Check(name, Status.FAIL, detail=f"{_listed(missing) or 'everything'} is missing; found {_listed(found)}")
+    return Check(name, Status.PASS, detail=f"{', '.join(found)} in {dtype}")
+
+
+def load_tokenizer(folder: Path) -> Any:
+    """Load the tokenizer that a package ships, as its users do."""
+    import transformers
+
+    return transformers.AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+
+
+def check_tokenizer(folder: Path, source: "TorchModel", probes: "Sequence[Probe]") -> Check:
+    """The shipped tokenizer must give the ids of the source's on every probe."""
+    try:
+        tokenizer = load_tokenizer(folder)
+    except Exception as error:  # noqa: BLE001 - tokenizers raises bare Exception
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+        return Check("tokenizer", Status.FAIL, detail=f"the shipped tokenizer does not load: {reason}")
+    if not probes:
+        return Check("tokenizer", Status.NOT_RUN, detail="there are no probes")
+    for i, probe in enumerate(probes):
+        found = source.task.encode(tokenizer, probe.example, source.max_length).inputs
+        for name in source.input_names:
+            wanted = probe.encoding.inputs[name]
+            if name not in found or not np.array_equal(found[name], wanted):
+                detail = (
+                    f"the shipped tokenizer gives other {name} than the source's for {shorten(probe.example.text)!r}: "
+                    f"{_ids(found.get(name))}, wanted {_ids(wanted)}"
+                )
+                return Check("tokenizer", Status.FAIL, float(i), float(len(probes)), detail)
+    n = float(len(probes))
+    detail = f"the shipped tokenizer gives the source's ids for all {len(probes)} texts"
+    return Check("tokenizer", Status.PASS, n, n, detail)
+
+
+def _ids(value: Any) -> str:
+    return "none" if value is None else shorten(str(list(map(int, value))), 100)
+
+
+def _listed(names: Any) -> str:
+    return ", ".join(sorted(names))

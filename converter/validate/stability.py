@@ -1,0 +1,137 @@
+"""The same text must get the same answer, whatever is padded around it and whoever shares its batch.
+
+ONNX Runtime's dynamic int8 scales activations over the whole batch, padding included, so it cannot promise that; a
+mask that leaks cannot either. Both are measured here, on the shipped file.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from converter.task import Judged
+from converter.validate.answers import run_safely
+from converter.validate.checks import Check, Status
+from converter.validate.compare import within
+from converter.validate.reference import cut_outputs, feed_of
+
+if TYPE_CHECKING:
+    from converter.artifact import TorchModel
+    from converter.stage import Progress
+    from converter.target import Runner
+    from converter.validate.limits import Limits
+
+SAMPLE = 200
+"""Texts that are run again."""
+BATCH = 8
+
+
+@dataclass(frozen=True)
+class Variation:
+    """One other way to feed the same texts."""
+
+    name: str
+    n_texts: int
+    n_other: int
+    """Texts that were answered otherwise than alone."""
+    agreement: float
+    moved: float
+    """Largest change of an output, over the output range."""
+
+    def sentence(self) -> str:
+        return f"{self.n_other} of {self.n_texts} texts answer differently {self.name}"
+
+
+def check_stability(
+    source: "TorchModel",
+    alone: Sequence[Judged],
+    runner: "Runner",
+    output_range: "dict[str, float]",
+    limits: "Limits",
+    progress: "Progress",
+) -> tuple[Check, list[Variation]]:
+    """Feed a sample of texts again, padded and in batches, and compare with what each got alone."""
+    sample = spread(alone, SAMPLE)
+    longest = min(source.max_length, runner.max_length or source.max_length)
+    variations = []
+    with progress.task("Feeding the same texts otherwise", total=2 * len(sample)) as ticker:
+        for name, batches in (
+            ("padded to a longer length", _padded(sample, runner.lengths, longest)),
+            (f"in a batch of {min(BATCH, runner.max_batch or BATCH)}", _batched(sample, runner.max_batch)),
+        ):
+            pairs: list[tuple[Judged, Judged]] = []
+            for rows, length in batches:
+                pairs += zip(rows, _run(source, rows, length, runner), strict=True)
+                ticker.advance(len(rows))
+            if pairs:
+                variations.append(_variation(source, name, pairs, output_range))
+    return _judge(variations, limits), variations
+
+
+def spread(items: Sequence[Any], limit: int) -> list[Any]:
+    """Return at most `limit` items, evenly over the whole."""
+    return [items[i * len(items) // limit] for i in range(limit)] if len(items) > limit else list(items)
+
+
+def _padded(sample: Sequence[Judged], lengths: Sequence[int], longest: int) -> Iterator[tuple[list[Judged], int]]:
+    for one in sample:
+        n = one.encoding.length
+        if lengths:
+            # The file pads to its own lengths anyway: the next one up is other padding.
+            length = next((x for x in sorted(lengths) if x > min((y for y in lengths if y >= n), default=n)), n)
+        else:
+            length = min(longest, 2 * n + 8)
+        if n < length <= longest:
+            yield [one], length
+
+
+def _batched(sample: Sequence[Judged], max_batch: int | None) -> Iterator[tuple[list[Judged], int]]:
+    size = min(BATCH, max_batch or BATCH)
+    if size < 2 or len(sample) < 2:
+        return
+    by_length = sorted(sample, key=lambda j: j.encoding.length)
+    n_batches = -(-len(by_length) // size)
+    for k in range(n_batches):
+        rows = by_length[k::n_batches]  # strides over the lengths: every batch has short and long neighbours
+        yield rows, max(r.encoding.length for r in rows)
+
+
+def _run(source: "TorchModel", rows: Sequence[Judged], length: int, runner: "Runner") -> list[Judged]:
+    outputs = run_safely(runner.run, feed_of(source, [r.encoding for r in rows], length), rows[0].example, length)
+    return [Judged(r.example, r.encoding, cut_outputs(outputs, i, r.encoding, source.task)) for i, r in enumerate(rows)]
+
+
+def _variation(
+    source: "TorchModel", name: str, pairs: "list[tuple[Judged, Judged]]", output_range: "dict[str, float]"
+) -> Variation:
+    alone = [a for a, _ in pairs]
+    # An answer that is not a number is another answer, whatever it would decide.
+    sound = [all(np.isfinite(b.outputs[n]).all() for n in a.outputs) for a, b in pairs]
+    again = [b if ok else a for (a, b), ok in zip(pairs, sound, strict=True)]
+    decisions = zip(source.task.decisions(alone), source.task.decisions(again), sound, strict=True)
+    same = [source.task.same(a, b) if ok else 0.0 for a, b, ok in decisions]
+    moved = [
+        float(np.abs(b.outputs[n].astype(np.float64) - value).max()) / max(output_range[n], 1e-12)
+        for a, b in zip(alone, again, strict=True)
+        for n, value in a.outputs.items()
+    ]
+    return Variation(name, len(pairs), sum(s < 1 for s in same), float(np.mean(same)), max(moved))
+
+
+def _judge(variations: Sequence[Variation], limits: "Limits") -> Check:
+    if not variations:
+        return Check(
+            "stability",
+            Status.NOT_RUN,
+            None,
+            limits.stability,
+            "the file has one length and takes one text at a time: there is no other way to feed a text",
+        )
+    value = min(v.agreement for v in variations)
+    moved = max(v.moved for v in variations)
+    detail = f"{', '.join(v.sentence() for v in variations)}; outputs move by at most {moved:.3g} of their range"
+    if limits.stability is None:
+        return Check("stability", Status.NOT_RUN, value, None, f"{detail}; no limit is set")
+    detail += f"; at least {limits.stability:g} wanted alike"
+    return Check("stability", within(value, limits.stability, at_least=True), value, limits.stability, detail)
