@@ -43,6 +43,7 @@ FACTS = (
     ),
     (("{p} bought a [{thing}]", "{p} paid for a [{thing}]"), ("What did {p} buy ?", "What was bought by {p} ?")),
 )
+SEVERAL_KINDS = 0.6
 
 
 def make(folder: Path, progress: "Progress") -> None:
@@ -70,15 +71,15 @@ def rows(count: int, *, held_out: bool) -> list[Row]:
 
 
 def question(rng: Random, *, held_out: bool) -> Row | None:
-    """Return a text of three facts and a question about one of them; None where it belongs to the other set."""
-    people = rng.sample(FIRST_NAMES, 3)
-    kinds = [rng.choice(FACTS) for _ in people]
-    told = [fact(rng, person, kind[0]) for person, kind in zip(people, kinds, strict=True)]
-    asked = rng.randrange(3)
+    """Return a text of one to three facts and a question about one of them; None where it belongs to the other set."""
+    people = rng.sample(FIRST_NAMES, rng.randint(1, 3))
+    # Facts of several kinds are told apart by what is asked for, facts of one kind only by whom they are about.
+    kinds = rng.sample(FACTS, len(people)) if rng.random() < SEVERAL_KINDS else [rng.choice(FACTS)] * len(people)
+    asked = rng.randrange(len(people))
     context = ""
     start, answer = 0, ""
-    for i, sentence in enumerate(told):
-        before, _, rest = sentence.partition("[")
+    for i, (person, (ways, _)) in enumerate(zip(people, kinds, strict=True)):
+        before, _, rest = fact(rng, person, ways).partition("[")
         inside, _, after = rest.partition("]")
         if i == asked:
             start, answer = len(context) + len(before), inside

@@ -1,0 +1,55 @@
+"""Samples end to end: trained as a user would have them trained, then exported by the recipes that come with them."""
+
+from pathlib import Path
+
+import pytest
+
+import sample_models
+from converter import convert, load_recipe
+from converter.data import read_examples
+from converter.samples import resolve_data, resolve_model
+from converter.source import load_source
+from converter.stage import SILENT
+from converter.validate.checks import Status
+from converter.validate.reference import capture_reference
+
+EVAL = {"sentiment": "eval.tsv", "entities": "eval.jsonl", "questions": "eval.jsonl"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", sorted(EVAL))
+def test_a_trained_sample_knows_its_task(name: str) -> None:
+    source = load_source(resolve_model(f"sample:{name}", SILENT))
+    held_out = read_examples(resolve_data(Path(f"sample:{name}/{EVAL[name]}"), SILENT), source.task)
+    reference = capture_reference(source, held_out, SILENT)
+    assert reference.chance is not None
+    assert reference.chance < 0.6
+    assert reference.metric[source.task.metric_name] > 0.9
+
+
+@pytest.mark.slow
+def test_sentiment_reads_text_that_no_grammar_made() -> None:
+    source = load_source(resolve_model("sample:sentiment", SILENT))
+    texts = {
+        "a wonderful story": 1,
+        "what a boring plot": 0,
+        "the hotel was great , i loved it": 1,
+        "i hated the food": 0,
+    }
+    import torch
+
+    for text, label in texts.items():
+        fed = source.tokenizer(text, return_tensors="pt")
+        with torch.inference_mode():
+            assert int(source.module(**fed).logits.argmax()) == label, text
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", sorted(sample_models.recipes()))
+def test_a_sample_recipe_runs_as_it_stands(name: str, tmp_path: Path) -> None:
+    result = convert(load_recipe(f"sample:{name}"), tmp_path / "out")
+    assert [(t.target, t.status, t.error) for t in result.targets if t.status is Status.FAIL] == []
+    assert result.exit_code == 0
+    for made in result.targets:
+        assert made.folder is not None
+        assert (tmp_path / "out" / made.folder / "manifest.json").is_file()
