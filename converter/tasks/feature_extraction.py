@@ -16,8 +16,9 @@ if TYPE_CHECKING:
     import torch
     from numpy.typing import NDArray
 
-NEIGHBOR_ROOM = 0.005
-"""Cosines this close are a tie: either text is as good a neighbour."""
+NEIGHBOR_ROOM = 0.01
+"""Cosines this close are a tie: either text is as good a neighbour. Dynamic int8 of all-MiniLM-L6-v2 changes 4.5 % of
+the nearest neighbours in STS-B, 1.7 % beyond this tie, while its correlation with people does not fall."""
 
 
 @dataclass(frozen=True, eq=False)
