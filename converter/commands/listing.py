@@ -62,8 +62,7 @@ def known(kind: str) -> dict[str, str]:
 
 
 def _task_line(task: "type[Task]") -> str:
-    head = f"heads named …{task.architecture}" if task.architecture else "models without a head"
-    return f"{head}, judged by {task.metric_name}"
+    return f"architectures named …{task.architecture}"
 
 
 @click.command("describe", short_help="Show what a target or method does, and its options.")

@@ -1,15 +1,31 @@
 """`report.html`: one page that needs nothing else, drawn from the table of `report_table`."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from datetime import datetime
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from converter.report import words
+from converter.report import charts, words
+from converter.report.table import worst_error
+
+MARKS = {"PASS": "✓", "FAIL": "✕", "NOT_RUN": "○"}
+SPOKEN = {"PASS": "PASS", "FAIL": "FAIL", "NOT_RUN": "NOT RUN"}
+CHECK_TITLES = {
+    "max_error": "worst error",
+    "mean_error": "mean error",
+    "agreement": "same decisions",
+    "metric": "task metric",
+    "finite": "finite numbers",
+    "stability": "padding and batch",
+    "device": "on its device",
+}
 
 
 def page(table: Mapping[str, Any]) -> str:
     """Return the page. Everything that comes from a model, a text or an error is escaped."""
+    import tomli_w
+
     environment = Environment(
         loader=PackageLoader("converter", "report"),
         autoescape=True,
@@ -17,4 +33,83 @@ def page(table: Mapping[str, Any]) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    return environment.get_template("page.html.j2").render(table=table, words=words)
+    environment.globals |= {"marks": MARKS, "spoken": SPOKEN, "titles": CHECK_TITLES, "words": words}
+    return environment.get_template("page.html.j2").render(
+        table=table,
+        headline=headline(table["targets"]),
+        made=datetime.fromisoformat(table["made"]).strftime("%-d %B %Y, %H:%M UTC"),
+        sizes=charts.bars(_rows(table, "size_bytes", lambda t: t["size_bytes"])),
+        times=charts.bars(_rows(table, "milliseconds", lambda t: _milliseconds(t).get("package"))),
+        targets=[_target(t, table["source"]) for t in table["targets"]],
+        compression=_compression(table),
+        stages=_stages(table),
+        recipe=tomli_w.dumps(table["recipe"]).strip(),
+    )
+
+
+def headline(targets: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """Return the verdict of the whole run as status and sentence."""
+    n = len(targets)
+    failed = [t["target"] for t in targets if t["status"] == "FAIL"]
+    unproven = [t["target"] for t in targets if t["status"] == "NOT_RUN"]
+    if failed:
+        which = "The package" if n == 1 else f"{len(failed)} of {n} packages"
+        return {"status": "FAIL", "text": f"{which} did not come out: {', '.join(failed)}"}
+    if unproven:
+        which = "The package is" if n == 1 else f"{len(unproven)} of {n} packages are"
+        return {"status": "NOT_RUN", "text": f"{which} made, but not proven: {', '.join(unproven)}"}
+    which = "The package answers" if n == 1 else f"All {n} packages answer"
+    return {"status": "PASS", "text": f"{which} like the source, within the limits"}
+
+
+def _milliseconds(target: Mapping[str, Any]) -> Mapping[str, Any]:
+    return target["evaluation"]["milliseconds"] if target["evaluation"] else {}
+
+
+def _rows(table: Mapping[str, Any], key: str, of: Any) -> list[tuple[str, float | None, bool]]:
+    return [("source", table["source"][key], True), *((t["target"], of(t), False) for t in table["targets"])]
+
+
+def _target(target: Mapping[str, Any], source: Mapping[str, Any]) -> dict[str, Any]:
+    evaluation = target["evaluation"]
+    not_run = [c["name"] for c in evaluation["checks"] if c["status"] == "NOT_RUN"] if evaluation else []
+    made = {
+        **target,
+        "smaller": words.times(source["size_bytes"], target["size_bytes"]),
+        "not_run": [CHECK_TITLES.get(name, name) for name in not_run],
+    }
+    if evaluation is None:
+        return made | {"faster": "", "worst_error": None, "histogram": None, "lengths": [], "metrics": []}
+    times = evaluation["milliseconds"]
+    limits = [c["limit"] for c in evaluation["checks"] if c["name"] == "max_error" and c["limit"]]
+    return made | {
+        "faster": words.times(times.get("source"), times.get("package")),
+        "worst_error": worst_error(evaluation),
+        "histogram": charts.histogram(evaluation["errors"], limits[0] if limits else None),
+        "lengths": charts.by_length(times),
+        "metrics": _metrics(evaluation),
+    }
+
+
+def _metrics(evaluation: Mapping[str, Any]) -> list[tuple[str, float | None, float | None]]:
+    return [(name, value, evaluation["source_metric"].get(name)) for name, value in evaluation["metric"].items()]
+
+
+def _compression(table: Mapping[str, Any]) -> list[dict[str, Any]]:
+    return [
+        {**record, "curve": charts.curve(record["facts"].get("loss_curve")), "layers": charts.layers(record["facts"])}
+        for record in table["compress_records"]
+    ]
+
+
+def _stages(table: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
+    """Return every stage once, with what it was run for: targets share the stages that are equal."""
+    found: list[tuple[list[str], Mapping[str, Any]]] = [(["all"], r) for r in table["compress_records"]]
+    for target in table["targets"]:
+        for record in target["records"]:
+            same = next((names for names, known in found if known == record), None)
+            if same is None:
+                found.append(([target["target"]], record))
+            else:
+                same.append(target["target"])
+    return [(", ".join(names), record) for names, record in found]

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from converter.validate.checks import Evaluation
 
 FORMAT = 1
+JSON_FILE = "report.json"
+JUNIT_FILE = "report.junit.xml"
+PAGE_FILE = "report.html"
 
 
 def report_table(result: "Result") -> dict[str, Any]:

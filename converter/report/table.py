@@ -3,9 +3,8 @@
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from converter.report.summary import report_table
-from converter.report.words import NOTHING, milliseconds, number, share, size, times
-from converter.report.write import PAGE_FILE
+from converter.report.summary import PAGE_FILE, report_table
+from converter.report.words import NOTHING, error, milliseconds, number, share, size, times
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -73,7 +72,7 @@ def _row(
         f"{milliseconds(taken)} ({faster})" if faster else milliseconds(taken),
         share(evaluation["agreement"]),
         number(metric) if evaluation["metric"] else NOTHING,
-        number(worst_error(evaluation)),
+        error(worst_error(evaluation)),
         verdict,
     )
 

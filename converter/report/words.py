@@ -62,6 +62,28 @@ def plain_value(value: Any) -> str:
         return NOTHING
     if isinstance(value, float):
         return f"{value:.6g}"
+    if isinstance(value, int) and not isinstance(value, bool):
+        return f"{value:,}"
     if isinstance(value, list):
         return ", ".join(map(str, value)) or NOTHING
     return str(value)
+
+
+def error(value: float | None) -> str:
+    """A share of the output range in percent, two digits that count."""
+    if value is None:
+        return NOTHING
+    percent = 100 * value
+    if 0 < percent < 0.001:
+        return "< 0.001 %"
+    return f"{percent:.2g} %" if percent < 10 else f"{percent:.0f} %"
+
+
+def tick(value: float) -> str:
+    """A decade on the axis of errors."""
+    return f"{100 * value:g} %" if value >= 1e-7 else f"{100 * value:.0e} %"
+
+
+def cosine(value: float | None) -> str:
+    """Six digits: what matters is how far it is from 1."""
+    return NOTHING if value is None else f"{value:.6f}"

@@ -6,14 +6,10 @@ from typing import TYPE_CHECKING
 from converter.jsonfile import write_json
 from converter.report.junit import junit
 from converter.report.page import page
-from converter.report.summary import report_table
+from converter.report.summary import JSON_FILE, JUNIT_FILE, PAGE_FILE, report_table
 
 if TYPE_CHECKING:
     from converter.pipeline import Result
-
-JSON_FILE = "report.json"
-JUNIT_FILE = "report.junit.xml"
-PAGE_FILE = "report.html"
 
 
 def write_reports(result: "Result", folder: Path) -> None:

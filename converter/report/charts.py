@@ -1,0 +1,160 @@
+"""What the page draws, as numbers: where each bar, step and point goes. No markup is written here."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+BINS_A_DECADE = 4
+LEAST_DECADES = 3
+FLOOR = 1e-8
+"""Errors below are float32 rounding; they share the leftmost bin."""
+
+
+@dataclass(frozen=True)
+class Bar:
+    """One row of a bar chart; `share` (0..1) of the longest."""
+
+    label: str
+    value: float | None
+    share: float
+    is_source: bool = False
+
+
+def bars(rows: Sequence[tuple[str, float | None, bool]]) -> list[Bar]:
+    """Scale `(label, value, is_source)` to the largest value. Rows without a value keep their place."""
+    largest = max((value for _, value, _ in rows if value), default=0.0)
+    return [Bar(label, value, (value or 0) / largest if largest else 0.0, source) for label, value, source in rows]
+
+
+@dataclass(frozen=True)
+class Bin:
+    low: float
+    high: float
+    count: int
+    share: float
+    """Of the fullest bin."""
+    over: bool
+    """All of it is above the limit."""
+
+
+@dataclass(frozen=True)
+class Histogram:
+    """Errors on a logarithmic axis. Positions are shares (0..1) of its width."""
+
+    bins: tuple[Bin, ...]
+    ticks: tuple[tuple[float, float], ...]
+    """Position and value of each decade."""
+    limit: float | None
+    limit_at: float | None
+    median: float
+    worst: float
+    n: int
+    n_not_finite: int
+
+
+def histogram(errors: Sequence[float | None], limit: float | None) -> Histogram | None:
+    """Return the distribution of errors; None where there is nothing to draw."""
+    finite = sorted(e for e in errors if e is not None)
+    if not finite:
+        return None
+    top = max(finite[-1], limit or 0.0, FLOOR * 10)
+    last = math.ceil(math.log10(top) - 1e-9)
+    smallest = next((e for e in finite if e > FLOOR), FLOOR)
+    first = min(math.floor(math.log10(smallest)), last - LEAST_DECADES)
+    n_bins = (last - first) * BINS_A_DECADE
+    counts = [0] * n_bins
+    for error in finite:
+        place = (math.log10(max(error, FLOOR)) - first) * BINS_A_DECADE
+        counts[min(max(math.floor(place), 0), n_bins - 1)] += 1
+    edges = [10 ** (first + i / BINS_A_DECADE) for i in range(n_bins + 1)]
+    fullest = max(counts)
+    made = tuple(
+        Bin(edges[i], edges[i + 1], n, n / fullest, limit is not None and edges[i] >= limit * (1 - 1e-9))
+        for i, n in enumerate(counts)
+    )
+    ticks = tuple(((k - first) / (last - first), 10.0**k) for k in range(first, last + 1))
+    at = (math.log10(limit) - first) / (last - first) if limit else None
+    return Histogram(
+        bins=made,
+        ticks=ticks,
+        limit=limit,
+        limit_at=at if at is not None and 0 <= at <= 1 else None,
+        median=finite[len(finite) // 2],
+        worst=finite[-1],
+        n=len(finite),
+        n_not_finite=len(errors) - len(finite),
+    )
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Source and package at texts of up to `tokens` tokens."""
+
+    tokens: int
+    source: float
+    package: float
+    source_share: float
+    package_share: float
+
+
+def by_length(milliseconds: Mapping[str, float | None]) -> list[Pair]:
+    """Return latency by length, from the keys `package_16`, `source_16` and so on."""
+    found = sorted(int(k.removeprefix("package_")) for k in milliseconds if k.startswith("package_"))
+    times = [(n, milliseconds.get(f"source_{n}"), milliseconds.get(f"package_{n}")) for n in found]
+    known = [(n, source, package) for n, source, package in times if source and package]
+    largest = max((max(source, package) for _, source, package in known), default=1.0)
+    return [Pair(n, s, p, s / largest, p / largest) for n, s, p in known]
+
+
+@dataclass(frozen=True)
+class Curve:
+    """A line in a box of 100 × 100, its origin at the top left."""
+
+    points: str
+    first: float
+    last: float
+    low: float
+    high: float
+    steps: int
+
+
+def curve(values: Any) -> Curve | None:
+    """Return the loss over the steps, from `[[step, loss], …]`; None where that is not what `values` holds."""
+    if not isinstance(values, list) or len(values) < 2:
+        return None
+    pairs = [v for v in values if isinstance(v, list) and len(v) == 2 and all(isinstance(x, (int, float)) for x in v)]
+    if len(pairs) < 2:
+        return None
+    steps, losses = [float(p[0]) for p in pairs], [float(p[1]) for p in pairs]
+    low, high, width = min(losses), max(losses), (steps[-1] - steps[0]) or 1.0
+    height = (high - low) or 1.0
+    points = " ".join(
+        f"{100 * (x - steps[0]) / width:.2f},{100 * (high - y) / height:.2f}"
+        for x, y in zip(steps, losses, strict=True)
+    )
+    return Curve(points, losses[0], losses[-1], low, high, int(steps[-1]))
+
+
+@dataclass(frozen=True)
+class Layer:
+    """What pruning has left of one layer."""
+
+    index: int
+    heads: int
+    heads_before: int
+    neurons: int
+    neurons_before: int
+
+
+def layers(facts: Mapping[str, Any]) -> list[Layer]:
+    """Return the layers of a pruning record; empty where a record has none."""
+    keys = ("heads", "heads_before", "neurons", "neurons_before")
+    rows = facts.get("layers")
+    if not isinstance(rows, list):
+        return []
+    return [
+        Layer(int(row.get("layer", i)), *(int(row[k]) for k in keys))
+        for i, row in enumerate(rows)
+        if isinstance(row, Mapping) and all(isinstance(row.get(k), int) for k in keys)
+    ]
