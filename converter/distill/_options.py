@@ -16,7 +16,7 @@ class TrainingOptions:
     warmup: float = option(0.1, "share of the steps in which the learning rate rises", low=0.0, high=1.0)
     weight_decay: float = option(0.01, "AdamW's decay of matrices (biases and norms have none)", low=0.0)
     max_gradient: float = option(1.0, "gradients are scaled down to this norm", low=1e-6)
-    max_length: int = option(128, "longest text in tokens; longer ones are cut", low=4)
+    max_length: int = option(256, "longest text in tokens; longer ones are cut", low=4)
     dropout: bool = option(False, "use the model's own dropout while training")
     checkpoint_seconds: float = option(60.0, "least time between checkpoints (0: after every step)", low=0.0)
 

@@ -262,7 +262,9 @@ class Training:
         for name, parameter in _learned(self.student):
             if name in self.zeros and parameter.grad is not None:
                 parameter.grad.masked_fill_(self.zeros[name], 0.0)
-        self._refuse("gradient", float(accelerator.clip_grad_norm_(self.model.parameters(), options.max_gradient)))
+        gradient = float(accelerator.clip_grad_norm_(self.model.parameters(), options.max_gradient))
+        if accelerator.scaler is None:  # a scaler (fp16 on request) meets infinite gradients itself: it skips the step
+            self._refuse("gradient", gradient)
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(self.step, self.job.n_steps, options.learning_rate, options.warmup)
         self.optimizer.step()

@@ -1,6 +1,7 @@
 """What every distillation promises, on tiny models."""
 
 import contextlib
+import json
 import os
 import socket
 import subprocess
@@ -372,7 +373,7 @@ def test_the_registry_finds_both() -> None:
 
 
 _TWO_PROCESSES = """
-import os, sys
+import json, os, sys
 from pathlib import Path
 from safetensors.torch import save_file
 from converter.distill.soft import SoftLabels
@@ -390,8 +391,9 @@ ctx = Context(
 )
 stage = SoftLabels(epochs=2, batch_size=7, learning_rate=1e-4, hidden_weight=0.0, hard_weight=0.5)
 outcome = stage.run(load_source(str(student)), ctx)
-name = f"{os.environ.get('RANK', '0')}-of-{outcome.facts['n_processes']}.safetensors"
-save_file({k: v.clone() for k, v in outcome.made.module.state_dict().items()}, out / name)
+name = f"{os.environ.get('RANK', '0')}-of-{outcome.facts['n_processes']}"
+save_file({k: v.clone() for k, v in outcome.made.module.state_dict().items()}, out / f"{name}.safetensors")
+(out / f"{name}.json").write_text(json.dumps(outcome.facts["loss_curve"]))
 """
 
 
@@ -427,6 +429,10 @@ def test_two_processes_learn_what_one_does(tiny: Callable[..., Path], tmp_path: 
         load_file(tmp_path / name)
         for name in ("two/0-of-2.safetensors", "two/1-of-2.safetensors", "one/0-of-1.safetensors")
     )
+    # AdamW hardly sees the size of gradients, so equal losses tell more of equal means than equal weights do.
+    curves = [json.loads((tmp_path / f"{n}.json").read_text()) for n in ("two/0-of-2", "two/1-of-2", "one/0-of-1")]
+    assert curves[0] == curves[1]
+    assert [loss for _, loss in curves[0]] == pytest.approx([loss for _, loss in curves[2]], rel=1e-3)
     for name, wanted in alone.items():
         assert torch.equal(first[name], second[name]), name
         torch.testing.assert_close(first[name], wanted, rtol=0, atol=2e-4)
