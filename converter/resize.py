@@ -49,15 +49,19 @@ def resized(model: TorchModel, keep: Sequence[LayerShape]) -> TorchModel:
         StageFailed: a shape is empty, unsorted, or names what is not there.
 
     """
+    return resized_in_place(replace(model, module=copy.deepcopy(model.module)), keep)
+
+
+def resized_in_place(model: TorchModel, keep: Sequence[LayerShape]) -> TorchModel:
+    """Do what `resized` does to the module itself: for a caller that owns it and cuts several times."""
     family, before = family_of(model), shape_map_of(model)
-    module = copy.deepcopy(model.module)
     for index, shape in enumerate(keep):
-        family.resize_layer(module, index, shape)
+        family.resize_layer(model.module, index, shape)
     layers = tuple(
         LayerShape(tuple(was.heads[i] for i in shape.heads), tuple(was.neurons[i] for i in shape.neurons))
         for was, shape in zip(before.layers, keep, strict=True)
     )
-    return replace(model, module=module, shape_map=ShapeMap(layers, before.layers_kept))
+    return replace(model, shape_map=ShapeMap(layers, before.layers_kept))
 
 
 def shallower(model: TorchModel, kept: Sequence[int]) -> TorchModel:

@@ -5,8 +5,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import settings
 
 from tests.tiny import make_tiny, make_tiny_sentence_transformer
+
+# A busy machine is no counterexample.
+settings.register_profile("plm-export", deadline=None)
+settings.load_profile("plm-export")
 
 
 @pytest.fixture(scope="session")

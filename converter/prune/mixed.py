@@ -1,0 +1,60 @@
+"""Structured pruning, then single weights of what is left."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from converter.artifact import TorchModel
+from converter.binding import option
+from converter.errors import RecipeError
+from converter.prune.structured import StructuredPruning
+from converter.prune.threshold import ThresholdPruning
+from converter.stage import Context, Outcome, Stage
+
+
+@dataclass(frozen=True)
+class MixedPruning(Stage[TorchModel, TorchModel]):
+    """Remove heads and neurons (faster everywhere), then zero weights by |w| x input (smaller archives).
+
+    In this order: zeroed weights would blur the importance of the heads that hold them.
+
+    As a recipe: `compress = [{stage = "prune.mixed", heads = 0.25, ffn = 0.25, sparsity = 0.5}]`
+    """
+
+    heads: float = option(0.25, "share of the attention heads to remove", low=0.0, high=0.95)
+    ffn: float = option(0.25, "share of the FFN neurons to remove", low=0.0, high=0.95)
+    sparsity: float = option(0.5, "share of the weights left to set to zero", low=0.01, high=0.99)
+    scope: Literal["global", "layer"] = option(
+        "global", "heads and neurons compete over the whole model, or in each layer alone"
+    )
+    steps: int = option(4, "measure importance anew this many times", low=1, high=64)
+    round_to: int = option(16, "neurons left in a layer are a multiple of this, where its width allows", low=1)
+    texts: int = option(256, "texts to measure on", low=1)
+    max_length: int = option(128, "tokens of each text", low=4)
+    score: Literal["taylor", "fisher"] = option("taylor", "mean absolute (taylor) or mean squared (fisher) effect")
+    loss: Literal["auto", "labels", "answers"] = option(
+        "auto", "labels where every text has one, else the model's own answers"
+    )
+
+    summary = "remove heads and neurons, then set the smallest weights to zero"
+    needs_text = True
+
+    def __post_init__(self) -> None:
+        if self.heads == 0 and self.ffn == 0:
+            raise RecipeError("heads and ffn are both 0: that is prune.threshold", where="prune.mixed")
+
+    def run(self, given: TorchModel, ctx: Context) -> Outcome[TorchModel]:
+        units = StructuredPruning(
+            self.heads,
+            self.ffn,
+            self.scope,
+            self.steps,
+            self.round_to,
+            self.texts,
+            self.max_length,
+            self.score,
+            self.loss,
+        )
+        weights = ThresholdPruning(self.sparsity, scope="row", score="activation", texts=self.texts)
+        shrunk = units.run(given, ctx)
+        zeroed = weights.run(shrunk.made, ctx)
+        return Outcome(zeroed.made, {**shrunk.facts, **zeroed.facts})
