@@ -7,6 +7,7 @@ less than it seems; the comments say who needs what.
 import json
 import shutil
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,13 +30,19 @@ ROUND_TRIP = (
 )
 
 
-def write_model_files(source: TorchModel, folder: Path, extra_config: Mapping[str, Any]) -> None:
+def write_model_files(
+    source: TorchModel, folder: Path, extra_config: Mapping[str, Any], *, max_length: int | None = None
+) -> None:
     """Write all of a package's files but the model itself; `extra_config` is merged into `config.json`.
+
+    `max_length` is what the tokenizer truncates at where the package takes less than the model.
 
     Raises:
         StageFailed: the tokenizer, loaded again from what was written, gives other token ids.
 
     """
+    if max_length is not None:
+        source = replace(source, max_length=min(max_length, source.max_length))
     write_json(folder / "config.json", _config(source) | dict(extra_config))
     _write_tokenizer(source, folder)
     if source.task.labels:

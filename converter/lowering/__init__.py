@@ -1,0 +1,1 @@
+"""PyTorch to TFLite: the module that is traced, the file it becomes, and how the file is run."""

@@ -1,0 +1,155 @@
+"""PyTorch to TFLite float32, held to tight equality with the model it came from."""
+
+import mmap
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from converter.artifact import TorchModel
+from converter.binding import option
+from converter.errors import ResourceLimit, StageFailed
+from converter.examples import Encoding, pad_batch
+from converter.lowering.model import SIGNATURE, TfliteModel, mobile_outputs, signature_lengths
+from converter.lowering.quiet import quiet
+from converter.stage import Context, Outcome, Stage
+
+MAX_ERROR = 1e-4
+"""Over the output range: 3e-6 is what float32 leaves between two orders of summation; room for deep models."""
+TEXTS_A_LENGTH = 2
+
+
+@dataclass(frozen=True)
+class LowerTflite(Stage[TorchModel, TfliteModel]):
+    """Lower with litert-torch, one signature per length.
+
+    Raises (from `run`):
+        UsageError: a length exceeds what the model takes.
+        StageFailed: an operation has no TFLite form (named with its layer), or the file answers otherwise than the
+            model by more than 1e-4 of the output range.
+    """
+
+    seq_len: tuple[int, ...] = option((), "lengths in tokens, one signature each", low=1)
+
+    name = "lowering.lower"
+    summary = "PyTorch to TFLite float32"
+    lossless = True
+
+    def run(self, given: TorchModel, ctx: Context) -> Outcome[TfliteModel]:
+        lengths = signature_lengths(self.seq_len, given.max_length)
+        folder = ctx.work / "tflite"
+        folder.mkdir(exist_ok=True)
+        made = TfliteModel(folder / "model.tflite", given, lengths, mobile_outputs(given))
+        with ctx.progress.task(f"Lowering to TFLite at {', '.join(map(str, lengths))} tokens"):
+            lean = _convert(given, made, lean=True)
+            if _computes_constants(made.path):
+                # The lean way leaves sums of constants in the file where this architecture has them: the usual way
+                # works them out beforehand, in twice the memory.
+                lean = _convert(given, made, lean=False)
+        return Outcome(made, {"lean": lean, **check_equal(made, ctx)})
+
+
+def _convert(given: TorchModel, made: TfliteModel, *, lean: bool) -> bool:
+    """Write the file. `lean`: weights are referred to, not copied, until they are written."""
+    import torch
+
+    with quiet():
+        import litert_torch
+
+    from converter.lowering.graph import MobileGraph
+
+    litert_torch.config.show_progress = False
+
+    graph = MobileGraph(given, made.output_names).eval()
+    converter: Any = litert_torch.Converter()
+    # The longest comes first: it is what a caller gets who asks for no signature, and it takes every text.
+    for length in reversed(made.lengths):
+        sample = {name: torch.ones(1, length, dtype=torch.int32) for name in given.input_names}
+        converter = converter.signature(f"{SIGNATURE}{length}", graph, sample_kwargs=sample)
+    options = {"lightweight_conversion": True, "runtime_constant_folding": False} if lean else {}
+    with quiet():
+        try:
+            converter.convert(**options).export(str(made.path))
+        except MemoryError:
+            raise ResourceLimit("memory ran out while lowering to TFLite", hint="fewer lengths take less") from None
+        except Exception as error:  # torch, jax and MLIR raise what they like
+            raise _failure(error, given) from error
+    return lean
+
+
+def _failure(error: Exception, given: TorchModel) -> StageFailed:
+    """Name the operation and the layer, as far as the libraries tell them."""
+    text = str(error)
+    operation = re.search(r"Lowering not found: (\S+)|failed to legalize operation '([^']+)'", text)
+    layer = re.findall(r"in forward\n\s+(.+)", text)
+    what = (
+        f"{next(filter(None, operation.groups()))} has no TFLite form"
+        if operation
+        else (text.strip().splitlines() or [repr(error)])[0]
+    )
+    return StageFailed(
+        what + (f", at `{layer[-1].strip()}`" if layer else ""),
+        where=f"{type(given.module).__name__}, lowering to TFLite",
+        hint="export it to ONNX instead: --target cpu-int8",
+    )
+
+
+def _computes_constants(path: Path) -> bool:
+    """Return whether some operation of the first signature works on constants alone."""
+    from ai_edge_litert.schema_py_generated import Model
+
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        model = Model.GetRootAs(content, 0)
+        graph = model.Subgraphs(0)
+        made = {int(t) for i in range(graph.OperatorsLength()) for t in graph.Operators(i).OutputsAsNumpy()}
+        given = {int(t) for t in graph.InputsAsNumpy()}
+        return any(
+            all(int(t) not in made | given for t in graph.Operators(i).InputsAsNumpy())
+            for i in range(graph.OperatorsLength())
+        )
+
+
+def check_equal(made: TfliteModel, ctx: Context) -> dict[str, Any]:
+    """Compare the file with PyTorch at every length, filled and padded; returns the facts.
+
+    Raises:
+        StageFailed: some output is further off than `MAX_ERROR` of its range, or not finite; names the length.
+
+    """
+    from converter.validate.reference import torch_run
+
+    source, runner = made.source, made.open()
+    wanted_run = torch_run(source)
+    errors: dict[tuple[str, int], float] = {}
+    low, high = dict.fromkeys(made.output_names, np.inf), dict.fromkeys(made.output_names, -np.inf)
+    with ctx.progress.task("Comparing with PyTorch", total=len(made.lengths)) as ticker:
+        for length in made.lengths:
+            for text in _texts(made, ctx, length):
+                feed = pad_batch([text], source.pad)
+                wanted, found = wanted_run(feed), runner.run(feed)
+                for name in made.output_names:
+                    a, b = wanted[name], found[name]
+                    low[name], high[name] = min(low[name], float(a.min())), max(high[name], float(a.max()))
+                    error = float(np.abs(a - b).max()) if np.isfinite(b).all() else np.inf
+                    errors[name, length] = max(error, errors.get((name, length), 0.0))
+            ticker.advance()
+    relative = {(n, k): e / max(high[n] - low[n], 1e-12) for (n, k), e in errors.items()}
+    name, length = max(relative, key=lambda key: relative[key])
+    if not relative[name, length] <= MAX_ERROR:
+        raise StageFailed(
+            f"the TFLite file differs from PyTorch by {relative[name, length]:.1e} of the range of {name} "
+            f"(at most {MAX_ERROR:.0e}) at {length} tokens",
+            where=source.provenance.id,
+        )
+    return {"max_relative_error": relative[name, length]}
+
+
+def _texts(made: TfliteModel, ctx: Context, length: int) -> list[Encoding]:
+    """Return texts that fill `length` exactly, and texts that must be padded to it."""
+    from converter.lowering.rows import filled_rows
+
+    full = filled_rows(made.source, ctx, length, TEXTS_A_LENGTH)
+    short = max(1, length * 2 // 3)
+    return [*full, *(Encoding({n: ids[:short] for n, ids in row.inputs.items()}) for row in full)]

@@ -1,0 +1,77 @@
+"""A TFLite file: one signature per length, all over the same weights."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from converter.artifact import Artifact, TorchModel
+from converter.errors import StageFailed, UsageError
+
+if TYPE_CHECKING:
+    from converter.lowering.runner import TfliteRunner
+
+DEFAULT_LENGTHS = (16, 32, 64, 128)
+SIGNATURE = "serving_"
+"""A signature is named after its length: `serving_16`."""
+
+
+@dataclass(frozen=True)
+class TfliteModel(Artifact):
+    """A TFLite file on disk: int32 inputs `[1, length]`, float32 outputs, one signature per length."""
+
+    path: Path
+    source: TorchModel
+    """The (compressed) model it was lowered from."""
+    lengths: tuple[int, ...]
+    """Ascending."""
+    output_names: tuple[str, ...]
+    precision: str = "float32"
+
+    @property
+    def size_bytes(self) -> int:
+        return self.path.stat().st_size
+
+    def open(self, threads: int = 1) -> "TfliteRunner":
+        from converter.lowering.runner import TfliteRunner
+
+        return TfliteRunner(self.path, self.source.pad, threads)
+
+    def verify(self) -> None:
+        runner = self.open()
+        if runner.lengths != self.lengths:
+            raise StageFailed(f"the TFLite file has signatures for {runner.lengths}, wanted {self.lengths}")
+        inputs = tuple(spec.name for spec in runner.inputs)
+        if inputs != self.source.input_names:
+            raise StageFailed(f"TFLite inputs are {inputs}, wanted {self.source.input_names}")
+        outputs = {spec.name for spec in runner.outputs}
+        if outputs != set(self.output_names):
+            raise StageFailed(f"TFLite outputs are {sorted(outputs)}, wanted {sorted(self.output_names)}")
+        for specs, wanted in ((runner.inputs, "int32"), (runner.outputs, "float32")):
+            for spec in specs:
+                if spec.dtype != wanted:
+                    raise StageFailed(f"{spec.name} is {spec.dtype} in the TFLite file, wanted {wanted}")
+
+
+def signature_lengths(wanted: tuple[int, ...], longest: int) -> tuple[int, ...]:
+    """Return the lengths to make, ascending: those wanted, or the defaults up to the model's maximum.
+
+    Raises:
+        UsageError: a wanted length exceeds what the model takes.
+
+    """
+    for length in wanted:
+        if length > longest:
+            raise UsageError(
+                f"a length of {length} tokens exceeds the model's {longest}",
+                where="--seq-len",
+                hint=f"the longest that this model takes is {longest}",
+            )
+    if wanted:
+        return tuple(sorted(set(wanted)))
+    fitting = [n for n in DEFAULT_LENGTHS if n <= longest]
+    return tuple(sorted({*fitting, min(longest, DEFAULT_LENGTHS[-1])}))
+
+
+def mobile_outputs(model: TorchModel) -> tuple[str, ...]:
+    """Return what the file gives: the task's outputs, or the embedding alone where the model has a sentence head."""
+    return model.task.model_outputs if model.head is None else ("sentence_embedding",)

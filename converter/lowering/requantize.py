@@ -1,0 +1,78 @@
+"""One run of ai-edge-quantizer over a TFLite file."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from converter.errors import StageFailed
+from converter.lowering.model import TfliteModel
+from converter.lowering.quiet import quiet
+from converter.stage import Context
+
+Rule = Mapping[str, Any]
+"""One entry of an ai-edge-quantizer recipe."""
+
+
+@dataclass(frozen=True)
+class Scheme:
+    """What is done to which operations."""
+
+    weight_bits: int
+    integer: bool
+    """Compute in integers; False: weights are stored small and widened before use."""
+    activation_bits: int | None = None
+    """None: activations stay float in the file."""
+    algorithm: str = "min_max_uniform_quantize"
+    dtype: str = "INT"
+
+    def rules(self, operations: Iterable[str]) -> list[Rule]:
+        weight = {"num_bits": self.weight_bits, "symmetric": True, "granularity": "CHANNELWISE", "dtype": self.dtype}
+        config: dict[str, Any] = {
+            "weight_tensor_config": weight,
+            "compute_precision": "INTEGER" if self.integer else "FLOAT",
+            "explicit_dequantize": not self.integer,
+        }
+        if self.activation_bits is not None:
+            config["activation_tensor_config"] = {
+                "num_bits": self.activation_bits,
+                # LiteRT's int16 kernels are symmetric, its int8 ones are not.
+                "symmetric": self.activation_bits == 16,
+                "granularity": "TENSORWISE",
+                "dtype": "INT",
+            }
+        return [
+            {"regex": ".*", "operation": name, "algorithm_key": self.algorithm, "op_config": config}
+            for name in operations
+        ]
+
+
+def requantize(
+    given: TfliteModel,
+    rules: list[Rule],
+    precision: str,
+    ctx: Context,
+    ranges: Mapping[str, Any] | None = None,
+) -> TfliteModel:
+    """Write the quantized file beside others in the scratch folder.
+
+    Raises:
+        StageFailed: the quantizer refuses the file.
+
+    """
+    with quiet():
+        from ai_edge_quantizer.quantizer import Quantizer
+
+    path = ctx.work / f"tflite-{precision}" / "model.tflite"
+    path.parent.mkdir(exist_ok=True)
+    with ctx.progress.task(f"Quantizing the TFLite file ({precision})"), quiet():
+        try:
+            quantizer = Quantizer(str(given.path), rules)
+            quantizer.quantize(
+                dict(ranges) if ranges is not None else None,
+                serialize_to_path=str(path),
+                enable_progress_bar=False,
+                enable_progress_report=False,
+            )
+        except (ValueError, RuntimeError, NotImplementedError) as error:
+            raise StageFailed(f"ai-edge-quantizer refuses the file ({error})", where=f"{precision} TFLite") from error
+    return replace(given, path=path, precision=precision)

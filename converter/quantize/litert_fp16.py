@@ -1,0 +1,19 @@
+"""Half-precision weights for TFLite: half the size, computed in float32 on CPUs and in half precision on GPUs."""
+
+from dataclasses import dataclass
+
+from converter.lowering.model import TfliteModel
+from converter.lowering.requantize import Scheme, requantize
+from converter.stage import Context, Outcome, Stage
+
+
+@dataclass(frozen=True)
+class LitertFp16(Stage[TfliteModel, TfliteModel]):
+    """Weights of linear layers and embedding tables in fp16."""
+
+    summary = "fp16 weights (LiteRT)"
+
+    def run(self, given: TfliteModel, ctx: Context) -> Outcome[TfliteModel]:
+        operations = ["FULLY_CONNECTED", "EMBEDDING_LOOKUP"]
+        scheme = Scheme(16, integer=False, algorithm="float_casting", dtype="FLOAT")
+        return Outcome(requantize(given, scheme.rules(operations), "fp16", ctx), {"operations": operations})

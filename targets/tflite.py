@@ -1,0 +1,118 @@
+"""`tflite`: one file for LiteRT on phones, int32 ids in, one signature per length over shared weights."""
+
+import importlib.util
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from converter.artifact import Artifact, Bundle, TorchModel
+from converter.binding import bind, option
+from converter.errors import RuntimeMissing
+from converter.examples import PadIds
+from converter.layout import write_model_files
+from converter.lowering.lower import LowerTflite
+from converter.lowering.model import TfliteModel, mobile_outputs, signature_lengths
+from converter.quantize.litert_dynamic import LitertDynamicInt8
+from converter.quantize.litert_fp16 import LitertFp16
+from converter.quantize.litert_static import LitertStaticInt8
+from converter.stage import Context, Stage
+from converter.target import Runner, Target
+from converter.validate.limits import Limits
+
+MODEL_FILE = "model.tflite"
+QUANTIZERS: Mapping[str, type[Stage[TfliteModel, TfliteModel]]] = {
+    "dynamic": LitertDynamicInt8,
+    "static": LitertStaticInt8,
+    "fp16": LitertFp16,
+}
+LIMITS = {
+    # float32: 3e-6 was measured on MiniLM; deeper models sum more.
+    "none": Limits(max_error=1e-4, agreement=1.0, stability=1.0),
+    "fp16": Limits(max_error=0.02, agreement=0.995, stability=1.0),
+    "dynamic": Limits(agreement=0.985, stability=0.99, max_drop=0.01),
+    "static": Limits(agreement=0.97, stability=0.99, max_drop=0.02),
+}
+
+
+@dataclass(frozen=True)
+class Tflite(Target):
+    """TFLite file for LiteRT (Android, iOS, desktop)."""
+
+    seq_len: tuple[int, ...] = option(
+        (), "lengths in tokens, one signature each; none: 16, 32, 64, 128 up to the model's maximum", low=1
+    )
+
+    name = "tflite"
+    summary = "TFLite for LiteRT on phones"
+    extra = "mobile"
+    precisions = ("dynamic", "static", "fp16", "none")
+    input_dtype = "int32"
+
+    def check_runtime(self) -> None:
+        for module in ("litert_torch", "ai_edge_quantizer", "ai_edge_litert"):
+            if importlib.util.find_spec(module) is None:
+                raise RuntimeMissing(
+                    f"the tflite target needs {module.replace('_', '-')}, which is not installed",
+                    hint="pip install 'plm-export[mobile]'",
+                )
+
+    def stages(self, precision: str, options: Mapping[str, Any], model: TorchModel) -> Sequence[Stage[Any, Any]]:
+        lower = LowerTflite(signature_lengths(self.seq_len, model.max_length))
+        if precision == "none":
+            return (lower,)
+        return (lower, bind(QUANTIZERS[precision], options, f"quantize.tflite:{precision}"))
+
+    def emit(self, given: Artifact, source: TorchModel, folder: Path, ctx: Context) -> Bundle:
+        assert isinstance(given, TfliteModel)
+        path = folder / MODEL_FILE
+        # A second name where the disk allows: the float file may serve another precision of this run.
+        try:
+            os.link(given.path, path)
+        except OSError:
+            path.write_bytes(given.path.read_bytes())
+        write_model_files(source, folder, {}, max_length=given.lengths[-1])
+        return Bundle(folder, MODEL_FILE, source)
+
+    def open(self, folder: Path, pad: PadIds, threads: int = 1) -> Runner:
+        from converter.lowering.runner import TfliteRunner
+
+        return TfliteRunner(folder / MODEL_FILE, pad, threads)
+
+    def limits(self, precision: str) -> Limits:
+        return LIMITS[precision]
+
+    def usage(self, source: TorchModel) -> str:
+        lengths = signature_lengths(self.seq_len, source.max_length)
+        outputs = mobile_outputs(source)
+        return USAGE.format(
+            lengths=", ".join(map(str, lengths)), first=lengths[0], longest=lengths[-1], output=outputs[0]
+        )
+
+
+USAGE = """\
+`model.tflite` has one signature per length ({lengths} tokens), `serving_{first}` to `serving_{longest}`, over the same
+weights. Inputs are int32 `[1, length]`. Take the shortest signature that the text fits, and pad to its length: ids with
+the tokenizer's padding id, the mask with 0.
+
+```python
+import numpy as np
+from ai_edge_litert.interpreter import Interpreter
+from transformers import AutoTokenizer
+
+tokenizer = AutoTokenizer.from_pretrained(".")
+interpreter = Interpreter("model.tflite")
+lengths = sorted(int(name.removeprefix("serving_")) for name in interpreter.get_signature_list())
+
+ids = tokenizer("Your text", truncation=True, max_length=lengths[-1])
+length = next(n for n in lengths if n >= len(ids["input_ids"]))
+padded = tokenizer.pad(ids, padding="max_length", max_length=length)
+feed = {{name: np.array([row], dtype=np.int32) for name, row in padded.items()}}
+print(interpreter.get_signature_runner(f"serving_{{length}}")(**feed)["{output}"])
+```
+
+Android (Kotlin, `com.google.ai.edge.litert`) and iOS (Swift, `TensorFlowLiteSwift`) call it the same way:
+`interpreter.runSignature(inputs, outputs, "serving_{longest}")` with inputs by the names above. Called without a
+signature, the file runs `serving_{longest}`. On a phone, the Hugging Face tokenizers library reads `tokenizer.json`.
+"""
