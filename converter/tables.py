@@ -56,7 +56,7 @@ def is_quoted(lines: Lines) -> bool:
     all but numbers). A sentence that merely stands in quotation marks is not: no writer would have quoted it.
     """
     seen: list[str] = []
-    minimal = everywhere = True
+    styles: list[Callable[[list[str]], str]] = [_minimally_quoted, _all_quoted, _text_quoted]
     found = False
     with _large_cells():
         reader = csv.reader(_recorded(lines(), seen), delimiter="\t", strict=True)
@@ -67,9 +67,8 @@ def is_quoted(lines: Lines) -> bool:
                 if '"' not in record:
                     continue
                 found = True
-                minimal = minimal and _minimally_quoted(row) == record
-                everywhere = everywhere and _all_quoted(row) == record
-                if not (minimal or everywhere):
+                styles = [style for style in styles if style(row) == record]
+                if not styles:
                     return False
         except csv.Error:
             return False
@@ -99,8 +98,15 @@ def _minimally_quoted(row: list[str]) -> str:
 
 
 def _all_quoted(row: list[str]) -> str:
-    """Every cell in quotes, but for numbers."""
-    return "\t".join(c if _NUMBER.match(c) else '"' + c.replace('"', '""') + '"' for c in row)
+    return "\t".join(_quote(cell) for cell in row)
+
+
+def _text_quoted(row: list[str]) -> str:
+    return "\t".join(cell if _NUMBER.match(cell) else _quote(cell) for cell in row)
+
+
+def _quote(cell: str) -> str:
+    return '"' + cell.replace('"', '""') + '"'
 
 
 @contextmanager

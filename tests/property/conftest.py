@@ -1,0 +1,6 @@
+"""No deadline: a first call imports scipy or torch, and the machines that run this are slow or shared. No database: no files.
+
+from hypothesis import settings
+
+settings.register_profile("project", deadline=None, database=None)
+settings.load_profile("project")
