@@ -1,7 +1,7 @@
 """`plm-export [MODEL] --target …`: the default command."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -35,7 +35,7 @@ Examples:
 @click.option(
     "--calibration", metavar="FILE", help="Real text to prune, distill and calibrate with (txt, jsonl, csv, tsv)."
 )
-@click.option("--eval", metavar="FILE", help="Labelled text to judge by (txt, jsonl, csv, tsv).")
+@click.option("--eval", "evaluation", metavar="FILE", help="Labelled text to judge by (txt, jsonl, csv, tsv).")
 @click.option("--max-drop", type=float, metavar="X", help="Most that the metric may fall: 0.005 is half a point.")
 @click.option("--limit", multiple=True, metavar="[TARGET.]NAME=X", help="Another limit of the gate: agreement=0.98.")
 @click.option("--seq-len", metavar="N,N,…", help="Lengths of a TFLite file, in tokens: 16,32,64.")
@@ -47,12 +47,56 @@ Examples:
 @json_option
 @quiet_options
 @click.pass_obj
-def export(session: Session, /, **typed: Any) -> int:
+def export(  # click passes one argument a flag
+    session: Session,
+    /,
+    *,
+    model: str | None,
+    target: tuple[str, ...],
+    output: Path | None,
+    recipe: Path | None,
+    prune: tuple[str, ...],
+    distill: tuple[str, ...],
+    quantize: tuple[str, ...],
+    task: str | None,
+    revision: str | None,
+    calibration: str | None,
+    evaluation: str | None,
+    max_drop: float | None,
+    limit: tuple[str, ...],
+    seq_len: str | None,
+    probes: int | None,
+    seed: int | None,
+    force: bool,
+    require_device: bool,
+    dry_run: bool,
+) -> int:
     """Make a package of MODEL for each --target, and prove that it answers like MODEL.
 
     MODEL is a folder, a Hub id, or sample:NAME. Without it, the bundled sample is exported.
     """
-    return run(session, Flags(**typed))
+    flags = Flags(
+        model=model,
+        target=target,
+        output=output,
+        recipe=recipe,
+        prune=prune,
+        distill=distill,
+        quantize=quantize,
+        task=task,
+        revision=revision,
+        calibration=calibration,
+        evaluation=evaluation,
+        max_drop=max_drop,
+        limit=limit,
+        seq_len=seq_len,
+        probes=probes,
+        seed=seed,
+        force=force,
+        require_device=require_device,
+        dry_run=dry_run,
+    )
+    return run(session, flags)
 
 
 def run(session: Session, flags: Flags) -> int:

@@ -26,7 +26,7 @@ class Flags:
     task: str | None = None
     revision: str | None = None
     calibration: str | None = None
-    eval: str | None = None
+    evaluation: str | None = None
     max_drop: float | None = None
     limit: tuple[str, ...] = ()
     seq_len: str | None = None
@@ -47,8 +47,8 @@ def recipe_table(flags: Flags, typed: Sequence[str]) -> dict[str, Any]:
     table: dict[str, Any] = load_recipe_table(flags.recipe) if flags.recipe else {}
     if flags.model is not None:
         table["model"] = _model(flags.model)
-    for key in ("task", "revision", "calibration", "eval", "probes", "seed"):
-        value = getattr(flags, key)
+    plain = ("task", flags.task), ("revision", flags.revision), ("calibration", flags.calibration)
+    for key, value in (*plain, ("eval", flags.evaluation), ("probes", flags.probes), ("seed", flags.seed)):
         if value is not None:
             table[key] = value
     _lay_targets(table, flags.target)
