@@ -1,4 +1,4 @@
-"""No deadline: a first call imports scipy or torch, and the machines that run this are slow or shared. No database: no files.
+"""No deadline: a first call imports scipy or torch, and the machines that run this are slow or shared. No files left."""
 
 from hypothesis import settings
 
