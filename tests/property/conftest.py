@@ -1,4 +1,4 @@
-"""No deadline: a first call imports scipy or torch, and the machines that run this are slow or shared. No files left."""
+"""No deadline: a first call imports scipy or torch, and machines are slow or shared. No database of old failures."""
 
 from hypothesis import settings
 

@@ -1,13 +1,14 @@
 """Scores against golden values that were worked out by hand."""
 
 import math
+from typing import Any
 
 import pytest
 
 from converter import metrics
 
 
-def test_entities_follow_conlleval():
+def test_entities_follow_conlleval() -> None:
     # Golden: the transitions of conlleval, one by one.
     cases = {
         ("B-PER", "I-PER", "O"): [("PER", 0, 2)],
@@ -26,7 +27,7 @@ def test_entities_follow_conlleval():
     assert {tags: metrics.entities(tags) for tags in cases} == cases
 
 
-def test_entity_f1_counts_whole_entities():
+def test_entity_f1_counts_whole_entities() -> None:
     # The example of seqeval's documentation: PER is right, MISC starts one word early.
     gold = [["O", "O", "O", "B-MISC", "I-MISC", "I-MISC", "O"], ["B-PER", "I-PER", "O"]]
     found = [["O", "O", "B-MISC", "I-MISC", "I-MISC", "I-MISC", "O"], ["B-PER", "I-PER", "O"]]
@@ -34,24 +35,24 @@ def test_entity_f1_counts_whole_entities():
     assert metrics.tag_accuracy(gold, found) == pytest.approx(8 / 10)
 
 
-def test_entity_precision_and_recall_differ():
+def test_entity_precision_and_recall_differ() -> None:
     gold = [["B-PER", "O", "B-LOC", "O"]]
     found = [["B-PER", "O", "O", "O"]]
     scores = metrics.entity_scores(gold, found)
     assert scores == {"f1": pytest.approx(2 / 3), "precision": 1.0, "recall": 0.5}
 
 
-def test_entities_do_not_run_over_the_end_of_a_sentence():
+def test_entities_do_not_run_over_the_end_of_a_sentence() -> None:
     split = metrics.entity_scores([["B-PER"], ["I-PER"]], [["B-PER"], ["I-PER"]])
     assert split["f1"] == 1.0
     assert metrics.entities(["B-PER"]) + metrics.entities(["I-PER"]) == [("PER", 0, 1), ("PER", 0, 1)]
 
 
-def test_no_entity_on_either_side_scores_nothing():
+def test_no_entity_on_either_side_scores_nothing() -> None:
     assert metrics.entity_scores([["O", "O"]], [["O", "O"]])["f1"] == 0.0
 
 
-def test_f1_is_of_the_positive_class_with_two_classes_and_the_mean_with_more():
+def test_f1_is_of_the_positive_class_with_two_classes_and_the_mean_with_more() -> None:
     # Class 1: one hit, one false alarm, no miss: P 1/2, R 1.
     assert metrics.f1([0, 0, 1], [0, 1, 1], 2) == pytest.approx(2 / 3)
     # Per class 2/3, 0, 1.
@@ -59,30 +60,30 @@ def test_f1_is_of_the_positive_class_with_two_classes_and_the_mean_with_more():
     assert metrics.f1([1, 1], [0, 0], 2) == 0.0
 
 
-def test_matthews_by_hand():
+def test_matthews_by_hand() -> None:
     # TP 1, TN 1, FP 1, FN 0: (1·1 - 1·0) / sqrt(2·1·2·1) = 1/2.
     assert metrics.matthews([0, 0, 1], [0, 1, 1]) == pytest.approx(0.5)
     assert metrics.matthews([0, 1, 1], [1, 1, 1]) == 0.0
 
 
-def test_micro_f1_counts_labels_over_all_rows():
+def test_micro_f1_counts_labels_over_all_rows() -> None:
     # Right 2, found 3, wanted 3.
     assert metrics.micro_f1([[1, 0, 1], [0, 1, 0]], [[1, 0, 0], [0, 1, 1]]) == pytest.approx(2 / 3)
 
 
-def test_correlations_by_hand():
+def test_correlations_by_hand() -> None:
     assert metrics.spearman([1, 2, 3, 4], [10, 20, 40, 30]) == pytest.approx(0.8)  # 1 - 6·2 / (4·15)
     assert metrics.pearson([1, 2, 3], [2, 4, 6]) == pytest.approx(1.0)
     assert metrics.pearson([1, 2, 3], [3, 2, 1]) == pytest.approx(-1.0)
 
 
 @pytest.mark.parametrize("score", [metrics.spearman, metrics.pearson])
-def test_a_constant_answer_has_no_correlation(score):
+def test_a_constant_answer_has_no_correlation(score: Any) -> None:
     assert score([1, 2, 3], [5, 5, 5]) == 0.0
     assert score([1], [1]) == 0.0
 
 
-def test_answers_are_compared_as_squad_does():
+def test_answers_are_compared_as_squad_does() -> None:
     assert metrics.normalize_answer("The  Green-Line, a tram!") == "greenline tram"
     assert metrics.exact_match([["the Eiffel Tower", "Paris"]], ["Eiffel tower."]) == 1.0
     # Words in common 2 (of 3 found, 2 wanted): P 2/3, R 1.
@@ -91,7 +92,7 @@ def test_answers_are_compared_as_squad_does():
     assert metrics.word_f1("x x y", "x z") == pytest.approx(2 * 1 / 5)
 
 
-def test_no_answer_is_right_only_where_there_is_none():
+def test_no_answer_is_right_only_where_there_is_none() -> None:
     assert metrics.exact_match([[], ["blue"]], ["", ""]) == 0.5
     assert metrics.answer_f1([[], ["blue"]], ["green", "blue"]) == 0.5
 
@@ -111,17 +112,17 @@ def test_no_answer_is_right_only_where_there_is_none():
         lambda a, b: metrics.f1(a, b, 2),
     ],
 )
-def test_nothing_to_score_is_an_error_and_so_is_a_missing_answer(score):
+def test_nothing_to_score_is_an_error_and_so_is_a_missing_answer(score: Any) -> None:
     with pytest.raises(ValueError, match="nothing"):
         score([], [])
     with pytest.raises(ValueError, match="2 gold labels and 1"):
         score([[1], [0]], [[1]])
 
 
-def test_a_sentence_with_missing_tags_is_an_error():
+def test_a_sentence_with_missing_tags_is_an_error() -> None:
     with pytest.raises(ValueError, match="2 tags has 1"):
         metrics.entity_scores([["O", "O"]], [["O"]])
 
 
-def test_scores_are_finite():
+def test_scores_are_finite() -> None:
     assert all(math.isfinite(v) for v in metrics.entity_scores([["O"]], [["B-X"]]).values())
