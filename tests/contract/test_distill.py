@@ -19,8 +19,10 @@ from converter.distill._layers import Tapped
 from converter.distill._text import encode_texts, feed_batch
 from converter.distill.hard import HardLabels
 from converter.distill.soft import SoftLabels
-from converter.errors import DataError, StageFailed, UsageError
+from converter.errors import DataError, RecipeError, StageFailed, UsageError
 from converter.examples import Answer, Example
+from converter.prune.layers import LayerDropping
+from converter.recipe import bind_recipe
 from converter.registry import stage_class
 from converter.shape import LayerShape, ShapeMap
 from converter.source import load_source
@@ -370,6 +372,26 @@ def test_the_registry_finds_both() -> None:
     assert stage_class("distill.hard") is HardLabels
     assert SoftLabels.needs_text
     assert HardLabels.needs_text
+
+
+def test_a_recipe_names_them_with_their_options() -> None:
+    recipe = bind_recipe(
+        {"compress": [{"stage": "distill.soft", "steps": 2, "hidden-weight": 0.5}, {"stage": "distill.hard"}]}
+    )
+    assert recipe.compress == (SoftLabels(steps=2, hidden_weight=0.5), HardLabels())
+    with pytest.raises(RecipeError, match="unknown option") as caught:
+        bind_recipe({"compress": [{"stage": "distill.soft", "temprature": 2}]})
+    assert "temperature" in caught.value.hint
+    with pytest.raises(RecipeError, match="at least"):
+        bind_recipe({"compress": [{"stage": "distill.soft", "batch_size": 0}]})
+
+
+def test_a_layer_dropped_copy_learns_what_the_dropped_layers_did(source: TorchModel, ctx: Context) -> None:
+    shallow, _ = run_stage(LayerDropping(keep=2), source, ctx)
+    made, record = run_stage(SoftLabels(epochs=12, **QUICK), shallow, ctx)
+    assert made.shape_map == shallow.shape_map
+    assert distance(made, source) < 0.5 * distance(shallow, source)
+    assert not record.facts["student_is_teacher"]
 
 
 _TWO_PROCESSES = """
