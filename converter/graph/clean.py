@@ -1,0 +1,58 @@
+"""What an exporter leaves in a file that no client needs: stack traces, local paths, unused and doubled weights."""
+
+import hashlib
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+AXES = ("batch", "length")
+
+
+def clean_graph(model: "ir.Model") -> None:
+    """Remove doc strings, metadata and dead nodes; keep one copy of equal weights; name the dynamic axes."""
+    from onnx_ir.passes import common
+
+    common.ClearMetadataAndDocStringPass()(model)
+    common.RemoveUnusedNodesPass()(model)
+    share_equal_weights(model.graph)
+    for value in (*model.graph.inputs, *model.graph.outputs, *model.graph.initializers.values()):
+        value.metadata_props.clear()
+    for value in (*model.graph.inputs, *model.graph.outputs):
+        _name_axes(value)
+    model.metadata_props.clear()
+    model.graph.name = "encoder"
+    model.producer_name, model.producer_version = "plm-export", None
+
+
+def share_equal_weights(graph: "ir.Graph") -> int:
+    """Keep one copy of weights equal in type, shape and bytes; returns how many were dropped.
+
+    ALBERT's layers are one layer, but folding transposes and merging projections make a copy for every use.
+    """
+    import onnx_ir as ir
+
+    kept: dict[tuple[object, ...], ir.Value] = {}
+    dropped = 0
+    for name, value in list(graph.initializers.items()):
+        if value.const_value is None or value.is_graph_output():
+            continue
+        array = value.const_value.numpy()
+        # `ascontiguousarray` makes a vector of a scalar: the shape is taken before it.
+        digest = hashlib.sha256(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data).digest()
+        first = kept.setdefault((array.dtype.str, array.shape, digest), value)
+        if first is not value:
+            ir.convenience.replace_all_uses_with(value, first)
+            del graph.initializers[name]
+            dropped += 1
+    return dropped
+
+
+def _name_axes(value: "ir.Value") -> None:
+    import onnx_ir as ir
+
+    assert value.shape is not None
+    rest = [d if isinstance(d, int) else AXES[1] for d in value.shape.dims[1:]]
+    value.shape = ir.Shape([AXES[0], *rest])

@@ -1,0 +1,93 @@
+"""Every family and every task goes to ONNX and answers like PyTorch, at any batch and length."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+
+from converter.artifact import OnnxModel, TorchModel
+from converter.examples import Example
+from converter.export import ExportOnnx
+from converter.onnx_runner import OnnxRunner
+from converter.source import load_source
+from converter.stage import Context, run_stage
+from converter.validate.reference import torch_run
+from tests.tiny import FAMILIES, SENTENCES, TASKS
+
+CASES = [(family, "text-classification") for family in FAMILIES] + [("bert", task) for task in TASKS[1:]]
+
+
+def export(source: TorchModel, work: Path) -> tuple[OnnxModel, dict[str, Any]]:
+    examples = tuple(Example(s, pair="Where is it?") for s in SENTENCES[:8])
+    made, record = run_stage(ExportOnnx(), source, Context(work=work, calibration=examples))
+    return made, record.facts
+
+
+@pytest.mark.parametrize(("family", "task"), CASES)
+def test_the_file_answers_like_the_model_at_any_batch_and_length(
+    family: str, task: str, tiny: Callable[..., Path], tmp_path: Path
+) -> None:
+    source = load_source(str(tiny(family, task, layers=2)))
+    made, facts = export(source, tmp_path)
+    assert facts["max_relative_error"] <= 1e-4
+    assert f"1x{source.max_length}" in facts["shapes"]
+    runner, wanted_run = OnnxRunner(made.path), torch_run(source)
+    rng = np.random.default_rng(0)
+    for batch, length in ((1, 1), (3, 2), (5, 17), (1, source.max_length)):
+        feed = {name: np.zeros((batch, length), dtype=np.int64) for name in source.input_names}
+        feed["input_ids"] += rng.integers(5, 40, (batch, length))
+        feed["attention_mask"] += 1
+        wanted, found = wanted_run(feed), runner.run(feed)
+        assert set(found) == set(wanted)
+        for name, value in wanted.items():
+            assert found[name].dtype == np.float32
+            np.testing.assert_allclose(found[name], value, atol=1e-4 * float(np.ptp(value) + 1))
+
+
+def test_a_sentence_model_gives_both_hidden_states_and_the_embedding(
+    tiny_sentence_transformer: Path, tmp_path: Path
+) -> None:
+    source = load_source(str(tiny_sentence_transformer))
+    made, _ = export(source, tmp_path)
+    assert made.output_names == ("last_hidden_state", "sentence_embedding")
+    shapes = [[d.dim_param or d.dim_value for d in o.type.tensor_type.shape.dim] for o in _graph(made).output]
+    assert shapes == [["batch", "length", 32], ["batch", 32]]
+
+
+def test_shared_layers_stay_shared_in_the_file(tiny: Callable[..., Path], tmp_path: Path) -> None:
+    source = load_source(str(tiny("albert", layers=3)))
+    made, _ = export(source, tmp_path)
+    weights = sum(np.prod(i.dims) * 4 for i in _graph(made).initializer if i.data_type == onnx.TensorProto.FLOAT)
+    assert weights < source.size_bytes * 1.05
+
+
+def test_the_file_tells_nothing_of_the_machine_it_was_made_on(tiny: Callable[..., Path], tmp_path: Path) -> None:
+    source = load_source(str(tiny("distilbert", layers=1)))
+    made, _ = export(source, tmp_path)
+    raw = made.path.read_bytes()
+    for leak in (b"stack_trace", b".py", str(Path.cwd()).encode(), b"site-packages", b"transformers"):
+        assert leak not in raw
+    assert not any(n.doc_string or n.metadata_props for n in _graph(made).node)
+
+
+def test_the_same_model_gives_the_same_bytes(tiny: Callable[..., Path], tmp_path: Path) -> None:
+    files = []
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        made, _ = export(load_source(str(tiny("bert", layers=1))), tmp_path / name)
+        files.append(made.path.read_bytes())
+    assert files[0] == files[1]
+
+
+def test_exporting_leaves_the_source_as_it_was(tiny: Callable[..., Path], tmp_path: Path) -> None:
+    source = load_source(str(tiny("bert", layers=1)))
+    before = source.config._attn_implementation
+    export(source, tmp_path)
+    assert source.config._attn_implementation == before
+
+
+def _graph(made: OnnxModel) -> Any:
+    return onnx.load(str(made.path)).graph
