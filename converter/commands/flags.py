@@ -47,10 +47,15 @@ def recipe_table(flags: Flags, typed: Sequence[str]) -> dict[str, Any]:
     table: dict[str, Any] = load_recipe_table(flags.recipe) if flags.recipe else {}
     if flags.model is not None:
         table["model"] = _model(flags.model)
-    plain = ("task", flags.task), ("revision", flags.revision), ("calibration", flags.calibration)
-    for key, value in (*plain, ("eval", flags.evaluation), ("probes", flags.probes), ("seed", flags.seed)):
-        if value is not None:
-            table[key] = value
+    plain = {
+        "task": flags.task,
+        "revision": flags.revision,
+        "calibration": flags.calibration,
+        "eval": flags.evaluation,
+        "probes": flags.probes,
+        "seed": flags.seed,
+    }
+    table |= {key: value for key, value in plain.items() if value is not None}
     _lay_targets(table, flags.target)
     _lay_quantize(table, flags.quantize)
     _lay_lengths(table, flags.seq_len)

@@ -112,7 +112,8 @@ def _class_of(name: str) -> tuple[str, Any]:
         return matches[0], registry.stage_class(matches[0])
     if matches:
         raise UsageError(f"{name!r} names several methods", hint=f"say which: {', '.join(matches)}")
-    choices = (*registry.target_names(), *registry.stage_names(), "limits")
+    stages = registry.stage_names()
+    choices = (*registry.target_names(), *stages, *(s.partition(".")[2] for s in stages), "limits")
     raise UsageError(f"there is nothing called {name!r}", hint=nearest(plain, choices))
 
 

@@ -60,7 +60,7 @@ def histogram(errors: Sequence[float | None], limit: float | None) -> Histogram 
         return None
     top = max(finite[-1], limit or 0.0, FLOOR * 10)
     last = math.ceil(math.log10(top) - 1e-9)
-    smallest = next((e for e in finite if e > FLOOR), FLOOR)
+    smallest = max(min(next((e for e in finite if e > FLOOR), FLOOR), limit or math.inf), FLOOR)
     first = min(math.floor(math.log10(smallest)), last - LEAST_DECADES)
     n_bins = (last - first) * BINS_A_DECADE
     counts = [0] * n_bins

@@ -84,7 +84,7 @@ def plain(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {str(k): plain(v) for k, v in value.items()}
     if isinstance(value, str):
-        return str(value)
+        return value.encode("utf-8", "replace").decode("utf-8")  # half a surrogate pair cannot be written
     if isinstance(value, (Sequence, set, frozenset)):
         return [plain(v) for v in value]
     if isinstance(value, bool) or value is None or isinstance(value, int):

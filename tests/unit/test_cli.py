@@ -1,0 +1,239 @@
+"""The command line as a table: what is typed, the exit code, what is said."""
+
+import errno
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import converter.api
+from converter import cli, errors
+from converter.terminal import Terminal
+
+ROOT = Path(__file__).parents[2]
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def plm_export(capfd: pytest.CaptureFixture[str]) -> Run:
+    """Return a function that runs a command line in this process: exit code, stdout, stderr."""
+
+    def run(*argv: str) -> tuple[int, str, str]:
+        code = cli.run(argv)
+        said = capfd.readouterr()
+        return code, said.out, said.err
+
+    return run
+
+
+@pytest.fixture
+def fails(monkeypatch: pytest.MonkeyPatch) -> Callable[[BaseException], None]:
+    """Return a function that makes the export end with an error."""
+
+    def install(error: BaseException) -> None:
+        def convert(*_given: Any, **_options: Any) -> None:
+            raise error
+
+        monkeypatch.setattr(converter.api, "convert", convert)
+
+    return install
+
+
+@pytest.mark.parametrize(
+    ("argv", "code", "said"),
+    [
+        (["m", "--target", "cpu-in8"], 2, "did you mean 'cpu-int8'"),
+        (["m", "--target", "cpu_in8"], 2, "did you mean 'cpu-int8'"),
+        (["m", "--tragte", "tflite"], 2, "--target"),
+        (["m", "--target"], 2, "requires an argument"),
+        (["m", "n"], 2, "unexpected extra argument"),
+        (["verfy"], 2, "did you mean `plm-export verify`"),
+        (["m", "--max_drop", "much"], 2, "not a valid float"),
+        (["m", "--probes", "0"], 2, "at least 1"),
+        (["m", "--seed", "-1"], 2, "at least 0"),
+        (["m", "--limit", "agreement"], 2, "not NAME=VALUE"),
+        (["m", "--limit", "agrement=0.9"], 2, "did you mean 'agreement'"),
+        (["m", "--limit", "agreement=1.5"], 2, "between 0.0 and 1.0"),
+        (["m", "--limit", "agreement=most"], 2, "wanted a number"),
+        (["m", "--quantize", "dinamic"], 2, "did you mean 'dynamic'"),
+        (["m", "--quantize", "tflite=int8"], 2, "'tflite' is not among this run's targets"),
+        (["m", "--seq_len", "16"], 2, "no target of this run has fixed lengths"),
+        (["m", "--distill", "sofd"], 2, "did you mean 'soft'"),
+        (["m", "--distill", "soft:tempratur=2"], 2, "did you mean 'temperature'"),
+        (["m", "--distill", "soft:temperature"], 2, "not key=value"),
+        (["m", "--recipe", "nowhere.toml"], 2, "no such recipe"),
+        (["./nowhere", "--target", "cpu-int8"], 4, "nowhere"),
+        (["verify"], 2, "Missing argument"),
+        (["verify", "nowhere"], 6, "there is no such folder"),
+        (["inspect", "nowhere"], 6, "there is no such folder"),
+        (["diff", "nowhere", "either"], 6, "not a sealed package"),
+        (["bench", "nowhere"], 6, "there is no such folder"),
+        (["bench", ".", "--threads", "0"], 2, "whole numbers above 0"),
+        (["list", "target"], 2, "did you mean 'targets'"),
+        (["describe", "dinamic"], 2, "did you mean"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else None,
+)
+def test_wrong_input_ends_with_its_code_and_the_nearest_that_exists(
+    argv: list[str], code: int, said: str, plm_export: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    found, out, err = plm_export(*argv)
+    assert (found, out) == (code, "")
+    assert said in err
+    assert "Traceback" not in err
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("error", errors.ExportError.__subclasses__() + errors.UsageError.__subclasses__())
+def test_every_deliberate_error_has_its_code_one_line_and_its_hint(
+    error: type[errors.ExportError], plm_export: Run, fails: Callable[[BaseException], None]
+) -> None:
+    fails(error("it broke\nin two lines", where="here", hint="mend it"))
+    code, out, err = plm_export("m", "--target", "cpu-int8")
+    assert code == error.exit_code
+    assert 2 <= code <= 7
+    assert err.splitlines()[-2:] == ["error: here: it broke in two lines", "hint: mend it"]
+    assert out == ""
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "said"),
+    [
+        (MemoryError(), 7, "memory ran out"),
+        (OSError(errno.ENOMEM, "no"), 7, "memory ran out"),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried"), 7, "memory ran out"),
+        (OSError(errno.ENOSPC, "full"), 7, "the disk is full"),
+        (OSError(errno.EDQUOT, "full"), 7, "the disk is full"),
+        (PermissionError(errno.EACCES, "no", "/root/x"), 2, "/root/x: Permission denied"),
+        (KeyboardInterrupt(), 130, "interrupted; nothing was left behind"),
+        (ZeroDivisionError("division by zero"), 1, "internal error (bug): ZeroDivisionError: division by zero"),
+        (RuntimeError("something else"), 1, "internal error (bug)"),
+    ],
+)
+def test_every_other_end_is_a_line_and_a_code(
+    error: BaseException, code: int, said: str, plm_export: Run, fails: Callable[[BaseException], None]
+) -> None:
+    fails(error)
+    found, _, err = plm_export("m", "--target", "cpu-int8")
+    assert found == code
+    assert said in err
+    assert "Traceback" not in err
+
+
+def test_a_bug_shows_where_only_when_asked(plm_export: Run, fails: Callable[[BaseException], None]) -> None:
+    fails(ZeroDivisionError("oops"))
+    assert "run again with -v" in plm_export("m")[2]
+    assert "Traceback" in plm_export("m", "-v")[2]
+
+
+def test_with_json_an_error_is_one_document(plm_export: Run, fails: Callable[[BaseException], None]) -> None:
+    fails(errors.SourceError("no weights", hint="look"))
+    code, out, _ = plm_export("m", "--json")
+    assert json.loads(out) == {"error": {"message": "no weights", "hint": "look"}, "exit_code": 4}
+    assert code == 4
+
+
+def test_checkpoints_that_are_kept_are_named(
+    plm_export: Run, fails: Callable[[BaseException], None], tmp_path: Path
+) -> None:
+    kept = tmp_path / ".out.resume"
+    kept.mkdir()
+    fails(KeyboardInterrupt())
+    assert f"checkpoints kept for resume in {kept}" in plm_export("m", "-o", str(tmp_path / "out"))[2]
+
+
+def test_help_needs_no_heavy_import() -> None:
+    code = (
+        "import sys; from converter import cli; cli.run(['--help']); cli.run(['export', '--help']);"
+        "heavy = {'torch', 'numpy', 'transformers', 'onnx', 'onnxruntime', 'tensorflow', 'litert_torch', 'rich'};"
+        "sys.exit(str(sorted(heavy & set(sys.modules))) if heavy & set(sys.modules) else 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "--target" in done.stdout
+
+
+def test_no_arguments_show_the_help(plm_export: Run) -> None:
+    code, out, _ = plm_export()
+    assert code == 0
+    assert out.startswith("Usage: plm-export")
+
+
+def test_a_reader_that_goes_away_is_no_error() -> None:
+    with subprocess.Popen(
+        [sys.executable, "-m", "converter.cli", "list"],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    ) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        assert process.stderr.read() == b""
+    assert process.returncode == 0
+
+
+def test_a_dry_run_prints_the_recipe_and_makes_nothing(plm_export: Run, tmp_path: Path) -> None:
+    import tomllib
+
+    code, out, _ = plm_export(
+        "org/model", "--target", "cpu_int8", "--seed", "7", "--dry-run", "-o", str(tmp_path / "out")
+    )
+    assert code == 0
+    assert tomllib.loads(out)["seed"] == 7
+    assert tomllib.loads(out)["targets"] == ["cpu-int8"]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_list_and_describe_name_every_target_and_method(plm_export: Run) -> None:
+    from converter.registry import stage_names, target_names
+
+    listed = json.loads(plm_export("list", "--json")[1])
+    assert set(listed["targets"]) == set(target_names())
+    named = {name for kind in ("prune", "distill", "quantize") for name in listed[kind]}
+    assert named == set(stage_names())
+    for name in (*target_names(), *stage_names(), "limits"):
+        found = json.loads(plm_export("describe", name, "--json")[1])
+        assert found["name"] == name
+        assert all(option["help"] for option in found["options"]), name
+    assert "agreement" in plm_export("describe", "limits")[1]
+
+
+def test_what_libraries_print_reaches_neither_stream(capfd: pytest.CaptureFixture[str]) -> None:
+    terminal = Terminal()
+    with terminal.hushed():
+        os.write(1, b"noise from C++\n")
+        os.write(2, b"more noise\n")
+        terminal.result("the result")
+        terminal.say("a word")
+    said = capfd.readouterr()
+    assert (said.out, said.err) == ("the result\n", "a word\n")
+    assert "noise from C++\nmore noise\n" in terminal.replay()
+
+
+def test_verbose_shows_the_noise_but_keeps_results_apart(capfd: pytest.CaptureFixture[str]) -> None:
+    terminal = Terminal()
+    terminal.verbose = True
+    with terminal.hushed():
+        os.write(1, b"noise\n")
+        terminal.result("the result")
+    said = capfd.readouterr()
+    assert said.out == "the result\n"
+    assert "noise" in said.err
+
+
+def test_quiet_says_nothing_but_errors(capfd: pytest.CaptureFixture[str]) -> None:
+    terminal = Terminal()
+    terminal.quiet = True
+    with terminal.hushed():
+        terminal.say("a word")
+        terminal.error("broken", "mend it")
+        with terminal.progress().task("Working", 3) as ticker:
+            ticker.advance()
+    assert capfd.readouterr().err == "error: broken\nhint: mend it\n"
