@@ -61,7 +61,8 @@ def histogram(errors: Sequence[float | None], limit: float | None) -> Histogram 
     top = max(finite[-1], limit or 0.0, FLOOR * 10)
     last = math.ceil(math.log10(top) - 1e-9)
     smallest = max(min(next((e for e in finite if e > FLOOR), FLOOR), limit or math.inf), FLOOR)
-    first = min(math.floor(math.log10(smallest)), last - LEAST_DECADES)
+    # Strictly below the limit, so that the leftmost bin, which holds the zeros, is never one over it.
+    first = min(math.floor(math.log10(smallest) - 0.01), last - LEAST_DECADES)
     n_bins = (last - first) * BINS_A_DECADE
     counts = [0] * n_bins
     for error in finite:
@@ -74,12 +75,12 @@ def histogram(errors: Sequence[float | None], limit: float | None) -> Histogram 
         for i, n in enumerate(counts)
     )
     ticks = tuple(((k - first) / (last - first), 10.0**k) for k in range(first, last + 1))
-    at = (math.log10(limit) - first) / (last - first) if limit else None
+    at = min(max((math.log10(limit) - first) / (last - first), 0.0), 1.0) if limit else None
     return Histogram(
         bins=made,
         ticks=ticks,
         limit=limit,
-        limit_at=at if at is not None and 0 <= at <= 1 else None,
+        limit_at=at,
         median=finite[len(finite) // 2],
         worst=finite[-1],
         n=len(finite),
