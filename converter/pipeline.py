@@ -112,7 +112,7 @@ def _missing_runtimes(recipe: "Recipe") -> dict[str, ExportError]:
 
 def _context(recipe: "Recipe", source: TorchModel, output: Output, progress: Progress) -> Context:
     from converter.data import read_examples
-    from converter.probes import builtin_examples, choose_probes
+    from converter.probes import builtin_examples, calibration_texts, choose_probes
     from converter.samples import resolve_data
 
     evaluation, calibration = (
@@ -126,7 +126,8 @@ def _context(recipe: "Recipe", source: TorchModel, output: Output, progress: Pro
     return Context(
         work=output.work,
         seed=recipe.seed,
-        calibration=calibration or builtin,  # never the evaluation text: that would tune on the test
+        # Never the evaluation text: that would tune on the test.
+        calibration=calibration_texts(calibration, builtin, len(calibration) + len(builtin)),
         calibration_is_builtin=not calibration,
         teacher=source,
         reference=reference,
