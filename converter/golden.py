@@ -10,7 +10,7 @@ import numpy as np
 
 from converter.errors import PackageDamaged
 from converter.examples import Encoding, Example, PadIds, pad_batch
-from converter.package import GOLDEN, json_values
+from converter.package import GOLDEN
 from converter.task import Judged, Task
 from converter.validate.answers import run_safely, shorten
 from converter.validate.reference import Probe, cut_outputs, encode_probes, run_probe, torch_run
@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from converter.validate.reference import Reference
 
 N_TEXTS = 16
-MAX_VALUES = 16384
-"""Of an output with more numbers every k-th is kept, so that token vectors do not outweigh the model."""
+MAX_VALUES = 2_000_000
+"""Numbers of all outputs together (8 MB in float32): token vectors must not outweigh the model."""
 TOLERANCES = {"none": 1e-4, "float32": 1e-4, "fp32": 1e-4, "fp16": 1e-2, "float16": 1e-2}
 OTHER_TOLERANCE = 0.05
 """int8 kernels round and saturate differently from CPU to CPU; on the machine that sealed it, the change is 0."""
@@ -34,15 +34,12 @@ RANGE_FLOOR = 1e-6
 
 @dataclass(frozen=True)
 class Golden:
-    """What `golden.safetensors` holds. Arrays by text; outputs are thinned by `thin`."""
+    """What `golden.safetensors` holds. Arrays by text, outputs as the task compares them."""
 
     examples: tuple[Example, ...]
     ids: tuple[dict[str, "NDArray[np.int64]"], ...]
     package: tuple[dict[str, "NDArray[np.float32]"], ...]
     source: tuple[dict[str, "NDArray[np.float32]"], ...]
-    package_decisions: tuple[Any, ...]
-    """JSON values."""
-    source_decisions: tuple[Any, ...]
     output_range: dict[str, float]
     """Of the source over all probes."""
 
@@ -52,17 +49,11 @@ def replay_tolerance(precision: str) -> float:
     return TOLERANCES.get(precision, OTHER_TOLERANCE)
 
 
-def thin(value: "NDArray[np.float32]") -> "NDArray[np.float32]":
-    """Return at most `MAX_VALUES` numbers, evenly over the flattened array."""
-    flat = np.ascontiguousarray(value, dtype=np.float32).ravel()
-    return flat[:: -(-flat.size // MAX_VALUES) or 1].copy()
-
-
 def record_golden(source: "TorchModel", reference: "Reference", runner: "Runner") -> Golden:
     """Run package and source on a varied choice of the probes."""
     limit = min(source.max_length, runner.max_length or source.max_length)
     model = replace(source, max_length=limit)
-    probes = encode_probes(model, [p.example for p in choose(reference)])
+    probes = encode_probes(model, [p.example for p in choose(reference, source.task)])
     mine = [run_probe(model, p, runner.run) for p in probes]
     ask_source = torch_run(source)
     theirs = [run_probe(model, p, ask_source) for p in probes]
@@ -70,23 +61,27 @@ def record_golden(source: "TorchModel", reference: "Reference", runner: "Runner"
     return Golden(
         examples=tuple(replace(p.example, label=None, where="") for p in probes),
         ids=tuple({n: p.encoding.inputs[n] for n in source.input_names} for p in probes),
-        package=tuple({n: thin(j.outputs[n]) for n in names} for j in mine),
-        source=tuple({n: thin(j.outputs[n]) for n in names} for j in theirs),
-        package_decisions=tuple(json_values(source.task.decisions(mine))),
-        source_decisions=tuple(json_values(source.task.decisions(theirs))),
+        package=tuple({n: j.outputs[n] for n in names} for j in mine),
+        source=tuple({n: j.outputs[n] for n in names} for j in theirs),
         output_range=dict(reference.output_range),
     )
 
 
-def choose(reference: "Reference") -> list[Probe]:
+def choose(reference: "Reference", task: Task) -> list[Probe]:
     """Return at most `N_TEXTS` probes: short to long, and of two answers at least where the source gives two."""
     order = sorted(range(len(reference.judged)), key=lambda i: reference.judged[i].encoding.length)
     chosen = spread(order, N_TEXTS)
-    if len({repr(reference.decisions[i]) for i in chosen}) == 1:
-        first = repr(reference.decisions[chosen[0]])
-        other = next((i for i in order if repr(reference.decisions[i]) != first), None)
+    while len(chosen) > 2 and sum(_n_values(reference.judged[i]) for i in chosen) > MAX_VALUES:
+        chosen.remove(max(chosen, key=lambda i: _n_values(reference.judged[i])))
+    if len(chosen) > 1 and task.distinct([reference.decisions[i] for i in chosen]) == 1:
+        first = reference.decisions[chosen[0]]
+        other = next((i for i in order if task.same(first, reference.decisions[i]) < 1), None)
         chosen = chosen if other is None else [*chosen[:-1], other]
     return [Probe(reference.judged[i].example, reference.judged[i].encoding) for i in chosen]
+
+
+def _n_values(judged: Judged) -> int:
+    return sum(v.size for v in judged.outputs.values())
 
 
 def write_golden(golden: Golden, folder: Path) -> None:
@@ -102,8 +97,6 @@ def write_golden(golden: Golden, folder: Path) -> None:
             {"text": e.text, "pair": e.pair, "words": None if e.words is None else list(e.words)}
             for e in golden.examples
         ],
-        "package_decisions": list(golden.package_decisions),
-        "source_decisions": list(golden.source_decisions),
         "output_range": golden.output_range,
     }
     # One key: a table of several has no order of its own in this format.
@@ -131,14 +124,11 @@ def read_golden(folder: Path) -> Golden:
             ids=_of("ids", tensors, len(examples)),
             package=_of("package", tensors, len(examples)),
             source=_of("source", tensors, len(examples)),
-            package_decisions=tuple(table["package_decisions"]),
-            source_decisions=tuple(table["source_decisions"]),
             output_range={str(k): float(v) for k, v in table["output_range"].items()},
         )
     except (SafetensorError, OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise PackageDamaged(f"the golden vectors cannot be read ({error!r})", where=str(folder / GOLDEN)) from None
-    complete = all(found.ids) and all(found.package) and len(found.source_decisions) == len(examples)
-    if not examples or not complete or len(found.package_decisions) != len(examples):
+    if not examples or not all(found.ids) or not all(found.package) or not all(found.source):
         raise PackageDamaged("the golden vectors are not complete", where=str(folder / GOLDEN))
     return found
 
@@ -178,21 +168,24 @@ def replay(
         outputs = cut_outputs(made, 0, encoding, task)
         worst = max(worst, _change(golden, i, outputs, tolerance))
         judged.append(Judged(golden.examples[i], encoding, outputs))
-    decisions = json_values(task.decisions(judged))
-    agreed = 0
-    for i, (wanted, then, now) in enumerate(
-        zip(golden.source_decisions, golden.package_decisions, decisions, strict=True)
-    ):
-        if task.same(wanted, then) < 1:
-            continue
-        if task.same(wanted, now) < 1:
-            text = shorten(golden.examples[i].text)
+    return Replay(len(judged), worst, _check_decisions(golden, task, judged))
+
+
+def _check_decisions(golden: Golden, task: Task, judged: Sequence[Judged]) -> int:
+    """Every answer that was the source's must still be; returns how many those are."""
+    wanted = task.decisions([replace(j, outputs=golden.source[i]) for i, j in enumerate(judged)])
+    then = task.decisions([replace(j, outputs=golden.package[i]) for i, j in enumerate(judged)])
+    now = task.decisions(judged)
+    agreed = [i for i in range(len(judged)) if task.same(wanted[i], then[i]) == 1]
+    for i in agreed:
+        if task.same(wanted[i], now[i]) < 1:
+            example = golden.examples[i]
             raise PackageDamaged(
-                f"it answers {text!r} with {now}, where it and its source answered {wanted}",
+                f"it answers {shorten(example.text)!r} with {task.describe(now[i], example)!r}, where it and its "
+                f"source answered {task.describe(wanted[i], example)!r}",
                 hint="another runtime version or CPU may do that to int8; the recorded runtime is in the manifest",
             )
-        agreed += 1
-    return Replay(len(judged), worst, agreed)
+    return len(agreed)
 
 
 def _change(golden: Golden, i: int, outputs: "Mapping[str, NDArray[np.float32]]", tolerance: float) -> float:
@@ -200,7 +193,7 @@ def _change(golden: Golden, i: int, outputs: "Mapping[str, NDArray[np.float32]]"
     for name, wanted in golden.package[i].items():
         if name not in outputs:
             raise PackageDamaged(f"the package has no output {name}, which its golden vectors have")
-        found = thin(outputs[name])
+        found = outputs[name]
         scale = max(golden.output_range.get(name, 0.0), RANGE_FLOOR)
         change = float(np.abs(found - wanted).max()) / scale if found.shape == wanted.shape else float("inf")
         # Written so that NaN fails.

@@ -158,7 +158,7 @@ def metric_checks(
 
 
 def _vacuous(source: "TorchModel", reference: Reference) -> str | None:
-    return answers_alike(reference) or outputs_constant(reference) or at_chance(reference, source.task)
+    return answers_alike(reference, source.task) or outputs_constant(reference) or at_chance(reference, source.task)
 
 
 def _compared(reference: Reference, answers: Answers) -> list[str]:

@@ -1,7 +1,7 @@
 """When a gate proves nothing: a source that says the same to every text is matched by anything."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -17,16 +17,14 @@ CONSTANT_SPREAD = 1e-5
 """Change from text to text, relative to the largest value, under which an output is a constant (float32 noise)."""
 
 
-def answers_alike(reference: "Reference") -> str | None:
+def answers_alike(reference: "Reference", task: "Task") -> str | None:
     """Return why agreement of decisions would prove nothing, or None."""
     if not reference.judged:
         return "there are no probes"
     if len(reference.judged) == 1:
         return "there is one probe only"
-    parts = [_parts(d) for d in reference.decisions]
-    distinct = {repr(p) for several in parts for p in several}
-    if len(distinct) <= 1 or len({repr(d) for d in reference.decisions}) == 1:
-        return f"the source itself gives the same answer to all {len(parts)} probes"
+    if task.distinct(reference.decisions) <= 1:
+        return f"the source itself gives the same answer to all {len(reference.judged)} probes"
     return None
 
 
@@ -53,10 +51,6 @@ def at_chance(reference: "Reference", task: "Task") -> str | None:
         f"the source itself scores {task.metric_name} {found:.4f} on {len(reference.scored)} labelled texts, no better "
         f"than chance ({reference.chance:.4f}): are these labels the model's?"
     )
-
-
-def _parts(decision: Any) -> Sequence[Any]:
-    return decision if isinstance(decision, (tuple, list)) and len(decision) > 0 else (decision,)
 
 
 def _spread(rows: "Sequence[NDArray[np.float32]]") -> float:

@@ -1,0 +1,193 @@
+"""A package is made, proven, sealed, verified; and damaged in every way, each of which must be found."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from converter import convert, open_package, verify
+from converter.errors import PackageDamaged
+from converter.examples import Example
+from converter.golden import read_golden, write_golden
+from converter.jsonfile import json_text
+from converter.package import DIGEST, _describe, _digest
+from converter.source import load_source
+from converter.stage import SILENT
+from converter.validate.reference import capture_reference
+from tests.tiny import SENTENCES
+
+
+@pytest.fixture(scope="module")
+def made(tiny: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the package of a tiny model in float32; do not write into it."""
+    folder = tmp_path_factory.mktemp("verify")
+    texts = folder / "texts.txt"
+    texts.write_text("".join(f"{s}\n" for s in SENTENCES), encoding="utf-8")
+    recipe = {"model": str(tiny()), "targets": ["cpu-int8"], "quantize": {"cpu-int8": "none"}, "eval": str(texts)}
+    result = convert(recipe, folder / "out")
+    assert result.exit_code == 0, result.targets[0].error
+    return folder / "out" / "cpu-int8"
+
+
+@pytest.fixture
+def package(made: Path, tmp_path: Path) -> Path:
+    return shutil.copytree(made, tmp_path / "package")
+
+
+def reseal(folder: Path, name: str) -> None:
+    """Write the hash of a changed file into the manifest, as a forger would."""
+    table = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+    table["files"][name] = _describe(folder / name)
+    table[DIGEST] = _digest(table)
+    (folder / "manifest.json").write_text(json_text(table), encoding="utf-8")
+
+
+def test_a_sealed_package_verifies(package: Path) -> None:
+    found = verify(package)
+    assert found["gate"] == "PASS"
+    assert found["golden_texts"] == found["same_answers"] == 16
+    assert found["change"] <= found["tolerance"]
+    assert found["files"] == len([p for p in package.rglob("*") if p.is_file()]) - 1
+
+
+def test_a_moved_package_opens_and_answers(package: Path) -> None:
+    runner = open_package(package)
+    golden = read_golden(package)
+    feed = {name: ids[None] for name, ids in golden.ids[0].items()}
+    np.testing.assert_allclose(runner.run(feed)["logits"][0], golden.package[0]["logits"], atol=1e-5)
+
+
+def test_the_manifest_holds_the_provenance_and_no_local_path(package: Path, made: Path) -> None:
+    text = (package / "manifest.json").read_text(encoding="utf-8")
+    table = json.loads(text)
+    for key in ("source", "recipe", "versions", "records", "gate", "signature", "runtime", "rebuild", "limits"):
+        assert table[key], key
+    assert all(len(v) == 64 for v in table["source"]["weights_sha256"].values())
+    assert len(table["recipe"]["eval"]["sha256"]) == 64
+    assert str(made.parent.parent) not in text
+    assert str(Path.cwd()) not in text
+
+
+def test_the_readme_says_how_good_it_is_and_how_to_check(package: Path) -> None:
+    text = (package / "README.md").read_text(encoding="utf-8")
+    for needed in ("plm-export verify", "ORT_DISABLE_TELEMETRY", "| agreement | PASS |", "golden.safetensors"):
+        assert needed in text
+
+
+def test_one_changed_byte_of_any_file_is_found_and_named(package: Path) -> None:
+    for path in sorted(p for p in package.rglob("*") if p.is_file()):
+        data = path.read_bytes()
+        changed = bytearray(data)
+        changed[len(data) // 2] ^= 1
+        path.write_bytes(changed)
+        with pytest.raises(PackageDamaged, match=path.name if path.name != "manifest.json" else "manifest"):
+            verify(package)
+        path.write_bytes(data)
+    verify(package)
+
+
+def test_any_missing_file_is_named(package: Path) -> None:
+    for path in sorted(p for p in package.rglob("*") if p.is_file()):
+        hidden = path.rename(package.parent / "hidden")
+        with pytest.raises(PackageDamaged, match=path.name):
+            verify(package)
+        hidden.rename(path)
+
+
+def test_an_added_file_is_named(package: Path) -> None:
+    (package / "onnx" / "extra.onnx").write_bytes(b"x")
+    with pytest.raises(PackageDamaged, match=r"onnx/extra.onnx is not in the manifest"):
+        verify(package)
+
+
+def test_forged_golden_outputs_do_not_replay(package: Path) -> None:
+    golden = read_golden(package)
+    moved = golden.package[3]["logits"] + np.float32(0.05 * golden.output_range["logits"])
+    golden.package[3]["logits"] = moved
+    write_golden(golden, package)
+    reseal(package, "golden.safetensors")
+    with pytest.raises(PackageDamaged, match=r"differs by 0\.05 of its range"):
+        verify(package)
+
+
+def test_forged_golden_nan_does_not_replay(package: Path) -> None:
+    golden = read_golden(package)
+    golden.package[3]["logits"] = golden.package[3]["logits"] * np.float32(np.nan)
+    write_golden(golden, package)
+    reseal(package, "golden.safetensors")
+    with pytest.raises(PackageDamaged):
+        verify(package)
+
+
+def test_forged_ids_are_not_the_tokenizers(package: Path) -> None:
+    golden = read_golden(package)
+    golden.ids[0]["input_ids"] = golden.ids[0]["input_ids"] + 1
+    write_golden(golden, package)
+    reseal(package, "golden.safetensors")
+    with pytest.raises(PackageDamaged, match="the tokenizer gives other input_ids"):
+        verify(package)
+
+
+def test_another_model_under_the_same_name_does_not_replay(package: Path) -> None:
+    import onnx
+    from onnx import numpy_helper
+
+    name = json.loads((package / "manifest.json").read_text(encoding="utf-8"))["model_file"]
+    model = onnx.load(str(package / name))
+    matrix = max((w for w in model.graph.initializer if len(w.dims) == 2), key=lambda w: w.ByteSize())
+    matrix.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(matrix) * np.float32(0.5), matrix.name))
+    onnx.save(model, str(package / name))
+    reseal(package, name)
+    with pytest.raises(PackageDamaged, match="golden vector"):
+        verify(package)
+
+
+def test_a_resealed_unchanged_file_still_verifies(package: Path) -> None:
+    """The twin of the forgeries: `reseal` alone breaks nothing."""
+    reseal(package, "golden.safetensors")
+    verify(package)
+
+
+def test_a_failed_gate_is_kept_as_rejected_and_refused(tiny: Callable[..., Path], tmp_path: Path) -> None:
+    texts = tmp_path / "texts.txt"
+    texts.write_text("".join(f"{s}\n" for s in SENTENCES), encoding="utf-8")
+    recipe = {
+        "model": str(tiny()),
+        "targets": ["cpu-int8"],
+        "quantize": {"cpu-int8": "none"},
+        "eval": str(texts),
+        "limits": {"max_error": 0.0},
+    }
+    result = convert(recipe, tmp_path / "out")
+    assert result.exit_code == 3
+    assert "max_error" in (result.targets[0].error or "")
+    rejected = tmp_path / "out" / "cpu-int8.rejected"
+    assert not (rejected / "manifest.json").exists()
+    assert json.loads((rejected / "rejected.json").read_text(encoding="utf-8"))["gate"]["status"] == "FAIL"
+    with pytest.raises(PackageDamaged, match="rejected"):
+        verify(rejected)
+
+
+def test_an_unprovable_package_is_sealed_as_not_run_and_exits_3(tiny: Callable[..., Path], tmp_path: Path) -> None:
+    """Labels that are not the model's: its source scores no better than chance."""
+    source = load_source(str(tiny()))
+    reference = capture_reference(source, [Example(s) for s in SENTENCES], SILENT)
+    rows = [f"{s}\t{(d + 1) % 3}\n" for s, d in zip(SENTENCES, reference.decisions, strict=True)]
+    (tmp_path / "dev.tsv").write_text("sentence\tlabel\n" + "".join(rows), encoding="utf-8")
+    recipe = {
+        "model": str(tiny()),
+        "targets": ["cpu-int8"],
+        "quantize": {"cpu-int8": "none"},
+        "eval": str(tmp_path / "dev.tsv"),
+    }
+    result = convert(recipe, tmp_path / "out")
+    assert result.targets[0].status == "NOT_RUN", result.targets[0].evaluation
+    assert result.exit_code == 3
+    assert "chance" in (result.targets[0].error or "")
+    found = verify(tmp_path / "out" / "cpu-int8")
+    assert found["gate"] == "NOT_RUN"
+    assert "agreement" in found["not_run"]
+    assert "not proven" in (tmp_path / "out" / "cpu-int8" / "README.md").read_text(encoding="utf-8")

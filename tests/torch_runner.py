@@ -1,0 +1,76 @@
+"""A runner that answers with the PyTorch model itself, and a target around it: what a gate sees is under control."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from converter.artifact import Bundle, TorchModel
+from converter.examples import Example, PadIds
+from converter.stage import SILENT, Context
+from converter.target import DeviceCheck, Runner, Target, TensorSpec
+from converter.validate.limits import Limits
+from converter.validate.reference import capture_reference, torch_run
+from tests.tiny import SENTENCES
+
+Feed = Mapping[str, np.ndarray]
+Outputs = dict[str, np.ndarray]
+Change = Callable[[Outputs, Feed], Outputs]
+"""Outputs and feed of one batch to other outputs."""
+
+
+def unchanged(outputs: Outputs, feed: Feed) -> Outputs:
+    return outputs
+
+
+class TorchRunner(Runner):
+    runtime = "torch"
+
+    def __init__(self, model: TorchModel, change: Change = unchanged) -> None:
+        self._run, self._change = torch_run(model), change
+        self.inputs = tuple(TensorSpec(n, "int64", (None, None)) for n in model.input_names)
+        self.outputs = tuple(TensorSpec(n, "float32", (None, None)) for n in model.task.model_outputs)
+
+    def run(self, feed: Feed) -> Outputs:
+        return self._change(dict(self._run(feed)), feed)
+
+
+@dataclass(frozen=True)
+class TorchTarget(Target):
+    """Not a plugin: it lies in no `targets` folder."""
+
+    runner: Any = None
+    device: DeviceCheck | None = None
+
+    name = "torch"
+    summary = "the PyTorch model itself"
+    precisions = ("none",)
+
+    def check_runtime(self) -> None:
+        """It is a dependency."""
+
+    def stages(self, precision: str, options: Mapping[str, Any], model: TorchModel) -> tuple[()]:
+        return ()
+
+    def emit(self, given: Any, source: TorchModel, folder: Path, ctx: Context) -> Bundle:
+        source.tokenizer.save_pretrained(folder)
+        source.config.save_pretrained(folder)
+        (folder / "model.bin").write_bytes(b"weights" * 1000)
+        return Bundle(folder, "model.bin", source)
+
+    def open(self, folder: Path, pad: PadIds, threads: int = 1) -> Runner:
+        return self.runner
+
+    def limits(self, precision: str) -> Limits:
+        return Limits(agreement=0.98, max_error=1e-3, stability=0.98)
+
+    def device_check(self, folder: Path, pad: PadIds) -> DeviceCheck | None:
+        return self.device
+
+
+def context(model: TorchModel, work: Path, examples: tuple[Example, ...] = ()) -> Context:
+    """Return a context whose reference knows `examples` (the tiny models' own sentences)."""
+    given = examples or tuple(Example(s) for s in SENTENCES)
+    return Context(work=work, teacher=model, reference=capture_reference(model, given, SILENT))

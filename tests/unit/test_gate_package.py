@@ -1,0 +1,227 @@
+"""The gate around a whole package: stability, interface, tokenizer, device; each with the package that breaks it."""
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from converter.artifact import TorchModel
+from converter.errors import RuntimeMissing
+from converter.source import load_source
+from converter.target import DeviceCheck, Runner, TensorSpec
+from converter.validate.checks import Check, Evaluation, Status
+from converter.validate.interface import dtype_name
+from converter.validate.limits import Limits
+from converter.validate.package_check import evaluate_package
+from tests.tiny import MAX_LENGTH
+from tests.torch_runner import Feed, Outputs, TorchRunner, TorchTarget, context
+
+Prove = Callable[..., Evaluation]
+LIMITS = Limits(agreement=0.98, max_error=1e-3, stability=0.98)
+
+
+@pytest.fixture(scope="module")
+def model(tiny: Callable[..., Path]) -> TorchModel:
+    return load_source(str(tiny()))
+
+
+@pytest.fixture
+def prove(model: TorchModel, tmp_path: Path) -> Prove:
+    """Return a function that proves a runner as a package; `spoil` changes the files first."""
+    ctx = context(model, tmp_path)
+
+    def run(
+        runner: Runner,
+        *,
+        device: DeviceCheck | None = None,
+        require_device: bool = False,
+        spoil: Callable[[Path], object] | None = None,
+        steps: Sequence[tuple[str, TorchModel]] = (),
+    ) -> Evaluation:
+        folder = tmp_path / "package"
+        folder.mkdir()
+        target = TorchTarget(runner, device)
+        bundle = target.emit(model, model, folder, ctx)
+        if spoil:
+            spoil(folder)
+        return evaluate_package(target, bundle, model, LIMITS, ctx, require_device=require_device, steps=steps)
+
+    return run
+
+
+def check(evaluation: Evaluation, name: str) -> Check:
+    return next(c for c in evaluation.checks if c.name == name)
+
+
+def test_a_faithful_package_passes_every_check(model: TorchModel, prove: Prove) -> None:
+    found = prove(TorchRunner(model))
+    assert found.status is Status.PASS, found.checks
+    assert {c.status for c in found.checks} == {Status.PASS}
+    assert {c.name for c in found.checks} >= {"finite", "agreement", "stability", "inputs", "outputs", "tokenizer"}
+    assert found.milliseconds["package"] > 0
+    assert found.milliseconds["source"] > 0
+    assert 0 < found.facts["size_ratio"] < 1
+
+
+def test_answers_that_depend_on_the_batch_are_seen(model: TorchModel, prove: Prove) -> None:
+    def leak(out: Outputs, feed: Feed) -> Outputs:
+        return {"logits": np.roll(out["logits"], 1, axis=-1) if len(out["logits"]) > 1 else out["logits"]}
+
+    found = check(prove(TorchRunner(model, leak)), "stability")
+    assert found.status is Status.FAIL
+    assert found.value == 0.0
+    assert "20 of 20 texts answer differently in a batch of 8" in found.detail
+    assert found.detail.startswith("0 of 20 texts answer differently padded")
+
+
+def test_a_mask_that_leaks_is_seen(model: TorchModel, prove: Prove) -> None:
+    def leak(out: Outputs, feed: Feed) -> Outputs:
+        return {"logits": -out["logits"] if (feed["attention_mask"] == 0).any() else out["logits"]}
+
+    found = check(prove(TorchRunner(model, leak)), "stability")
+    assert found.status is Status.FAIL
+    assert found.detail.startswith("20 of 20 texts answer differently padded")
+
+
+def test_nan_in_a_batch_is_another_answer(model: TorchModel, prove: Prove) -> None:
+    def spoil(out: Outputs, feed: Feed) -> Outputs:
+        return {"logits": out["logits"] * (np.nan if len(out["logits"]) > 1 else 1)}
+
+    assert check(prove(TorchRunner(model, spoil)), "stability").status is Status.FAIL
+
+
+def test_a_file_with_one_shape_has_no_other_way_to_feed(model: TorchModel, prove: Prove) -> None:
+    runner = TorchRunner(model)
+    runner.max_batch, runner.lengths = 1, (MAX_LENGTH,)
+    assert check(prove(runner), "stability").status is Status.NOT_RUN
+
+
+def test_fixed_lengths_are_compared_with_the_next_one(model: TorchModel, prove: Prove) -> None:
+    seen = []
+
+    def note(out: Outputs, feed: Feed) -> Outputs:
+        seen.append(feed["input_ids"].shape)
+        return out
+
+    runner = TorchRunner(model, note)
+    runner.max_batch, runner.lengths = 1, (16, 32, MAX_LENGTH)
+    assert check(prove(runner), "stability").status is Status.PASS
+    assert {shape[0] for shape in seen} == {1}
+    assert {32, MAX_LENGTH} <= {shape[1] for shape in seen}
+
+
+def test_a_missing_output_fails_before_anything_is_compared(model: TorchModel, prove: Prove) -> None:
+    runner = TorchRunner(model)
+    runner.outputs = (TensorSpec("output_0", "float32", (None, 3)),)
+    found = prove(runner)
+    assert found.status is Status.FAIL
+    assert "output_0" in check(found, "outputs").detail
+
+
+@pytest.mark.parametrize(("side", "dtype"), [("inputs", "int32"), ("outputs", "float16")])
+def test_another_type_than_callers_use_fails(model: TorchModel, prove: Prove, side: str, dtype: str) -> None:
+    runner = TorchRunner(model)
+    setattr(runner, side, tuple(replace(s, dtype=dtype) for s in getattr(runner, side)))
+    found = prove(runner)
+    assert check(found, side).status is Status.FAIL
+    assert dtype in check(found, side).detail
+
+
+def test_an_input_that_the_tokenizer_does_not_give_fails(model: TorchModel, prove: Prove) -> None:
+    runner = TorchRunner(model)
+    runner.inputs = (*runner.inputs, TensorSpec("position_ids", "int64", (None, None)))
+    assert check(prove(runner), "inputs").status is Status.FAIL
+
+
+def test_another_tokenizer_in_the_folder_fails(model: TorchModel, prove: Prove) -> None:
+    def spoil(folder: Path) -> None:
+        path = folder / "tokenizer.json"
+        table = json.loads(path.read_text(encoding="utf-8"))
+        vocabulary = table["model"]["vocab"]
+        vocabulary["the"], vocabulary["a"] = vocabulary["a"], vocabulary["the"]
+        path.write_text(json.dumps(table), encoding="utf-8")
+
+    found = check(prove(TorchRunner(model), spoil=spoil), "tokenizer")
+    assert found.status is Status.FAIL
+    assert "other input_ids" in found.detail
+
+
+def test_a_tokenizer_that_does_not_load_fails(model: TorchModel, prove: Prove) -> None:
+    found = prove(TorchRunner(model), spoil=lambda folder: (folder / "tokenizer.json").write_text("{", "utf-8"))
+    assert check(found, "tokenizer").status is Status.FAIL
+
+
+def test_a_device_that_is_not_there_is_not_run_and_does_not_hide_the_rest(model: TorchModel, prove: Prove) -> None:
+    found = prove(TorchRunner(model), device=DeviceCheck(ran=False, detail="there is no GPU"))
+    assert check(found, "device").status is Status.NOT_RUN
+    assert check(found, "device").detail == "there is no GPU"
+    assert found.status is Status.PASS
+
+
+def test_a_required_device_that_is_not_there_is_an_error(model: TorchModel, prove: Prove) -> None:
+    with pytest.raises(RuntimeMissing, match="there is no GPU"):
+        prove(TorchRunner(model), device=DeviceCheck(ran=False, detail="there is no GPU"), require_device=True)
+
+
+def test_a_device_that_ran_passes(model: TorchModel, prove: Prove) -> None:
+    found = prove(TorchRunner(model), device=DeviceCheck(ran=True, detail="on an H100"), require_device=True)
+    assert check(found, "device").status is Status.PASS
+
+
+def test_a_package_that_does_not_run_fails_and_names_the_text(model: TorchModel, prove: Prove) -> None:
+    def refuse(out: Outputs, feed: Feed) -> Outputs:
+        if feed["input_ids"].shape[1] > 14:
+            raise RuntimeError("Reshape: the input cannot be reshaped")
+        return out
+
+    found = prove(TorchRunner(model, refuse))
+    assert found.status is Status.FAIL
+    assert "Reshape" in check(found, "runs").detail
+
+
+def test_a_package_shorter_than_the_model_is_judged_on_cut_texts(model: TorchModel, prove: Prove) -> None:
+    seen = []
+
+    def note(out: Outputs, feed: Feed) -> Outputs:
+        seen.append(feed["input_ids"].shape[1])
+        return out
+
+    runner = TorchRunner(model, note)
+    runner.max_length = 10
+    found = prove(runner)
+    assert found.status is Status.PASS
+    assert max(seen) == 10
+    assert "cut to 10" in found.facts["note"]
+
+
+def test_a_failure_names_the_step_that_drifted(model: TorchModel, prove: Prove) -> None:
+    import copy
+
+    import torch
+
+    drifted = replace(model, module=copy.deepcopy(model.module))
+    with torch.no_grad():
+        for parameter in drifted.module.parameters():
+            parameter.mul_(0.5)
+    steps = [("copy", model), ("prune.halve", drifted)]
+    found = prove(TorchRunner(drifted), steps=steps)
+    assert found.status is Status.FAIL
+    assert "most of it came with prune.halve" in found.reason()
+    assert [b["step"] for b in found.facts["boundaries"]] == ["copy", "prune.halve", "package"]
+    assert found.facts["boundaries"][0]["max_error"] < 1e-6
+
+
+def test_a_drift_of_the_last_step_is_the_packages_own(model: TorchModel, prove: Prove) -> None:
+    found = prove(TorchRunner(model, lambda out, feed: {"logits": -out["logits"]}), steps=[("copy", model)])
+    assert "most of it came with what the package itself adds" in found.reason()
+
+
+@pytest.mark.parametrize(
+    ("spelled", "name"),
+    [("tensor(int64)", "int64"), ("tensor(float)", "float32"), ("<class 'numpy.int32'>", "int32"), ("int32", "int32")],
+)
+def test_types_have_one_name_whatever_the_runtime_calls_them(spelled: str, name: str) -> None:
+    assert dtype_name(spelled) == name
