@@ -163,6 +163,13 @@ def test_numbers_that_are_not_finite_are_null_and_no_json_breaks(tmp_path: Path)
     assert "1 more texts gave no finite number" in page
 
 
+def test_a_run_without_labels_or_times_has_its_reports_too(tmp_path: Path) -> None:
+    bare = replace(evaluation(), metric={}, source_metric={}, milliseconds={}, errors=(), worst=(), deviations=())
+    page = reports(tmp_path, result(target(evaluation=bare)))[2]
+    assert "PASS" in page
+    assert rows(report_table(result(target(evaluation=bare))))[2][2:6] == ("–", "99.9 %", "–", "–")
+
+
 def test_junit_counts_failures_errors_and_what_did_not_run(tmp_path: Path) -> None:
     suites = reports(tmp_path, result(target(), failed(), missing(), unproven()))[1]
     found = {key: int(suites.attrib[key]) for key in ("tests", "failures", "errors", "skipped")}
