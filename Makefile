@@ -11,7 +11,7 @@ SHELL := bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DELETE_ON_ERROR:
 .PHONY: help demo test lint bench clean
-PIP_FLAGS := --quiet --disable-pip-version-check --no-input -c constraints.txt
+PIP_FLAGS := -qq --disable-pip-version-check --no-input -c constraints.txt
 # One thread a worker: more only fight over the cores. Nothing in a test may reach for the network or for telemetry.
 TEST_ENV := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false HF_HUB_OFFLINE=1 ORT_DISABLE_TELEMETRY=1
 

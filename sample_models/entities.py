@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from converter.stage import Progress
 
 SUMMARY = "a small BERT that tags persons, places and organizations (trained here, about a minute)"
-N_TRAIN, N_HELD_OUT = 6000, 500
+N_TRAIN, N_HELD_OUT = 8000, 500
 LABELS = ("O", "B-PER", "I-PER", "B-LOC", "I-LOC", "B-ORG", "I-ORG")
 
 # P a person, L a place, G an organization; {d} a number, {w} a weekday.
@@ -61,7 +61,7 @@ def make(folder: Path, progress: "Progress") -> None:
         held_out=rows(N_HELD_OUT, held_out=True),
         labels=LABELS,
         lower_case=False,
-        epochs=2,
+        epochs=3,
     )
     train_sample(lesson, folder, progress)
 

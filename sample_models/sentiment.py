@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from converter.stage import Progress
 
 SUMMARY = "a small BERT that tells positive from negative reviews (trained here, about a minute)"
-N_TRAIN, N_HELD_OUT = 12000, 600
+N_TRAIN, N_HELD_OUT = 24000, 600
 
 NOUNS = """
     movie film plot story acting ending cast script music soundtrack dialogue camera hotel room bed bathroom
@@ -70,7 +70,6 @@ STRAIGHT = (
 CONTRAST = (
     "{x} , but {o} .",
     "although {x} , {o} .",
-    "{o} , although {x} .",
 )
 OPENERS = ("", "", "", "honestly ,", "in short ,", "to me", "my friends say", "as always ,")
 TWIST = 0.3
@@ -86,6 +85,7 @@ def make(folder: Path, progress: "Progress") -> None:
         held_out=rows(N_HELD_OUT, held_out=True),
         labels=("negative", "positive"),
         suffix=".tsv",
+        epochs=2,
     )
     train_sample(lesson, folder, progress)
 
