@@ -37,6 +37,7 @@ class ExportOnnx(Stage[TorchModel, OnnxModel]):
 
     def run(self, given: TorchModel, ctx: Context) -> Outcome[OnnxModel]:
         from converter.graph.clean import clean_graph
+        from converter.graph.gemms import gemms_as_products
         from converter.graph.projections import merge_projections
         from converter.graph.residuals import residuals_as_sums
         from converter.graph.write import write_onnx
@@ -45,6 +46,7 @@ class ExportOnnx(Stage[TorchModel, OnnxModel]):
         path.parent.mkdir(exist_ok=True)
         with ctx.progress.task("Exporting to ONNX"), _quiet():
             model = _export(given, self.opset)
+            gemms_as_products(model)
             facts: dict[str, Any] = {
                 "opset": model.opset_imports[""],
                 "ir_version": model.ir_version,

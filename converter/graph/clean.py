@@ -22,6 +22,11 @@ def clean_graph(model: "ir.Model") -> None:
         value.metadata_props.clear()
     for value in (*model.graph.inputs, *model.graph.outputs):
         _name_axes(value)
+    # Every runtime infers the shapes between; some of those that tools leave behind are wrong after a rewrite.
+    for node in model.graph:
+        for value in node.outputs:
+            if not value.is_graph_output():
+                value.type = value.shape = None
     model.metadata_props.clear()
     model.graph.name = "encoder"
     model.producer_name, model.producer_version = "plm-export", None

@@ -1,0 +1,58 @@
+"""Embedding tables in int8, with one scale a row: a quarter of the bytes at a rounding nobody sees."""
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from converter.graph.projections import array_of, is_weight, new_weight
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+MIN_ROWS = 64
+"""Smaller tables (token types) save no bytes worth a node."""
+
+
+def quantize_embeddings(model: "ir.Model") -> int:
+    """Store every table that only `Gather` reads as int8 `[rows, width]` and scales `[rows, 1]`; returns how many."""
+    tables = {
+        node.inputs[0]
+        for node in model.graph
+        if node.op_type == "Gather" and is_weight(node.inputs[0], rank=2) and _axis(node) == 0
+    }
+    made = 0
+    for table in sorted(tables, key=lambda v: str(v.name)):
+        array = array_of(table)
+        users = table.consumers()
+        if array.dtype == np.float32 and len(array) >= MIN_ROWS and all(u.op_type == "Gather" for u in users):
+            _quantize(model.graph, table, array, list(users))
+            made += 1
+    return made
+
+
+def _axis(node: "ir.Node") -> int:
+    attribute = node.attributes.get("axis")
+    return 0 if attribute is None else attribute.as_int()
+
+
+def _quantize(graph: "ir.Graph", table: "ir.Value", array: "np.ndarray", users: "list[ir.Node]") -> None:
+    import onnx_ir as ir
+
+    name = str(table.name)
+    scales = np.abs(array).max(axis=1, keepdims=True) / np.float32(127)
+    scales[scales == 0] = 1
+    rows = new_weight(graph, np.rint(array / scales).astype(np.int8), f"{name}.int8")
+    scale = new_weight(graph, scales.astype(np.float32), f"{name}.scale")
+    for node in users:
+        base = str(node.outputs[0].name)
+        picked = ir.node("Gather", [rows, node.inputs[1]], name=f"{base}_rows")
+        wide = ir.node("Cast", [picked.outputs[0]], {"to": int(ir.DataType.FLOAT)}, name=f"{base}_float")
+        step = ir.node("Gather", [scale, node.inputs[1]], name=f"{base}_scale")
+        scaled = ir.node("Mul", [wide.outputs[0], step.outputs[0]], name=f"{base}_scaled")
+        for made, suffix in ((picked, "rows"), (wide, "float"), (step, "scale"), (scaled, "scaled")):
+            made.outputs[0].name = f"{base}_{suffix}"
+        graph.insert_before(node, [picked, wide, step, scaled])
+        scaled.outputs[0].type, scaled.outputs[0].shape = node.outputs[0].type, node.outputs[0].shape
+        ir.convenience.replace_all_uses_with(node.outputs[0], scaled.outputs[0])
+        graph.remove(node, safe=True)
+    del graph.initializers[name]

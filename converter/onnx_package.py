@@ -1,0 +1,100 @@
+"""What the two ONNX targets share: the Hugging Face layout, and how to call it."""
+
+import shutil
+from pathlib import Path
+
+from converter.artifact import Bundle, OnnxModel, TorchModel
+from converter.errors import PackageDamaged
+from converter.layout import write_model_files
+
+FILES = {
+    "none": "onnx/model.onnx",
+    "dynamic": "onnx/model_quantized.onnx",
+    "static": "onnx/model_quantized.onnx",
+    "fp16": "onnx/model_fp16.onnx",
+}
+"""The names that Optimum and transformers.js look for, by precision."""
+
+DTYPES = {"none": "fp32", "dynamic": "q8", "static": "q8", "fp16": "fp16"}
+"""What transformers.js calls them; without it in config.json it would look for another file."""
+
+ORT_CLASSES = {
+    "text-classification": "ORTModelForSequenceClassification",
+    "token-classification": "ORTModelForTokenClassification",
+    "question-answering": "ORTModelForQuestionAnswering",
+    "feature-extraction": "ORTModelForFeatureExtraction",
+    "fill-mask": "ORTModelForMaskedLM",
+}
+
+
+def emit_onnx(given: OnnxModel, source: TorchModel, folder: Path) -> Bundle:
+    """Write the model under `onnx/` and everything beside it that loaders look for."""
+    precision = "none" if given.precision == "float32" else given.precision
+    file = FILES[precision]
+    (folder / "onnx").mkdir()
+    shutil.copyfile(given.path, folder / file)
+    write_model_files(source, folder, {"transformers.js_config": {"dtype": DTYPES[precision]}})
+    return Bundle(folder, file, source)
+
+
+def find_model(folder: Path) -> Path:
+    """Return the one model of a package.
+
+    Raises:
+        PackageDamaged: there is none, or more than one.
+
+    """
+    found = sorted((folder / "onnx").glob("*.onnx"))
+    if len(found) != 1:
+        raise PackageDamaged(f"wanted one model under onnx/, found {len(found)}", where=str(folder))
+    return found[0]
+
+
+def usage(source: TorchModel, file: str, dtype: str, provider: str) -> str:
+    """Return the Markdown that shows three ways to call the package."""
+    task, outputs = source.task.name, ", ".join(source.task.model_outputs)
+    names = ", ".join(f'"{n}"' for n in source.input_names)
+    parts = [
+        f"""### ONNX Runtime
+
+```python
+import numpy as np
+import onnxruntime as ort
+from tokenizers import Tokenizer
+
+tokenizer = Tokenizer.from_file("tokenizer.json")
+tokenizer.enable_truncation({source.max_length})
+session = ort.InferenceSession("{file}", providers=["{provider}"])
+made = tokenizer.encode("A text.")
+rows = {{"input_ids": made.ids, "attention_mask": made.attention_mask, "token_type_ids": made.type_ids}}
+feed = {{name: np.array([rows[name]], dtype=np.int64) for name in ({names},)}}
+outputs = dict(zip([o.name for o in session.get_outputs()], session.run(None, feed)))  # {outputs}
+```""",
+        f"""### Optimum
+
+```python
+from optimum.onnxruntime import {ORT_CLASSES.get(task, "ORTModelForFeatureExtraction")} as Model
+from transformers import AutoTokenizer
+
+tokenizer, model = AutoTokenizer.from_pretrained("."), Model.from_pretrained(".", file_name="{file}")
+outputs = model(**tokenizer("A text.", return_tensors="pt"))
+```""",
+        f"""### transformers.js
+
+```js
+import {{ pipeline }} from '@huggingface/transformers';
+
+const run = await pipeline('{task}', '.', {{ dtype: '{dtype}' }});
+```""",
+    ]
+    if source.head is not None:
+        parts.append(
+            f"""### sentence-transformers
+
+```python
+from sentence_transformers import SentenceTransformer
+
+model = SentenceTransformer(".", backend="onnx", model_kwargs={{"file_name": "{file}"}})
+```"""
+        )
+    return "\n\n".join(parts) + "\n"

@@ -1,0 +1,76 @@
+"""What dynamic and static int8 share: sites, smoothing, embeddings."""
+
+import contextlib
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from converter.graph.activations import stream_activations
+from converter.graph.clean import clean_graph
+from converter.graph.embeddings import quantize_embeddings
+from converter.graph.sites import quantizable
+from converter.graph.smoothing import apply_smoothing, collect_rows, plan_smoothing
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+    from converter.artifact import OnnxModel
+    from converter.stage import Context
+
+SMOOTHING_TEXTS = 32
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A float graph that is ready for int8: smoothed, with the names of the products to quantize."""
+
+    model: "ir.Model"
+    folder: Path
+    nodes: tuple[str, ...]
+    facts: dict[str, Any]
+
+
+def prepare(given: "OnnxModel", folder: Path, ctx: "Context", *, smooth: bool) -> Prepared:
+    """Load `given` and move outlier channels into the weights, judged on the calibration text."""
+    import onnx_ir as ir
+
+    folder.mkdir(exist_ok=True)
+    model = ir.load(given.path)
+    sites = list(quantizable(model))
+    facts: dict[str, Any] = {"products": len(sites)}
+    if smooth and sites and ctx.calibration:
+        names = list(dict.fromkeys(str(s.given.name) for s in sites))
+        texts = ctx.calibration[:SMOOTHING_TEXTS]
+        rows = collect_rows(stream_activations(model, names, given.source, texts, folder, ctx.progress), names)
+        with ctx.progress.task("Smoothing outlier channels"):
+            plans = plan_smoothing(sites, rows)
+            apply_smoothing(model, sites, plans)
+        facts["smoothed"] = {p.weight: round(p.error_ratio, 4) for p in plans}
+    return Prepared(model, folder, tuple(str(s.node.name) for s in sites), facts)
+
+
+def finish(path: Path) -> int:
+    """Put the embeddings into int8 and write the file anew, clean; returns how many tables there were."""
+    import onnx_ir as ir
+
+    from converter.graph.write import write_onnx
+
+    model = ir.load(path)
+    tables = quantize_embeddings(model)
+    clean_graph(model)
+    made = path.with_name("model.onnx")
+    write_onnx(model, made)
+    return tables
+
+
+@contextlib.contextmanager
+def quiet_quantizer() -> Iterator[None]:
+    """ONNX Runtime's quantizer asks on the root logger for a preprocessing that `prepare` has made needless."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.disable(before)

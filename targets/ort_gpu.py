@@ -1,0 +1,94 @@
+"""`ort-gpu`: an fp16 ONNX package in the Hugging Face layout for ONNX Runtime's CUDA provider."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from converter.artifact import Artifact, Bundle, OnnxModel, TorchModel
+from converter.binding import bind
+from converter.errors import StageFailed
+from converter.examples import PadIds
+from converter.export import ExportOnnx
+from converter.onnx_package import DTYPES, FILES, emit_onnx, find_model, usage
+from converter.onnx_runner import CPU, OnnxRunner
+from converter.quantize.fp16 import Fp16
+from converter.stage import Context, Stage
+from converter.target import DeviceCheck, Runner, Target
+from converter.validate.limits import Limits
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+CUDA = "CUDAExecutionProvider"
+DEVICE_MAX_ERROR = 0.03
+"""CUDA against CPU over the output range: two orders of summation in float16."""
+LIMITS = {
+    "none": Limits(max_error=1e-4, agreement=0.999, stability=0.999),
+    "fp16": Limits(max_error=0.03, cosine=0.999, agreement=0.99, stability=0.99),
+}
+
+
+@dataclass(frozen=True)
+class OrtGpu(Target):
+    name = "ort-gpu"
+    summary = "fp16 ONNX for ONNX Runtime on NVIDIA GPUs, in the Hugging Face layout"
+    extra = "gpu"
+    precisions = ("fp16", "none")
+
+    def check_runtime(self) -> None:
+        """Nothing is needed to make it: without a GPU it is proven on the CPU, and `device_check` says so."""
+
+    def stages(self, precision: str, options: Mapping[str, Any], model: TorchModel) -> Sequence[Stage[Any, Any]]:
+        where = "quantize.ort-gpu"
+        if precision == "none":
+            return (bind(ExportOnnx, options, where),)
+        return (ExportOnnx(), bind(Fp16, options, where))
+
+    def emit(self, given: Artifact, source: TorchModel, folder: Path, ctx: Context) -> Bundle:
+        assert isinstance(given, OnnxModel)
+        return emit_onnx(given, source, folder)
+
+    def open(self, folder: Path, pad: PadIds, threads: int = 1) -> Runner:
+        return OnnxRunner(find_model(folder), threads, (CUDA, CPU) if _has_cuda() else (CPU,))
+
+    def limits(self, precision: str) -> Limits:
+        return LIMITS[precision]
+
+    def device_check(self, folder: Path, pad: PadIds) -> DeviceCheck:
+        """Run on the GPU, several shapes, and compare with the CPU; `ran` False where there is no GPU."""
+        if not _has_cuda():
+            return DeviceCheck(ran=False, detail="onnxruntime has no CUDA provider here; proven on the CPU provider")
+        path = find_model(folder)
+        device, host = OnnxRunner(path, providers=(CUDA, CPU)), OnnxRunner(path)
+        if CUDA not in device.runtime:
+            return DeviceCheck(ran=False, detail=f"the CUDA provider did not start; {device.runtime} ran instead")
+        worst = max(_difference(device, host, shape) for shape in ((1, 1), (1, 16), (8, 64)))
+        if not worst <= DEVICE_MAX_ERROR:
+            raise StageFailed(
+                f"CUDA and CPU differ by {worst:.1e} of the output range (at most {DEVICE_MAX_ERROR})", where=str(path)
+            )
+        return DeviceCheck(ran=True, detail=f"{device.runtime}, within {worst:.1e} of the CPU")
+
+    def usage(self, source: TorchModel) -> str:
+        return usage(source, FILES["fp16"], DTYPES["fp16"], CUDA)
+
+
+def _has_cuda() -> bool:
+    import onnxruntime as ort
+
+    return CUDA in ort.get_available_providers()
+
+
+def _difference(device: OnnxRunner, host: OnnxRunner, shape: tuple[int, int]) -> float:
+    """Return the largest error over the output range; infinite where an output is not finite."""
+    ids = np.random.default_rng(shape).integers(5, 100, shape)
+    feed: dict[str, NDArray[np.int64]] = {i.name: np.zeros(shape, dtype=np.int64) for i in host.inputs}
+    feed["input_ids"] += ids
+    feed["attention_mask"] += 1
+    wanted, found = host.run(feed), device.run(feed)
+    if not all(np.isfinite(v).all() for v in found.values()):
+        return float("inf")
+    return max(float(np.abs(found[n] - v).max()) / max(float(np.ptp(v)), 1e-6) for n, v in wanted.items())
