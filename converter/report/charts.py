@@ -142,20 +142,42 @@ class Layer:
     """What pruning has left of one layer."""
 
     index: int
-    heads: int
-    heads_before: int
+    heads: tuple[bool, ...]
+    """One for each head there was: whether it is kept."""
     neurons: int
     neurons_before: int
 
 
 def layers(facts: Mapping[str, Any]) -> list[Layer]:
-    """Return the layers of a pruning record; empty where a record has none."""
-    keys = ("heads", "heads_before", "neurons", "neurons_before")
-    rows = facts.get("layers")
-    if not isinstance(rows, list):
-        return []
-    return [
-        Layer(int(row.get("layer", i)), *(int(row[k]) for k in keys))
-        for i, row in enumerate(rows)
-        if isinstance(row, Mapping) and all(isinstance(row.get(k), int) for k in keys)
-    ]
+    """Return the layers of a pruning record's plan; empty where a record has none."""
+    keys = ("layer", "heads_kept", "heads_before", "neurons_kept", "neurons_before")
+    return [_layer(row) for row in _tables(facts.get("plan"), keys)]
+
+
+@dataclass(frozen=True)
+class Step:
+    """How far the model was from the source after a step, over the package's worst texts."""
+
+    name: str
+    max_error: float | None
+    agreement: float | None
+    detail: str
+
+
+def drift(facts: Mapping[str, Any]) -> list[Step]:
+    """Return the steps between source and a failed package; empty where they were not looked at."""
+    found = _tables(facts.get("boundaries"), ("step", "max_error", "agreement"))
+    return [Step(row["step"], row["max_error"], row["agreement"], row.get("detail", "")) for row in found]
+
+
+def _tables(rows: Any, keys: Sequence[str]) -> list[Mapping[str, Any]]:
+    """Return the rows that can be drawn. Facts are free in form: a page must not fail over what a stage noted."""
+    found = rows if isinstance(rows, list) else []
+    return [row for row in found if isinstance(row, Mapping) and all(key in row for key in keys)]
+
+
+def _layer(row: Mapping[str, Any]) -> Layer:
+    kept, before = row["heads_kept"], row["heads_before"]
+    # A model that is pruned again counts its heads by the original's numbers: then only how many is drawn.
+    places = set(kept) if all(i < before for i in kept) else set(range(len(kept)))
+    return Layer(row["layer"], tuple(i in places for i in range(before)), row["neurons_kept"], row["neurons_before"])

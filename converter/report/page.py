@@ -75,7 +75,7 @@ def _target(target: Mapping[str, Any], source: Mapping[str, Any]) -> dict[str, A
     not_run = [c["name"] for c in evaluation["checks"] if c["status"] == "NOT_RUN"] if evaluation else []
     made = {
         **target,
-        "smaller": words.times(source["size_bytes"], target["size_bytes"]),
+        "smaller": words.smaller(source["size_bytes"], target["size_bytes"]),
         "not_run": [CHECK_TITLES.get(name, name) for name in not_run],
     }
     if evaluation is None:
@@ -88,6 +88,7 @@ def _target(target: Mapping[str, Any], source: Mapping[str, Any]) -> dict[str, A
         "histogram": charts.histogram(evaluation["errors"], limits[0] if limits else None),
         "lengths": charts.by_length(times),
         "metrics": _metrics(evaluation),
+        "drift": charts.drift(evaluation["facts"]),
     }
 
 

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from converter.pipeline import Result
     from converter.terminal import Terminal
 
-COLUMNS = ("", "size", "a text", "agreement", "metric", "worst error", "verdict")
+WORST = "worst error"
 STYLES = {"PASS": "bold green", "FAIL": "bold red", "NOT_RUN": "bold yellow"}
 
 
@@ -20,29 +20,35 @@ def show(result: "Result", terminal: "Terminal") -> None:
     """Print the table, what was not run, and where the report is."""
     table = report_table(result)
     console = terminal.result_console
-    found = rows(table)
-    wide = _table(found)
-    if console.measure(wide).minimum <= console.width and _natural(found) <= console.width:
-        console.print(wide)
+    titles, found = columns(table), rows(table)
+    short = [(row[0].partition(" (")[0], *row[1:]) for row in found]
+    drawn = (_table(titles, found, None), _table(titles, found, WORST), _table(titles, short, WORST))
+    fitting = next((t for t in drawn if console.measure(t).maximum < console.width), None)
+    if fitting is not None:
+        console.print(fitting)
     else:
-        for line in blocks(found):
-            terminal.result(line)
+        terminal.result("\n".join(blocks(titles, found)))
     for line in notes(table):
         terminal.result(line)
     terminal.result(f"\nreport: {result.out / PAGE_FILE}")
 
 
+def columns(table: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return the titles; the metric's own name is one of them."""
+    return ("", "size", "a text", "agreement", next(iter(table["source"]["metric"]), "metric"), WORST, "verdict")
+
+
 def rows(table: Mapping[str, Any]) -> list[tuple[str, ...]]:
     """Return the cells: the source, the compressed model where there is one, then the packages."""
     source = table["source"]
-    name, metric = next(iter(source["metric"].items()), ("", None))
+    metric = next(iter(source["metric"].values()), None)
     made: list[tuple[str, ...]] = [
         (
             table["model"],
             size(source["size_bytes"]),
             milliseconds(source["milliseconds"]),
             NOTHING,
-            f"{name} {number(metric)}".strip(),
+            number(metric),
             NOTHING,
             "source",
         )
@@ -93,28 +99,25 @@ def notes(table: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def blocks(found: list[tuple[str, ...]]) -> list[str]:
+def blocks(titles: tuple[str, ...], found: list[tuple[str, ...]]) -> list[str]:
     """Return the same for windows that are too narrow for a table: one block a row."""
     lines = []
     for row in found:
         lines += ["", f"{row[0]}  {row[-1]}".rstrip()]
-        pairs = zip(COLUMNS[1:-1], row[1:-1], strict=True)
+        pairs = zip(titles[1:-1], row[1:-1], strict=True)
         lines += [f"  {title:11} {cell}" for title, cell in pairs if cell != NOTHING]
     return lines
 
 
-def _natural(found: list[tuple[str, ...]]) -> int:
-    return sum(max(len(r[i]) for r in [COLUMNS, *found]) + 3 for i in range(len(COLUMNS)))
-
-
-def _table(found: list[tuple[str, ...]]) -> "Table":
+def _table(titles: tuple[str, ...], found: list[tuple[str, ...]], left_out: str | None) -> "Table":
     from rich import box
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for i, title in enumerate(COLUMNS):
-        table.add_column(title, justify="left" if i in {0, len(COLUMNS) - 1} else "right", no_wrap=True)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
+    shown = [i for i, title in enumerate(titles) if title != left_out]
+    for i in shown:
+        table.add_column(titles[i], justify="left" if i in {0, len(titles) - 1} else "right", no_wrap=True)
     for row in found:
-        table.add_row(*map(Text, row[:-1]), Text(row[-1], style=STYLES.get(row[-1], "")))
+        table.add_row(*(Text(row[i], style=STYLES.get(row[i], "")) for i in shown))
     return table

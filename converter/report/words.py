@@ -56,6 +56,13 @@ def times(before: float | None, after: float | None) -> str:
     return f"{ratio:.1f}×" if ratio < 9.95 else f"{ratio:.0f}×"
 
 
+def smaller(before: float | None, after: float | None) -> str:
+    """How many times smaller, or larger, `after` is."""
+    if not before or not after:
+        return ""
+    return f"{times(before, after)} smaller" if after <= before else f"{times(after, before)} larger"
+
+
 def plain_value(value: Any) -> str:
     """A value of a manifest on one line."""
     if value is None:

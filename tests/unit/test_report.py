@@ -17,7 +17,7 @@ from converter.recipe import bind_recipe
 from converter.report import charts, words
 from converter.report.page import headline
 from converter.report.summary import overall, report_table
-from converter.report.table import blocks, notes, rows, show
+from converter.report.table import blocks, columns, notes, rows, show
 from converter.report.write import write_reports
 from converter.stage import Record
 from converter.terminal import Terminal
@@ -56,8 +56,8 @@ def result(*targets: TargetResult, model: str = "some-model") -> Result:
 
 
 def pruned() -> dict[str, Any]:
-    layer = {"layer": 0, "heads": 7, "heads_before": 12, "neurons": 500, "neurons_before": 1536}
-    return {"layers": [layer], "loss_curve": [[1, 2.0], [2, 1.0]]}
+    layer = {"layer": 0, "heads_kept": [*range(1, 8)], "heads_before": 12, "neurons_kept": 500, "neurons_before": 1536}
+    return {"plan": [layer], "loss_curve": [[1, 2.0], [2, 1.0]]}
 
 
 def target(status: Status = Status.PASS, **changes: Any) -> TargetResult:
@@ -75,10 +75,10 @@ def target(status: Status = Status.PASS, **changes: Any) -> TargetResult:
 
 
 def failed() -> TargetResult:
-    check = Check("agreement", Status.FAIL, 0.9, 0.98, "9 of 10")
-    return target(
-        Status.FAIL, exit_code=3, evaluation=evaluation(check), error="gate: agreement: 9 of 10", hint="try another"
-    )
+    found = evaluation(Check("agreement", Status.FAIL, 0.9, 0.98, "9 of 10"))
+    drift = {"boundaries": [{"step": "prune.structured", "max_error": 0.34, "agreement": 0.9, "detail": ""}]}
+    found = replace(found, facts=found.facts | drift)
+    return target(Status.FAIL, exit_code=3, evaluation=found, error="gate: agreement: 9 of 10", hint="try another")
 
 
 def missing() -> TargetResult:
@@ -130,6 +130,7 @@ def test_every_verdict_stands_in_words_not_only_in_color(tmp_path: Path) -> None
 
 def test_the_page_shows_compression_and_problems(tmp_path: Path) -> None:
     page = reports(tmp_path, result(failed(), missing()))[2]
+    assert re.search(r"prune.structured</th>\s*<td[^>]*><span>34 %", page)
     for words_of_it in (
         "7 of 12 heads",
         "500",
@@ -138,6 +139,13 @@ def test_the_page_shows_compression_and_problems(tmp_path: Path) -> None:
         "pip install it",
     ):
         assert words_of_it in page
+
+
+def test_facts_of_another_form_are_left_out_of_the_page_and_break_nothing(tmp_path: Path) -> None:
+    odd = {"plan": [3, {"heads_kept": 1}], "loss_curve": {"a": 1}, "boundaries": "none", "nested": {"a": [1]}}
+    made = result(target(evaluation=replace(evaluation(), facts=odd)))
+    made = replace(made, compress_records=(replace(made.compress_records[0], facts=odd),))
+    assert "What is left" not in reports(tmp_path, made)[2]
 
 
 def test_report_json_holds_what_was_run(tmp_path: Path) -> None:
@@ -192,6 +200,8 @@ def test_only_a_run_whose_targets_all_passed_is_passed() -> None:
 def test_the_table_has_a_row_for_source_compressed_and_each_package() -> None:
     found = rows(report_table(result(target(), missing())))
     assert [r[0] for r in found] == ["some-model", "compressed", "cpu-int8 (dynamic)", "tflite (int8)"]
+    assert columns(report_table(result()))[4] == "accuracy"
+    assert found[0][4] == "0.8800"
     assert found[2] == (
         "cpu-int8 (dynamic)",
         "25.0 MB (4.0×)",
@@ -210,7 +220,8 @@ def test_what_did_not_run_is_said_under_the_table() -> None:
 
 
 def test_a_narrow_window_gets_blocks_with_the_same_figures() -> None:
-    lines = "\n".join(blocks(rows(report_table(result(target())))))
+    table = report_table(result(target()))
+    lines = "\n".join(blocks(columns(table), rows(table)))
     assert "cpu-int8 (dynamic)  PASS" in lines
     assert "25.0 MB (4.0×)" in lines
     assert max(map(len, lines.splitlines())) < 40
