@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -41,12 +41,11 @@ class TorchRunner(Runner):
 class TorchTarget(Target):
     """Not a plugin: it lies in no `targets` folder."""
 
-    runner: Any = None
-    device: DeviceCheck | None = None
-
     name = "torch"
     summary = "the PyTorch model itself"
     precisions = ("none",)
+    make_runner: ClassVar[Callable[[], Runner]]
+    device: ClassVar[DeviceCheck | None] = None
 
     def check_runtime(self) -> None:
         """It is a dependency."""
@@ -61,13 +60,18 @@ class TorchTarget(Target):
         return Bundle(folder, "model.bin", source)
 
     def open(self, folder: Path, pad: PadIds, threads: int = 1) -> Runner:
-        return self.runner
+        return self.make_runner()
 
     def limits(self, precision: str) -> Limits:
         return Limits(agreement=0.98, max_error=1e-3, stability=0.98)
 
     def device_check(self, folder: Path, pad: PadIds) -> DeviceCheck | None:
         return self.device
+
+
+def torch_target(make_runner: Callable[[], Runner], device: DeviceCheck | None = None) -> TorchTarget:
+    """Return a target that opens every package with `make_runner`; its own class, since fields are recipe options."""
+    return type("Made", (TorchTarget,), {"make_runner": staticmethod(make_runner), "device": device})()
 
 
 def context(model: TorchModel, work: Path, examples: tuple[Example, ...] = ()) -> Context:

@@ -10,13 +10,9 @@ import pytest
 
 from converter import convert, open_package, verify
 from converter.errors import PackageDamaged
-from converter.examples import Example
 from converter.golden import read_golden, write_golden
 from converter.jsonfile import json_text
 from converter.package import DIGEST, _describe, _digest
-from converter.source import load_source
-from converter.stage import SILENT
-from converter.validate.reference import capture_reference
 from tests.tiny import SENTENCES
 
 
@@ -149,45 +145,3 @@ def test_a_resealed_unchanged_file_still_verifies(package: Path) -> None:
     """The twin of the forgeries: `reseal` alone breaks nothing."""
     reseal(package, "golden.safetensors")
     verify(package)
-
-
-def test_a_failed_gate_is_kept_as_rejected_and_refused(tiny: Callable[..., Path], tmp_path: Path) -> None:
-    texts = tmp_path / "texts.txt"
-    texts.write_text("".join(f"{s}\n" for s in SENTENCES), encoding="utf-8")
-    recipe = {
-        "model": str(tiny()),
-        "targets": ["cpu-int8"],
-        "quantize": {"cpu-int8": "none"},
-        "eval": str(texts),
-        "limits": {"max_error": 0.0},
-    }
-    result = convert(recipe, tmp_path / "out")
-    assert result.exit_code == 3
-    assert "max_error" in (result.targets[0].error or "")
-    rejected = tmp_path / "out" / "cpu-int8.rejected"
-    assert not (rejected / "manifest.json").exists()
-    assert json.loads((rejected / "rejected.json").read_text(encoding="utf-8"))["gate"]["status"] == "FAIL"
-    with pytest.raises(PackageDamaged, match="rejected"):
-        verify(rejected)
-
-
-def test_an_unprovable_package_is_sealed_as_not_run_and_exits_3(tiny: Callable[..., Path], tmp_path: Path) -> None:
-    """Labels that are not the model's: its source scores no better than chance."""
-    source = load_source(str(tiny()))
-    reference = capture_reference(source, [Example(s) for s in SENTENCES], SILENT)
-    rows = [f"{s}\t{(d + 1) % 3}\n" for s, d in zip(SENTENCES, reference.decisions, strict=True)]
-    (tmp_path / "dev.tsv").write_text("sentence\tlabel\n" + "".join(rows), encoding="utf-8")
-    recipe = {
-        "model": str(tiny()),
-        "targets": ["cpu-int8"],
-        "quantize": {"cpu-int8": "none"},
-        "eval": str(tmp_path / "dev.tsv"),
-    }
-    result = convert(recipe, tmp_path / "out")
-    assert result.targets[0].status == "NOT_RUN", result.targets[0].evaluation
-    assert result.exit_code == 3
-    assert "chance" in (result.targets[0].error or "")
-    found = verify(tmp_path / "out" / "cpu-int8")
-    assert found["gate"] == "NOT_RUN"
-    assert "agreement" in found["not_run"]
-    assert "not proven" in (tmp_path / "out" / "cpu-int8" / "README.md").read_text(encoding="utf-8")

@@ -17,7 +17,7 @@ from converter.validate.interface import dtype_name
 from converter.validate.limits import Limits
 from converter.validate.package_check import evaluate_package
 from tests.tiny import MAX_LENGTH
-from tests.torch_runner import Feed, Outputs, TorchRunner, TorchTarget, context
+from tests.torch_runner import Feed, Outputs, TorchRunner, context, torch_target
 
 Prove = Callable[..., Evaluation]
 LIMITS = Limits(agreement=0.98, max_error=1e-3, stability=0.98)
@@ -43,7 +43,7 @@ def prove(model: TorchModel, tmp_path: Path) -> Prove:
     ) -> Evaluation:
         folder = tmp_path / "package"
         folder.mkdir()
-        target = TorchTarget(runner, device)
+        target = torch_target(lambda: runner, device)
         bundle = target.emit(model, model, folder, ctx)
         if spoil:
             spoil(folder)
