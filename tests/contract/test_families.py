@@ -144,6 +144,7 @@ def test_a_wrong_shape_is_refused(source: TorchModel, bad: tuple[int, ...]) -> N
         resized(source, keep)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", ["mpnet", "deberta-v2", "modernbert", "albert"])
 def test_a_pruned_model_exports(family: str, tiny: Callable[..., Path], tmp_path: Path) -> None:
     import onnxruntime
