@@ -8,26 +8,35 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import Progress as RichProgress
-    from rich.progress import TaskID
+    from rich.progress import Task, TaskID
 
 SECONDS_BETWEEN_LINES = 30.0
 SECONDS_WORTH_A_LINE = 2.0
+SHOW_CURSOR = "\x1b[?25h"
 
 
 class Bars:
     """One bar a task, nested tasks below; what took a while leaves a line when it is done."""
 
     def __init__(self, console: "Console") -> None:
-        from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+        from rich.progress import BarColumn, Progress, ProgressColumn, SpinnerColumn, TextColumn, TimeElapsedColumn
+        from rich.text import Text
+
+        class Share(ProgressColumn):
+            """How far it is and how long it will take; nothing where the end is not known."""
+
+            def render(self, task: "Task") -> Text:
+                if task.total is None:
+                    return Text()
+                left = task.time_remaining
+                return Text(f"{task.percentage:>3.0f} %" + ("" if left is None else f" · {_clock(left)} left"))
 
         self._bars = Progress(
             SpinnerColumn(),
             TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=24),
-            TextColumn("{task.percentage:>3.0f} %"),
             TimeElapsedColumn(),
-            TextColumn("left"),
-            TimeRemainingColumn(),
+            Share(),
             console=console,
             transient=True,
             redirect_stdout=False,
@@ -48,10 +57,16 @@ class Bars:
             self._depth -= 1
             self._bars.remove_task(bar)
             if self._depth == 0:
-                self._bars.stop()
+                self._end()
         seconds = time.monotonic() - started
         if self._depth > 0 and seconds >= SECONDS_WORTH_A_LINE:
             self.note(f"  {title} · {seconds:.0f} s")
+
+    def _end(self) -> None:
+        self._bars.stop()
+        # An interruption in the midst of drawing leaves rich's buffer open, and the cursor hidden for good.
+        self._bars.console.file.write(SHOW_CURSOR)
+        self._bars.console.file.flush()
 
     def note(self, text: str) -> None:
         self._bars.console.print(text, markup=False, highlight=False)
@@ -65,7 +80,9 @@ class _Bar:
         self._bars.advance(self._task, steps)
 
     def describe(self, text: str) -> None:
-        self._bars.update(self._task, description=f"{self._title} · {text}" if text else self._title)
+        title = self._title.strip()
+        said = text.removeprefix(title).lstrip(" ·:")  # some name the task again
+        self._bars.update(self._task, description=f"{self._title} · {said}" if said else self._title)
 
 
 class Lines:
@@ -93,7 +110,8 @@ class _Line:
         self._tell()
 
     def describe(self, text: str) -> None:
-        self._detail = f" · {text}" if text else ""
+        said = text.removeprefix(self._title).lstrip(" ·:")
+        self._detail = f" · {said}" if said else ""
         self._tell()
 
     def _tell(self) -> None:
@@ -107,4 +125,9 @@ class _Line:
         if not self._total or not self._done:
             return f"{seconds:.0f} s so far"
         left = seconds * max(0.0, self._total - self._done) / self._done
-        return f"{self._done / self._total:.0%}, about {left:.0f} s left"
+        return f"{self._done / self._total:.0%}, about {_clock(left)} left"
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{rest} s" if minutes == 0 else f"{minutes} min {rest} s"

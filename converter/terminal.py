@@ -70,7 +70,7 @@ class Terminal:
         return _console(self._out)
 
     def progress(self) -> "Progress":
-        """Bars on a terminal, a few lines elsewhere, nothing with `quiet`."""
+        """Bars on a terminal, a few lines elsewhere, nothing with `quiet`. Ask for it inside `hushed`."""
         from converter.progress import Bars, Lines
         from converter.stage import SILENT
 

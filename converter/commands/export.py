@@ -119,12 +119,12 @@ def run(session: Session, flags: Flags) -> int:
 def _make(session: Session, flags: Flags, recipe: "Recipe", out: Path) -> int:
     terminal = session.terminal
     terminal.say(f"{recipe.model} → {', '.join(t.name for t in recipe.targets)} in {out}/")
-    progress = terminal.progress()
     with terminal.hushed():
         from converter.api import convert
         from converter.report.summary import report_table
         from converter.report.table import show
 
+        progress = terminal.progress()
         with progress.task("Exporting"):
             result = convert(recipe, out, force=flags.force, require_device=flags.require_device, progress=progress)
         if terminal.json:

@@ -142,6 +142,38 @@ def test_an_interrupted_run_leaves_nothing(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_on_a_terminal_bars_are_drawn_and_the_cursor_comes_back(tiny: Callable[..., Path], tmp_path: Path) -> None:
+    import pty
+
+    master, slave = pty.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "converter.cli", str(tiny()), "--target", "cpu-int8", "-o", "out"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "TERM": "xterm"},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=slave,
+    )
+    os.close(slave)
+    seen = read_until(master, "Asking the source")
+    process.send_signal(signal.SIGINT)
+    seen += read_until(master, "interrupted")
+    assert process.wait(PATIENCE_SECONDS) == 130
+    assert "Exporting" in seen
+    assert seen.rindex("\x1b[?25h") > seen.rindex("\x1b[?25l")
+
+
+def read_until(descriptor: int, wanted: str) -> str:
+    seen = b""
+    while wanted not in seen.decode("utf-8", "replace"):
+        try:
+            more = os.read(descriptor, 4096)
+        except OSError:  # the other end is gone
+            break
+        seen += more
+    return seen.decode("utf-8", "replace")
+
+
 def wait_until(process: "subprocess.Popen[str]", happened: Callable[[], bool]) -> None:
     end = time.monotonic() + PATIENCE_SECONDS
     while not happened() and process.poll() is None and time.monotonic() < end:
