@@ -139,21 +139,42 @@ def capture_reference(
         SourceError: the source itself answers NaN or infinity; the text is named.
 
     """
-    run = torch_run(model)
-    judged = judge(model, encode_probes(model, examples), run, progress, "Asking the source")
+    judged = judge(model, encode_probes(model, examples), torch_run(model), progress, "Asking the source")
     _refuse_nan(judged)
-    scored = encode_probes(model, [e for e in evaluation or examples if e.label is not None])
+    return _scored(model, judged, [e for e in evaluation or examples if e.label is not None], progress)
+
+
+def _scored(
+    model: "TorchModel", judged: tuple[Judged, ...], labelled: Sequence[Example], progress: "Progress"
+) -> Reference:
+    """Complete a reference: texts that are probes too are not run again for the score."""
+    scored = encode_probes(model, labelled)
     known = {j.example: j for j in judged}
-    rest = judge_batched(model, [p for p in scored if p.example not in known], run, progress, "Scoring the source")
-    known |= {j.example: j for j in rest}
+    rest = [p for p in scored if p.example not in known]
+    known |= {j.example: j for j in judge_batched(model, rest, torch_run(model), progress, "Scoring the source")}
+    return _reference(
+        model,
+        judged,
+        scored,
+        metric=model.task.metric([known[p.example] for p in scored]) if scored else {},
+        chance=model.task.chance(labelled) if labelled else None,
+    )
+
+
+def _reference(
+    model: "TorchModel",
+    judged: tuple[Judged, ...],
+    scored: tuple[Probe, ...],
+    metric: dict[str, float],
+    chance: float | None,
+) -> Reference:
+    names = judged[0].outputs if judged else ()
     return Reference(
         judged=judged,
         decisions=tuple(model.task.decisions(judged)) if judged else (),
-        output_range={
-            name: _range([j.outputs[name] for j in judged]) for name in (judged[0].outputs if judged else ())
-        },
-        metric=model.task.metric([known[p.example] for p in scored]) if scored else {},
-        chance=model.task.chance([p.example for p in scored]) if scored else None,
+        output_range={name: _range([j.outputs[name] for j in judged]) for name in names},
+        metric=metric,
+        chance=chance,
         scored=scored,
     )
 
@@ -162,12 +183,16 @@ def at_length(
     source: "TorchModel", reference: Reference, length: int | None, progress: "Progress"
 ) -> "tuple[TorchModel, Reference]":
     """Return source and reference as they are when every text is cut to `length` tokens."""
-    texts = (*reference.probes, *reference.scored)
-    if length is None or all(p.encoding.length <= length for p in texts):
+    if length is None or all(p.encoding.length <= length for p in (*reference.probes, *reference.scored)):
         return source, reference
     short = replace(source, max_length=length)
-    probes = [p.example for p in reference.probes]
-    return short, capture_reference(short, probes, progress, [p.example for p in reference.scored])
+    long = [j.example for j in reference.judged if j.encoding.length > length]
+    cut = iter(judge(short, encode_probes(short, long), torch_run(short), progress, "Asking the source, texts cut"))
+    judged = tuple(next(cut) if j.encoding.length > length else j for j in reference.judged)
+    _refuse_nan(judged)
+    if any(p.encoding.length > length for p in reference.scored):
+        return short, _scored(short, judged, [p.example for p in reference.scored], progress)
+    return short, _reference(short, judged, reference.scored, reference.metric, reference.chance)
 
 
 def _refuse_nan(judged: Sequence[Judged]) -> None:

@@ -237,7 +237,20 @@ def test_a_source_that_answers_nan_is_refused(model: TorchModel) -> None:
 def test_a_shorter_package_is_judged_at_its_own_length(model: TorchModel, reference: Reference) -> None:
     short, cut = at_length(model, reference, 8, SILENT)
     assert short.max_length == max(p.encoding.length for p in cut.probes) == 8
+    asked = capture_reference(replace(model, max_length=8), [Example(s) for s in SENTENCES], SILENT)
+    assert cut.decisions == asked.decisions
+    assert cut.output_range == asked.output_range
     assert at_length(model, reference, 64, SILENT)[1] is reference
+
+
+def test_a_shorter_package_is_scored_against_the_source_at_its_own_length(
+    model: TorchModel, reference: Reference
+) -> None:
+    wide = capture_reference(model, [Example(s) for s in SENTENCES[:4]], SILENT, labelled(model, reference))
+    short, cut = at_length(model, wide, 6, SILENT)
+    assert wide.metric["accuracy"] == 1.0 > cut.metric["accuracy"]
+    assert max(p.encoding.length for p in cut.scored) == 6
+    assert compare(short, cut, torch_run(short), LIMITS, SILENT, "").metric == cut.metric
 
 
 def test_cosine_of_nothing_is_no_agreement() -> None:
