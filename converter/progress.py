@@ -46,21 +46,24 @@ class Bars:
 
     @contextlib.contextmanager
     def task(self, title: str, total: float | None = None) -> Iterator["_Bar"]:
-        started = time.monotonic()
-        if self._depth == 0:
-            self._bars.start()
-        self._depth += 1
-        bar = self._bars.add_task("  " * (self._depth - 1) + title, total=total)
-        try:
-            yield _Bar(self._bars, bar, "  " * (self._depth - 1) + title)
+        started, depth = time.monotonic(), self._depth
+        title = "  " * depth + title
+        bar = None
+        try:  # around all of it: an interruption comes most often while something is drawn
+            self._depth += 1
+            if depth == 0:
+                self._bars.start()
+            bar = self._bars.add_task(title, total=total)
+            yield _Bar(self._bars, bar, title)
         finally:
-            self._depth -= 1
-            self._bars.remove_task(bar)
-            if self._depth == 0:
+            self._depth = depth
+            if bar is not None:
+                self._bars.remove_task(bar)
+            if depth == 0:
                 self._end()
         seconds = time.monotonic() - started
-        if self._depth > 0 and seconds >= SECONDS_WORTH_A_LINE:
-            self.note(f"  {title} · {seconds:.0f} s")
+        if depth > 0 and seconds >= SECONDS_WORTH_A_LINE:
+            self.note(f"{title} · {seconds:.0f} s")
 
     def _end(self) -> None:
         self._bars.stop()

@@ -63,3 +63,16 @@ def test_an_error_inside_ends_the_drawing() -> None:
     assert stream.getvalue().rindex("\x1b[?25h") > stream.getvalue().rindex("\x1b[?25l")
     with bars.task("Again"):
         pass
+
+
+def test_an_interruption_while_a_task_is_drawn_ends_the_drawing_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    bars, stream = drawn()
+
+    def interrupt(*_given: object, **_options: object) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt), bars.task("Exporting"):
+        monkeypatch.setattr(bars._bars, "add_task", interrupt)
+        with bars.task("Inner"):
+            pytest.fail("the task was begun")
+    assert stream.getvalue().endswith("\x1b[?25h")
