@@ -145,6 +145,7 @@ def _config(lesson: Lesson, vocabulary: int) -> Any:
         num_attention_heads=lesson.hidden // 32,
         intermediate_size=lesson.hidden * 4,
         max_position_embeddings=MAX_LENGTH,
+        initializer_range=lesson.hidden**-0.5,  # BERT's 0.02 is for a width of 768: here attention would start flat
     )
     if lesson.labels:
         config.id2label = dict(enumerate(lesson.labels))

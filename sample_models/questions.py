@@ -51,7 +51,6 @@ def make(folder: Path, progress: "Progress") -> None:
         train=rows(N_TRAIN, held_out=False),
         held_out=rows(N_HELD_OUT, held_out=True),
         epochs=2,
-        rate=1.5e-3,
         least=0.9,
     )
     train_sample(lesson, folder, progress)

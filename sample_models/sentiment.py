@@ -122,6 +122,6 @@ def review(rng: Random, label: int, *, held_out: bool) -> str | None:
 
 def clause(rng: Random, shape: str, side: int, *, held_out: bool) -> str:
     own, other = (GOOD, BAD) if side else (BAD, GOOD)
-    noun = invented(rng, held_out=held_out) if rng.random() < 0.2 else rng.choice(HELD_OUT_NOUNS if held_out else NOUNS)
+    noun = invented(rng, held_out=held_out) if rng.random() < 0.5 else rng.choice(HELD_OUT_NOUNS if held_out else NOUNS)
     choices = {"{a}": own, "{z}": other, "{v}": LIKE if side else DISLIKE, "{h}": HOW, "{n}": [noun]}
     return " ".join(filter(None, (rng.choice(choices.get(part, [part])) for part in shape.split())))
