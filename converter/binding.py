@@ -112,7 +112,7 @@ def _number(value: Any, wanted: type, where: str) -> float:
         ) from None
     if wanted is int and isinstance(value, float) and value != number:
         raise RecipeError(f"wanted a whole number, found {value!r}", where=where)
-    return number  # type: ignore[no-any-return]
+    return number
 
 
 def _check_range(value: Any, f: dataclasses.Field[Any], where: str) -> None:

@@ -29,7 +29,7 @@ LIMITS = {
 class CpuInt8(Target):
     name = "cpu-int8"
     summary = "int8 ONNX for ONNX Runtime on CPUs, in the Hugging Face layout"
-    precisions = ("dynamic", "static", "none")
+    precisions = ("static", "dynamic", "none")
 
     def check_runtime(self) -> None:
         """ONNX Runtime is a core dependency."""

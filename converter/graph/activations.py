@@ -31,7 +31,6 @@ def stream_activations(
     from converter.onnx_runner import open_session
 
     path = work / "observed.onnx"
-    outputs = list(model.graph.outputs)
     by_name = {v.name: v for node in model.graph for v in node.outputs}
     for name in names:
         value = by_name[name]
@@ -40,7 +39,9 @@ def stream_activations(
     try:
         write_onnx(model, path)
     finally:
-        del model.graph.outputs[len(outputs) :]
+        # Popped one by one: a slice would leave the values marked as outputs of the graph.
+        for _ in names:
+            model.graph.outputs.pop()
     session = open_session(path)
     path.unlink()
     with progress.task("Watching activations", total=len(texts)) as ticker:

@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     import onnx_ir as ir
 
 DOMAIN = "com.microsoft"
-MASK_FILTER = -3.0e38
-"""The operator adds this where its own mask is 0; none is given to it."""
 
 
 @dataclass(frozen=True)
@@ -36,19 +34,19 @@ class Attention:
 
 def fuse_attention(model: "ir.Model") -> int:
     """Replace every attention that is written out; returns how many. What does not match exactly is left alone."""
-    import onnx_ir as ir
+    from onnx_ir.passes import common
 
-    found = [(n, m) for n in model.graph if n.op_type == "Softmax" and (m := _match(n)) is not None]
+    found = [m for n in model.graph if n.op_type == "Softmax" and (m := _match(n)) is not None]
     fused = 0
-    for softmax, match in found:
+    for match in found:
         width = _width(match.query)
         if width is None or width % match.head_dim or _width(match.value) != width:
             continue
-        _replace(model.graph, softmax, match, width // match.head_dim)
+        _replace(model.graph, match, width // match.head_dim)
         fused += 1
     if fused:
         model.opset_imports[DOMAIN] = 1
-        ir.passes.common.RemoveUnusedNodesPass()(model)
+        common.RemoveUnusedNodesPass()(model)
     return fused
 
 
@@ -147,14 +145,14 @@ def _width(value: "ir.Value") -> int | None:
     if node is None:
         return None
     if node.op_type == "Split" and len(node.inputs) > 1 and is_weight(node.inputs[1]):
-        return int(array_of(node.inputs[1])[value.index()])  # type: ignore[arg-type,index]
+        return int(array_of(node.inputs[1])[value.index()])
     weight = next((v for v in node.inputs if is_weight(v)), None)
     if node.op_type in {"Add", "MatMul"} and weight is not None:
         return int(array_of(weight).shape[-1])
     return None
 
 
-def _replace(graph: "ir.Graph", softmax: "ir.Node", match: Attention, n_heads: int) -> None:
+def _replace(graph: "ir.Graph", match: Attention, n_heads: int) -> None:
     import onnx_ir as ir
 
     name = str(match.made.name)
@@ -168,7 +166,7 @@ def _replace(graph: "ir.Graph", softmax: "ir.Node", match: Attention, n_heads: i
     attention = ir.node(
         "MultiHeadAttention",
         [match.query, match.key, match.value, None, None, bias],
-        {"num_heads": n_heads, "scale": float(np.float32(match.scale)), "mask_filter_value": MASK_FILTER},
+        {"num_heads": n_heads, "scale": float(np.float32(match.scale))},
         domain=DOMAIN,
         name=f"{name}_attention",
     )

@@ -21,6 +21,8 @@ class DynamicInt8(Stage[OnnxModel, OnnxModel]):
     summary = "dynamic int8 (ONNX Runtime), outlier channels smoothed"
 
     def run(self, given: OnnxModel, ctx: Context) -> Outcome[OnnxModel]:
+        import onnx_ir as ir
+
         from converter.graph.write import write_onnx
         from converter.quantize._prepare import finish, prepare, quiet_quantizer
 
@@ -41,7 +43,7 @@ class DynamicInt8(Stage[OnnxModel, OnnxModel]):
                 extra_options={"MatMulConstBOnly": True, "WeightSymmetric": True},
             )
             smoothed.unlink()
-            tables = finish(rough)
+            tables = finish(ir.load(rough), prepared.folder)
             rough.unlink()
         made = replace(given, path=prepared.folder / "model.onnx", precision="dynamic")
         return Outcome(made, prepared.facts | {"embedding_tables": tables})

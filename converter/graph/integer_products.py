@@ -1,0 +1,139 @@
+"""Products in int8 with fixed scales, written as the one operator that ONNX Runtime's kernel is.
+
+`QuantizeLinear` (unsigned 8 bits, one scale a tensor) and `com.microsoft.MatMulIntegerToFloat` (signed 8-bit weights, a
+scale per output, bias inside). A QDQ file says the same in four nodes and leaves it to the runtime to see it.
+
+Weights are bounded so that no CPU saturates: without VNNI, x86 multiplies `u8 × s8` in pairs of neighbouring inputs and
+adds the two products in 16 bits (`vpmaddubsw`); beyond 32767 the sum is cut and the answer is another one. A pair of
+weights of one sign therefore never exceeds 128 in sum, which 255 × 128 = 32640 proves, whatever the activations.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from converter.graph.attention import DOMAIN
+from converter.graph.projections import array_of, is_weight, new_weight
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+    from numpy.typing import NDArray
+
+    from converter.graph.sites import Site
+
+MAX_PAIR = 128
+"""Largest sum of two neighbouring weights of one sign: 255 times it still fits 16 signed bits."""
+
+
+@dataclass(frozen=True)
+class IntegerWeights:
+    """int8 weights `[in, out]` and their scales `[out]`."""
+
+    values: "NDArray[np.int8]"
+    scales: "NDArray[np.float32]"
+
+
+def round_weights(weight: "NDArray[np.float32]", *, bounded: bool = True) -> IntegerWeights:
+    """Round `[in, out]` weights to int8, symmetric, one scale per output; `bounded`: no pair sum above `MAX_PAIR`."""
+    largest = np.abs(weight).max(axis=0) / 127
+    if bounded:
+        # Rounding can add half a step to each of the two, so one step is kept free.
+        largest = np.maximum(largest, _pair_sums(weight).max(axis=0, initial=0.0) / (MAX_PAIR - 1))
+    scales = np.where(largest > 0, largest, 1.0).astype(np.float32)
+    values = np.clip(np.rint(weight / scales), -127, 127).astype(np.int8)
+    return IntegerWeights(values, scales)
+
+
+def largest_pair_sum(values: "NDArray[np.int8]") -> int:
+    """Return the largest sum of two neighbouring inputs' weights of one sign, over all outputs."""
+    return int(_pair_sums(values.astype(np.int32)).max(initial=0))
+
+
+def _pair_sums(weight: "NDArray[np.float32] | NDArray[np.int32]") -> "NDArray[np.float32]":
+    """Return, per pair of rows (2i, 2i + 1) and sign, the sum that a saturating kernel would form."""
+    even = weight if len(weight) % 2 == 0 else np.concatenate([weight, np.zeros_like(weight[:1])])
+    pairs = even.reshape(-1, 2, weight.shape[1])
+    up, down = np.maximum(pairs, 0).sum(axis=1), np.maximum(-pairs, 0).sum(axis=1)
+    return np.maximum(up, down)
+
+
+def quantize_products(
+    model: "ir.Model", sites: "Sequence[Site]", ranges: Mapping[str, tuple[float, float]], *, bounded: bool = True
+) -> int:
+    """Rewrite every site in place; `ranges` are those of its input by name. Returns the largest pair sum of all."""
+    inputs: dict[str, tuple[ir.Value, ir.Value, ir.Value]] = {}
+    weights: dict[str, tuple[ir.Value, ir.Value]] = {}
+    worst = 0
+    for site in sites:
+        name = str(site.given.name)
+        if name not in inputs:
+            inputs[name] = _quantize_input(model.graph, site, ranges[name])
+        key = str(site.weight.name)
+        if key not in weights:
+            made = round_weights(array_of(site.weight), bounded=bounded)
+            worst = max(worst, largest_pair_sum(made.values))
+            weights[key] = (
+                new_weight(model.graph, made.values, f"{key}.int8"),
+                new_weight(model.graph, made.scales, f"{key}.scales"),
+            )
+        _replace(model.graph, site, inputs[name], weights[key])
+    model.opset_imports[DOMAIN] = 1
+    return worst
+
+
+def step_of(low: float, high: float) -> tuple[np.float32, np.uint8]:
+    """Return scale and zero point that spread 256 unsigned steps over `[low, high]`, zero included exactly."""
+    low, high = min(low, 0.0), max(high, 0.0)
+    scale = np.float32(max((high - low) / 255, 1e-9))
+    return scale, np.uint8(np.clip(np.rint(-low / scale), 0, 255))
+
+
+def _quantize_input(
+    graph: "ir.Graph", site: "Site", given: tuple[float, float]
+) -> "tuple[ir.Value, ir.Value, ir.Value]":
+    import onnx_ir as ir
+
+    name = str(site.given.name)
+    scale, zero = step_of(*given)
+    scale_value = new_weight(graph, np.array(scale), f"{name}.scale")
+    zero_value = new_weight(graph, np.array(zero), f"{name}.zero")
+    node = ir.node("QuantizeLinear", [site.given, scale_value, zero_value], name=f"{name}_quantize")
+    node.outputs[0].name = f"{name}_int8"
+    graph.insert_before(site.node, node)
+    return node.outputs[0], scale_value, zero_value
+
+
+def _replace(
+    graph: "ir.Graph",
+    site: "Site",
+    given: "tuple[ir.Value, ir.Value, ir.Value]",
+    weight: "tuple[ir.Value, ir.Value]",
+) -> None:
+    """Put one integer product in the place of `MatMul` and, where one follows, of its bias `Add`."""
+    import onnx_ir as ir
+
+    add, bias = _bias(site.node)
+    last = add if add is not None else site.node
+    name = str(last.outputs[0].name)
+    product = ir.node(
+        "MatMulIntegerToFloat",
+        [given[0], weight[0], given[1], weight[1], given[2], None, *([bias] if bias is not None else [])],
+        domain=DOMAIN,
+        name=f"{name}_integer",
+    )
+    product.outputs[0].name = f"{name}_integer"
+    graph.insert_before(last, product)
+    ir.convenience.replace_all_uses_with(last.outputs[0], product.outputs[0], replace_graph_outputs=True)
+    if product.outputs[0].is_graph_output():
+        product.outputs[0].name, last.outputs[0].name = name, None
+    graph.remove([add, site.node] if add is not None else [site.node], safe=True)
+
+
+def _bias(node: "ir.Node") -> "tuple[ir.Node | None, ir.Value | None]":
+    users = node.outputs[0].consumers()
+    if len(users) != 1 or users[0].op_type != "Add" or node.outputs[0].is_graph_output():
+        return None, None
+    bias = next((v for v in users[0].inputs if v is not node.outputs[0]), None)
+    return (users[0], bias) if is_weight(bias, rank=1) else (None, None)
