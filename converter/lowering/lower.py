@@ -19,6 +19,8 @@ from converter.stage import Context, Outcome, Stage
 MAX_ERROR = 1e-4
 """Over the output range: 3e-6 is what float32 leaves between two orders of summation; room for deep models."""
 TEXTS_A_LENGTH = 2
+LARGE = 65_536
+"""Values from which arithmetic on constants, done again at every call, would be felt."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +46,7 @@ class LowerTflite(Stage[TorchModel, TfliteModel]):
         made = TfliteModel(folder / "model.tflite", given, lengths, mobile_outputs(given))
         with ctx.progress.task(f"Lowering to TFLite at {', '.join(map(str, lengths))} tokens"):
             lean = _convert(given, made, lean=True)
-            if _computes_constants(made.path):
+            if computes_constants(made.path):
                 # The lean way leaves sums of constants in the file where this architecture has them: the usual way
                 # works them out beforehand, in twice the memory.
                 lean = _convert(given, made, lean=False)
@@ -96,19 +98,30 @@ def _failure(error: Exception, given: TorchModel) -> StageFailed:
     )
 
 
-def _computes_constants(path: Path) -> bool:
-    """Return whether some operation of the first signature works on constants alone."""
-    from ai_edge_litert.schema_py_generated import Model
+def computes_constants(path: Path) -> bool:
+    """Return whether some operation of the first signature does arithmetic on large constants alone.
+
+    Looking rows of a table up (position embeddings) is no arithmetic: it costs nothing, and the table stays shared.
+    """
+    from ai_edge_litert.schema_py_generated import BuiltinOperator, Model
+
+    lookups = {BuiltinOperator.EMBEDDING_LOOKUP, BuiltinOperator.GATHER, BuiltinOperator.SLICE}
 
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
         model = Model.GetRootAs(content, 0)
         graph = model.Subgraphs(0)
         made = {int(t) for i in range(graph.OperatorsLength()) for t in graph.Operators(i).OutputsAsNumpy()}
         given = {int(t) for t in graph.InputsAsNumpy()}
-        return any(
-            all(int(t) not in made | given for t in graph.Operators(i).InputsAsNumpy())
-            for i in range(graph.OperatorsLength())
-        )
+        for i in range(graph.OperatorsLength()):
+            operation = graph.Operators(i)
+            inputs = [int(t) for t in operation.InputsAsNumpy()]
+            if model.OperatorCodes(operation.OpcodeIndex()).BuiltinCode() in lookups or any(
+                t in made | given for t in inputs
+            ):
+                continue
+            if inputs and int(np.prod(graph.Tensors(inputs[0]).ShapeAsNumpy())) >= LARGE:
+                return True
+        return False
 
 
 def check_equal(made: TfliteModel, ctx: Context) -> dict[str, Any]:

@@ -25,7 +25,8 @@ class Scheme:
     algorithm: str = "min_max_uniform_quantize"
     dtype: str = "INT"
 
-    def rules(self, operations: Iterable[str]) -> list[Rule]:
+    def rules(self, operations: Iterable[str], scope: str = ".*") -> list[Rule]:
+        """Return one rule per kind of operation, for those whose output names match `scope`."""
         weight = {"num_bits": self.weight_bits, "symmetric": True, "granularity": "CHANNELWISE", "dtype": self.dtype}
         config: dict[str, Any] = {
             "weight_tensor_config": weight,
@@ -41,7 +42,7 @@ class Scheme:
                 "dtype": "INT",
             }
         return [
-            {"regex": ".*", "operation": name, "algorithm_key": self.algorithm, "op_config": config}
+            {"regex": scope, "operation": name, "algorithm_key": self.algorithm, "op_config": config}
             for name in operations
         ]
 

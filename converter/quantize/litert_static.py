@@ -1,52 +1,61 @@
 """Static int8 for TFLite: activation ranges are measured on real text beforehand and stand in the file."""
 
-from collections.abc import Iterator
+import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from converter.binding import option
-from converter.lowering.model import SIGNATURE, TfliteModel
-from converter.lowering.quiet import quiet
-from converter.lowering.requantize import Scheme, requantize
-from converter.lowering.rows import filled_rows
+from converter.lowering.model import TfliteModel
+from converter.lowering.requantize import Rule, Scheme, requantize
 from converter.stage import Context, Outcome, Stage
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
+    from converter.lowering.ranges import Activation, LinearLayer
 
 
 @dataclass(frozen=True)
 class LitertStaticInt8(Stage[TfliteModel, TfliteModel]):
     """Linear layers in int8 with fixed ranges; attention, normalization and GELU stay in float.
 
-    Every signature is calibrated on rows that real text fills to the last token: padding moves no range.
+    A layer whose input or output has outliers so large that 8 bits over the whole range would drown the rest (the
+    feed-forward outputs of BERT: Bondarenko et al., arXiv 2109.12948) is quantized dynamically instead: one scale a
+    token. Ranges are measured on rows that real text fills to the last token, so padding moves none.
     """
 
-    texts: int = option(32, "texts per length that ranges are measured on", low=1)
+    texts: int = option(16, "texts per length that ranges are measured on", low=1)
+    min_snr: float = option(28.0, "decibels below which a layer is quantized dynamically", low=0.0)
 
     summary = "static int8 (LiteRT)"
     needs_text = True
 
     def run(self, given: TfliteModel, ctx: Context) -> Outcome[TfliteModel]:
-        with quiet():
-            from ai_edge_quantizer.quantizer import Quantizer
+        from converter.lowering.ranges import measure
 
-        rules = Scheme(8, integer=True, activation_bits=8).rules(["FULLY_CONNECTED"])
-        rules += Scheme(8, integer=True).rules(["EMBEDDING_LOOKUP"])
-        quantizer = Quantizer(str(given.path), rules)
-        ranges = None
-        with ctx.progress.task("Measuring ranges", total=len(given.lengths)) as ticker:
-            for length in given.lengths:
-                data = {f"{SIGNATURE}{length}": list(_feeds(given, ctx, length, self.texts))}
-                with quiet():
-                    ranges = quantizer.calibrate(data, previous_calibration_result=ranges, num_threads=1)
-                ticker.advance()
-        made = requantize(given, rules, "static", ctx, ranges)
-        return Outcome(made, {"texts_a_length": self.texts, "builtin_text": ctx.calibration_is_builtin})
+        layers, seen = measure(given, ctx, self.texts)
+        noisy = [x for x in layers if min(seen[x.given_name].snr, seen[x.made_name].snr) < self.min_snr]
+        made = requantize(given, _rules(noisy), "static", ctx, _ranges(seen))
+        facts = {
+            "layers": len(layers) // len(given.lengths),
+            "kept_dynamic": len(noisy) // len(given.lengths),
+            "texts_a_length": self.texts,
+            "builtin_text": ctx.calibration_is_builtin,
+        }
+        return Outcome(made, facts)
 
 
-def _feeds(given: TfliteModel, ctx: Context, length: int, count: int) -> "Iterator[dict[str, NDArray[np.int32]]]":
-    for row in filled_rows(given.source, ctx, length, count):
-        yield {name: ids[None].astype(np.int32) for name, ids in row.inputs.items()}
+def _rules(noisy: "list[LinearLayer]") -> list[Rule]:
+    dynamic = Scheme(8, integer=True)
+    rules = Scheme(8, integer=True, activation_bits=8).rules(["FULLY_CONNECTED"])
+    for name in dict.fromkeys(x.made_name for x in noisy):
+        # The quantizer knows an operation by its outputs, each followed by a semicolon.
+        rules += dynamic.rules(["FULLY_CONNECTED"], f"^{re.escape(name)};?$")
+    return rules + dynamic.rules(["EMBEDDING_LOOKUP"])
+
+
+def _ranges(seen: "dict[str, Activation]") -> dict[str, Any]:
+    return {
+        name: {"min": np.full((1, 1), a.low, np.float32), "max": np.full((1, 1), a.high, np.float32)}
+        for name, a in seen.items()
+    }
