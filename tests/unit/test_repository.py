@@ -31,7 +31,8 @@ def test_names_and_sizes_inside_a_file(path: Path) -> None:
             assert not BANNED_ENDINGS.search(node.name), node.name
         elif isinstance(node, ast.FunctionDef):
             assert long_of(node) <= MAX_FUNCTION_LINES, f"{node.name} is {long_of(node)} lines"
-            assert node.args.kwarg is None, f"{node.name} takes **{node.args.kwarg.arg}"  # type: ignore[union-attr]
+            # The `forward` of a module that takes the place of one of transformers' is called its way.
+            assert node.args.kwarg is None or node.name == "forward", f"{node.name} takes **kwargs"
 
 
 def long_of(node: ast.FunctionDef) -> int:

@@ -1,0 +1,68 @@
+"""A folder or Hub id to the local folder of a model."""
+
+from pathlib import Path
+
+from converter.errors import SourceError, UsageError
+from converter.jsonfile import read_json
+
+
+def locate(model: str, revision: str | None) -> tuple[Path, str | None]:
+    """Return the local folder, and the commit where it came from the Hub."""
+    path = Path(model).expanduser()
+    if path.is_dir():
+        if revision is not None:
+            raise UsageError("--revision is for Hub ids; this is a local folder", where=model)
+        return path.resolve(), None
+    looks_local = path.is_absolute() or model.startswith((".", "~")) or model.count("/") != 1 or path.is_file()
+    if looks_local:
+        detail = "is a file, wanted the model's folder" if path.is_file() else "no such folder"
+        raise SourceError(detail, where=model, hint="give a folder with config.json and model.safetensors, or a Hub id")
+    return _from_hub(model, revision)
+
+
+def _from_hub(model: str, revision: str | None) -> tuple[Path, str | None]:
+    import huggingface_hub
+    from huggingface_hub import errors
+
+    try:
+        folder = Path(
+            huggingface_hub.snapshot_download(
+                model,
+                revision=revision,
+                ignore_patterns=["*.bin", "*.pt", "*.pth", "*.h5", "*.msgpack", "*.onnx", "*.py", "openvino*"],
+            )
+        )
+    except (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled):
+        raise SourceError(
+            "no such folder, and the Hub cannot be reached for an id of that name",
+            where=model,
+            hint="check the path; or go online, or unset HF_HUB_OFFLINE",
+        ) from None
+    except errors.HFValidationError:
+        raise SourceError("no such folder, and not a Hub id", where=model) from None
+    except errors.RevisionNotFoundError:
+        raise SourceError(f"the Hub model has no revision {revision!r}", where=model) from None
+    except errors.GatedRepoError:
+        raise SourceError("the Hub model is gated", where=model, hint="accept its terms and set HF_TOKEN") from None
+    except errors.RepositoryNotFoundError:
+        raise SourceError(
+            "no such folder, and no such model on the Hub", where=model, hint="private models need HF_TOKEN"
+        ) from None
+    except (errors.HfHubHTTPError, OSError) as error:
+        raise SourceError(
+            f"the Hub cannot be reached ({type(error).__name__})",
+            where=model,
+            hint="check the network, or give a local folder",
+        ) from None
+    return folder, folder.name
+
+
+def encoder_folder_of(folder: Path) -> Path:
+    """Return the transformers folder: of a sentence-transformers model it is the first module's."""
+    listing = folder / "modules.json"
+    if listing.is_file():
+        modules = read_json(listing)
+        if isinstance(modules, list) and modules and isinstance(modules[0], dict) and "path" in modules[0]:
+            return folder / modules[0]["path"]
+        raise SourceError("modules.json lists no module", where=str(listing))
+    return folder
