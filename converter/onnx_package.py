@@ -2,9 +2,11 @@
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 from converter.artifact import Bundle, OnnxModel, TorchModel
 from converter.errors import PackageDamaged
+from converter.jsonfile import read_json, write_json
 from converter.layout import write_model_files
 
 FILES = {
@@ -34,7 +36,16 @@ def emit_onnx(given: OnnxModel, source: TorchModel, folder: Path) -> Bundle:
     (folder / "onnx").mkdir()
     shutil.copyfile(given.path, folder / file)
     write_model_files(source, folder, {"transformers.js_config": {"dtype": DTYPES[precision]}})
+    if source.head is not None:
+        _name_model(folder, file, source.max_length)
     return Bundle(folder, file, source)
+
+
+def _name_model(folder: Path, file: str, max_length: int) -> None:
+    """Tell sentence-transformers the model's name: it looks for `model.onnx` alone, else exports anew and fails."""
+    path = folder / "sentence_bert_config.json"
+    table: dict[str, Any] = read_json(path) if path.is_file() else {"max_seq_length": max_length}
+    write_json(path, table | {"model_args": {**table.get("model_args", {}), "file_name": file}})
 
 
 def find_model(folder: Path) -> Path:
@@ -82,9 +93,10 @@ outputs = model(**tokenizer("A text.", return_tensors="pt"))
         f"""### transformers.js
 
 ```js
-import {{ pipeline }} from '@huggingface/transformers';
+import {{ env, pipeline }} from '@huggingface/transformers';
 
-const run = await pipeline('{task}', '.', {{ dtype: '{dtype}' }});
+env.localModelPath = '..'; // the folder that holds this package
+const run = await pipeline('{task}', 'NAME OF THIS FOLDER'); // config.json asks for dtype '{dtype}'
 ```""",
     ]
     if source.head is not None:
@@ -94,7 +106,7 @@ const run = await pipeline('{task}', '.', {{ dtype: '{dtype}' }});
 ```python
 from sentence_transformers import SentenceTransformer
 
-model = SentenceTransformer(".", backend="onnx", model_kwargs={{"file_name": "{file}"}})
+model = SentenceTransformer(".", backend="onnx")  # sentence_bert_config.json names {file}
 ```"""
         )
     return "\n\n".join(parts) + "\n"

@@ -66,8 +66,8 @@ def quantize_products(
     inputs: dict[str, tuple[ir.Value, ir.Value, ir.Value]] = {}
     weights: dict[str, tuple[ir.Value, ir.Value]] = {}
     worst = 0
-    for site in sites:
-        name = str(site.given.name)
+    # Named before anything changes: the input of one product can be the output of another (ALBERT's embeddings).
+    for site, name in [(s, str(s.given.name)) for s in sites]:
         if name not in inputs:
             inputs[name] = _quantize_input(model.graph, site, ranges[name])
         key = str(site.weight.name)

@@ -1,0 +1,215 @@
+"""Each rewrite changes what it is for, leaves the rest alone, and never changes an answer."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from converter.errors import ResourceLimit
+from converter.graph import write
+from converter.graph.clean import clean_graph, share_equal_weights
+from converter.graph.embeddings import quantize_embeddings
+from converter.graph.gemms import gemms_as_products
+from converter.graph.projections import merge_projections
+from converter.graph.residuals import residuals_as_sums
+from converter.graph.sites import quantizable
+from converter.graph.smoothing import apply_smoothing, plan_smoothing
+from converter.graph.write import write_onnx
+from converter.onnx_runner import open_session
+
+RNG = np.random.default_rng(0)
+
+
+def graph(
+    nodes: list[Any], weights: dict[str, np.ndarray], outputs: dict[str, list[str | int]], integer: bool = False
+) -> ir.Model:
+    kind = TensorProto.INT64 if integer else TensorProto.FLOAT
+    given = helper.make_tensor_value_info("x", kind, ["batch", "length"] if integer else ["batch", "length", 8])
+    made = helper.make_graph(
+        nodes,
+        "g",
+        [given],
+        [helper.make_tensor_value_info(n, TensorProto.FLOAT, s) for n, s in outputs.items()],
+        [numpy_helper.from_array(w, n) for n, w in weights.items()],
+    )
+    return ir.from_proto(helper.make_model(made, opset_imports=[helper.make_opsetid("", 18)], ir_version=10))
+
+
+def run(model: ir.Model, x: np.ndarray, tmp_path: Path) -> list[np.ndarray]:
+    path = tmp_path / "run.onnx"
+    write_onnx(model, path)
+    onnx.checker.check_model(str(path), full_check=True)
+    return list(open_session(path).run(None, {"x": x}))
+
+
+def ops(model: ir.Model) -> list[str]:
+    return [n.op_type for n in model.graph]
+
+
+def floats(*shape: int) -> np.ndarray:
+    return RNG.standard_normal(shape).astype(np.float32)
+
+
+X = floats(2, 5, 8)
+
+
+def projections(*, biased: bool = True) -> ir.Model:
+    nodes, weights = [], {}
+    for name in "qkv":
+        weights |= {f"w{name}": floats(8, 4), f"b{name}": floats(4)}
+        nodes.append(helper.make_node("MatMul", ["x", f"w{name}"], [f"m{name}"]))
+        second = f"b{name}" if biased else f"m{name}"
+        nodes.append(helper.make_node("Add", [f"m{name}", second], [f"a{name}"]))
+    nodes += [
+        helper.make_node("Relu", ["aq"], ["rq"]),
+        helper.make_node("Sum", ["rq", "ak", "av"], ["y"]),
+    ]
+    return graph(nodes, weights, {"y": ["batch", "length", 4]})
+
+
+def test_projections_of_one_input_become_one_product(tmp_path: Path) -> None:
+    model = projections()
+    wanted = run(model, X, tmp_path)
+    assert merge_projections(model) == 1
+    assert ops(model).count("MatMul") == 1
+    np.testing.assert_allclose(run(model, X, tmp_path)[0], wanted[0], atol=1e-5)
+
+
+def test_projections_without_a_bias_are_left_alone() -> None:
+    model = projections(biased=False)
+    assert merge_projections(model) == 0
+    assert ops(model).count("MatMul") == 3
+
+
+def test_residuals_before_a_norm_become_sums_and_biases_do_not(tmp_path: Path) -> None:
+    nodes = [
+        helper.make_node("Relu", ["x"], ["r"]),
+        helper.make_node("Add", ["r", "b"], ["biased"]),
+        helper.make_node("Add", ["biased", "x"], ["s"]),
+        helper.make_node("LayerNormalization", ["s", "scale"], ["y"], axis=-1),
+    ]
+    model = graph(nodes, {"b": floats(8), "scale": floats(8)}, {"y": ["batch", "length", 8]})
+    wanted = run(model, X, tmp_path)
+    assert residuals_as_sums(model) == 1
+    assert ops(model) == ["Relu", "Add", "Sum", "LayerNormalization"]
+    np.testing.assert_allclose(run(model, X, tmp_path)[0], wanted[0], atol=1e-6)
+
+
+@pytest.mark.parametrize("transposed", [0, 1])
+def test_a_gemm_becomes_product_and_bias_and_keeps_its_name(transposed: int, tmp_path: Path) -> None:
+    weight = floats(3, 8) if transposed else floats(8, 3)
+    nodes = [
+        helper.make_node("Gather", ["x", "first"], ["row"], axis=1),
+        helper.make_node("Gemm", ["row", "w", "b"], ["y"], transB=transposed),
+    ]
+    model = graph(nodes, {"first": np.array(0), "w": weight, "b": floats(3)}, {"y": ["batch", 3]})
+    wanted = run(model, X, tmp_path)
+    assert gemms_as_products(model) == 1
+    assert [v.name for v in model.graph.outputs] == ["y"]
+    np.testing.assert_allclose(run(model, X, tmp_path)[0], wanted[0], atol=1e-5)
+
+
+def test_a_scaled_gemm_is_left_alone() -> None:
+    nodes = [
+        helper.make_node("Gather", ["x", "first"], ["row"], axis=1),
+        helper.make_node("Gemm", ["row", "w", "b"], ["y"], alpha=0.5),
+    ]
+    model = graph(nodes, {"first": np.array(0), "w": floats(8, 3), "b": floats(3)}, {"y": ["batch", 3]})
+    assert gemms_as_products(model) == 0
+
+
+def test_equal_weights_are_kept_once_and_a_scalar_is_no_vector() -> None:
+    same = floats(8, 8)
+    nodes = [
+        helper.make_node("MatMul", ["x", "w1"], ["m1"]),
+        helper.make_node("MatMul", ["m1", "w2"], ["m2"]),
+        helper.make_node("Add", ["m2", "scalar"], ["a"]),
+        helper.make_node("Add", ["a", "vector"], ["y"]),
+    ]
+    one = np.float32(1.5)
+    weights = {"w1": same, "w2": same.copy(), "scalar": np.array(one), "vector": np.array([one])}
+    model = graph(nodes, weights, {"y": ["batch", "length", 8]})
+    assert share_equal_weights(model.graph) == 1
+    assert sorted(model.graph.initializers) == ["scalar", "vector", "w1"]
+
+
+def test_cleaning_removes_what_tells_of_the_exporter() -> None:
+    model = graph([helper.make_node("Relu", ["x"], ["y"], doc_string="File /home/x.py")], {}, {"y": ["s0", "s1", 8]})
+    model.graph.node(0).metadata_props["stack"] = "trace"
+    clean_graph(model)
+    assert model.graph.node(0).doc_string in {None, ""}
+    assert not model.graph.node(0).metadata_props
+    assert list(model.graph.outputs[0].shape or ()) == ["batch", "length", 8]
+
+
+def test_an_embedding_in_int8_gives_back_its_rows(tmp_path: Path) -> None:
+    table = floats(100, 8) * np.linspace(0.01, 10, 100, dtype=np.float32)[:, None]
+    nodes = [helper.make_node("Gather", ["table", "x"], ["rows"]), helper.make_node("Identity", ["rows"], ["y"])]
+    model = graph(nodes, {"table": table}, {"y": ["batch", "length", 8]}, integer=True)
+    assert quantize_embeddings(model) == 1
+    ids = np.arange(100).reshape(2, 50)
+    found = run(model, ids, tmp_path)[0]
+    # Half a step of each row's own scale, however small the row.
+    assert np.all(np.abs(found - table[ids]) <= np.abs(table[ids]).max(axis=-1, keepdims=True) / 127 * 0.51)
+
+
+def test_a_small_table_stays_float() -> None:
+    model = graph(
+        [helper.make_node("Gather", ["table", "x"], ["y"])],
+        {"table": floats(2, 8)},
+        {"y": ["batch", "length", 8]},
+        integer=True,
+    )
+    assert quantize_embeddings(model) == 0
+
+
+def product_model(weight: np.ndarray) -> ir.Model:
+    node = helper.make_node("MatMul", ["x", "w"], ["y"], name="product")
+    return graph([node], {"w": weight}, {"y": ["batch", "length", int(weight.shape[1])]})
+
+
+def test_smoothing_changes_no_answer_and_takes_the_outlier_off_the_activation(tmp_path: Path) -> None:
+    model = product_model(floats(8, 40))
+    x = X.copy()
+    x[..., 3] *= 30
+    sites = list(quantizable(model))
+    plans = plan_smoothing(sites, {"x": x.reshape(-1, 8)})
+    assert len(plans) == 1
+    assert plans[0].error_ratio < 0.5
+    assert plans[0].factors.argmax() == 3
+    wanted = run(model, x, tmp_path)
+    apply_smoothing(model, sites, plans)
+    assert ops(model) == ["Mul", "MatMul"]
+    np.testing.assert_allclose(run(model, x, tmp_path)[0], wanted[0], rtol=1e-4, atol=1e-4)
+
+
+def test_even_activations_are_not_smoothed() -> None:
+    model = product_model(floats(8, 40))
+    even = RNG.uniform(-1, 1, (400, 8)).astype(np.float32)
+    assert plan_smoothing(list(quantizable(model)), {"x": even}) == []
+
+
+def test_a_narrow_product_is_a_classifier_and_stays_float() -> None:
+    assert list(quantizable(product_model(floats(8, 3)))) == []
+
+
+def test_a_file_beyond_two_gigabytes_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(write, "MAX_FILE_BYTES", 1000)
+    with pytest.raises(ResourceLimit, match="GiB"):
+        write_onnx(product_model(floats(8, 40)), tmp_path / "big.onnx")
+    assert not (tmp_path / "big.onnx").exists()
+
+
+def test_the_written_file_is_what_onnx_itself_reads(tmp_path: Path) -> None:
+    model = projections()
+    write_onnx(model, tmp_path / "a.onnx")
+    loaded = onnx.load(tmp_path / "a.onnx")
+    assert {i.name for i in loaded.graph.initializer} == set(model.graph.initializers)
+    for name, value in model.graph.initializers.items():
+        assert value.const_value is not None
+        found = next(numpy_helper.to_array(i) for i in loaded.graph.initializer if i.name == name)
+        np.testing.assert_array_equal(found, value.const_value.numpy())
