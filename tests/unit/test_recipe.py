@@ -87,7 +87,7 @@ def test_paths_in_a_recipe_are_relative_to_the_recipe(tmp_path: Path) -> None:
 @pytest.mark.parametrize("content", [b"model = ", b"\xff\xfe", b"[[compress]\n"])
 def test_a_file_that_is_no_toml_is_named(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "my.toml").write_bytes(content)
-    with pytest.raises(RecipeError, match="my.toml"):
+    with pytest.raises(RecipeError, match=r"my\.toml"):
         load_recipe_table(tmp_path / "my.toml")
 
 
