@@ -34,7 +34,7 @@ def load_pruned(folder: Path, auto: Any, config: Any, attention: str, shape_map:
         for k, v in load_file(f).items()
     }
     missing, unexpected = module.load_state_dict(weights, strict=False)
-    tied = set(getattr(module, "_tied_weights_keys", None) or ())
+    tied = set(module.all_tied_weights_keys)  # none where the configuration unties them
     if set(missing) - tied or unexpected:
         wrong = min((set(missing) - tied) | set(unexpected))
         raise SourceError(f"{wrong} is missing or unexpected beside the shape map", where=str(folder))

@@ -184,7 +184,7 @@ def _load_module(folder: Path, task: "type[Task]") -> "tuple[torch.nn.Module, Sh
             where=str(folder),
             hint="the weights must match config.json",
         ) from None
-    _refuse_partial(info, module, folder)
+    _refuse_partial(info, folder, has_head=task.architecture != "Model")
     return module.eval().requires_grad_(requires_grad=True), None
 
 
@@ -197,11 +197,13 @@ def _attention(config: Any) -> str:
     return "sdpa" if getattr(cls, "_supports_sdpa", False) else "eager"
 
 
-def _refuse_partial(info: Mapping[str, Any], module: "torch.nn.Module", folder: Path) -> None:
-    """A weight that was not in the file is random: that is refused, whatever transformers thinks of it."""
-    tied = set(getattr(module, "_tied_weights_keys", None) or ())
-    unused_pooler = {n for n in info["missing_keys"] if ".pooler." in f".{n}" or n.startswith("pooler.")}
-    missing = sorted(set(info["missing_keys"]) - tied - unused_pooler)
+def _refuse_partial(info: Mapping[str, Any], folder: Path, *, has_head: bool) -> None:
+    """A weight that was not in the file is random: that is refused, whatever transformers thinks of it.
+
+    Weights that are really tied to others are not among the missing. A pooler is nothing that is exported of a model
+    without a head; a head reads it.
+    """
+    missing = sorted(n for n in info["missing_keys"] if has_head or ".pooler." not in f".{n}")
     wrong = [str(m[0] if isinstance(m, tuple) else m) for m in info.get("mismatched_keys", ())]
     if wrong:
         raise SourceError(

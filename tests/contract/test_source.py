@@ -167,6 +167,25 @@ def test_a_missing_head_is_refused_because_it_would_answer_at_random(folder: Pat
     assert "random" in message
 
 
+@pytest.mark.parametrize("family", ["bert", "deberta-v2"])
+def test_a_missing_pooler_is_refused_where_a_head_reads_it(family: str, tiny: Tiny, tmp_path: Path) -> None:
+    for task, refused in (("text-classification", True), ("feature-extraction", False)):
+        copy = Path(shutil.copytree(tiny(family, task), tmp_path / task))
+        _weights(copy, lambda tensors: [tensors.pop(n) for n in list(tensors) if "pooler." in n])
+        if refused:
+            assert "pooler.dense" in _refused(copy)[0]
+        else:
+            load_source(str(copy))
+
+
+def test_missing_output_weights_are_fine_only_where_they_are_the_embeddings(tiny: Tiny, tmp_path: Path) -> None:
+    tied = Path(shutil.copytree(tiny("bert", "fill-mask"), tmp_path / "tied"))
+    assert "cls.predictions.decoder.weight" not in load_file(tied / "model.safetensors")
+    load_source(str(tied))
+    _config(tied, tie_word_embeddings=False)
+    assert "cls.predictions.decoder" in _refused(tied)[0]
+
+
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_weights_that_are_not_finite_are_refused(folder: Path, value: float) -> None:
     _weights(folder, lambda t: t.update({"classifier.bias": torch.full((3,), value)}))
