@@ -37,6 +37,7 @@ class ExportOnnx(Stage[TorchModel, OnnxModel]):
 
     def run(self, given: TorchModel, ctx: Context) -> Outcome[OnnxModel]:
         from converter.graph.clean import clean_graph
+        from converter.graph.gelu import gelus_for_fusion
         from converter.graph.gemms import gemms_as_products
         from converter.graph.projections import merge_projections
         from converter.graph.residuals import residuals_as_sums
@@ -52,6 +53,7 @@ class ExportOnnx(Stage[TorchModel, OnnxModel]):
                 "ir_version": model.ir_version,
                 "merged_projections": merge_projections(model),
                 "residual_sums": residuals_as_sums(model),
+                "gelus": gelus_for_fusion(model),
             }
             clean_graph(model)
             write_onnx(model, path)

@@ -6,17 +6,21 @@ scores (padding masks, sliding windows, relative positions) becomes its `attenti
 understood here.
 """
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from converter.graph.projections import array_of, is_weight
+from converter.graph.projections import array_of, is_weight, scalar_of
 
 if TYPE_CHECKING:
     import onnx_ir as ir
 
 DOMAIN = "com.microsoft"
+PADDING = "padding_mask"
+MASK_FILTER = -1e9
+"""Added to the scores of padding: its `exp` is 0 beside any score, and a row of nothing else stays finite."""
 
 
 @dataclass(frozen=True)
@@ -32,8 +36,17 @@ class Attention:
     made: "ir.Value"
 
 
-def fuse_attention(model: "ir.Model") -> int:
-    """Replace every attention that is written out; returns how many. What does not match exactly is left alone."""
+def attention_biases(model: "ir.Model") -> frozenset[str]:
+    """Return the names of the values that are added to attention scores, one alone each."""
+    found = [m for n in model.graph if n.op_type == "Softmax" and (m := _match(n)) is not None]
+    return frozenset(str(m.biases[0].name) for m in found if len(m.biases) == 1)
+
+
+def fuse_attention(model: "ir.Model", padding: Collection[str] = ()) -> int:
+    """Replace every attention that is written out; returns how many. What does not match exactly is left alone.
+
+    `padding` names the biases that are nothing but the padding mask: the operator reads `attention_mask` instead.
+    """
     from onnx_ir.passes import common
 
     found = [m for n in model.graph if n.op_type == "Softmax" and (m := _match(n)) is not None]
@@ -42,7 +55,8 @@ def fuse_attention(model: "ir.Model") -> int:
         width = _width(match.query)
         if width is None or width % match.head_dim or _width(match.value) != width:
             continue
-        _replace(model.graph, match, width // match.head_dim)
+        mask = _padding_mask(model) if {str(b.name) for b in match.biases} & set(padding) else None
+        _replace(model.graph, match, width // match.head_dim, mask)
         fused += 1
     if fused:
         model.opset_imports[DOMAIN] = 1
@@ -89,7 +103,7 @@ def _holds_product(value: "ir.Value | None") -> bool:
     while value is not None and (node := value.producer()) is not None:
         if node.op_type == "MatMul":
             return True
-        if node.op_type in {"Mul", "Div"} and _constant(node.inputs[1]) is not None:
+        if node.op_type in {"Mul", "Div"} and scalar_of(node.inputs[1]) is not None:
             value = node.inputs[0]
         elif node.op_type in {"Add", "Sum"}:
             return any(_holds_product(v) for v in node.inputs)
@@ -101,7 +115,7 @@ def _holds_product(value: "ir.Value | None") -> bool:
 def _scaled(value: "ir.Value | None") -> "tuple[ir.Value | None, float]":
     """Take a multiplication by a constant off `value`."""
     node = _made_by(value, "Mul", "Div")
-    factor = _constant(node.inputs[1]) if node is not None else None
+    factor = scalar_of(node.inputs[1]) if node is not None else None
     if node is None or factor is None or factor == 0:
         return value, 1.0
     return node.inputs[0], factor if node.op_type == "Mul" else 1 / factor
@@ -152,21 +166,35 @@ def _width(value: "ir.Value") -> int | None:
     return None
 
 
-def _replace(graph: "ir.Graph", match: Attention, n_heads: int) -> None:
+def _padding_mask(model: "ir.Model") -> "ir.Value":
+    """Return `attention_mask` as int32, made once."""
+    import onnx_ir as ir
+
+    made = next((n for n in model.graph if n.name == PADDING), None)
+    if made is None:
+        given = next(i for i in model.graph.inputs if i.name == "attention_mask")
+        made = ir.node("Cast", [given], {"to": int(ir.DataType.INT32)}, name=PADDING)
+        made.outputs[0].name = PADDING
+        model.graph.insert_before(model.graph[0], made)
+    return made.outputs[0]
+
+
+def _replace(graph: "ir.Graph", match: Attention, n_heads: int, padding: "ir.Value | None") -> None:
     import onnx_ir as ir
 
     name = str(match.made.name)
     nodes: list[ir.Node] = []
-    bias = match.biases[0] if match.biases else None
-    for i, other in enumerate(match.biases[1:]):
+    biases = match.biases if padding is None else ()
+    bias = biases[0] if biases else None
+    for i, other in enumerate(biases[1:]):
         total = ir.node("Add", [bias, other], name=f"{name}_bias_{i}")
         total.outputs[0].name = f"{name}_bias_{i}"
         nodes.append(total)
         bias = total.outputs[0]
     attention = ir.node(
         "MultiHeadAttention",
-        [match.query, match.key, match.value, None, None, bias],
-        {"num_heads": n_heads, "scale": float(np.float32(match.scale))},
+        [match.query, match.key, match.value, None, padding, bias],
+        {"num_heads": n_heads, "scale": float(np.float32(match.scale)), "mask_filter_value": MASK_FILTER},
         domain=DOMAIN,
         name=f"{name}_attention",
     )
@@ -190,11 +218,3 @@ def _only_user(value: "ir.Value", op_type: str) -> "ir.Node | None":
 def _perm(node: "ir.Node") -> tuple[int, ...]:
     attribute = node.attributes.get("perm")
     return tuple(attribute.as_ints()) if attribute is not None else ()
-
-
-def _constant(value: "ir.Value | None") -> float | None:
-    """Return a scalar that the file holds."""
-    if value is None or not is_weight(value):
-        return None
-    array = array_of(value)
-    return float(array.reshape(-1)[0]) if array.size == 1 else None

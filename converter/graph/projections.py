@@ -66,6 +66,14 @@ def _merge(graph: "ir.Graph", pairs: "list[tuple[ir.Node, ir.Node]]") -> None:
         graph.remove([matmul, add], safe=True)
 
 
+def scalar_of(value: "ir.Value | None") -> float | None:
+    """Return the one number that `value` holds; None where it is computed, or holds more."""
+    if value is None or not is_weight(value):
+        return None
+    array = array_of(value)
+    return float(array.reshape(-1)[0]) if array.size == 1 else None
+
+
 def array_of(value: "ir.Value | None") -> "np.ndarray":
     assert value is not None
     assert value.const_value is not None

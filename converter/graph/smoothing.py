@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from converter.graph.projections import array_of, new_weight
+from converter.graph.projections import array_of, is_weight, new_weight
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -79,21 +79,56 @@ def apply_smoothing(model: "ir.Model", sites: "Sequence[Site]", plans: Sequence[
         name = str(site.weight.name)
         if name not in by_weight:
             continue
+        factors = by_weight[name].factors
+        folded = fold_into_values(model.graph, site, (1 / factors).astype(np.float32))
         if name not in made:
-            factors = by_weight[name].factors
             made[name] = (
                 new_weight(model.graph, array_of(site.weight) * factors[:, None], f"{name}.smoothed"),
                 new_weight(model.graph, (1 / factors).astype(np.float32), f"{name}.factors"),
             )
         weight, inverse = made[name]
-        scaled = ir.node("Mul", [site.given, inverse], name=f"{site.node.name}_smooth")
-        scaled.outputs[0].name = f"{site.node.outputs[0].name}_smooth"
-        model.graph.insert_before(site.node, scaled)
         old = site.weight
-        site.node.replace_input_with(0, scaled.outputs[0])
         site.node.replace_input_with(1, weight)
         if not old.uses():
             del model.graph.initializers[name]
+        if folded:
+            continue
+        scaled = ir.node("Mul", [site.given, inverse], name=f"{site.node.name}_smooth")
+        scaled.outputs[0].name = f"{site.node.outputs[0].name}_smooth"
+        model.graph.insert_before(site.node, scaled)
+        site.node.replace_input_with(0, scaled.outputs[0])
+    for _, inverse in made.values():
+        if not inverse.uses():
+            del model.graph.initializers[str(inverse.name)]
+
+
+def fold_into_values(graph: "ir.Graph", site: "Site", factors: "NDArray[np.float32]") -> bool:
+    """Multiply the output of fused attention by `factors` in its value projection: it mixes tokens, not channels.
+
+    Returns whether it was possible: the projection must serve this attention alone.
+    """
+    attention = site.given.producer()
+    if attention is None or attention.op_type != "MultiHeadAttention" or len(site.given.uses()) != 1:
+        return False
+    value = attention.inputs[2]
+    split = value.producer() if value is not None else None
+    add = split.inputs[0].producer() if split is not None and split.op_type == "Split" and split.inputs[0] else None
+    product = next((v.producer() for v in add.inputs if v and v.producer()), None) if add is not None else None
+    if value is None or split is None or add is None or product is None or product.op_type != "MatMul":
+        return False
+    bias = next((v for v in add.inputs if is_weight(v, rank=1)), None)
+    weight = product.inputs[1]
+    if bias is None or not is_weight(weight, rank=2) or len(bias.uses()) != 1 or len(weight.uses()) != 1:
+        return False
+    index = next(i for i, v in enumerate(split.outputs) if v is value)
+    start = int(array_of(split.inputs[1])[:index].sum())
+    columns = np.ones(array_of(bias).shape, dtype=np.float32)
+    columns[start : start + len(factors)] = factors
+    for node, old in ((product, weight), (add, bias)):
+        made = new_weight(graph, array_of(old) * columns, f"{old.name}.folded")
+        node.replace_input_with(next(i for i, v in enumerate(node.inputs) if v is old), made)
+        del graph.initializers[str(old.name)]
+    return True
 
 
 def _search(name: str, given: "NDArray[np.float32]", weight: "NDArray[np.float32]") -> Smoothing | None:

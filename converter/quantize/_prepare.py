@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from converter.graph.activations import stream_activations
-from converter.graph.attention import fuse_attention
+from converter.graph.attention import attention_biases, fuse_attention
 from converter.graph.clean import clean_graph
 from converter.graph.embeddings import quantize_embeddings
+from converter.graph.padding import padding_masks
 from converter.graph.sites import quantizable
 from converter.graph.smoothing import apply_smoothing, collect_rows, plan_smoothing
 
@@ -45,7 +46,8 @@ def prepare(given: "OnnxModel", folder: Path, ctx: "Context", *, smooth: bool, f
     sites = list(quantizable(model))
     facts: dict[str, Any] = {"products": len(sites)}
     if fuse:
-        facts["fused_attentions"] = fuse_attention(model)
+        masks = padding_masks(given.path, attention_biases(model), given.source.max_length)
+        facts["fused_attentions"] = fuse_attention(model, masks)
     if smooth and sites and ctx.calibration:
         names = list(dict.fromkeys(str(s.given.name) for s in sites))
         texts = ctx.calibration[:SMOOTHING_TEXTS]

@@ -1,6 +1,7 @@
 """Fused attention answers like the attention it replaces."""
 
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -9,8 +10,9 @@ import pytest
 
 from converter.examples import Example
 from converter.export import ExportOnnx
-from converter.graph.attention import fuse_attention
+from converter.graph.attention import attention_biases, fuse_attention
 from converter.graph.clean import clean_graph
+from converter.graph.padding import padding_masks
 from converter.graph.write import write_onnx
 from converter.onnx_runner import open_session
 from converter.source import load_source
@@ -37,18 +39,30 @@ def _answers(path: Path, seed: int = 0) -> list[np.ndarray]:
     return made
 
 
-def _export(folder: Path, work: Path) -> Path:
+@pytest.fixture(scope="module")
+def exported(tiny: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """Return `exported(family)`: the ONNX file of a tiny classifier, made once."""
     texts = tuple(Example(t) for t in SENTENCES[:4])
-    return ExportOnnx().run(load_source(str(folder)), Context(work, calibration=texts)).made.path
+
+    @cache
+    def path(family: str) -> Path:
+        source = load_source(str(tiny(family, "text-classification")))
+        return ExportOnnx().run(source, Context(tmp_path_factory.mktemp(family), calibration=texts)).made.path
+
+    return path
 
 
+@pytest.mark.parametrize("plain_masks", [True, False])
 @pytest.mark.parametrize("family", [*FUSED, *LEFT_ALONE])
 def test_fused_attention_answers_alike_and_the_rest_is_left_alone(
-    family: str, tiny: Callable[..., Path], tmp_path: Path
+    family: str, plain_masks: bool, exported: Callable[[str], Path], tmp_path: Path
 ) -> None:
-    path = _export(tiny(family, "text-classification"), tmp_path)
+    path = exported(family)
     model = ir.load(path)
-    fused = fuse_attention(model)
+    biases = attention_biases(model)
+    masks = padding_masks(path, biases, 64) if plain_masks else frozenset()
+    assert masks == (biases if plain_masks and family != "mpnet" else frozenset())
+    fused = fuse_attention(model, masks)
     assert fused == (3 if family in FUSED else 0)
     clean_graph(model)
     made = tmp_path / "fused.onnx"
@@ -58,8 +72,8 @@ def test_fused_attention_answers_alike_and_the_rest_is_left_alone(
         assert np.abs(wanted - found).max() <= 1e-6 * max(1.0, float(np.ptp(wanted)))
 
 
-def test_a_wrong_scale_would_be_seen(tiny: Callable[..., Path], tmp_path: Path) -> None:
-    path = _export(tiny("bert", "text-classification"), tmp_path)
+def test_a_wrong_scale_would_be_seen(exported: Callable[[str], Path], tmp_path: Path) -> None:
+    path = exported("bert")
     model = ir.load(path)
     fuse_attention(model)
     node = next(n for n in model.graph if n.op_type == "MultiHeadAttention")
@@ -67,3 +81,42 @@ def test_a_wrong_scale_would_be_seen(tiny: Callable[..., Path], tmp_path: Path) 
     made = tmp_path / "wrong.onnx"
     write_onnx(model, made)
     assert max(float(np.abs(a - b).max()) for a, b in zip(_answers(path), _answers(made), strict=True)) > 1e-3
+
+
+def test_masks_with_a_window_are_not_taken_for_padding(tmp_path: Path) -> None:
+    """A mask that also hides distant tokens is told apart at a length beyond its window."""
+    for window, wanted in ((64, {"bias"}), (8, set())):
+        n = 64
+        near = np.abs(np.arange(n)[:, None] - np.arange(n)[None]) < window
+        path = tmp_path / f"{window}.onnx"
+        _window_model(near[None, None], path)
+        assert padding_masks(path, ["bias"], n) == wanted
+
+
+def _window_model(near: np.ndarray, path: Path) -> None:
+    """Write `bias = 0 where a token is shown and near, else -1e9`."""
+    from onnx import TensorProto, helper, numpy_helper, save
+
+    given = "attention_mask"
+    constants = [
+        numpy_helper.from_array(near, "near"),
+        numpy_helper.from_array(np.array([1, 2]), "axes"),
+        numpy_helper.from_array(np.array(0.0, dtype=np.float32), "zero"),
+        numpy_helper.from_array(np.array(-1e9, dtype=np.float32), "low"),
+        numpy_helper.from_array(np.array([0]), "start"),
+        numpy_helper.from_array(np.array([2, 3]), "sides"),
+    ]
+    nodes = [
+        helper.make_node("Cast", [given], ["shown"], to=TensorProto.BOOL),
+        helper.make_node("Unsqueeze", ["shown", "axes"], ["wide"]),
+        helper.make_node("Shape", [given], ["n"], start=1, end=2),
+        helper.make_node("Concat", ["n", "n"], ["ends"], axis=0),
+        helper.make_node("Concat", ["start", "start"], ["starts"], axis=0),
+        helper.make_node("Slice", ["near", "starts", "ends", "sides"], ["cut"]),
+        helper.make_node("And", ["wide", "cut"], ["seen"]),
+        helper.make_node("Where", ["seen", "zero", "low"], ["bias"]),
+    ]
+    inputs = [helper.make_tensor_value_info(given, TensorProto.INT64, ["b", "n"])]
+    outputs = [helper.make_tensor_value_info("bias", TensorProto.FLOAT, None)]
+    graph = helper.make_graph(nodes, "window", inputs, outputs, constants)
+    save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10), path)
