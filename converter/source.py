@@ -55,7 +55,7 @@ def load_source(model: str, *, revision: str | None = None, task: str | None = N
         module=module,
         task=made_task,
         tokenizer=tokenizer,
-        input_names=_input_names(module, tokenizer),
+        input_names=_agree_on_inputs(module, tokenizer),
         max_length=_max_length(encoder_folder, folder, module, tokenizer),
         provenance=Provenance(
             id=model if resolved else Path(model).resolve().name,
@@ -251,11 +251,17 @@ def _load_tokenizer(folder: Path, module: "torch.nn.Module") -> Any:
     return tokenizer
 
 
-def _input_names(module: "torch.nn.Module", tokenizer: Any) -> tuple[str, ...]:
+def _agree_on_inputs(module: "torch.nn.Module", tokenizer: Any) -> tuple[str, ...]:
+    """Return the inputs that the tokenizer gives and the model takes; the tokenizer gives no others from now on.
+
+    DistilBERT takes no token types, yet many of its checkpoints are saved with BERT's tokenizer, which gives them.
+    """
     import inspect
 
     accepted = inspect.signature(module.forward).parameters
-    return tuple(n for n in INPUT_NAMES if n in tokenizer.model_input_names and n in accepted)
+    names = tuple(n for n in INPUT_NAMES if n in tokenizer.model_input_names and n in accepted)
+    tokenizer.model_input_names = list(names)
+    return names
 
 
 def _max_length(encoder: Path, folder: Path, module: "torch.nn.Module", tokenizer: Any) -> int:

@@ -72,7 +72,7 @@ def encode_probes(model: "TorchModel", examples: Sequence[Example]) -> tuple[Pro
 def feed_of(
     model: "TorchModel", encodings: Sequence[Encoding], length: int | None = None
 ) -> dict[str, "NDArray[np.int64]"]:
-    """Stack encodings into what the graph takes: the tokenizer may give inputs that the model does not have."""
+    """Stack encodings into what the graph takes: another tokenizer (a shipped one) may give more than that."""
     batch = pad_batch(encodings, model.pad, length)
     return {name: batch[name] for name in model.input_names}
 

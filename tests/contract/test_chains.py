@@ -1,5 +1,6 @@
 """What stages promise one after the other: what one made, the next keeps, and a folder brings back."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any

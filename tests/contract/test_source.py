@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from converter.errors import SourceError, UsageError
+from converter.examples import Example
 from converter.source import load_source
 from tests.tiny import FAMILIES
 
@@ -48,6 +49,18 @@ def test_every_family_loads_in_float32_and_evaluation_mode(family: str, tiny: Ti
     assert not model.module.training
     assert {p.dtype for p in model.module.parameters()} == {torch.float32}
     assert model.input_names[:2] == ("input_ids", "attention_mask")
+
+
+def test_a_tokenizer_gives_only_what_the_model_takes(tiny: Tiny, tmp_path: Path) -> None:
+    """DistilBERT with BERT's tokenizer, as many are published: its token types reach no graph and no runtime."""
+    copy = Path(shutil.copytree(tiny("distilbert"), tmp_path / "model"))
+    table = json.loads((copy / "tokenizer_config.json").read_text())
+    names = ["input_ids", "token_type_ids", "attention_mask"]
+    (copy / "tokenizer_config.json").write_text(json.dumps(table | {"model_input_names": names}))
+    model = load_source(str(copy))
+    assert model.input_names == ("input_ids", "attention_mask")
+    encoding = model.task.encode(model.tokenizer, Example("a text", "another"), model.max_length)
+    assert tuple(encoding.inputs) == model.input_names
 
 
 @pytest.mark.parametrize("family", FAMILIES)
