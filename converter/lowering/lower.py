@@ -1,5 +1,6 @@
 """PyTorch to TFLite float32, held to tight equality with the model it came from."""
 
+import gc
 import mmap
 import re
 from dataclasses import dataclass
@@ -78,6 +79,9 @@ def _convert(given: TorchModel, made: TfliteModel, *, lean: bool) -> bool:
             raise ResourceLimit("memory ran out while lowering to TFLite", hint="fewer lengths take less") from None
         except Exception as error:  # torch, jax and MLIR raise what they like
             raise _failure(error, given) from error
+    # What was traced is a web of cycles that holds every intermediate: it must go before the file is opened.
+    del converter, graph
+    gc.collect()
     return lean
 
 

@@ -31,10 +31,11 @@ class TfliteModel(Artifact):
     def size_bytes(self) -> int:
         return self.path.stat().st_size
 
-    def open(self, threads: int = 1) -> "TfliteRunner":
+    def open(self) -> "TfliteRunner":
+        """Open the file in the least memory; what ships is measured through its target, on the kernels of its users."""
         from converter.lowering.runner import TfliteRunner
 
-        return TfliteRunner(self.path, self.source.pad, threads)
+        return TfliteRunner(self.path, self.source.pad, xnnpack=False)
 
     def verify(self) -> None:
         runner = self.open()

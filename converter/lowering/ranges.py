@@ -73,14 +73,19 @@ def linear_layers(path: Path) -> dict[int, tuple[int, list[LinearLayer]]]:
 
 def measure(given: TfliteModel, ctx: Context, texts: int) -> tuple[list[LinearLayer], dict[str, Activation]]:
     """Run `texts` rows of every length; return all linear layers, and the statistics of their tensors by name."""
-    from ai_edge_litert.interpreter import Interpreter
+    from ai_edge_litert.interpreter import Interpreter, OpResolverType
 
     layers = linear_layers(given.path)
     seen: dict[str, Activation] = {}
     with ctx.progress.task("Measuring ranges", total=texts * len(given.lengths)) as ticker:
         for length in given.lengths:
             # One at a time: an interpreter that keeps every tensor holds them until it goes.
-            interpreter = Interpreter(str(given.path), num_threads=1, experimental_preserve_all_tensors=True)
+            interpreter = Interpreter(
+                str(given.path),
+                num_threads=1,
+                experimental_preserve_all_tensors=True,
+                experimental_op_resolver_type=OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES,
+            )
             run = interpreter.get_signature_runner(f"{SIGNATURE}{length}")
             graph, linear = layers[length]
             tensors = {t: n for x in linear for t, n in ((x.given, x.given_name), (x.made, x.made_name))}

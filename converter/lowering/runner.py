@@ -21,6 +21,8 @@ SPAN_OUTPUTS = ("start_logits", "end_logits")
 class TfliteRunner(Runner):
     """Opens a file with signatures `serving_<length>`.
 
+    `xnnpack` False: LiteRT's own kernels, slower, but without a second, packed copy of the weights per signature.
+
     Raises:
         PackageDamaged: the file is no TFLite model, or has none of those signatures.
 
@@ -28,11 +30,14 @@ class TfliteRunner(Runner):
 
     max_batch = 1
 
-    def __init__(self, path: Path, pad: PadIds, threads: int = 1) -> None:
-        from ai_edge_litert.interpreter import Interpreter
+    def __init__(self, path: Path, pad: PadIds, threads: int = 1, *, xnnpack: bool = True) -> None:
+        from ai_edge_litert.interpreter import Interpreter, OpResolverType
 
+        kernels = OpResolverType.AUTO if xnnpack else OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES
         try:
-            self._interpreter = Interpreter(model_path=str(path), num_threads=threads)
+            self._interpreter = Interpreter(
+                model_path=str(path), num_threads=threads, experimental_op_resolver_type=kernels
+            )
         except (ValueError, RuntimeError) as error:
             raise PackageDamaged(f"not a TFLite model ({error})", where=str(path)) from None
         names = self._interpreter.get_signature_list()
@@ -43,7 +48,7 @@ class TfliteRunner(Runner):
             )
         self.lengths = tuple(found)
         self.max_length = found[-1]
-        self.runtime = f"ai-edge-litert {_version()} CPU (XNNPACK), {threads} thread{'s' * (threads > 1)}"
+        self.runtime = f"ai-edge-litert {_version()} CPU{' XNNPACK' * xnnpack}"
         self._pad = pad
         self._signatures: dict[int, Any] = {}
         shortest = self._signature(found[0])
