@@ -14,6 +14,7 @@ from typing import Any
 from converter.artifact import TorchModel
 from converter.errors import StageFailed
 from converter.jsonfile import read_json, write_json
+from converter.locate import sentence_modules
 
 NEUTRAL_CLASS = "PreTrainedTokenizerFast"
 """Every version and transformers.js know it; files saved by transformers 5 name classes that 4.57 lacks."""
@@ -23,6 +24,8 @@ CLASS_BY_MODEL_TYPE = {"bert": "BertTokenizer", "electra": "ElectraTokenizer", "
 
 SPECIAL_TOKENS = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 SENTENCE_FILES = ("config_sentence_transformers.json", "sentence_bert_config.json")
+MODULE_FILES = ("config.json", "model.safetensors")
+"""All that a module after the encoder is read from; whatever else lies there, such as a pickle, is not handed on."""
 ROUND_TRIP = (
     ("A plain sentence, with numbers 12.5 and a name: O'Neill-Smith.", None),
     ("Größe, naïve café, 東京都, Привет мир 🙂", "second text"),
@@ -128,17 +131,16 @@ def _ids(tokenizer: Any, text: str, pair: str | None, names: tuple[str, ...]) ->
 
 def _write_sentence_files(source: TorchModel, folder: Path) -> None:
     """Copy pooling and its kin; the encoder itself stands in the package's root, so `modules.json` must say so."""
-    modules = read_json(source.folder / "modules.json")
-    write_json(folder / "modules.json", [m | {"path": "" if i == 0 else m["path"]} for i, m in enumerate(modules)])
+    modules = sentence_modules(source.folder)
+    listed = read_json(source.folder / "modules.json")
+    write_json(folder / "modules.json", [m | {"path": "" if i == 0 else m["path"]} for i, m in enumerate(listed)])
     for module in modules[1:]:
-        if (source.folder / module["path"]).is_dir():
-            shutil.copytree(source.folder / module["path"], folder / module["path"])
-        else:
-            # Normalize has nothing to save, and not every download keeps empty folders.
-            (folder / module["path"]).mkdir(parents=True, exist_ok=True)
+        # Normalize has nothing to save, and not every download keeps empty folders.
+        (folder / module.path).mkdir(parents=True, exist_ok=True)
+        for name in MODULE_FILES:
+            if (source.folder / module.path / name).is_file():
+                shutil.copyfile(source.folder / module.path / name, folder / module.path / name)
     for name in SENTENCE_FILES:
-        found = next(
-            (p for p in (source.folder / modules[0]["path"] / name, source.folder / name) if p.is_file()), None
-        )
+        found = next((p for p in (source.folder / modules[0].path / name, source.folder / name) if p.is_file()), None)
         if found is not None:
             shutil.copyfile(found, folder / name)

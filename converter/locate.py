@@ -1,6 +1,8 @@
 """A folder or Hub id to the local folder of a model."""
 
-from pathlib import Path
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
 
 from converter.errors import SourceError, UsageError
 from converter.jsonfile import read_json
@@ -57,12 +59,43 @@ def _from_hub(model: str, revision: str | None) -> tuple[Path, str | None]:
     return folder, folder.name
 
 
+@dataclass(frozen=True)
+class SentenceModule:
+    """One module of a sentence-transformers folder."""
+
+    kind: str
+    """The class without its package: `Transformer`, `Pooling`, `Dense`, `Normalize`."""
+    path: str
+    """Its folder, relative to the model's; empty for the model's own."""
+
+
+def sentence_modules(folder: Path) -> tuple[SentenceModule, ...]:
+    """Read `modules.json`; empty where the folder is no sentence-transformers model.
+
+    Raises:
+        SourceError: the listing is damaged, or names a folder outside the model: what is read there is copied into
+            packages, and those are shared.
+
+    """
+    listing = folder / "modules.json"
+    if not listing.is_file():
+        return ()
+    table = read_json(listing)
+    if not isinstance(table, list) or not table:
+        raise SourceError("modules.json lists no module", where=str(listing))
+    return tuple(_sentence_module(row, listing) for row in table)
+
+
+def _sentence_module(row: Any, listing: Path) -> SentenceModule:
+    if not isinstance(row, dict) or not all(isinstance(row.get(key), str) for key in ("type", "path")):
+        raise SourceError("a module needs type and path", where=str(listing), hint="the file is damaged")
+    path = PurePosixPath(row["path"])
+    if path.is_absolute() or ".." in path.parts or "\\" in row["path"] or ":" in row["path"]:
+        raise SourceError(f"a module lies outside the model: {row['path']!r}", where=str(listing))
+    return SentenceModule(row["type"].rsplit(".", 1)[-1], row["path"])
+
+
 def encoder_folder_of(folder: Path) -> Path:
     """Return the transformers folder: of a sentence-transformers model it is the first module's."""
-    listing = folder / "modules.json"
-    if listing.is_file():
-        modules = read_json(listing)
-        if isinstance(modules, list) and modules and isinstance(modules[0], dict) and "path" in modules[0]:
-            return folder / modules[0]["path"]
-        raise SourceError("modules.json lists no module", where=str(listing))
-    return folder
+    modules = sentence_modules(folder)
+    return folder / modules[0].path if modules else folder

@@ -6,6 +6,7 @@ import torch
 
 from converter.errors import SourceError
 from converter.jsonfile import read_json
+from converter.locate import sentence_modules
 
 MODES = ("cls", "mean", "max", "mean_sqrt_len_tokens")
 
@@ -47,23 +48,23 @@ def read_sentence_head(folder: Path) -> SentenceHead | None:
         SourceError: a module that has no graph form here.
 
     """
-    listing = folder / "modules.json"
-    if not listing.is_file():
+    modules = sentence_modules(folder)
+    if not modules:
         return None
     modes: tuple[str, ...] = ("mean",)
     normalize, layers = False, []
-    for module in read_json(listing)[1:]:
-        kind, path = str(module["type"]).rsplit(".", 1)[-1], folder / module["path"]
-        if kind == "Pooling":
+    for module in modules[1:]:
+        path = folder / module.path
+        if module.kind == "Pooling":
             modes = _modes(path / "config.json")
-        elif kind == "Normalize":
+        elif module.kind == "Normalize":
             normalize = True
-        elif kind == "Dense":
+        elif module.kind == "Dense":
             layers += _dense(path)
         else:
             raise SourceError(
-                f"modules.json names {kind}, which cannot go into the graph",
-                where=str(listing),
+                f"modules.json names {module.kind}, which cannot go into the graph",
+                where=str(folder),
                 hint="known: Transformer, Pooling, Dense, Normalize",
             )
     return SentenceHead(modes, normalize=normalize, dense=torch.nn.Sequential(*layers) if layers else None).eval()

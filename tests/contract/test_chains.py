@@ -55,8 +55,6 @@ def test_a_pruned_mask_filler_keeps_its_tied_weights_on_disk(
 def test_pruned_output_weights_that_are_not_the_embeddings_may_not_be_missing(
     tiny: Callable[..., Path], tmp_path: Path
 ) -> None:
-    import json
-
     source = load_source(str(tiny("bert", "fill-mask")))
     made, _ = run_stage(SHRINK, source, Context(tmp_path, calibration=TEXTS))
     save_model(made, tmp_path / "saved")

@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from converter.errors import SourceError, UsageError
 from converter.examples import Example
+from converter.saving import save_model
 from converter.source import load_source
 from tests.tiny import FAMILIES
 
@@ -105,6 +106,33 @@ def test_the_sentence_head_answers_like_sentence_transformers(tiny_sentence_tran
     with torch.inference_mode():
         found = model.graph()(**{n: batch[n] for n in model.input_names})["sentence_embedding"]
     assert torch.allclose(found, torch.from_numpy(wanted), atol=1e-5)
+
+
+@pytest.mark.parametrize("path", ["../outside", "1_Pooling/../../outside", "/etc", "C:\\\\outside"])
+def test_a_module_outside_the_model_is_refused(path: str, tiny_sentence_transformer: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(tiny_sentence_transformer, tmp_path / "model"))
+    shutil.copytree(copy / "1_Pooling", tmp_path / "outside")
+    table = json.loads((copy / "modules.json").read_text())
+    for place in (0, 1):
+        rows = [row | {"path": path} if i == place else row for i, row in enumerate(table)]
+        (copy / "modules.json").write_text(json.dumps(rows))
+        assert "outside" in _refused(copy)[0]
+
+
+@pytest.mark.parametrize("content", ["[]", "{}", "[1]", '[{"type": "x"}]', '[{"type": "x", "path": 3}]'])
+def test_damaged_modules_are_refused(content: str, tiny_sentence_transformer: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(tiny_sentence_transformer, tmp_path / "model"))
+    (copy / "modules.json").write_text(content)
+    assert "modul" in _refused(copy)[0]
+
+
+def test_a_package_gets_of_a_module_what_is_read_and_nothing_else(
+    tiny_sentence_transformer: Path, tmp_path: Path
+) -> None:
+    copy = Path(shutil.copytree(tiny_sentence_transformer, tmp_path / "model"))
+    (copy / "1_Pooling" / "pytorch_model.bin").write_bytes(b"a pickle")
+    save_model(load_source(str(copy)), tmp_path / "saved")
+    assert [p.name for p in (tmp_path / "saved" / "1_Pooling").iterdir()] == ["config.json"]
 
 
 def test_the_weights_hash_and_licence_are_kept(folder: Path) -> None:
