@@ -1,6 +1,7 @@
 """Untrusted tables and `key=value` text to option dataclasses, and back: checked here once, trusted inside."""
 
 import dataclasses
+import math
 import types
 import typing
 from collections.abc import Mapping
@@ -106,7 +107,7 @@ def _number(value: Any, wanted: type, where: str) -> float:
         raise RecipeError(f"wanted a number, found {value!r}", where=where)
     try:
         number = wanted(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise RecipeError(
             f"wanted {'a whole number' if wanted is int else 'a number'}, found {value!r}", where=where
         ) from None
@@ -127,3 +128,5 @@ def _check_range(value: Any, f: dataclasses.Field[Any], where: str) -> None:
                 f"at least {low}" if high is None else f"at most {high}" if low is None else f"between {low} and {high}"
             )
             raise RecipeError(f"must be {limits}, found {item}", where=where, hint=f.metadata.get("help", ""))
+        if isinstance(item, float) and not math.isfinite(item):
+            raise RecipeError(f"must be a finite number, found {item}", where=where, hint=f.metadata.get("help", ""))

@@ -105,7 +105,8 @@ def bind_recipe(table: Mapping[str, Any], where: str = "recipe") -> Recipe:
     for name in _texts(table, "targets", where) or ["cpu-int8"]:
         cls = target_class(name)
         if cls.name not in [t.name for t in targets]:
-            options = target_tables.get(cls.name, target_tables.get(cls.name.replace("-", "_"), {}))
+            key = cls.name if cls.name in target_tables else cls.name.replace("-", "_")
+            options = _table(target_tables, key, f"{where}.target")
             targets.append(bind(cls, options, f"{where}.target.{cls.name}"))
     _known_targets(target_tables, targets, f"{where}.target")
     return Recipe(
@@ -118,7 +119,7 @@ def bind_recipe(table: Mapping[str, Any], where: str = "recipe") -> Recipe:
         calibration=_path(table, "calibration", where),
         evaluation=_path(table, "eval", where),
         n_probes=_whole(table, "probes", DEFAULT_PROBES, where, low=1),
-        limits=_limits(_table(table, "limits", where), f"{where}.limits"),
+        limits=_limits(_table(table, "limits", where), targets, f"{where}.limits"),
         seed=_whole(table, "seed", 0, where, low=0),
     )
 
@@ -193,12 +194,22 @@ def _precision(value: Any, where: str) -> tuple[str, dict[str, Any]]:
     )
 
 
-def _limits(table: Mapping[str, Any], where: str) -> dict[str, Limits]:
-    general = {k: v for k, v in table.items() if not isinstance(v, Mapping)}
-    made = {"": bind(Limits, general, where)} if general else {}
-    for name, values in table.items():
-        if isinstance(values, Mapping):
-            made[target_class(name).name] = bind(Limits, values, f"{where}.{name}")
+def _limits(table: Mapping[str, Any], targets: "list[Target]", where: str) -> dict[str, Limits]:
+    own = {k: v for k, v in table.items() if isinstance(v, Mapping)}
+    _known_targets(own, targets, where)
+    general = {k: v for k, v in table.items() if k not in own}
+    made = {"": _bound_limits(general, where)} if general else {}
+    return made | {target_class(name).name: _bound_limits(v, f"{where}.{name}") for name, v in own.items()}
+
+
+def _bound_limits(table: Mapping[str, Any], where: str) -> Limits:
+    """Bind limits; a limit may be weakened, which the manifest then says, but not lifted."""
+    made = bind(Limits, table, where)
+    for key in table:
+        if getattr(made, key.replace("-", "_")) is None:
+            raise RecipeError(
+                "a limit is a number", where=f"{where}.{key}", hint="leave it out to keep the target's own limit"
+            )
     return made
 
 

@@ -115,10 +115,8 @@ def relaxed(recipe: "Recipe", target: "Target", precision: str) -> list[str]:
         ("max_drop", False),
     ):
         before, after = getattr(own, name), getattr(used, name)
-        if before is None or before == after:
-            continue
-        if after is None or (after < before if at_least else after > before):
-            made.append(f"{name}: {'no limit' if after is None else f'{after:g}'} instead of {before:g}")
+        if before is not None and (after < before if at_least else after > before):
+            made.append(f"{name}: {after:g} instead of {before:g}")
     return made
 
 

@@ -85,7 +85,7 @@ def _targets_of(table: Mapping[str, Any]) -> list[str]:
     from converter.registry import target_class
 
     wanted = table.get("targets") or ["cpu-int8"]
-    names = [wanted] if isinstance(wanted, str) else wanted
+    names = [wanted] if isinstance(wanted, str) else wanted if isinstance(wanted, list) else []
     return [target_class(n).name for n in names if isinstance(n, str)]
 
 
@@ -101,7 +101,7 @@ def _sub(table: dict[str, Any], *keys: str) -> dict[str, Any]:
 def _lay_targets(table: dict[str, Any], given: Sequence[str]) -> None:
     if not given:
         return
-    before = {name.replace("_", "-") for name in table.get("targets", []) if isinstance(name, str)}
+    before = set(_targets_of(table))
     chosen: dict[str, dict[str, Any]] = {}
     for text in given:
         for item in [text] if ":" in text else text.split(","):

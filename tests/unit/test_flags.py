@@ -42,6 +42,19 @@ def test_target_flags_replace_those_of_the_recipe_with_all_that_was_theirs(recip
     assert str(bound.precisions[0]) == "none"
 
 
+@pytest.mark.parametrize("targets", ['targets = "cpu-int8"', ""], ids=["one name", "the default"])
+def test_target_flags_replace_one_name_and_the_default_too(targets: str, tmp_path: Path) -> None:
+    path = tmp_path / "my.toml"
+    path.write_text(f'model = "m"\n{targets}\n[quantize]\ncpu-int8 = "none"\n')
+    bound = bind_recipe(recipe_table(Flags(recipe=path, target=("tflite",)), []))
+    assert [(t.name, str(p)) for t, p in zip(bound.targets, bound.precisions, strict=True)] == [("tflite", "dynamic")]
+
+
+def test_a_limit_of_a_target_that_is_not_made_is_refused_not_ignored() -> None:
+    with pytest.raises(UsageError, match="'tflite' is not among this run's targets"):
+        bind_recipe(recipe_table(Flags(model="m", target=("cpu-int8",), limit=("tflite.agreement=1",)), []))
+
+
 def test_a_limit_for_all_beats_the_recipes_limit_of_one_target(recipe: Path) -> None:
     bound = bind_recipe(recipe_table(Flags(recipe=recipe, limit=("agreement=0.99",)), []))
     cpu = bound.targets[0]

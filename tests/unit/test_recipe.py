@@ -66,6 +66,11 @@ def test_limits_of_one_target_overrule_those_for_all() -> None:
         ({"seed": -1}, "wanted a whole number of at least 0", ""),
         ({"limits": {"agreement": 1.5}}, "agreement: must be between", ""),
         ({"limits": {"agreemnt": 0.5}}, "unknown option 'agreemnt'", "'agreement'"),
+        ({"limits": {"agreement": "none"}}, "limits.agreement: a limit is a number", "leave it out"),
+        ({"limits": {"tflite": {"max-error": "none"}}}, "limits.tflite.max-error: a limit is a number", "leave it out"),
+        ({"limits": {"max_error": float("inf")}}, "max_error: must be a finite number", "worst error"),
+        ({"limits": {"ort-gpu": {"cosine": 0.9}}}, "'ort-gpu' is not among this run's targets", ""),
+        ({"target": {"tflite": 5}}, "target.tflite: wanted a table, found 5", ""),
         ({"target": {"tflite": {"seq_length": [16]}}}, "unknown option 'seq_length'", "'seq_len'"),
     ],
 )
