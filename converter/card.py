@@ -26,10 +26,11 @@ def package_card(
     target: "Target", precision: "Precision", bundle: "Bundle", evaluation: "Evaluation", source: "TorchModel"
 ) -> str:
     """Return the Markdown. It holds no times and no dates: the same run gives the same bytes."""
+    usage = target.usage(bundle).strip()
     parts = [
         f"# {source.provenance.id} for {target.name}",
         _what(precision, bundle, evaluation, source),
-        f"## Calling it\n\n{target.usage(source).strip()}" if target.usage(source).strip() else "",
+        f"## Calling it\n\n{usage}" if usage else "",
         TELEMETRY if bundle.model_file.endswith(".onnx") else "",
         _proof(evaluation),
         _files(source),

@@ -6,6 +6,7 @@ from typing import Any
 
 from converter.artifact import Bundle, OnnxModel, TorchModel
 from converter.errors import PackageDamaged
+from converter.export import output_names
 from converter.jsonfile import read_json, write_json
 from converter.layout import write_model_files
 
@@ -17,7 +18,7 @@ FILES = {
 }
 """The names that Optimum and transformers.js look for, by precision."""
 
-DTYPES = {"none": "fp32", "dynamic": "q8", "static": "q8", "fp16": "fp16"}
+DTYPES = {"onnx/model.onnx": "fp32", "onnx/model_quantized.onnx": "q8", "onnx/model_fp16.onnx": "fp16"}
 """What transformers.js calls them; without it in config.json it would look for another file."""
 
 ORT_CLASSES = {
@@ -35,7 +36,7 @@ def emit_onnx(given: OnnxModel, source: TorchModel, folder: Path) -> Bundle:
     file = FILES[precision]
     (folder / "onnx").mkdir()
     shutil.copyfile(given.path, folder / file)
-    write_model_files(source, folder, {"transformers.js_config": {"dtype": DTYPES[precision]}})
+    write_model_files(source, folder, {"transformers.js_config": {"dtype": DTYPES[file]}})
     if source.head is not None:
         _name_model(folder, file, source.max_length)
     return Bundle(folder, file, source)
@@ -61,9 +62,10 @@ def find_model(folder: Path) -> Path:
     return found[0]
 
 
-def usage(source: TorchModel, file: str, dtype: str, provider: str) -> str:
-    """Return the Markdown that shows three ways to call the package."""
-    task, outputs = source.task.name, ", ".join(source.task.model_outputs)
+def usage(bundle: Bundle, provider: str) -> str:
+    """Return the Markdown that shows three ways to call the package (four where it makes embeddings)."""
+    source, file, dtype = bundle.source, bundle.model_file, DTYPES[bundle.model_file]
+    task, outputs = source.task.name, ", ".join(output_names(source))
     names = ", ".join(f'"{n}"' for n in source.input_names)
     parts = [
         f"""### ONNX Runtime

@@ -92,6 +92,6 @@ class Target(ABC):
         """Run on the device that the package is for; None where that is this machine's CPU."""
         return None
 
-    def usage(self, source: "TorchModel") -> str:
-        """Return the Markdown that shows how to call the package."""
+    def usage(self, bundle: "Bundle") -> str:
+        """Return the Markdown that shows how to call this package: its own file, lengths and outputs."""
         return ""

@@ -9,7 +9,7 @@ from converter.artifact import Artifact, Bundle, OnnxModel, TorchModel
 from converter.binding import bind
 from converter.examples import PadIds
 from converter.export import ExportOnnx
-from converter.onnx_package import DTYPES, FILES, emit_onnx, find_model, usage
+from converter.onnx_package import emit_onnx, find_model, usage
 from converter.onnx_runner import CPU, OnnxRunner
 from converter.quantize.dynamic import DynamicInt8
 from converter.quantize.static import StaticInt8
@@ -50,5 +50,5 @@ class CpuInt8(Target):
     def limits(self, precision: str) -> Limits:
         return LIMITS[precision]
 
-    def usage(self, source: TorchModel) -> str:
-        return usage(source, FILES["dynamic"], DTYPES["dynamic"], CPU)
+    def usage(self, bundle: Bundle) -> str:
+        return usage(bundle, CPU)

@@ -12,7 +12,7 @@ from converter.binding import bind
 from converter.errors import StageFailed
 from converter.examples import PadIds
 from converter.export import ExportOnnx
-from converter.onnx_package import DTYPES, FILES, emit_onnx, find_model, usage
+from converter.onnx_package import emit_onnx, find_model, usage
 from converter.onnx_runner import CPU, OnnxRunner
 from converter.quantize.fp16 import Fp16
 from converter.stage import Context, Stage
@@ -72,8 +72,8 @@ class OrtGpu(Target):
             )
         return DeviceCheck(ran=True, detail=f"{device.runtime}, within {worst:.1e} of the CPU")
 
-    def usage(self, source: TorchModel) -> str:
-        return usage(source, FILES["fp16"], DTYPES["fp16"], CUDA)
+    def usage(self, bundle: Bundle) -> str:
+        return usage(bundle, CUDA)
 
 
 def _has_cuda() -> bool:

@@ -83,9 +83,9 @@ class Tflite(Target):
     def limits(self, precision: str) -> Limits:
         return LIMITS[precision]
 
-    def usage(self, source: TorchModel) -> str:
-        lengths = signature_lengths(self.seq_len, source.max_length)
-        outputs = mobile_outputs(source)
+    def usage(self, bundle: Bundle) -> str:
+        lengths = signature_lengths(self.seq_len, bundle.source.max_length)
+        outputs = mobile_outputs(bundle.source)
         return USAGE.format(
             lengths=", ".join(map(str, lengths)), first=lengths[0], longest=lengths[-1], output=outputs[0]
         )

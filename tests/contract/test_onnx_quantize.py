@@ -17,6 +17,7 @@ from converter.examples import Example, pad_batch
 from converter.export import ExportOnnx
 from converter.graph.projections import new_weight
 from converter.graph.write import write_onnx
+from converter.onnx_package import FILES
 from converter.onnx_runner import OnnxRunner
 from converter.quantize.dynamic import DynamicInt8
 from converter.quantize.fp16 import Fp16
@@ -223,7 +224,9 @@ def test_the_layout_is_the_one_loaders_look_for(
     assert settings["model_max_length"] == given.source.max_length
     assert settings["pad_token"] == "[PAD]"
     assert str(Path.home()) not in "".join(p.read_text() for p in tmp_path.glob("*.json"))
-    assert file in chosen.usage(given.source) or precision == "none"
+    shown = chosen.usage(bundle)
+    assert {name for name in FILES.values() if name in shown} == {file}
+    assert f"dtype '{dtype}'" in shown
 
 
 def test_a_device_that_is_not_there_is_not_passed(exported: Callable[..., Exported], tmp_path: Path) -> None:
