@@ -2,16 +2,18 @@
 
 import hashlib
 import os
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from converter.architecture import check_model_type, choose_task
 from converter.artifact import Provenance, TorchModel
-from converter.errors import SourceError, UsageError, nearest
+from converter.errors import SourceError
 from converter.examples import INPUT_NAMES
 from converter.jsonfile import read_json
 from converter.locate import encoder_folder_of, locate
-from converter.registry import task_class, task_names
+from converter.registry import task_class
 from converter.shape import ShapeMap
 
 if TYPE_CHECKING:
@@ -19,16 +21,11 @@ if TYPE_CHECKING:
 
     from converter.task import Task
 
-ENCODERS = ("bert", "distilbert", "roberta", "xlm-roberta", "albert", "electra", "mpnet", "deberta-v2", "modernbert")
-NOT_ENCODERS = {
-    "gpt2": "a causal language model",
-    "llama": "a causal language model",
-    "t5": "an encoder-decoder",
-    "marian": "an encoder-decoder",
-    "bart": "an encoder-decoder",
-    "mbart": "an encoder-decoder",
-}
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+WANTED = "a model's folder holds config.json, model.safetensors and a tokenizer"
+LEAST_VOCABULARY = 0.75
+"""Share of the embeddings that a model's own tokenizer uses at least: tables are padded, but by a few per cent."""
+_NUMBER = re.compile(r"\.\d+\.")
 UNBOUNDED = 10**6
 """Tokenizers without a limit state about 1e30."""
 
@@ -47,7 +44,7 @@ def load_source(model: str, *, revision: str | None = None, task: str | None = N
     encoder_folder = encoder_folder_of(folder)
     raw = _check_files(encoder_folder)
     head = read_sentence_head(folder)
-    name = _choose_task(raw, task, has_sentence_head=head is not None, where=str(encoder_folder))
+    name = choose_task(raw, task, has_sentence_head=head is not None, where=str(encoder_folder))
     module, shape_map = _load_module(encoder_folder, task_class(name))
     tokenizer = _load_tokenizer(encoder_folder, module)
     made_task = task_class(name)(module.config)
@@ -75,12 +72,10 @@ def load_source(model: str, *, revision: str | None = None, task: str | None = N
 def _check_files(folder: Path) -> dict[str, Any]:
     """Return config.json's table once everything needed is there and nothing is refused."""
     if not folder.is_dir() or not any(folder.iterdir()):
-        raise SourceError(
-            "the folder is empty", where=str(folder), hint="it needs config.json, model.safetensors and a tokenizer"
-        )
+        raise SourceError("the folder is empty", where=str(folder), hint=WANTED)
     raw = read_json(folder / "config.json")
     if not isinstance(raw, dict):
-        raise SourceError("config.json is not a table", where=str(folder))
+        raise SourceError("config.json is not a table", where=str(folder), hint=WANTED)
     if raw.get("auto_map"):
         raise SourceError(
             "the model needs remote code, which is never run",
@@ -97,10 +92,10 @@ def _check_files(folder: Path) -> dict[str, Any]:
                 hint='where you trust it: python -c "from transformers import AutoModel as M; '
                 "M.from_pretrained('FOLDER', weights_only=True).save_pretrained('NEW')\" with its own class",
             )
-        raise SourceError("there are no weights (*.safetensors)", where=str(folder))
+        raise SourceError("there are no weights (*.safetensors)", where=str(folder), hint=WANTED)
     for file in weights:
         _check_safetensors(file)
-    _check_model_type(raw, folder)
+    check_model_type(raw, str(folder / "config.json"))
     return raw
 
 
@@ -118,43 +113,6 @@ def _check_safetensors(file: Path) -> None:
         ) from None
 
 
-def _check_model_type(raw: Mapping[str, Any], folder: Path) -> None:
-    from transformers import CONFIG_MAPPING
-
-    kind = raw.get("model_type")
-    if kind in NOT_ENCODERS:
-        raise SourceError(
-            f"{kind} is {NOT_ENCODERS[str(kind)]}; this version exports encoders",
-            where=str(folder),
-            hint=f"encoders: {', '.join(ENCODERS)}",
-        )
-    if not kind or kind not in CONFIG_MAPPING:
-        raise SourceError(
-            f"config.json names the unknown model_type {kind!r}",
-            where=str(folder / "config.json"),
-            hint=nearest(str(kind), ENCODERS),
-        )
-
-
-def _choose_task(raw: Mapping[str, Any], wanted: str | None, *, has_sentence_head: bool, where: str) -> str:
-    """Return the task's name: what was asked for, if the model has its head; else what the head says."""
-    by_head = {task_class(n).architecture: n for n in task_names()}
-    architecture = next(iter(raw.get("architectures") or []), "")
-    found = next((name for end, name in by_head.items() if end and architecture.endswith(end)), None)
-    if wanted is None:
-        if found is not None and not has_sentence_head:
-            return found
-        return "feature-extraction"
-    name = task_class(wanted).name
-    if name not in {found, "feature-extraction"}:
-        raise UsageError(
-            f"the model has no head for {name}: its config names {architecture or 'no architecture'}",
-            where=where,
-            hint=f"its own task: {found or 'feature-extraction'}",
-        )
-    return name
-
-
 def _load_module(folder: Path, task: "type[Task]") -> "tuple[torch.nn.Module, ShapeMap | None]":
     import torch
     import transformers
@@ -164,7 +122,7 @@ def _load_module(folder: Path, task: "type[Task]") -> "tuple[torch.nn.Module, Sh
     shape_map = ShapeMap.load(folder)
     auto = getattr(transformers, task.auto_class)
     try:
-        config = transformers.AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+        config = _config(folder)
         if shape_map is not None:
             return load_pruned(folder, auto, config, _attention(config), shape_map), shape_map
         module, info = auto.from_pretrained(
@@ -185,7 +143,21 @@ def _load_module(folder: Path, task: "type[Task]") -> "tuple[torch.nn.Module, Sh
             hint="the weights must match config.json",
         ) from None
     _refuse_partial(info, folder, has_head=task.architecture != "Model")
+    _refuse_left_over(info["unexpected_keys"], module, folder)
     return module.eval().requires_grad_(requires_grad=True), None
+
+
+def _config(folder: Path) -> Any:
+    import transformers
+
+    try:
+        return transformers.AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+    except Exception as error:  # noqa: BLE001 - each configuration class checks its fields in its own way
+        raise SourceError(
+            f"config.json is not valid ({_first_line(error)})",
+            where=str(folder / "config.json"),
+            hint="compare it with that of the original model",
+        ) from None
 
 
 def _attention(config: Any) -> str:
@@ -220,6 +192,23 @@ def _refuse_partial(info: Mapping[str, Any], folder: Path, *, has_head: bool) ->
         )
 
 
+def _refuse_left_over(names: Iterable[str], module: "torch.nn.Module", folder: Path) -> None:
+    """Refuse weights of more layers than config.json counts: the model would be another one, and nobody would see.
+
+    Heads that the task does not use are left over too, and are nobody's loss.
+    """
+    prefix = f"{getattr(module, 'base_model_prefix', '')}."
+    known = {_NUMBER.sub(".N.", name).removeprefix(prefix) for name in module.state_dict()}
+    layers = sorted(n for n in names if _NUMBER.search(n) and _NUMBER.sub(".N.", n).removeprefix(prefix) in known)
+    if layers:
+        more = f" and {len(layers) - 1} more" if len(layers) > 1 else ""
+        raise SourceError(
+            f"the weights hold {layers[0]}{more}, for which config.json has no layer",
+            where=str(folder),
+            hint="the weights must match config.json",
+        )
+
+
 def _load_tokenizer(folder: Path, module: "torch.nn.Module") -> Any:
     import transformers
 
@@ -229,7 +218,11 @@ def _load_tokenizer(folder: Path, module: "torch.nn.Module") -> Any:
     try:
         tokenizer = transformers.AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
     except Exception as error:  # noqa: BLE001 - tokenizers raises bare Exception
-        raise SourceError(f"the tokenizer does not load ({_first_line(error)})", where=str(folder)) from None
+        raise SourceError(
+            f"the tokenizer does not load ({_first_line(error)})",
+            where=str(folder),
+            hint="its files are damaged or cut off: fetch them again",
+        ) from None
     if not tokenizer.is_fast:
         raise SourceError(
             "the tokenizer has no fast form (tokenizer.json), which every package needs",
@@ -243,6 +236,12 @@ def _load_tokenizer(folder: Path, module: "torch.nn.Module") -> Any:
             f"the tokenizer has ids up to {largest}, the model {rows} embeddings",
             where=str(folder),
             hint="the tokenizer is another model's",
+        )
+    if len(tokenizer) < LEAST_VOCABULARY * rows:
+        raise SourceError(
+            f"the tokenizer has {len(tokenizer)} tokens, the model {rows} embeddings",
+            where=str(folder),
+            hint="the tokenizer is another model's, or cut off",
         )
     if tokenizer.pad_token_id is None:
         raise SourceError(
@@ -270,9 +269,7 @@ def _max_length(encoder: Path, folder: Path, module: "torch.nn.Module", tokenize
     found = [int(tokenizer.model_max_length)] if tokenizer.model_max_length < UNBOUNDED else []
     positions = getattr(config, "max_position_embeddings", None)
     if positions:
-        # RoBERTa and its kin count positions from pad_token_id + 1, so the table has that many unused rows.
-        offset = config.pad_token_id + 1 if config.model_type in {"roberta", "xlm-roberta", "mpnet", "camembert"} else 0
-        found.append(int(positions) - int(offset))
+        found.append(int(positions) - _unused_positions(module))
     sentence = next(
         (p for p in (encoder / "sentence_bert_config.json", folder / "sentence_bert_config.json") if p.is_file()), None
     )
@@ -280,6 +277,16 @@ def _max_length(encoder: Path, folder: Path, module: "torch.nn.Module", tokenize
         limit = read_json(sentence).get("max_seq_length")
         found += [int(limit)] if limit else []
     return max(4, min(found, default=512))
+
+
+def _unused_positions(module: "torch.nn.Module") -> int:
+    """Return how many rows of the table no token gets: RoBERTa and its kin count positions from the padding id on."""
+    import torch
+
+    for name, part in module.named_modules():
+        if name.endswith("position_embeddings") and isinstance(part, torch.nn.Embedding):
+            return 0 if part.padding_idx is None else part.padding_idx + 1
+    return 0
 
 
 def _hashes(folder: Path) -> dict[str, str]:
@@ -309,4 +316,6 @@ def _licence(folder: Path) -> str | None:
 
 
 def _first_line(error: BaseException) -> str:
+    if isinstance(error, KeyError):  # says the key and nothing else
+        return f"{error} is not known"
     return (str(error).strip().splitlines() or [type(error).__name__])[0].replace(str(Path.cwd()) + os.sep, "")[:300]

@@ -61,9 +61,6 @@ def make_tiny(
     **config: Any,
 ) -> Path:
     """Save a tiny model to `folder` (made where absent) and return it; `config` overrules config.json's values."""
-    import transformers
-
-    folder.mkdir(parents=True, exist_ok=True)
     tokenizer = make_tokenizer(family)
     labels = _TAGS[:num_labels] if task == "token-classification" else [f"class {i}" for i in range(num_labels)]
     made = _configs()[family](len(tokenizer), tokenizer.pad_token_id, layers)
@@ -72,7 +69,15 @@ def make_tiny(
         made.label2id = {name: i for i, name in enumerate(labels)}
     for key, value in config.items():
         setattr(made, key, value)
-    model = getattr(transformers, _HEAD_CLASS[task]).from_config(made).eval()
+    return save_tiny(folder, made, tokenizer, task, seed)
+
+
+def save_tiny(folder: Path, config: Any, tokenizer: Any, task: str, seed: int = 0) -> Path:
+    """Save a model of any `config` with drawn weights, and its tokenizer."""
+    import transformers
+
+    folder.mkdir(parents=True, exist_ok=True)
+    model = getattr(transformers, _HEAD_CLASS[task]).from_config(config).eval()
     _draw_weights(model, seed)
     if task in {"text-classification", "token-classification"}:
         _center_logits(model, tokenizer)
