@@ -71,6 +71,7 @@ def run_recipe(
     missing = _missing_runtimes(recipe)
     with Output(out, force=force) as output:
         source = load_source(resolve_model(recipe.model, progress), revision=recipe.revision, task=recipe.task)
+        _check_options(recipe, source)
         ctx = _context(recipe, source, output, progress)
         compressed = source
         compress_records: tuple[Record, ...] = ()
@@ -108,6 +109,12 @@ def _missing_runtimes(recipe: "Recipe") -> dict[str, ExportError]:
     if len(missing) == len(recipe.targets):
         raise next(iter(missing.values()))
     return missing
+
+
+def _check_options(recipe: "Recipe", source: TorchModel) -> None:
+    """Raise `UsageError` for options that a target does not have: now, not after hours of distillation."""
+    for target, precision in zip(recipe.targets, recipe.precisions, strict=True):
+        target.stages(precision.name, precision.options, source)
 
 
 def _context(recipe: "Recipe", source: TorchModel, output: Output, progress: Progress) -> Context:
@@ -237,7 +244,7 @@ class _Making:
             status,
             0 if status is Status.PASS else GateFailed.exit_code,
             folder.name,
-            bundle_size(replace(bundle, folder=folder)),
+            replace(bundle, folder=folder).size_bytes,
             evaluation,
             tuple(records),
             error=evaluation.reason(),
@@ -258,10 +265,6 @@ class _Making:
             given, record = self.made[key]
             records.append(record)
         return given, tuple(records)
-
-
-def bundle_size(bundle: Bundle) -> int:
-    return bundle.size_bytes
 
 
 def _write_reports(result: Result, folder: Path) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 from converter.artifact import Artifact, Bundle, TorchModel
 from converter.binding import bind, option
-from converter.errors import RuntimeMissing
+from converter.errors import RecipeError, RuntimeMissing
 from converter.examples import PadIds
 from converter.layout import write_model_files
 from converter.lowering.lower import LowerTflite
@@ -60,9 +60,16 @@ class Tflite(Target):
 
     def stages(self, precision: str, options: Mapping[str, Any], model: TorchModel) -> Sequence[Stage[Any, Any]]:
         lower = LowerTflite(signature_lengths(self.seq_len, model.max_length))
+        where = "quantize.tflite"
         if precision == "none":
+            if options:
+                raise RecipeError(
+                    f"precision none has no option {next(iter(options))!r}",
+                    where=where,
+                    hint="lengths are an option of the target: --seq-len 16,32",
+                )
             return (lower,)
-        return (lower, bind(QUANTIZERS[precision], options, f"quantize.tflite:{precision}"))
+        return (lower, bind(QUANTIZERS[precision], options, where))
 
     def emit(self, given: Artifact, source: TorchModel, folder: Path, ctx: Context) -> Bundle:
         assert isinstance(given, TfliteModel)

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 from converter import verify
-from converter.errors import PackageDamaged
+from converter.errors import PackageDamaged, RecipeError
 from converter.examples import Example
 from converter.package import check_files, read_manifest
 from converter.pipeline import Result, run_recipe
-from converter.recipe import Precision, Recipe
+from converter.recipe import Precision, Recipe, bind_recipe
 from converter.source import load_source
 from converter.stage import SILENT
 from converter.target import DeviceCheck
@@ -121,3 +121,16 @@ def test_the_same_run_gives_the_same_bytes_but_for_the_manifest(make: Make) -> N
     second = make().out
     for path in (second / "torch").iterdir():
         assert path.name == "manifest.json" or path.read_bytes() == kept[path.name], path.name
+
+
+@pytest.mark.parametrize(
+    ("target", "precision"),
+    [("tflite", "none:per_channel=yes"), ("cpu-int8", "static:sample=3"), ("ort-gpu", "fp16:x=1")],
+)
+def test_options_that_a_target_does_not_have_are_refused_before_any_work(
+    target: str, precision: str, tiny: Callable[..., Path], tmp_path: Path
+) -> None:
+    table = {"model": str(tiny()), "targets": [target], "quantize": {target: precision}, "eval": "/nowhere.tsv"}
+    with pytest.raises(RecipeError, match=f"quantize.{target}.*option"):
+        run_recipe(bind_recipe(table), tmp_path / "out")
+    assert list(tmp_path.iterdir()) == []
