@@ -11,6 +11,8 @@ if TYPE_CHECKING:
     from converter.lowering.runner import TfliteRunner
 
 DEFAULT_LENGTHS = (16, 32, 64, 128)
+SHORTEST = 4
+"""Two special tokens, and three between a pair, fill anything shorter: a tokenizer then cuts nothing at all."""
 SIGNATURE = "serving_"
 """A signature is named after its length: `serving_16`."""
 
@@ -57,10 +59,16 @@ def signature_lengths(wanted: tuple[int, ...], longest: int) -> tuple[int, ...]:
     """Return the lengths to make, ascending: those wanted, or the defaults up to the model's maximum.
 
     Raises:
-        UsageError: a wanted length exceeds what the model takes.
+        UsageError: a wanted length exceeds what the model takes, or holds no text.
 
     """
     for length in wanted:
+        if length < SHORTEST:
+            raise UsageError(
+                f"a length of {length} tokens leaves no room for text",
+                where="--seq-len",
+                hint=f"the shortest is {SHORTEST}; texts are cut to the longest length that is given",
+            )
         if length > longest:
             raise UsageError(
                 f"a length of {length} tokens exceeds the model's {longest}",

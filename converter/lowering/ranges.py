@@ -32,21 +32,22 @@ class Activation:
 
     low: float = 0.0
     high: float = 0.0
-    squares: float = 0.0
+    total: float = 0.0
+    """Sum of magnitudes: squares would let an outlier hide what it drowns."""
     count: int = 0
 
     def add(self, values: "NDArray[np.float32]") -> None:
         self.low = min(self.low, float(values.min()))
         self.high = max(self.high, float(values.max()))
-        self.squares += float(np.square(values, dtype=np.float64).sum())
+        self.total += float(np.abs(values).sum(dtype=np.float64))
         self.count += values.size
 
     @property
     def snr(self) -> float:
-        """Signal to noise in decibels if stored in 8 bits over the whole range: rounding noise is step²/12."""
+        """Mean magnitude to noise in decibels if stored in 8 bits over the whole range: rounding noise is step²/12."""
         step = (self.high - self.low) / 255
-        power = self.squares / max(1, self.count)
-        return 10 * math.log10(power * 12 / step**2) if step > 0 and power > 0 else math.inf
+        mean = self.total / max(1, self.count)
+        return 10 * math.log10(12 * mean**2 / step**2) if step > 0 and mean > 0 else math.inf
 
 
 def linear_layers(path: Path) -> dict[int, tuple[int, list[LinearLayer]]]:

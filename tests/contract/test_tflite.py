@@ -1,0 +1,266 @@
+"""What a TFLite package promises: right answers at every length, weights once, and refusals that say why."""
+
+import importlib.util
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from converter.artifact import TorchModel
+from converter.errors import RuntimeMissing, StageFailed, UsageError
+from converter.examples import Example, pad_batch
+from converter.lowering.lower import LowerTflite, check_equal, computes_constants
+from converter.lowering.model import TfliteModel
+from converter.lowering.rows import filled_rows
+from converter.lowering.runner import TfliteRunner
+from converter.quantize.litert_dynamic import LitertDynamicInt8
+from converter.quantize.litert_fp16 import LitertFp16
+from converter.quantize.litert_static import LitertStaticInt8
+from converter.source import load_source
+from converter.stage import Context, run_stage
+from converter.validate.reference import torch_run
+from targets.tflite import Tflite
+from tests.tiny import FAMILIES, SENTENCES
+
+pytest.importorskip("litert_torch", reason="the extra 'mobile' is not installed")
+
+LENGTHS = (8, 20)
+FLOAT32_ERROR = 1e-4  # of the output range; 2e-7 to 1e-6 was measured on the nine families
+DYNAMIC_ERROR = 0.2  # random weights of 32 columns quantize worse than trained ones; a wrong scale is off by far more
+
+
+@pytest.fixture(scope="module")
+def ctx(tmp_path_factory: pytest.TempPathFactory) -> Context:
+    return Context(work=tmp_path_factory.mktemp("work"), calibration=tuple(Example(s) for s in SENTENCES))
+
+
+@pytest.fixture(scope="module")
+def bert(tiny: Callable[..., Path], ctx: Context) -> TfliteModel:
+    return _lowered(load_source(str(tiny("bert", layers=1))), ctx, *LENGTHS)
+
+
+def _lowered(source: TorchModel, ctx: Context, *lengths: int) -> TfliteModel:
+    work = ctx.work / f"{source.config.model_type}-{source.task.name}-{'-'.join(map(str, lengths))}"
+    work.mkdir(exist_ok=True)
+    return run_stage(LowerTflite(lengths), source, replace(ctx, work=work))[0]
+
+
+def _error(made: TfliteModel, run: TfliteRunner, ctx: Context) -> float:
+    """Worst error over the range of the outputs, on texts that fill a signature and on texts padded to it."""
+    wanted_run = torch_run(made.source)
+    wanted, found = [], []
+    for length in made.lengths:
+        for row in filled_rows(made.source, ctx, length, 3):
+            for n in (length, length - 3):
+                feed = {name: ids[None, :n] for name, ids in row.inputs.items()}
+                wanted.append({n: wanted_run(feed)[n] for n in made.output_names})
+                found.append(run.run(feed))
+    worst = 0.0
+    for name in made.output_names:
+        a, b = (np.concatenate([o[name].ravel() for o in outputs]) for outputs in (wanted, found))
+        worst = max(worst, float(np.abs(a - b).max() / (a.max() - a.min())))
+    return worst
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_family_answers_as_in_pytorch_and_in_int8(family: str, tiny: Callable[..., Path], ctx: Context) -> None:
+    made = _lowered(load_source(str(tiny(family, layers=1))), ctx, 12)
+    assert _error(made, made.open(), ctx) <= FLOAT32_ERROR
+    small = run_stage(LitertDynamicInt8(), made, ctx)[0]
+    assert small.size_bytes < made.size_bytes
+    assert 0 < _error(small, small.open(), ctx) <= DYNAMIC_ERROR
+
+
+@pytest.mark.parametrize("task", ["token-classification", "question-answering", "fill-mask"])
+def test_every_task_keeps_its_outputs(task: str, tiny: Callable[..., Path], ctx: Context) -> None:
+    source = load_source(str(tiny("bert", task, layers=1)))
+    made = _lowered(source, ctx, 12)
+    assert made.output_names == source.task.model_outputs
+    assert _error(made, TfliteRunner(made.path, source.pad), ctx) <= FLOAT32_ERROR
+
+
+def test_an_embedding_model_gives_its_embedding_alone(tiny_sentence_transformer: Path, ctx: Context) -> None:
+    made = _lowered(load_source(str(tiny_sentence_transformer)), ctx, 12)
+    runner = TfliteRunner(made.path, made.source.pad)
+    assert [o.name for o in runner.outputs] == ["sentence_embedding"]
+    assert _error(made, runner, ctx) <= FLOAT32_ERROR
+
+
+def test_inputs_are_int32_by_name_and_every_length_is_a_signature(bert: TfliteModel) -> None:
+    runner = TfliteRunner(bert.path, bert.source.pad)
+    assert [(i.name, i.dtype, i.shape) for i in runner.inputs] == [
+        (name, "int32", (1, LENGTHS[0])) for name in ("input_ids", "attention_mask", "token_type_ids")
+    ]
+    assert (runner.lengths, runner.max_length, runner.max_batch) == (LENGTHS, LENGTHS[-1], 1)
+    assert "ai-edge-litert" in runner.runtime
+
+
+def test_signatures_share_their_weights(bert: TfliteModel) -> None:
+    contents = [b for b in _buffers(bert.path) if len(b) >= 1024]
+    assert contents
+    assert len(set(contents)) == len(contents)
+
+
+def _buffers(path: Path) -> Iterator[bytes]:
+    from ai_edge_litert.schema_py_generated import Model
+
+    model = Model.GetRootAs(path.read_bytes(), 0)
+    for i in range(model.BuffersLength()):
+        if not model.Buffers(i).DataIsNone():
+            yield model.Buffers(i).DataAsNumpy().tobytes()
+
+
+def test_the_longest_signature_is_the_default(bert: TfliteModel) -> None:
+    from ai_edge_litert.interpreter import Interpreter
+
+    interpreter = Interpreter(str(bert.path))
+    interpreter.allocate_tensors()
+    assert {tuple(d["shape"]) for d in interpreter.get_input_details()} == {(1, LENGTHS[-1])}
+
+
+def test_rows_of_a_batch_and_padding_change_nothing(bert: TfliteModel, ctx: Context) -> None:
+    runner = TfliteRunner(bert.path, bert.source.pad)
+    rows = filled_rows(bert.source, ctx, 5, 3)
+    together = runner.run(pad_batch(rows, bert.source.pad, 9))["logits"]  # 9 tokens: the longer signature
+    for row, found in zip(rows, together, strict=True):
+        alone = runner.run(pad_batch([row], bert.source.pad))["logits"][0]
+        np.testing.assert_allclose(found, alone, atol=1e-5)
+
+
+def test_token_outputs_are_cut_to_what_was_fed(tiny: Callable[..., Path], ctx: Context) -> None:
+    made = _lowered(load_source(str(tiny("bert", "token-classification", layers=1))), ctx, 12)
+    feed = pad_batch(filled_rows(made.source, ctx, 7, 2), made.source.pad)
+    assert TfliteRunner(made.path, made.source.pad).run(feed)["logits"].shape[:2] == (2, 7)
+
+
+def test_a_text_longer_than_the_longest_signature_is_refused(bert: TfliteModel) -> None:
+    feed = {name: np.ones((1, 21), dtype=np.int64) for name in bert.source.input_names}
+    with pytest.raises(UsageError, match="21 tokens, the file takes at most 20"):
+        TfliteRunner(bert.path, bert.source.pad).run(feed)
+
+
+def test_fp16_halves_the_weights_and_moves_little(bert: TfliteModel, ctx: Context) -> None:
+    made = run_stage(LitertFp16(), bert, ctx)[0]
+    assert 0 < _error(made, TfliteRunner(made.path, bert.source.pad), ctx) < 0.01
+    assert _weight_bytes(made.path) < 0.6 * _weight_bytes(bert.path)
+
+
+def test_dynamic_int8_quarters_the_weights(bert: TfliteModel, ctx: Context) -> None:
+    made = run_stage(LitertDynamicInt8(), bert, ctx)[0]
+    assert _weight_bytes(made.path) < 0.3 * _weight_bytes(bert.path)
+    kept = run_stage(LitertDynamicInt8(embeddings=False), bert, ctx)[0]
+    assert _weight_bytes(kept.path) > _weight_bytes(made.path)
+
+
+def _weight_bytes(path: Path) -> int:
+    return sum(len(b) for b in _buffers(path) if len(b) >= 512)
+
+
+def test_static_int8_fixes_ranges_and_leaves_noisy_layers_dynamic(bert: TfliteModel, ctx: Context) -> None:
+    made, record = run_stage(LitertStaticInt8(texts=4, min_snr=0.0), bert, ctx)
+    assert record.facts["kept_dynamic"] == 0
+    assert 0 < _error(made, TfliteRunner(made.path, bert.source.pad), ctx) < DYNAMIC_ERROR
+    assert _operations(made.path)["QUANTIZE"] > 0
+    loose, record = run_stage(LitertStaticInt8(texts=4, min_snr=200.0), bert, ctx)
+    assert record.facts["kept_dynamic"] == record.facts["layers"] > 0
+    assert _operations(loose.path).get("QUANTIZE", 0) == 0
+
+
+def _operations(path: Path) -> dict[str, int]:
+    from ai_edge_litert.schema_py_generated import BuiltinOperator, Model
+
+    names = {code: name for name, code in vars(BuiltinOperator).items() if isinstance(code, int)}
+    model = Model.GetRootAs(path.read_bytes(), 0)
+    graph = model.Subgraphs(0)
+    found: dict[str, int] = {}
+    for i in range(graph.OperatorsLength()):
+        name = names[model.OperatorCodes(graph.Operators(i).OpcodeIndex()).BuiltinCode()]
+        found[name] = found.get(name, 0) + 1
+    return found
+
+
+def test_an_operation_without_tflite_form_is_named_with_its_layer(tiny: Callable[..., Path], ctx: Context) -> None:
+    import torch
+
+    source = load_source(str(tiny("bert", layers=1)))
+    handle = source.module.classifier.register_forward_hook(lambda _m, _i, made: torch.special.bessel_j0(made))
+    try:
+        with pytest.raises(StageFailed, match=r"bessel_j0.*has no TFLite form") as caught:
+            _lowered(source, ctx, 8)
+    finally:
+        handle.remove()
+    assert "BertForSequenceClassification" in str(caught.value)
+    assert "cpu-int8" in caught.value.hint
+
+
+def test_a_file_that_answers_otherwise_than_its_model_is_refused(
+    bert: TfliteModel, tiny: Callable[..., Path], ctx: Context
+) -> None:
+    assert check_equal(bert, ctx)["max_relative_error"] <= FLOAT32_ERROR
+    other = load_source(str(tiny("bert", layers=1, seed=1)))
+    with pytest.raises(StageFailed, match="differs from PyTorch"):
+        check_equal(replace(bert, source=other), ctx)
+
+
+def test_a_file_with_other_lengths_or_outputs_breaks_its_specification(bert: TfliteModel) -> None:
+    bert.verify()
+    with pytest.raises(StageFailed, match="signatures"):
+        replace(bert, lengths=(8,)).verify()
+    with pytest.raises(StageFailed, match="outputs"):
+        replace(bert, output_names=("start_logits",)).verify()
+
+
+def test_lowering_refers_to_weights_and_folds_none(
+    tiny: Callable[..., Path], ctx: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Tiny weights would be copied anyway; from here on they count as large.
+    monkeypatch.setenv("RESOURCE_CONSTANT_NUMEL_THRESHOLD", "1024")
+    monkeypatch.setattr("converter.lowering.lower.LARGE", 512)
+    source = load_source(str(tiny("bert", layers=1)))
+    work = replace(ctx, work=ctx.work / "lean")
+    work.work.mkdir()
+    made, record = run_stage(LowerTflite((8,)), source, work)
+    assert record.facts["lean"] is True
+    assert not computes_constants(made.path)
+    # Without our spelling of normalization and attention the weights are multiplied anew: the usual way takes over.
+    monkeypatch.setattr("converter.lowering.graph.REWRITTEN", {})
+    made, record = run_stage(LowerTflite((8,)), source, work)
+    assert record.facts["lean"] is False
+    assert not computes_constants(made.path)
+
+
+def test_the_same_model_gives_the_same_bytes(bert: TfliteModel, ctx: Context) -> None:
+    again = replace(ctx, work=ctx.work / "again")
+    again.work.mkdir()
+    assert run_stage(LowerTflite(LENGTHS), bert.source, again)[0].path.read_bytes() == bert.path.read_bytes()
+
+
+def test_the_package_stands_alone_and_its_readme_code_runs(bert: TfliteModel, ctx: Context, tmp_path: Path) -> None:
+    target = Tflite(seq_len=LENGTHS)
+    bundle = target.emit(bert, bert.source, tmp_path, ctx)
+    bundle.verify()
+    assert (tmp_path / "labels.txt").read_text(encoding="utf-8").splitlines() == list(bert.source.task.labels)
+    assert json.loads((tmp_path / "tokenizer_config.json").read_text("utf-8"))["model_max_length"] == LENGTHS[-1]
+    feed = pad_batch(filled_rows(bert.source, ctx, 6, 1), bert.source.pad)
+    wanted = torch_run(bert.source)(feed)["logits"]
+    np.testing.assert_allclose(target.open(tmp_path, bert.source.pad).run(feed)["logits"], wanted, atol=1e-4)
+    code = target.usage(bundle).split("```python\n")[1].split("```")[0]
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-1000:]
+    assert len(done.stdout.strip().strip("[]").split()) == len(bert.source.task.labels)
+
+
+def test_a_missing_runtime_is_told_with_the_line_that_installs_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    Tflite().check_runtime()
+    found = importlib.util.find_spec
+    gone: Callable[[str], Any] = lambda name: None if name == "litert_torch" else found(name)  # noqa: E731
+    monkeypatch.setattr(importlib.util, "find_spec", gone)
+    with pytest.raises(RuntimeMissing, match="litert-torch") as caught:
+        Tflite().check_runtime()
+    assert "plm-export[mobile]" in caught.value.hint
