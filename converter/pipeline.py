@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from converter.artifact import Artifact, Bundle, TorchModel
-from converter.errors import ExportError, GateFailed
+from converter.errors import ExportError, GateFailed, UsageError
 from converter.output import Output
 from converter.seal import seal_package
 from converter.stage import SILENT, Context, Progress, Record, Stage, run_stage
@@ -15,6 +15,7 @@ from converter.validate.checks import Evaluation, Status
 from converter.validate.reference import capture_reference
 
 if TYPE_CHECKING:
+    from converter.examples import Example
     from converter.recipe import Precision, Recipe
     from converter.target import Target
 
@@ -126,6 +127,7 @@ def _context(recipe: "Recipe", source: TorchModel, output: Output, progress: Pro
         read_examples(resolve_data(file, progress), source.task) if file else ()
         for file in (recipe.evaluation, recipe.calibration)
     )
+    _refuse_idle_limit(recipe, evaluation or calibration)
     builtin = builtin_examples(source)
     reference = capture_reference(
         source, choose_probes(evaluation or calibration, builtin, recipe.n_probes), progress, evaluation
@@ -141,6 +143,19 @@ def _context(recipe: "Recipe", source: TorchModel, output: Output, progress: Pro
         progress=progress,
         resume=output.resume,
     )
+
+
+def _refuse_idle_limit(recipe: "Recipe", judged: "Sequence[Example]") -> None:
+    """Refuse a limit of the metric that was asked for where no text has a label: it would never be looked at."""
+    asked = any(limits.max_drop is not None for limits in recipe.limits.values())
+    if asked and all(e.label is None for e in judged):
+        found = recipe.evaluation or recipe.calibration
+        raise UsageError(
+            "a limit on the fall of the metric needs labelled text"
+            + (f", and {found} has no label" if found else ", and there is no --eval"),
+            where="max_drop",
+            hint="give --eval a file with labels, or leave --max-drop out",
+        )
 
 
 def _compress(recipe: "Recipe", source: TorchModel, ctx: Context) -> tuple[TorchModel, tuple[Record, ...], Evaluation]:

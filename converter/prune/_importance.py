@@ -63,9 +63,13 @@ def gather_evidence(
     if not ctx.calibration:
         raise DataError("there is no text to measure importance on", hint="give --calibration FILE")
     examples = choose_texts(ctx, n_texts)
-    labelled = [e for e in examples if e.label is not None]
+    # A text's importance is its own loss: a label that orders pairs (similarity) gives a single text none.
+    labelled = [e for e in examples if e.label is not None and not e.group]
     if loss == "labels" and not labelled:
-        raise DataError("loss=labels, but the calibration text has none", hint="use loss=answers, or a labelled file")
+        raise DataError(
+            "loss=labels, but the calibration text has none that give one text a loss",
+            hint="use loss=answers, or a labelled file",
+        )
     by_labels = loss != "answers" and len(labelled) == len(examples)
     if loss == "labels":
         examples, by_labels = labelled, True

@@ -90,6 +90,15 @@ def test_every_task_can_be_scored_without_labels(task: str, tiny: Callable[..., 
     assert made.size_bytes < source.size_bytes
 
 
+def test_similarity_scores_do_not_pass_for_labels_of_one_text(tiny: Callable[..., Path], tmp_path: Path) -> None:
+    model = load_source(str(tiny("bert", "feature-extraction")))
+    pairs = tuple(Example(t, label=0.5, group=str(i // 2)) for i, t in enumerate(SENTENCES[:8]))
+    outcome = StructuredPruning(steps=1).run(model, context(tmp_path, pairs))
+    assert outcome.facts["loss"] == "answers"
+    with pytest.raises(DataError, match="loss=labels"):
+        StructuredPruning(steps=1, loss="labels").run(model, context(tmp_path, pairs))
+
+
 def test_a_gate_gradient_is_the_effect_of_closing_the_gate(source: TorchModel, tmp_path: Path) -> None:
     """To first order: a gate closed by a little changes the loss by so much."""
     ctx = context(tmp_path, LABELLED[:1])

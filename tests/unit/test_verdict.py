@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from converter import verify
-from converter.errors import PackageDamaged, RecipeError
+from converter.errors import PackageDamaged, RecipeError, UsageError
 from converter.examples import Example
 from converter.package import check_files, read_manifest
 from converter.pipeline import Result, run_recipe
@@ -134,3 +134,17 @@ def test_options_that_a_target_does_not_have_are_refused_before_any_work(
     with pytest.raises(RecipeError, match=f"quantize.{target}.*option"):
         run_recipe(bind_recipe(table), tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(("file", "said"), [(None, "there is no --eval"), ("texts.txt", "texts.txt has no label")])
+def test_a_limit_of_the_metric_without_labels_is_refused_before_any_work(
+    file: str | None, said: str, tiny: Callable[..., Path], tmp_path: Path
+) -> None:
+    """It would be NOT_RUN, which a user who asked for it might overlook."""
+    table: dict[str, object] = {"model": str(tiny()), "limits": {"max_drop": 0.01}}
+    if file is not None:
+        (tmp_path / file).write_text("a text\nanother\n", encoding="utf-8")
+        table["eval"] = str(tmp_path / file)
+    with pytest.raises(UsageError, match=said):
+        run_recipe(bind_recipe(table), tmp_path / "out")
+    assert not list(tmp_path.glob("*out*"))
