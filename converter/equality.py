@@ -21,6 +21,30 @@ TEXTS = 6
 """Texts that are tried, from the shortest to the longest at hand."""
 
 
+class Differences:
+    """The largest error of each output in each case; what is not finite, or of another shape, is infinitely far off."""
+
+    def __init__(self) -> None:
+        self._errors: dict[tuple[str, int], float] = {}
+        self._low: dict[str, float] = {}
+        self._high: dict[str, float] = {}
+
+    def add(self, output: str, case: int, wanted: "NDArray[np.float32]", found: "NDArray[np.float32]") -> None:
+        error = float("inf")
+        if wanted.shape == found.shape and np.isfinite(wanted).all() and np.isfinite(found).all():
+            error = float(np.abs(wanted - found).max())
+            self._low[output] = min(float(wanted.min()), self._low.get(output, np.inf))
+            self._high[output] = max(float(wanted.max()), self._high.get(output, -np.inf))
+        self._errors[output, case] = max(error, self._errors.get((output, case), 0.0))
+
+    def worst(self) -> tuple[str, int, float]:
+        """Return output, case and error, over the range of that output in all cases."""
+        ranges = {name: max(high - self._low[name], 1e-12) for name, high in self._high.items()}
+        relative = {key: error / ranges.get(key[0], 1.0) for key, error in self._errors.items()}
+        (output, case), error = max(relative.items(), key=lambda item: item[1])
+        return output, case, error
+
+
 @dataclass(frozen=True)
 class _Case:
     title: str
@@ -44,24 +68,18 @@ def check_equal(made: "OnnxModel", ctx: "Context") -> dict[str, Any]:
     source = made.source
     cases = list(_cases(source, _encodings(source, ctx)))
     wanted_run, runner = torch_run(source), OnnxRunner(made.path)
-    errors: dict[str, list[float]] = {name: [] for name in made.output_names}
-    low = dict.fromkeys(made.output_names, np.inf)
-    high = dict.fromkeys(made.output_names, -np.inf)
+    differences = Differences()
     with ctx.progress.task("Comparing with PyTorch", total=len(cases)) as ticker:
-        for case in cases:
+        for i, case in enumerate(cases):
             wanted, found = wanted_run(case.feed), runner.run(case.feed)
             for name in made.output_names:
-                a, b = _real(wanted[name], case.feed), _real(found[name], case.feed)
-                low[name], high[name] = min(low[name], float(a.min())), max(high[name], float(a.max()))
-                errors[name].append(float(np.abs(a - b).max()) if np.isfinite(b).all() else np.inf)
+                differences.add(name, i, _real(wanted[name], case.feed), _real(found[name], case.feed))
             ticker.advance()
-    relative = {n: np.array(e) / max(high[n] - low[n], 1e-12) for n, e in errors.items()}
-    worst_output = max(relative, key=lambda n: float(relative[n].max()))
-    worst = float(relative[worst_output].max())
-    if not worst <= MAX_ERROR:
-        case = cases[int(relative[worst_output].argmax())]
+    output, place, worst = differences.worst()
+    if worst > MAX_ERROR:
+        case = cases[place]
         raise StageFailed(
-            f"the ONNX file differs from PyTorch by {worst:.1e} of the range of {worst_output} "
+            f"the ONNX file differs from PyTorch by {worst:.1e} of the range of {output} "
             f"(at most {MAX_ERROR:.0e}) for {case.title}, shape {case.shape}",
             where=source.provenance.id,
         )

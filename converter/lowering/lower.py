@@ -11,14 +11,13 @@ import numpy as np
 
 from converter.artifact import TorchModel
 from converter.binding import option
+from converter.equality import MAX_ERROR, Differences
 from converter.errors import ResourceLimit, StageFailed
 from converter.examples import Encoding, pad_batch
 from converter.lowering.model import SIGNATURE, TfliteModel, mobile_outputs, signature_lengths
 from converter.lowering.quiet import quiet
 from converter.stage import Context, Outcome, Stage
 
-MAX_ERROR = 1e-4
-"""Over the output range: 3e-6 is what float32 leaves between two orders of summation; room for deep models."""
 TEXTS_A_LENGTH = 2
 LARGE = 65_536
 """Values from which arithmetic on constants, done again at every call, would be felt."""
@@ -139,28 +138,23 @@ def check_equal(made: TfliteModel, ctx: Context) -> dict[str, Any]:
 
     source, runner = made.source, made.open()
     wanted_run = torch_run(source)
-    errors: dict[tuple[str, int], float] = {}
-    low, high = dict.fromkeys(made.output_names, np.inf), dict.fromkeys(made.output_names, -np.inf)
+    differences = Differences()
     with ctx.progress.task("Comparing with PyTorch", total=len(made.lengths)) as ticker:
         for length in made.lengths:
             for text in _texts(made, ctx, length):
                 feed = pad_batch([text], source.pad)
                 wanted, found = wanted_run(feed), runner.run(feed)
                 for name in made.output_names:
-                    a, b = wanted[name], found[name]
-                    low[name], high[name] = min(low[name], float(a.min())), max(high[name], float(a.max()))
-                    error = float(np.abs(a - b).max()) if np.isfinite(b).all() else np.inf
-                    errors[name, length] = max(error, errors.get((name, length), 0.0))
+                    differences.add(name, length, wanted[name], found[name])
             ticker.advance()
-    relative = {(n, k): e / max(high[n] - low[n], 1e-12) for (n, k), e in errors.items()}
-    name, length = max(relative, key=lambda key: relative[key])
-    if not relative[name, length] <= MAX_ERROR:
+    output, length, worst = differences.worst()
+    if worst > MAX_ERROR:
         raise StageFailed(
-            f"the TFLite file differs from PyTorch by {relative[name, length]:.1e} of the range of {name} "
+            f"the TFLite file differs from PyTorch by {worst:.1e} of the range of {output} "
             f"(at most {MAX_ERROR:.0e}) at {length} tokens",
             where=source.provenance.id,
         )
-    return {"max_relative_error": relative[name, length]}
+    return {"max_relative_error": worst}
 
 
 def _texts(made: TfliteModel, ctx: Context, length: int) -> list[Encoding]:

@@ -1,0 +1,39 @@
+"""Nothing slips through the comparison of a float file with its model."""
+
+import math
+
+import numpy as np
+import pytest
+
+from converter.equality import Differences
+
+PLAIN = np.array([[0.0, 2.0]], dtype=np.float32)
+
+
+def test_errors_are_told_over_the_range_of_their_output() -> None:
+    found = Differences()
+    found.add("logits", 0, PLAIN, PLAIN + 0.5)
+    found.add("logits", 1, PLAIN * 5, PLAIN * 5)
+    assert found.worst() == ("logits", 0, 0.05)
+
+
+@pytest.mark.parametrize("broken", [np.nan, np.inf])
+@pytest.mark.parametrize("side", ["wanted", "found"])
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)])
+def test_one_number_that_is_none_is_never_hidden_by_the_others(
+    broken: float, side: str, order: tuple[int, int]
+) -> None:
+    found = Differences()
+    bad = np.array([[0.0, broken]], dtype=np.float32)
+    sides = {"wanted": PLAIN, "found": PLAIN, side: bad}
+    for number in order:
+        pair = sides if number else {"wanted": PLAIN, "found": PLAIN}
+        found.add(f"output {number}", 0, pair["wanted"], pair["found"])
+        found.add("one for all", 0, pair["wanted"], pair["found"])
+    assert math.isinf(found.worst()[2])
+
+
+def test_another_shape_is_an_error_even_where_it_could_be_spread() -> None:
+    found = Differences()
+    found.add("logits", 0, np.zeros((4, 2), np.float32), np.zeros((1, 2), np.float32))
+    assert math.isinf(found.worst()[2])
