@@ -5,6 +5,7 @@ import mmap
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import mkdtemp
 from typing import Any
 
 import numpy as np
@@ -41,9 +42,9 @@ class LowerTflite(Stage[TorchModel, TfliteModel]):
 
     def run(self, given: TorchModel, ctx: Context) -> Outcome[TfliteModel]:
         lengths = signature_lengths(self.seq_len, given.max_length)
-        folder = ctx.work / "tflite"
-        folder.mkdir(exist_ok=True)
-        made = TfliteModel(folder / "model.tflite", given, lengths, mobile_outputs(given))
+        made = TfliteModel(
+            Path(mkdtemp(prefix="tflite-", dir=ctx.work)) / "model.tflite", given, lengths, mobile_outputs(given)
+        )
         with ctx.progress.task(f"Lowering to TFLite at {', '.join(map(str, lengths))} tokens"):
             lean = _convert(given, made, lean=True)
             if computes_constants(made.path):

@@ -2,6 +2,8 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
+from tempfile import mkdtemp
 from typing import Any
 
 from converter.errors import StageFailed
@@ -69,8 +71,7 @@ def requantize(
         def _ensure_model_qsv_sufficient(self, calibration_result: Any) -> None:
             """Check nothing."""
 
-    path = ctx.work / f"tflite-{precision}" / "model.tflite"
-    path.parent.mkdir(exist_ok=True)
+    path = Path(mkdtemp(prefix=f"tflite-{precision}-", dir=ctx.work)) / "model.tflite"
     with ctx.progress.task(f"Quantizing the TFLite file ({precision})"), quiet():
         try:
             quantizer = Trusting(str(given.path), rules)
