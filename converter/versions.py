@@ -6,7 +6,6 @@ import platform
 PACKAGES = (
     "torch",
     "transformers",
-    "optimum",
     "accelerate",
     "onnx",
     "onnxscript",
