@@ -64,11 +64,22 @@ def find_model(folder: Path) -> Path:
 
 def usage(bundle: Bundle, provider: str) -> str:
     """Return the Markdown that shows three ways to call the package (four where it makes embeddings)."""
-    source, file, dtype = bundle.source, bundle.model_file, DTYPES[bundle.model_file]
-    task, outputs = source.task.name, ", ".join(output_names(source))
-    names = ", ".join(f'"{n}"' for n in source.input_names)
-    parts = [
-        f"""### ONNX Runtime
+    source = bundle.source
+    parts = [RUNTIME_USAGE, OPTIMUM_USAGE, JAVASCRIPT_USAGE, *([SENTENCE_USAGE] if source.head is not None else [])]
+    return "\n".join(parts).format(
+        file=bundle.model_file,
+        dtype=DTYPES[bundle.model_file],
+        provider=provider,
+        task=source.task.name,
+        loader=ORT_CLASSES[source.task.name],
+        max_length=source.max_length,
+        names=", ".join(f'"{n}"' for n in source.input_names),
+        outputs=", ".join(output_names(source)),
+    )
+
+
+RUNTIME_USAGE = """\
+### ONNX Runtime
 
 ```python
 import numpy as np
@@ -76,39 +87,41 @@ import onnxruntime as ort
 from tokenizers import Tokenizer
 
 tokenizer = Tokenizer.from_file("tokenizer.json")
-tokenizer.enable_truncation({source.max_length})
+tokenizer.enable_truncation({max_length})
 session = ort.InferenceSession("{file}", providers=["{provider}"])
 made = tokenizer.encode("A text.")
 rows = {{"input_ids": made.ids, "attention_mask": made.attention_mask, "token_type_ids": made.type_ids}}
 feed = {{name: np.array([rows[name]], dtype=np.int64) for name in ({names},)}}
 outputs = dict(zip([o.name for o in session.get_outputs()], session.run(None, feed)))  # {outputs}
-```""",
-        f"""### Optimum
+```
+"""
+OPTIMUM_USAGE = """\
+### Optimum
 
 ```python
-from optimum.onnxruntime import {ORT_CLASSES.get(task, "ORTModelForFeatureExtraction")} as Model
+from optimum.onnxruntime import {loader} as Model
 from transformers import AutoTokenizer
 
 tokenizer, model = AutoTokenizer.from_pretrained("."), Model.from_pretrained(".", file_name="{file}")
 outputs = model(**tokenizer("A text.", return_tensors="pt"))
-```""",
-        f"""### transformers.js
+```
+"""
+JAVASCRIPT_USAGE = """\
+### transformers.js
 
 ```js
 import {{ env, pipeline }} from '@huggingface/transformers';
 
 env.localModelPath = '..'; // the folder that holds this package
 const run = await pipeline('{task}', 'NAME OF THIS FOLDER'); // config.json asks for dtype '{dtype}'
-```""",
-    ]
-    if source.head is not None:
-        parts.append(
-            f"""### sentence-transformers
+```
+"""
+SENTENCE_USAGE = """\
+### sentence-transformers
 
 ```python
 from sentence_transformers import SentenceTransformer
 
 model = SentenceTransformer(".", backend="onnx")  # sentence_bert_config.json names {file}
-```"""
-        )
-    return "\n\n".join(parts) + "\n"
+```
+"""
