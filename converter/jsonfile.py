@@ -1,6 +1,8 @@
 """JSON files, with errors that name the file."""
 
 import json
+import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,28 @@ def read_json(path: Path) -> Any:
         raise SourceError(
             f"not a JSON file ({error})", where=str(path), hint="the file is damaged or cut off"
         ) from None
+
+
+def json_values(value: Any) -> Any:
+    """Return nested tables and lists as JSON values.
+
+    Numbers of numpy become Python's; what is not finite becomes null, as JSON has no NaN; half a surrogate pair, which
+    cannot be written, becomes a question mark; what else is unknown becomes its text.
+    """
+    if isinstance(value, Mapping):
+        return {str(k): json_values(v) for k, v in value.items()}
+    if isinstance(value, str):
+        return value.encode("utf-8", "replace").decode("utf-8")
+    if isinstance(value, Sequence):
+        return [json_values(v) for v in value]
+    if isinstance(value, (set, frozenset)):
+        return [json_values(v) for v in sorted(value, key=str)]  # a set has no order of its own
+    if isinstance(value, (bool, int)) or value is None:
+        return value
+    if isinstance(value, float):
+        return float(value) if math.isfinite(value) else None
+    item = getattr(value, "item", None)
+    return str(value) if item is None else json_values(item())
 
 
 def json_text(value: object) -> str:

@@ -2,9 +2,8 @@
 
 import hashlib
 import json
-import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
@@ -125,22 +124,3 @@ def _fault(folder: Path, name: str, wanted: Mapping[str, Any]) -> str | None:
     if not path.is_file():
         return f"{name} is missing"
     return None if _describe(path)["sha256"] == wanted["sha256"] else f"{name} has changed since it was sealed"
-
-
-def plain(value: Any) -> Any:
-    """Return a dataclass as JSON values. What is not a finite number becomes null: JSON has no NaN."""
-    return json_values(asdict(value))
-
-
-def json_values(value: Any) -> Any:
-    """Return nested tables and lists as JSON values; numbers of numpy as Python's, what is not finite as null."""
-    if isinstance(value, Mapping):
-        return {str(k): json_values(v) for k, v in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [json_values(v) for v in value]
-    if isinstance(value, (bool, int, str)) or value is None:
-        return str(value) if isinstance(value, str) else value
-    if isinstance(value, float):
-        return float(value) if math.isfinite(value) else None
-    item = getattr(value, "item", None)
-    return str(value) if item is None else json_values(item())

@@ -2,15 +2,17 @@
 
 import platform
 from collections.abc import Mapping, Sequence
-from importlib import metadata
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import converter
 from converter.binding import unbind
-from converter.package import README, Package, json_values, plain, seal
+from converter.jsonfile import json_values
+from converter.package import README, Package, seal
 from converter.stage import Record
 from converter.validate.checks import Status
+from converter.versions import installed
 
 if TYPE_CHECKING:
     from converter.artifact import Bundle, TorchModel
@@ -60,10 +62,10 @@ def seal_package(
         "model_file": bundle.model_file,
         "task": source.task.name,
         "labels": list(source.task.labels),
-        "source": {**plain(source.provenance), "size_bytes": source.size_bytes, "max_length": source.max_length},
+        "source": {**asdict(source.provenance), "size_bytes": source.size_bytes, "max_length": source.max_length},
         "recipe": portable_recipe(recipe, source.provenance.id),
         "rebuild": _rebuild(recipe),
-        "versions": versions(),
+        "versions": installed(DISTRIBUTIONS),
         "platform": f"{platform.system()} {platform.machine()}",
         "records": [_record(r) for r in records],
         "limits": unbind(recipe.limits_for(target, precision.name)),
@@ -98,7 +100,7 @@ def _golden(
 
 def gate_table(evaluation: "Evaluation") -> dict[str, Any]:
     """Return the gate's report without the texts and the errors of single probes: those stand in report.json."""
-    table = plain(evaluation)
+    table = json_values(asdict(evaluation))
     return {"status": evaluation.status, **{k: v for k, v in table.items() if k not in {"errors", "worst"}}}
 
 
@@ -144,19 +146,8 @@ def without_paths(value: Any) -> Any:
     return value
 
 
-def versions() -> dict[str, str]:
-    """Return the versions of Python and of each installed distribution that matters."""
-    found = {"python": platform.python_version()}
-    for name in DISTRIBUTIONS:
-        try:
-            found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
-    return found
-
-
 def _record(record: Record) -> dict[str, Any]:
-    made: dict[str, Any] = without_paths(plain(record))
+    made: dict[str, Any] = without_paths(json_values(asdict(record)))
     return made
 
 

@@ -29,6 +29,7 @@ def verify_package(folder: Path, *, threads: int = 1) -> dict[str, Any]:
     from converter.validate.interface import load_tokenizer
 
     manifest = read_manifest(folder)
+    _check_complete(folder, manifest)
     n_files = check_files(folder, manifest)
     golden = read_golden(folder)
     try:
@@ -56,6 +57,23 @@ def verify_package(folder: Path, *, threads: int = 1) -> dict[str, Any]:
         "gate": manifest["gate"]["status"],
         "not_run": [c["name"] for c in manifest["gate"]["checks"] if c["status"] == "NOT_RUN"],
     }
+
+
+def _check_complete(folder: Path, manifest: Mapping[str, Any]) -> None:
+    """Trust nothing of what is read here: anyone can write a manifest whose digest is right."""
+    gate, checks = manifest.get("gate"), []
+    sound = isinstance(gate, dict) and isinstance(gate.get("status"), str) and isinstance(gate.get("checks"), list)
+    if isinstance(gate, dict) and sound:
+        checks = [c for c in gate["checks"] if not isinstance(c, dict) or not {"name", "status"} <= c.keys()]
+    wanted = (("max_length", int), ("replay_tolerance", (int, float)), ("target_options", dict))
+    missing = [name for name, kind in wanted if not isinstance(manifest.get(name), kind)]
+    missing += [] if sound and not checks else ["gate"]
+    if missing:
+        raise PackageDamaged(
+            f"the manifest has no {missing[0]} that could be read",
+            where=str(folder),
+            hint="fetch the package again, or rebuild it",
+        )
 
 
 def open_sealed(folder: Path, *, threads: int = 1) -> "Runner":

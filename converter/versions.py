@@ -2,6 +2,7 @@
 
 import importlib.metadata
 import platform
+from collections.abc import Iterable
 
 PACKAGES = (
     "torch",
@@ -29,7 +30,7 @@ def version_of(package: str) -> str | None:
         return None
 
 
-def installed() -> dict[str, str]:
-    """Return the version of Python and of every package above that is installed."""
-    found = {name: version for name in PACKAGES if (version := version_of(name)) is not None}
+def installed(packages: Iterable[str] = PACKAGES) -> dict[str, str]:
+    """Return the version of Python and of every one of `packages` that is installed."""
+    found = {name: version for name in packages if (version := version_of(name)) is not None}
     return {"python": platform.python_version(), **found}

@@ -3,13 +3,12 @@
 The keys are a promise: they change only with `FORMAT`.
 """
 
-import math
-from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import converter
+from converter.jsonfile import json_values
 from converter.recipe import recipe_table
 from converter.validate.checks import Status
 from converter.versions import installed
@@ -43,7 +42,7 @@ def report_table(result: "Result") -> dict[str, Any]:
         "versions": installed(),
         "facts": result.facts,
     }
-    made = plain(table)
+    made = json_values(table)
     assert isinstance(made, dict)
     return made
 
@@ -77,18 +76,3 @@ def _target(target: "TargetResult") -> dict[str, Any]:
 
 def _evaluation(evaluation: "Evaluation | None") -> dict[str, Any] | None:
     return None if evaluation is None else asdict(evaluation) | {"status": evaluation.status}
-
-
-def plain(value: Any) -> Any:
-    """Return JSON values only. NaN is no JSON; what else is unknown becomes its text."""
-    if isinstance(value, Mapping):
-        return {str(k): plain(v) for k, v in value.items()}
-    if isinstance(value, str):
-        return value.encode("utf-8", "replace").decode("utf-8")  # half a surrogate pair cannot be written
-    if isinstance(value, (Sequence, set, frozenset)):
-        return [plain(v) for v in value]
-    if isinstance(value, bool) or value is None or isinstance(value, int):
-        return value
-    if isinstance(value, float):
-        return float(value) if math.isfinite(value) else None
-    return str(value)

@@ -3,6 +3,7 @@
 import json
 import math
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -12,10 +13,11 @@ from converter.artifact import Bundle, TorchModel
 from converter.errors import PackageDamaged
 from converter.examples import Example
 from converter.golden import MAX_VALUES, N_TEXTS, choose, read_golden, record_golden, replay_tolerance, write_golden
-from converter.jsonfile import json_text
-from converter.package import DIGEST, _digest, check_files, json_values, plain, read_manifest, seal
+from converter.jsonfile import json_text, json_values
+from converter.package import DIGEST, _digest, check_files, read_manifest, seal
 from converter.recipe import bind_recipe
 from converter.seal import portable_recipe, relaxed, without_paths
+from converter.sealed import verify_package
 from converter.source import load_source
 from converter.stage import SILENT
 from converter.validate.checks import Check, Evaluation, Status
@@ -130,11 +132,39 @@ def test_a_folder_without_a_manifest_is_no_package(tmp_path: Path) -> None:
 
 
 def test_json_has_no_nan() -> None:
-    found = plain(Evaluation((Check("x", Status.FAIL, math.inf),), (), math.nan, {}, {}, 0))
+    found = json_values(asdict(Evaluation((Check("x", Status.FAIL, math.inf),), (), math.nan, {}, {}, 0)))
     assert found["agreement"] is None
     assert found["checks"][0]["value"] is None
     assert found["checks"][0]["status"] == "FAIL"
     assert json_values({"a": (np.float32(0.5), np.int64(3), True)}) == {"a": [0.5, 3, True]}
+    assert json_values({1: {2}, "b": [np.float32("nan"), np.bool_(True), Path("x"), "\ud83d"]}) == {
+        "1": [2],
+        "b": [None, True, "x", "?"],
+    }
+
+
+COMPLETE = {
+    "max_length": 64,
+    "replay_tolerance": 0.05,
+    "target_options": {},
+    "gate": {"status": "PASS", "checks": [{"name": "finite", "status": "PASS"}]},
+}
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        *({"gate": value} for value in (None, {}, {"status": "PASS"}, {"status": "PASS", "checks": [{}]})),
+        *({name: value} for name in COMPLETE for value in (None, "x")),
+    ],
+)
+def test_a_manifest_that_lacks_what_verify_reads_is_damaged_not_a_bug(sealed: Path, wrong: dict[str, object]) -> None:
+    rewrite(sealed, **(COMPLETE | wrong))
+    with pytest.raises(PackageDamaged, match=f"no {next(iter(wrong))} that could be read"):
+        verify_package(sealed)
+    rewrite(sealed, **COMPLETE)
+    with pytest.raises(PackageDamaged, match="golden vectors"):
+        verify_package(sealed)
 
 
 def test_no_path_of_this_machine_is_in_a_portable_recipe(tmp_path: Path) -> None:
