@@ -67,7 +67,6 @@ class PadIds:
     """What each input is filled with beyond a text's own tokens."""
 
     ids: dict[str, int] = field(default_factory=lambda: {"input_ids": 0, "attention_mask": 0, "token_type_ids": 0})
-    side: str = "right"
 
     @classmethod
     def of(cls, tokenizer: Any) -> "PadIds":

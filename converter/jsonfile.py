@@ -21,7 +21,7 @@ def read_json(path: Path) -> Any:
         ) from None
 
 
-def json_values(value: Any) -> Any:
+def json_values(value: Any) -> Any:  # noqa: PLR0911 - one return a kind of value
     """Return nested tables and lists as JSON values.
 
     Numbers of numpy become Python's; what is not finite becomes null, as JSON has no NaN; half a surrogate pair, which

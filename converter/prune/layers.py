@@ -33,6 +33,12 @@ class LayerDropping(Stage[TorchModel, TorchModel]):
     def __post_init__(self) -> None:
         if self.keep and self.indices:
             raise RecipeError("give keep or indices, not both", where="prune.layers")
+        if self.indices and self.choose == "damage":
+            raise RecipeError(
+                "indices say which layers stay: there is nothing for choose=damage to choose",
+                where="prune.layers",
+                hint="give keep and choose, or indices alone",
+            )
         if list(self.indices) != sorted(set(self.indices)):
             raise RecipeError(f"indices must be ascending, found {list(self.indices)}", where="prune.layers.indices")
 
@@ -43,7 +49,8 @@ class LayerDropping(Stage[TorchModel, TorchModel]):
         n_layers = len(shape_map_of(given).layers_kept)
         wanted = self._wanted(n_layers)
         facts: dict[str, Any] = {}
-        if self.choose == "damage" and not self.indices and not family_of(given).shares_layers:
+        # Where all layers are one, every drop leaves the same model.
+        if self.choose == "damage" and not family_of(given).shares_layers:
             wanted, facts["damage"] = self._least_damage(given, ctx, len(wanted))
         made = shallower(given, wanted)
         assert made.shape_map is not None

@@ -9,7 +9,7 @@ import numpy as np
 from converter import metrics
 from converter.encode import encode_masked
 from converter.examples import Encoding, Example, Label
-from converter.rows import LABELS, label_cell, text_example
+from converter.rows import LABELS, label_cell
 from converter.task import Judged, Outputs, Task
 
 if TYPE_CHECKING:
@@ -29,9 +29,6 @@ class FillMask(Task):
     model_outputs = ("logits",)
     token_outputs = ("logits",)
     metric_name = "accuracy"
-
-    def examples_of(self, row: Mapping[str, Any], where: str) -> tuple[Example, ...]:
-        return (text_example(row, where, self.label_of),)
 
     def label_of(self, row: Mapping[str, Any]) -> Label:
         """Return the words behind the masks; none given: what stands in the text."""

@@ -276,6 +276,7 @@ def test_a_pruned_and_shallower_model_loads_again(tiny: Callable[..., Path], tmp
         ("prune.threshold", {"sparsity": 1.0}, "between 0.01 and 0.99"),
         ("prune.layers", {"keep": 2, "indices": [0]}, "not both"),
         ("prune.layers", {"indices": [2, 0]}, "ascending"),
+        ("prune.layers", {"indices": [0, 2], "choose": "damage"}, "nothing for choose=damage"),
         ("prune.mixed", {"heads": 0, "ffn": 0}, "prune.threshold"),
     ],
 )
