@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from converter.binding import bind, parse_options, unbind
 from converter.errors import RecipeError, nearest
 from converter.registry import stage_class, target_class
-from converter.samples import is_sample, resolve_recipe
+from converter.samples import is_sample, own_evaluation, resolve_recipe
 from converter.validate.limits import Limits
 
 if TYPE_CHECKING:
@@ -109,15 +109,16 @@ def bind_recipe(table: Mapping[str, Any], where: str = "recipe") -> Recipe:
             options = _table(target_tables, key, f"{where}.target")
             targets.append(bind(cls, options, f"{where}.target.{cls.name}"))
     _known_targets(target_tables, targets, f"{where}.target")
+    model = _text(table, "model", where) or "sample:default"
     return Recipe(
-        model=_text(table, "model", where) or "sample:default",
+        model=model,
         targets=tuple(targets),
         precisions=_precisions(_table(table, "quantize", where), targets, f"{where}.quantize"),
         compress=tuple(_stages(table.get("compress", []), f"{where}.compress")),
         revision=_text(table, "revision", where),
         task=_text(table, "task", where),
         calibration=_path(table, "calibration", where),
-        evaluation=_path(table, "eval", where),
+        evaluation=_path(table, "eval", where) or own_evaluation(model),
         n_probes=_whole(table, "probes", DEFAULT_PROBES, where, low=1),
         limits=_limits(_table(table, "limits", where), targets, f"{where}.limits"),
         seed=_whole(table, "seed", 0, where, low=0),

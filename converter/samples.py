@@ -21,7 +21,21 @@ def resolve_model(model: str, progress: "Progress") -> str:
         return model
     import sample_models
 
-    return str(sample_models.folder(model.removeprefix(PREFIX), progress))
+    name = model.removeprefix(PREFIX)
+    if name == sample_models.DEFAULT:
+        progress.note(f"The bundled sample is sample:{sample_models.default_name()}")
+    return str(sample_models.folder(name, progress))
+
+
+def own_evaluation(model: str) -> Path | None:
+    """Return the file that a sample is judged by where the recipe names none; None for any other model."""
+    if not is_sample(model):
+        return None
+    import sample_models
+
+    name = model.removeprefix(PREFIX)
+    file = sample_models.evaluation(name)
+    return Path(f"{PREFIX}{name}/{file}") if file is not None else None
 
 
 def resolve_data(path: Path, progress: "Progress") -> Path:

@@ -15,7 +15,7 @@ from converter.registry import names as file_names
 if TYPE_CHECKING:
     from converter.stage import Progress
 
-__all__ = ["default_name", "folder", "names", "recipes"]
+__all__ = ["default_name", "evaluation", "folder", "names", "recipes"]
 
 DEFAULT = "default"
 REAL, TRAINED = "minilm", "sentiment"
@@ -26,6 +26,8 @@ class Sample(Protocol):
     """What a file of this folder offers."""
 
     SUMMARY: str
+    EVAL: str
+    """The file beside the model that it is judged by where the user gives none."""
 
     def make(self, folder: Path, progress: "Progress") -> None:
         """Write the whole model into the empty `folder`, or raise."""
@@ -44,6 +46,12 @@ def default_name() -> str:
     return REAL if find_spec(REAL_PACKAGE) is not None else TRAINED
 
 
+def evaluation(name: str) -> str | None:
+    """Return the name of a sample's own evaluation file; None where there is no such sample."""
+    wanted = default_name() if name == DEFAULT else name.replace("-", "_")
+    return _sample(wanted).EVAL if wanted in file_names("sample_models") else None
+
+
 def folder(name: str, progress: "Progress") -> Path:
     """Return the folder of a sample, which is made first where the cache has none of this version.
 
@@ -58,7 +66,6 @@ def folder(name: str, progress: "Progress") -> Path:
     wanted = name.replace("-", "_")
     if wanted == DEFAULT:
         wanted = default_name()
-        progress.note(f"No model was named: exporting the bundled sample {wanted!r} ({_sample(wanted).SUMMARY})")
     if wanted not in file_names("sample_models"):
         raise UsageError(f"there is no sample {name!r}", hint=nearest(wanted, (DEFAULT, *file_names("sample_models"))))
     return cached(wanted, _sample(wanted).make, progress)

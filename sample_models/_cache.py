@@ -40,10 +40,10 @@ def cached(name: str, make: Make, progress: "Progress") -> Path:
 
 
 def version(name: str) -> str:
-    """Return a digest of the code that makes the sample: changed code makes a new one."""
+    """Return a digest of the code and data that make the sample: what is changed makes a new one."""
     here = Path(__file__).parent
     digest = hashlib.sha256()
-    for file in (here / f"{name}.py", *sorted(here.glob("_*.py"))):
+    for file in sorted((*here.glob(f"{name}.py"), *here.glob(f"{name}_*"), *here.glob("_*.py"))):
         digest.update(file.name.encode() + b"\0" + file.read_bytes() + b"\0")
     return digest.hexdigest()[:16]
 

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from converter.stage import Progress
 
 SUMMARY = "a small BERT that tags persons, places and organizations (trained here, about a minute)"
+EVAL = "eval.jsonl"
 N_TRAIN, N_HELD_OUT = 8000, 500
 LABELS = ("O", "B-PER", "I-PER", "B-LOC", "I-LOC", "B-ORG", "I-ORG")
 

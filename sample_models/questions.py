@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from converter.stage import Progress
 
 SUMMARY = "a small BERT that finds the answer to a question in a text (trained here, about a minute)"
+EVAL = "eval.jsonl"
 N_TRAIN, N_HELD_OUT = 20000, 400
 
 FIRST_NAMES = "Anna Bruno Clara David Elena Felix Greta Henry Irene Jonas Karin Louis".split()

