@@ -74,6 +74,7 @@ def run_recipe(
         source = load_source(resolve_model(recipe.model, progress), revision=recipe.revision, task=recipe.task)
         _check_options(recipe, source)
         ctx = _context(recipe, source, output, progress)
+        _note_builtin_text(recipe, ctx)
         compressed = source
         compress_records: tuple[Record, ...] = ()
         evaluation = None
@@ -143,6 +144,13 @@ def _context(recipe: "Recipe", source: TorchModel, output: Output, progress: Pro
         progress=progress,
         resume=output.resume,
     )
+
+
+def _note_builtin_text(recipe: "Recipe", ctx: Context) -> None:
+    """Say that what is measured on text is measured on ours: real text of the user's own serves better."""
+    stages = [s.name for s in recipe.compress if s.needs_text and s.name.startswith("prune.")]
+    if stages and ctx.calibration_is_builtin:
+        ctx.progress.note(f"{', '.join(stages)}: working from built-in text; --calibration FILE with yours does better")
 
 
 def _refuse_idle_limit(recipe: "Recipe", judged: "Sequence[Example]") -> None:

@@ -85,8 +85,6 @@ class Stage(ABC, Generic[Given, Made]):
     name: ClassVar[str] = ""
     """`folder.file`, given by the registry."""
     summary: ClassVar[str] = ""
-    lossless: ClassVar[bool] = False
-    """Held to tight equality with its own input, not to the recipe's limits."""
     needs_text: ClassVar[bool] = False
     """Works from `Context.calibration`."""
 

@@ -54,6 +54,8 @@ class DeviceCheck:
 
     ran: bool
     detail: str
+    passed: bool = True
+    """Whether it answered there as it does on the CPU; of no meaning where it did not run."""
 
 
 class Target(ABC):

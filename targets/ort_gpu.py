@@ -9,7 +9,6 @@ import numpy as np
 
 from converter.artifact import Artifact, Bundle, OnnxModel, TorchModel
 from converter.binding import bind
-from converter.errors import StageFailed
 from converter.examples import PadIds
 from converter.export import ExportOnnx
 from converter.onnx_package import emit_onnx, find_model, usage
@@ -66,11 +65,8 @@ class OrtGpu(Target):
         if CUDA not in device.runtime:
             return DeviceCheck(ran=False, detail=f"the CUDA provider did not start; {device.runtime} ran instead")
         worst = max(_difference(device, host, shape) for shape in ((1, 1), (1, 16), (8, 64)))
-        if not worst <= DEVICE_MAX_ERROR:
-            raise StageFailed(
-                f"CUDA and CPU differ by {worst:.1e} of the output range (at most {DEVICE_MAX_ERROR})", where=str(path)
-            )
-        return DeviceCheck(ran=True, detail=f"{device.runtime}, within {worst:.1e} of the CPU")
+        detail = f"{device.runtime}, within {worst:.1e} of the CPU (at most {DEVICE_MAX_ERROR:g} wanted)"
+        return DeviceCheck(ran=True, detail=detail, passed=worst <= DEVICE_MAX_ERROR)
 
     def usage(self, bundle: Bundle) -> str:
         return usage(bundle, CUDA)

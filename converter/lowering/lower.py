@@ -38,7 +38,6 @@ class LowerTflite(Stage[TorchModel, TfliteModel]):
 
     name = "lowering.lower"
     summary = "PyTorch to TFLite float32"
-    lossless = True
 
     def run(self, given: TorchModel, ctx: Context) -> Outcome[TfliteModel]:
         lengths = signature_lengths(self.seq_len, given.max_length)

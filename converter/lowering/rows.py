@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from converter.errors import StageFailed
 from converter.examples import Encoding, Example
 from converter.probes import builtin_examples
 
@@ -20,6 +21,8 @@ def filled_rows(source: "TorchModel", ctx: "Context", length: int, count: int) -
 
 
 def _rows(source: "TorchModel", examples: "tuple[Example, ...]", length: int) -> Iterator[Encoding]:
+    if all(len(_encoded(source, e, length)["input_ids"]) < 2 for e in examples):
+        raise StageFailed("the calibration text has no tokens", where=source.provenance.id, hint="give --calibration")
     texts = cycle(examples)
     while True:
         made = _encoded(source, next(texts), length)

@@ -99,7 +99,7 @@ def _device_check(target: "Target", bundle: "Bundle", source: "TorchModel", *, r
     if found is None:
         return []
     if found.ran:
-        return [Check("device", Status.PASS, detail=found.detail)]
+        return [Check("device", Status.PASS if found.passed else Status.FAIL, detail=found.detail)]
     if require_device:
         raise RuntimeMissing(
             f"{target.name} did not run on its device: {found.detail}",

@@ -161,6 +161,13 @@ def test_a_device_that_is_not_there_is_not_run_and_does_not_hide_the_rest(model:
     assert found.status is Status.PASS
 
 
+def test_a_device_that_answers_otherwise_fails_the_package(model: TorchModel, prove: Prove) -> None:
+    device = DeviceCheck(ran=True, detail="within 0.5 of the CPU", passed=False)
+    found = prove(TorchRunner(model), device=device)
+    assert check(found, "device").status is Status.FAIL
+    assert found.status is Status.FAIL
+
+
 def test_a_required_device_that_is_not_there_is_an_error(model: TorchModel, prove: Prove) -> None:
     with pytest.raises(RuntimeMissing, match="there is no GPU"):
         prove(TorchRunner(model), device=DeviceCheck(ran=False, detail="there is no GPU"), require_device=True)
