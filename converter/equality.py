@@ -8,6 +8,7 @@ import numpy as np
 
 from converter.errors import StageFailed
 from converter.examples import Encoding, pad_batch
+from converter.memory import release_memory
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -62,12 +63,12 @@ def check_equal(made: "OnnxModel", ctx: "Context") -> dict[str, Any]:
         StageFailed: some output is further off than `MAX_ERROR` of its range, or not finite; names the worst case.
 
     """
-    from converter.onnx_runner import OnnxRunner
+    from converter.onnx_runner import OnnxRunner, open_lean_session
     from converter.validate.reference import torch_run
 
     source = made.source
     cases = list(_cases(source, _encodings(source, ctx)))
-    wanted_run, runner = torch_run(source), OnnxRunner(made.path)
+    wanted_run, runner = torch_run(source), OnnxRunner(made.path, session=open_lean_session(made.path))
     differences = Differences()
     with ctx.progress.task("Comparing with PyTorch", total=len(cases)) as ticker:
         for i, case in enumerate(cases):
@@ -75,6 +76,8 @@ def check_equal(made: "OnnxModel", ctx: "Context") -> dict[str, Any]:
             for name in made.output_names:
                 differences.add(name, i, _real(wanted[name], case.feed), _real(found[name], case.feed))
             ticker.advance()
+    del runner
+    release_memory()
     output, place, worst = differences.worst()
     if worst > MAX_ERROR:
         case = cases[place]

@@ -11,6 +11,7 @@ from converter.artifact import MAX_IR_VERSION, OnnxModel, TorchModel
 from converter.binding import option
 from converter.equality import check_equal
 from converter.errors import StageFailed
+from converter.memory import release_memory
 from converter.stage import Context, Outcome, Stage
 
 if TYPE_CHECKING:
@@ -33,7 +34,6 @@ class ExportOnnx(Stage[TorchModel, OnnxModel]):
 
     name = "export.onnx"
     summary = "PyTorch to ONNX float32"
-    lossless = True
 
     def run(self, given: TorchModel, ctx: Context) -> Outcome[OnnxModel]:
         from converter.graph.clean import clean_graph
@@ -58,6 +58,8 @@ class ExportOnnx(Stage[TorchModel, OnnxModel]):
             clean_graph(model)
             write_onnx(model, path)
             del model
+            # The exporter's graphs hold each other in rings: their weights would stay until some later collection.
+            release_memory()
         made = OnnxModel(path, given, output_names(given))
         return Outcome(made, facts | check_equal(made, ctx))
 
@@ -89,7 +91,7 @@ def _export(given: TorchModel, opset: int) -> "ir.Model":
             raise StageFailed(
                 f"PyTorch cannot export this model to ONNX ({_cause(error)})",
                 where=given.provenance.id,
-                hint="try another --opset, or another architecture",
+                hint="export it to TFLite instead: --target tflite",
             ) from error
     assert program is not None
     model: ir.Model = program.model

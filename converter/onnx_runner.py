@@ -18,11 +18,11 @@ CPU = "CPUExecutionProvider"
 class OnnxRunner(Runner):
     """Runs any batch and any length up to the model's maximum."""
 
-    def __init__(self, path: Path, threads: int = 1, providers: Sequence[str] = (CPU,)) -> None:
+    def __init__(self, path: Path, threads: int = 1, providers: Sequence[str] = (CPU,), *, session: Any = None) -> None:
         import onnxruntime as ort
 
         try:
-            self.session = open_session(path, threads, providers)
+            self.session = open_session(path, threads, providers) if session is None else session
         except Exception as error:  # noqa: BLE001 - ONNX Runtime's classes are not exported by name
             raise PackageDamaged(f"ONNX Runtime cannot open it ({_first_line(error)})", where=str(path)) from None
         self.runtime = f"onnxruntime {ort.__version__} {self.session.get_providers()[0]}"
@@ -38,13 +38,35 @@ def open_session(path: Path, threads: int = 1, providers: Sequence[str] = (CPU,)
     """Return an inference session that logs nothing but fatal errors."""
     import onnxruntime as ort
 
+    return ort.InferenceSession(str(path), _options(threads), providers=list(providers))
+
+
+def open_lean_session(path: Path) -> Any:
+    """Return a session on a file of this tool that leaves the weights in the file: slower to run, light on memory."""
+    import onnxruntime as ort
+
+    from converter.graph.read import write_view
+
+    view = write_view(path)
+    options = _options(1)
+    # Packed weights would be a second copy of all of them.
+    options.add_session_config_entry("session.disable_prepacking", "1")
+    try:
+        return ort.InferenceSession(str(view), options, providers=[CPU])
+    finally:
+        view.unlink()
+
+
+def _options(threads: int) -> Any:
+    import onnxruntime as ort
+
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.log_severity_level = 4
-    # Memory patterns and the arena are for one shape; texts have many, and the arena never gives memory back.
+    # Memory patterns are for one shape; texts have many.
     options.enable_mem_pattern = False
-    return ort.InferenceSession(str(path), options, providers=list(providers))
+    return options
 
 
 def _spec(value: Any) -> TensorSpec:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from converter.examples import pad_batch
 from converter.graph.write import write_onnx
+from converter.memory import release_memory
 
 if TYPE_CHECKING:
     import numpy as np
@@ -28,7 +29,7 @@ def stream_activations(
     """Yield, for each text alone and without padding, the values called `names` as `[tokens, width]`."""
     import onnx_ir as ir
 
-    from converter.onnx_runner import open_session
+    from converter.onnx_runner import open_lean_session
 
     path = work / "observed.onnx"
     by_name = {v.name: v for node in model.graph for v in node.outputs}
@@ -42,11 +43,17 @@ def stream_activations(
         # Popped one by one: a slice would leave the values marked as outputs of the graph.
         for _ in names:
             model.graph.outputs.pop()
-    session = open_session(path)
-    path.unlink()
-    with progress.task("Watching activations", total=len(texts)) as ticker:
-        for text in texts:
-            encoding = source.task.encode(source.tokenizer, text, source.max_length)
-            values = session.run(list(names), pad_batch([encoding], source.pad))
-            yield {n: v.reshape(-1, v.shape[-1]) for n, v in zip(names, values, strict=True)}
-            ticker.advance()
+    release_memory()
+    session = open_lean_session(path)
+    try:
+        with progress.task("Watching activations", total=len(texts)) as ticker:
+            for text in texts:
+                encoding = source.task.encode(source.tokenizer, text, source.max_length)
+                values = session.run(list(names), pad_batch([encoding], source.pad))
+                yield {n: v.reshape(-1, v.shape[-1]) for n, v in zip(names, values, strict=True)}
+                ticker.advance()
+    finally:
+        # Also when the reader has seen enough and leaves.
+        del session
+        path.unlink()
+        release_memory()

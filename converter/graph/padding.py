@@ -62,7 +62,9 @@ def _extract(path: Path, made: Path, names: list[str]) -> None:
     """Write the part of the graph that computes `names`."""
     import onnx
 
-    model = onnx.load(path)
+    from converter.graph.read import read_proto
+
+    model, _ = read_proto(path)
     graph = model.graph
     makers = {output: node for node in graph.node for output in node.output}
     needed: set[str] = set()

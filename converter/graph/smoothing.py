@@ -83,7 +83,7 @@ def apply_smoothing(model: "ir.Model", sites: "Sequence[Site]", plans: Sequence[
         folded = fold_into_values(model.graph, site, (1 / factors).astype(np.float32))
         if name not in made:
             made[name] = (
-                new_weight(model.graph, array_of(site.weight) * factors[:, None], f"{name}.smoothed"),
+                _scaled(model.graph, site.weight, factors, f"{name}.smoothed"),
                 new_weight(model.graph, (1 / factors).astype(np.float32), f"{name}.factors"),
             )
         weight, inverse = made[name]
@@ -129,6 +129,20 @@ def fold_into_values(graph: "ir.Graph", site: "Site", factors: "NDArray[np.float
         node.replace_input_with(next(i for i, v in enumerate(node.inputs) if v is old), made)
         del graph.initializers[str(old.name)]
     return True
+
+
+def _scaled(graph: "ir.Graph", weight: "ir.Value", factors: "NDArray[np.float32]", name: str) -> "ir.Value":
+    """Add the weight with its rows multiplied, computed when it is written: all at once would be the model again."""
+    import onnx_ir as ir
+
+    from converter.graph.read import lazy_tensor
+
+    tensor = weight.const_value
+    assert tensor is not None
+    made = ir.Value(name=name, const_value=lazy_tensor(lambda: tensor.numpy() * factors[:, None], tensor, name))
+    made.type, made.shape = ir.TensorType(ir.DataType.FLOAT), ir.Shape(tensor.shape)
+    graph.register_initializer(made)
+    return made
 
 
 def _search(name: str, given: "NDArray[np.float32]", weight: "NDArray[np.float32]") -> Smoothing | None:

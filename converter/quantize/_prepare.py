@@ -14,6 +14,7 @@ from converter.graph.embeddings import quantize_embeddings
 from converter.graph.padding import padding_masks
 from converter.graph.sites import quantizable
 from converter.graph.smoothing import apply_smoothing, collect_rows, plan_smoothing
+from converter.memory import release_memory
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -39,10 +40,10 @@ def prepare(given: "OnnxModel", folder: Path, ctx: "Context", *, smooth: bool, f
 
     `fuse` writes attention as ONNX Runtime's own operator first: faster, but no longer standard ONNX.
     """
-    import onnx_ir as ir
+    from converter.graph.read import read_onnx
 
     folder.mkdir(exist_ok=True)
-    model = ir.load(given.path)
+    model = read_onnx(given.path)
     sites = list(quantizable(model))
     facts: dict[str, Any] = {"products": len(sites)}
     if fuse:
@@ -66,6 +67,7 @@ def finish(model: "ir.Model", folder: Path) -> int:
     tables = quantize_embeddings(model)
     clean_graph(model)
     write_onnx(model, folder / "model.onnx")
+    release_memory()
     return tables
 
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from converter.artifact import OnnxModel
 from converter.errors import StageFailed
+from converter.memory import release_memory
 from converter.stage import Context, Outcome, Stage
 
 if TYPE_CHECKING:
@@ -30,11 +31,8 @@ class Fp16(Stage[OnnxModel, OnnxModel]):
     summary = "fp16 inside, float32 outputs"
 
     def run(self, given: OnnxModel, ctx: Context) -> Outcome[OnnxModel]:
-        import onnx
-        import onnx_ir as ir
-        from onnxruntime.transformers.float16 import convert_float_to_float16
-
         from converter.graph.clean import clean_graph
+        from converter.graph.read import read_onnx
         from converter.graph.write import write_onnx
         from converter.quantize._prepare import quiet_quantizer
 
@@ -42,18 +40,53 @@ class Fp16(Stage[OnnxModel, OnnxModel]):
         path.parent.mkdir(exist_ok=True)
         facts = _check_range(given, ctx)
         with ctx.progress.task("Converting to fp16"), quiet_quantizer():
-            proto = convert_float_to_float16(
-                onnx.load(given.path),
-                keep_io_types=True,
-                min_positive_val=MIN_CONSTANT,
-                max_finite_val=MAX_CONSTANT,
-            )
-            model = ir.from_proto(proto)
-            del proto
+            model = _to_half(read_onnx(given.path))
             clean_graph(model)
             write_onnx(model, path)
+        release_memory()
         made = replace(given, path=path, precision="fp16")
         return Outcome(made, facts)
+
+
+def _to_half(model: "ir.Model") -> "ir.Model":
+    """Convert with the large weights left out: the converter copies the whole model, several times."""
+    import onnx_ir as ir
+    from onnxruntime.transformers.float16 import convert_float_to_float16
+
+    from converter.graph.read import hollow_proto
+
+    n_inputs = len(model.graph.inputs)
+    proto, large = hollow_proto(model)
+    half = ir.from_proto(
+        convert_float_to_float16(
+            proto,
+            keep_io_types=[o.name for o in proto.graph.output],
+            min_positive_val=MIN_CONSTANT,
+            max_finite_val=MAX_CONSTANT,
+        )
+    )
+    while len(half.graph.inputs) > n_inputs:
+        value = half.graph.inputs.pop()
+        value.const_value = _half_tensor(large[str(value.name)], value)
+        half.graph.register_initializer(value)
+    return half
+
+
+def _half_tensor(tensor: "ir.TensorProtocol", value: "ir.Value") -> "ir.LazyTensor":
+    """Return `tensor` in the type that the converter has chosen for `value`, computed when it is written."""
+    import numpy as np
+    import onnx_ir as ir
+
+    if value.dtype != ir.DataType.FLOAT16:
+        return ir.LazyTensor(lambda: tensor, dtype=tensor.dtype, shape=ir.Shape(tensor.shape), name=value.name)
+
+    def convert() -> "ir.TensorProtocol":
+        wide = tensor.numpy()
+        # What float16 rounds to zero keeps its sign and least size, and nothing becomes infinite.
+        small = np.where((wide != 0) & (np.abs(wide) < MIN_CONSTANT), np.copysign(MIN_CONSTANT, wide), wide)
+        return ir.Tensor(np.clip(small, -MAX_CONSTANT, MAX_CONSTANT).astype(np.float16))
+
+    return ir.LazyTensor(convert, dtype=ir.DataType.FLOAT16, shape=ir.Shape(tensor.shape), name=value.name)
 
 
 def float_values(model: "ir.Model") -> "Iterator[ir.Value]":
@@ -86,14 +119,14 @@ def _check_range(given: OnnxModel, ctx: Context) -> dict[str, Any]:
     Running the fp16 file would not show them on a CPU: ONNX Runtime computes there in float32 and drops casts between.
     """
     import numpy as np
-    import onnx_ir as ir
 
     from converter.graph.activations import stream_activations
+    from converter.graph.read import read_onnx
 
     texts = ctx.calibration[:TRIED]
     if not texts:
         return {"texts": 0}
-    model = ir.load(given.path)
+    model = read_onnx(given.path)
     names = [str(v.name) for v in float_values(model) if not v.is_graph_output() and _grows(v)]
     folder = ctx.work / "fp16"
     largest, where = 0.0, ""
