@@ -43,6 +43,14 @@ def json_values(value: Any) -> Any:  # noqa: PLR0911 - one return a kind of valu
     return str(value) if item is None else json_values(item())
 
 
+def read_table(path: Path) -> dict[str, Any]:
+    """Read `path`, which must hold an object; `SourceError` where it does not."""
+    table = read_json(path)
+    if not isinstance(table, dict):
+        raise SourceError(f"wanted a table, found {type(table).__name__}", where=str(path), hint="the file is damaged")
+    return table
+
+
 def json_text(value: object) -> str:
     """Return sorted, indented JSON with a final newline: the same value gives the same text."""
     return json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n"

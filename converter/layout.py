@@ -49,7 +49,9 @@ def write_model_files(
     write_json(folder / "config.json", _config(source) | dict(extra_config))
     _write_tokenizer(source, folder)
     if source.task.labels:
-        (folder / "labels.txt").write_text("".join(f"{name}\n" for name in source.task.labels), encoding="utf-8")
+        (folder / "labels.txt").write_text(
+            "".join(f"{' '.join(name.split())}\n" for name in source.task.labels), encoding="utf-8"
+        )
     if source.head is not None:
         _write_sentence_files(source, folder)
 

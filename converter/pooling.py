@@ -5,7 +5,7 @@ from pathlib import Path
 import torch
 
 from converter.errors import SourceError
-from converter.jsonfile import read_json
+from converter.jsonfile import read_table
 from converter.locate import sentence_modules
 
 MODES = ("cls", "mean", "max", "mean_sqrt_len_tokens")
@@ -71,7 +71,7 @@ def read_sentence_head(folder: Path) -> SentenceHead | None:
 
 
 def _modes(config: Path) -> tuple[str, ...]:
-    table = read_json(config)
+    table = read_table(config)
     if "pooling_mode" in table and isinstance(table["pooling_mode"], str):
         found = {table["pooling_mode"]}
     else:
@@ -95,9 +95,10 @@ def _modes(config: Path) -> tuple[str, ...]:
 
 
 def _dense(folder: Path) -> list[torch.nn.Module]:
+    from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    table = read_json(folder / "config.json")
+    table = read_table(folder / "config.json")
     weights = folder / "model.safetensors"
     if not weights.is_file():
         raise SourceError(
@@ -105,8 +106,15 @@ def _dense(folder: Path) -> list[torch.nn.Module]:
             where=str(folder),
             hint="load and save the model once with a current sentence-transformers",
         )
-    layer = torch.nn.Linear(table["in_features"], table["out_features"], bias=bool(table.get("bias", True)))
-    layer.load_state_dict({k.removeprefix("linear."): v.float() for k, v in load_file(weights).items()})
+    try:
+        layer = torch.nn.Linear(table["in_features"], table["out_features"], bias=bool(table.get("bias", True)))
+        layer.load_state_dict({k.removeprefix("linear."): v.float() for k, v in load_file(weights).items()})
+    except (SafetensorError, OSError, KeyError, TypeError, RuntimeError) as error:
+        raise SourceError(
+            f"the Dense module does not load ({type(error).__name__})",
+            where=str(folder),
+            hint="its weights must match its config.json; fetch both again",
+        ) from None
     activation = str(table.get("activation_function", "Identity")).rsplit(".", 1)[-1]
     known = {"Tanh": torch.nn.Tanh, "Identity": torch.nn.Identity, "ReLU": torch.nn.ReLU, "GELU": torch.nn.GELU}
     if activation not in known:

@@ -11,7 +11,7 @@ from converter.architecture import check_model_type, choose_task
 from converter.artifact import Provenance, TorchModel
 from converter.errors import SourceError
 from converter.examples import INPUT_NAMES
-from converter.jsonfile import read_json
+from converter.jsonfile import read_table
 from converter.locate import encoder_folder_of, locate
 from converter.registry import task_class
 from converter.shape import ShapeMap
@@ -73,9 +73,7 @@ def _check_files(folder: Path) -> dict[str, Any]:
     """Return config.json's table once everything needed is there and nothing is refused."""
     if not folder.is_dir() or not any(folder.iterdir()):
         raise SourceError("the folder is empty", where=str(folder), hint=WANTED)
-    raw = read_json(folder / "config.json")
-    if not isinstance(raw, dict):
-        raise SourceError("config.json is not a table", where=str(folder), hint=WANTED)
+    raw = read_table(folder / "config.json")
     if raw.get("auto_map"):
         raise SourceError(
             "the model needs remote code, which is never run",
@@ -274,8 +272,8 @@ def _max_length(encoder: Path, folder: Path, module: "torch.nn.Module", tokenize
         (p for p in (encoder / "sentence_bert_config.json", folder / "sentence_bert_config.json") if p.is_file()), None
     )
     if sentence is not None:
-        limit = read_json(sentence).get("max_seq_length")
-        found += [int(limit)] if limit else []
+        limit = read_table(sentence).get("max_seq_length")
+        found += [limit] if isinstance(limit, int) and limit > 0 else []
     return max(4, min(found, default=512))
 
 

@@ -99,3 +99,23 @@ def test_positions_counted_from_the_padding_id_shorten_the_longest_text(tmp_path
     )
     model = load_source(str(save_tiny(tmp_path / "model", config, tokenizer, "text-classification")))
     assert model.max_length == 40 - 1 - tokenizer.pad_token_id
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "said"),
+    [
+        ("sentence_bert_config.json", "[]", "wanted a table, found list"),
+        ("1_Pooling/config.json", "[]", "wanted a table, found list"),
+        ("2_Normalize/config.json", '{"in_features": 32, "out_features": 8}', "the Dense module does not load"),
+    ],
+)
+def test_a_damaged_sentence_model_is_refused(
+    file: str, content: str, said: str, tiny_sentence_transformer: Path, tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(tiny_sentence_transformer, tmp_path / "model"))
+    (folder / file).write_text(content)
+    if "Dense" in said:  # in the place of the last module
+        text = (folder / "modules.json").read_text()
+        (folder / "modules.json").write_text(text.replace("models.Normalize", "models.Dense"))
+        (folder / "2_Normalize" / "model.safetensors").write_bytes(b"cut")
+    assert said in refused(folder)
