@@ -37,7 +37,11 @@ def with_figures(text: str, figures: str) -> str:
 
 
 def figures() -> str:
-    parts = [made for name, write in (("pipeline", pipeline), ("memory", memory)) if (made := part(name, write))]
+    parts = [
+        made
+        for name, write in (("pipeline", pipeline), ("memory", memory), ("peers", peers))
+        if (made := part(name, write))
+    ]
     return "\n".join(parts) if parts else "Not measured yet: `make bench` does it.\n"
 
 
@@ -88,6 +92,30 @@ def memory(table: dict[str, Any]) -> str:
         f"Conversion memory of a BERT-base-sized model ({megabytes(table['weights_bytes'])} of weights), above\n"
         f"what the imports alone take, as a multiple of those weights: {each}; `benchmarks/memory.py`.\n"
     )
+
+
+def peers(table: dict[str, Any]) -> str:
+    rows = [
+        f"Beside the best peers, one run, {table['threads']} thread, batch 1, natural lengths; `benchmarks/peers.py`:",
+        "",
+        "| task | file | size | metric | agreement | cosine | ms per text | speed, best peer = 1 |",
+        "| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: |",
+    ]
+    for task, files in table["tasks"].items():
+        for name, row in files.items():
+            agreement = row["agreement"] if row["agreement"] == row["agreement"] else None  # NaN: none for scores
+            cells = (
+                task,
+                name,
+                megabytes(int(row["megabytes"] * 1e6)),
+                number(row.get("accuracy", row.get("spearman"))),
+                number(agreement),
+                number(row["cosine"]),
+                number(row["ms_per_text"], 2),
+                number(row.get("speed_vs_best_peer"), 2),
+            )
+            rows.append(f"| {' | '.join(cells)} |")
+    return "\n".join(rows) + "\n"
 
 
 def megabytes(size: int | None) -> str:

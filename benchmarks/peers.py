@@ -1,0 +1,72 @@
+"""Our packages beside the best peers', in one run of ../shared/bench/side_by_side.py: ratios, not milliseconds.
+
+    python benchmarks/peers.py --python PEERS/bin/python [--peers FOLDER]
+
+`--python` is the environment that ../shared/bench/README.md sets up (Optimum's exporter needs an old transformers), and
+`--peers` where its packages are built once. Writes `benchmarks/results/peers.json`. Run it on an idle machine.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from _measure import SHARED, machine, plm_export, save
+
+CASES = {
+    "sst2": ("models/sst2-minilm", "data/sst2/train.tsv", "data/sst2/dev.tsv"),
+    "stsb": (None, "data/stsb/train.csv", "data/stsb/dev.csv"),
+}
+"""Model (None: all-MiniLM-L6-v2 of the samples), calibration text, evaluation file."""
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--python", required=True, help="the peers' environment")
+    parser.add_argument("--peers", type=Path, default=Path("~/.cache/plm-export-peers").expanduser())
+    parser.add_argument("--task", choices=tuple(CASES), action="append")
+    parser.add_argument("--threads", type=int, default=1)
+    given = parser.parse_args()
+    tables = {task: compare(task, given) for task in given.task or CASES}
+    save("peers", {"machine": machine(), "threads": given.threads, "tasks": tables})
+    return 0
+
+
+def compare(task: str, given: argparse.Namespace) -> dict[str, Any]:
+    model, calibration, evaluation = CASES[task]
+    source = str(SHARED / model) if model else minilm()
+    with tempfile.TemporaryDirectory() as folder:
+        out, table = Path(folder) / "out", Path(folder) / "table.json"
+        done = plm_export(
+            *(source, "--target", "cpu-int8", "--target", "tflite", "-o", str(out), "--quiet", "--json"),
+            *("--calibration", str(SHARED / calibration), "--eval", str(SHARED / evaluation)),
+        )
+        # A package that failed its gate is timed all the same: what it is worth stands beside its verdict.
+        ours = [
+            f"{made['target']} {made['precision']}={path}"
+            for made in json.loads(done.stdout)["targets"]
+            for path in sorted((out / made["folder"]).rglob("model*.onnx"))
+            + sorted((out / made["folder"]).glob("*.tflite"))
+        ]
+        command = [given.python, str(SHARED / "bench" / "side_by_side.py"), task, "--model", source]
+        command += ["--peers", str(given.peers / task), "--threads", str(given.threads), "--json", str(table)]
+        path = f"{Path(given.python).parent}{os.pathsep}{os.environ['PATH']}"
+        subprocess.run(
+            [*command, *(word for o in ours for word in ("--ours", o))], check=True, env={**os.environ, "PATH": path}
+        )
+        return dict(json.loads(table.read_text(encoding="utf-8")))
+
+
+def minilm() -> str:
+    import sample_models
+    from converter.stage import SILENT
+
+    return str(sample_models.folder("minilm", SILENT))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
