@@ -17,9 +17,14 @@ from converter.errors import ResourceLimit, StageFailed
 from converter.examples import Encoding, pad_batch
 from converter.lowering.model import SIGNATURE, TfliteModel, mobile_outputs, signature_lengths
 from converter.lowering.quiet import quiet
+from converter.output import require_space
 from converter.stage import Context, Outcome, Stage
 
 TEXTS_A_LENGTH = 2
+ROOM = 2
+"""Float files of the weights that may lie on the disk at a time: what is written, and what was written before."""
+GRAPH_BYTES = 1_000_000
+"""Room for a signature beside the weights: 63 kB were measured at one layer."""
 LARGE = 65_536
 """Values from which arithmetic on constants, done again at every call, would be felt."""
 
@@ -30,6 +35,7 @@ class LowerTflite(Stage[TorchModel, TfliteModel]):
 
     Raises (from `run`):
         UsageError: a length exceeds what the model takes.
+        ResourceLimit: the disk has no room for the file; or memory ran out.
         StageFailed: an operation has no TFLite form (named with its layer), or the file answers otherwise than the
             model by more than 1e-4 of the output range.
     """
@@ -41,6 +47,7 @@ class LowerTflite(Stage[TorchModel, TfliteModel]):
 
     def run(self, given: TorchModel, ctx: Context) -> Outcome[TfliteModel]:
         lengths = signature_lengths(self.seq_len, given.max_length)
+        require_space(ctx.work, ROOM * given.size_bytes + GRAPH_BYTES * (1 + len(lengths)))
         made = TfliteModel(
             Path(mkdtemp(prefix="tflite-", dir=ctx.work)) / "model.tflite", given, lengths, mobile_outputs(given)
         )

@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -13,7 +14,7 @@ import numpy as np
 import pytest
 
 from converter.artifact import TorchModel
-from converter.errors import RuntimeMissing, StageFailed, UsageError
+from converter.errors import ResourceLimit, RuntimeMissing, StageFailed, UsageError
 from converter.examples import Example, pad_batch
 from converter.lowering.lower import LowerTflite, check_equal, computes_constants
 from converter.lowering.model import TfliteModel
@@ -101,6 +102,18 @@ def test_inputs_are_int32_by_name_and_every_length_is_a_signature(bert: TfliteMo
     ]
     assert (runner.lengths, runner.max_length, runner.max_batch) == (LENGTHS, LENGTHS[-1], 1)
     assert "ai-edge-litert" in runner.runtime
+
+
+def test_a_disk_without_room_is_refused_before_the_library_maps_it(
+    tiny: Callable[..., Path], ctx: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It writes through a mapping: a disk that fills up kills the process, and half a folder stays behind."""
+    source, real = load_source(str(tiny("bert", layers=1))), shutil.disk_usage
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: real(path)._replace(free=source.size_bytes))
+    before = sorted(ctx.work.iterdir())
+    with pytest.raises(ResourceLimit, match="MB are needed"):
+        LowerTflite(LENGTHS).run(source, ctx)
+    assert sorted(ctx.work.iterdir()) == before
 
 
 def test_signatures_share_their_weights(bert: TfliteModel) -> None:
