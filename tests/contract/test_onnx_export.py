@@ -26,11 +26,13 @@ def export(source: TorchModel, work: Path) -> tuple[OnnxModel, dict[str, Any]]:
     return made, record.facts
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("family", "task"), CASES)
 def test_the_file_answers_like_the_model_at_any_batch_and_length(
     family: str, task: str, tiny: Callable[..., Path], tmp_path: Path
 ) -> None:
-    source = load_source(str(tiny(family, task, layers=2)))
+    # ModernBERT's second layer is the first with local attention; elsewhere one layer shows all there is.
+    source = load_source(str(tiny(family, task, layers=2 if family == "modernbert" else 1)))
     made, facts = export(source, tmp_path)
     assert facts["max_relative_error"] <= 1e-4
     assert f"1x{source.max_length}" in facts["shapes"]
