@@ -24,8 +24,6 @@ help:
 
 demo: $(DEMO_VENV)/.ready
 	$(DEMO_VENV)/bin/plm-export --target tflite --target cpu-int8 --target ort-gpu -o $(DEMO_OUT) --force
-	@echo
-	@echo "The report: $(abspath $(DEMO_OUT))/report.html"
 
 test: lint
 	$(TEST_ENV) $(VENV)/bin/python -m pytest -n $(WORKERS) --dist worksteal $(PYTEST_ARGS)

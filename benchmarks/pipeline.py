@@ -25,7 +25,7 @@ WANTED = {
 VARIANTS: dict[str, list[str]] = {
     "default": [],
     "float32": ["--quantize", "none"],
-    "tflite-int8": ["--target", "tflite", "--quantize", "dynamic"],
+    "dynamic": ["--target", "cpu-int8", "--quantize", "dynamic"],
 }
 
 
