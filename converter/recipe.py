@@ -31,6 +31,8 @@ KEYS = (
     "limits",
 )
 DEFAULT_PROBES = 400
+MOST = 2**63 - 1
+"""What torch's generators and TOML take."""
 
 
 @dataclass(frozen=True)
@@ -254,4 +256,6 @@ def _whole(table: Mapping[str, Any], key: str, default: int, where: str, *, low:
     value = table.get(key, default)
     if isinstance(value, bool) or not isinstance(value, int) or value < low:
         raise RecipeError(f"wanted a whole number of at least {low}, found {value!r}", where=f"{where}.{key}")
+    if value > MOST:
+        raise RecipeError(f"must be at most {MOST}, found {value}", where=f"{where}.{key}")
     return value

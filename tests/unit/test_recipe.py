@@ -64,6 +64,7 @@ def test_limits_of_one_target_overrule_those_for_all() -> None:
         ({"compress": [{"stage": "prune.structured", "heads": 2}]}, "heads: must be", ""),
         ({"compress": [{"stage": "quantize.dynamic"}]}, "belongs under [quantize]", "cpu-int8"),
         ({"seed": -1}, "wanted a whole number of at least 0", ""),
+        ({"seed": 2**63}, "must be at most 9223372036854775807", ""),
         ({"limits": {"agreement": 1.5}}, "agreement: must be between", ""),
         ({"limits": {"agreemnt": 0.5}}, "unknown option 'agreemnt'", "'agreement'"),
         ({"limits": {"agreement": "none"}}, "limits.agreement: a limit is a number", "leave it out"),
