@@ -33,6 +33,9 @@ KEYS = (
 DEFAULT_PROBES = 400
 MOST = 2**63 - 1
 """What torch's generators and TOML take."""
+COMPRESSED_AGREEMENT = 0.9
+COMPRESSED_DROP = 0.02
+"""What a pruned or distilled model may lose where the recipe sets no limits: every tenth decision, two points."""
 
 
 @dataclass(frozen=True)
@@ -66,8 +69,20 @@ class Recipe:
     seed: int = 0
 
     def limits_for(self, target: "Target", precision: str) -> Limits:
-        """Return the target's own limits, overruled by the recipe's for all, then for this target."""
+        """Return the target's own limits, overruled by the recipe's for all, then for this target.
+
+        A recipe that compresses makes another model: it is held to the source's decisions and metric, not to its numbers.
+        """
         made = target.limits(precision)
+        if self.compress:
+            made = replace(
+                made,
+                max_error=None,
+                mean_error=None,
+                cosine=None,
+                agreement=COMPRESSED_AGREEMENT,
+                max_drop=max(made.max_drop or 0.0, COMPRESSED_DROP),
+            )
         for key in ("", target.name):
             if key in self.limits:
                 made = replace(made, **unbind(self.limits[key]))

@@ -1,7 +1,8 @@
-"""Products in int8 with fixed scales, written as the one operator that ONNX Runtime's kernel is.
+"""Products in int8, written as the one operator that ONNX Runtime's kernel is.
 
-`QuantizeLinear` (unsigned 8 bits, one scale a tensor) and `com.microsoft.MatMulIntegerToFloat` (signed 8-bit weights, a
-scale per output, bias inside). A QDQ file says the same in four nodes and leaves it to the runtime to see it.
+`QuantizeLinear` (unsigned 8 bits, one fixed scale a tensor; `DynamicQuantizeLinear` where it is taken at run time) and
+`com.microsoft.MatMulIntegerToFloat` (signed 8-bit weights, a scale per output, bias inside). A QDQ file says the same
+in four nodes and leaves it to the runtime to see it.
 
 Weights are bounded so that no CPU saturates: without VNNI, x86 multiplies `u8 × s8` in pairs of neighbouring inputs and
 adds the two products in 16 bits (`vpmaddubsw`); beyond 32767 the sum is cut and the answer is another one. A pair of
@@ -60,16 +61,23 @@ def _pair_sums(weight: "NDArray[np.float32] | NDArray[np.int32]") -> "NDArray[np
 
 
 def quantize_products(
-    model: "ir.Model", sites: "Sequence[Site]", ranges: Mapping[str, tuple[float, float]], *, bounded: bool = True
+    model: "ir.Model",
+    sites: "Sequence[Site]",
+    ranges: Mapping[str, tuple[float, float]] | None,
+    *,
+    bounded: bool = True,
 ) -> int:
-    """Rewrite every site in place; `ranges` are those of its input by name. Returns the largest pair sum of all."""
+    """Rewrite every site in place; returns the largest pair sum of all.
+
+    `ranges` are those of a site's input, by name; None: each is measured at run time, over the whole batch.
+    """
     inputs: dict[str, tuple[ir.Value, ir.Value, ir.Value]] = {}
     weights: dict[str, tuple[ir.Value, ir.Value]] = {}
     worst = 0
     # Named before anything changes: the input of one product can be the output of another (ALBERT's embeddings).
     for site, name in [(s, str(s.given.name)) for s in sites]:
         if name not in inputs:
-            inputs[name] = _quantize_input(model.graph, site, ranges[name])
+            inputs[name] = _quantize_input(model.graph, site, ranges[name] if ranges is not None else None)
         key = str(site.weight.name)
         if key not in weights:
             made = round_weights(array_of(site.weight), bounded=bounded)
@@ -91,11 +99,17 @@ def step_of(low: float, high: float) -> tuple[np.float32, np.uint8]:
 
 
 def _quantize_input(
-    graph: "ir.Graph", site: "Site", given: tuple[float, float]
+    graph: "ir.Graph", site: "Site", given: tuple[float, float] | None
 ) -> "tuple[ir.Value, ir.Value, ir.Value]":
     import onnx_ir as ir
 
     name = str(site.given.name)
+    if given is None:
+        measured = ir.node("DynamicQuantizeLinear", [site.given], num_outputs=3, name=f"{name}_quantize")
+        for value, part in zip(measured.outputs, ("int8", "scale", "zero"), strict=True):
+            value.name = f"{name}_{part}"
+        graph.insert_before(site.node, measured)
+        return measured.outputs[0], measured.outputs[1], measured.outputs[2]
     scale, zero = step_of(*given)
     scale_value = new_weight(graph, np.array(scale), f"{name}.scale")
     zero_value = new_weight(graph, np.array(zero), f"{name}.zero")

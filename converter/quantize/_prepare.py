@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     import onnx_ir as ir
 
     from converter.artifact import OnnxModel
+    from converter.graph.sites import Site
     from converter.stage import Context
 
 SMOOTHING_TEXTS = 32
@@ -33,6 +34,12 @@ class Prepared:
     folder: Path
     nodes: tuple[str, ...]
     facts: dict[str, Any]
+
+    @property
+    def sites(self) -> "list[Site]":
+        """The products to quantize, as they are after smoothing."""
+        wanted = set(self.nodes)
+        return [s for s in quantizable(self.model) if s.node.name in wanted]
 
 
 def prepare(given: "OnnxModel", folder: Path, ctx: "Context", *, smooth: bool, fuse: bool = False) -> Prepared:

@@ -9,41 +9,24 @@ from converter.stage import Context, Outcome, Stage
 
 @dataclass(frozen=True)
 class DynamicInt8(Stage[OnnxModel, OnnxModel]):
-    """ONNX Runtime's dynamic quantization of the large products, after smoothing; embeddings with a scale a row.
+    """The large products in int8 with scales taken at run time, after smoothing; embeddings with a scale a row.
 
     Activations have one scale for the whole batch: a text's answer can depend on its neighbours (`Limits.stability`).
     """
 
-    per_channel: bool = option(True, "one weight scale per output channel")
     smooth: bool = option(True, "move outlier channels of activations into the weights first")
-    reduce_range: bool = option(False, "7-bit weights: for CPUs whose 8-bit products saturate (AVX2 without VNNI)")
+    bounded: bool = option(True, "keep weights so small that no CPU's 8-bit products saturate (AVX2 without VNNI)")
 
-    summary = "dynamic int8 (ONNX Runtime), outlier channels smoothed"
+    summary = "dynamic int8, outlier channels smoothed"
 
     def run(self, given: OnnxModel, ctx: Context) -> Outcome[OnnxModel]:
-        import onnx_ir as ir
+        from converter.graph.integer_products import quantize_products
+        from converter.quantize._prepare import finish, prepare
 
-        from converter.graph.write import write_onnx
-        from converter.quantize._prepare import finish, prepare, quiet_quantizer
-
-        prepared = prepare(given, ctx.work / "dynamic", ctx, smooth=self.smooth)
-        smoothed, rough = prepared.folder / "smoothed.onnx", prepared.folder / "rough.onnx"
-        write_onnx(prepared.model, smoothed)
-        with ctx.progress.task("Quantizing weights"), quiet_quantizer():
-            from onnxruntime.quantization import QuantType, quantize_dynamic
-
-            quantize_dynamic(
-                smoothed,
-                rough,
-                op_types_to_quantize=["MatMul"],
-                nodes_to_quantize=list(prepared.nodes),
-                per_channel=self.per_channel,
-                reduce_range=self.reduce_range,
-                weight_type=QuantType.QInt8,
-                extra_options={"MatMulConstBOnly": True, "WeightSymmetric": True},
-            )
-            smoothed.unlink()
-            tables = finish(ir.load(rough), prepared.folder)
-            rough.unlink()
-        made = replace(given, path=prepared.folder / "model.onnx", precision="dynamic")
-        return Outcome(made, prepared.facts | {"embedding_tables": tables})
+        prepared = prepare(given, ctx.work / "dynamic", ctx, smooth=self.smooth, fuse=True)
+        with ctx.progress.task("Quantizing weights"):
+            facts = {
+                "largest_weight_pair": quantize_products(prepared.model, prepared.sites, None, bounded=self.bounded),
+                "embedding_tables": finish(prepared.model, prepared.folder),
+            }
+        return Outcome(replace(given, path=prepared.folder / "model.onnx", precision="dynamic"), prepared.facts | facts)

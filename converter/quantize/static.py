@@ -52,12 +52,9 @@ class StaticInt8(Stage[OnnxModel, OnnxModel]):
 
     def _integers(self, prepared: "Prepared", ranges: dict[str, tuple[float, float]]) -> dict[str, Any]:
         from converter.graph.integer_products import quantize_products
-        from converter.graph.sites import quantizable
         from converter.quantize._prepare import finish
 
-        wanted = set(prepared.nodes)
-        sites = [s for s in quantizable(prepared.model) if s.node.name in wanted]
-        largest = quantize_products(prepared.model, sites, ranges, bounded=self.bounded)
+        largest = quantize_products(prepared.model, prepared.sites, ranges, bounded=self.bounded)
         return {"largest_weight_pair": largest, "embedding_tables": finish(prepared.model, prepared.folder)}
 
     def _qdq(self, prepared: "Prepared", ranges: dict[str, tuple[float, float]]) -> dict[str, Any]:
@@ -76,8 +73,7 @@ class StaticInt8(Stage[OnnxModel, OnnxModel]):
     def _calibrate(self, prepared: "Prepared", given: OnnxModel, ctx: Context) -> dict[str, tuple[float, float]]:
         from converter.graph.activations import stream_activations
 
-        wanted = set(prepared.nodes)
-        names = list(dict.fromkeys(str(n.inputs[0].name) for n in prepared.model.graph if n.name in wanted))
+        names = list(dict.fromkeys(str(s.given.name) for s in prepared.sites))
         running = {name: RunningRange() for name in names}
         texts = ctx.calibration[: self.samples]
         for values in stream_activations(prepared.model, names, given.source, texts, prepared.folder, ctx.progress):

@@ -65,10 +65,10 @@ def test_a_limit_for_all_beats_the_recipes_limit_of_one_target(recipe: Path) -> 
 
 
 def test_quantize_is_for_all_targets_or_for_the_one_that_is_named() -> None:
-    table = recipe_table(Flags(target=("cpu-int8", "tflite"), quantize=("none", "cpu_int8=dynamic:per_channel=no")), [])
+    table = recipe_table(Flags(target=("cpu-int8", "tflite"), quantize=("none", "cpu_int8=dynamic:smooth=no")), [])
     assert table["quantize"] == {
         "tflite": {"precision": "none"},
-        "cpu-int8": {"precision": "dynamic", "per_channel": "no"},
+        "cpu-int8": {"precision": "dynamic", "smooth": "no"},
     }
 
 

@@ -106,3 +106,18 @@ def test_the_integer_product_is_what_its_numbers_say(biased: bool, tmp_path: Pat
     wanted = (rounded @ made.values.astype(np.float64)) * scale * made.scales + (0 if bias is None else bias)
     assert np.allclose(found, wanted, atol=1e-4)
     assert np.abs(found - (given_x @ weight + (0 if bias is None else bias))).max() < 0.5
+
+
+def test_a_dynamic_product_measures_its_own_range(tmp_path: Path) -> None:
+    random = np.random.default_rng(2)
+    weight = random.normal(size=(48, 40)).astype(np.float32)
+    given_x = (5 * random.normal(size=(9, 48))).astype(np.float32)
+    model = _product(weight, None)
+    quantize_products(model, list(quantizable(model)), None)
+    write_onnx(model, tmp_path / "made.onnx")
+    found = open_session(tmp_path / "made.onnx").run(["y"], {"x": given_x})[0]
+    scale, zero = step_of(float(given_x.min()), float(given_x.max()))
+    rounded = np.clip(np.rint(given_x / scale) + zero, 0, 255) - float(zero)
+    made = round_weights(weight)
+    wanted = (rounded @ made.values.astype(np.float64)) * scale * made.scales
+    assert np.abs(found - wanted).max() < 1e-3 * np.abs(wanted).max()

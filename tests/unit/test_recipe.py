@@ -50,6 +50,18 @@ def test_limits_of_one_target_overrule_those_for_all() -> None:
     assert recipe.limits_for(tflite, "dynamic").cosine == 0.5
 
 
+def test_a_compressed_model_is_held_to_decisions_not_to_numbers() -> None:
+    plain = bind_recipe({"targets": ["ort-gpu"]})
+    pruned = bind_recipe({"targets": ["ort-gpu"], "compress": [{"stage": "prune.structured"}]})
+    target = plain.targets[0]
+    assert plain.limits_for(target, "fp16").max_error is not None
+    assert pruned.limits_for(target, "fp16").max_error is None
+    assert pruned.limits_for(target, "fp16").agreement == 0.9
+    strict = bind_recipe({**recipe_table(pruned), "limits": {"agreement": 0.99, "max_error": 0.1}})
+    assert strict.limits_for(target, "fp16").agreement == 0.99
+    assert strict.limits_for(target, "fp16").max_error == 0.1
+
+
 @pytest.mark.parametrize(
     ("change", "message", "hint"),
     [
