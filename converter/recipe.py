@@ -71,7 +71,7 @@ class Recipe:
     def limits_for(self, target: "Target", precision: str) -> Limits:
         """Return the target's own limits, overruled by the recipe's for all, then for this target.
 
-        A recipe that compresses makes another model: it is held to the source's decisions and metric, not to its numbers.
+        A recipe that compresses makes another model: it is held to the source's decisions and metric, not its numbers.
         """
         made = target.limits(precision)
         if self.compress:

@@ -117,7 +117,9 @@ def relaxed(recipe: "Recipe", target: "Target", precision: str) -> list[str]:
         ("max_drop", False),
     ):
         before, after = getattr(own, name), getattr(used, name)
-        if before is not None and (after < before if at_least else after > before):
+        if before is not None and after is None:
+            made.append(f"{name}: not judged instead of {before:g}")
+        elif before is not None and (after < before if at_least else after > before):
             made.append(f"{name}: {after:g} instead of {before:g}")
     return made
 
