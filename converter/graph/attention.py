@@ -38,8 +38,7 @@ class Attention:
 
 def attention_biases(model: "ir.Model") -> frozenset[str]:
     """Return the names of the values that are added to attention scores, one alone each."""
-    found = [m for n in model.graph if n.op_type == "Softmax" and (m := _match(n)) is not None]
-    return frozenset(str(m.biases[0].name) for m in found if len(m.biases) == 1)
+    return frozenset(str(m.biases[0].name) for m in _matches(model) if len(m.biases) == 1)
 
 
 def fuse_attention(model: "ir.Model", padding: Collection[str] = ()) -> int:
@@ -49,19 +48,24 @@ def fuse_attention(model: "ir.Model", padding: Collection[str] = ()) -> int:
     """
     from onnx_ir.passes import common
 
-    found = [m for n in model.graph if n.op_type == "Softmax" and (m := _match(n)) is not None]
     fused = 0
-    for match in found:
+    for match in _matches(model):
         width = _width(match.query)
         if width is None or width % match.head_dim or _width(match.value) != width:
             continue
-        mask = _padding_mask(model) if {str(b.name) for b in match.biases} & set(padding) else None
+        # Alone: beside a position bias the mask stays what it is, or the bias would go with it.
+        plain = len(match.biases) == 1 and match.biases[0].name in padding
+        mask = _padding_mask(model) if plain else None
         _replace(model.graph, match, width // match.head_dim, mask)
         fused += 1
     if fused:
         model.opset_imports[DOMAIN] = 1
         common.RemoveUnusedNodesPass()(model)
     return fused
+
+
+def _matches(model: "ir.Model") -> list[Attention]:
+    return [m for n in model.graph if n.op_type == "Softmax" and (m := _match(n)) is not None]
 
 
 def _match(softmax: "ir.Node") -> Attention | None:
