@@ -28,6 +28,10 @@ class LayerParts:
     n_heads: int
     head_dim: int
     n_neurons: int
+    ffn_input: "torch.nn.Linear"
+    """Reads the stream that the FFN's output is added to, or (`Family.norm_first`) a norm of it."""
+    layer: "torch.nn.Module"
+    """The layer itself: its first argument is the stream that the output of attention is added to."""
 
 
 class Family(ABC):
@@ -36,6 +40,8 @@ class Family(ABC):
     model_type: ClassVar[str]
     shares_layers: ClassVar[bool] = False
     """All layers are one (ALBERT): `layers` then returns that one layer."""
+    norm_first: ClassVar[bool] = False
+    """Normalization stands before attention and FFN (ModernBERT), not after the sum with the residual."""
 
     @abstractmethod
     def layers(self, model: "torch.nn.Module") -> Sequence[LayerParts]:

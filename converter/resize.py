@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from converter.artifact import TorchModel
-from converter.errors import SourceError, nearest
+from converter.errors import SourceError, StageFailed, nearest
 from converter.registry import families
 from converter.shape import LayerShape, ShapeMap
 
@@ -46,7 +46,7 @@ def resized(model: TorchModel, keep: Sequence[LayerShape]) -> TorchModel:
     """Return a copy with the heads and neurons of `keep`: one shape a layer, indices into the layers as they are now.
 
     Raises:
-        StageFailed: a shape is empty, unsorted, or names what is not there.
+        StageFailed: a shape is unsorted or names what is not there, or no head is left in any layer.
 
     """
     return resized_in_place(replace(model, module=copy.deepcopy(model.module)), keep)
@@ -55,6 +55,9 @@ def resized(model: TorchModel, keep: Sequence[LayerShape]) -> TorchModel:
 def resized_in_place(model: TorchModel, keep: Sequence[LayerShape]) -> TorchModel:
     """Do what `resized` does to the module itself: for a caller that owns it and cuts several times."""
     family, before = family_of(model), shape_map_of(model)
+    if not any(shape.heads for shape in keep):
+        # Without any attention no token would know of another, and the mask of the padding would be read by nobody.
+        raise StageFailed("no heads would be left in any layer", hint="remove less")
     for index, shape in enumerate(keep):
         family.resize_layer(model.module, index, shape)
     layers = tuple(

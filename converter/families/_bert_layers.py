@@ -27,6 +27,10 @@ class BertLayers(LayerStack):
 
     def note_heads(self, layer: Any, kept: Sequence[int]) -> None:
         attention = layer.attention.self
+        if not kept:
+            from converter.families._absent import NoHeads
+
+            layer.attention.self = attention = NoHeads(attention)
         attention.num_attention_heads = len(kept)
         attention.all_head_size = len(kept) * attention.attention_head_size
 

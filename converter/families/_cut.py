@@ -27,7 +27,7 @@ def keep_rows(linear: "torch.nn.Linear", rows: Sequence[int]) -> None:
     """Keep these outputs of `linear`, bias included."""
     import torch
 
-    index = torch.as_tensor(rows, device=linear.weight.device)
+    index = torch.as_tensor(list(rows), dtype=torch.long, device=linear.weight.device)
     linear.weight = _cut(linear.weight, 0, index)
     if linear.bias is not None:
         linear.bias = _cut(linear.bias, 0, index)
@@ -35,11 +35,16 @@ def keep_rows(linear: "torch.nn.Linear", rows: Sequence[int]) -> None:
 
 
 def keep_columns(linear: "torch.nn.Linear", columns: Sequence[int]) -> None:
-    """Keep these inputs of `linear`."""
+    """Keep these inputs of `linear`; of one that has none left, its bias."""
     import torch
 
-    linear.weight = _cut(linear.weight, 1, torch.as_tensor(columns, device=linear.weight.device))
+    index = torch.as_tensor(list(columns), dtype=torch.long, device=linear.weight.device)
+    linear.weight = _cut(linear.weight, 1, index)
     linear.in_features = len(columns)
+    if not columns:
+        from converter.families._absent import without_inputs
+
+        without_inputs(linear)
 
 
 def _cut(parameter: "torch.Tensor", dim: int, index: "torch.Tensor") -> "torch.nn.Parameter":

@@ -59,7 +59,7 @@ class LayerStack(Family):
         """Tell modules and configuration which layers (as they were before) are left, `num_hidden_layers` apart."""
 
     def layers(self, model: "torch.nn.Module") -> Sequence[LayerParts]:
-        return [layer_parts(self.slots(layer)) for layer in self.stack(model)]
+        return [layer_parts(self.slots(layer), layer) for layer in self.stack(model)]
 
     def resize_layer(self, model: "torch.nn.Module", index: int, keep: "LayerShape") -> None:
         layer = self.stack(model)[index]
@@ -76,15 +76,23 @@ class LayerStack(Family):
         self.note_layers(model, kept)
 
 
-def layer_parts(slots: Slots) -> LayerParts:
-    return LayerParts(slots.attention_output, slots.ffn_output, slots.n_heads, slots.head_dim, slots.n_neurons)
+def layer_parts(slots: Slots, layer: "torch.nn.Module") -> LayerParts:
+    return LayerParts(
+        slots.attention_output,
+        slots.ffn_output,
+        slots.n_heads,
+        slots.head_dim,
+        slots.n_neurons,
+        ffn_input=slots.ffn_input,
+        layer=layer,
+    )
 
 
 def cut_layer(slots: Slots, keep: "LayerShape") -> None:
     """Cut all linears of a layer to `keep`.
 
     Raises:
-        StageFailed: `keep` is empty, unsorted, or names units that the layer does not have.
+        StageFailed: `keep` is unsorted, or names units that the layer does not have.
 
     """
     _check_units("heads", keep.heads, slots.n_heads)
@@ -98,12 +106,12 @@ def cut_layer(slots: Slots, keep: "LayerShape") -> None:
 
 
 def check_kept(kept: Sequence[int], n_layers: int) -> Sequence[int]:
+    if not kept:
+        raise StageFailed("no layers would be left", hint="remove less")
     _check_units("layers", kept, n_layers)
     return kept
 
 
 def _check_units(what: str, kept: Sequence[int], n_units: int) -> None:
-    if not kept:
-        raise StageFailed(f"no {what} would be left", hint="remove less")
-    if list(kept) != sorted(set(kept)) or kept[0] < 0 or kept[-1] >= n_units:
+    if list(kept) != sorted(set(kept)) or (kept and (kept[0] < 0 or kept[-1] >= n_units)):
         raise StageFailed(f"kept {what} must be ascending, between 0 and {n_units - 1}: {list(kept)[:8]}")

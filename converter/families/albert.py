@@ -18,12 +18,17 @@ class Albert(Family):
     shares_layers = True
 
     def layers(self, model: Any) -> Sequence[LayerParts]:
-        return [layer_parts(self._slots(_only_layer(model)))]
+        layer = _only_layer(model)
+        return [layer_parts(self._slots(layer), layer)]
 
     def resize_layer(self, model: Any, index: int, keep: "LayerShape") -> None:
         check_kept([index], 1)
         layer = _only_layer(model)
         cut_layer(self._slots(layer), keep)
+        if not keep.heads:
+            from converter.families._absent import NoHeads
+
+            layer.attention = NoHeads(layer.attention, output="dense", norm="LayerNorm")
         layer.attention.num_attention_heads = len(keep.heads)
         layer.attention.all_head_size = len(keep.heads) * layer.attention.attention_head_size
 

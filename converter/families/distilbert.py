@@ -26,6 +26,10 @@ class DistilBert(LayerStack):
         )
 
     def note_heads(self, layer: Any, kept: Sequence[int]) -> None:
+        if not kept:
+            from converter.families._absent import NoHeads
+
+            layer.attention = NoHeads(layer.attention, output="out_lin")
         layer.attention.n_heads = len(kept)
         layer.attention.dim = len(kept) * layer.attention.attention_head_size
 

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
 
 class ModernBert(LayerStack):
     model_type = "modernbert"
+    norm_first = True
 
     def stack(self, model: Any) -> "torch.nn.ModuleList":
         return model.base_model.layers
@@ -27,7 +28,11 @@ class ModernBert(LayerStack):
         )
 
     def note_heads(self, layer: Any, kept: Sequence[int]) -> None:
-        """The number of heads is read from the weights."""
+        """Tell nothing of how many there are: that is read from the weights."""
+        if not kept:
+            from converter.families._absent import NoHeads
+
+            layer.attn = NoHeads(layer.attn, output="Wo")
 
     def note_layers(self, model: Any, kept: Sequence[int]) -> None:
         """Each kept layer stays local or global as it was."""

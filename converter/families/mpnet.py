@@ -28,9 +28,11 @@ class MPNet(LayerStack):
         )
 
     def note_heads(self, layer: Any, kept: Sequence[int]) -> None:
+        from converter.families._absent import NoHeads
         from converter.families._mpnet_attention import with_heads
 
-        layer.attention.attn = with_heads(layer.attention.attn, kept)
+        attention = layer.attention.attn
+        layer.attention.attn = with_heads(attention, kept) if kept else NoHeads(attention, output="o")
 
     def note_layers(self, model: Any, kept: Sequence[int]) -> None:
         """Nothing else counts layers."""

@@ -137,6 +137,25 @@ def test_what_is_saved_loads_and_answers_the_same(source: TorchModel, tmp_path: 
     assert sorted(p.name for p in (tmp_path / "saved").glob("*.bin")) == []
 
 
+def bare(model: TorchModel) -> list[LayerShape]:
+    """The first layer without neurons, the second without heads, the third without both."""
+    shapes = uneven(model)
+    empty = [(shapes[0].heads, ()), ((), shapes[1].neurons), ((), ())] if len(shapes) > 1 else [(shapes[0].heads, ())]
+    return [LayerShape(heads, neurons) for heads, neurons in empty]
+
+
+def test_a_sublayer_without_units_leaves_its_bias(source: TorchModel, tmp_path: Path) -> None:
+    wanted = masked(source, bare(source))
+    made = resized(source, bare(source))
+    same(answers(made), wanted, LAW)
+    save_model(made, tmp_path / "saved")
+    loaded = load_source(str(tmp_path / "saved"))
+    same(answers(loaded), answers(made), 0)
+    assert [(p.n_heads, p.n_neurons) for p in family_of(loaded).layers(loaded.module)] == [
+        (len(s.heads), len(s.neurons)) for s in bare(source)
+    ]
+
+
 @pytest.mark.parametrize("bad", [(), (1, 0), (0, 0), (0, HEADS)])
 def test_a_wrong_shape_is_refused(source: TorchModel, bad: tuple[int, ...]) -> None:
     keep = [LayerShape(bad, (0, 1))] * len(family_of(source).layers(source.module))
