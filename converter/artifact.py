@@ -67,6 +67,8 @@ class TorchModel(Artifact):
     """Pooling and normalization of an embedding model."""
     shape_map: "ShapeMap | None" = None
     """What pruning has left; None for an unpruned model."""
+    source_ids: tuple[int, ...] | None = None
+    """The id in the source of every token that trimming has left, by its id now; None: the source's own vocabulary."""
 
     @property
     def config(self) -> Any:

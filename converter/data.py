@@ -8,7 +8,7 @@ from typing import Any
 
 from converter.errors import DataError
 from converter.examples import Example
-from converter.rows import KNOWN, Row, misspelled
+from converter.rows import KNOWN, Row, misspelled, texts_of_row
 from converter.tables import read_table
 from converter.task import Task
 
@@ -41,6 +41,27 @@ def read_examples(path: Path, task: Task) -> tuple[Example, ...]:
     examples = tuple(made)
     task.check_labels(examples)
     return examples
+
+
+def read_texts(path: Path) -> Iterator[str]:
+    """Yield every text of `path`, whatever its labels are and whatever task they are for.
+
+    Raises:
+        DataError: the file or a row cannot be used; says which and why.
+
+    """
+    n_texts = 0
+    try:
+        for where, row in _rows(path):
+            for text in texts_of_row(row, where):
+                n_texts += 1
+                yield text
+    except csv.Error as error:
+        raise DataError(f"the table cannot be read ({error})", where=str(path)) from None
+    except OSError as error:
+        raise DataError(f"the file cannot be read ({error.strerror})", where=str(path)) from None
+    if not n_texts:
+        raise DataError("the file holds no text", where=str(path), hint="give at least one text")
 
 
 def _rows(path: Path) -> Iterator[Located]:

@@ -11,10 +11,12 @@ import numpy as np
 from converter.errors import PackageDamaged
 from converter.examples import Encoding, Example, PadIds, pad_batch
 from converter.package import GOLDEN
+from converter.stage import SILENT
 from converter.task import Judged, Task
 from converter.validate.answers import run_safely, shorten
-from converter.validate.reference import Probe, cut_outputs, encode_probes, run_probe, torch_run
+from converter.validate.reference import cut_outputs, run_probe
 from converter.validate.stability import spread
+from converter.validate.vocabulary import as_seen_by
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -49,14 +51,21 @@ def replay_tolerance(precision: str) -> float:
     return TOLERANCES.get(precision, OTHER_TOLERANCE)
 
 
-def record_golden(source: "TorchModel", reference: "Reference", runner: "Runner") -> Golden:
-    """Run package and source on a varied choice of the probes."""
+def record_golden(made: "TorchModel", source: "TorchModel", reference: "Reference", runner: "Runner") -> Golden:
+    """Run the package of `made` on a varied choice of the probes; what the source answered is known."""
+    chosen = choose(reference, source.task)
+    few = replace(
+        reference,
+        judged=tuple(reference.judged[i] for i in chosen),
+        decisions=tuple(reference.decisions[i] for i in chosen),
+        scored=(),
+        metric={},
+        chance=None,
+    )
     limit = min(source.max_length, runner.max_length or source.max_length)
-    model = replace(source, max_length=limit)
-    probes = encode_probes(model, [p.example for p in choose(reference, source.task)])
-    mine = [run_probe(model, p, runner.run) for p in probes]
-    ask_source = torch_run(source)
-    theirs = [run_probe(model, p, ask_source) for p in probes]
+    shown, seen = as_seen_by(made, source, few, limit, SILENT)
+    probes, theirs = seen.probes, seen.judged
+    mine = [run_probe(shown, p, runner.run) for p in probes]
     names = [n for n in reference.output_range if all(n in j.outputs for j in mine)]
     return Golden(
         examples=tuple(replace(p.example, label=None, where="") for p in probes),
@@ -67,8 +76,8 @@ def record_golden(source: "TorchModel", reference: "Reference", runner: "Runner"
     )
 
 
-def choose(reference: "Reference", task: Task) -> list[Probe]:
-    """Return at most `N_TEXTS` probes: short to long, and of two answers at least where the source gives two."""
+def choose(reference: "Reference", task: Task) -> list[int]:
+    """Return at most `N_TEXTS` probes by index: short to long, of two answers at least where the source gives two."""
     order = sorted(range(len(reference.judged)), key=lambda i: reference.judged[i].encoding.length)
     chosen = spread(order, N_TEXTS)
     while len(chosen) > 2 and sum(_n_values(reference.judged[i]) for i in chosen) > MAX_VALUES:
@@ -77,7 +86,7 @@ def choose(reference: "Reference", task: Task) -> list[Probe]:
         first = reference.decisions[chosen[0]]
         other = next((i for i in order if task.same(first, reference.decisions[i]) < 1), None)
         chosen = chosen if other is None else [*chosen[:-1], other]
-    return [Probe(reference.judged[i].example, reference.judged[i].encoding) for i in chosen]
+    return chosen
 
 
 def _n_values(judged: Judged) -> int:

@@ -114,7 +114,9 @@ def _missing_runtimes(recipe: "Recipe") -> dict[str, ExportError]:
 
 
 def _check_options(recipe: "Recipe", source: TorchModel) -> None:
-    """Raise `UsageError` for options that a target does not have: now, not after hours of distillation."""
+    """Raise for what a target or a stage would refuse: now, not after hours of distillation."""
+    for stage in recipe.compress:
+        stage.check(source, has_text=recipe.calibration is not None)
     for target, precision in zip(recipe.targets, recipe.precisions, strict=True):
         target.stages(precision.name, precision.options, source)
 
@@ -170,6 +172,7 @@ def _compress(recipe: "Recipe", source: TorchModel, ctx: Context) -> tuple[Torch
     from converter.validate.compare import compare
     from converter.validate.limits import Limits
     from converter.validate.reference import torch_run
+    from converter.validate.vocabulary import as_seen_by
 
     records = []
     model = source
@@ -177,9 +180,8 @@ def _compress(recipe: "Recipe", source: TorchModel, ctx: Context) -> tuple[Torch
         model, record = run_stage(stage, model, ctx)
         records.append(record)
     assert ctx.reference is not None
-    evaluation = compare(
-        source, ctx.reference, torch_run(model), Limits(), ctx.progress, "Comparing the compressed model"
-    )
+    shown, reference = as_seen_by(model, source, ctx.reference, None, ctx.progress)
+    evaluation = compare(shown, reference, torch_run(model), Limits(), ctx.progress, "Comparing the compressed model")
     return model, tuple(records), evaluation
 
 

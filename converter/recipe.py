@@ -30,6 +30,8 @@ KEYS = (
     "target",
     "limits",
 )
+FILE_OPTIONS = ("corpus", "tokens")
+"""Options of stages that name files."""
 DEFAULT_PROBES = 400
 MOST = 2**63 - 1
 """What torch's generators and TOML take."""
@@ -101,10 +103,26 @@ def load_recipe_table(path: Path) -> dict[str, Any]:
     for key in ("calibration", "eval"):
         if isinstance(table.get(key), str) and not is_sample(table[key]):
             table[key] = str(path.parent / table[key])
+    for stage in table["compress"] if isinstance(table.get("compress"), list) else ():
+        if isinstance(stage, dict):
+            lay_files(stage, path.parent)
     model = table.get("model")
     if isinstance(model, str) and (path.parent / model).is_dir():
         table["model"] = str(path.parent / model)
     return table
+
+
+def lay_files(stage: dict[str, Any], folder: Path) -> None:
+    """Give the files among a stage's options their full path, in place; they are relative to `folder`."""
+
+    def full(value: Any) -> Any:
+        if isinstance(value, list):
+            return [full(v) for v in value]
+        return str(folder / Path(value).expanduser()) if isinstance(value, str) and not is_sample(value) else value
+
+    for key in FILE_OPTIONS:
+        if stage.get(key):
+            stage[key] = full(stage[key])
 
 
 def bind_recipe(table: Mapping[str, Any], where: str = "recipe") -> Recipe:

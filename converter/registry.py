@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from converter.target import Target
     from converter.task import Task
 
-KINDS = ("prune", "distill", "quantize")
+KINDS = ("trim", "prune", "share", "factorize", "distill", "quantize")
 """Folders of stages that a recipe may name."""
 
 T = TypeVar("T")

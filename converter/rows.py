@@ -76,6 +76,15 @@ def question_example(row: Row, where: str) -> Example:
     return Example(_text(row, "question", where), context, label=label, where=where)
 
 
+def texts_of_row(row: Row, where: str) -> tuple[str, ...]:
+    """Return all texts of a row, of whatever task it is."""
+    if "question" in row and "context" in row:
+        made = question_example({k: v for k, v in row.items() if k not in ANSWERS}, where)
+    else:
+        made = words_example({k: v for k, v in row.items() if k not in TAGS}, where, lambda _: None)
+    return (made.text,) if made.pair is None else (made.text, made.pair)
+
+
 def tags_of(row: Row) -> list[Any] | None:
     """Return the tags' cell as a list, None where there is none; `ValueError` where it is no list."""
     name = _first(row, TAGS)

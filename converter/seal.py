@@ -86,8 +86,8 @@ def _golden(
     from converter.sealed import signature
 
     assert ctx.reference is not None, "the source is asked before any package is made"
-    runner = target.open(bundle.folder, source.pad)
-    write_golden(record_golden(source, ctx.reference, runner), bundle.folder)
+    runner = target.open(bundle.folder, bundle.source.pad)
+    write_golden(record_golden(bundle.source, source, ctx.reference, runner), bundle.folder)
     return {
         "runtime": runner.runtime,
         "signature": signature(runner),

@@ -88,6 +88,12 @@ class Stage(ABC, Generic[Given, Made]):
     needs_text: ClassVar[bool] = False
     """Works from `Context.calibration`."""
 
+    def check(self, source: "TorchModel", *, has_text: bool) -> None:
+        """Raise where it can be told from the source that `run` would refuse: nothing has been done yet.
+
+        `has_text`: the recipe gives calibration text of the user's own.
+        """
+
     @abstractmethod
     def run(self, given: Given, ctx: Context) -> Outcome[Made]:
         """Make the next artifact. `given` is not changed."""

@@ -38,6 +38,8 @@ class Task(ABC):
     """Outputs of the transformers model that the graph keeps, in order."""
     token_outputs: ClassVar[tuple[str, ...]] = ()
     """Outputs that have a length axis: cut to a text's own tokens before they are judged."""
+    vocabulary_outputs: ClassVar[tuple[str, ...]] = ()
+    """Outputs whose last axis is the vocabulary."""
 
     def __init__(self, config: Any) -> None:
         self.config = config
@@ -100,6 +102,13 @@ class Task(ABC):
     def same(self, wanted: Any, found: Any) -> float:
         """Return 1 where two decisions are equal, the share of equal parts where they have parts."""
         return float(wanted == found)
+
+    def decision_in(self, decision: Any, laid_out: Judged, new_ids: Mapping[int, int]) -> Any:
+        """Return a decision of the source as a model with a trimmed vocabulary would write it.
+
+        `laid_out` is the source's answer by that model's tokens, `new_ids` the id there of each token it has.
+        """
+        return decision
 
     def distinct(self, decisions: Sequence[Any]) -> int:
         """Count different decisions; 1 says that the probes cannot tell a good model from a constant one."""

@@ -25,7 +25,14 @@ Examples:
 @click.option("--target", "-t", multiple=True, metavar="NAME", help="What to make; repeat it, or separate by commas.")
 @click.option("--output", "-o", type=click.Path(path_type=Path), metavar="DIR", help="Where to; default: MODEL-export.")
 @click.option("--recipe", type=click.Path(path_type=Path), metavar="FILE", help="A TOML recipe; flags overrule it.")
+@click.option(
+    "--trim", multiple=True, metavar="METHOD[:KEY=VALUE,…]", help="Drop what the text never takes: vocabulary."
+)
 @click.option("--prune", multiple=True, metavar="METHOD[:KEY=VALUE,…]", help="A pruning stage, in the order typed.")
+@click.option("--share", multiple=True, metavar="METHOD[:KEY=VALUE,…]", help="A sharing stage: layers, codebook.")
+@click.option(
+    "--factorize", multiple=True, metavar="METHOD[:KEY=VALUE,…]", help="A low-rank stage: embeddings, linears."
+)
 @click.option("--distill", multiple=True, metavar="METHOD[:KEY=VALUE,…]", help="A distillation stage, likewise.")
 @click.option(
     "--quantize", multiple=True, metavar="[TARGET=]PRECISION[:…]", help="Precision, of all targets or of one."
@@ -55,7 +62,10 @@ def export(  # click passes one argument a flag
     target: tuple[str, ...],
     output: Path | None,
     recipe: Path | None,
+    trim: tuple[str, ...],
     prune: tuple[str, ...],
+    share: tuple[str, ...],
+    factorize: tuple[str, ...],
     distill: tuple[str, ...],
     quantize: tuple[str, ...],
     task: str | None,
@@ -80,7 +90,10 @@ def export(  # click passes one argument a flag
         target=target,
         output=output,
         recipe=recipe,
+        trim=trim,
         prune=prune,
+        share=share,
+        factorize=factorize,
         distill=distill,
         quantize=quantize,
         task=task,

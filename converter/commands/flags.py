@@ -9,7 +9,7 @@ from typing import Any
 from converter.binding import parse_options
 from converter.errors import UsageError, nearest
 
-STAGE_FLAGS = ("--prune", "--distill")
+STAGE_FLAGS = ("--trim", "--prune", "--share", "--factorize", "--distill")
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,10 @@ class Flags:
     target: tuple[str, ...] = ()
     output: Path | None = None
     recipe: Path | None = None
+    trim: tuple[str, ...] = ()
     prune: tuple[str, ...] = ()
+    share: tuple[str, ...] = ()
+    factorize: tuple[str, ...] = ()
     distill: tuple[str, ...] = ()
     quantize: tuple[str, ...] = ()
     task: str | None = None
@@ -40,7 +43,7 @@ class Flags:
 def recipe_table(flags: Flags, typed: Sequence[str]) -> dict[str, Any]:
     """Return the recipe file's table with the flags laid over it.
 
-    `typed` is the command line itself: the order of `--prune` and `--distill` is the order of the stages.
+    `typed` is the command line itself: the order of `--trim`, `--prune` and their kin is the order of the stages.
     """
     from converter.recipe import load_recipe_table
 
@@ -183,17 +186,24 @@ def _number(text: str, where: str) -> float:
 
 
 def _stages(flags: Flags, typed: Sequence[str]) -> list[dict[str, Any]]:
-    values = {"--prune": list(flags.prune), "--distill": list(flags.distill)}
+    values = {
+        "--trim": list(flags.trim),
+        "--prune": list(flags.prune),
+        "--share": list(flags.share),
+        "--factorize": list(flags.factorize),
+        "--distill": list(flags.distill),
+    }
     stages = [_stage(flag, values[flag].pop(0)) for flag in stage_order(typed) if values[flag]]
     return stages + [_stage(flag, text) for flag in STAGE_FLAGS for text in values[flag]]
 
 
 def stage_order(typed: Sequence[str]) -> list[str]:
-    """Return `--prune` and `--distill` in the order in which they stand on the command line."""
+    """Return `--trim`, `--prune` and their kin in the order in which they stand on the command line."""
     return [flag for word in typed if (flag := word.partition("=")[0]) in STAGE_FLAGS]
 
 
 def _stage(flag: str, text: str) -> dict[str, Any]:
+    from converter.recipe import lay_files
     from converter.registry import names
 
     name, options = parse_options(text, flag)
@@ -202,4 +212,5 @@ def _stage(flag: str, text: str) -> dict[str, Any]:
     known = names(f"converter.{kind}")
     if name not in known:
         raise UsageError(f"there is no {kind} method {name!r}", where=flag, hint=nearest(name, known))
+    lay_files(options, Path.cwd())
     return {"stage": f"{kind}.{name}", **options}

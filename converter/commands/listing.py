@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from converter.task import Task
     from converter.terminal import Terminal
 
-KINDS = ("targets", "tasks", "prune", "distill", "quantize", "families", "samples")
+KINDS = ("targets", "tasks", "trim", "prune", "share", "factorize", "distill", "quantize", "families", "samples")
 
 
 @click.command("list", short_help="Name the targets, tasks, methods, families and samples there are.")
@@ -24,7 +24,7 @@ KINDS = ("targets", "tasks", "prune", "distill", "quantize", "families", "sample
 @quiet_options
 @click.pass_obj
 def list_names(session: Session, kind: str | None) -> int:
-    """Name what there is of KIND: targets, tasks, prune, distill, quantize, families or samples; without KIND, all."""
+    """Name what there is of KIND (targets, tasks, trim, prune, share, factorize, distill, …); without KIND, all."""
     if kind is not None and kind not in KINDS:
         raise UsageError(f"there is no kind {kind!r}", hint=nearest(kind, KINDS))
     terminal = session.terminal

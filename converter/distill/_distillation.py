@@ -16,6 +16,7 @@ from converter.distill._training import PARTS, Job, Trained, train
 from converter.errors import DataError, UsageError
 from converter.examples import Example
 from converter.stage import Context, Outcome, options_of
+from converter.vocabulary import in_vocabulary_of
 
 CURVE_POINTS = 50
 FIRST_AND_LAST = 0.05
@@ -35,6 +36,7 @@ def distill(
     """
     weights = _refuse(name, weights, given, ctx)
     teacher = ctx.teacher if weights.soft > 0 or weights.hidden > 0 else None
+    teacher = None if teacher is None else in_vocabulary_of(given, teacher)
     examples = [e for e in ctx.calibration if teacher is not None or e.label is not None]
     texts = encode_texts(given, examples, options.max_length, ctx.progress)
     if ctx.calibration_is_builtin:

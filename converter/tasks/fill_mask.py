@@ -28,6 +28,7 @@ class FillMask(Task):
     auto_class = "AutoModelForMaskedLM"
     model_outputs = ("logits",)
     token_outputs = ("logits",)
+    vocabulary_outputs = ("logits",)
     metric_name = "accuracy"
 
     def label_of(self, row: Mapping[str, Any]) -> Label:
@@ -51,6 +52,10 @@ class FillMask(Task):
 
     def same(self, wanted: Any, found: Any) -> float:
         return float(np.mean([a == b for a, b in zip(wanted, found, strict=True)])) if wanted else 1.0
+
+    def decision_in(self, decision: Any, laid_out: Judged, new_ids: Mapping[int, int]) -> Any:
+        """Tokens by their new ids; -1, which no model answers, for one that is gone."""
+        return tuple(new_ids.get(token, -1) for token in decision)
 
     def distinct(self, decisions: Sequence[Any]) -> int:
         return len({token for tokens in decisions for token in tokens})

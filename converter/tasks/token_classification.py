@@ -72,6 +72,11 @@ class TokenClassification(Task):
         best = np.argmax(judged.outputs["logits"], axis=-1)
         return tuple(self.labels[int(best[first[i]])] if i in first else OUTSIDE for i in range(n_words))
 
+    def decision_in(self, decision: Any, laid_out: Judged, new_ids: Mapping[int, int]) -> Any:
+        """Tags of the words that both read: more tokens a word let fewer words into a text that is cut."""
+        found = self._tags(laid_out)
+        return decision if len(found) == len(decision) else found
+
     def same(self, wanted: Any, found: Any) -> float:
         if len(wanted) != len(found):
             raise ValueError(f"the tags of {len(wanted)} words against those of {len(found)}")

@@ -10,9 +10,10 @@ from converter.validate.checks import Check, Evaluation, Status
 from converter.validate.compare import NOTHING, compare_answers
 from converter.validate.explain import explain
 from converter.validate.interface import check_inputs, check_outputs, check_tokenizer
-from converter.validate.reference import Reference, at_length
+from converter.validate.reference import Reference
 from converter.validate.speed import measure_speed
 from converter.validate.stability import check_stability
+from converter.validate.vocabulary import as_seen_by, vocabulary_facts
 
 if TYPE_CHECKING:
     from converter.artifact import Artifact, Bundle, TorchModel
@@ -41,9 +42,9 @@ def evaluate_package(
 
     """
     assert ctx.reference is not None, "the source is asked before any package is made"
-    device = _device_check(target, bundle, source, require_device=require_device)
-    runner = target.open(bundle.folder, source.pad)
-    shown, reference = at_length(source, ctx.reference, runner.max_length, ctx.progress)
+    device = _device_check(target, bundle, require_device=require_device)
+    runner = target.open(bundle.folder, bundle.source.pad)
+    shown, reference = as_seen_by(bundle.source, source, ctx.reference, runner.max_length, ctx.progress)
     doors = [
         check_inputs(runner, shown, target.input_dtype),
         check_outputs(runner, shown, reference),
@@ -51,6 +52,7 @@ def evaluate_package(
         *device,
     ]
     facts = _facts(runner, bundle, source, reference)
+    facts |= vocabulary_facts(bundle.source, source, ctx.reference, reference)
     if any(c.status is Status.FAIL for c in doors[:2]):
         return unjudged(doors, reference, facts)
     try:
@@ -94,8 +96,8 @@ def _judge(
     return replace(made.evaluation, checks=tuple(checks), facts=facts, milliseconds=speed)
 
 
-def _device_check(target: "Target", bundle: "Bundle", source: "TorchModel", *, require_device: bool) -> list[Check]:
-    found = target.device_check(bundle.folder, source.pad)
+def _device_check(target: "Target", bundle: "Bundle", *, require_device: bool) -> list[Check]:
+    found = target.device_check(bundle.folder, bundle.source.pad)
     if found is None:
         return []
     if found.ran:

@@ -192,11 +192,11 @@ def test_a_dry_run_prints_the_recipe_and_makes_nothing(plm_export: Run, tmp_path
 
 
 def test_list_and_describe_name_every_target_and_method(plm_export: Run) -> None:
-    from converter.registry import stage_names, target_names
+    from converter.registry import KINDS, stage_names, target_names
 
     listed = json.loads(plm_export("list", "--json")[1])
     assert set(listed["targets"]) == set(target_names())
-    named = {name for kind in ("prune", "distill", "quantize") for name in listed[kind]}
+    named = {name for kind in KINDS for name in listed[kind]}
     assert named == set(stage_names())
     for name in (*target_names(), *stage_names(), "limits"):
         found = json.loads(plm_export("describe", name, "--json")[1])

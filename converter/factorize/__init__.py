@@ -1,0 +1,1 @@
+"""Low rank: one large matrix as the product of two smaller ones."""

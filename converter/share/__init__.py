@@ -1,0 +1,1 @@
+"""Sharing: what is stored once and used often."""

@@ -1,0 +1,1 @@
+"""Trimming: what of a model its texts never touch."""

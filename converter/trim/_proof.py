@@ -1,0 +1,104 @@
+"""That kept text is answered as before, to the last bit; and what becomes of other text."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from converter.errors import StageFailed
+from converter.examples import Example
+from converter.probes import even_sample, is_edge
+from converter.trim._usage import pieces, split_otherwise, texts_of
+from converter.validate.answers import shorten
+from converter.validate.reference import encode_probes, run_probe, torch_run
+
+if TYPE_CHECKING:
+    from converter.artifact import TorchModel
+    from converter.stage import Context
+
+ANSWERED = 32
+"""Kept texts that both models are asked."""
+NEARLY = 1e-5
+"""Over the output range: what a product with fewer columns may round otherwise (outputs as wide as the vocabulary)."""
+
+
+def prove_kept(
+    given: "TorchModel", made: "TorchModel", texts: Sequence[str], ctx: "Context", *, lossless: bool
+) -> dict[str, Any]:
+    """Count the kept texts that are split otherwise, and compare answers to some that are not.
+
+    Raises:
+        StageFailed: the trimming is to be lossless, and a kept text has other tokens; or the same tokens got another
+            answer.
+
+    """
+    if not texts:
+        return {"texts": 0}
+    with ctx.progress.task("Splitting the kept text again", total=len(texts)) as ticker:
+        other = set(split_otherwise(given.tokenizer, made.tokenizer, texts, ticker))
+    if lossless and other:
+        text = texts[min(other)]
+        raise StageFailed(
+            f"{len(other)} kept texts are split otherwise, such as {shorten(text)!r}: "
+            f"{pieces(made.tokenizer, text)[:8]}, were {pieces(given.tokenizer, text)[:8]}",
+            where="trim.vocabulary",
+        )
+    same = [Example(t) for i, t in enumerate(texts) if i not in other]
+    asked = even_sample(same, ANSWERED) if same else ()
+    _compare_answers(given, made, asked)
+    return {"texts": len(texts), "split_otherwise": len(other), "answers_compared_bit_by_bit": len(asked)}
+
+
+def _compare_answers(given: "TorchModel", made: "TorchModel", examples: Sequence[Example]) -> None:
+    before, after = torch_run(given), torch_run(made)
+    assert made.source_ids is not None
+    for old, new in zip(encode_probes(given, examples), encode_probes(made, examples), strict=True):
+        wanted, found = run_probe(given, old, before).outputs, run_probe(made, new, after).outputs
+        for name, value in wanted.items():
+            if name in given.task.vocabulary_outputs:
+                kept = value[..., _columns(given, made)]
+                equal = bool(np.abs(found[name] - kept).max() <= NEARLY * max(float(np.ptp(value)), 1e-12))
+            else:
+                equal = np.array_equal(found[name], value)
+            if not equal:
+                raise StageFailed(
+                    f"{name} of {shorten(old.example.text)!r} is another after trimming", where="trim.vocabulary"
+                )
+
+
+def _columns(given: "TorchModel", made: "TorchModel") -> list[int]:
+    """Return the ids in `given` of the tokens of `made`."""
+    assert made.source_ids is not None
+    if given.source_ids is None:
+        return list(made.source_ids)
+    place = {source: i for i, source in enumerate(given.source_ids)}
+    return [place[source] for source in made.source_ids]
+
+
+def held_out(given: "TorchModel", made: "TorchModel", kept: set[str], ctx: "Context", n_shown: int) -> dict[str, Any]:
+    """Count, on evaluation text that was not kept, what is split otherwise now, and show some of it."""
+    if ctx.reference is None:
+        return {"texts": 0}
+    judged = [p.example for p in (*ctx.reference.probes, *ctx.reference.scored) if not is_edge(p.example)]
+    texts = [t for t in dict.fromkeys(texts_of(judged, given.tokenizer.mask_token)) if t not in kept]
+    with ctx.progress.task("Splitting held-out text", total=len(texts)) as ticker:
+        other = split_otherwise(given.tokenizer, made.tokenizer, texts, ticker)
+    return {
+        "texts": len(texts),
+        "split_otherwise": len(other),
+        "share": round(len(other) / max(1, len(texts)), 4),
+        "examples": [
+            {
+                "text": shorten(texts[i], 200),
+                "was": _changed(pieces(given.tokenizer, texts[i]), pieces(made.tokenizer, texts[i])),
+                "is": _changed(pieces(made.tokenizer, texts[i]), pieces(given.tokenizer, texts[i])),
+            }
+            for i in other[:n_shown]
+        ],
+    }
+
+
+def _changed(mine: list[str], other: list[str]) -> str:
+    """Return the tokens of `mine` that `other` does not have."""
+    left = set(other)
+    return " ".join(p for p in mine if p not in left)

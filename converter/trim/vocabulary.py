@@ -1,0 +1,171 @@
+"""Vocabulary trimming: tokenizer and embedding cut together to the tokens that its texts take."""
+
+import hashlib
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from converter.artifact import TorchModel
+from converter.binding import option
+from converter.errors import RecipeError, UsageError
+from converter.stage import SILENT, Context, Outcome, Stage
+
+if TYPE_CHECKING:
+    from converter.trim._tokenizer import Ancestors
+
+NAME = "trim.vocabulary"
+SHOWN = 5
+"""Held-out texts that are shown with what they were and what they have become."""
+
+
+@dataclass(frozen=True)
+class VocabularyTrimming(Stage[TorchModel, TorchModel]):
+    """Drop tokens that the text does not take: 31 % of MiniLM-L6 are embeddings, 70 % of XLM-R.
+
+    Kept text (the calibration text and `corpus`) is split into the same tokens as before, and the answers to it stay
+    the same to the last bit; `top` and `least` trade that for size. Special tokens, single characters and bytes always
+    stay, so any text can still be spelled; what is split otherwise is counted on the evaluation text. The method is
+    that of Load What You Need (Abdaoui et al., arXiv 2010.05609) and of vocabulary trimming (Ushio et al., arXiv
+    2305.15020), for WordPiece, BPE and Unigram.
+
+    As a recipe: `compress = [{stage = "trim.vocabulary", corpus = ["texts.txt"]}]`
+    """
+
+    corpus: tuple[str, ...] = option((), "files of text to keep, besides the calibration text (txt, jsonl, csv, tsv)")
+    top: int = option(0, "keep this many tokens, the most frequent; 0: every token that the text takes", low=0)
+    least: int = option(1, "drop tokens that the text takes less often (1: none, which is lossless)", low=1)
+    characters: Literal["all", "ascii"] = option(
+        "all", "single characters that stay although no text has them: all, or those of ASCII"
+    )
+    tokens: str = option("", "keep exactly the tokens of this list: one a line, or the tokenizer.json of another run")
+
+    name = NAME
+    summary = "drop tokens that the text does not take, tokenizer and embedding together"
+    needs_text = True
+
+    def __post_init__(self) -> None:
+        if self.tokens and (self.corpus or self.top or self.least > 1):
+            raise RecipeError("tokens says what is kept: corpus, top and least have nothing to choose", where=NAME)
+
+    def check(self, source: TorchModel, *, has_text: bool) -> None:
+        from converter.data import read_texts
+        from converter.trim._tokenizer import table_of
+
+        table = table_of(source.tokenizer)
+        if self.tokens:
+            self._listed(source, table)
+            return
+        if not has_text and not self.corpus:
+            raise UsageError(
+                "there is no text that says which tokens are needed",
+                where=NAME,
+                hint="give --calibration FILE, or --trim vocabulary:corpus=FILE with text as your users write it",
+            )
+        floor = len(self._floor(source, table))
+        if 0 < self.top < floor:
+            raise RecipeError(
+                f"{self.top} tokens are fewer than the {floor} that must stay: special tokens and characters",
+                where=f"{NAME}.top",
+                hint="characters=ascii keeps fewer" if self.characters == "all" else f"give at least {floor}",
+            )
+        for file in self.corpus:
+            next(iter(read_texts(_path(file))))
+
+    def run(self, given: TorchModel, ctx: Context) -> Outcome[TorchModel]:
+        from converter.trim._tokenizer import cut_table, open_table, table_of
+        from converter.vocabulary import with_vocabulary
+
+        self.check(given, has_text=not ctx.calibration_is_builtin and bool(ctx.calibration))
+        table = table_of(given.tokenizer)
+        texts = [] if self.tokens else self._texts(given, ctx)
+        kept = sorted(self._listed(given, table) if self.tokens else self._chosen(given, table, texts, ctx))
+        tokenizer = open_table(cut_table(table, kept), given.tokenizer)
+        made = with_vocabulary(given, tokenizer, kept)
+        return Outcome(made, self._facts(given, made, texts, ctx))
+
+    def _texts(self, given: TorchModel, ctx: Context) -> list[str]:
+        """Return the text to keep, each once, in the order in which it comes."""
+        from converter.data import read_texts
+        from converter.trim._usage import texts_of
+
+        examples = () if ctx.calibration_is_builtin else ctx.calibration
+        found = dict.fromkeys(texts_of(examples, given.tokenizer.mask_token))
+        for file in self.corpus:
+            found |= dict.fromkeys(read_texts(_path(file)))
+        return list(found)
+
+    def _floor(self, given: TorchModel, table: Mapping[str, Any]) -> set[int]:
+        from converter.trim._tokenizer import character_ids, special_ids
+        from converter.vocabulary import counted_padding
+
+        pad = counted_padding(given.module)
+        below = set() if pad is None else set(range(pad + 1))
+        return below | special_ids(given.tokenizer, table) | character_ids(table, ascii_only=self.characters == "ascii")
+
+    def _chosen(self, given: TorchModel, table: Mapping[str, Any], texts: Sequence[str], ctx: Context) -> set[int]:
+        from converter.trim._tokenizer import Ancestors, tried_pieces
+        from converter.trim._usage import count_tokens
+
+        floor, ancestors = self._floor(given, table), Ancestors(table)
+        with ctx.progress.task("Reading the text to keep", total=len(texts)) as ticker:
+            counts = count_tokens(given.tokenizer, texts, ticker)
+        if self.top:
+            return _most_frequent(counts, floor, ancestors, self.top)
+        used = {i for i, n in counts.items() if n >= self.least}
+        # A word of no known spelling must stay unknown: the pieces that were tried in vain keep it so.
+        used |= tried_pieces(given.tokenizer, table, texts) if self.least == 1 else set()
+        return floor.union(*(ancestors.of(i) for i in used))
+
+    def _listed(self, given: TorchModel, table: Mapping[str, Any]) -> set[int]:
+        """Return the ids of the list `tokens`; refuse one that lacks what no tokenizer can lack."""
+        from converter.trim._tokenizer import Ancestors, pieces_of, read_list, special_ids
+        from converter.vocabulary import counted_padding
+
+        names = pieces_of(table)
+        wanted = read_list(_path(self.tokens))
+        found = {i for i, piece in names.items() if piece in wanted}
+        needed = special_ids(given.tokenizer, table) | set(range((counted_padding(given.module) or -1) + 1))
+        missing = sorted(needed - found)
+        if missing:
+            raise UsageError(
+                f"the list drops {names.get(missing[0], missing[0])!r}, a special token",
+                where=self.tokens,
+                hint="special tokens always stay: add them to the list",
+            )
+        ancestors = Ancestors(table)
+        return found.union(*(ancestors.of(i) for i in found))
+
+    def _facts(self, given: TorchModel, made: TorchModel, texts: Sequence[str], ctx: Context) -> dict[str, Any]:
+        from converter.prune._count import n_parameters
+        from converter.trim._proof import held_out, prove_kept
+
+        assert made.source_ids is not None
+        before, after = given.module.get_input_embeddings(), made.module.get_input_embeddings()  # type: ignore[operator]
+        lossless = not self.top and self.least == 1
+        return {
+            "tokens_before": before.weight.shape[0],
+            "tokens_after": after.weight.shape[0],
+            "parameters_before": n_parameters(given),
+            "parameters_after": n_parameters(made),
+            "kept_text": prove_kept(given, made, texts, ctx, lossless=lossless),
+            "held_out_text": held_out(given, made, set(texts), ctx, SHOWN),
+            "kept_ids_sha256": hashlib.sha256(repr(made.source_ids).encode()).hexdigest(),
+        }
+
+
+def _most_frequent(counts: Counter[int], floor: set[int], ancestors: "Ancestors", top: int) -> set[int]:
+    """Add the most frequent tokens, each with what it is merged from, as long as there is room."""
+    kept = set(floor)
+    for token in sorted(counts, key=lambda i: (-counts[i], i)):
+        more = ancestors.of(token) - kept
+        if len(kept) + len(more) <= top:
+            kept |= more
+    return kept
+
+
+def _path(file: str) -> Path:
+    from converter.samples import resolve_data
+
+    return resolve_data(Path(file), SILENT)

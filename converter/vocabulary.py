@@ -1,0 +1,120 @@
+"""A model with fewer tokens: rows of embeddings, of tied and untied output layers, and the ids in its configuration.
+
+Ids are numbered anew in the old order. `TorchModel.source_ids` says which id each has in the source, so that a source
+with its own tokenizer and a trimmed model can still be compared, and can still be teacher and student.
+"""
+
+import copy
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from converter.artifact import TorchModel
+from converter.errors import StageFailed
+
+if TYPE_CHECKING:
+    import torch
+
+
+def with_vocabulary(model: TorchModel, tokenizer: Any, kept: Sequence[int]) -> TorchModel:
+    """Return a copy that knows the tokens `kept` alone, ascending ids of `model`; `tokenizer` numbers them anew.
+
+    Answers to the same tokens stay the same to the last bit.
+
+    Raises:
+        StageFailed: the padding id moves in a model that counts positions from it.
+
+    """
+    module = copy.deepcopy(model.module)
+    cut_vocabulary(module, kept)
+    before = model.source_ids
+    return replace(
+        model,
+        module=module,
+        task=type(model.task)(module.config),
+        tokenizer=tokenizer,
+        source_ids=tuple(kept) if before is None else tuple(before[i] for i in kept),
+    )
+
+
+def in_vocabulary_of(given: TorchModel, teacher: TorchModel) -> TorchModel:
+    """Return `teacher`, which has the source's vocabulary, as one that reads the ids of `given`.
+
+    A token of a trimmed model is a token of its source: the teacher answers to it as it always did.
+    """
+    if given.source_ids is None or teacher.source_ids == given.source_ids:
+        return teacher
+    return with_vocabulary(teacher, given.tokenizer, given.source_ids)
+
+
+def cut_vocabulary(module: "torch.nn.Module", kept: Sequence[int]) -> None:
+    """Keep these rows of everything that has one row a token, in place; configuration included."""
+    import torch
+
+    embedding: Any = module.get_input_embeddings()  # type: ignore[operator]
+    n_before = embedding.weight.shape[0]
+    new = {old: i for i, old in enumerate(kept)}
+    _check_padding(module, new)
+    index = torch.as_tensor(list(kept), device=embedding.weight.device)
+    made = {id(p): _rows(p, index) for p in _token_parameters(module, n_before)}
+    for part in module.modules():
+        for name, parameter in part.named_parameters(recurse=False, remove_duplicate=False):
+            if id(parameter) in made:
+                setattr(part, name, made[id(parameter)])
+        _note_size(part, n_before, len(kept), new)
+    _renumber_config(module.config, new, len(kept))
+
+
+def _token_parameters(module: "torch.nn.Module", n_tokens: int) -> "list[torch.Tensor]":
+    """Return embeddings, output layer and its biases: outside of the encoder whatever counts tokens is the head's."""
+    output: Any = module.get_output_embeddings()  # type: ignore[operator]
+    found = [module.get_input_embeddings().weight]  # type: ignore[operator]
+    if output is None:
+        return found
+    base = {id(p) for p in module.base_model.parameters()}  # type: ignore[union-attr]
+    found.append(output.weight)
+    found += [p for p in module.parameters() if p.dim() == 1 and len(p) == n_tokens and id(p) not in base]
+    return found
+
+
+def _rows(parameter: "torch.Tensor", index: "torch.Tensor") -> "torch.nn.Parameter":
+    import torch
+
+    made = parameter.detach().index_select(0, index).contiguous()
+    return torch.nn.Parameter(made, requires_grad=parameter.requires_grad)
+
+
+def _note_size(part: "torch.nn.Module", n_before: int, n_after: int, new: dict[int, int]) -> None:
+    """Tell a layer how many rows it has now."""
+    import torch
+
+    if isinstance(part, torch.nn.Embedding) and part.num_embeddings == n_before and len(part.weight) == n_after:
+        part.num_embeddings = n_after
+        part.padding_idx = None if part.padding_idx is None else new[part.padding_idx]
+    if isinstance(part, torch.nn.Linear) and part.out_features == n_before and len(part.weight) == n_after:
+        part.out_features = n_after
+
+
+def _check_padding(module: "torch.nn.Module", new: dict[int, int]) -> None:
+    """RoBERTa and its kin count positions from the padding id on: it must stay what it is."""
+    pad = counted_padding(module)
+    if pad is not None and new.get(pad) != pad:
+        raise StageFailed(f"positions are counted from the padding id {pad}: all ids up to it must be kept")
+
+
+def counted_padding(module: "torch.nn.Module") -> int | None:
+    """Return the padding id where positions are counted from it, else None."""
+    import torch
+
+    for name, part in module.named_modules():
+        if name.endswith("position_embeddings") and isinstance(part, torch.nn.Embedding):
+            return part.padding_idx
+    return None
+
+
+def _renumber_config(config: Any, new: dict[int, int], n_after: int) -> None:
+    """Every `…_token_id` is an id of the vocabulary; one that the tokenizer never makes may be gone."""
+    config.vocab_size = n_after
+    for name, value in config.to_dict().items():
+        if name.endswith("_token_id") and isinstance(value, int):
+            setattr(config, name, new.get(value))
