@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING
 
 import converter
+from converter.package import README
 from converter.validate.checks import Status
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ def package_card(
         f"# {source.provenance.id} for {target.name}",
         _what(precision, bundle, evaluation, source),
         f"## Calling it\n\n{usage}" if usage else "",
+        _samples(bundle),
         TELEMETRY if bundle.model_file.endswith(".onnx") else "",
         _proof(evaluation),
         _files(source),
@@ -76,6 +78,17 @@ def _proof(evaluation: "Evaluation") -> str:
         ]
     note = evaluation.facts.get("note")
     return "\n".join([*lines, *(["", f"Note: {note}."] if note else [])])
+
+
+def _samples(bundle: "Bundle") -> str:
+    if not (bundle.folder / "samples" / README).is_file():
+        return ""
+    return (
+        "## Dropping it into an app\n\n"
+        "`samples/` holds code written for this very model, for Android, iOS, embedded Linux and Python, and "
+        "`samples/assets/` what it reads; `samples/README.md` says how, what was compiled and run, and how to measure "
+        "it on a phone."
+    )
 
 
 def _cell(text: str) -> str:

@@ -73,28 +73,37 @@ def seal_package(
         "gate": gate_table(evaluation),
     }
     if evaluation.status is not Status.FAIL:
-        manifest |= _golden(target, precision, bundle, source, ctx)
+        manifest |= _golden(target, precision, bundle, evaluation, source, ctx)
         card = package_card(target, precision, bundle, evaluation, source)
         (bundle.folder / README).write_text(card, encoding="utf-8")
     return seal(bundle, json_values(manifest))
 
 
 def _golden(
-    target: "Target", precision: "Precision", bundle: "Bundle", source: "TorchModel", ctx: "Context"
+    target: "Target",
+    precision: "Precision",
+    bundle: "Bundle",
+    evaluation: "Evaluation",
+    source: "TorchModel",
+    ctx: "Context",
 ) -> dict[str, Any]:
     from converter.golden import record_golden, replay_tolerance, write_golden
     from converter.sealed import signature
 
     assert ctx.reference is not None, "the source is asked before any package is made"
     runner = target.open(bundle.folder, bundle.source.pad)
-    write_golden(record_golden(bundle.source, source, ctx.reference, runner), bundle.folder)
+    golden = record_golden(bundle.source, source, ctx.reference, runner)
+    write_golden(golden, bundle.folder)
+    tolerance = replay_tolerance(precision.name)
+    beside = target.accompany(bundle, golden, runner, evaluation, tolerance)
     return {
         "runtime": runner.runtime,
         "signature": signature(runner),
         "max_length": min(source.max_length, runner.max_length or source.max_length),
         "max_batch": runner.max_batch,
         "lengths": list(runner.lengths),
-        "replay_tolerance": replay_tolerance(precision.name),
+        "replay_tolerance": tolerance,
+        **({"beside": beside} if beside else {}),
     }
 
 

@@ -14,7 +14,10 @@ if TYPE_CHECKING:
 
     from converter.artifact import Artifact, Bundle, TorchModel
     from converter.examples import PadIds
+    from converter.golden import Golden
     from converter.stage import Context, Stage
+    from converter.validate.checks import Check, Evaluation
+    from converter.validate.reference import Reference
 
 
 @dataclass(frozen=True)
@@ -93,6 +96,18 @@ class Target(ABC):
     def device_check(self, folder: Path, pad: "PadIds") -> DeviceCheck | None:
         """Run on the device that the package is for; None where that is this machine's CPU."""
         return None
+
+    def own_checks(
+        self, bundle: "Bundle", source: "TorchModel", reference: "Reference", runner: Runner, ctx: "Context"
+    ) -> "tuple[list[Check], dict[str, Any]]":
+        """Return what only this target's packages are tested for, and the facts found on the way."""
+        return [], {}
+
+    def accompany(
+        self, bundle: "Bundle", golden: "Golden", runner: Runner, evaluation: "Evaluation", tolerance: float
+    ) -> dict[str, Any]:
+        """Write what is made from the golden vectors, such as samples; returns what the manifest keeps of it."""
+        return {}
 
     def usage(self, bundle: "Bundle") -> str:
         """Return the Markdown that shows how to call this package: its own file, lengths and outputs."""

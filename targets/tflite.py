@@ -5,10 +5,11 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from converter.artifact import Artifact, Bundle, TorchModel
 from converter.binding import bind, option
+from converter.device.beside import Beside
 from converter.errors import RecipeError, RuntimeMissing
 from converter.examples import PadIds
 from converter.layout import write_model_files
@@ -20,6 +21,11 @@ from converter.quantize.litert_static import LitertStaticInt8
 from converter.stage import Context, Stage
 from converter.target import Runner, Target
 from converter.validate.limits import Limits
+
+if TYPE_CHECKING:
+    from converter.golden import Golden
+    from converter.validate.checks import Check, Evaluation
+    from converter.validate.reference import Reference
 
 MODEL_FILE = "model.tflite"
 QUANTIZERS: Mapping[str, type[Stage[TfliteModel, TfliteModel]]] = {
@@ -80,12 +86,25 @@ class Tflite(Target):
         except OSError:
             path.write_bytes(given.path.read_bytes())
         write_model_files(source, folder, {}, max_length=given.lengths[-1])
+        Beside(folder).write_tokenizer(source)
         return Bundle(folder, MODEL_FILE, source)
 
     def open(self, folder: Path, pad: PadIds, threads: int = 1) -> Runner:
         from converter.lowering.runner import TfliteRunner
 
         return TfliteRunner(folder / MODEL_FILE, pad, threads)
+
+    def own_checks(
+        self, bundle: Bundle, source: TorchModel, reference: "Reference", runner: Runner, ctx: Context
+    ) -> tuple[list["Check"], dict[str, Any]]:
+        longest = min(source.max_length, runner.lengths[-1])
+        check, facts = Beside(bundle.folder).check(source, reference, longest)
+        return [check], facts
+
+    def accompany(
+        self, bundle: Bundle, golden: "Golden", runner: Runner, evaluation: "Evaluation", tolerance: float
+    ) -> dict[str, Any]:
+        return Beside(bundle.folder).complete(bundle.source, golden, runner, evaluation.facts, tolerance)
 
     def limits(self, precision: str) -> Limits:
         return LIMITS[precision]

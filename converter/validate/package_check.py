@@ -59,7 +59,8 @@ def evaluate_package(
         made = _judge(target, runner, shown, reference, limits, ctx)
     except RunFailed as error:
         return unjudged([Check("runs", Status.FAIL, detail=str(error)), *doors], reference, facts)
-    made = replace(made, checks=(*made.checks, *doors), facts={**made.facts, **facts})
+    own, found = target.own_checks(bundle, shown, reference, runner, ctx)
+    made = replace(made, checks=(*made.checks, *doors, *own), facts={**made.facts, **facts, **found})
     return _explained(made, shown, reference, steps, ctx) if made.status is Status.FAIL else made
 
 

@@ -1,0 +1,87 @@
+"""What a TFLite package carries beside the model: tokenizer tables, samples for this very model, and their proof."""
+
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from converter.device.facts import facts_of
+from converter.device.golden_table import write_golden_table
+from converter.device.parity import CHECK, backend_of, expected, facts, parity_check, prove, write_parity
+from converter.device.runtime import least_runtime
+from converter.device.samples import FOLDER, check_facts, write_samples
+from converter.device.tables import TABLES_FILE, NoTables, read_tables, write_tables
+from converter.device.tokenize import DeviceTokenizer
+from converter.validate.checks import Check, Status
+
+if TYPE_CHECKING:
+    from converter.artifact import TorchModel
+    from converter.golden import Golden
+    from converter.target import Runner
+    from converter.validate.reference import Reference
+
+ASSETS = "samples/assets"
+FACT = "device_tokenizer"
+
+
+@dataclass(frozen=True)
+class Beside:
+    """The files of one package that are not the model."""
+
+    folder: Path
+    """The package."""
+
+    @property
+    def assets(self) -> Path:
+        return self.folder / ASSETS
+
+    def write_tokenizer(self, source: "TorchModel") -> None:
+        """Write the tokenizer as tables, where it has such a form; `check` says why where it has none."""
+        try:
+            write_tables(read_tables(backend_of(source)), self.assets)
+        except NoTables:
+            shutil.rmtree(self.folder / FOLDER, ignore_errors=True)
+
+    def check(self, source: "TorchModel", reference: "Reference", max_length: int) -> tuple[Check, dict[str, Any]]:
+        """Prove the shipped tables on hard texts and on the probes; returns the check and the facts of it."""
+        backend = backend_of(source)
+        if not (self.assets / TABLES_FILE).is_file():
+            why = self._why_not(backend)
+            detail = f"the package has no tokenizer of its own for devices: {why}; an app needs a library"
+            return Check(CHECK, Status.NOT_RUN, detail=detail), {FACT: {"why_not": why}}
+        wanted = expected(backend, max_length)
+        only_second = source.task.name == "question-answering"
+        parity = prove(DeviceTokenizer(self.assets), wanted, reference.probes, max_length, only_second=only_second)
+        check = parity_check(parity)
+        found = facts(parity)
+        if check.status is Status.PASS:
+            write_parity(wanted, self.assets, max_length)
+        else:
+            shutil.rmtree(self.folder / FOLDER)
+            found["why_not"] = "it gives other ids than the original"
+        return check, {FACT: found}
+
+    @staticmethod
+    def _why_not(backend: Any) -> str:
+        try:
+            read_tables(backend)
+        except NoTables as error:
+            return str(error)
+        return "its tables were not written"
+
+    def complete(
+        self, source: "TorchModel", golden: "Golden", runner: "Runner", known: Mapping[str, Any], tolerance: float
+    ) -> dict[str, Any]:
+        """Write the samples; returns what the manifest keeps of them."""
+        proof = known.get(FACT, {})
+        table = facts_of(
+            source,
+            runner,
+            why_not=str(proof.get("why_not", "")),
+            n_differing=sum(not d.startswith("your text") for d in proof.get("differing", ())),
+            runtime=least_runtime(self.folder),
+        )
+        made = check_facts(table)
+        n_texts = write_golden_table(golden, source, table, tolerance, self.assets)
+        return {**made, "files": write_samples(table, self.folder / FOLDER), "golden_texts": n_texts}

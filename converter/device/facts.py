@@ -1,0 +1,124 @@
+"""What the samples are generated from: everything that an app must know of one model, in one frozen table."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from converter.lowering.model import SIGNATURE
+from converter.tasks.question_answering import MAX_ANSWER_TOKENS
+
+if TYPE_CHECKING:
+    from converter.artifact import TorchModel
+    from converter.target import Runner
+
+CLASS_NAMES = {
+    "classes": "TextClassifier",
+    "multi": "TextClassifier",
+    "score": "TextScorer",
+    "embedding": "TextEmbedder",
+    "tokens": "TextEmbedder",
+    "tags": "TokenTagger",
+    "span": "QuestionAnswerer",
+    "mask": "MaskFiller",
+}
+SUMMARIES = {
+    "classes": "text in, a label and its probability out",
+    "multi": "text in, all labels that fit out",
+    "score": "text in, a score out",
+    "embedding": "text in, its embedding out",
+    "tokens": "text in, the mean of its token vectors out",
+    "tags": "text in, a tag for each word out",
+    "span": "question and context in, the answer's words out",
+    "mask": "text with masks in, the likeliest tokens out",
+}
+
+
+@dataclass(frozen=True)
+class DeviceFacts:
+    """One model, as its samples see it."""
+
+    model: str
+    kind: str
+    """How outputs become an answer: one of `CLASS_NAMES`."""
+    lengths: tuple[int, ...]
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    width: int
+    """The last dimension of the (first) output: classes, hidden size or vocabulary."""
+    labels: tuple[str, ...]
+    pad: Mapping[str, int]
+    tokenizer: str
+    """What `tokenizer.json` holds: WordPiece, Unigram, BPE."""
+    wordpiece: bool
+    """The samples bring their own tokenizer; else the app needs a library."""
+    why_not: str = ""
+    """Why they do not."""
+    normalized: bool = False
+    """The embedding has length 1."""
+    mask_id: int = -1
+    mask_token: str = ""
+    n_differing: int = 0
+    """Hard texts to which the samples' tokenizer gives other ids than the original."""
+    runtime: Mapping[str, str] = field(default_factory=dict)
+    """Least versions: of the file, and those that the samples were written for."""
+    signature: str = SIGNATURE
+    max_answer_tokens: int = MAX_ANSWER_TOKENS
+
+    @property
+    def class_name(self) -> str:
+        return CLASS_NAMES[self.kind]
+
+    @property
+    def summary(self) -> str:
+        return SUMMARIES[self.kind]
+
+
+def kind_of(source: "TorchModel") -> str:
+    """Return how the outputs of a model become an answer."""
+    from converter.readings import MultiLabel, ScoreReading
+    from converter.tasks.text_classification import TextClassification
+
+    if source.head is not None:
+        return "embedding"
+    if isinstance(source.task, TextClassification):
+        match source.task.reading:
+            case MultiLabel():
+                return "multi"
+            case ScoreReading():
+                return "score"
+            case _:
+                return "classes"
+    return {
+        "token-classification": "tags",
+        "question-answering": "span",
+        "fill-mask": "mask",
+        "feature-extraction": "tokens",
+    }[source.task.name]
+
+
+def facts_of(
+    source: "TorchModel", runner: "Runner", *, why_not: str = "", n_differing: int = 0, runtime: Mapping[str, str]
+) -> DeviceFacts:
+    """Gather what the samples need; `why_not` says why they bring no tokenizer, empty where they do."""
+    import json
+
+    tokenizer = source.tokenizer
+    mask = getattr(tokenizer, "mask_token_id", None)
+    return DeviceFacts(
+        model=source.provenance.id,
+        kind=kind_of(source),
+        lengths=runner.lengths,
+        inputs=tuple(s.name for s in runner.inputs),
+        outputs=tuple(s.name for s in runner.outputs),
+        width=int(runner.outputs[0].shape[-1] or 0),
+        labels=source.task.labels,
+        pad=dict(source.pad.ids),
+        tokenizer=str(json.loads(tokenizer.backend_tokenizer.to_str())["model"].get("type")),
+        wordpiece=not why_not,
+        why_not=why_not,
+        normalized=source.head is not None and source.head.normalize,
+        mask_id=-1 if mask is None else int(mask),
+        mask_token=str(tokenizer.mask_token or ""),
+        n_differing=n_differing,
+        runtime=runtime,
+    )

@@ -1,0 +1,126 @@
+"""The proof that a device gets the ids that the model was trained with: hard texts and the probes, one by one."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from converter.device.hard_texts import HardText, hard_texts
+from converter.device.tables import escaped
+from converter.device.tokenize import DeviceTokenizer, Encoded
+from converter.validate.answers import shorten
+from converter.validate.checks import Check, Status
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+    from converter.artifact import TorchModel
+    from converter.validate.reference import Probe
+
+CHECK = "device tokenizer"
+LEAST = 0.99
+"""Below this share of equal ids no tokenizer is shipped for devices: an app is better off with the original library."""
+PARITY_FILE = "parity.tsv"
+N_NAMED = 5
+
+
+@dataclass(frozen=True)
+class Expected:
+    """A text, and what Hugging Face's tokenizer makes of it."""
+
+    hard: HardText
+    ids: list[int]
+    types: list[int]
+
+
+@dataclass(frozen=True)
+class Parity:
+    """How often the ids are the same."""
+
+    n: int
+    n_hard: int
+    differing: tuple[str, ...]
+    """The kind and the text of each that came out otherwise."""
+
+    @property
+    def share(self) -> float:
+        return 1 - len(self.differing) / self.n if self.n else 0.0
+
+
+def expected(backend: "Tokenizer", max_length: int) -> list[Expected]:
+    """Ask the original tokenizer for the ids of the hard texts."""
+    own = type(backend).from_str(backend.to_str())
+    own.no_padding()
+    special = [t.content for t in own.get_added_tokens_decoder().values() if t.special]
+    made = []
+    for hard in hard_texts(sorted(special)):
+        own.enable_truncation(min(hard.max_length or max_length, max_length))
+        found = own.encode(hard.text, hard.pair)
+        made.append(Expected(hard, found.ids, found.type_ids))
+    return made
+
+
+def prove(
+    tokenizer: DeviceTokenizer,
+    wanted: Sequence[Expected],
+    probes: "Sequence[Probe]",
+    max_length: int,
+    *,
+    only_second: bool = False,
+) -> Parity:
+    """Compare the shipped tables' ids with the original's: on the hard texts, and on the probes that have no masks.
+
+    `only_second`: of a pair, the second text is cut (a question's context).
+    """
+    differing = []
+    for e in wanted:
+        found = tokenizer.encode(e.hard.text, e.hard.pair, min(e.hard.max_length or max_length, max_length))
+        if found != Encoded(e.ids, e.types):
+            differing.append(f"{e.hard.kind}: {_shown(e.hard.text, e.hard.pair)}")
+    plain = [p for p in probes if not p.encoding.masked]
+    for p in plain:
+        text = p.example.text if p.example.words is None else " ".join(p.example.words)
+        found = tokenizer.encode(text, p.example.pair, max_length, only_second=only_second)
+        if found.ids != p.encoding.inputs["input_ids"].tolist():
+            differing.append(f"your text: {_shown(text, p.example.pair)}")
+    return Parity(len(wanted) + len(plain), len(wanted), tuple(differing))
+
+
+def _shown(text: str, pair: str | None) -> str:
+    return repr(shorten(" ⏎ ".join(filter(None, (text, pair))), 60))
+
+
+def parity_check(parity: Parity) -> Check:
+    """PASS where the shipped tokenizer may be used in place of the original; every difference is named."""
+    equal = parity.n - len(parity.differing)
+    detail = (
+        f"the tables for devices give Hugging Face's ids for {equal} of {parity.n} texts "
+        f"({parity.n_hard} of them made to be hard)"
+    )
+    if parity.differing:
+        detail += f"; other ids for {'; '.join(parity.differing[:N_NAMED])}"
+    status = Status.PASS if parity.share >= LEAST else Status.NOT_RUN
+    if status is Status.NOT_RUN:
+        detail += "; too many: they are left out"
+    return Check(CHECK, status, parity.share, LEAST, detail)
+
+
+def write_parity(wanted: Iterable[Expected], folder: Path, max_length: int) -> None:
+    """Write the hard texts and their ids as a table that the samples' self-test reads on any device."""
+    lines = []
+    for e in wanted:
+        pair = "-" if e.hard.pair is None else f"+{escaped(e.hard.pair)}"
+        ids, types = (" ".join(map(str, values)) for values in (e.ids, e.types))
+        length = min(e.hard.max_length or max_length, max_length)
+        lines.append(f"{length}\t{escaped(e.hard.text)}\t{pair}\t{ids}\t{types}")
+    (folder / PARITY_FILE).write_bytes(("\n".join(lines) + "\n").encode())
+
+
+def facts(parity: Parity) -> dict[str, Any]:
+    """Return what the manifest keeps."""
+    return {"texts": parity.n, "hard_texts": parity.n_hard, "share": parity.share, "differing": list(parity.differing)}
+
+
+def backend_of(source: "TorchModel") -> "Tokenizer":
+    backend: Tokenizer = source.tokenizer.backend_tokenizer
+    return backend

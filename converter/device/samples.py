@@ -1,0 +1,89 @@
+"""Samples generated for one very model: typed call, labels, pooling, length picker, tokenizer and self-test."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from converter.errors import StageFailed
+
+if TYPE_CHECKING:
+    from converter.device.facts import DeviceFacts
+
+TEMPLATES = Path(__file__).parent / "templates"
+FOLDER = "samples"
+PACKAGE = "org.plmexport.textmodel"
+TOKENIZER_FILES = {"cpp/wordpiece.hpp", "java/WordPiece.java", "swift/WordPiece.swift"}
+PARTIAL = {"cpp/calls.hpp.j2", "java/Calls.java.j2", "swift/Calls.swift.j2"}
+"""Parts of other templates."""
+RENAMED = {"java/TextModel.java.j2": "java/{}.java", "swift/TextModel.swift.j2": "swift/{}.swift"}
+"""Files that carry the name of the class they hold."""
+
+
+def write_samples(facts: "DeviceFacts", folder: Path) -> list[str]:
+    """Write every sample below `folder`; returns their names."""
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    # No HTML is made here: source code has its own escapes, one filter a language.
+    environment = Environment(
+        loader=FileSystemLoader(TEMPLATES),
+        undefined=StrictUndefined,
+        autoescape=False,  # noqa: S701
+        keep_trailing_newline=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"java": java_text, "cpp": cpp_text, "swift": swift_text, "python": ascii}
+    names = []
+    for path in sorted(p for p in TEMPLATES.rglob("*") if p.is_file()):
+        name = path.relative_to(TEMPLATES).as_posix()
+        if name in PARTIAL or (name in TOKENIZER_FILES and not facts.wordpiece):
+            continue
+        made = RENAMED.get(name, name).format(facts.class_name).removesuffix(".j2")
+        text = environment.get_template(name).render(facts=facts, package=PACKAGE)
+        (folder / made).parent.mkdir(parents=True, exist_ok=True)
+        (folder / made).write_bytes(text.encode())
+        names.append(made)
+    return names
+
+
+def java_text(text: str) -> str:
+    r"""Return a string literal of Java or Kotlin.
+
+    >>> print(java_text('a"é'))
+    "a\"\u00e9"
+    """
+    return json.dumps(text).replace("$", "\\u0024")
+
+
+def cpp_text(text: str) -> str:
+    r"""Return a string literal of C++ for UTF-8 text: octal escapes, which never swallow the next letter.
+
+    >>> cpp_text('é"')
+    '"\\303\\251\\042"'
+    """
+    plain = set(range(0x20, 0x7F)) - {ord('"'), ord("\\"), ord("?")}
+    return '"' + "".join(chr(b) if b in plain else f"\\{b:03o}" for b in text.encode()) + '"'
+
+
+def swift_text(text: str) -> str:
+    r"""Return a string literal of Swift.
+
+    >>> swift_text('é"')
+    '"\\u{e9}\\u{22}"'
+    """
+    plain = set(range(0x20, 0x7F)) - {ord('"'), ord("\\")}
+    return '"' + "".join(c if ord(c) in plain else f"\\u{{{ord(c):x}}}" for c in text) + '"'
+
+
+def check_facts(facts: "DeviceFacts") -> dict[str, Any]:
+    """Return the facts as the manifest keeps them.
+
+    Raises:
+        StageFailed: the file has none of the lengths that the samples pick from.
+
+    """
+    if not facts.lengths:
+        raise StageFailed("the file has no signature for the samples to call")
+    kept = {"kind", "lengths", "wordpiece", "why_not", "tokenizer", "runtime"}
+    return {k: v for k, v in asdict(facts).items() if k in kept}
