@@ -41,12 +41,14 @@ class ExportOnnx(Stage[TorchModel, OnnxModel]):
         from converter.graph.gemms import gemms_as_products
         from converter.graph.projections import merge_projections
         from converter.graph.residuals import residuals_as_sums
+        from converter.graph.transposes import fold_transposes
         from converter.graph.write import write_onnx
 
         path = ctx.work / "onnx" / "model.onnx"
         path.parent.mkdir(exist_ok=True)
         with ctx.progress.task("Exporting to ONNX"), _quiet():
             model = _export(given, self.opset)
+            fold_transposes(model)
             gemms_as_products(model)
             facts: dict[str, Any] = {
                 "opset": model.opset_imports[""],
