@@ -84,4 +84,8 @@ class Beside:
         )
         made = check_facts(table)
         n_texts = write_golden_table(golden, source, table, tolerance, self.assets)
-        return {**made, "files": write_samples(table, self.folder / FOLDER), "golden_texts": n_texts}
+        return {
+            **made,
+            "files": write_samples(table, self.folder / FOLDER, int(proof.get("hard_texts", 0))),
+            "golden_texts": n_texts,
+        }

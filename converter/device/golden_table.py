@@ -54,7 +54,7 @@ def _texts(golden: "Golden", source: "TorchModel", facts: "DeviceFacts") -> Iter
         cells = [
             "text",
             escaped(text),
-            "-" if example.pair is None else f"+{escaped(example.pair)}",
+            f"+{escaped(example.pair or '')}" if example.pair is not None or facts.kind == "span" else "-",
             _numbers(ids),
             _numbers(golden.ids[i].get("token_type_ids", np.zeros_like(ids))),
             _numbers([-1 if s is None else s for s in encoding.sequence_ids]),

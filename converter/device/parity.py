@@ -80,9 +80,11 @@ def prove(
     plain = [p for p in probes if not p.encoding.masked]
     for p in plain:
         text = p.example.text if p.example.words is None else " ".join(p.example.words)
-        found = tokenizer.encode(text, p.example.pair, max_length, only_second=only_second)
+        # A question always has a context, an empty one where none is given.
+        pair = p.example.pair or "" if only_second else p.example.pair
+        found = tokenizer.encode(text, pair, max_length, only_second=only_second)
         if found.ids != p.encoding.inputs["input_ids"].tolist():
-            differing.append(f"your text: {_shown(text, p.example.pair)}")
+            differing.append(f"your text: {_shown(text, pair)}")
     return Parity(len(wanted) + len(plain), len(wanted), tuple(differing))
 
 

@@ -5,6 +5,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from converter.device.runtime import SAMPLES
 from converter.errors import StageFailed
 
 if TYPE_CHECKING:
@@ -20,8 +21,8 @@ RENAMED = {"java/TextModel.java.j2": "java/{}.java", "swift/TextModel.swift.j2":
 """Files that carry the name of the class they hold."""
 
 
-def write_samples(facts: "DeviceFacts", folder: Path) -> list[str]:
-    """Write every sample below `folder`; returns their names."""
+def write_samples(facts: "DeviceFacts", folder: Path, n_hard: int = 0) -> list[str]:
+    """Write every sample below `folder`; returns their names. `n_hard`: texts in the table of the tokenizer's proof."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     # No HTML is made here: source code has its own escapes, one filter a language.
@@ -40,7 +41,9 @@ def write_samples(facts: "DeviceFacts", folder: Path) -> list[str]:
         if name in PARTIAL or (name in TOKENIZER_FILES and not facts.wordpiece):
             continue
         made = RENAMED.get(name, name).format(facts.class_name).removesuffix(".j2")
-        text = environment.get_template(name).render(facts=facts, package=PACKAGE)
+        text = environment.get_template(name).render(
+            facts=facts, package=PACKAGE, samples=SAMPLES, n_hard=n_hard, file_runtime=facts.runtime.get("model.tflite")
+        )
         (folder / made).parent.mkdir(parents=True, exist_ok=True)
         (folder / made).write_bytes(text.encode())
         names.append(made)

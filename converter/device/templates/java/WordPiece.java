@@ -32,17 +32,6 @@ public final class WordPiece {
         }
     }
 
-    /** What the model is fed, without padding. */
-    public static final class Encoded {
-        public int[] ids;
-        public int[] types;
-        /** 0 or 1: the text that a token is from; -1: a special token around the texts. */
-        public int[] part;
-        /** Chars of that text. */
-        public int[] start;
-        public int[] end;
-    }
-
     private static final class Special {
         int id;
         boolean normalized;
@@ -118,13 +107,7 @@ public final class WordPiece {
         for (int[] slot : around) if (slot[0] < 0) special++;
         int[] keep =
                 kept(first.size(), other.size(), Math.max(0, maxLength - special), onlySecond && second != null);
-        int n = special + keep[0] + keep[1];
-        Encoded made = new Encoded();
-        made.ids = new int[n];
-        made.types = new int[n];
-        made.part = new int[n];
-        made.start = new int[n];
-        made.end = new int[n];
+        Encoded made = new Encoded(special + keep[0] + keep[1]);
         int at = 0;
         for (int[] slot : around) {
             int count = slot[0] < 0 ? 1 : keep[slot[0]];
@@ -160,10 +143,18 @@ public final class WordPiece {
         return id >= 0 && id < spellings.size() ? spellings.get(id) : "";
     }
 
-    /** The id of a token of the vocabulary; -1 where there is none. */
-    public int idOf(String token) {
-        Integer found = vocabulary.get(token);
-        return found == null ? -1 : found;
+    /** Where the words that white space separates begin and end: {start, end}, in chars. */
+    public List<int[]> wordSpans(String text) {
+        List<int[]> made = new ArrayList<>();
+        boolean inside = false;
+        for (int i = 0; i < text.length(); i++) {
+            // All white space lies in the first plane of Unicode: one char each.
+            boolean space = in(spaces, text.charAt(i));
+            if (!space && !inside) made.add(new int[] {i, i});
+            if (!space) made.get(made.size() - 1)[1] = i + 1;
+            inside = !space;
+        }
+        return made;
     }
 
     private void read(String[] cells) {
