@@ -3,7 +3,7 @@
 import gc
 import mmap
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import mkdtemp
 from typing import Any
@@ -13,10 +13,14 @@ import numpy as np
 from converter.artifact import TorchModel
 from converter.binding import option
 from converter.equality import MAX_ERROR, Differences
-from converter.errors import ResourceLimit, StageFailed
+from converter.errors import PackageDamaged, ResourceLimit, StageFailed
 from converter.examples import Encoding, pad_batch
+from converter.lowering.flat import read_flat, shorten_names, write_flat
 from converter.lowering.model import SIGNATURE, TfliteModel, mobile_outputs, signature_lengths
+from converter.lowering.narrow import narrow
 from converter.lowering.quiet import quiet
+from converter.lowering.scale import fold_scales
+from converter.lowering.stamp import NotAlike, stamp
 from converter.output import require_space
 from converter.stage import Context, Outcome, Stage
 
@@ -48,16 +52,56 @@ class LowerTflite(Stage[TorchModel, TfliteModel]):
     def run(self, given: TorchModel, ctx: Context) -> Outcome[TfliteModel]:
         lengths = signature_lengths(self.seq_len, given.max_length)
         require_space(ctx.work, ROOM * given.size_bytes + GRAPH_BYTES * (1 + len(lengths)))
-        made = TfliteModel(
-            Path(mkdtemp(prefix="tflite-", dir=ctx.work)) / "model.tflite", given, lengths, mobile_outputs(given)
-        )
-        with ctx.progress.task(f"Lowering to TFLite at {', '.join(map(str, lengths))} tokens"):
-            lean = _convert(given, made, lean=True)
-            if computes_constants(made.path):
-                # The lean way leaves sums of constants in the file where this architecture has them: the usual way
-                # works them out beforehand, in twice the memory.
-                lean = _convert(given, made, lean=False)
-        return Outcome(made, {"lean": lean, **check_equal(made, ctx)})
+        folder = Path(mkdtemp(prefix="tflite-", dir=ctx.work))
+        made = TfliteModel(folder / "model.tflite", given, lengths, mobile_outputs(given))
+        facts = _stamped(made, ctx) if len(lengths) > 1 else None
+        if facts is None:
+            facts = {"stamped": False, **_lowered(made, lengths, ctx), **_finished(made, None)}
+            facts |= check_equal(made, ctx)
+        return Outcome(made, facts)
+
+
+def _stamped(made: TfliteModel, ctx: Context) -> dict[str, Any] | None:
+    """Lower two lengths and make all others of them; None where this architecture does not allow it."""
+    longest = made.lengths[-1]
+    lowered = _lowered(made, (longest - 1, longest), ctx)
+    try:
+        facts = {"stamped": True, **lowered, **_finished(made, made.lengths)}
+        return facts | check_equal(made, ctx)
+    except (NotAlike, StageFailed, PackageDamaged, RuntimeError, ValueError):
+        # A constant that depends on the length otherwise than by its size: DeBERTa's distances, for one.
+        return None
+
+
+def _lowered(made: TfliteModel, lengths: tuple[int, ...], ctx: Context) -> dict[str, Any]:
+    """Write the file at `lengths`; returns the facts."""
+    with ctx.progress.task(f"Lowering to TFLite at {', '.join(map(str, lengths))} tokens"):
+        made = replace(made, lengths=lengths)
+        lean = _convert(made.source, made, lean=True)
+        if computes_constants(made.path):
+            # The lean way leaves sums of constants in the file where this architecture has them: the usual way works
+            # them out beforehand, in twice the memory.
+            lean = _convert(made.source, made, lean=False)
+    return {"lean": lean}
+
+
+def _finished(made: TfliteModel, lengths: tuple[int, ...] | None) -> dict[str, Any]:
+    """Narrow the file's graphs, make signatures for `lengths` of them (None: as they are), and write it again."""
+    raw = made.path.with_name("lowered.tflite")
+    made.path.rename(raw)
+    try:
+        model = read_flat(raw)
+        scaled: dict[tuple[int, float], int] = {}
+        for graph in model.subgraphs:
+            fold_scales(model, graph, scaled)
+        narrowed = [narrow(model, graph) for graph in model.subgraphs]
+        if lengths is not None:
+            stamp(model, lengths)
+        shorten_names(model)
+        write_flat(model, made.path)
+    finally:
+        raw.unlink()
+    return {"operations": len(model.subgraphs[0].operators), "narrowed_to_one_token": narrowed[0]}
 
 
 def _convert(given: TorchModel, made: TfliteModel, *, lean: bool) -> bool:

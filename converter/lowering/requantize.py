@@ -7,9 +7,11 @@ from tempfile import mkdtemp
 from typing import Any
 
 from converter.errors import StageFailed
+from converter.lowering.flat import read_flat, share_names, write_flat
 from converter.lowering.model import TfliteModel
 from converter.lowering.quiet import quiet
-from converter.stage import Context
+from converter.lowering.tables import quantize_tables
+from converter.stage import Context, Outcome
 
 Rule = Mapping[str, Any]
 """One entry of an ai-edge-quantizer recipe."""
@@ -55,15 +57,32 @@ def requantize(
     precision: str,
     ctx: Context,
     ranges: Mapping[str, Any] | None = None,
-) -> TfliteModel:
-    """Write the quantized file beside others in the scratch folder.
+    *,
+    tables: bool = True,
+) -> Outcome[TfliteModel]:
+    """Write the quantized file beside others in the scratch folder. `tables`: embedding tables in int8 too.
 
     Raises:
         StageFailed: the quantizer refuses the file.
 
     """
-    with quiet():
-        from ai_edge_quantizer.quantizer import Quantizer
+    path = Path(mkdtemp(prefix=f"tflite-{precision}-", dir=ctx.work)) / "model.tflite"
+    raw = path.with_name("quantized.tflite")
+    with ctx.progress.task(f"Quantizing the TFLite file ({precision})"), quiet():
+        _quantize(given, rules, precision, raw, ranges)
+        model = read_flat(raw)
+        names = quantize_tables(model) if tables else []
+        share_names(model)
+        write_flat(model, path)
+        raw.unlink()
+    facts = {"operations": sorted({r["operation"] for r in rules}), "tables": len(names)}
+    return Outcome(replace(given, path=path, precision=precision), facts)
+
+
+def _quantize(
+    given: TfliteModel, rules: list[Rule], precision: str, path: Path, ranges: Mapping[str, Any] | None
+) -> None:
+    from ai_edge_quantizer.quantizer import Quantizer
 
     class Trusting(Quantizer):
         """Takes ranges as complete, which they are: the usual check unpacks the float weights once a signature."""
@@ -71,16 +90,13 @@ def requantize(
         def _ensure_model_qsv_sufficient(self, calibration_result: Any) -> None:
             """Check nothing."""
 
-    path = Path(mkdtemp(prefix=f"tflite-{precision}-", dir=ctx.work)) / "model.tflite"
-    with ctx.progress.task(f"Quantizing the TFLite file ({precision})"), quiet():
-        try:
-            quantizer = Trusting(str(given.path), rules)
-            quantizer.quantize(
-                dict(ranges) if ranges is not None else None,
-                serialize_to_path=str(path),
-                enable_progress_bar=False,
-                enable_progress_report=False,
-            )
-        except (ValueError, RuntimeError, NotImplementedError) as error:
-            raise StageFailed(f"ai-edge-quantizer refuses the file ({error})", where=f"{precision} TFLite") from error
-    return replace(given, path=path, precision=precision)
+    try:
+        quantizer = Trusting(str(given.path), rules)
+        quantizer.quantize(
+            dict(ranges) if ranges is not None else None,
+            serialize_to_path=str(path),
+            enable_progress_bar=False,
+            enable_progress_report=False,
+        )
+    except (ValueError, RuntimeError, NotImplementedError) as error:
+        raise StageFailed(f"ai-edge-quantizer refuses the file ({error})", where=f"{precision} TFLite") from error

@@ -20,6 +20,5 @@ class LitertDynamicInt8(Stage[TfliteModel, TfliteModel]):
     summary = "dynamic int8 (LiteRT)"
 
     def run(self, given: TfliteModel, ctx: Context) -> Outcome[TfliteModel]:
-        operations = ["FULLY_CONNECTED", *(["EMBEDDING_LOOKUP"] if self.embeddings else [])]
-        made = requantize(given, Scheme(8, integer=True).rules(operations), "dynamic", ctx)
-        return Outcome(made, {"operations": operations})
+        rules = Scheme(8, integer=True).rules(["FULLY_CONNECTED"])
+        return requantize(given, rules, "dynamic", ctx, tables=self.embeddings)

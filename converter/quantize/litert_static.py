@@ -36,13 +36,13 @@ class LitertStaticInt8(Stage[TfliteModel, TfliteModel]):
         layers, seen = measure(given, ctx, self.texts)
         noisy = [x for x in layers if min(seen[x.given_name].snr, seen[x.made_name].snr) < self.min_snr]
         made = requantize(given, _rules(noisy), "static", ctx, _ranges(seen))
-        facts = {
+        facts = made.facts | {
             "layers": len(layers) // len(given.lengths),
             "kept_dynamic": len(noisy) // len(given.lengths),
             "texts_a_length": self.texts,
             "builtin_text": ctx.calibration_is_builtin,
         }
-        return Outcome(made, facts)
+        return Outcome(made.made, facts)
 
 
 def _rules(noisy: "list[LinearLayer]") -> list[Rule]:
@@ -51,7 +51,7 @@ def _rules(noisy: "list[LinearLayer]") -> list[Rule]:
     for name in dict.fromkeys(x.made_name for x in noisy):
         # The quantizer knows an operation by its outputs, each followed by a semicolon.
         rules += dynamic.rules(["FULLY_CONNECTED"], f"^{re.escape(name)};?$")
-    return rules + dynamic.rules(["EMBEDDING_LOOKUP"])
+    return rules
 
 
 def _ranges(seen: "dict[str, Activation]") -> dict[str, Any]:

@@ -16,6 +16,7 @@ import pytest
 from converter.artifact import TorchModel
 from converter.errors import ResourceLimit, RuntimeMissing, StageFailed, UsageError
 from converter.examples import Example, pad_batch
+from converter.lowering.flat import read_flat
 from converter.lowering.lower import LowerTflite, check_equal, computes_constants
 from converter.lowering.model import TfliteModel
 from converter.lowering.rows import filled_rows
@@ -123,12 +124,7 @@ def test_signatures_share_their_weights(bert: TfliteModel) -> None:
 
 
 def _buffers(path: Path) -> Iterator[bytes]:
-    from ai_edge_litert.schema_py_generated import Model
-
-    model = Model.GetRootAs(path.read_bytes(), 0)
-    for i in range(model.BuffersLength()):
-        if not model.Buffers(i).DataIsNone():
-            yield model.Buffers(i).DataAsNumpy().tobytes()
+    return (b.data.tobytes() for b in read_flat(path).buffers if b.data is not None)
 
 
 def test_the_longest_signature_is_the_default(bert: TfliteModel) -> None:

@@ -84,9 +84,9 @@ def test_attention_means_the_same_under_any_mask_that_leaves_something_to_see() 
     added = torch.where(mask, 0.0, torch.finfo(torch.float32).min)
     for m in (None, mask, added):
         wanted = torch.nn.functional.scaled_dot_product_attention(q, k, v, m)
-        torch.testing.assert_close(_attention(q, k, v, m), wanted, atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(_attention(None, q, k, v, m), wanted, atol=1e-5, rtol=1e-5)
     blind = torch.zeros(1, 1, 6, 6, dtype=torch.bool)
-    assert bool(torch.isfinite(_attention(q, k, v, blind)).all())
+    assert bool(torch.isfinite(_attention(None, q, k, v, blind)).all())
 
 
 @given(st.lists(st.floats(-100, 100, width=32), min_size=2, max_size=50).filter(lambda v: np.ptp(v) > 1e-3))
