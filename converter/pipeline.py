@@ -11,6 +11,7 @@ from converter.errors import ExportError, GateFailed, UsageError
 from converter.output import Output
 from converter.seal import seal_package
 from converter.stage import SILENT, Context, Progress, Record, Stage, run_stage
+from converter.target import Aim
 from converter.validate.checks import Evaluation, Status
 from converter.validate.reference import capture_reference
 
@@ -54,7 +55,14 @@ class Result:
 
     @property
     def exit_code(self) -> int:
-        return max((t.exit_code for t in self.targets), default=0)
+        missed = GateFailed.exit_code if self.budgets_missed else 0
+        return max((missed, *(t.exit_code for t in self.targets)))
+
+    @property
+    def budgets_missed(self) -> tuple[str, ...]:
+        """What a stage could not keep to although it made the best it found, a sentence each."""
+        found = ((r.stage, r.facts.get("budget_missed")) for r in self.compress_records)
+        return tuple(f"{stage}: {what}" for stage, what in found if what)
 
 
 def run_recipe(
@@ -144,6 +152,7 @@ def _context(recipe: "Recipe", source: TorchModel, output: Output, progress: Pro
         teacher=source,
         reference=reference,
         progress=progress,
+        aim=Aim(recipe.targets[0].name, recipe.precisions[0].name),
         resume=output.resume,
     )
 

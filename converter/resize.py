@@ -67,6 +67,30 @@ def resized_in_place(model: TorchModel, keep: Sequence[LayerShape]) -> TorchMode
     return replace(model, shape_map=ShapeMap(layers, before.layers_kept))
 
 
+def places_of(before: TorchModel, after: TorchModel) -> list[LayerShape]:
+    """Return what `after`, cut from `before`, has left of it: indices into the layers of `before`.
+
+    Raises:
+        StageFailed: `after` has units or layers that `before` does not have.
+
+    """
+    was, now = shape_map_of(before), shape_map_of(after)
+    return places_in(was, now)
+
+
+def places_in(was: ShapeMap, now: ShapeMap) -> list[LayerShape]:
+    """Do what `places_of` does, from the shape maps alone."""
+    if was.layers_kept != now.layers_kept or len(was.layers) != len(now.layers):
+        raise StageFailed(f"the layers are {list(now.layers_kept)}, wanted {list(was.layers_kept)}")
+    made = []
+    for i, (a, b) in enumerate(zip(was.layers, now.layers, strict=True)):
+        heads, neurons = ({unit: place for place, unit in enumerate(units)} for units in (a.heads, a.neurons))
+        if not (set(b.heads) <= set(heads) and set(b.neurons) <= set(neurons)):
+            raise StageFailed(f"layer {i} does not have all the heads and neurons that are to stay")
+        made.append(LayerShape(tuple(heads[u] for u in b.heads), tuple(neurons[u] for u in b.neurons)))
+    return made
+
+
 def shallower(model: TorchModel, kept: Sequence[int]) -> TorchModel:
     """Return a copy with the layers `kept`, ascending indices into the layers as they are now.
 

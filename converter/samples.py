@@ -72,3 +72,10 @@ def resolve_recipe(path: Path) -> Path:
     if name not in known:
         raise RecipeError(f"there is no sample recipe {name!r}", where=str(path), hint=nearest(name, known))
     return known[name]
+
+
+def cache_root() -> Path:
+    """Return the folder that keeps what can be made again: samples, tables of times."""
+    from sample_models._cache import cache_root as root
+
+    return root()

@@ -15,6 +15,7 @@ from converter.artifact import Artifact
 if TYPE_CHECKING:
     from converter.artifact import TorchModel
     from converter.examples import Example
+    from converter.target import Aim
     from converter.validate.reference import Reference
 
 Given = TypeVar("Given", bound=Artifact)
@@ -67,6 +68,8 @@ class Context:
     reference: "Reference | None" = None
     """The source's own answers to the probes, taken first."""
     progress: Progress = SILENT
+    aim: "Aim | None" = None
+    """What the run makes first: budgets of time and size are those of its precision."""
     resume: Path | None = None
     """Where long stages keep checkpoints that outlive an interrupted run; None: none are kept."""
 
@@ -87,6 +90,8 @@ class Stage(ABC, Generic[Given, Made]):
     summary: ClassVar[str] = ""
     needs_text: ClassVar[bool] = False
     """Works from `Context.calibration`."""
+    bars: ClassVar[tuple[str, ...]] = ()
+    """What cannot come after it in a recipe: names of stages, or the beginning of names."""
 
     def check(self, source: "TorchModel", *, has_text: bool) -> None:
         """Raise where it can be told from the source that `run` would refuse: nothing has been done yet.

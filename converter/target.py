@@ -61,6 +61,14 @@ class DeviceCheck:
     """Whether it answered there as it does on the CPU; of no meaning where it did not run."""
 
 
+@dataclass(frozen=True)
+class Aim:
+    """A package to be made, by name."""
+
+    target: str
+    precision: str
+
+
 class Target(ABC):
     """A frozen dataclass: its fields are the target's options. `targets/<name>.py` holds it."""
 

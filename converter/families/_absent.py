@@ -10,7 +10,8 @@ class BiasOnly(torch.nn.Linear):
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:  # noqa: A002 - the name that torch gives it
         """Return the bias alone, `[out]`: it is added to a residual, which has all the other axes."""
-        return input.new_zeros(1) if self.bias is None else self.bias
+        bias: torch.Tensor | None = self.get_parameter("bias") if "bias" in self._parameters else None
+        return input.new_zeros(1) if bias is None else bias
 
 
 class NoHeads(torch.nn.Module):

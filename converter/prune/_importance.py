@@ -50,6 +50,10 @@ class Evidence:
     def n_texts(self) -> int:
         return sum(map(len, self.batches))
 
+    @property
+    def n_tokens(self) -> int:
+        return sum(encoding.length for batch in self.batches for _, encoding in batch)
+
 
 def gather_evidence(
     model: TorchModel, ctx: "Context", *, n_texts: int, max_length: int, loss: Loss, score: Score
@@ -142,7 +146,7 @@ def _gate_gradients(
             for linear, gate in ((part.attention_output, wide), (part.ffn_output, neurons)):
                 hooks.callback(linear.register_forward_pre_hook(_gated(gate, mask)).remove)
         outputs = model.graph()(**feed)
-        loss = _loss(model, outputs, feed, batch, evidence, _moved_answers(unpruned, feed, evidence, rng))
+        loss = sum_of_losses(model, outputs, feed, batch, evidence, moved_answers(unpruned, feed, evidence, rng))
         grads = torch.autograd.grad(loss, [g for pair in gates for g in pair])
     return list(zip(grads[::2], grads[1::2], strict=True))
 
@@ -161,7 +165,7 @@ def _gated(gate: torch.Tensor, mask: torch.Tensor) -> Callable[..., tuple[Any, .
     return hook
 
 
-def _moved_answers(
+def moved_answers(
     unpruned: TorchModel, feed: Mapping[str, torch.Tensor], evidence: Evidence, rng: torch.Generator
 ) -> dict[str, torch.Tensor]:
     """Return the answers of the unpruned model plus noise; nothing where labels serve."""
@@ -172,7 +176,7 @@ def _moved_answers(
     return {n: v + NOISE * v.std() * torch.randn(v.shape, generator=rng) for n, v in answers.items()}
 
 
-def _loss(
+def sum_of_losses(
     model: TorchModel,
     outputs: Mapping[str, torch.Tensor],
     feed: Mapping[str, torch.Tensor],

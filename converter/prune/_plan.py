@@ -2,15 +2,18 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from converter.errors import RecipeError
-from converter.shape import LayerShape, ShapeMap
+from converter.errors import RecipeError, StageFailed
+from converter.shape import FILE_NAME, LayerShape, ShapeMap
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+    from converter.artifact import TorchModel
 
 Scope = Literal["global", "layer"]
 Score = Literal["taylor", "fisher"]
@@ -33,9 +36,9 @@ class LayerPlan:
     shape: LayerShape
     heads_before: int
     neurons_before: int
-    heads_importance_kept: float
-    """Share (0..1) of the layer's importance that the kept heads carry; why the others could go."""
-    neurons_importance_kept: float
+    heads_importance_kept: float | None
+    """Share (0..1) of the layer's importance that the kept heads carry: why the others could go. None: not measured."""
+    neurons_importance_kept: float | None
 
 
 @dataclass(frozen=True)
@@ -51,27 +54,55 @@ class PruningPlan:
                 "layer": p.layer,
                 "heads_before": p.heads_before,
                 "heads_kept": list(p.shape.heads),
-                "heads_importance_kept": round(p.heads_importance_kept, 4),
+                "heads_importance_kept": _rounded(p.heads_importance_kept),
                 "neurons_before": p.neurons_before,
                 "neurons_kept": len(p.shape.neurons),
-                "neurons_importance_kept": round(p.neurons_importance_kept, 4),
+                "neurons_importance_kept": _rounded(p.neurons_importance_kept),
             }
             for p in self.layers
         ]
 
 
+def _rounded(share: float | None) -> float | None:
+    return None if share is None else round(share, 4)
+
+
+def load_shapes(file: Path, given: "TorchModel") -> list[LayerShape]:
+    """Read the `shape_map.json` of another run: what it left of the model `given`, indices into its layers.
+
+    Raises:
+        RecipeError: there is no such file, or it speaks of a model of other layers, heads or neurons.
+
+    """
+    from converter.resize import places_in, shape_map_of
+
+    folder = file.parent if file.name == FILE_NAME else file
+    wanted = ShapeMap.load(folder)
+    if wanted is None:
+        raise RecipeError(f"there is no {FILE_NAME}", where=str(file), hint="it lies beside the weights in compressed/")
+    was = shape_map_of(given)
+    try:
+        shapes = places_in(was, wanted)
+    except StageFailed as error:
+        raise RecipeError(f"the plan is of another model: {error}", where=str(file)) from None
+    if was.layers == wanted.layers:
+        raise RecipeError("the plan removes nothing of this model", where=str(file))
+    return shapes
+
+
 def describe_plan(before: ShapeMap, after: ShapeMap, scores: Sequence[UnitScores]) -> PruningPlan:
-    """Return the plan that led from `before` to `after`; `scores` are those of the units of `before`."""
+    """Return the plan that led from `before` to `after`; `scores` are those of the units of `before`, where known."""
     made = []
-    for i, (was, now, score) in enumerate(zip(before.layers, after.layers, scores, strict=True)):
+    for i, (was, now) in enumerate(zip(before.layers, after.layers, strict=True)):
+        score = scores[i] if scores else None
         made.append(
             LayerPlan(
                 layer=before.layers_kept[i],
                 shape=now,
                 heads_before=len(was.heads),
                 neurons_before=len(was.neurons),
-                heads_importance_kept=_share(was.heads, now.heads, score.heads),
-                neurons_importance_kept=_share(was.neurons, now.neurons, score.neurons),
+                heads_importance_kept=_share(was.heads, now.heads, score.heads) if score else None,
+                neurons_importance_kept=_share(was.neurons, now.neurons, score.neurons) if score else None,
             )
         )
     return PruningPlan(tuple(made))

@@ -35,6 +35,8 @@ class MixedPruning(Stage[TorchModel, TorchModel]):
         "auto", "labels where every text has one, else the model's own answers"
     )
 
+    reconstruct: bool = option(True, "fit the output weights of what stays to what the whole model hands on")
+
     summary = "remove heads and neurons, then set the smallest weights to zero"
     needs_text = True
 
@@ -53,6 +55,7 @@ class MixedPruning(Stage[TorchModel, TorchModel]):
             self.max_length,
             self.score,
             self.loss,
+            self.reconstruct,
         )
         weights = ThresholdPruning(self.sparsity, scope="row", score="activation", texts=self.texts)
         shrunk = units.run(given, ctx)

@@ -1,63 +1,186 @@
 """Structured pruning: whole attention heads and FFN neurons, so every runtime gets faster."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from converter.artifact import TorchModel
 from converter.binding import option
-from converter.errors import RecipeError
+from converter.errors import DataError, RecipeError
 from converter.prune._plan import Budget, UnitScores, choose_units, describe_plan
 from converter.shape import LayerShape
 from converter.stage import Context, Outcome, Stage
 
 if TYPE_CHECKING:
+    from converter.prune._budget import Spending
+    from converter.prune._compact import Ground
     from converter.prune._importance import Evidence
+    from converter.stage import Ticker
+
+RATIO = 0.25
+"""Of heads and neurons, where nothing else says how many go."""
+LEAST_TOKENS = 128
+"""Of text, to fit weights on: fewer say nothing about hundreds of units."""
 
 
 @dataclass(frozen=True)
 class StructuredPruning(Stage[TorchModel, TorchModel]):
-    """Remove the heads and neurons that matter least to first order (gradient x activation) on real text.
+    """Remove the heads and neurons that matter least on real text, and let those that stay take over.
 
-    Michel et al. 2019 (arXiv 1905.10650), Molchanov et al. 2019 (1906.10771), Kwon et al. 2022 (2204.09656). In
-    several steps importance is measured anew after each: what is left takes over what is gone (TextPruner).
+    By share (`heads`, `ffn`): the smallest gradient x activation goes, measured anew in several steps (Michel et al.
+    2019, arXiv 1905.10650; Molchanov et al. 2019, 1906.10771; Kwon et al. 2022, 2204.09656). By budget (`speedup`,
+    `latency_ms`, `size_mb`): how much each layer keeps is chosen so that the least is lost within what sublayers take
+    on this machine, timed; a layer may lose all its heads or neurons (ZipLM, 2302.04089). Either way the output weights
+    of what stays are fitted by least squares to what the whole model hands on. No labels, no training.
 
-    As a recipe: `compress = [{stage = "prune.structured", heads = 0.25, ffn = 0.5}]`
+    As a recipe: `compress = [{stage = "prune.structured", speedup = 2}]`
     """
 
-    heads: float = option(0.25, "share of the attention heads to remove", low=0.0, high=0.95)
-    ffn: float = option(0.25, "share of the FFN neurons to remove", low=0.0, high=0.95)
+    heads: float | None = option(None, "share of the heads to remove; 0.25 without a budget", low=0, high=0.95)
+    ffn: float | None = option(None, "share of the neurons to remove; 0.25 without a budget", low=0, high=0.95)
     scope: Literal["global", "layer"] = option("global", "compete over the whole model, or in each layer alone")
     steps: int = option(4, "measure importance anew this many times", low=1, high=64)
     round_to: int = option(16, "neurons left in a layer are a multiple of this, where its width allows", low=1)
-    texts: int = option(256, "texts to measure on", low=1)
+    texts: int = option(512, "texts to measure on", low=1)
     max_length: int = option(128, "tokens of each text", low=4)
     score: Literal["taylor", "fisher"] = option("taylor", "mean absolute (taylor) or mean squared (fisher) effect")
     loss: Literal["auto", "labels", "answers"] = option(
         "auto", "labels where every text has one, else the model's own answers"
     )
+    reconstruct: bool = option(True, "fit the output weights of what stays to what the whole model hands on")
+    speedup: float | None = option(None, "times faster than the model as it is, by a table timed here", low=1.01)
+    latency_ms: float | None = option(None, "milliseconds of one text, by a table timed here", low=0.0001)
+    size_mb: float | None = option(None, "megabytes of the package", low=0.0001)
+    plan: str | None = option(None, "a shape_map.json of another run: remove what it removed")
 
     summary = "remove the attention heads and FFN neurons that matter least"
     needs_text = True
 
     def __post_init__(self) -> None:
-        if self.heads == 0 and self.ffn == 0:
-            raise RecipeError("heads and ffn are both 0: nothing would be removed", where="prune.structured")
+        where = "prune.structured"
+        chosen = [n for n in ("speedup", "latency_ms", "size_mb", "plan") if getattr(self, n) is not None]
+        if len(chosen) > 1:
+            raise RecipeError(f"give {' or '.join(chosen)}, not both", where=where)
+        if chosen and (self.heads is not None or self.ffn is not None):
+            raise RecipeError(
+                f"{chosen[0]} decides how many go: heads and ffn cannot be given beside it",
+                where=where,
+                hint="leave them out",
+            )
+        if chosen and self.plan is None and not self.reconstruct:
+            raise RecipeError(
+                f"{chosen[0]} chooses by what is lost after fitting: reconstruct=false does not go with it", where=where
+            )
+        if self.ratios == (0, 0):
+            raise RecipeError("heads and ffn are both 0: nothing would be removed", where=where)
+
+    @property
+    def ratios(self) -> tuple[float, float]:
+        """Shares of heads and neurons to remove."""
+        return (RATIO if self.heads is None else self.heads, RATIO if self.ffn is None else self.ffn)
+
+    @property
+    def _has_budget(self) -> bool:
+        return not (self.speedup is None and self.latency_ms is None and self.size_mb is None)
 
     def run(self, given: TorchModel, ctx: Context) -> Outcome[TorchModel]:
         from converter.prune._importance import gather_evidence
-        from converter.resize import family_of, shape_map_of
+        from converter.prune._plan import load_shapes
+
+        budgets = () if self._has_budget or self.plan else self._budgets(given)
+        planned = load_shapes(Path(self.plan), given) if self.plan else None
+        evidence = gather_evidence(
+            given,
+            ctx,
+            n_texts=self.texts,
+            max_length=self.max_length,
+            # A budget is spent by what the answers lose: labels would pull toward another model.
+            loss="answers" if self._has_budget and self.loss == "auto" else self.loss,
+            score=self.score,
+        )
+        if self.reconstruct:
+            _refuse_little(evidence)
+        if planned is not None:
+            return self._follow(given, ctx, evidence, planned)
+        if self._has_budget:
+            return self._spend(given, ctx, evidence)
+        return self._remove(given, ctx, evidence, *budgets)
+
+    def _budgets(self, given: TorchModel) -> tuple[Budget, Budget]:
+        from converter.resize import family_of
 
         parts = family_of(given).layers(given.module)
-        heads = Budget(tuple(p.n_heads for p in parts), self.heads, 1, self.scope)
-        neurons = Budget(tuple(p.n_neurons for p in parts), self.ffn, self.round_to, self.scope)
+        heads = Budget(tuple(p.n_heads for p in parts), self.ratios[0], 1, self.scope)
+        neurons = Budget(tuple(p.n_neurons for p in parts), self.ratios[1], self.round_to, self.scope)
         heads.refuse_nothing("heads")
         neurons.refuse_nothing("ffn")
-        evidence = gather_evidence(
-            given, ctx, n_texts=self.texts, max_length=self.max_length, loss=self.loss, score=self.score
-        )
+        return heads, neurons
+
+    def _remove(
+        self, given: TorchModel, ctx: Context, evidence: "Evidence", heads: Budget, neurons: Budget
+    ) -> Outcome[TorchModel]:
+        """Remove the shares that were asked for."""
         made, first = self._shrink(given, ctx, evidence, heads, neurons)
-        plan = describe_plan(shape_map_of(given), shape_map_of(made), first)
-        return Outcome(made, {"plan": plan.as_facts(), **self._facts(given, made, ctx, evidence)})
+        if self.reconstruct:
+            made = self._fit(given, ctx, evidence, made)
+        return self._outcome(given, made, ctx, evidence, first)
+
+    def _spend(self, given: TorchModel, ctx: Context, evidence: "Evidence") -> Outcome[TorchModel]:
+        """Remove as much as the budget wants, where it is missed least."""
+        from converter.prune._compact import shrink
+        from converter.resize import family_of
+
+        spending = self._spending(given, ctx, evidence)
+        n_sites = 2 * len(family_of(given).layers(given.module))
+        total = len(evidence.batches) * (1 + self.steps) + n_sites * (2 * self.steps - 1)
+        with ctx.progress.task("Choosing heads and neurons", total=total) as ticker:
+            ground = self._ground(given, ctx, evidence, ticker)
+            found = shrink(ground, spending.table, spending.wanted, self.steps, self.round_to, ticker)
+        made = self._fit(given, ctx, evidence, found.made, ground)
+        widths = [(p.n_heads, p.n_neurons) for p in family_of(made).layers(made.module)]
+        outcome = self._outcome(given, made, ctx, evidence, found.first)
+        return replace(outcome, facts={**outcome.facts, **spending.facts(widths, missed=found.missed)})
+
+    def _follow(
+        self, given: TorchModel, ctx: Context, evidence: "Evidence", shapes: Sequence[LayerShape]
+    ) -> Outcome[TorchModel]:
+        """Remove what another run removed."""
+        from converter.resize import resized
+
+        made = resized(given, shapes)
+        if self.reconstruct:
+            made = self._fit(given, ctx, evidence, made)
+        return self._outcome(given, made, ctx, evidence, ())
+
+    def _spending(self, given: TorchModel, ctx: Context, evidence: "Evidence") -> "Spending":
+        from converter.prune._budget import spend_size, spend_time
+
+        if self.size_mb is not None:
+            return spend_size(given, ctx, self.size_mb)
+        return spend_time(given, ctx, evidence, self.speedup, self.latency_ms)
+
+    def _ground(self, given: TorchModel, ctx: Context, evidence: "Evidence", ticker: "Ticker") -> "Ground":
+        from converter.prune._compact import lay_ground
+
+        return lay_ground(given, evidence, ctx.work / "sums", ticker)
+
+    def _fit(
+        self, given: TorchModel, ctx: Context, evidence: "Evidence", cut: TorchModel, ground: "Ground | None" = None
+    ) -> TorchModel:
+        """Return `given` cut as `cut` is, and fitted: the weights follow from the decision, however it was found."""
+        import shutil
+
+        from converter.prune._compact import PASSES, fitted
+        from converter.resize import family_of, places_of
+
+        n_sites = 2 * len(family_of(given).layers(given.module))
+        total = PASSES * (n_sites + len(evidence.batches)) + (0 if ground else len(evidence.batches))
+        with ctx.progress.task("Fitting what is left", total=total) as ticker:
+            ground = ground or self._ground(given, ctx, evidence, ticker)
+            made = fitted(ground, places_of(given, cut), ticker)
+        shutil.rmtree(ground.sums.folder)
+        return made
 
     def _shrink(
         self, given: TorchModel, ctx: Context, evidence: "Evidence", heads: Budget, neurons: Budget
@@ -82,13 +205,33 @@ class StructuredPruning(Stage[TorchModel, TorchModel]):
                 made = resized_in_place(made, keep)
         return made, first
 
-    def _facts(self, given: TorchModel, made: TorchModel, ctx: Context, evidence: "Evidence") -> dict[str, Any]:
+    def _outcome(
+        self,
+        given: TorchModel,
+        made: TorchModel,
+        ctx: Context,
+        evidence: "Evidence",
+        first: tuple[UnitScores, ...],
+    ) -> Outcome[TorchModel]:
         from converter.prune._count import n_parameters
+        from converter.resize import shape_map_of
 
-        return {
+        facts: dict[str, Any] = {
+            "plan": describe_plan(shape_map_of(given), shape_map_of(made), first).as_facts(),
             "texts": evidence.n_texts,
+            "tokens": evidence.n_tokens,
             "texts_are_builtin": ctx.calibration_is_builtin,
             "loss": "labels" if evidence.by_labels else "answers",
             "parameters_before": n_parameters(given),
             "parameters_after": n_parameters(made),
         }
+        return Outcome(made, facts)
+
+
+def _refuse_little(evidence: "Evidence") -> None:
+    if evidence.n_tokens < LEAST_TOKENS:
+        raise DataError(
+            f"the calibration text has {evidence.n_tokens} tokens in {evidence.n_texts} texts: to fit weights on, at "
+            f"least {LEAST_TOKENS} are needed",
+            hint="give more text, or reconstruct=false",
+        )

@@ -48,8 +48,8 @@ def report_table(result: "Result") -> dict[str, Any]:
 
 
 def overall(result: "Result") -> Status:
-    """FAIL if a target failed, NOT_RUN if one could not be judged, PASS only if all passed."""
-    states = {t.status for t in result.targets}
+    """FAIL if a target failed or a budget was missed, NOT_RUN if one could not be judged, PASS only if all passed."""
+    states = {t.status for t in result.targets} | ({Status.FAIL} if result.budgets_missed else set())
     for status in (Status.FAIL, Status.NOT_RUN):
         if status in states:
             return status

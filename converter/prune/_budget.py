@@ -1,0 +1,107 @@
+"""A budget of time or size: what is wanted, what the whole model takes, and what a plan would."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from converter.errors import RecipeError
+from converter.prune._costs import CostTable, latency_table, natural_lengths, size_table
+from converter.prune._count import n_parameters
+from converter.prune._kernels import Dimensions, Products
+from converter.resize import family_of
+
+if TYPE_CHECKING:
+    from converter.artifact import TorchModel
+    from converter.prune._importance import Evidence
+    from converter.stage import Context
+
+WIDTHS = {"none": 4, "fp16": 2}
+"""Bytes of a parameter; one in any other precision."""
+
+
+@dataclass(frozen=True)
+class Spending:
+    """A table of costs, and how much of it may be spent."""
+
+    table: CostTable
+    full: float
+    """What the model takes as it is given."""
+    wanted: float
+
+    def facts(self, widths: Sequence[tuple[int, int]], *, missed: bool) -> dict[str, Any]:
+        """Return what a plan takes by the table; `missed` where even the least is too much."""
+        found = self.table.total(widths)
+        made: dict[str, Any] = {
+            "unit": self.table.unit,
+            "source": round(self.full, 4),
+            "wanted": round(self.wanted, 4),
+            "found": round(found, 4),
+            "speedup" if self.table.unit == "ms" else "times_smaller": round(self.full / found, 3),
+            "fixed": round(self.table.fixed, 4),
+            **self.table.about,
+        }
+        facts: dict[str, Any] = {"budget": made}
+        if missed:
+            facts["budget_missed"] = (
+                f"{found:.3g} {self.table.unit} is the least that can be left, {self.wanted:.3g} was asked for "
+                f"({found / self.wanted:.2f} times as much)"
+            )
+        return facts
+
+
+def spend_size(given: "TorchModel", ctx: "Context", megabytes: float) -> Spending:
+    """Return the spending of a package of `megabytes`, as the run's first target stores its weights."""
+    parts = family_of(given).layers(given.module)
+    widths = [(p.n_heads, p.n_neurons) for p in parts]
+    width = WIDTHS.get(ctx.aim.precision if ctx.aim else "", 1)
+    table = size_table(_dimensions(given), n_parameters(given), widths, width)
+    return _refuse_idle(Spending(table, table.total(widths), megabytes), f"size_mb={megabytes:g}")
+
+
+def spend_time(
+    given: "TorchModel", ctx: "Context", evidence: "Evidence", speedup: float | None, milliseconds: float | None
+) -> Spending:
+    """Return the spending of `milliseconds` a text, or of the model's own time over `speedup`.
+
+    Times are those of ONNX Runtime on this machine at the lengths of the text, one thread, in the precision of the
+    run's first target.
+    """
+    family = family_of(given)
+    parts = family.layers(given.module)
+    widths = [(p.n_heads, p.n_neurons) for p in parts]
+    widest = max(h for h, _ in widths), max(n for _, n in widths)
+    lengths = natural_lengths([e.length for batch in evidence.batches for _, e in batch])
+    one = latency_table(_dimensions(given), _products(ctx), widest, lengths, ctx.progress)
+    passes = given.config.num_hidden_layers if family.shares_layers else 1
+    table = one.times(passes)
+    full = table.total(widths)
+    wanted = full / speedup if speedup is not None else milliseconds or 0.0
+    asked = f"speedup={speedup:g}" if speedup is not None else f"latency_ms={milliseconds:g}"
+    return _refuse_idle(Spending(table, full, wanted), asked)
+
+
+def _refuse_idle(spending: Spending, asked: str) -> Spending:
+    if spending.wanted >= spending.full:
+        raise RecipeError(
+            f"{asked} asks for nothing: the model takes {spending.full:.3g} {spending.table.unit} as it is",
+            hint="ask for less",
+        )
+    return spending
+
+
+def _products(ctx: "Context") -> Products:
+    precision = ctx.aim.precision if ctx.aim else "static"
+    if precision in WIDTHS:
+        return "float"
+    return "dynamic" if precision == "dynamic" else "static"
+
+
+def _dimensions(given: "TorchModel") -> Dimensions:
+    parts = family_of(given).layers(given.module)
+    part = max(parts, key=lambda p: p.n_neurons)
+    return Dimensions(
+        hidden=part.attention_output.out_features,
+        head_dim=part.head_dim,
+        ffn_blocks=part.ffn_input.out_features // max(1, part.n_neurons),
+        embeddings=min(int(given.config.vocab_size), 65536),
+    )
