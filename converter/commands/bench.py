@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from converter.commands.device_table import take_results
 from converter.commands.session import Session, json_option, quiet_options
 from converter.commands.verify import packages_in
 from converter.errors import UsageError
@@ -26,11 +27,31 @@ LEAST_RUNS = 10
 @click.option("--threads", default="1", show_default=True, metavar="N,N,…", help="Thread counts.")
 @click.option("--batch", type=click.IntRange(1), default=1, show_default=True, help="Texts at once.")
 @click.option("--seconds", type=click.FloatRange(min=0.01), default=1.0, show_default=True, help="Time a measurement.")
+@click.option(
+    "--import",
+    "results",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    metavar="RESULT",
+    help="Time nothing here: take what benchmark_model printed on a device into the report.",
+)
+@click.option("--device", metavar="NAME", help="With --import: the device it was printed on.")
 @json_option
 @quiet_options
 @click.pass_obj
-def bench(session: Session, package: Path, lengths: str | None, threads: str, batch: int, seconds: float) -> int:
+def bench(
+    session: Session,
+    package: Path,
+    lengths: str | None,
+    threads: str,
+    batch: int,
+    seconds: float,
+    results: tuple[Path, ...],
+    device: str | None,
+) -> int:
     """Time PACKAGE (or every package of an output folder): the median, and how far runs spread."""
+    if results:
+        return take_results(session, package, results, device)
     counts = _whole(threads, "--threads")
     wanted = _whole(lengths, "--lengths") if lengths else ()
     terminal = session.terminal

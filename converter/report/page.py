@@ -77,6 +77,7 @@ def _target(target: Mapping[str, Any], source: Mapping[str, Any]) -> dict[str, A
         **target,
         "smaller": words.smaller(source["size_bytes"], target["size_bytes"]),
         "not_run": [CHECK_TITLES.get(name, name) for name in not_run],
+        "devices": target.get("devices", []),
     }
     if evaluation is None:
         return made | {"faster": "", "worst_error": None, "histogram": None, "lengths": [], "metrics": []}

@@ -1,0 +1,105 @@
+"""Measurements of a package on devices: kept beside it, since a sealed folder is not changed, and in the report."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from converter.device.measured import HINT, Measurement, read_measurements
+from converter.errors import DataError
+from converter.jsonfile import read_json, write_json
+from converter.package import DIGEST, read_manifest
+
+SUFFIX = ".devices.json"
+SIZE_ROOM = 0.06
+"""A file's size in megabytes of 1000 or of 1024 kB: either spelling is this model's."""
+
+
+def import_results(package: Path, results: Sequence[Path], device: str) -> list[dict[str, Any]]:
+    """Take `results` into the list of what `package` was measured at on devices; returns the whole list.
+
+    A measurement of the same device, length, threads and delegate takes the place of the one before.
+
+    Raises:
+        PackageDamaged: `package` is no package.
+        DataError: a result cannot be read, or is of another model.
+
+    """
+    manifest = read_manifest(package)
+    rows = known_results(package)
+    for path in results:
+        for found in read_measurements(path):
+            _refuse_other(found, manifest, path)
+            row = {"device": device, **asdict(_with_length(found, manifest, path))}
+            rows = [r for r in rows if _key(r) != _key(row)] + [row]
+    rows.sort(key=lambda r: (r["device"], bool(r["gpu"]), r["threads"] or 0, r["length"] or 0))
+    write_json(_file(package), {"package": manifest[DIGEST], "results": rows})
+    _draw(package, rows)
+    return rows
+
+
+def known_results(package: Path) -> list[dict[str, Any]]:
+    """Return what was imported for this very package; what belonged to an earlier one of its name is left out."""
+    path = _file(package)
+    if not path.is_file():
+        return []
+    table = read_json(path)
+    if not isinstance(table, dict) or table.get("package") != read_manifest(package)[DIGEST]:
+        return []
+    return list(table["results"])
+
+
+def _file(package: Path) -> Path:
+    folder = package.resolve()
+    return folder.with_name(folder.name + SUFFIX)
+
+
+def _key(row: Mapping[str, Any]) -> tuple[Any, ...]:
+    return row["device"], row["length"], row["threads"], row["gpu"]
+
+
+def _refuse_other(found: Measurement, manifest: Mapping[str, Any], path: Path) -> None:
+    size = manifest["files"][manifest["model_file"]].get("size_bytes", 0) / 1e6
+    if found.model_mb and size and abs(found.model_mb - size) > SIZE_ROOM * size:
+        raise DataError(
+            f"it was measured with a model of {found.model_mb:g} MB, the package's has {size:.3g} MB",
+            where=str(path),
+            hint="push the package's own model.tflite to the device and measure again",
+        )
+
+
+def _with_length(found: Measurement, manifest: Mapping[str, Any], path: Path) -> Measurement:
+    lengths = manifest.get("lengths") or []
+    if found.length is None and len(lengths) == 1:
+        return replace(found, length=lengths[0])
+    if found.length is not None and lengths and found.length not in lengths:
+        raise DataError(
+            f"it was measured at {found.length} tokens, the package has {', '.join(map(str, lengths))}",
+            where=str(path),
+            hint=HINT,
+        )
+    if found.length is None and lengths:
+        raise DataError(
+            "it does not say at which length it was measured", where=str(path), hint="give --signature_to_run_for"
+        )
+    return found
+
+
+def _draw(package: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Draw the report of the package's run again, with its devices; without a report there is nothing to draw."""
+    from converter.report.page import page
+    from converter.report.summary import FORMAT, JSON_FILE, PAGE_FILE
+
+    folder = package.resolve().parent
+    try:
+        table = json.loads((folder / JSON_FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return
+    if not isinstance(table, dict) or table.get("format") != FORMAT:
+        return
+    for target in table["targets"]:
+        if target.get("folder") == package.resolve().name:
+            target["devices"] = list(rows)
+    write_json(folder / JSON_FILE, table)
+    (folder / PAGE_FILE).write_text(page(table), encoding="utf-8")

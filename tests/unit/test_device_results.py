@@ -1,0 +1,151 @@
+"""What a device printed is taken as it stands, tied to the package that it was measured with, or refused."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from converter import cli
+from converter.artifact import Provenance
+from converter.device.device_results import import_results, known_results
+from converter.device.measured import read_measurements
+from converter.errors import DataError
+from converter.package import check_files, read_manifest, seal
+
+PRINTED = """\
+INFO: STARTING!
+INFO: Num threads: [{threads}]
+INFO: Signature to run: [serving_{length}]
+INFO: #threads used for CPU inference: [{threads}]
+INFO: The input model file size (MB): {model_mb}
+INFO: Initialized session in 3.337ms.
+INFO: count=9 first=81913 curr=55502 min=55502 max=81913 avg=58984.7 std=8115
+INFO: count=1061 first=56576 curr=56299 min=54669 max=60236 avg=56265.8 std=982
+INFO: Inference timings in us: Init: 3337, First inference: 81913, Warmup (avg): 58984.7, Inference (avg): {average}
+INFO: Overall peak memory footprint (MB) via periodic monitoring: {peak}
+"""
+
+
+def _printed(length: int = 16, threads: int = 1, average: str = "56265.8", peak: str = "93.2", mb: float = 1.0) -> str:
+    return PRINTED.format(length=length, threads=threads, average=average, peak=peak, model_mb=mb)
+
+
+def _file(folder: Path, text: str, name: str = "result.txt") -> Path:
+    path = folder / name
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def test_a_terminals_text_is_read_whole(tmp_path: Path) -> None:
+    [found] = read_measurements(_file(tmp_path, _printed()))
+    assert (found.length, found.threads, found.runs, found.gpu) == (16, 1, 1061, False)
+    assert (found.milliseconds, found.init_ms, found.first_ms) == pytest.approx((56.2658, 3.337, 81.913))
+    assert (found.min_ms, found.max_ms, found.std_ms) == pytest.approx((54.669, 60.236, 0.982))
+    assert (found.peak_mb, found.model_mb) == (93.2, 1.0)
+
+
+def test_several_runs_in_one_file_keep_their_own_memory(tmp_path: Path) -> None:
+    text = _printed(16, 1, "600.5", "40.5") + _printed(32, 2, "1.2e+03", "41.5")
+    found = read_measurements(_file(tmp_path, text))
+    assert [(f.length, f.threads, f.milliseconds, f.peak_mb) for f in found] == [
+        (16, 1, 0.6005, 40.5),
+        (32, 2, 1.2, 41.5),
+    ]
+
+
+def test_the_prefixes_of_logcat_are_no_matter(tmp_path: Path) -> None:
+    lines = _printed().replace("INFO: ", "").splitlines()
+    old = "\n".join(f"07-14 13:14:52.097 22838 22838 I tflite  : {line}" for line in lines)
+    new = "\n".join(f"07-08 15:33:55.768 I/tflite  ( 5395): {line}" for line in lines)
+    wanted = read_measurements(_file(tmp_path, _printed()))
+    assert read_measurements(_file(tmp_path, old)) == wanted
+    assert read_measurements(_file(tmp_path, new)) == wanted
+
+
+def test_json_and_csv_say_their_units(tmp_path: Path) -> None:
+    row = {"signature": "serving_16", "num_threads": 2, "latency": {"avg_us": 1500, "init_ms": 3.5}, "peak_mem_mb": 40}
+    [found] = read_measurements(_file(tmp_path, json.dumps(row)))
+    assert (found.length, found.threads, found.milliseconds, found.init_ms) == (16, 2, 1.5, 3.5)
+    assert found.peak_mb == 40
+    rows = read_measurements(
+        _file(tmp_path, "length,threads,inference_avg_us,init_us\n16,1,600,3000\n32,1,1100,3100\n")
+    )
+    assert [(r.length, r.milliseconds, r.init_ms) for r in rows] == [(16, 0.6, 3.0), (32, 1.1, 3.1)]
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("", "no line of inference timings"),
+        ("adb: no devices/emulators found", "no devices/emulators found"),
+        ("INFO: STARTING!\nERROR: Failed to load model", "Failed to load model"),
+        ("{broken", "not a JSON file"),
+        ("[3]", "wanted a table, found int"),
+        ('{"init_ms": 3}', "no inference time"),
+        ('{"avg_ms": "fast"}', "wanted a number, found 'fast'"),
+        ('{"avg_ms": NaN}', "wanted a number from 0 on"),
+        ("length,init_us\n16,3\n", "line 2: there is no inference time"),
+    ],
+)
+def test_what_is_no_measurement_is_refused_with_what_is_wrong(tmp_path: Path, text: str, said: str) -> None:
+    with pytest.raises(DataError) as caught:
+        read_measurements(_file(tmp_path, text))
+    assert said in str(caught.value)
+    assert "benchmark_model" in caught.value.hint
+
+
+@pytest.fixture
+def package(tmp_path: Path) -> Path:
+    """A sealed folder of a model of one megabyte with two lengths: nothing of it is run here."""
+
+    class OfTwoFiles:
+        folder = tmp_path / "out" / "tflite"
+
+    OfTwoFiles.folder.mkdir(parents=True)
+    (OfTwoFiles.folder / "model.tflite").write_bytes(b"\0" * 1_000_000)
+    source = Provenance("tiny").id
+    table = {"target": "tflite", "precision": "none", "task": "text-classification", "model_file": "model.tflite"}
+    return seal(OfTwoFiles, table | {"source": {"id": source}, "lengths": [16, 32]}).folder  # type: ignore[arg-type]
+
+
+def test_results_lie_beside_the_package_which_stays_sealed(package: Path, tmp_path: Path) -> None:
+    import_results(package, [_file(tmp_path, _printed(16)), _file(tmp_path, _printed(32), "b")], "Pixel 9")
+    rows = import_results(package, [_file(tmp_path, _printed(16, average="50000"))], "Pixel 9")
+    assert [(r["length"], round(r["milliseconds"], 4)) for r in rows] == [(16, 50.0), (32, 56.2658)]
+    assert known_results(package) == rows
+    assert check_files(package, read_manifest(package)) == 1
+    # A package made anew is another one: what was measured before says nothing of it.
+    (package / "model.tflite").write_bytes(b"\1" * 1_000_000)
+    manifest = {k: v for k, v in read_manifest(package).items() if k not in {"files", "manifest_sha256"}}
+    (package / "manifest.json").unlink()
+
+    class Again:
+        folder = package
+
+    seal(Again, manifest)  # type: ignore[arg-type]
+    assert known_results(package) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (_printed(mb=2.5), "a model of 2.5 MB"),
+        (_printed(64), "at 64 tokens, the package has 16, 32"),
+        (_printed().replace("serving_16", ""), "does not say at which length"),
+    ],
+)
+def test_what_another_model_gave_is_refused(package: Path, tmp_path: Path, text: str, said: str) -> None:
+    with pytest.raises(DataError, match=said):
+        import_results(package, [_file(tmp_path, text)], "Pixel 9")
+    assert not package.with_name("tflite.devices.json").exists()
+
+
+def test_bench_imports_shows_and_names_the_device(
+    package: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    result = str(_file(tmp_path, _printed()))
+    assert cli.run(["bench", str(package), "--import", result, "--device", "Pixel 9", "--json"]) == 0
+    assert json.loads(capfd.readouterr().out)[0]["device"] == "Pixel 9"
+    assert cli.run(["bench", str(package), "--import", result]) == 2
+    assert "--device" in capfd.readouterr().err
+    assert cli.run(["bench", str(package), "--import", str(tmp_path / "absent"), "--device", "x"]) == 2
