@@ -80,7 +80,8 @@ class TorchModel(Artifact):
 
     @property
     def size_bytes(self) -> int:
-        tensors = {t.data_ptr(): t for t in self.module.parameters()}
+        # What a file holds: buffers that are codes too, a tied weight once.
+        tensors = {t.data_ptr(): t for t in self.module.state_dict().values()}
         return sum(t.numel() * t.element_size() for t in tensors.values())
 
     def graph(self) -> "torch.nn.Module":

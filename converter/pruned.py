@@ -1,4 +1,4 @@
-"""A folder that structured pruning has made: plain safetensors, and a shape map of what they are the weights of."""
+"""A folder that pruning, sharing or factoring has made: plain safetensors, and maps of what they mean."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 from converter.errors import SourceError, StageFailed
 from converter.registry import families
 from converter.shape import ShapeMap
+from converter.standins import StandIns
 
 if TYPE_CHECKING:
     import torch
@@ -13,7 +14,9 @@ if TYPE_CHECKING:
     from converter.family import Family
 
 
-def load_pruned(folder: Path, auto: Any, config: Any, attention: str, shape_map: ShapeMap) -> "torch.nn.Module":
+def load_pruned(
+    folder: Path, auto: Any, config: Any, attention: str, shape_map: ShapeMap | None, stand_ins: StandIns
+) -> "torch.nn.Module":
     """Build the model of `config` at its full size with the transformers class `auto`, cut it, and load the weights.
 
     Raises:
@@ -23,18 +26,28 @@ def load_pruned(folder: Path, auto: Any, config: Any, attention: str, shape_map:
     import torch
     from safetensors.torch import load_file
 
-    family = families().get(config.model_type)
-    if family is None:
-        raise SourceError(f"it has a shape map, but {config.model_type} has no family file", where=str(folder))
+    from converter.parts import put_empty, tie_layers
+
     module = auto.from_config(config, dtype=torch.float32, attn_implementation=attention)
-    _shape_like(module, family, shape_map, folder)
+    if shape_map is not None:
+        family = families().get(config.model_type)
+        if family is None:
+            raise SourceError(f"it has a shape map, but {config.model_type} has no family file", where=str(folder))
+        _shape_like(module, family, shape_map, folder)
+    tie_layers(module, stand_ins.ties, str(folder))
+    put_empty(module, stand_ins.parts, str(folder))
     weights = {
         k: v.float() if v.is_floating_point() else v
         for f in sorted(folder.glob("*.safetensors"))
         for k, v in load_file(f).items()
     }
-    missing, unexpected = module.load_state_dict(weights, strict=False)
+    try:
+        missing, unexpected = module.load_state_dict(weights, strict=False)
+    except RuntimeError as error:  # a size that is not the map's
+        raise SourceError(str(error).split("\n\t")[-1], where=str(folder)) from None
+    same = tuple(f"{name}." for name in stand_ins.ties)
     tied = set(module.all_tied_weights_keys)  # none where the configuration unties them
+    tied |= {name for name in missing if same and name.startswith(same)}
     if set(missing) - tied or unexpected:
         wrong = min((set(missing) - tied) | set(unexpected))
         raise SourceError(f"{wrong} is missing or unexpected beside the shape map", where=str(folder))

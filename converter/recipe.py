@@ -149,7 +149,7 @@ def bind_recipe(table: Mapping[str, Any], where: str = "recipe") -> Recipe:
         model=model,
         targets=tuple(targets),
         precisions=_precisions(_table(table, "quantize", where), targets, f"{where}.quantize"),
-        compress=tuple(_stages(table.get("compress", []), f"{where}.compress")),
+        compress=_ordered(_stages(table.get("compress", []), f"{where}.compress"), f"{where}.compress"),
         revision=_text(table, "revision", where),
         task=_text(table, "task", where),
         calibration=_path(table, "calibration", where),
@@ -204,6 +204,20 @@ def _stages(tables: Any, where: str) -> "list[Stage[Any, Any]]":
             )
         made.append(bind(cls, {k: v for k, v in table.items() if k != "stage"}, f"{where}[{i}]"))
     return made
+
+
+def _ordered(stages: "list[Stage[Any, Any]]", where: str) -> "tuple[Stage[Any, Any], ...]":
+    """Refuse an order that cannot work."""
+    for i, stage in enumerate(stages):
+        for later in stages[i + 1 :]:
+            if later.name.startswith(stage.bars or ("\0",)):
+                again = later.name == stage.name
+                raise RecipeError(
+                    f"{stage.name} cannot run twice" if again else f"{later.name} cannot come after {stage.name}",
+                    where=where,
+                    hint="give it once" if again else f"put {later.name} first",
+                )
+    return tuple(stages)
 
 
 def _precisions(table: Mapping[str, Any], targets: "list[Target]", where: str) -> tuple[Precision, ...]:

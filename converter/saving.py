@@ -18,6 +18,9 @@ Weights (safetensors), configuration and tokenizer of a model that `plm-export` 
 PRUNED = """
 Its layers have fewer heads or neurons than `config.json` says: `shape_map.json` lists those that are left, and
 `plm-export FOLDER --target …` opens it. `transformers` alone does not."""
+STAND_INS = """
+Some of its modules stand in for larger ones, or are one: `stand_ins.json` lists them, and
+`plm-export FOLDER --target …` opens it. `transformers` alone does not."""
 PLAIN = "`transformers` opens it as it is."
 
 
@@ -27,13 +30,21 @@ def save_model(model: "TorchModel", folder: Path) -> None:
     `folder` is made where it is absent; it must not hold another model.
     """
     from converter.layout import write_model_files
+    from converter.parts import own_state
+    from converter.standins import StandIns
 
     folder.mkdir(parents=True, exist_ok=True)
-    model.module.save_pretrained(folder)  # type: ignore[operator]
+    stand_ins = StandIns.of(model.module)
+    if stand_ins.ties:
+        model.module.save_pretrained(folder, state_dict=own_state(model.module))  # type: ignore[operator]
+    else:
+        model.module.save_pretrained(folder)  # type: ignore[operator]
+    if not stand_ins.is_empty:
+        stand_ins.save(folder)
     write_model_files(model, folder, {})
     if model.shape_map is not None:
         model.shape_map.save(folder)
     licence = f"license: {model.provenance.licence}\n" if model.provenance.licence else ""
-    shape = PLAIN if model.shape_map is None else PRUNED
+    shape = (PRUNED if model.shape_map is not None else "") + ("" if stand_ins.is_empty else STAND_INS) or PLAIN
     card = CARD.format(licence=licence, id=model.provenance.id, shape=shape)
     (folder / "README.md").write_text(card, encoding="utf-8")

@@ -15,6 +15,7 @@ from converter.jsonfile import read_table
 from converter.locate import encoder_folder_of, locate
 from converter.registry import task_class
 from converter.shape import ShapeMap
+from converter.standins import StandIns
 
 if TYPE_CHECKING:
     import torch
@@ -117,12 +118,13 @@ def _load_module(folder: Path, task: "type[Task]") -> "tuple[torch.nn.Module, Sh
 
     from converter.pruned import load_pruned
 
-    shape_map = ShapeMap.load(folder)
+    shape_map, stand_ins = ShapeMap.load(folder), StandIns.load(folder)
     auto = getattr(transformers, task.auto_class)
     try:
         config = _config(folder)
-        if shape_map is not None:
-            return load_pruned(folder, auto, config, _attention(config), shape_map), shape_map
+        if shape_map is not None or stand_ins is not None:
+            module = load_pruned(folder, auto, config, _attention(config), shape_map, stand_ins or StandIns())
+            return module, shape_map
         module, info = auto.from_pretrained(
             folder,
             config=config,

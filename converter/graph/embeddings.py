@@ -11,6 +11,8 @@ if TYPE_CHECKING:
 
 MIN_ROWS = 64
 """Smaller tables (token types) save no bytes worth a node."""
+MIN_WIDTH = 16
+"""Of a narrower table (a codebook, scales) the scales a row would take what int8 saves."""
 
 
 def quantize_embeddings(model: "ir.Model") -> int:
@@ -24,7 +26,8 @@ def quantize_embeddings(model: "ir.Model") -> int:
     for table in sorted(tables, key=lambda v: str(v.name)):
         array = array_of(table)
         users = table.consumers()
-        if array.dtype == np.float32 and len(array) >= MIN_ROWS and all(u.op_type == "Gather" for u in users):
+        large = array.dtype == np.float32 and len(array) >= MIN_ROWS and array.shape[1] >= MIN_WIDTH
+        if large and all(u.op_type == "Gather" for u in users):
             _quantize(model.graph, table, array, list(users))
             made += 1
     return made

@@ -1,14 +1,27 @@
 """What is shared is stored once, in every file that ships."""
 
+import copy
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
+import pytest
+import torch
+
 from converter.artifact import TorchModel
+from converter.errors import RecipeError, SourceError, UsageError
 from converter.examples import Example
 from converter.export import ExportOnnx
+from converter.factorize.embeddings import EmbeddingFactors
+from converter.factorize.linears import LinearFactors
 from converter.quantize.static import StaticInt8
+from converter.recipe import bind_recipe
+from converter.saving import save_model
+from converter.share.codebook import CodebookSharing
+from converter.share.layers import LayerSharing
 from converter.source import load_source
-from converter.stage import Context, run_stages
+from converter.stage import Context, Stage, run_stage, run_stages
+from converter.validate.reference import encode_probes, run_probe, torch_run
 from tests.tiny import SENTENCES
 
 PLAIN = tuple(Example(t) for t in SENTENCES)
@@ -26,3 +39,138 @@ def test_albert_stays_shared_in_int8(tiny: Callable[..., Path], tmp_path: Path) 
     weights = 4 * 128 * 128 + 2 * 128 * 512  # of the one layer, a byte each
     assert sizes[0] < 2 * weights  # int8, not float
     assert sizes[1] - sizes[0] < weights / 2  # two more passes: nodes, biases and ranges, no weights
+
+
+def source_of(tiny: Callable[..., Path], family: str = "bert", task: str = "text-classification") -> TorchModel:
+    return load_source(str(tiny(family, task)))
+
+
+def answers(model: TorchModel) -> list[np.ndarray]:
+    run = torch_run(model)
+    return [v for p in encode_probes(model, PLAIN[:4]) for v in run_probe(model, p, run).outputs.values()]
+
+
+def context(tmp_path: Path) -> Context:
+    return Context(work=tmp_path, calibration=PLAIN)
+
+
+STAGES: dict[str, Stage[TorchModel, TorchModel]] = {
+    "codebook": CodebookSharing(exact=5),
+    "codebook of 2 bits": CodebookSharing(bits=2, exact=0),
+    "layers": LayerSharing(keep=2),
+    "embedding factors": EmbeddingFactors(rank=12),
+    "linear factors": LinearFactors(ratio=0.8),
+}
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_what_stands_in_opens_again_from_its_folder_alone(tiny: Callable[..., Path], tmp_path: Path, name: str) -> None:
+    source = source_of(tiny)
+    before = answers(source)
+    made, record = run_stage(STAGES[name], source, context(tmp_path))
+    assert made.size_bytes < source.size_bytes
+    assert record.facts["cost"]["mean_error"] > 0
+    save_model(made, tmp_path / "saved")
+    again = load_source(str(tmp_path / "saved"))
+    assert again.size_bytes == made.size_bytes
+    for wanted, found in zip(answers(made), answers(again), strict=True):
+        np.testing.assert_array_equal(wanted, found)
+    for wanted, found in zip(before, answers(source), strict=True):  # the source is untouched
+        np.testing.assert_array_equal(wanted, found)
+
+
+def test_a_damaged_list_of_stand_ins_is_refused(tiny: Callable[..., Path], tmp_path: Path) -> None:
+    made, _ = run_stage(STAGES["codebook"], source_of(tiny), context(tmp_path))
+    save_model(made, tmp_path / "saved")
+    path = tmp_path / "saved" / "stand_ins.json"
+    good = path.read_text("utf-8")
+    for bad in (good.replace('"codebook"', '"cookbook"'), good.replace('"span": 2', '"span": 4'), "[]"):
+        path.write_text(bad, "utf-8")
+        with pytest.raises(SourceError):
+            load_source(str(tmp_path / "saved"))
+
+
+def test_the_commonest_rows_stay_whole_and_a_finer_codebook_errs_less(
+    tiny: Callable[..., Path], tmp_path: Path
+) -> None:
+    source = source_of(tiny)
+    rows = source.module.get_input_embeddings().weight
+    whole, record = run_stage(CodebookSharing(exact=len(rows)), source, context(tmp_path))
+    kept = whole.module.get_input_embeddings()
+    tokens = torch.unique(torch.tensor([i for t in SENTENCES for i in source.tokenizer(t)["input_ids"]]))
+    torch.testing.assert_close(kept(tokens), rows[tokens], atol=1e-5, rtol=0)
+    assert not record.facts["pays"]
+    assert "does not pay" in record.facts["note"]
+    fine, coarse = (run_stage(CodebookSharing(bits=b, exact=0), source, context(tmp_path))[1].facts for b in (4, 2))
+    assert fine["relative_error"] < coarse["relative_error"]
+
+
+def test_tied_layers_are_stored_once_and_those_that_cost_least_are_tied(
+    tiny: Callable[..., Path], tmp_path: Path
+) -> None:
+    source = source_of(tiny)
+    twin = copy.deepcopy(source.module.base_model.encoder.layer[1].state_dict())
+    source.module.base_model.encoder.layer[2].load_state_dict(twin)
+    made, record = run_stage(LayerSharing(keep=2), source, context(tmp_path))
+    assert record.facts["ties"][0]["groups"] == [[0], [1, 2]]
+    assert record.facts["cost"]["mean_error"] == 0
+    layers = made.module.base_model.encoder.layer
+    assert layers[1] is layers[2]
+    assert layers[0] is not layers[1]
+    save_model(made, tmp_path / "saved")
+    sizes = [(f / "model.safetensors").stat().st_size for f in (tmp_path / "saved", source.folder)]
+    layer_bytes = sum(p.numel() * 4 for p in layers[1].parameters())
+    assert sizes[1] - sizes[0] > 0.9 * layer_bytes
+
+
+def test_factors_for_what_flows_through_lose_less_of_it_than_those_of_the_weights() -> None:
+    from converter.factorize._rank import factor_linear
+
+    rng = torch.Generator().manual_seed(0)
+    inputs = torch.randn(500, 16, generator=rng) * torch.logspace(1, -1, 16)
+    weight = torch.randn(24, 16, generator=rng)
+    first, second, lost = factor_linear(weight, inputs.T @ inputs, 8)
+    error = (inputs @ (weight - second @ first).T).pow(2).sum() / (inputs @ weight.T).pow(2).sum()
+    assert float(error) == pytest.approx(lost, rel=0.05)
+    left, sizes, right = torch.linalg.svd(weight, full_matrices=False)
+    plain = (left[:, :8] * sizes[:8]) @ right[:8]
+    assert error < 0.1 * (inputs @ (weight - plain).T).pow(2).sum() / (inputs @ weight.T).pow(2).sum()
+
+
+def test_what_cannot_work_is_refused_before_work(tiny: Callable[..., Path]) -> None:
+    masks, albert = source_of(tiny, "bert", "fill-mask"), source_of(tiny, "albert")
+    for stage in (CodebookSharing(), EmbeddingFactors()):
+        with pytest.raises(UsageError, match="is its embedding"):
+            stage.check(masks, has_text=True)
+    with pytest.raises(UsageError, match="layers are one already"):
+        LayerSharing().check(albert, has_text=True)
+    with pytest.raises(RecipeError, match="below the model's 3 layers"):
+        LayerSharing(keep=3).check(source_of(tiny), has_text=True)
+    with pytest.raises(RecipeError, match="saves nothing"):
+        EmbeddingFactors(rank=31).check(source_of(tiny), has_text=True)
+    with pytest.raises(RecipeError, match="bits must be 4 or 2"):
+        CodebookSharing(bits=3)
+
+
+@pytest.mark.parametrize(
+    ("stages", "message"),
+    [
+        (["share.codebook", "trim.vocabulary"], "trim.vocabulary cannot come after share.codebook"),
+        (["factorize.linears", "prune.structured"], "prune.structured cannot come after factorize.linears"),
+        (["share.layers", "prune.layers"], "prune.layers cannot come after share.layers"),
+        (["share.codebook", "share.codebook"], "share.codebook cannot run twice"),
+    ],
+)
+def test_an_order_that_cannot_work_is_refused_when_the_recipe_is_read(stages: list[str], message: str) -> None:
+    with pytest.raises(RecipeError, match=message):
+        bind_recipe({"compress": [{"stage": s} for s in stages]})
+    bind_recipe({"compress": [{"stage": s} for s in dict.fromkeys(reversed(stages))]})
+
+
+def test_a_codebook_survives_export_and_int8(tiny: Callable[..., Path], tmp_path: Path) -> None:
+    source = source_of(tiny)
+    made, _ = run_stage(CodebookSharing(exact=3), source, context(tmp_path))
+    whole, less = int8_bytes(source, tmp_path / "whole"), int8_bytes(made, tmp_path / "less")
+    rows, width = source.module.get_input_embeddings().weight.shape
+    codebook = 256 * 2 * 4
+    assert less < whole - rows * (width // 2 - 4) + codebook + 4096  # nodes and names of the lookup

@@ -1,0 +1,89 @@
+"""The embedding as the product of a narrow table and one small matrix."""
+
+import copy
+from dataclasses import dataclass, replace
+from typing import Any
+
+from converter.artifact import TorchModel
+from converter.binding import option
+from converter.errors import RecipeError
+from converter.share.codebook import name_of_embedding, refuse_tied
+from converter.stage import Context, Outcome, Stage
+
+NAME = "factorize.embeddings"
+
+
+@dataclass(frozen=True)
+class EmbeddingFactors(Stage[TorchModel, TorchModel]):
+    """A table of `rank` columns times `[rank, width]`, nearest to the rows that real text takes, as often as it does.
+
+    ALBERT and ELECTRA-small are made so. Of a model that is not, most directions of the embedding matter: on MiniLM-L6
+    half the rank loses 20 % of its energy and changes 11 % of the answers, where a codebook of the same bytes changes
+    under 1 %. The record says what it saves and what it costs.
+
+    As a recipe: `compress = [{stage = "factorize.embeddings", rank = 256}, {stage = "distill.soft"}]`
+    """
+
+    rank: int = option(0, "columns of the narrow table; 0: half the width", low=0)
+
+    name = NAME
+    summary = "the embedding as a narrow table times a small matrix"
+    needs_text = True
+    bars = ("trim.", "share.codebook", "factorize.embeddings")
+
+    def check(self, source: TorchModel, *, has_text: bool) -> None:
+        refuse_tied(source, NAME)
+        rows, width = source.module.get_input_embeddings().weight.shape  # type: ignore[operator]
+        limit = rows * width // (rows + width)
+        if self._rank(width) > limit:
+            raise RecipeError(
+                f"rank {self.rank} saves nothing: {rows} x {width} breaks even at {limit}", where=f"{NAME}.rank"
+            )
+
+    def _rank(self, width: int) -> int:
+        return self.rank or width // 2
+
+    def run(self, given: TorchModel, ctx: Context) -> Outcome[TorchModel]:
+        import torch
+
+        from converter.factorize._rank import factor_rows
+        from converter.parts import LowRankEmbedding, put
+        from converter.validate.cost import cost_of
+
+        self.check(given, has_text=True)
+        table = given.module.get_input_embeddings()  # type: ignore[operator]
+        rows = table.weight.detach()
+        rank = self._rank(rows.shape[1])
+        with torch.no_grad(), ctx.progress.task("Factoring the embedding"):
+            weights = _frequencies(given, ctx)
+            narrow, wide = factor_rows(rows, weights, rank)
+            part = LowRankEmbedding((len(rows), rows.shape[1]), rank, table.padding_idx)
+            part.narrow.weight.copy_(narrow)
+            part.wide.weight.copy_(wide.T)
+            lost = float((weights * (rows - narrow @ wide).pow(2).sum(1)).sum() / (weights * rows.pow(2).sum(1)).sum())
+        made = replace(given, module=copy.deepcopy(given.module))
+        put(made.module, name_of_embedding(made.module), part.eval())
+        facts: dict[str, Any] = {
+            "rank": rank,
+            "parameters_before": rows.numel(),
+            "parameters_after": narrow.numel() + wide.numel(),
+            "energy_lost": round(lost, 4),
+            "cost": cost_of(given, made, ctx),
+            "note": "share.codebook saves as much of an int8 package at a far smaller error, unless training follows",
+        }
+        return Outcome(made, facts)
+
+
+def _frequencies(given: TorchModel, ctx: Context) -> Any:
+    """Return how often each token occurs, plus one for tokens that the text lacks."""
+    import torch
+
+    from converter.trim._usage import count_tokens, texts_of
+
+    texts = list(texts_of(ctx.calibration, given.tokenizer.mask_token))
+    with ctx.progress.task("Counting tokens", total=len(texts)) as ticker:
+        counts = count_tokens(given.tokenizer, texts, ticker)
+    made = torch.ones(given.module.get_input_embeddings().weight.shape[0])  # type: ignore[operator]
+    for token, n in counts.items():
+        made[token] += n
+    return made

@@ -1,0 +1,133 @@
+"""Layers that are one: neighbours tied to each other, stored once, run as often as before."""
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Literal
+
+from converter.artifact import TorchModel
+from converter.binding import option
+from converter.errors import RecipeError, UsageError
+from converter.stage import Context, Outcome, Stage
+
+if TYPE_CHECKING:
+    import torch
+
+NAME = "share.layers"
+TRIED = 32
+"""Texts that a tie is tried on."""
+Groups = tuple[tuple[int, ...], ...]
+
+
+@dataclass(frozen=True)
+class LayerSharing(Stage[TorchModel, TorchModel]):
+    """Tie neighbouring layers until `keep` different ones are left, each time the two that cost the answers least.
+
+    A tied model is smaller, not faster: every layer still runs. Without training it costs far more than dropping
+    precision (on MiniLM-L6 one tie already moves many answers), so a distillation should follow; ALBERT (arXiv
+    1909.11942) was trained that way from the start.
+
+    As a recipe: `compress = [{stage = "share.layers", keep = 4}, {stage = "distill.soft"}]`
+    """
+
+    keep: int = option(0, "different layers to keep; 0: all but one", low=0)
+    merge: Literal["mean", "first", "last"] = option("mean", "what tied layers become: their mean, or one of them")
+
+    name = NAME
+    summary = "tie neighbouring layers, stored once"
+    needs_text = True
+    bars = ("prune.", "share.layers")
+
+    def check(self, source: TorchModel, *, has_text: bool) -> None:
+        from converter.resize import family_of
+
+        if family_of(source).shares_layers:
+            raise UsageError("its layers are one already", where=NAME)
+        n_layers = len(family_of(source).layers(source.module))
+        if self.keep >= n_layers:
+            raise RecipeError(f"keep must be below the model's {n_layers} layers, found {self.keep}", where=NAME)
+        if n_layers < 2:
+            raise UsageError("there is one layer: nothing to tie", where=NAME)
+
+    def run(self, given: TorchModel, ctx: Context) -> Outcome[TorchModel]:
+        from converter.prune._count import n_parameters
+        from converter.validate.cost import cost_of
+
+        self.check(given, has_text=True)
+        groups: Groups = tuple((i,) for i in range(len(_stack(given.module))))
+        wanted = self.keep or len(groups) - 1
+        log = []
+        with ctx.progress.task("Trying which layers to tie", total=sum(range(wanted, len(groups)))) as ticker:
+            while len(groups) > wanted:
+                tries = {g: self._loss(given, g, ctx, ticker) for g in _neighbors(given, groups)}
+                if not tries:
+                    raise UsageError(
+                        "no two neighbouring layers are of one shape", where=NAME, hint="share, then prune"
+                    )
+                groups = min(tries, key=lambda g: tries[g])
+                log.append({"groups": [list(g) for g in groups], "distance": round(tries[groups], 6)})
+        made = replace(given, module=tied(given.module, groups, self.merge))
+        facts = {
+            "ties": log,
+            "parameters_before": n_parameters(given),
+            "parameters_after": n_parameters(made),
+            "cost": cost_of(given, made, ctx),
+            "note": "smaller, not faster: every layer still runs",
+        }
+        return Outcome(made, facts)
+
+    def _loss(self, given: TorchModel, groups: Groups, ctx: Context, ticker: Any) -> float:
+        """Return the divergence from the answers of `given` with these layers tied."""
+        import torch
+
+        from converter.probes import even_sample
+        from converter.validate.reference import encode_probes, feed_of
+
+        smaller = replace(given, module=tied(given.module, groups, self.merge))
+        encodings = [p.encoding for p in encode_probes(given, even_sample(ctx.calibration, TRIED))]
+        feed = {n: torch.from_numpy(rows) for n, rows in feed_of(given, encodings).items()}
+        with torch.no_grad():
+            loss = given.task.soft_loss(smaller.graph()(**feed), given.graph()(**feed), feed["attention_mask"], 1.0)
+        ticker.advance()
+        return float(loss)
+
+
+def tied(module: "torch.nn.Module", groups: Groups, merge: str) -> "torch.nn.Module":
+    """Return a copy in which the layers of each group are one."""
+    import torch
+
+    made = copy.deepcopy(module)
+    stack = _stack(made)
+    for group in groups:
+        layers = [stack[i] for i in group]
+        kept = layers[-1] if merge == "last" else layers[0]
+        if merge == "mean":
+            with torch.no_grad():
+                for name, parameter in kept.named_parameters():
+                    parameter.copy_(torch.stack([layer.get_parameter(name) for layer in layers]).mean(dim=0))
+        for i in group:
+            stack[i] = kept
+    return made
+
+
+def _stack(module: "torch.nn.Module") -> Any:
+    from converter.families._stack import LayerStack
+    from converter.registry import families
+
+    family = families()[module.config.model_type]  # type: ignore[union-attr, index]
+    assert isinstance(family, LayerStack), "families that share no layers have a list of them"
+    return family.stack(module)
+
+
+def _neighbors(given: TorchModel, groups: Groups) -> list[Groups]:
+    """Return every way to join two neighbouring groups whose layers are alike."""
+    stack = _stack(given.module)
+    pairs = (i for i in range(len(groups) - 1) if _alike([stack[k] for k in (*groups[i], *groups[i + 1])]))
+    return [(*groups[:i], groups[i] + groups[i + 1], *groups[i + 2 :]) for i in pairs]
+
+
+def _alike(layers: Sequence["torch.nn.Module"]) -> bool:
+    """Tell layers of the same parts and widths, which attend alike (ModernBERT's take turns)."""
+    shapes = [{n: tuple(p.shape) for n, p in layer.named_parameters()} for layer in layers]
+    kinds = {str(getattr(layer, "attention_type", "")) for layer in layers}
+    return all(s == shapes[0] for s in shapes) and len(kinds) == 1

@@ -1,0 +1,37 @@
+"""What a step costs: how far a smaller model answers from the one it was made of, on calibration text."""
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from converter.probes import even_sample
+from converter.validate.reference import encode_probes, judge_batched, torch_run
+
+if TYPE_CHECKING:
+    from converter.artifact import TorchModel
+    from converter.stage import Context
+
+TEXTS = 64
+
+
+def cost_of(given: "TorchModel", made: "TorchModel", ctx: "Context") -> dict[str, Any]:
+    """Return agreement of decisions and mean error over the output range; both read the same tokens."""
+    examples = even_sample(ctx.calibration, TEXTS)
+    if not examples:
+        return {"texts": 0}
+    probes = encode_probes(given, examples)
+    wanted = judge_batched(given, probes, torch_run(given), ctx.progress, "Asking the model before")
+    found = judge_batched(made, probes, torch_run(made), ctx.progress, "Asking the model after")
+    task = given.task
+    errors = []
+    for name in wanted[0].outputs:
+        low, high = min(j.outputs[name].min() for j in wanted), max(j.outputs[name].max() for j in wanted)
+        errors += [
+            float(np.abs(a.outputs[name] - b.outputs[name]).mean()) / max(float(high - low), 1e-12)
+            for a, b in zip(wanted, found, strict=True)
+        ]
+    return {
+        "texts": len(examples),
+        "agreement": round(task.agreement(task.decisions(wanted), task.decisions(found)), 4),
+        "mean_error": round(float(np.mean(errors)), 6),
+    }
