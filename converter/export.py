@@ -41,6 +41,7 @@ class ExportOnnx(Stage[TorchModel, OnnxModel]):
         from converter.graph.gemms import gemms_as_products
         from converter.graph.projections import merge_projections
         from converter.graph.residuals import residuals_as_sums
+        from converter.graph.rows import keep_read_rows
         from converter.graph.transposes import fold_transposes
         from converter.graph.write import write_onnx
 
@@ -53,6 +54,7 @@ class ExportOnnx(Stage[TorchModel, OnnxModel]):
             facts: dict[str, Any] = {
                 "opset": model.opset_imports[""],
                 "ir_version": model.ir_version,
+                "one_token_nodes": keep_read_rows(model),
                 "merged_projections": merge_projections(model),
                 "residual_sums": residuals_as_sums(model),
                 "gelus": gelus_for_fusion(model),

@@ -162,6 +162,8 @@ def _width(value: "ir.Value") -> int | None:
     node = value.producer()
     if node is None:
         return None
+    if node.op_type == "Slice" and node.inputs[0] is not None:
+        return _width(node.inputs[0])  # one token of a projection: `keep_read_rows`
     if node.op_type == "Split" and len(node.inputs) > 1 and is_weight(node.inputs[1]):
         return int(array_of(node.inputs[1])[value.index()])
     weight = next((v for v in node.inputs if is_weight(v)), None)

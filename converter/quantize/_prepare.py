@@ -69,8 +69,12 @@ def prepare(given: "OnnxModel", folder: Path, ctx: "Context", *, smooth: bool, f
 
 def finish(model: "ir.Model", folder: Path) -> int:
     """Put the embeddings into int8 and write `model.onnx`, clean; returns how many tables there were."""
+    from converter.graph.sequence_first import put_sequence_first
+    from converter.graph.splits import separate_products
     from converter.graph.write import write_onnx
 
+    separate_products(model)
+    put_sequence_first(model)
     tables = quantize_embeddings(model)
     clean_graph(model)
     write_onnx(model, folder / "model.onnx")

@@ -1,4 +1,4 @@
-"""Fused attention answers like the attention it replaces."""
+"""Fused attention, and what it is written out as for CPUs, answers like the attention it replaces."""
 
 from collections.abc import Callable
 from functools import cache
@@ -13,6 +13,7 @@ from converter.export import ExportOnnx
 from converter.graph.attention import attention_biases, fuse_attention
 from converter.graph.clean import clean_graph
 from converter.graph.padding import padding_masks
+from converter.graph.sequence_first import put_sequence_first
 from converter.graph.write import write_onnx
 from converter.onnx_runner import open_session
 from converter.source import load_source
@@ -40,13 +41,13 @@ def _answers(path: Path, seed: int = 0) -> list[np.ndarray]:
 
 
 @pytest.fixture(scope="module")
-def exported(tiny: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """Return `exported(family)`: the ONNX file of a tiny classifier, made once."""
+def exported(tiny: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """Return `exported(family, task)`: the ONNX file of a tiny model, made once."""
     texts = tuple(Example(t) for t in SENTENCES[:4])
 
     @cache
-    def path(family: str) -> Path:
-        source = load_source(str(tiny(family, "text-classification")))
+    def path(family: str, task: str = "text-classification") -> Path:
+        source = load_source(str(tiny(family, task)))
         return ExportOnnx().run(source, Context(tmp_path_factory.mktemp(family), calibration=texts)).made.path
 
     return path
@@ -55,7 +56,7 @@ def exported(tiny: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory
 @pytest.mark.parametrize("plain_masks", [True, False])
 @pytest.mark.parametrize("family", [*FUSED, *LEFT_ALONE])
 def test_fused_attention_answers_alike_and_the_rest_is_left_alone(
-    family: str, plain_masks: bool, exported: Callable[[str], Path], tmp_path: Path
+    family: str, plain_masks: bool, exported: Callable[..., Path], tmp_path: Path
 ) -> None:
     path = exported(family)
     model = ir.load(path)
@@ -72,7 +73,42 @@ def test_fused_attention_answers_alike_and_the_rest_is_left_alone(
         assert np.abs(wanted - found).max() <= 1e-6 * max(1.0, float(np.ptp(wanted)))
 
 
-def test_a_wrong_scale_would_be_seen(exported: Callable[[str], Path], tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("family", "task"), [*((f, "text-classification") for f in FUSED), ("bert", "token-classification")]
+)
+def test_tokens_as_first_axis_change_no_answer(
+    family: str, task: str, exported: Callable[..., Path], tmp_path: Path
+) -> None:
+    path = exported(family, task)
+    model = ir.load(path)
+    fuse_attention(model, padding_masks(path, attention_biases(model), 64))
+    assert put_sequence_first(model) == 3
+    ops = [n.op_type for n in model.graph]
+    assert "MultiHeadAttention" not in ops
+    assert ops.count("FusedMatMul") == 6
+    # In once, and out once where every token is answered: not around every layer.
+    turns = [n for n in model.graph if n.op_type == "Transpose" and n.attributes["perm"].as_ints() == (1, 0, 2)]
+    assert len(turns) == (2 if task == "token-classification" else 1)
+    clean_graph(model)
+    made = tmp_path / "turned.onnx"
+    write_onnx(model, made)
+    for wanted, found in zip(_answers(path), _answers(made), strict=True):
+        assert wanted.shape == found.shape
+        assert np.abs(wanted - found).max() <= 1e-6 * max(1.0, float(np.ptp(wanted)))
+
+
+def test_a_classifier_computes_one_token_of_its_last_layer_and_a_tagger_all(exported: Callable[..., Path]) -> None:
+    def last_products(task: str) -> int:
+        chosen = [
+            n for n in ir.load(exported("bert", task)).graph if n.op_type == "Slice" and "_row_1_0" in str(n.name)
+        ]
+        return len(chosen)
+
+    assert last_products("text-classification") == 1
+    assert last_products("token-classification") == 0
+
+
+def test_a_wrong_scale_would_be_seen(exported: Callable[..., Path], tmp_path: Path) -> None:
     path = exported("bert")
     model = ir.load(path)
     fuse_attention(model)
