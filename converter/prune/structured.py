@@ -37,8 +37,8 @@ class StructuredPruning(Stage[TorchModel, TorchModel]):
     As a recipe: `compress = [{stage = "prune.structured", speedup = 2}]`
     """
 
-    heads: float | None = option(None, "share of the heads to remove; 0.25 without a budget", low=0, high=0.95)
-    ffn: float | None = option(None, "share of the neurons to remove; 0.25 without a budget", low=0, high=0.95)
+    heads: float | None = option(None, "share of the heads to remove; 0.25 without a budget", low=0.0, high=0.95)
+    ffn: float | None = option(None, "share of the neurons to remove; 0.25 without a budget", low=0.0, high=0.95)
     scope: Literal["global", "layer"] = option("global", "compete over the whole model, or in each layer alone")
     steps: int = option(4, "measure importance anew this many times", low=1, high=64)
     round_to: int = option(16, "neurons left in a layer are a multiple of this, where its width allows", low=1)
