@@ -66,18 +66,20 @@ def spend_time(
     Times are those of ONNX Runtime on this machine at the lengths of the text, one thread, in the precision of the
     run's first target.
     """
-    family = family_of(given)
-    parts = family.layers(given.module)
-    widths = [(p.n_heads, p.n_neurons) for p in parts]
-    widest = max(h for h, _ in widths), max(n for _, n in widths)
-    lengths = natural_lengths([e.length for batch in evidence.batches for _, e in batch])
-    one = latency_table(_dimensions(given), _products(ctx), widest, lengths, ctx.progress)
-    passes = given.config.num_hidden_layers if family.shares_layers else 1
-    table = one.times(passes)
-    full = table.total(widths)
+    table = time_table(given, ctx, [e.length for batch in evidence.batches for _, e in batch])
+    full = table.total([(p.n_heads, p.n_neurons) for p in family_of(given).layers(given.module)])
     wanted = full / speedup if speedup is not None else milliseconds or 0.0
     asked = f"speedup={speedup:g}" if speedup is not None else f"latency_ms={milliseconds:g}"
     return _refuse_idle(Spending(table, full, wanted), asked)
+
+
+def time_table(given: "TorchModel", ctx: "Context", lengths: Sequence[int]) -> CostTable:
+    """Return milliseconds by width at the natural lengths of text of `lengths`, timed here or known already."""
+    family = family_of(given)
+    parts = family.layers(given.module)
+    widest = max(p.n_heads for p in parts), max(p.n_neurons for p in parts)
+    one = latency_table(_dimensions(given), _products(ctx), widest, natural_lengths(lengths), ctx.progress)
+    return one.times(given.config.num_hidden_layers if family.shares_layers else 1)
 
 
 def _refuse_idle(spending: Spending, asked: str) -> Spending:

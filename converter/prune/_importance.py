@@ -5,6 +5,7 @@ of activation x dL/d activation, is what the loss changes by, to first order, wh
 
 - `taylor`: the mean of |dL/dg| over texts (Michel et al. 2019, arXiv 1905.10650; Molchanov et al. 2017, 1611.06440).
 - `fisher`: the mean of (dL/dg)^2 (Molchanov et al. 2019, arXiv 1906.10771; Kwon et al. 2022, arXiv 2204.09656).
+- `magnitude`: the size of the weights alone, to compare with.
 
 The loss is the task's own against the labels of the text. Where there are none it is the divergence from the model's
 own answers moved by seeded noise: at those answers themselves the gradient is exactly zero and says nothing.
@@ -114,6 +115,8 @@ def measure_importance(
 
     """
     parts = family_of(model).layers(model.module)
+    if evidence.score == "magnitude":
+        return tuple(_magnitudes(part) for part in parts)
     totals = [(np.zeros(p.n_heads), np.zeros(p.n_neurons)) for p in parts]
     for number, batch in enumerate(evidence.batches):
         rng = torch.Generator().manual_seed(evidence.seed * 1_000_003 + number)
@@ -126,6 +129,14 @@ def measure_importance(
     if not all(np.isfinite(s.heads).all() and np.isfinite(s.neurons).all() for s in scores):
         raise StageFailed("the importance of heads and neurons is not finite", hint="do the weights hold large values?")
     return scores
+
+
+def _magnitudes(part: "LayerParts") -> UnitScores:
+    """Return the mean square of the weights that a head or a neuron writes with (Han et al. 2015): no text is read."""
+    with torch.no_grad():
+        heads = part.attention_output.weight.square().mean(0).reshape(part.n_heads, part.head_dim).mean(1)
+        neurons = part.ffn_output.weight.square().mean(0)
+    return UnitScores(heads.double().numpy(), neurons.double().numpy())
 
 
 def _gate_gradients(

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from converter.artifact import TorchModel
 
 Scope = Literal["global", "layer"]
-Score = Literal["taylor", "fisher"]
+Score = Literal["taylor", "fisher", "magnitude"]
 Loss = Literal["auto", "labels", "answers"]
 
 

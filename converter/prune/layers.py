@@ -10,6 +10,7 @@ from converter.errors import RecipeError
 from converter.stage import Context, Outcome, Stage
 
 if TYPE_CHECKING:
+    from converter.forecast import Forecast
     from converter.stage import Ticker
 
 
@@ -61,6 +62,14 @@ class LayerDropping(Stage[TorchModel, TorchModel]):
             "parameters_after": n_parameters(made),
         }
         return Outcome(made, facts)
+
+    def forecast(self, now: "Forecast", model: TorchModel, ctx: Context) -> "Forecast":
+        from converter.prune._forecast import by_layers
+        from converter.resize import family_of, shape_map_of
+
+        n_layers = len(shape_map_of(model).layers_kept)
+        kept = self._wanted(n_layers)
+        return now if family_of(model).shares_layers else by_layers(now, model, kept, self.texts)
 
     def _wanted(self, n_layers: int) -> tuple[int, ...]:
         if self.indices:

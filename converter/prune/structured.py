@@ -13,6 +13,7 @@ from converter.shape import LayerShape
 from converter.stage import Context, Outcome, Stage
 
 if TYPE_CHECKING:
+    from converter.forecast import Forecast
     from converter.prune._budget import Spending
     from converter.prune._compact import Ground
     from converter.prune._importance import Evidence
@@ -44,7 +45,10 @@ class StructuredPruning(Stage[TorchModel, TorchModel]):
     round_to: int = option(16, "neurons left in a layer are a multiple of this, where its width allows", low=1)
     texts: int = option(512, "texts to measure on", low=1)
     max_length: int = option(128, "tokens of each text", low=4)
-    score: Literal["taylor", "fisher"] = option("taylor", "mean absolute (taylor) or mean squared (fisher) effect")
+    score: Literal["taylor", "fisher", "magnitude"] = option(
+        "taylor",
+        "mean absolute (taylor) or mean squared (fisher) effect on the loss, or the size of the output weights",
+    )
     loss: Literal["auto", "labels", "answers"] = option(
         "auto", "labels where every text has one, else the model's own answers"
     )
@@ -106,6 +110,13 @@ class StructuredPruning(Stage[TorchModel, TorchModel]):
         if self._has_budget:
             return self._spend(given, ctx, evidence)
         return self._remove(given, ctx, evidence, *budgets)
+
+    def forecast(self, now: "Forecast", model: TorchModel, ctx: Context) -> "Forecast":
+        from converter.prune._forecast import by_budget, by_share
+
+        if self.plan is not None:
+            return now
+        return by_budget(self, now, model, ctx) if self._has_budget else by_share(self, now, model)
 
     def _budgets(self, given: TorchModel) -> tuple[Budget, Budget]:
         from converter.resize import family_of
