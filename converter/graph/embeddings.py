@@ -1,4 +1,8 @@
-"""Embedding tables in int8, with one scale a row: a quarter of the bytes at a rounding nobody sees."""
+"""Embedding tables in int8, with one scale a row: a quarter of the bytes at a rounding nobody sees.
+
+The scales are themselves whole multiples of one number, in 8 bits (double quantization, QLoRA, arXiv 2305.14314): of a
+vocabulary of 30 000 words they would take another 122 KB.
+"""
 
 from typing import TYPE_CHECKING
 
@@ -8,6 +12,7 @@ from converter.graph.projections import array_of, is_weight, new_weight
 
 if TYPE_CHECKING:
     import onnx_ir as ir
+    from numpy.typing import NDArray
 
 MIN_ROWS = 64
 """Smaller tables (token types) save no bytes worth a node."""
@@ -16,7 +21,7 @@ MIN_WIDTH = 16
 
 
 def quantize_embeddings(model: "ir.Model") -> int:
-    """Store every table that only `Gather` reads as int8 `[rows, width]` and scales `[rows, 1]`; returns how many."""
+    """Store every table that only `Gather` reads as int8 `[rows, width]` with a scale a row; returns how many."""
     tables = {
         node.inputs[0]
         for node in model.graph
@@ -42,20 +47,33 @@ def _quantize(graph: "ir.Graph", table: "ir.Value", array: "np.ndarray", users: 
     import onnx_ir as ir
 
     name = str(table.name)
-    scales = np.abs(array).max(axis=1, keepdims=True) / np.float32(127)
-    scales[scales == 0] = 1
-    rows = new_weight(graph, np.rint(array / scales).astype(np.int8), f"{name}.int8")
-    scale = new_weight(graph, scales.astype(np.float32), f"{name}.scale")
+    values, multiples, unit = round_rows(array)
+    rows = new_weight(graph, values, f"{name}.int8")
+    scale = new_weight(graph, multiples, f"{name}.scale")
+    unit_value = new_weight(graph, np.array(unit), f"{name}.scale_unit")
     for node in users:
         base = str(node.outputs[0].name)
         picked = ir.node("Gather", [rows, node.inputs[1]], name=f"{base}_rows")
         wide = ir.node("Cast", [picked.outputs[0]], {"to": int(ir.DataType.FLOAT)}, name=f"{base}_float")
         step = ir.node("Gather", [scale, node.inputs[1]], name=f"{base}_scale")
-        scaled = ir.node("Mul", [wide.outputs[0], step.outputs[0]], name=f"{base}_scaled")
-        for made, suffix in ((picked, "rows"), (wide, "float"), (step, "scale"), (scaled, "scaled")):
+        factor = ir.node("DequantizeLinear", [step.outputs[0], unit_value], name=f"{base}_factor")
+        scaled = ir.node("Mul", [wide.outputs[0], factor.outputs[0]], name=f"{base}_scaled")
+        parts = {"rows": picked, "float": wide, "scale": step, "factor": factor, "scaled": scaled}
+        for suffix, made in parts.items():
             made.outputs[0].name = f"{base}_{suffix}"
-        graph.insert_before(node, [picked, wide, step, scaled])
+        graph.insert_before(node, list(parts.values()))
         scaled.outputs[0].type, scaled.outputs[0].shape = node.outputs[0].type, node.outputs[0].shape
         ir.convenience.replace_all_uses_with(node.outputs[0], scaled.outputs[0])
         graph.remove(node, safe=True)
     del graph.initializers[name]
+
+
+def round_rows(
+    table: "NDArray[np.float32]",
+) -> "tuple[NDArray[np.int8], NDArray[np.uint8], np.float32]":
+    """Return int8 rows, the multiples `[rows, 1]` of a unit that their scales are, and that unit."""
+    needed = np.abs(table).max(axis=1, keepdims=True) / np.float32(127)
+    unit = np.float32(max(float(needed.max()) / 255, 1e-12))
+    # Rounded up: the largest number of a row still fits. Rounded before the row is: the row makes up for it.
+    multiples = np.clip(np.ceil(needed / unit), 1, 255).astype(np.uint8)
+    return np.clip(np.rint(table / (multiples * unit)), -127, 127).astype(np.int8), multiples, unit
