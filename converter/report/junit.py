@@ -12,6 +12,11 @@ FORBIDDEN = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]
 def junit(table: Mapping[str, Any]) -> str:
     """Return the document for a table of `report_table`. NOT_RUN is skipped; a target without checks is an error."""
     root = ET.Element("testsuites", name=_clean(f"plm-export {table['model']}"))
+    for missed in table["budgets_missed"]:
+        suite = ET.SubElement(root, "testsuite", name="compression")
+        case = ET.SubElement(suite, "testcase", classname="compression", name="budget")
+        ET.SubElement(case, "failure", message=_clean(missed))
+        _count(suite)
     for target in table["targets"]:
         suite = ET.SubElement(root, "testsuite", name=_clean(f"{target['target']} ({target['precision']})"))
         checks = target["evaluation"]["checks"] if target["evaluation"] else []

@@ -36,7 +36,7 @@ def page(table: Mapping[str, Any]) -> str:
     environment.globals |= {"marks": MARKS, "spoken": SPOKEN, "titles": CHECK_TITLES, "words": words}
     return environment.get_template("page.html.j2").render(
         table=table,
-        headline=headline(table["targets"]),
+        headline=headline(table["targets"], table["budgets_missed"]),
         made=datetime.fromisoformat(table["made"]).strftime("%-d %B %Y, %H:%M UTC"),
         sizes=charts.bars(_rows(table, "size_bytes", lambda t: t["size_bytes"])),
         times=charts.bars(_rows(table, "milliseconds", lambda t: _milliseconds(t).get("package"))),
@@ -47,7 +47,7 @@ def page(table: Mapping[str, Any]) -> str:
     )
 
 
-def headline(targets: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+def headline(targets: Sequence[Mapping[str, Any]], missed: Sequence[str] = ()) -> dict[str, str]:
     """Return the verdict of the whole run as status and sentence."""
     n = len(targets)
     failed = [t["target"] for t in targets if t["status"] == "FAIL"]
@@ -55,6 +55,8 @@ def headline(targets: Sequence[Mapping[str, Any]]) -> dict[str, str]:
     if failed:
         which = "The package" if n == 1 else f"{len(failed)} of {n} packages"
         return {"status": "FAIL", "text": f"{which} did not come out: {', '.join(failed)}"}
+    if missed:
+        return {"status": "FAIL", "text": f"The best that was found is kept, but {'; '.join(missed)}"}
     if unproven:
         which = "The package is" if n == 1 else f"{len(unproven)} of {n} packages are"
         return {"status": "NOT_RUN", "text": f"{which} made, but not proven: {', '.join(unproven)}"}

@@ -36,6 +36,7 @@ def report_table(result: "Result") -> dict[str, Any]:
         "status": overall(result),
         "source": source_row(result),
         "compressed": _evaluation(result.compressed),
+        "budgets_missed": list(result.budgets_missed),
         "compress_records": [asdict(r) for r in result.compress_records],
         "targets": [_target(t) for t in result.targets],
         "recipe": recipe_table(result.recipe),

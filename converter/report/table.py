@@ -91,12 +91,7 @@ def worst_error(evaluation: Mapping[str, Any]) -> float | None:
 
 def notes(table: Mapping[str, Any]) -> list[str]:
     """Return what was missed and what did not run, a line each: it is never passed over in silence."""
-    missed = [
-        f"FAIL: {record['stage']}: {record['facts']['budget_missed']}"
-        for record in table["compress_records"]
-        if record["facts"].get("budget_missed")
-    ]
-    return missed + [
+    return [f"FAIL: {missed}" for missed in table["budgets_missed"]] + [
         f"not run: {target['target']} {check['name']}: {check['detail'] or 'no reason given'}"
         for target in table["targets"]
         for check in (target["evaluation"]["checks"] if target["evaluation"] else ())

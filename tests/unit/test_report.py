@@ -197,6 +197,21 @@ def test_only_a_run_whose_targets_all_passed_is_passed() -> None:
     assert headline([{"target": "a", "status": "NOT_RUN"}])["status"] == "NOT_RUN"
 
 
+def test_a_missed_budget_fails_a_run_whose_packages_all_passed(tmp_path: Path) -> None:
+    met = result(target())
+    said = "2 ms is the least that can be left, 1 ms was asked for"
+    record = replace(met.compress_records[0], facts={"budget_missed": said})
+    missed = replace(met, compress_records=(record,))
+    assert (met.exit_code, missed.exit_code) == (0, 3)
+    assert overall(missed) is Status.FAIL
+    assert notes(report_table(missed)) == [f"FAIL: prune.structured: {said}"]
+    table, suites, page = reports(tmp_path, missed)
+    assert table["status"] == "FAIL"
+    assert [e.attrib["message"] for e in suites.iter("failure")] == [f"prune.structured: {said}"]
+    assert f"but prune.structured: {said}" in page
+    assert said not in reports(tmp_path, met)[2]
+
+
 def test_the_table_has_a_row_for_source_compressed_and_each_package() -> None:
     found = rows(report_table(result(target(), missing())))
     assert [r[0] for r in found] == ["some-model", "compressed", "cpu-int8 (dynamic)", "tflite (int8)"]
