@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 from converter.artifact import Artifact, Bundle, TorchModel
 from converter.binding import bind, option
 from converter.device.beside import Beside
+from converter.device.gpu_forecast import forecast
+from converter.device.second_opinion import second_opinion
 from converter.errors import RecipeError, RuntimeMissing
 from converter.examples import PadIds
 from converter.layout import write_model_files
@@ -98,8 +100,10 @@ class Tflite(Target):
         self, bundle: Bundle, source: TorchModel, reference: "Reference", runner: Runner, ctx: Context
     ) -> tuple[list["Check"], dict[str, Any]]:
         longest = min(source.max_length, runner.lengths[-1])
-        check, facts = Beside(bundle.folder).check(source, reference, longest)
-        return [check], facts
+        model = bundle.folder / bundle.model_file
+        tokenizer, facts = Beside(bundle.folder).check(source, reference, longest)
+        opinion, heard = second_opinion(model, source, reference, runner, ctx.work)
+        return [tokenizer, opinion], {**facts, **heard, **forecast(model).facts()}
 
     def accompany(
         self, bundle: Bundle, golden: "Golden", runner: Runner, evaluation: "Evaluation", tolerance: float

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from converter.device.facts import facts_of
+from converter.device.facts import DeviceFacts, facts_of
 from converter.device.golden_table import write_golden_table
+from converter.device.gpu_forecast import FACT as GPU_FACT
 from converter.device.parity import CHECK, backend_of, expected, facts, parity_check, prove, write_parity
 from converter.device.runtime import least_runtime
 from converter.device.samples import FOLDER, check_facts, write_samples
@@ -86,6 +87,10 @@ class Beside:
         n_texts = write_golden_table(golden, source, table, tolerance, self.assets)
         return {
             **made,
-            "files": write_samples(table, self.folder / FOLDER, int(proof.get("hard_texts", 0))),
+            "files": self._write(table, known),
             "golden_texts": n_texts,
         }
+
+    def _write(self, table: DeviceFacts, known: Mapping[str, Any]) -> list[str]:
+        n_hard = int(known.get(FACT, {}).get("hard_texts", 0))
+        return write_samples(table, self.folder / FOLDER, n_hard, known.get(GPU_FACT, {}))

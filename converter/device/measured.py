@@ -19,6 +19,7 @@ TIMINGS = re.compile(
     r"Inference timings in us: Init: ([\d.e+]+), First inference: ([\d.e+]+), "
     r"Warmup \(avg\): ([\d.e+]+), Inference \(avg\): ([\d.e+]+)"
 )
+TROUBLE = re.compile(r"error|fail|not found|no devices|denied", re.IGNORECASE)
 RUNS = re.compile(r"count=(\d+)(?: first=\S+)?(?: curr=\S+)? min=([\d.e+]+) max=([\d.e+]+) avg=\S+ std=([\d.e+]+)")
 SETTINGS = {
     "signature": re.compile(r"Signature to run: \[([^\]]*)\]"),
@@ -97,7 +98,7 @@ def _printed(text: str, path: Path) -> Iterator[Measurement]:
     lines = [PREFIX.sub("", line) for line in text.splitlines()]
     ends = [i for i, line in enumerate(lines) if TIMINGS.search(line)]
     if not ends:
-        wrong = next((line for line in lines if re.search(r"error|fail|not found|no devices|denied", line, re.IGNORECASE)), "")
+        wrong = next((line for line in lines if TROUBLE.search(line)), "")
         why = f'; it says "{wrong.strip()[:120]}"' if wrong else ""
         raise DataError(f"there is no line of inference timings in it{why}", where=str(path), hint=HINT)
     starts = [0, *(_next_start(lines, end) for end in ends[:-1]), len(lines)]

@@ -1,6 +1,7 @@
 """Samples generated for one very model: typed call, labels, pooling, length picker, tokenizer and self-test."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,7 +22,9 @@ RENAMED = {"java/TextModel.java.j2": "java/{}.java", "swift/TextModel.swift.j2":
 """Files that carry the name of the class they hold."""
 
 
-def write_samples(facts: "DeviceFacts", folder: Path, n_hard: int = 0) -> list[str]:
+def write_samples(
+    facts: "DeviceFacts", folder: Path, n_hard: int = 0, gpu: Mapping[str, Any] | None = None
+) -> list[str]:
     """Write every sample below `folder`; returns their names. `n_hard`: texts in the table of the tokenizer's proof."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
@@ -42,7 +45,12 @@ def write_samples(facts: "DeviceFacts", folder: Path, n_hard: int = 0) -> list[s
             continue
         made = RENAMED.get(name, name).format(facts.class_name).removesuffix(".j2")
         text = environment.get_template(name).render(
-            facts=facts, package=PACKAGE, samples=SAMPLES, n_hard=n_hard, file_runtime=facts.runtime.get("model.tflite")
+            facts=facts,
+            package=PACKAGE,
+            samples=SAMPLES,
+            n_hard=n_hard,
+            file_runtime=facts.runtime.get("model.tflite"),
+            gpu=gpu or {},
         )
         (folder / made).parent.mkdir(parents=True, exist_ok=True)
         (folder / made).write_bytes(text.encode())
