@@ -3,7 +3,6 @@
 from typing import TYPE_CHECKING
 
 import converter
-from converter.package import README
 from converter.validate.checks import Status
 
 if TYPE_CHECKING:
@@ -81,7 +80,7 @@ def _proof(evaluation: "Evaluation") -> str:
 
 
 def _samples(bundle: "Bundle") -> str:
-    if not (bundle.folder / "samples" / README).is_file():
+    if not (bundle.folder / "samples" / "README.md").is_file():
         return ""
     return (
         "## Dropping it into an app\n\n"

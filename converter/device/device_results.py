@@ -9,7 +9,6 @@ from typing import Any
 from converter.device.measured import HINT, Measurement, read_measurements
 from converter.errors import DataError
 from converter.jsonfile import read_json, write_json
-from converter.package import DIGEST, read_manifest
 
 SUFFIX = ".devices.json"
 SIZE_ROOM = 0.06
@@ -26,6 +25,8 @@ def import_results(package: Path, results: Sequence[Path], device: str) -> list[
         DataError: a result cannot be read, or is of another model.
 
     """
+    from converter.package import DIGEST, read_manifest
+
     manifest = read_manifest(package)
     rows = known_results(package)
     for path in results:
@@ -41,6 +42,8 @@ def import_results(package: Path, results: Sequence[Path], device: str) -> list[
 
 def known_results(package: Path) -> list[dict[str, Any]]:
     """Return what was imported for this very package; what belonged to an earlier one of its name is left out."""
+    from converter.package import DIGEST, read_manifest
+
     path = _file(package)
     if not path.is_file():
         return []
