@@ -21,6 +21,7 @@ from converter.commands.doctor import doctor
 from converter.commands.export import export
 from converter.commands.inspect import inspect
 from converter.commands.listing import describe, list_names
+from converter.commands.plan import plan
 from converter.commands.session import Session
 from converter.commands.verify import verify
 from converter.errors import INTERRUPTED_EXIT_CODE, ExportError, ResourceLimit, UsageError
@@ -28,7 +29,7 @@ from converter.terminal import Terminal
 
 BUG_EXIT_CODE = 1
 SECONDS_TO_CLEAN_UP = 5.0
-COMMANDS = (export, verify, inspect, diff, bench, list_names, describe, doctor)
+COMMANDS = (export, plan, verify, inspect, diff, bench, list_names, describe, doctor)
 
 # Read by libraries at their import, so set before any: no telemetry, no bars, no banners. A user's own setting wins.
 ENVIRONMENT = {

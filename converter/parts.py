@@ -15,12 +15,14 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 Spec = dict[str, Any]
+FIRST_CODE = 128
 
 
 class CodebookEmbedding(torch.nn.Module):
     """Rows as `scale * codebook[codes]`; the commonest tokens add what that leaves of theirs.
 
-    `codes` is uint8 `[rows, width / span]`: `span` weights to a byte. `place` is the row of a token's own rest in
+    `codes` is int8 `[rows, width / span]`, counted from -128 (TFLite has no unsigned constants): `span` weights to a
+    byte. `place` is the row of a token's own rest in
     `rest`, whose first row is zero.
     """
 
@@ -34,18 +36,18 @@ class CodebookEmbedding(torch.nn.Module):
         super().__init__()
         rows, width = shape
         self.num_embeddings, self.embedding_dim, self.padding_idx = rows, width, padding_idx
-        self.register_buffer("codes", torch.zeros(rows, width // span, dtype=torch.uint8))
+        self.register_buffer("codes", torch.zeros(rows, width // span, dtype=torch.int8))
         self.register_buffer("place", torch.zeros(rows, dtype=torch.int32))
         self.scale = torch.nn.Parameter(torch.ones(rows, 1))
         self.codebook = torch.nn.Parameter(torch.zeros(entries, span))
         self.rest = torch.nn.Parameter(torch.zeros(exact + 1, width))
 
     def forward(self, ids: torch.Tensor) -> torch.Tensor:
-        codes = F.embedding(ids, self.codes).long()
+        codes = F.embedding(ids, self.codes).int() + FIRST_CODE
         rows = F.embedding(codes, self.codebook).flatten(-2) * F.embedding(ids, self.scale)
         if len(self.rest) == 1:
             return rows
-        return rows + F.embedding(F.embedding(ids, self.place.unsqueeze(1)).squeeze(-1).long(), self.rest)
+        return rows + F.embedding(self.place[ids], self.rest)
 
     @property
     def weight(self) -> torch.Tensor:

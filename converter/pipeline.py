@@ -80,7 +80,7 @@ def run_recipe(
     missing = _missing_runtimes(recipe)
     with Output(out, force=force) as output:
         source = load_source(resolve_model(recipe.model, progress), revision=recipe.revision, task=recipe.task)
-        _check_options(recipe, source)
+        check_options(recipe, source)
         ctx = _context(recipe, source, output, progress)
         _note_builtin_text(recipe, ctx)
         compressed = source
@@ -121,7 +121,7 @@ def _missing_runtimes(recipe: "Recipe") -> dict[str, ExportError]:
     return missing
 
 
-def _check_options(recipe: "Recipe", source: TorchModel) -> None:
+def check_options(recipe: "Recipe", source: TorchModel) -> None:
     """Raise for what a target or a stage would refuse: now, not after hours of distillation."""
     for stage in recipe.compress:
         stage.check(source, has_text=recipe.calibration is not None)

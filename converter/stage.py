@@ -15,6 +15,7 @@ from converter.artifact import Artifact
 if TYPE_CHECKING:
     from converter.artifact import TorchModel
     from converter.examples import Example
+    from converter.forecast import Forecast
     from converter.target import Aim
     from converter.validate.reference import Reference
 
@@ -98,6 +99,10 @@ class Stage(ABC, Generic[Given, Made]):
 
         `has_text`: the recipe gives calibration text of the user's own.
         """
+
+    def forecast(self, now: "Forecast", model: "TorchModel", ctx: Context) -> "Forecast":
+        """Return what `run` would make of a model of the size `now`; `model` is the source, for its shape and words."""
+        return now
 
     @abstractmethod
     def run(self, given: Given, ctx: Context) -> Outcome[Made]:

@@ -20,6 +20,11 @@ class TrainingOptions:
     dropout: bool = option(False, "use the model's own dropout while training")
     checkpoint_seconds: float = option(60.0, "least time between checkpoints (0: after every step)", low=0.0)
 
+    def passes(self, n_texts: int) -> float:
+        """Return the forward passes that training takes: a backward pass counts two, the teacher's answer one."""
+        texts = self.epochs * n_texts
+        return 4.0 * (texts if self.steps is None else min(texts, self.steps * self.batch_size))
+
 
 @dataclass(frozen=True)
 class LossWeights:

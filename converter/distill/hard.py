@@ -1,11 +1,15 @@
 """Hard labels: the student learns the data's own labels; the teacher's answers may help."""
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from converter.artifact import TorchModel
 from converter.binding import option
 from converter.distill._options import LossWeights, TrainingOptions
 from converter.stage import Context, Outcome, Stage
+
+if TYPE_CHECKING:
+    from converter.forecast import Forecast
 
 
 @dataclass(frozen=True)
@@ -19,6 +23,12 @@ class HardLabels(TrainingOptions, Stage[TorchModel, TorchModel]):
 
     summary = "learn the labels of the calibration text"
     needs_text = True
+
+    def forecast(self, now: "Forecast", model: TorchModel, ctx: Context) -> "Forecast":
+        from converter.forecast import spent
+
+        # Weights, gradients, AdamW's two moments, and the teacher.
+        return spent(now, passes=self.passes(len(ctx.calibration)), copies=5)
 
     def run(self, given: TorchModel, ctx: Context) -> Outcome[TorchModel]:
         from converter.distill._distillation import distill, refuse_unlabelled

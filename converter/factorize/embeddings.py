@@ -2,13 +2,16 @@
 
 import copy
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from converter.artifact import TorchModel
 from converter.binding import option
 from converter.errors import RecipeError
 from converter.share.codebook import name_of_embedding, refuse_tied
 from converter.stage import Context, Outcome, Stage
+
+if TYPE_CHECKING:
+    from converter.forecast import Forecast
 
 NAME = "factorize.embeddings"
 
@@ -42,6 +45,14 @@ class EmbeddingFactors(Stage[TorchModel, TorchModel]):
 
     def _rank(self, width: int) -> int:
         return self.rank or width // 2
+
+    def forecast(self, now: "Forecast", model: TorchModel, ctx: Context) -> "Forecast":
+        from converter.forecast import Table, spent
+
+        rows, width = now.table.rows, now.table.width
+        rank = self._rank(width)
+        made = replace(now, table=Table(rows, rank, rows * rank), matrices=now.matrices + rank * width)
+        return spent(made, passes=2 * 64)
 
     def run(self, given: TorchModel, ctx: Context) -> Outcome[TorchModel]:
         import torch

@@ -12,6 +12,8 @@ from converter.stage import Context, Outcome, Stage
 if TYPE_CHECKING:
     import torch
 
+    from converter.forecast import Forecast
+
 NAME = "factorize.linears"
 HONESTLY = (
     "two products in the place of one: fewer bytes, but on a CPU faster only well below half of the break-even rank; "
@@ -71,6 +73,12 @@ class LinearFactors(Stage[TorchModel, TorchModel]):
             "note": HONESTLY,
         }
         return Outcome(made, facts)
+
+    def forecast(self, now: "Forecast", model: TorchModel, ctx: Context) -> "Forecast":
+        from converter.forecast import spent
+
+        gone = round((1 - self.ratio) * sum(m.weight.numel() for m in self._linears(model).values()))
+        return spent(replace(now, matrices=now.matrices - gone), passes=self.texts + 2 * 64)
 
     def _linears(self, model: TorchModel) -> "dict[str, torch.nn.Linear]":
         """Return the matrices to factor, by their name in the model."""

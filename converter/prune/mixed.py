@@ -1,7 +1,7 @@
 """Structured pruning, then single weights of what is left."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from converter.artifact import TorchModel
 from converter.binding import option
@@ -9,6 +9,9 @@ from converter.errors import RecipeError
 from converter.prune.structured import StructuredPruning
 from converter.prune.threshold import ThresholdPruning
 from converter.stage import Context, Outcome, Stage
+
+if TYPE_CHECKING:
+    from converter.forecast import Forecast
 
 
 @dataclass(frozen=True)
@@ -44,8 +47,11 @@ class MixedPruning(Stage[TorchModel, TorchModel]):
         if self.heads == 0 and self.ffn == 0:
             raise RecipeError("heads and ffn are both 0: that is prune.threshold", where="prune.mixed")
 
-    def run(self, given: TorchModel, ctx: Context) -> Outcome[TorchModel]:
-        units = StructuredPruning(
+    def forecast(self, now: "Forecast", model: TorchModel, ctx: Context) -> "Forecast":
+        return self._units().forecast(now, model, ctx)
+
+    def _units(self) -> StructuredPruning:
+        return StructuredPruning(
             self.heads,
             self.ffn,
             self.scope,
@@ -57,7 +63,9 @@ class MixedPruning(Stage[TorchModel, TorchModel]):
             self.loss,
             self.reconstruct,
         )
+
+    def run(self, given: TorchModel, ctx: Context) -> Outcome[TorchModel]:
         weights = ThresholdPruning(self.sparsity, scope="row", score="activation", texts=self.texts)
-        shrunk = units.run(given, ctx)
+        shrunk = self._units().run(given, ctx)
         zeroed = weights.run(shrunk.made, ctx)
         return Outcome(zeroed.made, {**shrunk.facts, **zeroed.facts})

@@ -12,11 +12,14 @@ from converter.stage import Context, Outcome, Stage
 if TYPE_CHECKING:
     import torch
 
+    from converter.forecast import Forecast
     from converter.parts import CodebookEmbedding
 
 NAME = "share.codebook"
 ENTRIES = 256
 BITS_OF_A_CODE = 8
+ROW_BYTES = 8
+"""A scale, and the place of what is kept whole."""
 TOO_DEAR = "it does not pay: in int8 the plain table is no larger"
 
 
@@ -71,6 +74,14 @@ class CodebookSharing(Stage[TorchModel, TorchModel]):
         facts = _sizes(part) | {"relative_error": round(error, 4), "cost": cost_of(given, made, ctx)}
         return Outcome(made, facts)
 
+    def forecast(self, now: "Forecast", model: TorchModel, ctx: Context) -> "Forecast":
+        from converter.forecast import Table, spent
+
+        rows, width = now.table.rows, now.table.width
+        fixed = rows * (width // self._span + ROW_BYTES) + ENTRIES * self._span * 4
+        table = Table(rows, width, min(self.exact, rows) * width, fixed)
+        return spent(replace(now, table=table), passes=2 * 64)
+
     def _commonest(self, given: TorchModel, ctx: Context) -> list[int]:
         """Return the tokens whose rows stay whole: those of every text first, then by their number in the text."""
         from converter.trim._tokenizer import special_ids, table_of
@@ -86,7 +97,7 @@ class CodebookSharing(Stage[TorchModel, TorchModel]):
     def _encode(self, table: Any, exact: list[int], seed: int) -> "CodebookEmbedding":
         import torch
 
-        from converter.parts import CodebookEmbedding
+        from converter.parts import FIRST_CODE, CodebookEmbedding
         from converter.share._vectors import assign, learn_codebook
 
         rows = table.weight.detach()
@@ -96,7 +107,7 @@ class CodebookSharing(Stage[TorchModel, TorchModel]):
         codes = assign(pieces, book)
         near = book[codes].view_as(rows)
         part = CodebookEmbedding((len(rows), rows.shape[1]), self._span, ENTRIES, len(exact), table.padding_idx)
-        part.codes.copy_(codes.view(len(rows), -1).to(torch.uint8))
+        part.codes.copy_((codes.view(len(rows), -1) - FIRST_CODE).to(torch.int8))
         # The best factor for the pieces as they are now, by least squares.
         part.scale.copy_((rows * near).sum(1, keepdim=True) / near.pow(2).sum(1, keepdim=True).clamp(min=1e-12))
         part.codebook.copy_(book)
@@ -110,7 +121,7 @@ def _sizes(part: "CodebookEmbedding") -> dict[str, Any]:
     """Return bytes of the table as an int8 package stores it, before and after."""
     spec = part.spec()
     before = spec["rows"] * (spec["width"] + 4)
-    own = spec["rows"] * (spec["width"] // spec["span"] + 4 + 4) + spec["entries"] * spec["span"] * 4
+    own = spec["rows"] * (spec["width"] // spec["span"] + ROW_BYTES) + spec["entries"] * spec["span"] * 4
     after = own + (spec["exact"] + 1) * (spec["width"] + 4)
     facts = {"int8_table_bytes_before": before, "int8_table_bytes_after": after, "pays": after < before}
     return facts if after < before else facts | {"note": TOO_DEAR}

@@ -13,6 +13,8 @@ from converter.stage import Context, Outcome, Stage
 if TYPE_CHECKING:
     import torch
 
+    from converter.forecast import Forecast
+
 NAME = "share.layers"
 TRIED = 32
 """Texts that a tie is tried on."""
@@ -75,6 +77,16 @@ class LayerSharing(Stage[TorchModel, TorchModel]):
             "note": "smaller, not faster: every layer still runs",
         }
         return Outcome(made, facts)
+
+    def forecast(self, now: "Forecast", model: TorchModel, ctx: Context) -> "Forecast":
+        from converter.forecast import spent
+
+        n_layers = len(_stack(model.module))
+        wanted = self.keep or n_layers - 1
+        of_one = sum(p.numel() for p in _stack(model.module)[0].parameters())
+        gone = min(now.matrices, (n_layers - wanted) * of_one)
+        tries = sum(range(wanted, n_layers))
+        return spent(replace(now, matrices=now.matrices - gone), passes=2 * TRIED * tries + 2 * 64)
 
     def _loss(self, given: TorchModel, groups: Groups, ctx: Context, ticker: Any) -> float:
         """Return the divergence from the answers of `given` with these layers tied."""

@@ -13,6 +13,7 @@ from converter.errors import RecipeError, UsageError
 from converter.stage import SILENT, Context, Outcome, Stage
 
 if TYPE_CHECKING:
+    from converter.forecast import Forecast
     from converter.trim._tokenizer import Ancestors
 
 NAME = "trim.vocabulary"
@@ -84,6 +85,18 @@ class VocabularyTrimming(Stage[TorchModel, TorchModel]):
         tokenizer = open_table(cut_table(table, kept), given.tokenizer)
         made = with_vocabulary(given, tokenizer, kept)
         return Outcome(made, self._facts(given, made, texts, ctx))
+
+    def forecast(self, now: "Forecast", model: TorchModel, ctx: Context) -> "Forecast":
+        from dataclasses import replace
+
+        from converter.forecast import Table, spent
+        from converter.trim._tokenizer import table_of
+
+        table = table_of(model.tokenizer)
+        chosen = self._chosen(model, table, self._texts(model, ctx), ctx) if not self.tokens else None
+        rows = len(self._listed(model, table) if chosen is None else chosen)
+        note = f"{NAME}: {rows} of {now.table.rows} tokens stay"
+        return spent(replace(now, table=Table(rows, now.table.width, rows * now.table.width)), passes=64, note=note)
 
     def _texts(self, given: TorchModel, ctx: Context) -> list[str]:
         """Return the text to keep, each once, in the order in which it comes."""

@@ -1,0 +1,104 @@
+"""What a recipe would make, before it is made: sizes by what packages store, and work by what stages read."""
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
+
+    from converter.artifact import TorchModel
+
+STORED = {"none": 4, "fp16": 2}
+"""Bytes of a weight by precision; one in any other."""
+MATRIX = 32
+"""A parameter with fewer rows or columns is a bias, a norm or a classifier: it stays float in int8."""
+SCALE_BYTES = 4
+
+
+@dataclass(frozen=True)
+class Table:
+    """The word embeddings: `parameters` in the package's precision, `fixed_bytes` in any (codes, ids)."""
+
+    rows: int
+    width: int
+    parameters: int
+    fixed_bytes: int = 0
+
+    def bytes(self, precision: str) -> int:
+        stored = STORED.get(precision, 1)
+        scales = self.rows * SCALE_BYTES if stored == 1 and not self.fixed_bytes else 0
+        return self.fixed_bytes + self.parameters * stored + scales
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """A model as it would be, and what has been spent on making it."""
+
+    table: Table
+    matrices: int
+    """Parameters of all other matrices."""
+    others: int
+    """Biases, norms, classifiers."""
+    widths: tuple[tuple[int, int], ...] = ()
+    """Heads and neurons of each layer; empty where the family is not known."""
+    passes: float = 0.0
+    """Texts that were run through the whole model once; a backward pass counts twice."""
+    copies: float = 1.0
+    """Most times that the weights lie in memory at once."""
+    notes: tuple[str, ...] = ()
+
+    @property
+    def parameters(self) -> int:
+        return self.table.parameters + self.matrices + self.others
+
+    def bytes(self, precision: str) -> int:
+        """Return the bytes of the weights in a package; graph and names add some hundred kilobytes."""
+        stored = STORED.get(precision, 1)
+        return self.table.bytes(precision) + self.matrices * stored + self.others * (2 if precision == "fp16" else 4)
+
+
+def forecast_of(model: "TorchModel") -> Forecast:
+    """Return the forecast of a model to which nothing is done."""
+    from converter.registry import families
+
+    module = model.module
+    table = module.get_input_embeddings()  # type: ignore[operator]
+    own = {id(t) for t in table.parameters()}
+    rest = [p for p in module.parameters() if id(p) not in own]
+    matrices = sum(p.numel() for p in rest if _is_matrix(p))
+    family = families().get(str(model.config.model_type))
+    parts = () if family is None else family.layers(module)
+    rows, width = table.weight.shape
+    words = sum(p.numel() for p in table.parameters())
+    fixed = sum(b.numel() * b.element_size() for b in table.buffers())
+    return Forecast(
+        Table(rows, width, words, fixed),
+        matrices,
+        sum(p.numel() for p in rest) - matrices,
+        tuple((p.n_heads, p.n_neurons) for p in parts),
+    )
+
+
+def with_widths(now: Forecast, model: "TorchModel", widths: tuple[tuple[int, int], ...]) -> Forecast:
+    """Return the forecast with other heads and neurons in each layer of `model`."""
+    from converter.registry import families
+
+    family = families().get(str(model.config.model_type))
+    if family is None or not now.widths:
+        return now
+    part = family.layers(model.module)[0]
+    hidden = part.attention_output.out_features
+    head = 4 * hidden * part.head_dim
+    neuron = hidden * (2 + (0 if part.ffn_input.out_features == part.n_neurons else 1))
+    gone = sum((h - a) * head + (n - b) * neuron for (h, n), (a, b) in zip(now.widths, widths, strict=True))
+    return replace(now, matrices=now.matrices - gone, widths=widths)
+
+
+def spent(now: Forecast, *, passes: float = 0.0, copies: float = 2.0, note: str = "") -> Forecast:
+    """Return the forecast after work of so many passes, with so many copies of the weights."""
+    notes = (*now.notes, note) if note else now.notes
+    return replace(now, passes=now.passes + passes, copies=max(now.copies, copies), notes=notes)
+
+
+def _is_matrix(parameter: "torch.nn.Parameter") -> bool:
+    return parameter.dim() == 2 and min(parameter.shape) >= MATRIX

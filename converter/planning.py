@@ -1,0 +1,157 @@
+"""What a recipe would do, before it does it: sizes, speed where this machine has a table, time and memory."""
+
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
+
+from converter.errors import ExportError
+from converter.forecast import Forecast, forecast_of
+from converter.stage import SILENT, Context, Progress
+
+if TYPE_CHECKING:
+    from converter.artifact import TorchModel
+    from converter.recipe import Recipe
+
+TIMED_TEXTS = 6
+ASKED_BY_A_PACKAGE = 2
+"""Times that a package's proof reads every probe (alone, and fed otherwise) at about the source's pace."""
+EXPORT_COPIES = 3.0
+"""What exporting takes of memory, in float32 weights (benchmarks/results/memory.json)."""
+TABLE_TARGET = "cpu-int8"
+"""The target whose runtime the table of milliseconds is timed in."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """The model after a step. `megabytes` by target, weights alone; `milliseconds` of one text where it is known."""
+
+    step: str
+    parameters: int
+    megabytes: dict[str, float]
+    milliseconds: float | None
+    seconds: float
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All steps, from the source on."""
+
+    model: str
+    task: str
+    texts: int
+    """Of calibration."""
+    steps: tuple[Step, ...]
+    proof_seconds: float
+    """Asking the source, and proving each package."""
+    memory_megabytes: float
+    """Above what the libraries take."""
+
+    @property
+    def seconds(self) -> float:
+        return self.proof_seconds + sum(s.seconds for s in self.steps)
+
+    def table(self) -> dict[str, Any]:
+        return asdict(self) | {"seconds": round(self.seconds, 1)}
+
+
+def plan_recipe(recipe: "Recipe", *, progress: Progress = SILENT) -> Plan:
+    """Load the source and tell what each stage of `recipe` would make of it; nothing is made.
+
+    Raises:
+        ExportError: what a run of the recipe would refuse before work.
+
+    """
+    from converter.pipeline import check_options
+    from converter.samples import resolve_model
+    from converter.source import load_source
+
+    source = load_source(resolve_model(recipe.model, progress), revision=recipe.revision, task=recipe.task)
+    check_options(recipe, source)
+    with TemporaryDirectory(prefix="plm-plan-") as work:
+        ctx, n_probes = _context(recipe, source, Path(work), progress)
+        pace = _seconds_a_text(source, ctx)
+        steps = _steps(recipe, source, ctx, pace)
+    last = steps[-1][1]
+    proof = pace * n_probes * (1 + ASKED_BY_A_PACKAGE * len(recipe.targets))
+    copies = max(EXPORT_COPIES, last.copies)
+    memory = copies * forecast_of(source).parameters * 4 / 1e6
+    made = tuple(step for step, _ in steps)
+    return Plan(source.provenance.id, source.task.name, len(ctx.calibration), made, round(proof, 1), round(memory, 1))
+
+
+def _context(recipe: "Recipe", source: "TorchModel", work: Path, progress: Progress) -> tuple[Context, int]:
+    """Return what stages may look at, without the source's answers, and how many texts a package is judged by."""
+    from converter.data import read_examples
+    from converter.probes import builtin_examples, calibration_texts, choose_probes
+    from converter.samples import resolve_data
+    from converter.target import Aim
+
+    evaluation, given = (
+        read_examples(resolve_data(file, progress), source.task) if file else ()
+        for file in (recipe.evaluation, recipe.calibration)
+    )
+    builtin = builtin_examples(source)
+    probes = choose_probes(evaluation or given, builtin, recipe.n_probes)
+    ctx = Context(
+        work=work,
+        seed=recipe.seed,
+        calibration=calibration_texts(given, builtin, len(given) + len(builtin)),
+        calibration_is_builtin=not given,
+        teacher=source,
+        progress=progress,
+        aim=Aim(recipe.targets[0].name, recipe.precisions[0].name),
+    )
+    return ctx, max(len(probes), len(evaluation))
+
+
+def _steps(recipe: "Recipe", source: "TorchModel", ctx: Context, pace: float) -> list[tuple[Step, Forecast]]:
+    now = forecast_of(source)
+    speed = _speed(recipe, source, ctx)
+    made = [(_step("source", now, now, recipe, speed, pace), now)]
+    for stage in recipe.compress:
+        then = stage.forecast(now, source, ctx)
+        made.append((_step(stage.name, now, then, recipe, speed, pace), then))
+        now = then
+    return made
+
+
+def _step(name: str, before: Forecast, now: Forecast, recipe: "Recipe", speed: Any, pace: float) -> Step:
+    sizes = {t.name: round(now.bytes(p.name) / 1e6, 2) for t, p in zip(recipe.targets, recipe.precisions, strict=True)}
+    notes = now.notes[len(before.notes) :]
+    if name != "source" and now == before:
+        notes = (*notes, "its size stays, or is known only when it runs")
+    seconds = round(pace * (now.passes - before.passes), 1)
+    return Step(name, now.parameters, sizes, speed(now), seconds, notes)
+
+
+def _speed(recipe: "Recipe", source: "TorchModel", ctx: Context) -> Any:
+    """Return what tells the milliseconds of a forecast; None where there is no table for model and target."""
+    first = recipe.targets[0].name
+    if first != TABLE_TARGET or not forecast_of(source).widths or not ctx.calibration:
+        return lambda _: None
+    from converter.prune._forecast import table_of
+
+    try:
+        table = table_of(source, ctx)
+    except ExportError:
+        return lambda _: None
+    return lambda then: round(table.total(then.widths), 3) if then.widths else None
+
+
+def _seconds_a_text(source: "TorchModel", ctx: Context) -> float:
+    """Return the time that the source takes for a calibration text, alone, on this machine."""
+    from converter.probes import even_sample
+    from converter.validate.reference import encode_probes, run_probe, torch_run
+
+    run = torch_run(source)
+    probes = encode_probes(source, even_sample(ctx.calibration, TIMED_TEXTS))
+    if not probes:
+        return 0.0
+    run_probe(source, probes[0], run)  # the first run allocates
+    started = time.perf_counter()
+    for probe in probes:
+        run_probe(source, probe, run)
+    return (time.perf_counter() - started) / len(probes)
