@@ -66,10 +66,13 @@ def quantize_products(
     ranges: Mapping[str, tuple[float, float]] | None,
     *,
     bounded: bool = True,
+    rounded: "Mapping[str, IntegerWeights] | None" = None,
+    shifts: "Mapping[str, NDArray[np.float32]] | None" = None,
 ) -> int:
     """Rewrite every site in place; returns the largest pair sum of all.
 
-    `ranges` are those of a site's input, by name; None: each is measured at run time, over the whole batch.
+    `ranges` are those of a site's input, by name; None: each is measured at run time, over the whole batch. `rounded`
+    holds weights that are rounded already, by name; `shifts` what is added to a product's bias, by its node's name.
     """
     inputs: dict[str, tuple[ir.Value, ir.Value, ir.Value]] = {}
     weights: dict[str, tuple[ir.Value, ir.Value]] = {}
@@ -80,13 +83,15 @@ def quantize_products(
             inputs[name] = _quantize_input(model.graph, site, ranges[name] if ranges is not None else None)
         key = str(site.weight.name)
         if key not in weights:
-            made = round_weights(array_of(site.weight), bounded=bounded)
+            known = rounded.get(key) if rounded is not None else None
+            made = round_weights(array_of(site.weight), bounded=bounded) if known is None else known
             worst = max(worst, largest_pair_sum(made.values))
             weights[key] = (
                 new_weight(model.graph, made.values, f"{key}.int8"),
                 new_weight(model.graph, made.scales, f"{key}.scales"),
             )
-        _replace(model.graph, site, inputs[name], weights[key])
+        shift = shifts.get(str(site.node.name)) if shifts is not None else None
+        _replace(model.graph, site, inputs[name], weights[key], shift)
     model.opset_imports[DOMAIN] = 1
     return worst
 
@@ -124,11 +129,15 @@ def _replace(
     site: "Site",
     given: "tuple[ir.Value, ir.Value, ir.Value]",
     weight: "tuple[ir.Value, ir.Value]",
+    shift: "NDArray[np.float32] | None",
 ) -> None:
     """Put one integer product in the place of `MatMul` and, where one follows, of its bias `Add`."""
     import onnx_ir as ir
 
     add, bias = _bias(site.node)
+    if shift is not None:
+        total = shift if bias is None else array_of(bias) + shift
+        bias = new_weight(graph, total.astype(np.float32), f"{site.node.name}.bias")
     last = add if add is not None else site.node
     name = str(last.outputs[0].name)
     product = ir.node(

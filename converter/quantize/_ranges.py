@@ -1,74 +1,47 @@
-"""The range of a tensor over any amount of text, in bounded memory."""
+"""The range of a tensor that 256 steps are spent on."""
 
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-BINS = 4096
+    from converter.quantize._errors import Reading
+
 TAIL = 1e-5
 """The share of values that `percentile` leaves out at each end (99.999 %)."""
-SHRINKS = np.linspace(1.0, 0.3, 36)
+SHRINKS = (1.0, 0.94, 0.88, 0.82, 0.76, 0.7, 0.63, 0.56, 0.48, 0.4)
 """Shares of the full range that `mse` tries."""
+SMALL_END = 0.08
+"""An end this much smaller than the other (GELU's) is not worth shrinking."""
 
 RangeMethod = Literal["minmax", "percentile", "mse"]
 
 
-class RunningRange:
-    """Least and largest value, and a histogram that doubles its reach (halving its resolution) when it must."""
+def choose_range(
+    method: RangeMethod, extremes: "tuple[NDArray[np.float32], NDArray[np.float32]]", reading: "Reading"
+) -> tuple[float, float]:
+    """Return the range; it always holds zero, and never exceeds what was seen (`extremes`, by channel).
 
-    def __init__(self) -> None:
-        self.low, self.high = np.inf, -np.inf
-        self._reach = 0.0
-        self._counts = np.zeros(BINS, dtype=np.float64)
+    `mse` balances what clipping loses against the rounding of a finer step, in the outputs of the products that read
+    the tensor; each end is shrunk by itself.
+    """
+    low, high = min(float(extremes[0].min()), 0.0), max(float(extremes[1].max()), 0.0)
+    if method == "percentile":
+        tails = np.quantile(reading.rows, (TAIL, 1 - TAIL))
+        low, high = max(low, min(float(tails[0]), 0.0)), min(high, max(float(tails[1]), 0.0))
+    elif method == "mse":
+        low, high = _least_error(low, high, reading)
+    return low, max(high, low + 1e-6)
 
-    def observe(self, values: "NDArray[np.float32]") -> None:
-        """Take in some more values; NaN and infinities are refused."""
-        if not np.isfinite(values).all():
-            raise ValueError("an activation is not finite")
-        largest = float(np.abs(values).max(initial=0.0))
-        self.low, self.high = min(self.low, float(values.min())), max(self.high, float(values.max()))
-        if self._reach == 0.0:
-            self._reach = max(largest, 1e-6)
-        while largest > self._reach:
-            # Two old bins are one new bin; the histogram spans -reach to reach.
-            halved = self._counts.reshape(-1, 2).sum(axis=1)
-            self._counts = np.concatenate([np.zeros(BINS // 4), halved, np.zeros(BINS // 4)])
-            self._reach *= 2
-        found, _ = np.histogram(values, bins=BINS, range=(-self._reach, self._reach))
-        self._counts += found
 
-    def choose(self, method: RangeMethod) -> tuple[float, float]:
-        """Return the range to spend 255 steps on; it always holds zero."""
-        low, high = min(self.low, 0.0), max(self.high, 0.0)
-        if method == "percentile":
-            low, high = self._percentile(low, high)
-        elif method == "mse":
-            low, high = self._least_error(low, high)
-        return low, max(high, low + 1e-6)
-
-    @property
-    def _centers(self) -> "NDArray[Any]":
-        width = 2 * self._reach / BINS
-        return -self._reach + width * (np.arange(BINS) + 0.5)
-
-    def _percentile(self, low: float, high: float) -> tuple[float, float]:
-        share = np.cumsum(self._counts) / self._counts.sum()
-        edges = np.linspace(-self._reach, self._reach, BINS + 1)
-        first, last = int(np.searchsorted(share, TAIL)), int(np.searchsorted(share, 1 - TAIL))
-        return max(low, min(0.0, edges[first])), min(high, max(0.0, edges[min(last + 1, BINS)]))
-
-    def _least_error(self, low: float, high: float) -> tuple[float, float]:
-        """Balance what clipping loses against the rounding of a finer step; each end is shrunk by itself."""
-        centers, share = self._centers, self._counts / self._counts.sum()
-
-        def error(a: float, b: float) -> float:
-            clipped = np.square(np.clip(centers, a, b) - centers) @ share
-            return float(clipped + ((b - a) / 255) ** 2 / 12)
-
-        for _ in range(2):
-            high = min((high * s for s in SHRINKS), key=lambda b: error(low, b)) if high > 0 else high
-            low = min((low * s for s in SHRINKS), key=lambda a: error(a, high)) if low < 0 else low
-        return low, high
+def _least_error(low: float, high: float, reading: "Reading") -> tuple[float, float]:
+    for _ in range(2):
+        if high > -low * SMALL_END:
+            highs = [high * s for s in SHRINKS]
+            high = highs[int(np.argmin(reading.error_of_ranges([(low, h) for h in highs])))]
+        if -low > high * SMALL_END:
+            lows = [low * s for s in SHRINKS]
+            low = lows[int(np.argmin(reading.error_of_ranges([(x, high) for x in lows])))]
+    return low, high

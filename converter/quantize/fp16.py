@@ -1,5 +1,7 @@
 """Half precision: weights and arithmetic in float16, integer inputs and float32 outputs."""
 
+import contextlib
+import logging
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -34,18 +36,28 @@ class Fp16(Stage[OnnxModel, OnnxModel]):
         from converter.graph.clean import clean_graph
         from converter.graph.read import read_onnx
         from converter.graph.write import write_onnx
-        from converter.quantize._prepare import quiet_quantizer
 
         path = ctx.work / "fp16" / "model.onnx"
         path.parent.mkdir(exist_ok=True)
         facts = _check_range(given, ctx)
-        with ctx.progress.task("Converting to fp16"), quiet_quantizer():
+        with ctx.progress.task("Converting to fp16"), _quiet():
             model = _to_half(read_onnx(given.path))
             clean_graph(model)
             write_onnx(model, path)
         release_memory()
         made = replace(given, path=path, precision="fp16")
         return Outcome(made, facts)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """ONNX Runtime's converter warns on the root logger of what is meant to happen."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.disable(before)
 
 
 def _to_half(model: "ir.Model") -> "ir.Model":

@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, Any, Literal
 from converter.artifact import OnnxModel
 from converter.binding import option
 from converter.errors import StageFailed
-from converter.quantize._ranges import RunningRange
 from converter.stage import Context, Outcome, Stage
 
 if TYPE_CHECKING:
+    from converter.quantize._fit import Fit
     from converter.quantize._prepare import Prepared
 
 
@@ -22,9 +22,9 @@ class StaticInt8(Stage[OnnxModel, OnnxModel]):
     grow with the amount of text. A text's answer never depends on its neighbours.
     """
 
-    samples: int = option(128, "calibration texts that are looked at", low=1)
+    samples: int = option(256, "calibration texts that are looked at", low=1)
     range: Literal["minmax", "percentile", "mse"] = option(
-        "mse", "how an activation's range is chosen: minmax, percentile or mse"
+        "mse", "an activation's range: minmax, percentile, or mse (least error of the products that it feeds)"
     )
     smooth: bool = option(True, "move outlier channels of activations into the weights first")
     bounded: bool = option(True, "keep weights so small that no CPU's 8-bit products saturate (AVX2 without VNNI)")
@@ -34,52 +34,32 @@ class StaticInt8(Stage[OnnxModel, OnnxModel]):
     needs_text = True
 
     def run(self, given: OnnxModel, ctx: Context) -> Outcome[OnnxModel]:
-        from converter.quantize._prepare import prepare
+        from converter.quantize._fit import fit_products
+        from converter.quantize._prepare import Wish, finish, prepare
 
         if not ctx.calibration:
             raise StageFailed("static int8 needs text", where=self.name, hint="give --calibration")
-        prepared = prepare(given, ctx.work / self._folder, ctx, smooth=self.smooth, fuse=not self.portable)
-        ranges = self._calibrate(prepared, given, ctx)
-        with ctx.progress.task("Quantizing"):
-            facts = self._qdq(prepared, ranges) if self.portable else self._integers(prepared, ranges)
+        wish = Wish(smooth=self.smooth, bounded=self.bounded, fuse=not self.portable, texts=self.samples)
+        prepared = prepare(given, ctx.work / self._folder, ctx, wish)
+        fit = fit_products(prepared, self.range, ctx.progress, bounded=self.bounded)
+        facts = self._write(prepared, fit)
+        facts["embedding_tables"] = finish(prepared.model, prepared.folder)
+        prepared.remove()
         made = replace(given, path=prepared.folder / "model.onnx", precision="static")
-        facts |= {"texts": min(self.samples, len(ctx.calibration)), "activations": ranges}
+        facts |= {"activations": fit.ranges, "noise": fit.noise}
         return Outcome(made, prepared.facts | facts)
 
     @property
     def _folder(self) -> str:
         return "static-portable" if self.portable else "static"
 
-    def _integers(self, prepared: "Prepared", ranges: dict[str, tuple[float, float]]) -> dict[str, Any]:
+    def _write(self, prepared: "Prepared", fit: "Fit") -> dict[str, Any]:
         from converter.graph.integer_products import quantize_products
-        from converter.quantize._prepare import finish
-
-        largest = quantize_products(prepared.model, prepared.sites, ranges, bounded=self.bounded)
-        return {"largest_weight_pair": largest, "embedding_tables": finish(prepared.model, prepared.folder)}
-
-    def _qdq(self, prepared: "Prepared", ranges: dict[str, tuple[float, float]]) -> dict[str, Any]:
-        import onnx_ir as ir
-
-        from converter.quantize._prepare import finish, quiet_quantizer
         from converter.quantize._qdq import write_qdq
 
-        with quiet_quantizer():
-            rough = write_qdq(prepared, ranges, reduce_range=self.bounded)
-        made = ir.load(rough)
-        tables = finish(made, prepared.folder)
-        rough.unlink()
-        return {"embedding_tables": tables}
-
-    def _calibrate(self, prepared: "Prepared", given: OnnxModel, ctx: Context) -> dict[str, tuple[float, float]]:
-        from converter.graph.activations import stream_activations
-
-        names = list(dict.fromkeys(str(s.given.name) for s in prepared.sites))
-        running = {name: RunningRange() for name in names}
-        texts = ctx.calibration[: self.samples]
-        for values in stream_activations(prepared.model, names, given.source, texts, prepared.folder, ctx.progress):
-            for name, value in values.items():
-                try:
-                    running[name].observe(value)
-                except ValueError as error:
-                    raise StageFailed(str(error), where=f"{self.name}: {name}") from None
-        return {name: r.choose(self.range) for name, r in running.items()}
+        assert fit.ranges is not None, "static: they were measured"
+        write = write_qdq if self.portable else quantize_products
+        largest = write(
+            prepared.model, prepared.sites, fit.ranges, bounded=self.bounded, rounded=fit.weights, shifts=fit.shifts
+        )
+        return {"largest_weight_pair": largest}
