@@ -119,7 +119,7 @@ def _steps(recipe: "Recipe", source: "TorchModel", ctx: Context, pace: float) ->
 
 
 def _step(name: str, before: Forecast, now: Forecast, recipe: "Recipe", speed: Any, pace: float) -> Step:
-    sizes = {t.name: round(now.bytes(p.name) / 1e6, 2) for t, p in zip(recipe.targets, recipe.precisions, strict=True)}
+    sizes = {t.name: round(now.bytes(p.name) / 1e6, 3) for t, p in zip(recipe.targets, recipe.precisions, strict=True)}
     notes = now.notes[len(before.notes) :]
     if name != "source" and now == before:
         notes = (*notes, "its size stays, or is known only when it runs")
