@@ -1,0 +1,176 @@
+"""A phone gets the ids that the model was trained with: tables asked of the tokenizer itself, proven text by text."""
+
+import json
+import random
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from tokenizers import AddedToken, Tokenizer, normalizers
+
+from converter.device.hard_texts import hard_texts
+from converter.device.parity import LEAST, expected, parity_check, prove, write_parity
+from converter.device.tables import (
+    LAST,
+    SURROGATES,
+    TABLES_FILE,
+    NoTables,
+    escaped,
+    read_tables,
+    unescaped,
+    write_tables,
+)
+from converter.device.tokenize import DeviceTokenizer
+from converter.validate.checks import Status
+from tests.tiny import SENTENCES, make_tokenizer
+
+SHARED = Path(__file__).parents[3] / "shared" / "models" / "sst2-minilm" / "tokenizer.json"
+SPECIAL = ("[CLS]", "[MASK]", "[SEP]", "<mask>")
+
+
+def _uncased() -> Tokenizer:
+    backend: Tokenizer = make_tokenizer("bert").backend_tokenizer
+    return backend
+
+
+def _cased() -> Tokenizer:
+    made = _uncased()
+    made.normalizer = normalizers.BertNormalizer(lowercase=False)
+    return made
+
+
+def _in_parts() -> Tokenizer:
+    """Normalizes in steps, finds a token in normalized text, and one that takes the space before it along."""
+    made: Tokenizer = make_tokenizer("mpnet").backend_tokenizer
+    made.normalizer = normalizers.Sequence([normalizers.NFD(), normalizers.StripAccents(), normalizers.Lowercase()])
+    made.add_special_tokens([AddedToken("<mask>", lstrip=True, rstrip=True, normalized=False)])
+    made.add_tokens([AddedToken("Köln Dom", normalized=True)])
+    return made
+
+
+KINDS: dict[str, Callable[[], Tokenizer]] = {"uncased": _uncased, "cased": _cased, "in parts": _in_parts}
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def both(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Tokenizer, DeviceTokenizer]:
+    backend = KINDS[request.param]()
+    folder = tmp_path_factory.mktemp("tables")
+    write_tables(read_tables(backend), folder)
+    return backend, DeviceTokenizer(folder)
+
+
+def _random_texts(count: int, seed: int) -> list[str]:
+    """Letters, scripts, marks, controls and whatever else Unicode has, with special tokens typed among them."""
+    rng = random.Random(seed)
+    made = []
+    for _ in range(count):
+        points = [rng.choice((rng.randrange(128), rng.randrange(0x3000), rng.randrange(LAST + 1))) for _ in range(12)]
+        chars = [chr(c) for c in points if c not in SURROGATES]
+        chars.insert(rng.randrange(len(chars) + 1), rng.choice((*SPECIAL, "Köln Dom", " köln dom ", "the", " ")))
+        made.append("".join(chars))
+    return made
+
+
+def test_random_text_gets_the_ids_of_the_original(both: tuple[Tokenizer, DeviceTokenizer]) -> None:
+    backend, device = both
+    for text in (*_random_texts(1500, seed=7), *SENTENCES):
+        assert device.encode(text, None, 10**6).ids == backend.encode(text).ids, ascii(text)
+
+
+def test_hard_texts_get_the_ids_of_the_original(both: tuple[Tokenizer, DeviceTokenizer]) -> None:
+    backend, device = both
+    wanted = expected(backend, 48)
+    parity = prove(device, wanted, (), 48)
+    assert (parity.n, parity.differing) == (len(wanted), ())
+    check = parity_check(parity)
+    assert (check.status, check.value) == (Status.PASS, 1.0)
+    assert len({h.kind for h in hard_texts(SPECIAL)}) >= 15
+
+
+def test_a_token_knows_where_in_the_text_it_came_from(both: tuple[Tokenizer, DeviceTokenizer]) -> None:
+    backend, device = both
+    for text in SENTENCES:
+        found = backend.encode(text, add_special_tokens=False)
+        assert [(t.start, t.end) for t in device.tokens(text)] == found.offsets, text
+
+
+@pytest.mark.parametrize("strategy", ["longest_first", "only_second"])
+def test_pairs_are_cut_as_the_original_cuts_them(strategy: str, both: tuple[Tokenizer, DeviceTokenizer]) -> None:
+    backend, device = both
+    own = Tokenizer.from_str(backend.to_str())
+    compared = 0
+    for first in range(9):
+        for second in range(9):
+            for length in range(4, 15):
+                if strategy == "only_second" and first + own.num_special_tokens_to_add(True) >= length:
+                    continue  # the original refuses; a question that is too long is cut longest first
+                own.enable_truncation(length, strategy=strategy)
+                wanted = own.encode("a " * first, "b " * second)
+                made = device.encode("a " * first, "b " * second, length, only_second=strategy == "only_second")
+                assert (made.ids, made.types) == (wanted.ids, wanted.type_ids), (first, second, length)
+                compared += 1
+    assert compared > 100
+
+
+def test_a_table_that_is_wrong_is_found_and_its_texts_are_named(tmp_path: Path) -> None:
+    backend = _uncased()
+    write_tables(read_tables(backend), tmp_path)
+    path = tmp_path / TABLES_FILE
+    wanted = expected(backend, 48)
+    # One letter forgets its small form: few texts differ, and each is named.
+    path.write_text(path.read_text("utf-8").replace("replace\t54\t74\n", "replace\t54\t55\n"), "utf-8")
+    few = prove(DeviceTokenizer(tmp_path), wanted, (), 48)
+    assert few.differing
+    assert any("The quick brown fox" in d for d in few.differing)
+    # Without its punctuation nothing works: it is left out, which is said.
+    lines = [line for line in path.read_text("utf-8").split("\n") if not line.startswith("replace")]
+    path.write_text("\n".join("alone\t" if line.startswith("alone") else line for line in lines), "utf-8")
+    many = prove(DeviceTokenizer(tmp_path), wanted, (), 48)
+    check = parity_check(many)
+    assert many.share < LEAST
+    assert check.status is Status.NOT_RUN
+    assert "too many" in check.detail
+
+
+@pytest.mark.parametrize(("family", "why"), [("roberta", "BPE"), ("albert", "Unigram")])
+def test_a_tokenizer_that_is_no_wordpiece_is_refused_with_the_reason(family: str, why: str) -> None:
+    with pytest.raises(NoTables, match=why):
+        read_tables(make_tokenizer(family).backend_tokenizer)
+
+
+def test_a_normalizer_that_looks_at_its_neighbors_is_refused() -> None:
+    backend = _uncased()
+    backend.normalizer = normalizers.NFC()
+    with pytest.raises(NoTables, match="NFC looks at more than one character"):
+        read_tables(backend)
+    backend.normalizer = normalizers.NFD()
+    with pytest.raises(NoTables, match="orders accents"):
+        read_tables(backend)
+
+
+def test_the_same_tokenizer_gives_the_same_bytes(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        write_tables(read_tables(_uncased()), tmp_path / name)
+        write_parity(expected(_uncased(), 32), tmp_path / name, 32)
+    for file in (tmp_path / "a").iterdir():
+        assert file.read_bytes() == (tmp_path / "b" / file.name).read_bytes(), file.name
+
+
+@pytest.mark.parametrize("text", ["", "a\tb\\n\r\n\\", "\\t", "é\u2028\x85\x0b"])
+def test_a_cell_keeps_any_text(text: str) -> None:
+    assert unescaped(escaped(text)) == text
+    assert not set(escaped(text)) & set("\t\n\r")
+
+
+def test_the_tokenizer_of_a_real_model_is_reproduced_whole(tmp_path: Path) -> None:
+    if not SHARED.is_file():
+        pytest.skip("../shared is not here")
+    backend = Tokenizer.from_file(str(SHARED))
+    backend.no_truncation()
+    backend.no_padding()
+    write_tables(read_tables(backend), tmp_path)
+    device = DeviceTokenizer(tmp_path)
+    assert len(json.loads(backend.to_str())["model"]["vocab"]) > 30_000
+    assert prove(device, expected(backend, 128), (), 128).differing == ()
+    for text in _random_texts(1500, seed=3):
+        assert device.encode(text, None, 10**6).ids == backend.encode(text).ids, ascii(text)
