@@ -65,8 +65,12 @@ class Prepared:
     @property
     def sites(self) -> "list[Site]":
         """The products to quantize, as they are after smoothing."""
+        return self.sites_of(self.model)
+
+    def sites_of(self, model: "ir.Model") -> "list[Site]":
+        """Return the same products of a copy of the model."""
         wanted = set(self.nodes)
-        return [s for s in quantizable(self.model) if s.node.name in wanted]
+        return [s for s in quantizable(model) if s.node.name in wanted]
 
     def rows(self, site: "Site", limit: int | None = None) -> "NDArray[np.float32]":
         """Return tokens `[n, in]` as the product reads them now."""

@@ -1,10 +1,17 @@
 """Dynamic int8: weights stored in int8, activations scaled at run time (one scale a tensor)."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 from converter.artifact import OnnxModel
 from converter.binding import option
 from converter.stage import Context, Outcome, Stage
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+    from converter.graph.sites import Site
 
 
 @dataclass(frozen=True)
@@ -17,24 +24,29 @@ class DynamicInt8(Stage[OnnxModel, OnnxModel]):
     samples: int = option(256, "calibration texts that smoothing and rounding look at", low=1)
     smooth: bool = option(True, "move outlier channels of activations into the weights first")
     bounded: bool = option(True, "keep weights so small that no CPU's 8-bit products saturate (AVX2 without VNNI)")
+    max_noise: float = option(
+        0.05, "share of the answers' variance that int8 may cost; products stay in float until it does not", low=0.0
+    )
 
     summary = "dynamic int8, outlier channels smoothed"
 
     def run(self, given: OnnxModel, ctx: Context) -> Outcome[OnnxModel]:
         from converter.graph.integer_products import quantize_products
+        from converter.quantize._fallback import quantize_faithfully
         from converter.quantize._fit import fit_products
-        from converter.quantize._prepare import Wish, finish, prepare
+        from converter.quantize._prepare import Wish, prepare
 
         wish = Wish(smooth=self.smooth, bounded=self.bounded, fuse=True, texts=self.samples)
         prepared = prepare(given, ctx.work / "dynamic", ctx, wish)
         fit = fit_products(prepared, None, ctx.progress, bounded=self.bounded)
-        largest = quantize_products(
-            prepared.model, prepared.sites, None, bounded=self.bounded, rounded=fit.weights, shifts=fit.shifts
-        )
-        facts = {
-            "largest_weight_pair": largest,
-            "noise": fit.noise,
-            "embedding_tables": finish(prepared.model, prepared.folder),
-        }
+
+        def write(model: "ir.Model", sites: "Sequence[Site]") -> dict[str, Any]:
+            largest = quantize_products(
+                model, sites, None, bounded=self.bounded, rounded=fit.weights, shifts=fit.shifts
+            )
+            return {"largest_weight_pair": largest}
+
+        facts = quantize_faithfully(prepared, fit.noise, write, given, ctx, self.max_noise)
         prepared.remove()
-        return Outcome(replace(given, path=prepared.folder / "model.onnx", precision="dynamic"), prepared.facts | facts)
+        made = replace(given, path=prepared.folder / "model.onnx", precision="dynamic")
+        return Outcome(made, prepared.facts | facts | {"noise": fit.noise})

@@ -1,5 +1,6 @@
 """Static int8: weights and activations in int8 with scales fixed beforehand, from real text."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -9,8 +10,10 @@ from converter.errors import StageFailed
 from converter.stage import Context, Outcome, Stage
 
 if TYPE_CHECKING:
+    import onnx_ir as ir
+
+    from converter.graph.sites import Site
     from converter.quantize._fit import Fit
-    from converter.quantize._prepare import Prepared
 
 
 @dataclass(frozen=True)
@@ -28,22 +31,27 @@ class StaticInt8(Stage[OnnxModel, OnnxModel]):
     )
     smooth: bool = option(True, "move outlier channels of activations into the weights first")
     bounded: bool = option(True, "keep weights so small that no CPU's 8-bit products saturate (AVX2 without VNNI)")
+    max_noise: float = option(
+        0.05, "share of the answers' variance that int8 may cost; products stay in float until it does not", low=0.0
+    )
     portable: bool = option(False, "standard ONNX only (QDQ), no operators of ONNX Runtime's own: slower there")
 
     summary = "static int8, calibrated on real text"
     needs_text = True
 
     def run(self, given: OnnxModel, ctx: Context) -> Outcome[OnnxModel]:
+        from converter.quantize._fallback import quantize_faithfully
         from converter.quantize._fit import fit_products
-        from converter.quantize._prepare import Wish, finish, prepare
+        from converter.quantize._prepare import Wish, prepare
 
         if not ctx.calibration:
             raise StageFailed("static int8 needs text", where=self.name, hint="give --calibration")
         wish = Wish(smooth=self.smooth, bounded=self.bounded, fuse=not self.portable, texts=self.samples)
         prepared = prepare(given, ctx.work / self._folder, ctx, wish)
         fit = fit_products(prepared, self.range, ctx.progress, bounded=self.bounded)
-        facts = self._write(prepared, fit)
-        facts["embedding_tables"] = finish(prepared.model, prepared.folder)
+        facts = quantize_faithfully(
+            prepared, fit.noise, lambda model, sites: self._write(model, sites, fit), given, ctx, self.max_noise
+        )
         prepared.remove()
         made = replace(given, path=prepared.folder / "model.onnx", precision="static")
         facts |= {"activations": fit.ranges, "noise": fit.noise}
@@ -53,13 +61,11 @@ class StaticInt8(Stage[OnnxModel, OnnxModel]):
     def _folder(self) -> str:
         return "static-portable" if self.portable else "static"
 
-    def _write(self, prepared: "Prepared", fit: "Fit") -> dict[str, Any]:
+    def _write(self, model: "ir.Model", sites: "Sequence[Site]", fit: "Fit") -> dict[str, Any]:
         from converter.graph.integer_products import quantize_products
         from converter.quantize._qdq import write_qdq
 
         assert fit.ranges is not None, "static: they were measured"
         write = write_qdq if self.portable else quantize_products
-        largest = write(
-            prepared.model, prepared.sites, fit.ranges, bounded=self.bounded, rounded=fit.weights, shifts=fit.shifts
-        )
+        largest = write(model, sites, fit.ranges, bounded=self.bounded, rounded=fit.weights, shifts=fit.shifts)
         return {"largest_weight_pair": largest}

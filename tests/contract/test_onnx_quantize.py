@@ -120,7 +120,7 @@ def test_only_large_products_are_in_int8(exported: Callable[..., Exported]) -> N
     back = {o for n in graph.node if n.op_type == "DequantizeLinear" for o in n.output}
     assert quantized
     assert {n.op_type for n in graph.node if quantized & set(n.input)} <= {"DequantizeLinear", "MatMulIntegerToFloat"}
-    assert {n.op_type for n in graph.node if back & set(n.input)} <= {"MatMul"}
+    assert {n.op_type for n in graph.node if back & set(n.input)} <= {"MatMul", "Mul"}
     assert "LayerNormalization" in {n.op_type for n in graph.node}
     scales = [i for i in graph.initializer if "scale" in i.name and len(i.dims) == 1 and i.dims[0] > 1]
     assert scales, "weights have a scale per output channel"
@@ -149,6 +149,34 @@ def _grow_outliers(source: TorchModel) -> None:
             norm = layer.attention.output.LayerNorm
             norm.weight[3] *= 30
             layer.intermediate.dense.weight[:, 3] /= 30
+
+
+def test_products_that_int8_would_spoil_stay_float_and_are_named(
+    exported: Callable[..., Exported], tmp_path: Path
+) -> None:
+    given, ctx = exported()
+    ctx = dataclasses.replace(ctx, work=tmp_path)
+    plain = run_stage(StaticInt8(), given, ctx)[1].facts
+    strict_model, strict = run_stage(StaticInt8(max_noise=plain["answer_noise"] / 3), given, ctx)
+    assert plain["kept_float"] == {}
+    assert strict.facts["kept_float"]
+    assert strict.facts["answer_noise"] <= plain["answer_noise"] / 3
+    noisiest = max(plain["noise"], key=lambda n: plain["noise"][n])
+    assert noisiest in strict.facts["kept_float"]
+    assert "MatMul" in {n.op_type for n in onnx.load(str(strict_model.path)).graph.node}
+
+
+def test_the_portable_file_holds_standard_operators_only_and_answers_alike(exported: Callable[..., Exported]) -> None:
+    given, ctx = exported()
+    portable, _ = run_stage(StaticInt8(portable=True), given, ctx)
+    fast, _ = run_stage(StaticInt8(), given, ctx)
+    domains = [
+        {(n.domain, o.domain) for n in model.graph.node for o in model.opset_import}
+        for model in (onnx.load(str(m.path)) for m in (portable, fast))
+    ]
+    assert all(pair == ("", "") for pair in domains[0])
+    assert any("com.microsoft" in pair for pair in domains[1])
+    assert cosine(outputs(portable), outputs(given)) >= 0.99
 
 
 def test_static_int8_without_text_is_refused(exported: Callable[..., Exported], tmp_path: Path) -> None:
