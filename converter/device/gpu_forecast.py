@@ -88,7 +88,7 @@ class Forecast:
 def forecast(path: Path) -> Forecast:
     """Judge every operation of the first signature by the delegate's rules. Nothing is run."""
     rows = list(_operations(path))
-    reasons = [(name, _why(name, given, made)) for name, given, made in rows]
+    reasons = [(name, reason(name, given, made)) for name, given, made in rows]
     counts = Counter((name, why) for name, why in reasons if why)
     stays = [not why for _, why in reasons]
     pieces = sum(now and not before for before, now in zip([False, *stays], stays, strict=False))
@@ -126,7 +126,7 @@ def _operations(path: Path) -> Iterator[tuple[str, list[Tensor], list[Tensor]]]:
             )
 
 
-def _why(name: str, given: Sequence[Tensor], made: Sequence[Tensor]) -> str:
+def reason(name: str, given: Sequence[Tensor], made: Sequence[Tensor]) -> str:
     """Return why an operation leaves the GPU; empty where it stays."""
     if name not in TAKEN:
         return "the delegate has no such operation"
