@@ -175,18 +175,43 @@ def _choose(
 ) -> tuple[list[LayerShape], bool]:
     """Return the units that stay within `budget`, or else the least that can be left, and whether it was missed."""
     choices = {site: _choices(site, removal, table, chunk) for site, removal in removals.items()}
-    picks = choose_widths(list(choices.values()), budget - table.fixed)
-    missed = picks is None
-    if picks is None:
-        picks = [min(range(len(row)), key=[c.cost for c in row].__getitem__) for row in choices.values()]
-    widths = {site: row[pick].width for (site, row), pick in zip(choices.items(), picks, strict=True)}
-    _keep_one_head(widths, removals)
+    widths = _within(choices, budget - table.fixed)
+    missed = widths is None
+    if widths is None:
+        widths = {site: min(row, key=lambda c: c.cost).width for site, row in choices.items()}
+        _keep_one_head(widths, removals)
     n_layers = len(removals) // 2
     shapes = [
         LayerShape(*(removals[s].kept(widths[s]) for s in (Site(i, "attention"), Site(i, "ffn"))))
         for i in range(n_layers)
     ]
     return shapes, missed
+
+
+def _within(choices: Mapping[Site, Sequence[Choice]], room: float) -> dict[Site, int] | None:
+    """Return the widths that lose least within `room`, at least one head among them; None: there are none."""
+    best = _picked(choices, room)
+    attention = [site for site in choices if site.kind == "attention"]
+    if best is None or any(best[site].width for site in attention):
+        return None if best is None else {site: c.width for site, c in best.items()}
+    # No layer would have a head: one must, so each is tried.
+    tried = [
+        _picked({**choices, site: [c for c in choices[site] if c.width]}, room)
+        for site in attention
+        if any(c.width for c in choices[site])
+    ]
+    made = [found for found in tried if found is not None]
+    if not made:
+        return None
+    least = min(made, key=lambda found: sum(c.loss for c in found.values()))
+    return {site: c.width for site, c in least.items()}
+
+
+def _picked(choices: Mapping[Site, Sequence[Choice]], room: float) -> dict[Site, Choice] | None:
+    picks = choose_widths(list(choices.values()), room)
+    if picks is None:
+        return None
+    return {site: row[pick] for (site, row), pick in zip(choices.items(), picks, strict=True)}
 
 
 def _choices(site: Site, removal: Removal, table: CostTable, chunk: int) -> list[Choice]:
@@ -197,10 +222,8 @@ def _choices(site: Site, removal: Removal, table: CostTable, chunk: int) -> list
 
 
 def _keep_one_head(widths: dict[Site, int], removals: Mapping[Site, Removal]) -> None:
-    """Give the layer that would miss it most one head, where no layer has any: tokens must know of each other."""
+    """Give the layer that would miss it most one head: tokens must know of each other."""
     sites = [s for s in widths if s.kind == "attention"]
-    if any(widths[s] for s in sites):
-        return
     most = max((s for s in sites if removals[s].order), key=lambda s: removals[s].cost_of(0) - removals[s].cost_of(1))
     widths[most] = 1
 
