@@ -75,6 +75,12 @@ def _proof(evaluation: "Evaluation") -> str:
             f"| {n} | {evaluation.source_metric.get(n, float('nan')):.4f} | {v:.4f} |"
             for n, v in evaluation.metric.items()
         ]
+    sets = evaluation.facts.get("instruction_sets")
+    if sets:
+        lines += ["", f"Its int8 products give the same sums on {', '.join(sets['safe'])}: {sets['proof']}."]
+    for other in evaluation.facts.get("stability", ()):
+        if other["n_other"]:
+            lines += ["", f"Mind: {other['n_other']} of {other['n_texts']} texts answer differently {other['name']}."]
     note = evaluation.facts.get("note")
     return "\n".join([*lines, *(["", f"Note: {note}."] if note else [])])
 

@@ -6,13 +6,15 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from converter.artifact import Artifact, Bundle, TorchModel
+from converter.artifact import Artifact, TorchModel
 from converter.errors import ExportError, GateFailed, UsageError
 from converter.output import Output
+from converter.recipe import tried
 from converter.seal import seal_package
 from converter.stage import SILENT, Context, Progress, Record, Stage, run_stage
 from converter.target import Aim
 from converter.validate.checks import Evaluation, Status
+from converter.validate.fastest import Made, keep_fastest
 from converter.validate.reference import capture_reference
 
 if TYPE_CHECKING:
@@ -126,7 +128,8 @@ def check_options(recipe: "Recipe", source: TorchModel) -> None:
     for stage in recipe.compress:
         stage.check(source, has_text=recipe.calibration is not None)
     for target, precision in zip(recipe.targets, recipe.precisions, strict=True):
-        target.stages(precision.name, precision.options, source)
+        for one in tried(target, precision):
+            target.stages(one.name, one.options, source)
 
 
 def _context(recipe: "Recipe", source: TorchModel, output: Output, progress: Progress) -> Context:
@@ -152,7 +155,7 @@ def _context(recipe: "Recipe", source: TorchModel, output: Output, progress: Pro
         teacher=source,
         reference=reference,
         progress=progress,
-        aim=Aim(recipe.targets[0].name, recipe.precisions[0].name),
+        aim=Aim(recipe.targets[0].name, tried(recipe.targets[0], recipe.precisions[0])[0].name),
         resume=output.resume,
     )
 
@@ -220,18 +223,26 @@ class _Making:
             return self._target(target, precision)
         except ExportError as error:
             # What is half made has no manifest and no verdict: it must not lie where packages lie.
-            shutil.rmtree(self.output.folder / target.name, ignore_errors=True)
+            for half in (target.name, *(f"{target.name}.{i}" for i in range(len(target.candidates())))):
+                shutil.rmtree(self.output.folder / half, ignore_errors=True)
             return TargetResult(
                 target.name, str(precision), Status.FAIL, error.exit_code, error=str(error), hint=error.hint
             )
 
     def _target(self, target: "Target", precision: "Precision") -> TargetResult:
-        from converter.validate.package_check import evaluate_package
-
         if target.name in self.missing:
             raise self.missing[target.name]
+        choices = tried(target, precision)
+        if len(choices) == 1:
+            made = self._make(target, choices[0], target.name)
+            return self._judge(target, made)
+        return self._judge(target, self._fastest(target, choices))
+
+    def _make(self, target: "Target", precision: "Precision", folder_name: str) -> Made:
+        from converter.validate.package_check import evaluate_package
+
         artifact, records = self._stages(target.stages(precision.name, precision.options, self.compressed))
-        folder = self.output.folder / target.name
+        folder = self.output.folder / folder_name
         folder.mkdir()
         bundle = target.emit(artifact, self.compressed, folder, self.ctx)
         bundle.verify()
@@ -244,28 +255,41 @@ class _Making:
             require_device=self.require_device,
             steps=self._steps(records),
         )
-        return self._judge(target, precision, bundle, evaluation, records)
+        return Made(precision, bundle, evaluation, records)
 
-    def _judge(
-        self,
-        target: "Target",
-        precision: "Precision",
-        bundle: Bundle,
-        evaluation: Evaluation,
-        records: Sequence[Record],
-    ) -> TargetResult:
-        status = evaluation.status
+    def _fastest(self, target: "Target", choices: "Sequence[Precision]") -> Made:
+        """Make all candidates, time them together, and keep the fastest of those with the best verdict."""
+        made: list[Made] = []
+        failed: dict[str, ExportError] = {}
+        for i, precision in enumerate(choices):
+            try:
+                made.append(self._make(target, precision, f"{target.name}.{i}"))
+            except ExportError as error:
+                shutil.rmtree(self.output.folder / f"{target.name}.{i}", ignore_errors=True)
+                failed[str(precision)] = error
+        if not made:
+            raise next(iter(failed.values()))
+        chosen = keep_fastest(target, made, {name: str(error) for name, error in failed.items()}, self.ctx)
+        for one in made:
+            if one.bundle.folder != chosen.bundle.folder:
+                shutil.rmtree(one.bundle.folder)
+        folder = self.output.folder / target.name
+        chosen.bundle.folder.rename(folder)
+        return replace(chosen, bundle=replace(chosen.bundle, folder=folder))
+
+    def _judge(self, target: "Target", made: Made) -> TargetResult:
+        bundle, evaluation = made.bundle, made.evaluation
         seal_package(
             target,
-            precision,
+            made.precision,
             bundle,
             evaluation,
-            (*self.compress_records, *records),
+            (*self.compress_records, *made.records),
             self.recipe,
             self.source,
             self.ctx,
         )
-        folder = bundle.folder
+        folder, status = bundle.folder, evaluation.status
         if status is Status.FAIL:
             # Kept for study under a name that no loader looks for, and without the manifest that makes a package.
             folder = bundle.folder.with_name(target.name + ".rejected")
@@ -274,13 +298,13 @@ class _Making:
         # A package that could not be proven is sealed and says so, but the run did not do what it promises.
         return TargetResult(
             target.name,
-            str(precision),
+            str(made.precision),
             status,
             0 if status is Status.PASS else GateFailed.exit_code,
             folder.name,
             replace(bundle, folder=folder).size_bytes,
             evaluation,
-            tuple(records),
+            made.records,
             error=evaluation.reason(),
         )
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from converter.errors import ExportError
 from converter.forecast import Forecast, forecast_of
+from converter.recipe import tried
 from converter.stage import SILENT, Context, Progress
 
 if TYPE_CHECKING:
@@ -102,7 +103,7 @@ def _context(recipe: "Recipe", source: "TorchModel", work: Path, progress: Progr
         calibration_is_builtin=not given,
         teacher=source,
         progress=progress,
-        aim=Aim(recipe.targets[0].name, recipe.precisions[0].name),
+        aim=Aim(recipe.targets[0].name, tried(recipe.targets[0], recipe.precisions[0])[0].name),
     )
     return ctx, max(len(probes), len(evaluation))
 
@@ -119,7 +120,10 @@ def _steps(recipe: "Recipe", source: "TorchModel", ctx: Context, pace: float) ->
 
 
 def _step(name: str, before: Forecast, now: Forecast, recipe: "Recipe", speed: Any, pace: float) -> Step:
-    sizes = {t.name: round(now.bytes(p.name) / 1e6, 3) for t, p in zip(recipe.targets, recipe.precisions, strict=True)}
+    sizes = {
+        t.name: round(now.bytes(tried(t, p)[0].name) / 1e6, 3)
+        for t, p in zip(recipe.targets, recipe.precisions, strict=True)
+    }
     notes = now.notes[len(before.notes) :]
     if name != "source" and now == before:
         notes = (*notes, "its size stays, or is known only when it runs")

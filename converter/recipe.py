@@ -51,6 +51,17 @@ class Precision:
         return self.name + (":" + ",".join(f"{k}={v}" for k, v in self.options.items()) if self.options else "")
 
 
+AUTO = "auto"
+"""The precision that makes every candidate of a target and keeps the fastest that passes its gate."""
+
+
+def tried(target: "Target", precision: Precision) -> tuple[Precision, ...]:
+    """Return what a precision stands for: itself, or all candidates of `auto`."""
+    if precision.name != AUTO:
+        return (precision,)
+    return tuple(Precision(*parse_options(text, f"{target.name}.auto")) for text in target.candidates())
+
+
 @dataclass(frozen=True)
 class Recipe:
     """A whole run. Bound paths are absolute or `sample:NAME/FILE`; `model` is a folder, Hub id or `sample:NAME`."""
@@ -226,9 +237,13 @@ def _precisions(table: Mapping[str, Any], targets: "list[Target]", where: str) -
     for target in targets:
         value = table.get(target.name, table.get(target.name.replace("-", "_"), target.precisions[0]))
         name, options = _precision(value, f"{where}.{target.name}")
-        if name not in target.precisions:
+        if name == AUTO and options:
             raise RecipeError(
-                f"{target.name} has no precision {name!r}", where=where, hint=nearest(name, target.precisions)
+                f"auto has no option {next(iter(options))!r}", where=where, hint="name the precision to set its options"
+            )
+        if name not in (*target.precisions, AUTO):
+            raise RecipeError(
+                f"{target.name} has no precision {name!r}", where=where, hint=nearest(name, (*target.precisions, AUTO))
             )
         made.append(Precision(name, options))
     return tuple(made)

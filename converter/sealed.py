@@ -55,8 +55,17 @@ def verify_package(folder: Path, *, threads: int = 1) -> dict[str, Any]:
         "tolerance": tolerance,
         "same_answers": found.n_decisions,
         "gate": manifest["gate"]["status"],
+        **_safe_on(manifest),
         "not_run": [c["name"] for c in manifest["gate"]["checks"] if c["status"] == "NOT_RUN"],
     }
+
+
+def _safe_on(manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the instruction sets that the manifest calls safe; nothing where it says nothing of the kind."""
+    found = manifest["gate"].get("facts")
+    sets = found.get("instruction_sets") if isinstance(found, dict) else None
+    safe = sets.get("safe") if isinstance(sets, dict) else None
+    return {"instruction_sets": safe} if isinstance(safe, list) else {}
 
 
 def _check_complete(folder: Path, manifest: Mapping[str, Any]) -> None:

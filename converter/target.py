@@ -78,8 +78,15 @@ class Target(ABC):
     """The extra to install where a runtime is missing."""
     precisions: ClassVar[tuple[str, ...]]
     """The target's menu, its default first."""
+    auto: ClassVar[tuple[str, ...]] = ()
+    """What `auto` tries, as typed behind `--quantize`; empty: the whole menu but `none`."""
     input_dtype: ClassVar[str] = "int64"
     """What callers feed: every input of the package must be of this type."""
+
+    @classmethod
+    def candidates(cls) -> tuple[str, ...]:
+        """Return what `auto` makes and measures, in this order."""
+        return cls.auto or tuple(name for name in cls.precisions if name != "none") or cls.precisions[:1]
 
     @abstractmethod
     def check_runtime(self) -> None:

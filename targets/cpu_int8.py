@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from converter.artifact import Artifact, Bundle, OnnxModel, TorchModel
 from converter.binding import bind
@@ -16,6 +16,10 @@ from converter.quantize.static import StaticInt8
 from converter.stage import Context, Stage
 from converter.target import Runner, Target
 from converter.validate.limits import Limits
+
+if TYPE_CHECKING:
+    from converter.validate.checks import Check
+    from converter.validate.reference import Reference
 
 LIMITS = {
     "none": Limits(max_error=1e-4, agreement=0.999, stability=0.999),
@@ -30,6 +34,7 @@ class CpuInt8(Target):
     name = "cpu-int8"
     summary = "int8 ONNX for ONNX Runtime on CPUs, in the Hugging Face layout"
     precisions = ("static", "dynamic", "none")
+    auto = ("static", "dynamic")
 
     def check_runtime(self) -> None:
         """ONNX Runtime is a core dependency."""
@@ -49,6 +54,14 @@ class CpuInt8(Target):
 
     def limits(self, precision: str) -> Limits:
         return LIMITS[precision]
+
+    def own_checks(
+        self, bundle: Bundle, source: TorchModel, reference: "Reference", runner: Runner, ctx: Context
+    ) -> "tuple[list[Check], dict[str, Any]]":
+        """Return no check, as a user may ask for weights without the bound, but what the file is safe on."""
+        from converter.graph.accumulators import instruction_sets
+
+        return [], {"instruction_sets": instruction_sets(find_model(bundle.folder))}
 
     def usage(self, bundle: Bundle) -> str:
         return usage(bundle, CPU)

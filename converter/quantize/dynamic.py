@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
+from zlib import crc32
 
 from converter.artifact import OnnxModel
 from converter.binding import option
@@ -37,7 +38,7 @@ class DynamicInt8(Stage[OnnxModel, OnnxModel]):
         from converter.quantize._prepare import Wish, prepare
 
         wish = Wish(smooth=self.smooth, bounded=self.bounded, fuse=True, texts=self.samples)
-        prepared = prepare(given, ctx.work / "dynamic", ctx, wish)
+        prepared = prepare(given, ctx.work / f"dynamic-{crc32(repr(self).encode()):08x}", ctx, wish)
         fit = fit_products(prepared, None, ctx.progress, bounded=self.bounded)
 
         def write(model: "ir.Model", sites: "Sequence[Site]") -> dict[str, Any]:

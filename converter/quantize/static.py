@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
+from zlib import crc32
 
 from converter.artifact import OnnxModel
 from converter.binding import option
@@ -59,7 +60,8 @@ class StaticInt8(Stage[OnnxModel, OnnxModel]):
 
     @property
     def _folder(self) -> str:
-        return "static-portable" if self.portable else "static"
+        # A run may try several: what one made must stay.
+        return f"static-{crc32(repr(self).encode()):08x}"
 
     def _write(self, model: "ir.Model", sites: "Sequence[Site]", fit: "Fit") -> dict[str, Any]:
         from converter.graph.integer_products import quantize_products

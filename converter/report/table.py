@@ -90,13 +90,29 @@ def worst_error(evaluation: Mapping[str, Any]) -> float | None:
 
 
 def notes(table: Mapping[str, Any]) -> list[str]:
-    """Return what was missed and what did not run, a line each: it is never passed over in silence."""
-    return [f"FAIL: {missed}" for missed in table["budgets_missed"]] + [
+    """Return what was missed, what did not run and what a package is not good at, a line each: never in silence."""
+    return [*_warnings(table), *(f"FAIL: {missed}" for missed in table["budgets_missed"])] + [
         f"not run: {target['target']} {check['name']}: {check['detail'] or 'no reason given'}"
         for target in table["targets"]
         for check in (target["evaluation"]["checks"] if target["evaluation"] else ())
         if check["status"] == "NOT_RUN"
     ]
+
+
+def _warnings(table: Mapping[str, Any]) -> list[str]:
+    made = []
+    for target in table["targets"]:
+        facts = target["evaluation"]["facts"] if target["evaluation"] else {}
+        name = f"{target['target']} ({target['precision'].partition(':')[0]})"
+        if facts.get("not_worth_it"):
+            made.append(f"{name}: {facts['not_worth_it']}")
+        made += [f"{name}: auto tried {row['precision']}: {row['said']}" for row in facts.get("candidates", ())]
+        made += [
+            f"{name}: {other['n_other']} of {other['n_texts']} texts answer differently {other['name']}"
+            for other in facts.get("stability", ())
+            if other["n_other"]
+        ]
+    return made
 
 
 def blocks(titles: tuple[str, ...], found: list[tuple[str, ...]]) -> list[str]:

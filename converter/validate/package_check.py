@@ -4,14 +4,15 @@ from collections.abc import Sequence
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
+from converter.artifact import OnnxModel
 from converter.errors import RuntimeMissing
 from converter.validate.answers import RunFailed
 from converter.validate.checks import Check, Evaluation, Status
 from converter.validate.compare import NOTHING, compare_answers
 from converter.validate.explain import explain
 from converter.validate.interface import check_inputs, check_outputs, check_tokenizer
-from converter.validate.reference import Reference
-from converter.validate.speed import measure_speed
+from converter.validate.reference import Reference, Run
+from converter.validate.speed import measure_speed, not_worth_it
 from converter.validate.stability import check_stability
 from converter.validate.vocabulary import as_seen_by, vocabulary_facts
 
@@ -56,10 +57,12 @@ def evaluate_package(
     if any(c.status is Status.FAIL for c in doors[:2]):
         return unjudged(doors, reference, facts)
     try:
-        made = _judge(target, runner, shown, reference, limits, ctx)
+        made = _judge(target, runner, shown, reference, limits, ctx, _float32_run(steps))
     except RunFailed as error:
         return unjudged([Check("runs", Status.FAIL, detail=str(error)), *doors], reference, facts)
     own, found = target.own_checks(bundle, shown, reference, runner, ctx)
+    idle = not_worth_it(facts["size_ratio"], made.milliseconds)
+    facts |= {"not_worth_it": idle} if idle else {}
     made = replace(made, checks=(*made.checks, *doors, *own), facts={**made.facts, **facts, **found})
     return _explained(made, shown, reference, steps, ctx) if made.status is Status.FAIL else made
 
@@ -84,6 +87,7 @@ def _judge(
     reference: Reference,
     limits: "Limits",
     ctx: "Context",
+    float32: Run | None,
 ) -> Evaluation:
     title = f"Proving {target.name}"
     made = compare_answers(source, reference, runner.run, limits, ctx.progress, title)
@@ -93,8 +97,23 @@ def _judge(
         check, variations = check_stability(source, sound, runner, reference.output_range, limits, ctx.progress)
         checks.append(check)
         facts["stability"] = [asdict(v) for v in variations]
-    speed = measure_speed(source, reference.probes, runner.run, ctx.progress)
-    return replace(made.evaluation, checks=tuple(checks), facts=facts, milliseconds=speed)
+    speed = measure_speed(source, reference.probes, runner.run, ctx.progress, float32)
+    facts["speed"] = speed.facts
+    return replace(made.evaluation, checks=tuple(checks), facts=facts, milliseconds=speed.milliseconds)
+
+
+def _float32_run(steps: "Sequence[tuple[str, Artifact]]") -> Run | None:
+    """Return how the last float32 ONNX file before the package runs: what an int8 or fp16 one has to beat.
+
+    None where there is no such file, or where it is the package itself.
+    """
+    files = [made for _, made in steps if isinstance(made, OnnxModel)]
+    plain = [made for made in files if made.precision == "float32"]
+    if not plain or len(plain) == len(files):
+        return None
+    from converter.onnx_runner import OnnxRunner
+
+    return OnnxRunner(plain[-1].path).run
 
 
 def _device_check(target: "Target", bundle: "Bundle", *, require_device: bool) -> list[Check]:

@@ -1,15 +1,19 @@
 """Latency of package and source: a figure for people, never a gate."""
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from statistics import median
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from converter.validate.reference import Run, feed_of, torch_run
 from converter.validate.stability import spread
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from converter.artifact import TorchModel
     from converter.stage import Progress
     from converter.validate.reference import Probe
@@ -23,54 +27,100 @@ LEAST = 5
 BUCKETS = (16, 32, 64, 128, 256, 512)
 
 
-def measure_speed(source: "TorchModel", probes: "Sequence[Probe]", run: Run, progress: "Progress") -> dict[str, float]:
-    """Return median milliseconds of one text, batch 1, one thread, at the texts' own lengths.
+@dataclass(frozen=True)
+class Speed:
+    """Median milliseconds by who ran and how long the text was, and how it was measured."""
+
+    milliseconds: dict[str, float]
+    facts: dict[str, Any]
+
+
+def measure_speed(
+    source: "TorchModel", probes: "Sequence[Probe]", run: Run, progress: "Progress", float32: Run | None = None
+) -> Speed:
+    """Time one text, batch 1, one thread, at the texts' own lengths: package, source, and the float32 file if given.
 
     `package` and `source` are over all texts of a sample; `package_16` and `source_16` over those of up to 16 tokens,
-    `package_32` over those of 17 to 32, and so on. Source and package take turns, so that a busy machine slows both.
+    `package_32` over those of 17 to 32, and so on. All take turns, so that a busy machine slows each of them.
     """
-    found: list[tuple[int, float, float]] = []
-    with _one_thread(), progress.task("Timing", total=min(SAMPLE, len(probes))) as ticker:
-        asked = torch_run(source)
-        started = time.perf_counter()
-        for probe in _mixed(spread(probes, SAMPLE)):
-            feed = feed_of(source, [probe.encoding])
-            times = _seconds(lambda feed=feed: run(feed)), _seconds(lambda feed=feed: asked(feed))  # type: ignore[misc]
-            found.append((probe.encoding.length, *times))
-            ticker.advance()
-            if len(found) >= LEAST and time.perf_counter() - started > BUDGET_SECONDS:
-                break
-    made = _medians("", found)
+    runs = {"package": run, "source": torch_run(source), **({"float32": float32} if float32 is not None else {})}
+    found = race(source, probes, runs, progress)
+    made: dict[str, float] = {}
     low = 0
-    for high in BUCKETS:
-        made |= _medians(f"_{high}", [f for f in found if low < f[0] <= high])
-        low = high
-    return made
+    for high in (None, *BUCKETS):
+        for name, times in found.items():
+            chosen = [t for n, t in times if high is None or low < n <= high]
+            # How the float32 file does is a figure for the whole; by length, package and source are drawn.
+            if chosen and (high is None or name != "float32"):
+                made[f"{name}_{high}" if high else name] = round(1000 * median(chosen), 3)
+        low = high or 0
+    return Speed(made, _how(found))
 
 
-def _medians(suffix: str, found: Sequence[tuple[int, float, float]]) -> dict[str, float]:
-    if not found:
+def race(
+    source: "TorchModel", probes: "Sequence[Probe]", runs: Mapping[str, Run], progress: "Progress"
+) -> dict[str, list[tuple[int, float]]]:
+    """Return, by name, tokens and seconds of each text of a sample; on every text all take turns."""
+    found: dict[str, list[tuple[int, float]]] = {name: [] for name in runs}
+    with _one_thread(), progress.task("Timing", total=min(SAMPLE, len(probes))) as ticker:
+        started = time.perf_counter()
+        for i, probe in enumerate(_mixed(spread(probes, SAMPLE))):
+            feed = feed_of(source, [probe.encoding])
+            for name, seconds in _turns(runs, feed).items():
+                found[name].append((probe.encoding.length, seconds))
+            ticker.advance()
+            if i + 1 >= LEAST and time.perf_counter() - started > BUDGET_SECONDS:
+                break
+    return found
+
+
+def _turns(runs: Mapping[str, Run], feed: "Mapping[str, NDArray[np.int64]]") -> dict[str, float]:
+    """Return the best of some rounds of each."""
+    taken: dict[str, list[float]] = {name: [] for name in runs}
+    for run in runs.values():
+        run(feed)  # the first run of a length allocates
+    for _ in range(REPEATS):
+        for name, run in runs.items():
+            started = time.perf_counter()
+            run(feed)
+            taken[name].append(time.perf_counter() - started)
+    return {name: min(times) for name, times in taken.items()}
+
+
+def _how(found: Mapping[str, Sequence[tuple[int, float]]]) -> dict[str, Any]:
+    lengths = sorted(n for n, _ in next(iter(found.values())))
+    if not lengths:
         return {}
+    ends = {name: sorted(t for _, t in times) for name, times in found.items()}
     return {
-        f"package{suffix}": round(1000 * median(f[1] for f in found), 3),
-        f"source{suffix}": round(1000 * median(f[2] for f in found), 3),
+        "threads": 1,
+        "batch": 1,
+        "texts": len(lengths),
+        "tokens_p50": lengths[len(lengths) // 2],
+        "tokens_p90": lengths[len(lengths) * 9 // 10],
+        **{f"{name}_ms_p90": round(1000 * t[len(t) * 9 // 10], 3) for name, t in ends.items()},
     }
+
+
+def not_worth_it(size_ratio: float, milliseconds: Mapping[str, float]) -> str | None:
+    """Return a sentence where a package is neither smaller nor faster than float32; None where it is worth having.
+
+    `size_ratio` is its size over the source's float32 weights. The float32 file in the same runtime is what it has to
+    beat; without one, the source.
+    """
+    rival = "float32" if "float32" in milliseconds else "source"
+    if size_ratio < 1 or "package" not in milliseconds or milliseconds["package"] < milliseconds[rival]:
+        return None
+    return (
+        f"not worth it: neither smaller ({size_ratio:.2f} of the float32 weights) nor faster "
+        f"({milliseconds['package']:.2f} ms, {rival} {milliseconds[rival]:.2f} ms a text) than float32"
+    )
 
 
 def _mixed(probes: "list[Probe]") -> "list[Probe]":
     """Order by stride over the lengths, so that a budget that runs out has seen short and long texts alike."""
     ordered = sorted(probes, key=lambda p: p.encoding.length)
     return [p for k in range(LEAST) for p in ordered[k::LEAST]]
-
-
-def _seconds(call: Callable[[], object]) -> float:
-    call()  # the first run of a length allocates
-    taken = []
-    for _ in range(REPEATS):
-        started = time.perf_counter()
-        call()
-        taken.append(time.perf_counter() - started)
-    return min(taken)
 
 
 @contextmanager
