@@ -29,7 +29,7 @@ PLAIN = tuple(Example(t) for t in SENTENCES)
 
 def int8_bytes(model: TorchModel, work: Path) -> int:
     work.mkdir()
-    made, _ = run_stages([ExportOnnx(), StaticInt8(samples=8)], model, Context(work=work, calibration=PLAIN))
+    made, _ = run_stages([ExportOnnx(), StaticInt8(samples=8, max_noise=10)], model, Context(work=work, calibration=PLAIN))
     return made.size_bytes
 
 
@@ -174,3 +174,12 @@ def test_a_codebook_survives_export_and_int8(tiny: Callable[..., Path], tmp_path
     rows, width = source.module.get_input_embeddings().weight.shape
     codebook = 256 * 2 * 4
     assert less < whole - rows * (width // 2 - 4) + codebook + 4096  # nodes and names of the lookup
+
+
+def test_a_codebook_survives_lowering(tiny: Callable[..., Path], tmp_path: Path) -> None:
+    pytest.importorskip("litert_torch", reason="the mobile extra is not installed")
+    from converter.lowering.lower import LowerTflite
+
+    made, _ = run_stage(CodebookSharing(exact=3), source_of(tiny), context(tmp_path))
+    _, record = run_stage(LowerTflite((16,)), made, context(tmp_path))
+    assert record.facts["max_relative_error"] < 1e-4

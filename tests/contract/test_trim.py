@@ -244,3 +244,30 @@ def test_a_tokenizer_of_another_kind_is_refused(tiny: Callable[..., Path]) -> No
 
     with pytest.raises(SourceError, match="Exotic tokenizer"):
         VocabularyTrimming().check(replace(source, tokenizer=Tokenizer()), has_text=True)
+
+
+@pytest.mark.parametrize("task", ["text-classification", "fill-mask"])
+def test_the_package_has_the_trimmed_tokenizer_and_is_judged_by_it(
+    tiny: Callable[..., Path], tmp_path: Path, task: str
+) -> None:
+    from converter import convert, verify
+    from converter.jsonfile import read_json
+
+    (tmp_path / "kept.txt").write_text("\n".join(SENTENCES[:12]), encoding="utf-8")
+    (tmp_path / "judged.txt").write_text("\n".join(SENTENCES), encoding="utf-8")
+    recipe = {
+        "model": str(tiny("bert", task)),
+        "quantize": {"cpu-int8": "none"},
+        "compress": [{"stage": "trim.vocabulary", "corpus": [str(tmp_path / "kept.txt")]}],
+        "eval": str(tmp_path / "judged.txt"),
+        "limits": {"agreement": 0.1, "stability": 0.5},
+    }
+    (made,) = convert(recipe, tmp_path / "out").targets
+    assert made.evaluation is not None, made.error
+    found = made.evaluation.facts["vocabulary"]
+    assert found["texts"] > found["split_otherwise"] > 0
+    assert made.folder is not None
+    package = tmp_path / "out" / made.folder
+    assert verify(package)["golden_texts"] > 4
+    tokens = read_json(package / "tokenizer.json")["model"]["vocab"]
+    assert len(tokens) == read_json(package / "config.json")["vocab_size"] == found["tokens"]
