@@ -89,7 +89,7 @@ def shrink(ground: Ground, table: CostTable, budget: float, n_steps: int, chunk:
         removals = _removals(ground, made, pulls, ticker)
         first = first or tuple(_scores(removals, i) for i in range(len(_parts(made))))
         allowed = full * (budget / full) ** (step / n_steps)
-        shapes, missed = _choose(removals, table, allowed, chunk)
+        shapes, missed = choose_shapes(removals, table, allowed, chunk)
         made = resized_in_place(made, shapes)
         if step < n_steps:
             reconstruct(ground, made, pulls, ticker)
@@ -170,7 +170,7 @@ def has_bias(linear: torch.nn.Linear) -> bool:
     return linear._parameters.get("bias") is not None  # noqa: SLF001 - the attribute is typed as if it were never None
 
 
-def _choose(
+def choose_shapes(
     removals: Mapping[Site, Removal], table: CostTable, budget: float, chunk: int
 ) -> tuple[list[LayerShape], bool]:
     """Return the units that stay within `budget`, or else the least that can be left, and whether it was missed."""

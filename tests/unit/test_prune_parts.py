@@ -8,10 +8,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from converter.prune._compact import choose_shapes
 from converter.prune._costs import CostTable, latency_table, natural_lengths
 from converter.prune._fit import Moments, refit
 from converter.prune._kernels import Dimensions
-from converter.prune._order import order_removal
+from converter.prune._order import Removal, order_removal
+from converter.prune._streams import Site
 from converter.prune._widths import STEPS, Choice, choose_widths
 from converter.stage import SILENT
 
@@ -111,3 +113,22 @@ def test_times_grow_with_width_and_are_taken_once(products: str, tmp_path: objec
     assert again == first  # to the last bit: it was read, not timed again
     other = latency_table(shape, products, (8, 512), (8, 16), SILENT)  # type: ignore[arg-type]
     assert other != first
+
+
+def test_the_last_head_is_paid_for_from_the_budget() -> None:
+    """Heads are worth nothing here: one stays all the same, and the neurons make room for it."""
+    worthless, worthy = Removal((1, 0), np.zeros(3)), Removal((1, 0), np.array([0.0, 1.0, 5.0]))
+    removals = {
+        site: worthless if site.kind == "attention" else worthy
+        for site in (Site(0, "attention"), Site(0, "ffn"), Site(1, "attention"), Site(1, "ffn"))
+    }
+    table = CostTable("ms", 1.0, ((0, 0.0), (2, 2.0)), ((0, 0.0), (2, 2.0)), {})
+    shapes, missed = choose_shapes(removals, table, 4.01, 1)
+    widths = [(len(s.heads), len(s.neurons)) for s in shapes]
+    assert not missed
+    assert sum(h for h, _ in widths) == 1
+    assert table.total(widths) <= 4.01
+    assert sum(n for _, n in widths) == 2
+    least, missed = choose_shapes(removals, table, 1.5, 1)
+    assert missed
+    assert sorted((len(s.heads), len(s.neurons)) for s in least) == [(0, 0), (1, 0)]
