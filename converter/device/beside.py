@@ -10,7 +10,7 @@ from converter.device.facts import DeviceFacts, facts_of
 from converter.device.golden_table import write_golden_table
 from converter.device.gpu_forecast import FACT as GPU_FACT
 from converter.device.parity import CHECK, backend_of, expected, facts, parity_check, prove, write_parity
-from converter.device.runtime import least_runtime
+from converter.device.runtime import KEY, MODEL_FILE, least_runtime
 from converter.device.samples import FOLDER, check_facts, write_samples
 from converter.device.tables import TABLES_FILE, NoTables, read_tables, write_tables
 from converter.device.tokenize import DeviceTokenizer
@@ -87,6 +87,7 @@ class Beside:
         n_texts = write_golden_table(golden, source, table, tolerance, self.assets)
         return {
             **made,
+            KEY: table.runtime[MODEL_FILE],
             "files": self._write(table, known),
             "golden_texts": n_texts,
         }
