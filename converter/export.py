@@ -39,6 +39,7 @@ class ExportOnnx(Stage[TorchModel, OnnxModel]):
         from converter.graph.clean import clean_graph
         from converter.graph.gelu import gelus_for_fusion
         from converter.graph.gemms import gemms_as_products
+        from converter.graph.idle_biases import drop_idle_biases
         from converter.graph.projections import merge_projections
         from converter.graph.residuals import residuals_as_sums
         from converter.graph.rows import keep_read_rows
@@ -55,6 +56,7 @@ class ExportOnnx(Stage[TorchModel, OnnxModel]):
                 "opset": model.opset_imports[""],
                 "ir_version": model.ir_version,
                 "one_token_nodes": keep_read_rows(model),
+                "idle_biases": drop_idle_biases(model),
                 "merged_projections": merge_projections(model),
                 "residual_sums": residuals_as_sums(model),
                 "gelus": gelus_for_fusion(model),

@@ -38,7 +38,7 @@ class Attention:
 
 def attention_biases(model: "ir.Model") -> frozenset[str]:
     """Return the names of the values that are added to attention scores, one alone each."""
-    return frozenset(str(m.biases[0].name) for m in _matches(model) if len(m.biases) == 1)
+    return frozenset(str(m.biases[0].name) for m in attentions(model) if len(m.biases) == 1)
 
 
 def fuse_attention(model: "ir.Model", padding: Collection[str] = ()) -> int:
@@ -49,7 +49,7 @@ def fuse_attention(model: "ir.Model", padding: Collection[str] = ()) -> int:
     from onnx_ir.passes import common
 
     fused = 0
-    for match in _matches(model):
+    for match in attentions(model):
         width = _width(match.query)
         if width is None or width % match.head_dim or _width(match.value) != width:
             continue
@@ -64,7 +64,8 @@ def fuse_attention(model: "ir.Model", padding: Collection[str] = ()) -> int:
     return fused
 
 
-def _matches(model: "ir.Model") -> list[Attention]:
+def attentions(model: "ir.Model") -> list[Attention]:
+    """Return every attention that is written out in a way that is known."""
     return [m for n in model.graph if n.op_type == "Softmax" and (m := _match(n)) is not None]
 
 

@@ -16,7 +16,7 @@ def merge_projections(model: "ir.Model") -> int:
     """Merge `MatMul` + `Add` pairs of one input into one pair and a `Split`; returns how many groups were merged."""
     by_input: dict[ir.Value, list[tuple[ir.Node, ir.Node]]] = defaultdict(list)
     for node in model.graph:
-        add = _biased(node)
+        add = bias_behind(node)
         if add is not None and node.inputs[0] is not None:
             by_input[node.inputs[0]].append((node, add))
     groups = [pairs for pairs in by_input.values() if len(pairs) > 1]
@@ -25,7 +25,7 @@ def merge_projections(model: "ir.Model") -> int:
     return len(groups)
 
 
-def _biased(node: "ir.Node") -> "ir.Node | None":
+def bias_behind(node: "ir.Node") -> "ir.Node | None":
     """Return the bias `Add` behind a `MatMul` by constant weights `[in, out]`; None where `node` is no such thing."""
     if node.op_type != "MatMul" or not is_weight(node.inputs[1], rank=2) or is_weight(node.inputs[0]):
         return None

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 BY_OUTPUT = (1, 3, 6)
 """Inputs of `MatMulIntegerToFloat` that have one number, or one column, for every output: weights, scales, bias."""
+BIAS, BIAS_FREE = 6, 5
+"""The bias's place, and how many inputs there are without it (the one before it is optional, too)."""
 
 
 def separate_products(model: "ir.Model") -> int:
@@ -49,16 +51,18 @@ def _separate(graph: "ir.Graph", product: "ir.Node", split: "ir.Node") -> None:
         for i in BY_OUTPUT:
             if i < len(inputs) and (whole := inputs[i]) is not None:
                 inputs[i] = _part(graph, whole, start, end)
+        if len(inputs) > BIAS and not array_of(inputs[BIAS]).any():
+            # `drop_idle_biases` left nothing to add.
+            inputs = inputs[:BIAS_FREE]
         node = ir.node(product.op_type, inputs, domain=DOMAIN, name=f"{part.name}_integer")
         node.outputs[0].name = f"{part.name}_integer"
         graph.insert_before(split, node)
         ir.convenience.replace_all_uses_with(part, node.outputs[0])
     graph.remove(split, safe=True)
-    whole_inputs = [product.inputs[i] for i in BY_OUTPUT if i < len(product.inputs)]
     graph.remove(product, safe=True)
-    for value in whole_inputs:
-        if value is not None and not value.uses():
-            del graph.initializers[str(value.name)]
+    unused = [v for v in graph.initializers.values() if not v.uses() and not v.is_graph_output()]
+    for value in unused:
+        del graph.initializers[str(value.name)]
 
 
 def _part(graph: "ir.Graph", whole: "ir.Value", start: int, end: int) -> "ir.Value":

@@ -10,7 +10,7 @@ import numpy as np
 from converter.errors import StageFailed
 from converter.graph.activations import stream_activations
 from converter.graph.attention import attention_biases, fuse_attention
-from converter.graph.clean import clean_graph
+from converter.graph.clean import clean_graph, shorten_names
 from converter.graph.embeddings import quantize_embeddings
 from converter.graph.padding import padding_masks
 from converter.graph.projections import array_of
@@ -171,6 +171,7 @@ def finish(model: "ir.Model", folder: Path) -> int:
     put_sequence_first(model)
     tables = quantize_embeddings(model)
     clean_graph(model)
+    shorten_names(model)
     write_onnx(model, folder / "model.onnx")
     release_memory()
     return tables
