@@ -110,7 +110,7 @@ def encoder_linears(model: TorchModel) -> "dict[str, torch.nn.Linear]":
 
     base = model.module.base_model
     assert isinstance(base, torch.nn.Module)
-    found = {name: m for name, m in base.named_modules() if isinstance(m, torch.nn.Linear)}
+    found = {name: m for name, m in base.named_modules() if isinstance(m, torch.nn.Linear) and m.weight.numel()}
     if not found:
         raise SourceError("the model has no linear layers to prune", where=model.provenance.id)
     return found

@@ -207,3 +207,14 @@ def test_what_asks_for_nothing_or_stands_on_nothing_is_refused(source: TorchMode
     cut = resized(source, [LayerShape((0,), (0, 1))] * 3)
     with pytest.raises(RecipeError, match="of another model"):
         StructuredPruning(plan=str(tmp_path)).run(cut, ctx)
+
+
+def test_an_empty_sublayer_can_be_pruned_and_zeroed_again(source: TorchModel, tmp_path: Path) -> None:
+    ctx = context(tmp_path)
+    bare = resized(source, [LayerShape((0, 1), (0, 1, 2)), LayerShape((), tuple(range(64))), LayerShape((1,), ())])
+    made, _ = run_stage(stage_class("prune.threshold")(), bare, ctx)
+    assert units(made) == units(bare)
+    again, _ = run_stage(StructuredPruning(size_mb=megabytes(bare, 0.5), steps=1), made, ctx)
+    assert units(again)[1][0] == units(again)[2][1] == 0
+    save_model(again, tmp_path / "saved")
+    assert all((weights(load_source(str(tmp_path / "saved")))[n] == v).all() for n, v in weights(again).items())
