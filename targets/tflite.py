@@ -2,7 +2,9 @@
 
 import importlib.util
 import os
+import shutil
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,11 +13,15 @@ from converter.artifact import Artifact, Bundle, TorchModel
 from converter.binding import bind, option
 from converter.device.beside import Beside
 from converter.device.gpu_forecast import forecast
+from converter.device.samples import FOLDER
 from converter.device.second_opinion import second_opinion
 from converter.errors import RecipeError, RuntimeMissing
 from converter.examples import PadIds
 from converter.layout import write_model_files
+from converter.lowering.any_length import write_any_length
 from converter.lowering.lower import LowerTflite
+from converter.lowering.mediapipe import MEDIAPIPE_FILE, Inexpressible, write_mediapipe
+from converter.lowering.mediapipe_check import check_variant
 from converter.lowering.model import TfliteModel, mobile_outputs, signature_lengths
 from converter.quantize.litert_dynamic import LitertDynamicInt8
 from converter.quantize.litert_fp16 import LitertFp16
@@ -51,6 +57,10 @@ class Tflite(Target):
     seq_len: tuple[int, ...] = option(
         (), "lengths in tokens, one signature each; none: 16, 32, 64, 128 up to the model's maximum", low=1
     )
+    any_length: bool = option(
+        False, "one signature that takes any length up to the longest: least memory, no padding; for CPUs"
+    )
+    mediapipe: bool = option(True, "a second file that MediaPipe Tasks opens, where it has a form for the model")
 
     name = "tflite"
     summary = "TFLite for LiteRT on phones"
@@ -67,7 +77,11 @@ class Tflite(Target):
                 )
 
     def stages(self, precision: str, options: Mapping[str, Any], model: TorchModel) -> Sequence[Stage[Any, Any]]:
-        lower = LowerTflite(signature_lengths(self.seq_len, model.max_length))
+        lengths = signature_lengths(self.seq_len, model.max_length)
+        if self.any_length:
+            # Two are the pattern that `emit` makes one of.
+            lengths = (max(1, lengths[-1] - 1), lengths[-1])
+        lower = LowerTflite(lengths)
         where = "quantize.tflite"
         if precision == "none":
             if options:
@@ -82,11 +96,17 @@ class Tflite(Target):
     def emit(self, given: Artifact, source: TorchModel, folder: Path, ctx: Context) -> Bundle:
         assert isinstance(given, TfliteModel)
         path = folder / MODEL_FILE
-        # A second name where the disk allows: the float file may serve another precision of this run.
-        try:
-            os.link(given.path, path)
-        except OSError:
-            path.write_bytes(given.path.read_bytes())
+        if self.any_length:
+            write_any_length(given.path, path, given.lengths[-1])
+        else:
+            # A second name where the disk allows: the float file may serve another precision of this run.
+            try:
+                os.link(given.path, path)
+            except OSError:
+                path.write_bytes(given.path.read_bytes())
+        if self.mediapipe:
+            with suppress(Inexpressible):
+                write_mediapipe(given.path, source, folder / MEDIAPIPE_FILE)
         write_model_files(source, folder, {}, max_length=given.lengths[-1])
         Beside(folder).write_tokenizer(source)
         return Bundle(folder, MODEL_FILE, source)
@@ -99,15 +119,21 @@ class Tflite(Target):
     def own_checks(
         self, bundle: Bundle, source: TorchModel, reference: "Reference", runner: Runner, ctx: Context
     ) -> tuple[list["Check"], dict[str, Any]]:
-        longest = min(source.max_length, runner.lengths[-1])
+        longest = min(source.max_length, runner.max_length or source.max_length)
         model = bundle.folder / bundle.model_file
         tokenizer, facts = Beside(bundle.folder).check(source, reference, longest)
-        opinion, heard = second_opinion(model, source, reference, runner, ctx.work)
-        return [tokenizer, opinion], {**facts, **heard, **forecast(model).facts()}
+        checks, found = check_variant(bundle.folder, source, reference, runner, ctx)
+        if runner.lengths:
+            opinion, heard = second_opinion(model, source, reference, runner, ctx.work)
+            checks, found = [opinion, *checks], {**heard, **found}
+        return [tokenizer, *checks], {**facts, **found, **forecast(model).facts()}
 
     def accompany(
         self, bundle: Bundle, golden: "Golden", runner: Runner, evaluation: "Evaluation", tolerance: float
     ) -> dict[str, Any]:
+        if not runner.lengths:
+            shutil.rmtree(bundle.folder / FOLDER, ignore_errors=True)
+            return {"why_not": "samples pick from fixed lengths, and this file takes any"}
         return Beside(bundle.folder).complete(bundle.source, golden, runner, evaluation.facts, tolerance)
 
     def limits(self, precision: str) -> Limits:
@@ -116,11 +142,43 @@ class Tflite(Target):
     def usage(self, bundle: Bundle) -> str:
         lengths = signature_lengths(self.seq_len, bundle.source.max_length)
         outputs = mobile_outputs(bundle.source)
-        return USAGE.format(
-            lengths=", ".join(map(str, lengths)), first=lengths[0], longest=lengths[-1], output=outputs[0]
+        mediapipe = MEDIAPIPE_USAGE if (bundle.folder / MEDIAPIPE_FILE).is_file() else ""
+        if self.any_length:
+            return USAGE_ANY.format(longest=lengths[-1], output=outputs[0]) + mediapipe
+        return (
+            USAGE.format(lengths=", ".join(map(str, lengths)), first=lengths[0], longest=lengths[-1], output=outputs[0])
+            + mediapipe
         )
 
 
+MEDIAPIPE_USAGE = """
+`model-mediapipe.tflite` is the same model for MediaPipe Tasks (`TextClassifier`, `TextEmbedder`): text in, answer out,
+with the tokenizer inside. MediaPipe cuts some text otherwise (accents, non-ASCII capitals, Hangul, control characters):
+normalize text with the tokenizer's own normalizer first, `tokenizer.backend_tokenizer.normalizer.normalize_str(text)`.
+
+```python
+from mediapipe.tasks.python import BaseOptions, text
+
+options = text.TextClassifierOptions(base_options=BaseOptions(model_asset_path="model-mediapipe.tflite"))
+print(text.TextClassifier.create_from_options(options).classify("Your text").classifications[0].categories)
+```
+"""
+USAGE_ANY = """\
+`model.tflite` has one signature, `serving_up_to_{longest}`, that takes 1 to {longest} tokens: int32 inputs
+`[1, length]`, without padding. Beyond {longest}, cut the text.
+
+```python
+import numpy as np
+from ai_edge_litert.interpreter import Interpreter
+from transformers import AutoTokenizer
+
+tokenizer = AutoTokenizer.from_pretrained(".")
+run = Interpreter("model.tflite").get_signature_runner("serving_up_to_{longest}")
+
+ids = tokenizer("Your text", truncation=True, max_length={longest})
+print(run(**{{name: np.array([row], dtype=np.int32) for name, row in ids.items()}})["{output}"])
+```
+"""
 USAGE = """\
 `model.tflite` has one signature per length ({lengths} tokens), `serving_{first}` to `serving_{longest}`, over the same
 weights. Inputs are int32 `[1, length]`. Take the shortest signature that the text fits, and pad to its length: ids with

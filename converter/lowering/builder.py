@@ -6,6 +6,8 @@ import flatbuffers
 import numpy as np
 
 IDENTIFIER = b"TFL3"
+BYTES_ALIGNED = 16
+"""The schema's own demand on a buffer's data."""
 
 
 class _Sharing(flatbuffers.Builder):
@@ -16,10 +18,20 @@ class _Sharing(flatbuffers.Builder):
         self._vectors: dict[tuple[str, bytes], int] = {}
 
     def CreateNumpyVector(self, x: "np.ndarray[Any, Any]") -> int:  # noqa: N802 - flatbuffers' name
+        if x.dtype == np.uint8:
+            return self._weights(x)
         key = (x.dtype.str, x.tobytes())
         if key not in self._vectors:
             self._vectors[key] = super().CreateNumpyVector(x)
         return self._vectors[key]
+
+    def _weights(self, x: "np.ndarray[Any, Any]") -> int:
+        """Write a buffer's bytes where kernels may load numbers from; they are equal to no other's already."""
+        self.StartVector(1, x.size, BYTES_ALIGNED)
+        self.head -= x.size
+        self.Bytes[self.head : self.head + x.size] = x.tobytes()
+        self.vectorNumElems = x.size
+        return int(self.EndVector())
 
     def CreateString(self, s: "str | bytes", encoding: str = "utf-8", errors: str = "strict") -> int:  # noqa: N802
         content = s if isinstance(s, bytes) else s.encode(encoding, errors)

@@ -35,12 +35,15 @@ def read_flat(path: Path) -> Any:
     return model
 
 
-def write_flat(model: Any, path: Path) -> None:
-    """Write `model`; its buffers are renumbered: equal ones become one, and those that nothing names are left out."""
+def write_flat(model: Any, path: Path, *, inline: bool = False) -> None:
+    """Write `model`; its buffers are renumbered: equal ones become one, and those that nothing names are left out.
+
+    `inline`: weights lie in the tables, up to 2 GB, for readers that know nothing else (MediaPipe); else behind them.
+    """
     from converter.lowering.builder import packed
 
     _tidy(model)
-    outside = [b for b in model.buffers if b.data is not None and len(b.data) > SMALL]
+    outside = [b for b in model.buffers if b.data is not None and len(b.data) > SMALL and not inline]
     data = [b.data for b in outside]
     for buffer, content in zip(outside, data, strict=True):
         # Numbers that are not zero, since zeros are not stored: the tables are then as long as with the true ones.

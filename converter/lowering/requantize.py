@@ -6,10 +6,13 @@ from pathlib import Path
 from tempfile import mkdtemp
 from typing import Any
 
+import numpy as np
+
 from converter.errors import StageFailed
-from converter.lowering.flat import read_flat, share_names, write_flat
+from converter.lowering.flat import add_buffer, read_flat, share_names, text, write_flat
 from converter.lowering.model import TfliteModel
 from converter.lowering.quiet import quiet
+from converter.lowering.smooth import Fitted, smooth
 from converter.lowering.tables import quantize_tables
 from converter.stage import Context, Outcome
 
@@ -51,6 +54,14 @@ class Scheme:
         ]
 
 
+@dataclass(frozen=True)
+class Fit:
+    """How weights are fitted to what they are multiplied with, before they are rounded."""
+
+    texts: int
+    smooth: float
+
+
 def requantize(
     given: TfliteModel,
     rules: list[Rule],
@@ -59,6 +70,7 @@ def requantize(
     ranges: Mapping[str, Any] | None = None,
     *,
     tables: bool = True,
+    fit: Fit | None = None,
 ) -> Outcome[TfliteModel]:
     """Write the quantized file beside others in the scratch folder. `tables`: embedding tables in int8 too.
 
@@ -68,20 +80,49 @@ def requantize(
     """
     path = Path(mkdtemp(prefix=f"tflite-{precision}-", dir=ctx.work)) / "model.tflite"
     raw = path.with_name("quantized.tflite")
+    fitted, facts = _smoothed(given, fit, path, ctx) if fit else ({}, {})
     with ctx.progress.task(f"Quantizing the TFLite file ({precision})"), quiet():
-        _quantize(given, rules, precision, raw, ranges)
+        _quantize(path if fit else given.path, rules, precision, raw, ranges)
         model = read_flat(raw)
+        _round(model, fitted)
         names = quantize_tables(model) if tables else []
         share_names(model)
         write_flat(model, path)
         raw.unlink()
-    facts = {"operations": sorted({r["operation"] for r in rules}), "tables": len(names)}
+    facts |= {"operations": sorted({r["operation"] for r in rules}), "tables": len(names)}
     return Outcome(replace(given, path=path, precision=precision), facts)
 
 
-def _quantize(
-    given: TfliteModel, rules: list[Rule], precision: str, path: Path, ranges: Mapping[str, Any] | None
-) -> None:
+def _smoothed(given: TfliteModel, fit: Fit, path: Path, ctx: Context) -> tuple[dict[str, Fitted], dict[str, Any]]:
+    """Write the float file with smoothed inputs; returns the weights to round, and the facts."""
+    from converter.lowering.moments import input_moments
+
+    seen = input_moments(given, ctx, fit.texts)
+    model = read_flat(given.path)
+    fitted, smoothed = smooth(model, seen, fit.smooth)
+    write_flat(model, path)
+    facts = {"fitted": len(seen), "smoothed": smoothed, "texts": fit.texts, "builtin_text": ctx.calibration_is_builtin}
+    return fitted, facts
+
+
+def _round(model: Any, fitted: Mapping[str, Fitted]) -> None:
+    """Round weights so that what one rounding loses the next make good (`converter.quantize._rounding`)."""
+    from converter.quantize._rounding import round_by_moments
+
+    made: dict[int, tuple[int, Any]] = {}
+    for graph in model.subgraphs:
+        for tensor in graph.tensors:
+            found = fitted.get(text(tensor.name))
+            if found is None or tensor.quantization is None:
+                continue
+            if id(found) not in made:
+                rounded = round_by_moments(np.ascontiguousarray(found.weights.T), found.moments, bounded=False)
+                buffer = add_buffer(model, np.ascontiguousarray(rounded.values.T))
+                made[id(found)] = buffer, rounded.scales.reshape(-1).astype(np.float32)
+            tensor.buffer, tensor.quantization.scale = made[id(found)]
+
+
+def _quantize(given: Path, rules: list[Rule], precision: str, path: Path, ranges: Mapping[str, Any] | None) -> None:
     from ai_edge_quantizer.quantizer import Quantizer
 
     class Trusting(Quantizer):
@@ -91,7 +132,7 @@ def _quantize(
             """Check nothing."""
 
     try:
-        quantizer = Trusting(str(given.path), rules)
+        quantizer = Trusting(str(given), rules)
         quantizer.quantize(
             dict(ranges) if ranges is not None else None,
             serialize_to_path=str(path),

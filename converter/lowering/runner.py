@@ -8,7 +8,7 @@ import numpy as np
 
 from converter.errors import PackageDamaged, UsageError
 from converter.examples import INPUT_NAMES, PadIds
-from converter.lowering.model import SIGNATURE
+from converter.lowering.model import ANY_SIGNATURE, SIGNATURE
 from converter.target import Runner, TensorSpec
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ SPAN_OUTPUTS = ("start_logits", "end_logits")
 
 
 class TfliteRunner(Runner):
-    """Opens a file with signatures `serving_<length>`.
+    """Opens a file with signatures `serving_<length>`, or with one that takes any length.
 
     `xnnpack` False: LiteRT's own kernels, slower, but without a second, packed copy of the weights per signature.
 
@@ -41,17 +41,18 @@ class TfliteRunner(Runner):
         except (ValueError, RuntimeError) as error:
             raise PackageDamaged(f"not a TFLite model ({error})", where=str(path)) from None
         names = self._interpreter.get_signature_list()
-        found = sorted(int(n.removeprefix(SIGNATURE)) for n in names if n.removeprefix(SIGNATURE).isdigit())
-        if not found:
+        found, any_up_to = _lengths(names)
+        if not found and any_up_to is None:
             raise PackageDamaged(
                 f"the file has no signature {SIGNATURE}<length>; it has {', '.join(names) or 'none'}", where=str(path)
             )
-        self.lengths = tuple(found)
-        self.max_length = found[-1]
+        self.lengths = found
+        self.max_length = any_up_to or found[-1]
         self.runtime = f"ai-edge-litert {_version()} CPU{' XNNPACK' * xnnpack}"
         self._pad = pad
         self._signatures: dict[int, Any] = {}
-        shortest = self._signature(found[0])
+        self._any = None if any_up_to is None else self._interpreter.get_signature_runner(f"{ANY_SIGNATURE}{any_up_to}")
+        shortest = self._any or self._signature(found[0])
         details = shortest.get_input_details()
         self.inputs = tuple(_spec(n, details[n]) for n in INPUT_NAMES if n in details)
         self.outputs = tuple(_spec(n, d) for n, d in sorted(shortest.get_output_details().items()))
@@ -64,8 +65,8 @@ class TfliteRunner(Runner):
 
         """
         rows, length = feed["input_ids"].shape
-        fitting = next((n for n in self.lengths if n >= length), None)
-        if fitting is None:
+        fitting = next((n for n in self.lengths or (length,) if n >= length), None)
+        if fitting is None or length > self.max_length:
             raise UsageError(
                 f"the input has {length} tokens, the file takes at most {self.max_length}",
                 hint="truncate to the tokenizer's model_max_length, or export with a longer --seq-len",
@@ -78,7 +79,7 @@ class TfliteRunner(Runner):
         for name, ids in row.items():
             padded[name] = np.full((1, length), self._pad.ids[name], dtype=np.int32)
             padded[name][0, : len(ids)] = ids
-        return dict(self._signature(length)(**padded))
+        return dict((self._any or self._signature(length))(**padded))
 
     def _signature(self, length: int) -> Any:
         # Memory is laid out when a signature is first asked for: an app that sends short texts never pays for 128.
@@ -87,8 +88,16 @@ class TfliteRunner(Runner):
         return self._signatures[length]
 
 
+def _lengths(names: list[str]) -> tuple[tuple[int, ...], int | None]:
+    """Return the fixed lengths of a file, and the longest where it takes any."""
+    up_to = [n.removeprefix(ANY_SIGNATURE) for n in names if n.startswith(ANY_SIGNATURE)]
+    fixed = sorted(int(n.removeprefix(SIGNATURE)) for n in names if n.removeprefix(SIGNATURE).isdigit())
+    return tuple(fixed), int(up_to[0]) if up_to and up_to[0].isdigit() else None
+
+
 def _spec(name: str, detail: Mapping[str, Any]) -> TensorSpec:
-    return TensorSpec(name, np.dtype(detail["dtype"]).name, tuple(int(n) for n in detail["shape"]))
+    shape = tuple(None if n < 0 else int(n) for n in detail["shape_signature"])
+    return TensorSpec(name, np.dtype(detail["dtype"]).name, shape)
 
 
 def _cut(name: str, value: "NDArray[np.float32]", length: int) -> "NDArray[np.float32]":

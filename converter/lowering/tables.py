@@ -51,7 +51,8 @@ class _Table:
         scales = np.concatenate([np.abs(part).max(axis=1) for part in _chunks(values)]).astype(np.float64) / 127
         scales[scales == 0] = scales.max() or 1.0
         self.unit = float(scales.max() / 127)
-        multiples = np.ceil(scales / self.unit)
+        # Rounding may lift the largest above 127, which is the last that a byte holds.
+        multiples = np.minimum(np.ceil(scales / self.unit), 127)
         self.rounded = len(scales) >= LARGE and float((multiples * self.unit / scales).mean()) <= COARSER
         self.scales = multiples * self.unit if self.rounded else scales
         self.apart = len(scales) >= LARGE

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from converter.binding import option
 from converter.lowering.model import TfliteModel
-from converter.lowering.requantize import Scheme, requantize
+from converter.lowering.requantize import Fit, Scheme, requantize
 from converter.stage import Context, Outcome, Stage
 
 
@@ -16,9 +16,13 @@ class LitertDynamicInt8(Stage[TfliteModel, TfliteModel]):
     """
 
     embeddings: bool = option(True, "int8 embedding tables, one scale a row: they are most of a small model")
+    smooth: float = option(0.5, "share of strong input channels' strength that goes into the weights; 0: none", low=0.0)
+    texts: int = option(32, "texts that weights are fitted to; 0: rounded as they are", low=0)
 
     summary = "dynamic int8 (LiteRT)"
+    needs_text = True
 
     def run(self, given: TfliteModel, ctx: Context) -> Outcome[TfliteModel]:
+        fit = Fit(self.texts, self.smooth) if self.texts else None
         rules = Scheme(8, integer=True).rules(["FULLY_CONNECTED"])
-        return requantize(given, rules, "dynamic", ctx, tables=self.embeddings)
+        return requantize(given, rules, "dynamic", ctx, tables=self.embeddings, fit=fit)
