@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from converter.cold_start import cold_start
 from converter.commands.device_table import take_results
 from converter.commands.session import Session, json_option, quiet_options
 from converter.commands.verify import packages_in
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from converter.target import Runner
     from converter.terminal import Terminal
 
+COLD = {"load ms": "load_ms", "first ms": "first_ms", "peak MB": "peak_mb"}
 LENGTHS = (16, 32, 64, 128)
 WARM_UP_RUNS = 3
 LEAST_RUNS = 10
@@ -27,6 +29,7 @@ LEAST_RUNS = 10
 @click.option("--threads", default="1", show_default=True, metavar="N,N,…", help="Thread counts.")
 @click.option("--batch", type=click.IntRange(1), default=1, show_default=True, help="Texts at once.")
 @click.option("--seconds", type=click.FloatRange(min=0.01), default=1.0, show_default=True, help="Time a measurement.")
+@click.option("--cold", is_flag=True, help="Load time, first call and peak memory too, each in a fresh process.")
 @click.option(
     "--import",
     "results",
@@ -46,6 +49,7 @@ def bench(
     threads: str,
     batch: int,
     seconds: float,
+    cold: bool,  # noqa: FBT001 - click's signature
     results: tuple[Path, ...],
     device: str | None,
 ) -> int:
@@ -61,7 +65,7 @@ def bench(
         for folder in packages_in(package):
             with progress.task(f"Timing {folder.name}", total=len(counts)) as ticker:
                 for n in counts:
-                    rows += measure(folder, n, wanted, batch, seconds)
+                    rows += measure(folder, n, wanted, batch, seconds, cold=cold)
                     ticker.advance()
         if terminal.json:
             session.print_json(rows)
@@ -70,8 +74,12 @@ def bench(
     return 0
 
 
-def measure(folder: Path, threads: int, lengths: tuple[int, ...], batch: int, seconds: float) -> list[dict[str, Any]]:
+def measure(
+    folder: Path, threads: int, lengths: tuple[int, ...], batch: int, seconds: float, *, cold: bool = False
+) -> list[dict[str, Any]]:
     """Return one row a length: milliseconds at the median, the 10th and the 90th percentile, and texts a second.
+
+    `cold`: and what `converter.cold_start` measures.
 
     Raises:
         PackageDamaged: `folder` is no package.
@@ -85,9 +93,11 @@ def measure(folder: Path, threads: int, lengths: tuple[int, ...], batch: int, se
         raise UsageError(f"the file takes at most {runner.max_batch} text(s) at once", where="--batch")
     rows = []
     for length in lengths or _lengths(runner, folder):
-        times = _time(runner, _feed(runner, folder, batch, length), seconds)
+        times = _time(runner, feed(runner, folder, batch, length), seconds)
         rows.append({"package": folder.name, "threads": threads, "batch": batch, "length": length, **_summary(times)})
         rows[-1]["texts_per_second"] = round(1000 * batch / rows[-1]["milliseconds"], 1)
+        if cold:
+            rows[-1] |= cold_start(folder, threads, length, batch)
     return rows
 
 
@@ -101,7 +111,7 @@ def _config(folder: Path, name: str) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def _feed(runner: "Runner", folder: Path, batch: int, length: int) -> Any:
+def feed(runner: "Runner", folder: Path, batch: int, length: int) -> Any:
     """Return random ids: latency of a dense model depends on how many there are, not on which."""
     import numpy as np
 
@@ -144,10 +154,11 @@ def _show(rows: list[dict[str, Any]], terminal: "Terminal") -> None:
     from rich.table import Table
 
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for title in ("package", "threads", "batch", "tokens", "median ms", "10 % … 90 %", "texts/s"):
+    extra = [(t, k) for t, k in COLD.items() if rows and k in rows[0]]
+    for title in ("package", "threads", "batch", "tokens", "median ms", "10 % … 90 %", "texts/s", *dict(extra)):
         table.add_column(title, justify="left" if title == "package" else "right", no_wrap=True)
     for r in rows:
         spread = f"{r['p10']:.2f} … {r['p90']:.2f}"
         cells = (r["threads"], r["batch"], r["length"], f"{r['milliseconds']:.2f}", spread, r["texts_per_second"])
-        table.add_row(r["package"], *map(str, cells))
+        table.add_row(r["package"], *map(str, cells), *(f"{r[key]:.1f}" for _, key in extra))
     terminal.result_console.print(table)

@@ -72,11 +72,17 @@ def test_a_package_is_verified_inspected_compared_and_timed(exported: tuple[Path
     assert code == 0
     assert "gate        PASS, agreement 100 %" in said
     assert plm_export("diff", "out/cpu-int8", "out/cpu-int8", cwd=out.parent)[:2] == (0, "no difference\n")
-    code, said, _ = plm_export("bench", "out", "--lengths", "16", "--seconds", "0.05", "--json", cwd=out.parent)
+    code, said, _ = plm_export(
+        "bench", "out", "--lengths", "16", "--seconds", "0.05", "--cold", "--json", cwd=out.parent
+    )
     row = json.loads(said)[0]
     assert code == 0
     assert (row["length"], row["threads"]) == (16, 1)
     assert 0 < row["p10"] <= row["milliseconds"] <= row["p90"]
+    # A fresh process opened it, and what it took is its own: not that of the process which asked.
+    assert row["load_ms"] > 0
+    assert row["first_ms"] > 0
+    assert 0 < row["peak_mb"] < 100
 
 
 def test_a_changed_package_is_damaged(exported: tuple[Path, Any, str], tmp_path: Path) -> None:
