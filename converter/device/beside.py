@@ -12,7 +12,7 @@ from converter.device.gpu_forecast import FACT as GPU_FACT
 from converter.device.parity import CHECK, backend_of, expected, facts, parity_check, prove, write_parity
 from converter.device.runtime import KEY, MODEL_FILE, least_runtime
 from converter.device.samples import FOLDER, check_facts, write_samples
-from converter.device.tables import TABLES_FILE, NoTables, read_tables, write_tables
+from converter.device.tables import TABLES_FILE, NoTables, Tables, read_tables, write_tables
 from converter.device.tokenize import DeviceTokenizer
 from converter.validate.checks import Check, Status
 
@@ -24,6 +24,18 @@ if TYPE_CHECKING:
 
 ASSETS = "samples/assets"
 FACT = "device_tokenizer"
+
+
+def tables_of(source: "TorchModel") -> Tables:
+    """Return the tokenizer of a model as tables.
+
+    Raises:
+        NoTables: it has no such form; says why.
+
+    """
+    if source.tokenizer.truncation_side != "right":
+        raise NoTables("it cuts texts at their beginning")
+    return read_tables(backend_of(source))
 
 
 @dataclass(frozen=True)
@@ -40,7 +52,7 @@ class Beside:
     def write_tokenizer(self, source: "TorchModel") -> None:
         """Write the tokenizer as tables, where it has such a form; `check` says why where it has none."""
         try:
-            write_tables(read_tables(backend_of(source)), self.assets)
+            write_tables(tables_of(source), self.assets)
         except NoTables:
             shutil.rmtree(self.folder / FOLDER, ignore_errors=True)
 
@@ -48,7 +60,7 @@ class Beside:
         """Prove the shipped tables on hard texts and on the probes; returns the check and the facts of it."""
         backend = backend_of(source)
         if not (self.assets / TABLES_FILE).is_file():
-            why = self._why_not(backend)
+            why = self._why_not(source)
             detail = f"the package has no tokenizer of its own for devices: {why}; an app needs a library"
             return Check(CHECK, Status.NOT_RUN, detail=detail), {FACT: {"why_not": why}}
         wanted = expected(backend, max_length)
@@ -64,9 +76,9 @@ class Beside:
         return check, {FACT: found}
 
     @staticmethod
-    def _why_not(backend: Any) -> str:
+    def _why_not(source: "TorchModel") -> str:
         try:
-            read_tables(backend)
+            tables_of(source)
         except NoTables as error:
             return str(error)
         return "its tables were not written"

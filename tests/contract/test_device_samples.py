@@ -291,6 +291,16 @@ def test_the_least_runtime_is_that_of_the_weights_not_of_the_files_word(package:
     assert int(found[0].split(".")[1]) < 17
 
 
+def test_a_tokenizer_that_cuts_the_beginning_off_brings_no_tables(package: Made) -> None:
+    import copy
+
+    tokenizer = copy.copy(package.source.tokenizer)
+    assert beside.tables_of(replace(package.source, tokenizer=tokenizer)).vocabulary
+    tokenizer.truncation_side = "left"
+    with pytest.raises(beside.NoTables, match="beginning"):
+        beside.tables_of(replace(package.source, tokenizer=tokenizer))
+
+
 def test_labels_of_any_spelling_stand_in_every_language(tmp_path: Path) -> None:
     label = 'a "b" $c \\ é 🙂 ?? \n'
     assert json.loads(java_text(label).replace("\\u0024", "$")) == label
