@@ -22,6 +22,7 @@ import torch
 from converter.artifact import TorchModel
 from converter.errors import DataError, StageFailed
 from converter.examples import Encoding, Example
+from converter.losses import cosine_distance
 from converter.prune._plan import Loss, Score, UnitScores
 from converter.resize import family_of
 from converter.validate.reference import feed_of
@@ -34,6 +35,7 @@ Text = tuple[Example, Encoding]
 
 NOISE = 0.5
 """Of the standard deviation of the answers: large enough to bend them, small enough to stay near."""
+EMBEDDING = "sentence_embedding"
 BATCH_TOKENS = 1024
 """Padded tokens a batch: bounds the memory of the backward pass."""
 
@@ -204,7 +206,16 @@ def sum_of_losses(
             total = total if found is None else total + found
         else:
             wanted = {name: value[row : row + 1] for name, value in answers.items()}
-            total = total + model.task.soft_loss(own, wanted, feed["attention_mask"][row : row + 1], 1.0)
+            total = total + _soft_loss(model, own, wanted, feed["attention_mask"][row : row + 1])
     if not total.requires_grad:
         raise DataError("no text has a label that gives a loss", hint="use loss=answers")
     return total
+
+
+def _soft_loss(
+    model: TorchModel, own: Mapping[str, torch.Tensor], wanted: Mapping[str, torch.Tensor], mask: torch.Tensor
+) -> torch.Tensor:
+    """Return the distance of one text's answers: of the sentence's embedding alone, where that is what is asked for."""
+    if EMBEDDING in own:
+        return cosine_distance(own[EMBEDDING], wanted[EMBEDDING])
+    return model.task.soft_loss(own, wanted, mask, 1.0)
