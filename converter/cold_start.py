@@ -48,7 +48,7 @@ def main(folder: Path, threads: int, length: int, batch: int) -> dict[str, float
 
     import psutil
 
-    from converter.commands.bench import feed
+    from converter.beside import random_feed, vocabulary_of
     from converter.package import read_manifest
 
     target = read_manifest(folder)["target"]
@@ -58,7 +58,7 @@ def main(folder: Path, threads: int, length: int, batch: int) -> dict[str, float
     started = time.perf_counter()
     runner = opener(threads)
     loaded = time.perf_counter()
-    rows = feed(runner, folder, batch, length)
+    rows = random_feed([spec.name for spec in runner.inputs], vocabulary_of(folder), batch, length)
     asked = time.perf_counter()
     runner.run(rows)
     answered = time.perf_counter()

@@ -1,7 +1,6 @@
-"""`plm-export bench PACKAGE`: how fast a package is on this machine, without its source."""
+"""`plm-export bench PACKAGE`: how fast a package is on this machine, alone or beside its source."""
 
-import json
-import time
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,13 +13,11 @@ from converter.commands.verify import packages_in
 from converter.errors import UsageError
 
 if TYPE_CHECKING:
-    from converter.target import Runner
+    from converter.beside import Entry
     from converter.terminal import Terminal
 
-COLD = {"load ms": "load_ms", "first ms": "first_ms", "peak MB": "peak_mb"}
+EXTRA = {"× float32": "faster_than_float32", "load ms": "load_ms", "first ms": "first_ms", "peak MB": "peak_mb"}
 LENGTHS = (16, 32, 64, 128)
-WARM_UP_RUNS = 3
-LEAST_RUNS = 10
 
 
 @click.command("bench", short_help="Time a package by length and threads.")
@@ -29,6 +26,7 @@ LEAST_RUNS = 10
 @click.option("--threads", default="1", show_default=True, metavar="N,N,…", help="Thread counts.")
 @click.option("--batch", type=click.IntRange(1), default=1, show_default=True, help="Texts at once.")
 @click.option("--seconds", type=click.FloatRange(min=0.01), default=1.0, show_default=True, help="Time a measurement.")
+@click.option("--source", metavar="MODEL", help="Time this beside it, in PyTorch and as a float32 ONNX file.")
 @click.option("--cold", is_flag=True, help="Load time, first call and peak memory too, each in a fresh process.")
 @click.option(
     "--import",
@@ -49,24 +47,31 @@ def bench(
     threads: str,
     batch: int,
     seconds: float,
+    source: str | None,
     cold: bool,  # noqa: FBT001 - click's signature
     results: tuple[Path, ...],
     device: str | None,
 ) -> int:
-    """Time PACKAGE (or every package of an output folder): the median, and how far runs spread."""
+    """Time PACKAGE (or every package of an output folder): the median, and how far runs spread.
+
+    All that is timed takes turns, run by run: a busy machine slows one as much as the other.
+    """
     if results:
         return take_results(session, package, results, device)
+    from converter.beside import package_entry, source_entries
+
     counts = _whole(threads, "--threads")
     wanted = _whole(lengths, "--lengths") if lengths else ()
     terminal = session.terminal
-    with terminal.hushed():
+    with terminal.hushed(), tempfile.TemporaryDirectory(prefix="plm-export-") as work:
         rows = []
-        progress = terminal.progress()
-        for folder in packages_in(package):
-            with progress.task(f"Timing {folder.name}", total=len(counts)) as ticker:
-                for n in counts:
-                    rows += measure(folder, n, wanted, batch, seconds, cold=cold)
-                    ticker.advance()
+        folders = packages_in(package)
+        with terminal.progress().task("Timing", total=len(counts)) as ticker:
+            for n in counts:
+                entries = [package_entry(folder, n) for folder in folders]
+                entries += source_entries(source, Path(work), n) if source is not None else []
+                rows += measure(entries, folders, wanted, batch, seconds, n, cold=cold)
+                ticker.advance()
         if terminal.json:
             session.print_json(rows)
         else:
@@ -75,71 +80,45 @@ def bench(
 
 
 def measure(
-    folder: Path, threads: int, lengths: tuple[int, ...], batch: int, seconds: float, *, cold: bool = False
+    entries: "list[Entry]",
+    folders: list[Path],
+    lengths: tuple[int, ...],
+    batch: int,
+    seconds: float,
+    threads: int,
+    *,
+    cold: bool = False,
 ) -> list[dict[str, Any]]:
-    """Return one row a length: milliseconds at the median, the 10th and the 90th percentile, and texts a second.
+    """Return one row a package and length: milliseconds, how far they spread, and texts a second.
 
     `cold`: and what `converter.cold_start` measures.
 
     Raises:
-        PackageDamaged: `folder` is no package.
-        UsageError: the file takes no such batch or length.
+        UsageError: a file takes no such batch or length.
 
     """
-    from converter.api import open_package
+    from converter.beside import time_beside
 
-    runner = open_package(folder, threads=threads)
-    if runner.max_batch is not None and batch > runner.max_batch:
-        raise UsageError(f"the file takes at most {runner.max_batch} text(s) at once", where="--batch")
     rows = []
-    for length in lengths or _lengths(runner, folder):
-        times = _time(runner, feed(runner, folder, batch, length), seconds)
-        rows.append({"package": folder.name, "threads": threads, "batch": batch, "length": length, **_summary(times)})
-        rows[-1]["texts_per_second"] = round(1000 * batch / rows[-1]["milliseconds"], 1)
-        if cold:
-            rows[-1] |= cold_start(folder, threads, length, batch)
+    for length in lengths or _lengths(entries, folders):
+        made = time_beside(entries, batch, length, seconds)
+        for folder, row in zip(folders, made, strict=False):
+            row.update(cold_start(folder, threads, length, batch) if cold else {})
+        rows += [{"threads": threads, "batch": batch, "length": length, **row} for row in made]
     return rows
 
 
-def _lengths(runner: "Runner", folder: Path) -> tuple[int, ...]:
-    longest = _config(folder, "tokenizer_config.json").get("model_max_length", LENGTHS[-1])
-    return runner.lengths or tuple(n for n in LENGTHS if n <= longest) or (longest,)
+def _lengths(entries: "list[Entry]", folders: list[Path]) -> tuple[int, ...]:
+    """Return the files' own lengths, else some usual ones and those of the text that the packages were proven on."""
+    from converter.package import read_manifest
 
-
-def _config(folder: Path, name: str) -> dict[str, Any]:
-    found = json.loads((folder / name).read_text(encoding="utf-8"))
-    return found if isinstance(found, dict) else {}
-
-
-def feed(runner: "Runner", folder: Path, batch: int, length: int) -> Any:
-    """Return random ids: latency of a dense model depends on how many there are, not on which."""
-    import numpy as np
-
-    if runner.lengths and length > max(runner.lengths):
-        raise UsageError(f"the file takes at most {max(runner.lengths)} tokens", where="--lengths")
-    vocabulary = int(_config(folder, "config.json").get("vocab_size", 2))
-    ids = np.random.default_rng(0).integers(0, vocabulary, (batch, length), dtype=np.int64)
-    fill = {"input_ids": ids, "attention_mask": np.ones_like(ids)}
-    return {spec.name: fill.get(spec.name, np.zeros_like(ids)) for spec in runner.inputs}
-
-
-def _time(runner: "Runner", feed: Any, seconds: float) -> list[float]:
-    for _ in range(WARM_UP_RUNS):
-        runner.run(feed)
-    times: list[float] = []
-    end = time.perf_counter() + seconds
-    while len(times) < LEAST_RUNS or time.perf_counter() < end:
-        started = time.perf_counter()
-        runner.run(feed)
-        times.append(1000 * (time.perf_counter() - started))
-    return times
-
-
-def _summary(times: list[float]) -> dict[str, Any]:
-    import numpy as np
-
-    low, middle, high = (float(x) for x in np.percentile(times, (10, 50, 90)))
-    return {"milliseconds": round(middle, 3), "p10": round(low, 3), "p90": round(high, 3), "runs": len(times)}
+    own = sorted({n for e in entries for n in e.lengths})
+    longest = min((max(e.lengths) for e in entries if e.lengths), default=None)
+    manifests = [read_manifest(folder) for folder in folders]
+    longest = min([*(m["max_length"] for m in manifests if "max_length" in m), *([longest] if longest else [])])
+    facts = [m["gate"].get("facts", {}).get("speed", {}) for m in manifests]
+    seen = [f[key] for f in facts for key in ("tokens_p50", "tokens_p90") if key in f]
+    return tuple(n for n in own or sorted({*LENGTHS, *seen}) if n <= longest) or (longest,)
 
 
 def _whole(text: str, where: str) -> tuple[int, ...]:
@@ -154,11 +133,18 @@ def _show(rows: list[dict[str, Any]], terminal: "Terminal") -> None:
     from rich.table import Table
 
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    extra = [(t, k) for t, k in COLD.items() if rows and k in rows[0]]
+    extra = [(t, k) for t, k in EXTRA.items() if rows and k in rows[0]]
     for title in ("package", "threads", "batch", "tokens", "median ms", "10 % … 90 %", "texts/s", *dict(extra)):
         table.add_column(title, justify="left" if title == "package" else "right", no_wrap=True)
     for r in rows:
         spread = f"{r['p10']:.2f} … {r['p90']:.2f}"
         cells = (r["threads"], r["batch"], r["length"], f"{r['milliseconds']:.2f}", spread, r["texts_per_second"])
-        table.add_row(r["package"], *map(str, cells), *(f"{r[key]:.1f}" for _, key in extra))
+        table.add_row(r["package"], *map(str, cells), *(_number(r.get(key)) for _, key in extra))
     terminal.result_console.print(table)
+    for r in rows:
+        if r.get("not_worth_it"):
+            terminal.result(f"{r['package']} at {r['length']} tokens: {r['not_worth_it']}")
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.2f}"
