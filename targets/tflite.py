@@ -25,7 +25,9 @@ from converter.lowering.mediapipe_check import check_variant
 from converter.lowering.model import TfliteModel, mobile_outputs, signature_lengths
 from converter.quantize.litert_dynamic import LitertDynamicInt8
 from converter.quantize.litert_fp16 import LitertFp16
+from converter.quantize.litert_int4 import LitertInt4
 from converter.quantize.litert_static import LitertStaticInt8
+from converter.quantize.litert_weights import LitertWeights
 from converter.stage import Context, Stage
 from converter.target import Runner, Target
 from converter.validate.limits import Limits
@@ -39,6 +41,8 @@ MODEL_FILE = "model.tflite"
 QUANTIZERS: Mapping[str, type[Stage[TfliteModel, TfliteModel]]] = {
     "dynamic": LitertDynamicInt8,
     "static": LitertStaticInt8,
+    "weights": LitertWeights,
+    "int4": LitertInt4,
     "fp16": LitertFp16,
 }
 LIMITS = {
@@ -46,6 +50,8 @@ LIMITS = {
     "none": Limits(max_error=1e-4, agreement=1.0, stability=1.0),
     "fp16": Limits(max_error=0.02, agreement=0.995, stability=1.0),
     "dynamic": Limits(agreement=0.985, stability=0.99, max_drop=0.01),
+    "weights": Limits(agreement=0.985, stability=1.0, max_drop=0.01),
+    "int4": Limits(agreement=0.96, stability=0.99, max_drop=0.03),
     "static": Limits(agreement=0.97, stability=0.99, max_drop=0.02),
 }
 
@@ -65,7 +71,7 @@ class Tflite(Target):
     name = "tflite"
     summary = "TFLite for LiteRT on phones"
     extra = "mobile"
-    precisions = ("dynamic", "static", "fp16", "none")
+    precisions = ("dynamic", "static", "weights", "int4", "fp16", "none")
     input_dtype = "int32"
 
     def check_runtime(self) -> None:

@@ -5,9 +5,10 @@ of MiniLM) and each weight's scales (2.5 MB). Here equal vectors and names are w
 tables, streamed from where they were read.
 """
 
+import copy
 import mmap
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -112,6 +113,22 @@ def outputs_of(operation: Any) -> list[int]:
     return [] if operation.outputs is None else [int(t) for t in operation.outputs]
 
 
+def scale_tensors(tensor: Any) -> list[int]:
+    """Return the tensors that hold the scales of a tensor with one scale a block."""
+    details: Any = None if tensor.quantization is None else tensor.quantization.details
+    blockwise = type(details).__name__ == "BlockwiseQuantizationT"
+    return [int(n) for n in (details.scales, details.zeroPoints) if n > 0] if blockwise else []
+
+
+def with_scale_tensors(quantization: Any, renumbered: Mapping[int, int]) -> Any:
+    """Return a copy whose blocks' scales lie in other tensors."""
+    made, details = copy.copy(quantization), copy.copy(quantization.details)
+    details.scales = renumbered.get(int(details.scales), details.scales)
+    details.zeroPoints = renumbered.get(int(details.zeroPoints), details.zeroPoints)
+    made.details = details
+    return made
+
+
 def shorten_names(model: Any) -> None:
     """Leave of `module.Class_encoder/module.Class_0/…` what a reader looks for: `serving_16/encoder/0/…`.
 
@@ -175,9 +192,13 @@ def _tidy(model: Any) -> None:
 def _drop_unused(model: Any, graph: Any) -> None:
     used = {int(t) for t in (*graph.inputs, *graph.outputs)}
     used |= {t for o in graph.operators for t in (*inputs_of(o), *outputs_of(o)) if t >= 0}
+    used |= {t for number in used for t in scale_tensors(graph.tensors[number])}
     order = {old: new for new, old in enumerate(sorted(used))}
     renumbered = order | {-1: -1}
     graph.tensors = [graph.tensors[i] for i in order]
+    for tensor in graph.tensors:
+        if scale_tensors(tensor):
+            tensor.quantization = with_scale_tensors(tensor.quantization, renumbered)
     for holder in (graph, *graph.operators):
         for side in ("inputs", "outputs"):
             given = getattr(holder, side)

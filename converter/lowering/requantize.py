@@ -31,10 +31,11 @@ class Scheme:
     """None: activations stay float in the file."""
     algorithm: str = "min_max_uniform_quantize"
     dtype: str = "INT"
+    granularity: str = "CHANNELWISE"
 
     def rules(self, operations: Iterable[str], scope: str = ".*") -> list[Rule]:
         """Return one rule per kind of operation, for those whose output names match `scope`."""
-        weight = {"num_bits": self.weight_bits, "symmetric": True, "granularity": "CHANNELWISE", "dtype": self.dtype}
+        weight = {"num_bits": self.weight_bits, "symmetric": True, "granularity": self.granularity, "dtype": self.dtype}
         config: dict[str, Any] = {
             "weight_tensor_config": weight,
             "compute_precision": "INTEGER" if self.integer else "FLOAT",
@@ -60,6 +61,8 @@ class Fit:
 
     texts: int
     smooth: float
+    rounds: bool = True
+    """Round to int8 ourselves; False: as the quantizer does."""
 
 
 def requantize(
@@ -102,7 +105,7 @@ def _smoothed(given: TfliteModel, fit: Fit, path: Path, ctx: Context) -> tuple[d
     fitted, smoothed = smooth(model, seen, fit.smooth)
     write_flat(model, path)
     facts = {"fitted": len(seen), "smoothed": smoothed, "texts": fit.texts, "builtin_text": ctx.calibration_is_builtin}
-    return fitted, facts
+    return fitted if fit.rounds else {}, facts
 
 
 def _round(model: Any, fitted: Mapping[str, Fitted]) -> None:

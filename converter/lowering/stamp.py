@@ -14,8 +14,10 @@ from converter.lowering.flat import (
     code_of,
     constant,
     inputs_of,
+    scale_tensors,
     shape_of,
     text,
+    with_scale_tensors,
 )
 from converter.lowering.model import SIGNATURE
 from converter.lowering.positions import ANY, count_tokens, ints, look_up
@@ -134,7 +136,10 @@ class Stamp:
         # One constant of the one may stand for two of the other, where numbers happen to be equal.
         if (a, b) not in self._pairs:
             self._pairs[a, b] = len(self.parts)
-            self.parts.append(self._part(self.graph.tensors[a], self.other.tensors[b]))
+            tensors = self.graph.tensors[a], self.other.tensors[b]
+            self.parts.append(self._part(*tensors))
+            for pair in zip(*map(scale_tensors, tensors), strict=True):
+                self._number(*pair)
         return self._pairs[a, b]
 
     def _part(self, a: Any, b: Any) -> Part:
@@ -182,10 +187,15 @@ class Stamp:
             part.tensor.type,
             buffer,
             part.tensor.name,
-            part.tensor.quantization,
+            self._quantization(part.tensor),
             shapeSignature=signature,
             hasRank=True,
         )
+
+    def _quantization(self, tensor: Any) -> Any:
+        if not scale_tensors(tensor):
+            return tensor.quantization
+        return with_scale_tensors(tensor.quantization, {a: part for (a, _), part in self._pairs.items()})
 
     def _counts(self, part: Part) -> bool:
         """Whether a constant numbers the tokens."""

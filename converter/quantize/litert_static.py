@@ -27,6 +27,10 @@ class LitertStaticInt8(Stage[TfliteModel, TfliteModel]):
     texts: int = option(16, "texts per length that ranges are measured on", low=1)
     min_snr: float = option(28.0, "decibels below which a layer is quantized dynamically", low=0.0)
 
+    activation_bits: int = option(
+        8, "8, or 16 for accelerators that have it: nothing is too noisy then", low=8, high=16
+    )
+
     summary = "static int8 (LiteRT)"
     needs_text = True
 
@@ -34,8 +38,12 @@ class LitertStaticInt8(Stage[TfliteModel, TfliteModel]):
         from converter.lowering.ranges import measure
 
         layers, seen = measure(given, ctx, self.texts)
-        noisy = [x for x in layers if min(seen[x.given_name].snr, seen[x.made_name].snr) < self.min_snr]
-        made = requantize(given, _rules(noisy), "static", ctx, _ranges(seen))
+        noisy = [
+            x
+            for x in layers
+            if self.activation_bits == 8 and min(seen[x.given_name].snr, seen[x.made_name].snr) < self.min_snr
+        ]
+        made = requantize(given, _rules(noisy, self.activation_bits), "static", ctx, _ranges(seen))
         facts = made.facts | {
             "layers": len(layers) // len(given.lengths),
             "kept_dynamic": len(noisy) // len(given.lengths),
@@ -45,9 +53,9 @@ class LitertStaticInt8(Stage[TfliteModel, TfliteModel]):
         return Outcome(made.made, facts)
 
 
-def _rules(noisy: "list[LinearLayer]") -> list[Rule]:
+def _rules(noisy: "list[LinearLayer]", bits: int) -> list[Rule]:
     dynamic = Scheme(8, integer=True)
-    rules = Scheme(8, integer=True, activation_bits=8).rules(["FULLY_CONNECTED"])
+    rules = Scheme(8, integer=True, activation_bits=bits).rules(["FULLY_CONNECTED"])
     for name in dict.fromkeys(x.made_name for x in noisy):
         # The quantizer knows an operation by its outputs, each followed by a semicolon.
         rules += dynamic.rules(["FULLY_CONNECTED"], f"^{re.escape(name)};?$")
