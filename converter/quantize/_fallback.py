@@ -12,6 +12,7 @@ import numpy as np
 
 from converter.examples import pad_batch
 from converter.memory import release_memory
+from converter.probes import even_sample
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -74,7 +75,7 @@ def _answer_noise(given: "OnnxModel", made: "Path", ctx: "Context") -> float | N
     if not ctx.calibration:
         return None
     source = given.source
-    texts = ctx.calibration[:: max(1, len(ctx.calibration) // ASKED)][:ASKED]
+    texts = even_sample(ctx.calibration, ASKED)
     feeds = [pad_batch([source.task.encode(source.tokenizer, t, source.max_length)], source.pad) for t in texts]
     answers: list[list[list[NDArray[np.float32]]]] = []
     with ctx.progress.task("Asking float and int8", total=2 * len(feeds)) as ticker:

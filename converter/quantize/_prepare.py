@@ -17,6 +17,7 @@ from converter.graph.projections import array_of
 from converter.graph.sites import quantizable
 from converter.graph.smoothing import Smoothing, apply_smoothing, folds_into_values
 from converter.memory import release_memory
+from converter.probes import even_sample
 from converter.quantize._errors import Reading
 from converter.quantize._factors import search_factors
 from converter.quantize._observed import Observed
@@ -114,7 +115,8 @@ def prepare(given: "OnnxModel", folder: Path, ctx: "Context", wish: Wish) -> Pre
     names = {str(s.node.name): str(s.given.name) for s in sites}
     if not sites or not ctx.calibration:
         return Prepared(model, folder, nodes, names, {}, None, facts)
-    texts = ctx.calibration[: wish.texts]
+    # Files are often sorted by origin: the first texts are of one kind.
+    texts = even_sample(ctx.calibration, wish.texts)
     observed = Observed(folder, tuple(dict.fromkeys(names.values())), len(texts), ctx.seed)
     try:
         observed.watch(stream_activations(model, observed.names, given.source, texts, folder, ctx.progress))
