@@ -3,7 +3,8 @@
     python benchmarks/vocabulary.py
 
 Text of the corpus keeps its tokens, so what changes there is the codebook's alone; held-out text is judged beside it.
-Writes `benchmarks/results/vocabulary.json`.
+Writes `benchmarks/results/vocabulary.json` after every run; what stands there with the same flags is not run again
+(delete the file for that).
 """
 
 import csv
@@ -13,7 +14,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from _measure import SHARED, machine, plm_export, save
+from _measure import RESULTS, SHARED, machine, plm_export, save
 
 WANTED_BYTES = 14_000_000
 WANTED_AGREEMENT_LOST = 0.005
@@ -21,30 +22,39 @@ WANTED_AGREEMENT_LOST = 0.005
 SST2, STSB = SHARED / "data" / "sst2", SHARED / "data" / "stsb"
 MODELS = {"sst2-minilm": str(SHARED / "models" / "sst2-minilm"), "all-minilm-l6-v2": "sample:minilm"}
 SMALL = ("--trim", "vocabulary:characters=ascii", "--share", "codebook:exact=500")
-WAYS: dict[str, tuple[str, ...]] = {"plain": (), "vocabulary": SMALL[:2], "vocabulary and codebook": SMALL}
+WAYS: dict[str, tuple[str, ...]] = {"vocabulary and codebook": SMALL, "plain": ()}
 TARGETS = ("cpu-int8", "tflite")
 EVERY = 16
 """Of the corpus, one text in so many is judged."""
 
 
 def main() -> int:
-    rows: dict[str, Any] = {}
+    rows = _known()
     with tempfile.TemporaryDirectory() as temporary:
         work = Path(temporary)
         for model, (corpus, judged) in _texts(work).items():
             for way, flags in WAYS.items():
                 for kind, evaluation in judged.items():
-                    if way == "vocabulary" and kind == "corpus":
-                        continue  # the same tokens in the same tables: as the plain package answers
                     name = f"{model}, {way}, {kind} text"
-                    rows[name] = measure(MODELS[model], corpus, evaluation, flags, work)
-                    print(name, json.dumps(rows[name]))
+                    if name not in rows:
+                        rows[name] = measure(MODELS[model], corpus, evaluation, flags, work)
+                        _save(rows)
     missed = misses(rows)
-    wanted = {"bytes": WANTED_BYTES, "agreement_lost_on_corpus": WANTED_AGREEMENT_LOST}
-    save("vocabulary", {"machine": machine(), "wanted": wanted, "flags": list(SMALL), "runs": rows, "misses": missed})
     for miss in missed:
         print("not reached:", miss)
     return 1 if missed else 0
+
+
+def _known() -> dict[str, Any]:
+    path = RESULTS / "vocabulary.json"
+    table = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    return dict(table["runs"]) if table.get("flags") == list(SMALL) else {}
+
+
+def _save(rows: dict[str, Any]) -> None:
+    wanted = {"bytes": WANTED_BYTES, "agreement_lost_on_corpus": WANTED_AGREEMENT_LOST}
+    missed = misses(rows)
+    save("vocabulary", {"machine": machine(), "wanted": wanted, "flags": list(SMALL), "runs": rows, "misses": missed})
 
 
 def measure(model: str, corpus: Path, evaluation: Path, flags: tuple[str, ...], work: Path) -> dict[str, Any]:
@@ -71,7 +81,11 @@ def measure(model: str, corpus: Path, evaluation: Path, flags: tuple[str, ...], 
 def misses(rows: dict[str, Any]) -> list[str]:
     found = []
     for model in MODELS:
-        small, plain = (rows[f"{model}, {way}, corpus text"] for way in ("vocabulary and codebook", "plain"))
+        names = [f"{model}, {way}, corpus text" for way in ("vocabulary and codebook", "plain")]
+        if not all(name in rows for name in names):
+            found.append(f"{model}: not measured")
+            continue
+        small, plain = (rows[name] for name in names)
         for target in TARGETS:
             size = small[target]["model_bytes"] or float("inf")
             if size > WANTED_BYTES:

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from converter.trim._tokenizer import Ancestors
 
 NAME = "trim.vocabulary"
+PLACEHOLDER = "[unused"
+"""How BERT's spare tokens begin: no text has them."""
 SHOWN = 5
 """Held-out texts that are shown with what they were and what they have become."""
 
@@ -26,7 +28,9 @@ class VocabularyTrimming(Stage[TorchModel, TorchModel]):
     """Drop tokens that the text does not take: 31 % of MiniLM-L6 are embeddings, 70 % of XLM-R.
 
     Kept text (the calibration text and `corpus`) is split into the same tokens as before, and the answers to it stay
-    the same to the last bit; `top` and `least` trade that for size. Special tokens, single characters and bytes always
+    the same to the last bit; `top` and `least` trade that for size. A `top` beyond what the text takes is filled by id,
+    which is how common a token is in general: of WordPiece and Unigram vocabularies by their order, of BPE by its
+    merges. Special tokens, single characters and bytes always
     stay, so any text can still be spelled; what is split otherwise is counted on the evaluation text. The method is
     that of Load What You Need (Abdaoui et al., arXiv 2010.05609) and of vocabulary trimming (Ushio et al., arXiv
     2305.15020), for WordPiece, BPE and Unigram.
@@ -35,7 +39,9 @@ class VocabularyTrimming(Stage[TorchModel, TorchModel]):
     """
 
     corpus: tuple[str, ...] = option((), "files of text to keep, besides the calibration text (txt, jsonl, csv, tsv)")
-    top: int = option(0, "keep this many tokens, the most frequent; 0: every token that the text takes", low=0)
+    top: int = option(
+        0, "keep this many: by their number in the text, then by id; 0: every token that the text takes", low=0
+    )
     least: int = option(1, "drop tokens that the text takes less often (1: none, which is lossless)", low=1)
     characters: Literal["all", "ascii"] = option(
         "all", "single characters that stay although no text has them: all, or those of ASCII"
@@ -118,14 +124,16 @@ class VocabularyTrimming(Stage[TorchModel, TorchModel]):
         return below | special_ids(given.tokenizer, table) | character_ids(table, ascii_only=self.characters == "ascii")
 
     def _chosen(self, given: TorchModel, table: Mapping[str, Any], texts: Sequence[str], ctx: Context) -> set[int]:
-        from converter.trim._tokenizer import Ancestors, tried_pieces
+        from converter.trim._tokenizer import Ancestors, pieces_of, tried_pieces
         from converter.trim._usage import count_tokens
 
         floor, ancestors = self._floor(given, table), Ancestors(table)
         with ctx.progress.task("Reading the text to keep", total=len(texts)) as ticker:
             counts = count_tokens(given.tokenizer, texts, ticker)
         if self.top:
-            return _most_frequent(counts, floor, ancestors, self.top)
+            names = pieces_of(table)
+            others = (i for i in sorted(names) if i not in counts and not names[i].startswith(PLACEHOLDER))
+            return _most_frequent([*_by_count(counts), *others], floor, ancestors, self.top)
         used = {i for i, n in counts.items() if n >= self.least}
         # A word of no known spelling must stay unknown: the pieces that were tried in vain keep it so.
         used |= tried_pieces(given.tokenizer, table, texts) if self.least == 1 else set()
@@ -168,10 +176,14 @@ class VocabularyTrimming(Stage[TorchModel, TorchModel]):
         }
 
 
-def _most_frequent(counts: Counter[int], floor: set[int], ancestors: "Ancestors", top: int) -> set[int]:
-    """Add the most frequent tokens, each with what it is merged from, as long as there is room."""
+def _by_count(counts: Counter[int]) -> list[int]:
+    return sorted(counts, key=lambda i: (-counts[i], i))
+
+
+def _most_frequent(ordered: Sequence[int], floor: set[int], ancestors: "Ancestors", top: int) -> set[int]:
+    """Add tokens in this order, each with what it is merged from, as long as there is room."""
     kept = set(floor)
-    for token in sorted(counts, key=lambda i: (-counts[i], i)):
+    for token in ordered:
         more = ancestors.of(token) - kept
         if len(kept) + len(more) <= top:
             kept |= more

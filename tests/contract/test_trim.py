@@ -192,8 +192,13 @@ def test_a_masked_token_that_is_gone_counts_as_another_answer(tiny: Callable[...
 
 def test_the_most_frequent_tokens_stay_and_the_others_go(tiny: Callable[..., Path], tmp_path: Path) -> None:
     source = load_source(str(tiny("roberta")))
-    made = trimmed(source, tmp_path, top=300)
-    assert 290 <= len(made.tokenizer) <= 300
+    few, many = trimmed(source, tmp_path, top=300), trimmed(source, tmp_path, top=450)
+    assert (len(few.tokenizer), len(many.tokenizer)) == (300, 450)
+    used = {i for e in KEPT for i in source.tokenizer(e.text)["input_ids"]}
+    # More than the text takes: what is left over goes to the lowest ids, which are the commonest tokens in general.
+    assert many.source_ids is not None
+    assert used < set(many.source_ids)
+    assert many.source_ids[:320] == tuple(range(320))
     with pytest.raises(RecipeError, match="fewer than the"):
         trimmed(source, tmp_path, top=100)
 
