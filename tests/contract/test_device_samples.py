@@ -258,6 +258,26 @@ def test_cpp_runs_the_model_as_the_package_did(package: Made, demo: Path, tmp_pa
     assert _run(demo, "--selftest", model, tmp_path / "assets").returncode == 1
 
 
+def test_cpp_compiles_for_every_kind(every_kind: dict[str, Made], tmp_path: Path) -> None:
+    """All in one go, each kind in a namespace of its own: standard headers are what takes time to read."""
+    shared = ("encoded.hpp", "litert_api.hpp", "wordpiece.hpp")
+    lines = [f"#include <{name}>" for name in ("cmath", "cstdio", "exception", "fstream", "sstream")]
+    for kind, made in every_kind.items():
+        cpp = made.samples / "cpp"
+        for name in shared:
+            if (cpp / name).is_file():
+                shutil.copyfile(cpp / name, tmp_path / name)
+        header = (cpp / "text_model.hpp").read_text("utf-8")
+        own = header.replace("namespace plm {", f"namespace plm_{kind} {{ using namespace plm;")
+        (tmp_path / f"{kind}.hpp").write_text(own, "utf-8")
+        main = (cpp / "main.cpp").read_text("utf-8").replace("plm::", f"plm_{kind}::").splitlines()
+        body = [line.replace("int main(", "int run(") for line in main if not line.startswith("#include")]
+        lines += [f'#include "{kind}.hpp"', f"namespace main_{kind} {{", *body, "}"]
+    (tmp_path / "all.cpp").write_text("\n".join(lines), "utf-8")
+    done = _run(_compiler("g++"), "-std=c++17", "-fsyntax-only", "-Wall", "-Wextra", "-Werror", tmp_path / "all.cpp")
+    assert done.returncode == 0, done.stderr[:2000]
+
+
 def test_python_runs_the_model_as_the_package_did(package: Made) -> None:
     sample = package.samples / "python" / "text_model.py"
     done = _run(sys.executable, sample, package.folder, "--selftest")
