@@ -43,7 +43,7 @@ class StructuredPruning(Stage[TorchModel, TorchModel]):
     scope: Literal["global", "layer"] = option("global", "compete over the whole model, or in each layer alone")
     steps: int = option(4, "measure importance anew this many times", low=1, high=64)
     round_to: int = option(16, "neurons left in a layer are a multiple of this, where its width allows", low=1)
-    texts: int = option(512, "texts to measure on", low=1)
+    texts: int = option(1024, "texts to measure on and to fit to: more is better, and slower", low=1)
     max_length: int = option(128, "tokens of each text", low=4)
     score: Literal["taylor", "fisher", "magnitude"] = option(
         "taylor",
@@ -56,7 +56,7 @@ class StructuredPruning(Stage[TorchModel, TorchModel]):
     speedup: float | None = option(None, "times faster than the model as it is, by a table timed here", low=1.01)
     latency_ms: float | None = option(None, "milliseconds of one text, by a table timed here", low=0.0001)
     size_mb: float | None = option(None, "megabytes of the package", low=0.0001)
-    plan: str | None = option(None, "a shape_map.json of another run: remove what it removed")
+    plan: str | None = option(None, "a shape_map.json of another run: remove what it removed, on the same text alike")
 
     summary = "remove the attention heads and FFN neurons that matter least"
     needs_text = True
@@ -174,6 +174,9 @@ class StructuredPruning(Stage[TorchModel, TorchModel]):
     def _ground(self, given: TorchModel, ctx: Context, evidence: "Evidence", ticker: "Ticker") -> "Ground":
         from converter.prune._compact import lay_ground
 
+        if self.loss == "auto":
+            # What is fitted follows the model's own answers however the units were chosen: a plan is applied alike.
+            evidence = replace(evidence, by_labels=False)
         return lay_ground(given, evidence, ctx.work / "sums", ticker)
 
     def _fit(
