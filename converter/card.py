@@ -81,8 +81,19 @@ def _proof(evaluation: "Evaluation") -> str:
     for other in evaluation.facts.get("stability", ()):
         if other["n_other"]:
             lines += ["", f"Mind: {other['n_other']} of {other['n_texts']} texts answer differently {other['name']}."]
-    note = evaluation.facts.get("note")
-    return "\n".join([*lines, *(["", f"Note: {note}."] if note else [])])
+    notes = [evaluation.facts.get("note"), _trimmed(evaluation)]
+    return "\n".join([*lines, *(line for note in notes if note for line in ("", f"Note: {note}."))])
+
+
+def _trimmed(evaluation: "Evaluation") -> str:
+    """Say what a smaller vocabulary does to text: the package's ids are not the source's."""
+    found = evaluation.facts.get("vocabulary")
+    if not found:
+        return ""
+    return (
+        f"the vocabulary was trimmed to {found['tokens']} of {found['source_tokens']} tokens, so use the tokenizer that "
+        f"lies here; it splits {found['split_otherwise']} of the {found['texts']} judged texts otherwise than the source's"
+    )
 
 
 def _samples(bundle: "Bundle") -> str:

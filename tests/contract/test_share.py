@@ -29,7 +29,9 @@ PLAIN = tuple(Example(t) for t in SENTENCES)
 
 def int8_bytes(model: TorchModel, work: Path) -> int:
     work.mkdir()
-    made, _ = run_stages([ExportOnnx(), StaticInt8(samples=8, max_noise=10)], model, Context(work=work, calibration=PLAIN))
+    made, _ = run_stages(
+        [ExportOnnx(), StaticInt8(samples=8, max_noise=10)], model, Context(work=work, calibration=PLAIN)
+    )
     return made.size_bytes
 
 

@@ -274,5 +274,6 @@ def test_the_package_has_the_trimmed_tokenizer_and_is_judged_by_it(
     assert made.folder is not None
     package = tmp_path / "out" / made.folder
     assert verify(package)["golden_texts"] > 4
+    assert f"trimmed to {found['tokens']} of" in (package / "README.md").read_text(encoding="utf-8")
     tokens = read_json(package / "tokenizer.json")["model"]["vocab"]
     assert len(tokens) == read_json(package / "config.json")["vocab_size"] == found["tokens"]
