@@ -91,8 +91,9 @@ def _trimmed(evaluation: "Evaluation") -> str:
     if not found:
         return ""
     return (
-        f"the vocabulary was trimmed to {found['tokens']} of {found['source_tokens']} tokens, so use the tokenizer that "
-        f"lies here; it splits {found['split_otherwise']} of the {found['texts']} judged texts otherwise than the source's"
+        f"the vocabulary was trimmed to {found['tokens']} of {found['source_tokens']} tokens, so use the tokenizer "
+        f"that lies here; it splits {found['split_otherwise']} of {found['texts']} judged texts otherwise than the "
+        "source's"
     )
 
 
