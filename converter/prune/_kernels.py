@@ -1,5 +1,6 @@
 """Small ONNX graphs of single sublayers, with the operators that packages are made of: to time, not to ship."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -40,10 +41,10 @@ class Chain:
         fused = self._product(self._smoothed(self.last, h), h, 3 * d)
         sizes = self._weight(np.array([d, d, d], dtype=np.int64))
         q, k, v = (self._name() for _ in range(3))
-        self._node("Split", [fused, sizes], [q, k, v], axis=-1)
+        self._node("Split", [fused, sizes], [q, k, v], attributes={"axis": -1})
         made = self._name()
         given = [q, k, v, "", "padding"]
-        self._node("MultiHeadAttention", given, [made], domain=MS, num_heads=n_heads, scale=0.125)
+        self._node("MultiHeadAttention", given, [made], MS, {"num_heads": n_heads, "scale": 0.125})
         self._summed(self._product(made, d, h), residual)
 
     def ffn(self, n_neurons: int) -> None:
@@ -53,7 +54,7 @@ class Chain:
         if blocks > 1:
             parts = [self._name() for _ in range(blocks)]
             sizes = self._weight(np.array([n_neurons] * blocks, dtype=np.int64))
-            self._node("Split", [wide, sizes], parts, axis=-1)
+            self._node("Split", [wide, sizes], parts, attributes={"axis": -1})
             wide = self._binary("Mul", self._gelu(parts[0]), parts[1])
         else:
             wide = self._gelu(wide)
@@ -75,7 +76,7 @@ class Chain:
         self.last = rows
         self._summed(self._weight(self._floats(h)), rows)
         first = self._name()
-        self._node("Gather", [self.last, self._weight(np.array([0], dtype=np.int64))], [first], axis=1)
+        self._node("Gather", [self.last, self._weight(np.array([0], dtype=np.int64))], [first], attributes={"axis": 1})
         self.last = self._binary("MatMul", first, self._weight(self._floats(h, h)))
 
     def model(self) -> bytes:
@@ -102,7 +103,7 @@ class Chain:
         table = self._weight(self._integers(n_rows, self.dimensions.hidden))
         rows, made = self._name(), self._name()
         self._node("Gather", [table, "ids"], [rows])
-        self._node("Cast", [rows], [made], to=1)
+        self._node("Cast", [rows], [made], attributes={"to": 1})
         return made
 
     def _product(self, given: str, n_inputs: int, n_outputs: int) -> str:
@@ -140,17 +141,24 @@ class Chain:
         total, self.last = self._name(), self._name()
         self._node("Sum", [output, residual], [total])
         gamma, beta = (self._weight(self._floats(self.dimensions.hidden)) for _ in range(2))
-        self._node("LayerNormalization", [total, gamma, beta], [self.last], axis=-1, epsilon=1e-12)
+        self._node("LayerNormalization", [total, gamma, beta], [self.last], attributes={"axis": -1, "epsilon": 1e-12})
 
     def _binary(self, op: str, left: str, right: str) -> str:
         made = self._name()
         self._node(op, [left, right], [made])
         return made
 
-    def _node(self, op: str, inputs: list[str], outputs: list[str], *, domain: str = "", **attributes: Any) -> None:
+    def _node(
+        self,
+        op: str,
+        inputs: list[str],
+        outputs: list[str],
+        domain: str = "",
+        attributes: "Mapping[str, Any] | None" = None,
+    ) -> None:
         from onnx import helper
 
-        self.nodes.append(helper.make_node(op, inputs, outputs, domain=domain, **attributes))
+        self.nodes.append(helper.make_node(op, inputs, outputs, domain=domain, **(attributes or {})))
 
     def _weight(self, values: "NDArray[Any]") -> str:
         from onnx import numpy_helper
