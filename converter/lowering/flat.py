@@ -120,6 +120,11 @@ def scale_tensors(tensor: Any) -> list[int]:
     return [int(n) for n in (details.scales, details.zeroPoints) if n > 0] if blockwise else []
 
 
+def in_blocks(path: Path) -> bool:
+    """Tell whether a file has weights with one scale a block."""
+    return any(scale_tensors(t) for g in read_flat(path).subgraphs for t in g.tensors)
+
+
 def with_scale_tensors(quantization: Any, renumbered: Mapping[int, int]) -> Any:
     """Return a copy whose blocks' scales lie in other tensors."""
     made, details = copy.copy(quantization), copy.copy(quantization.details)

@@ -107,7 +107,7 @@ def _order_inputs(graph: Any, signature: Any) -> None:
 
     from converter.lowering.mediapipe_metadata import INPUTS
 
-    found = {text(graph.tensors[int(t)].name): int(t) for t in graph.inputs}
+    found = {text(e.name): int(e.tensorIndex) for e in signature.inputs}
     placed = []
     for name, wanted in zip(ORDER, INPUTS, strict=True):
         number = found.get(name)

@@ -1,0 +1,199 @@
+"""What is made of two lowered lengths: signatures, a file for any length, MediaPipe's variant, and tables in int8."""
+
+import zipfile
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from converter.errors import StageFailed, UsageError
+from converter.examples import Example
+from converter.lowering.any_length import write_any_length
+from converter.lowering.flat import add_buffer, code_of, constant, inputs_of, read_flat, text, write_flat
+from converter.lowering.lower import LowerTflite
+from converter.lowering.mediapipe import MEDIAPIPE_FILE, Inexpressible, vocabulary_of, write_mediapipe
+from converter.lowering.mediapipe_check import check_variant
+from converter.lowering.model import TfliteModel
+from converter.lowering.rows import filled_rows
+from converter.lowering.runner import TfliteRunner
+from converter.lowering.tables import quantize_tables
+from converter.probes import builtin_examples, choose_probes
+from converter.quantize.litert_dynamic import LitertDynamicInt8
+from converter.quantize.litert_int4 import LitertInt4
+from converter.quantize.litert_static import LitertStaticInt8
+from converter.quantize.litert_weights import LitertWeights
+from converter.source import load_source
+from converter.stage import SILENT, Context, Record, run_stage
+from converter.validate.checks import Status
+from converter.validate.reference import capture_reference, torch_run
+from tests.tiny import SENTENCES
+
+pytest.importorskip("litert_torch", reason="the extra 'mobile' is not installed")
+
+LENGTHS = (8, 14, 20)
+FLOAT32_ERROR = 1e-4
+EMBEDDING_LOOKUP, FULLY_CONNECTED = 7, 9
+
+
+@pytest.fixture(scope="module")
+def ctx(tmp_path_factory: pytest.TempPathFactory) -> Context:
+    return Context(work=tmp_path_factory.mktemp("work"), calibration=tuple(Example(s) for s in SENTENCES))
+
+
+@pytest.fixture(scope="module")
+def lowered(tiny: Callable[..., Path], ctx: Context) -> tuple[TfliteModel, Record]:
+    return run_stage(LowerTflite(LENGTHS), load_source(str(tiny("bert", layers=1))), ctx)
+
+
+@pytest.fixture(scope="module")
+def bert(lowered: tuple[TfliteModel, Record]) -> TfliteModel:
+    return lowered[0]
+
+
+def _feed(made: TfliteModel, ctx: Context, length: int) -> dict[str, Any]:
+    row = filled_rows(made.source, ctx, LENGTHS[-1], 1)[0]
+    return {name: ids[None, :length] for name, ids in row.inputs.items()}
+
+
+def test_all_lengths_are_made_of_two_and_the_last_layer_works_for_one_token(
+    lowered: tuple[TfliteModel, Record],
+) -> None:
+    facts = lowered[1].facts
+    assert facts["stamped"] is True
+    assert facts["narrowed_to_one_token"] > 20
+    model = read_flat(lowered[0].path)
+    assert [text(s.signatureKey) for s in model.signatureDefs] == ["serving_20", "serving_14", "serving_8"]
+
+
+def test_an_architecture_that_allows_no_stamp_is_lowered_at_every_length(
+    bert: TfliteModel, ctx: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A stamp that breaks the graph is found by comparison, and costs time only."""
+
+    def broken(model: Any, lengths: tuple[int, ...]) -> None:
+        del model.subgraphs[0].operators[-1]
+
+    monkeypatch.setattr("converter.lowering.lower.stamp", broken)
+    made, record = run_stage(LowerTflite((8, 20)), bert.source, ctx)
+    assert record.facts["stamped"] is False
+    assert (made.lengths, record.facts["max_relative_error"] <= FLOAT32_ERROR) == ((8, 20), True)
+
+
+def test_one_file_takes_any_length_up_to_its_longest(bert: TfliteModel, ctx: Context, tmp_path: Path) -> None:
+    path = tmp_path / "any.tflite"
+    write_any_length(bert.path, path, LENGTHS[-1])
+    runner, wanted = TfliteRunner(path, bert.source.pad), torch_run(bert.source)
+    assert (runner.lengths, runner.max_length, runner.inputs[0].shape) == ((), LENGTHS[-1], (1, None))
+    for length in (20, 3, 1, 13, 2, 19, 20):
+        feed = _feed(bert, ctx, length)
+        np.testing.assert_allclose(runner.run(feed)["logits"], wanted(feed)["logits"], atol=FLOAT32_ERROR)
+    with pytest.raises(UsageError, match="21 tokens, the file takes at most 20"):
+        runner.run({n: np.ones((1, 21), np.int64) for n in bert.source.input_names})
+
+
+def test_past_its_longest_the_last_position_goes_on(bert: TfliteModel, tmp_path: Path) -> None:
+    """Who calls the file without our runner gets an answer, not memory that is not the file's."""
+    from ai_edge_litert.interpreter import Interpreter
+
+    write_any_length(bert.path, tmp_path / "any.tflite", LENGTHS[-1])
+    run = Interpreter(str(tmp_path / "any.tflite")).get_signature_runner("serving_up_to_20")
+    made = run(**{n: np.ones((1, 40), np.int32) for n in bert.source.input_names})["logits"]
+    assert np.isfinite(made).all()
+
+
+def test_one_length_alone_makes_no_file_for_any(bert: TfliteModel, tmp_path: Path) -> None:
+    model = read_flat(bert.path)
+    model.subgraphs, model.signatureDefs = model.subgraphs[:1], model.signatureDefs[:1]
+    write_flat(model, tmp_path / "one.tflite")
+    with pytest.raises(StageFailed, match="does not take any length") as caught:
+        write_any_length(tmp_path / "one.tflite", tmp_path / "any.tflite", LENGTHS[-1])
+    assert "any_length" in caught.value.hint
+
+
+def test_every_precision_answers_and_is_as_small_as_it_says(bert: TfliteModel, ctx: Context) -> None:
+    wanted = torch_run(bert.source)(_feed(bert, ctx, 11))["logits"]
+    sizes = {}
+    for name, stage in {
+        "dynamic": LitertDynamicInt8(texts=4),
+        "weights": LitertWeights(),
+        "int4": LitertInt4(texts=4),
+        "int16": LitertStaticInt8(texts=4, activation_bits=16),
+    }.items():
+        made = run_stage(stage, bert, ctx)[0]
+        found = TfliteRunner(made.path, bert.source.pad).run(_feed(bert, ctx, 11))["logits"]
+        assert np.abs(found - wanted).max() < (1.0 if name == "int4" else 0.2), name
+        sizes[name] = sum(b.data.nbytes for b in read_flat(made.path).buffers if b.data is not None)
+    assert max(sizes.values()) < 0.5 * bert.size_bytes
+    assert sizes["int4"] < sizes["dynamic"]
+
+
+@pytest.mark.parametrize("large", [1, 1 << 30])
+def test_no_row_of_a_table_moves_by_more_than_half_a_step(
+    bert: TfliteModel, large: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("converter.lowering.tables.LARGE", large)
+    model = read_flat(bert.path)
+    graph = model.subgraphs[0]
+    held = next(inputs_of(o)[1] for o in graph.operators if code_of(model, o) == EMBEDDING_LOOKUP)
+    before = constant(model, graph.tensors[held])
+    assert before is not None
+    quantize_tables(model)
+    after = constant(model, graph.tensors[held])
+    assert after is not None
+    steps = np.asarray(graph.tensors[held].quantization.scale)[:, None]
+    if large == 1:
+        scales = next(t for t in graph.tensors if text(t.name) == f"{text(graph.tensors[held].name)}/scales")
+        multiples = constant(model, scales)
+        assert multiples is not None
+        assert float(multiples.min()) > 0, "a byte that overflows turns a row around"
+        steps = steps * multiples.astype(np.float64)
+    assert (np.abs(after * steps - before) <= 0.51 * steps).all()
+
+
+def _reference(made: TfliteModel) -> Any:
+    probes = choose_probes((), builtin_examples(made.source), 6)
+    source = replace(made.source, max_length=LENGTHS[-1])
+    return source, capture_reference(source, probes, SILENT, ())
+
+
+def test_the_variant_for_mediapipe_answers_like_the_package(bert: TfliteModel, ctx: Context, tmp_path: Path) -> None:
+    path = tmp_path / MEDIAPIPE_FILE
+    write_mediapipe(bert.path, bert.source, path)
+    with zipfile.ZipFile(path) as archive:
+        kept = {i.filename: i.compress_type for i in archive.infolist()}
+        assert kept == {"vocab.txt": zipfile.ZIP_STORED, "labels.txt": zipfile.ZIP_STORED}
+        assert archive.read("labels.txt").decode().splitlines() == list(bert.source.task.labels)
+        assert len(archive.read("vocab.txt").decode().splitlines()) == len(bert.source.tokenizer)
+    source, reference = _reference(bert)
+    checks, facts = check_variant(tmp_path, source, reference, TfliteRunner(bert.path, source.pad), ctx)
+    assert checks[0].status is Status.PASS, checks
+    assert facts["mediapipe"]["mean_distance"] < 1e-5
+
+    model = read_flat(path)
+    graph = model.subgraphs[0]
+    last = next(o for o in reversed(graph.operators) if code_of(model, o) == FULLY_CONNECTED)
+    bias = graph.tensors[inputs_of(last)[2]]
+    bias.buffer = add_buffer(model, np.array([9, 0, 0], np.float32))
+    (tmp_path / "wrong").mkdir()
+    write_flat(model, tmp_path / "wrong" / MEDIAPIPE_FILE, inline=True)
+    checks, _ = check_variant(tmp_path / "wrong", source, reference, TfliteRunner(bert.path, source.pad), ctx)
+    assert checks[0].status is Status.FAIL
+
+
+def test_what_mediapipe_has_no_form_for_is_left_out_and_said(
+    bert: TfliteModel, tiny: Callable[..., Path], ctx: Context, tmp_path: Path
+) -> None:
+    roberta = load_source(str(tiny("roberta", layers=1)))
+    with pytest.raises(Inexpressible, match="MediaPipe's is WordPiece"):
+        vocabulary_of(roberta.tokenizer)
+    tags = load_source(str(tiny("bert", "token-classification", layers=1)))
+    with pytest.raises(Inexpressible, match="no task for token-classification"):
+        write_mediapipe(bert.path, tags, tmp_path / MEDIAPIPE_FILE)
+    assert vocabulary_of(bert.source.tokenizer)
+    source, reference = _reference(bert)
+    checks, facts = check_variant(tmp_path, roberta, reference, TfliteRunner(bert.path, source.pad), ctx)
+    assert checks == []
+    assert "WordPiece" in facts["mediapipe"]["left_out"]
