@@ -147,6 +147,7 @@ def _replace(
         name=f"{name}_integer",
     )
     product.outputs[0].name = f"{name}_integer"
+    product.outputs[0].type, product.outputs[0].shape = last.outputs[0].type, last.outputs[0].shape
     graph.insert_before(last, product)
     ir.convenience.replace_all_uses_with(last.outputs[0], product.outputs[0], replace_graph_outputs=True)
     if product.outputs[0].is_graph_output():

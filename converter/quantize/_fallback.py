@@ -85,12 +85,21 @@ def _answer_noise(given: "OnnxModel", made: "Path", ctx: "Context") -> float | N
             answers.append([])
             for feed in feeds:
                 values = session.run(names, {i.name: feed[i.name] for i in session.get_inputs()})
-                answers[-1].append([v.reshape(-1, v.shape[-1]) for v in values])
+                answers[-1].append([v[0] for v in values])
                 ticker.advance()
             del session
             release_memory()
-    worst = [_share(*(np.concatenate([a[k] for a in side]) for side in answers)) for k in range(len(answers[0][0]))]
+    worst = [_share(*(_rows([a[k] for a in side]) for side in answers)) for k in range(len(answers[0][0]))]
     return round(max(worst), 6)
+
+
+def _rows(values: "list[NDArray[np.float32]]") -> "NDArray[np.float32]":
+    """Return one row a text, one a token of each text, or (start and end of an answer) one a token and number."""
+    if values[0].ndim > 1:
+        return np.concatenate(values)
+    if len({len(v) for v in values}) == 1:
+        return np.stack(values)
+    return np.concatenate(values)[:, None]
 
 
 def _share(wanted: "NDArray[np.float32]", found: "NDArray[np.float32]") -> float:
