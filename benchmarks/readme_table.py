@@ -37,11 +37,17 @@ def with_figures(text: str, figures: str) -> str:
 
 
 def figures() -> str:
-    parts = [
-        made
-        for name, write in (("pipeline", pipeline), ("memory", memory), ("peers", peers))
-        if (made := part(name, write))
-    ]
+    writers = (
+        ("pipeline", pipeline),
+        ("peers", peers),
+        ("cpu_profile", profile),
+        ("mobile", mobile),
+        ("pruning", pruning),
+        ("vocabulary", vocabulary),
+        ("quantize", quantizing),
+        ("memory", memory),
+    )
+    parts = [made for name, write in writers if (made := part(name, write))]
     return "\n".join(parts) if parts else "Not measured yet: `make bench` does it.\n"
 
 
@@ -116,6 +122,88 @@ def peers(table: dict[str, Any]) -> str:
             )
             rows.append(f"| {' | '.join(cells)} |")
     return "\n".join(rows) + "\n"
+
+
+def profile(table: dict[str, Any]) -> str:
+    rows = [
+        "The int8 file beside the best peer's, and beside the time of its integer products alone (no file on these",
+        "kernels can be faster), 1 thread; operator by operator in `benchmarks/results/cpu_profile.json`:",
+        "",
+        "| text | tokens | peer, ms | ours, ms | times as fast | products alone, ms | ours over that |",
+        "| --- | ---: | ---: | ---: | ---: | ---: | ---: |",
+    ]
+    for name, what in (("natural", "SST-2 sentences"), ("length_128", "128 tokens")):
+        row, ms = table[name], table[name]["ms"]
+        cells = (what, f"{row['tokens']:.0f}", *(number(ms[k], 2) for k in ("peer", "ours")))
+        rest = (number(row["ours_times_as_fast"], 2), number(ms["bound"], 2), number(row["times_the_bound"], 2))
+        rows.append(f"| {' | '.join((*cells, *rest))} |")
+    return "\n".join(rows) + "\n"
+
+
+def mobile(table: dict[str, Any]) -> str:
+    rows = [
+        "The TFLite file (dynamic int8) by how it takes lengths, 1 thread; `benchmarks/mobile.py`:",
+        "",
+        "| lengths | size | agreement | ms per text | load, ms | first call, ms | memory over the file |",
+        "| --- | ---: | ---: | ---: | ---: | ---: | ---: |",
+    ]
+    for name, row in table["forms"].items():
+        cells = (name, megabytes(row["size_bytes"]), number(row["agreement"]), number(row["ms_per_text"]["ours"], 2))
+        rest = (number(row["load_ms"], 0), number(row["first_call_ms"], 0), number(row["memory_over_file"], 2))
+        rows.append(f"| {' | '.join((*cells, *rest))} |")
+    return "\n".join(rows) + "\n"
+
+
+def pruning(table: dict[str, Any]) -> str:
+    rows = [
+        "Structured pruning without retraining, static int8 packages; speed is measured beside the unpruned",
+        "package, in turns, one thread; `budget` is `prune.structured:speedup=…`, without labels; `benchmarks/pruning.py`:",
+        "",
+        "| data | method | speed | dev | test | size | minutes |",
+        "| --- | --- | ---: | ---: | ---: | ---: | ---: |",
+    ]
+    for data, methods in table["rows"].items():
+        for name, row in methods.items():
+            cells = (data, name, number(row["speedup"], 2), number(row["dev"]), number(row["test"]))
+            rest = (megabytes(row["size_bytes"]), number(row["prune_seconds"] / 60, 1))
+            rows.append(f"| {' | '.join((*cells, *rest))} |")
+    return "\n".join(rows) + "\n"
+
+
+def vocabulary(table: dict[str, Any]) -> str:
+    rows = [
+        "A vocabulary cut to the corpus, and a codebook for the embedding; `benchmarks/vocabulary.py`:",
+        "",
+        "| model and text | target | file | agreement | metric (source) | verdict |",
+        "| --- | --- | ---: | ---: | ---: | --- |",
+    ]
+    for name, run in table["runs"].items():
+        for target in ("cpu-int8", "tflite"):
+            row = run.get(target)
+            if row is None:
+                continue
+            metric = next(iter(row["metric"]), "")
+            values = f"{number(row['metric'].get(metric))} ({number((row['source_metric'] or {}).get(metric))})"
+            cells = (
+                name,
+                f"`{target}`",
+                megabytes(row["model_bytes"]),
+                number(row["agreement"]),
+                values,
+                row["status"],
+            )
+            rows.append(f"| {' | '.join(cells)} |")
+    return "\n".join(rows) + "\n"
+
+
+def quantizing(table: dict[str, Any]) -> str:
+    each = ", ".join(
+        f"`{name}` {row['seconds']:.0f} s and {row['ratio']:.1f} ×" for name, row in table["precisions"].items()
+    )
+    return (
+        f"Quantizing a BERT-base-sized model for a CPU with {table['texts']} texts, and its memory as a multiple\n"
+        f"of the float32 weights: {each}; `benchmarks/quantize.py`.\n"
+    )
 
 
 def megabytes(size: int | None) -> str:
