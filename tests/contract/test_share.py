@@ -35,6 +35,7 @@ def int8_bytes(model: TorchModel, work: Path) -> int:
     return made.size_bytes
 
 
+@pytest.mark.slow
 def test_albert_stays_shared_in_int8(tiny: Callable[..., Path], tmp_path: Path) -> None:
     wide = {"hidden_size": 128, "intermediate_size": 512}
     sizes = [int8_bytes(load_source(str(tiny("albert", layers=n, **wide))), tmp_path / str(n)) for n in (1, 3)]

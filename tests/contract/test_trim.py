@@ -251,6 +251,7 @@ def test_a_tokenizer_of_another_kind_is_refused(tiny: Callable[..., Path]) -> No
         VocabularyTrimming().check(replace(source, tokenizer=Tokenizer()), has_text=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("task", ["text-classification", "fill-mask"])
 def test_the_package_has_the_trimmed_tokenizer_and_is_judged_by_it(
     tiny: Callable[..., Path], tmp_path: Path, task: str
