@@ -23,7 +23,7 @@ from converter.lowering.flat import in_blocks
 from converter.lowering.lower import LowerTflite
 from converter.lowering.mediapipe import MEDIAPIPE_FILE, Inexpressible, write_mediapipe
 from converter.lowering.mediapipe_check import check_variant
-from converter.lowering.model import TfliteModel, mobile_outputs, signature_lengths
+from converter.lowering.model import SHORTEST, TfliteModel, mobile_outputs, signature_lengths
 from converter.quantize.litert_dynamic import LitertDynamicInt8
 from converter.quantize.litert_fp16 import LitertFp16
 from converter.quantize.litert_int4 import LitertInt4
@@ -87,7 +87,7 @@ class Tflite(Target):
         lengths = signature_lengths(self.seq_len, model.max_length)
         if self.any_length:
             # Two are the pattern that `emit` makes one of.
-            lengths = (max(1, lengths[-1] - 1), lengths[-1])
+            lengths = (max(SHORTEST, lengths[-1] // 2), lengths[-1])
         lower = LowerTflite(lengths)
         where = "quantize.tflite"
         if precision == "none":
