@@ -157,7 +157,7 @@ def mobile(table: dict[str, Any]) -> str:
 def pruning(table: dict[str, Any]) -> str:
     rows = [
         "Structured pruning without retraining, static int8 packages; speed is measured beside the unpruned",
-        "package, in turns, one thread; `budget` is `prune.structured:speedup=…`, without labels; `benchmarks/pruning.py`:",
+        "package, in turns, one thread; `budget` is `structured:speedup=…`, without labels; `benchmarks/pruning.py`:",
         "",
         "| data | method | speed | dev | test | size | minutes |",
         "| --- | --- | ---: | ---: | ---: | ---: | ---: |",
