@@ -46,6 +46,7 @@ Examples:
 @click.option("--max-drop", type=float, metavar="X", help="Most that the metric may fall: 0.005 is half a point.")
 @click.option("--limit", multiple=True, metavar="[TARGET.]NAME=X", help="Another limit of the gate: agreement=0.98.")
 @click.option("--seq-len", metavar="N,N,…", help="Lengths of a TFLite file, in tokens: 16,32,64.")
+@click.option("--portable", is_flag=True, help="Standard ONNX operators only, for cpu-int8: slower, opened anywhere.")
 @click.option("--probes", type=int, metavar="N", help="Texts that are compared one by one.")
 @click.option("--seed", type=int, metavar="N", help="Seed of everything random; default 0.")
 @click.option("--force", is_flag=True, help="Replace the output folder if it exists.")
@@ -75,6 +76,7 @@ def export(  # click passes one argument a flag
     max_drop: float | None,
     limit: tuple[str, ...],
     seq_len: str | None,
+    portable: bool,
     probes: int | None,
     seed: int | None,
     force: bool,
@@ -103,6 +105,7 @@ def export(  # click passes one argument a flag
         max_drop=max_drop,
         limit=limit,
         seq_len=seq_len,
+        portable=portable,
         probes=probes,
         seed=seed,
         force=force,

@@ -33,6 +33,7 @@ class Flags:
     max_drop: float | None = None
     limit: tuple[str, ...] = ()
     seq_len: str | None = None
+    portable: bool = False
     probes: int | None = None
     seed: int | None = None
     force: bool = False
@@ -62,6 +63,7 @@ def recipe_table(flags: Flags, typed: Sequence[str]) -> dict[str, Any]:
     _lay_targets(table, flags.target)
     _lay_quantize(table, flags.quantize)
     _lay_lengths(table, flags.seq_len)
+    _lay_portable(table, wanted=flags.portable)
     _lay_limits(table, flags)
     stages = _stages(flags, typed)
     if stages:
@@ -147,6 +149,21 @@ def _lay_lengths(table: dict[str, Any], given: str | None) -> None:
         )
     for name in fixed:
         _sub(table, "target", name)["seq_len"] = lengths
+
+
+def _lay_portable(table: dict[str, Any], *, wanted: bool) -> None:
+    if not wanted:
+        return
+    if "cpu-int8" not in _targets_of(table):
+        raise UsageError(
+            "no target of this run knows a portable file",
+            where="--portable",
+            hint="it is standard ONNX in int8: --target cpu-int8",
+        )
+    quantize = _sub(table, "quantize")
+    found = quantize.pop("cpu_int8", quantize.get("cpu-int8"))
+    chosen = dict(found) if isinstance(found, Mapping) else {"precision": found or "static"}
+    quantize["cpu-int8"] = {"precision": "static"} | chosen | {"portable": True}
 
 
 def _option_names(target: str) -> set[str]:

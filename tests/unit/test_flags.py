@@ -90,6 +90,18 @@ def test_lengths_go_to_the_targets_that_have_them() -> None:
     assert bind_recipe(table).targets[0].seq_len == (16, 32)  # type: ignore[attr-defined]
 
 
+@pytest.mark.parametrize("quantize", [(), ("static",), ("cpu-int8=static:samples=8",)])
+def test_portable_is_an_option_of_the_cpu_target(quantize: tuple[str, ...]) -> None:
+    table = recipe_table(Flags(target=("cpu-int8,tflite",), quantize=quantize, portable=True), [])
+    assert table["quantize"]["cpu-int8"]["portable"] is True
+    assert table["quantize"]["cpu-int8"]["precision"] == "static"
+
+
+def test_portable_without_a_target_that_knows_it_is_refused() -> None:
+    with pytest.raises(UsageError, match="portable"):
+        recipe_table(Flags(target=("tflite",), portable=True), [])
+
+
 def test_options_of_a_target_may_stand_behind_its_name() -> None:
     table = recipe_table(Flags(target=("tflite:seq_len=16+32",)), [])
     assert bind_recipe(table).targets[0].seq_len == (16, 32)  # type: ignore[attr-defined]
