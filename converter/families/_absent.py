@@ -10,7 +10,8 @@ class BiasOnly(torch.nn.Linear):
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:  # noqa: A002 - the name that torch gives it
         """Return the bias alone, `[out]`: it is added to a residual, which has all the other axes."""
-        bias: torch.Tensor | None = self.get_parameter("bias") if "bias" in self._parameters else None
+        # ModernBERT's linears have none.
+        bias = dict(self.named_parameters(recurse=False)).get("bias")
         return input.new_zeros(1) if bias is None else bias
 
 
