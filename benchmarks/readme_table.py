@@ -89,7 +89,7 @@ def package(target: str, row: dict[str, Any], metric: str | None) -> str:
         number((row["milliseconds"] or {}).get("package"), 2),
         row["status"],
     )
-    return f"| {' | '.join(cells)} |"
+    return row_of(*cells)
 
 
 def memory(table: dict[str, Any]) -> str:
@@ -120,7 +120,7 @@ def peers(table: dict[str, Any]) -> str:
                 number(row["ms_per_text"], 2),
                 number(row.get("speed_vs_best_peer"), 2),
             )
-            rows.append(f"| {' | '.join(cells)} |")
+            rows.append(row_of(*cells))
     return "\n".join(rows) + "\n"
 
 
@@ -136,7 +136,7 @@ def profile(table: dict[str, Any]) -> str:
         row, ms = table[name], table[name]["ms"]
         cells = (what, f"{row['tokens']:.0f}", *(number(ms[k], 2) for k in ("peer", "ours")))
         rest = (number(row["ours_times_as_fast"], 2), number(ms["bound"], 2), number(row["times_the_bound"], 2))
-        rows.append(f"| {' | '.join((*cells, *rest))} |")
+        rows.append(row_of(*cells, *rest))
     return "\n".join(rows) + "\n"
 
 
@@ -150,7 +150,7 @@ def mobile(table: dict[str, Any]) -> str:
     for name, row in table["forms"].items():
         cells = (name, megabytes(row["size_bytes"]), number(row["agreement"]), number(row["ms_per_text"]["ours"], 2))
         rest = (number(row["load_ms"], 0), number(row["first_call_ms"], 0), number(row["memory_over_file"], 2))
-        rows.append(f"| {' | '.join((*cells, *rest))} |")
+        rows.append(row_of(*cells, *rest))
     return "\n".join(rows) + "\n"
 
 
@@ -166,7 +166,7 @@ def pruning(table: dict[str, Any]) -> str:
         for name, row in methods.items():
             cells = (data, name, number(row["speedup"], 2), number(row["dev"]), number(row["test"]))
             rest = (megabytes(row["size_bytes"]), number(row["prune_seconds"] / 60, 1))
-            rows.append(f"| {' | '.join((*cells, *rest))} |")
+            rows.append(row_of(*cells, *rest))
     return "\n".join(rows) + "\n"
 
 
@@ -192,7 +192,7 @@ def vocabulary(table: dict[str, Any]) -> str:
                 values,
                 row["status"],
             )
-            rows.append(f"| {' | '.join(cells)} |")
+            rows.append(row_of(*cells))
     return "\n".join(rows) + "\n"
 
 
@@ -204,6 +204,10 @@ def quantizing(table: dict[str, Any]) -> str:
         f"Quantizing a BERT-base-sized model for a CPU with {table['texts']} texts, and its memory as a multiple\n"
         f"of the float32 weights: {each}; `benchmarks/quantize.py`.\n"
     )
+
+
+def row_of(*cells: str) -> str:
+    return f"| {' | '.join(cells)} |"
 
 
 def megabytes(size: int | None) -> str:

@@ -1,5 +1,6 @@
 """Evaluation and calibration files: a text a line, JSON, JSON lines, or tables with the columns of GLUE and its kin."""
 
+import contextlib
 import csv
 import json
 from collections.abc import Iterable, Iterator
@@ -27,15 +28,11 @@ def read_examples(path: Path, task: Task) -> tuple[Example, ...]:
 
     """
     made: list[Example] = []
-    try:
+    with _refusals(path):
         for where, row in _rows(path):
             if not made:
                 _refuse_misspelled(row, where)
             made += task.examples_of(row, where)
-    except csv.Error as error:
-        raise DataError(f"the table cannot be read ({error})", where=str(path)) from None
-    except OSError as error:
-        raise DataError(f"the file cannot be read ({error.strerror})", where=str(path)) from None
     if not made:
         raise DataError("the file holds no row", where=str(path), hint="give at least one text")
     examples = tuple(made)
@@ -51,17 +48,24 @@ def read_texts(path: Path) -> Iterator[str]:
 
     """
     n_texts = 0
-    try:
+    with _refusals(path):
         for where, row in _rows(path):
             for text in texts_of_row(row, where):
                 n_texts += 1
                 yield text
+    if not n_texts:
+        raise DataError("the file holds no text", where=str(path), hint="give at least one text")
+
+
+@contextlib.contextmanager
+def _refusals(path: Path) -> Iterator[None]:
+    """Say of which file it was that the table or the disk refused."""
+    try:
+        yield
     except csv.Error as error:
         raise DataError(f"the table cannot be read ({error})", where=str(path)) from None
     except OSError as error:
         raise DataError(f"the file cannot be read ({error.strerror})", where=str(path)) from None
-    if not n_texts:
-        raise DataError("the file holds no text", where=str(path), hint="give at least one text")
 
 
 def _rows(path: Path) -> Iterator[Located]:

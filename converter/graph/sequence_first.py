@@ -6,6 +6,7 @@ moves is the first one. So hidden states become `[length, batch, width]` from th
 back where something other than a layer reads them. Attention over 25 MiniLM tokens falls from 62 to 40 µs a layer.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -166,6 +167,29 @@ class _Layout:
         return self.swapped[value]
 
 
+@dataclass
+class _NewNodes:
+    """Nodes that are named after one value, in order, to be inserted together."""
+
+    name: str
+    nodes: "list[ir.Node]" = field(default_factory=list)
+
+    def add(
+        self,
+        op: str,
+        given: "list[ir.Value]",
+        what: str,
+        attributes: "Mapping[str, Any] | None" = None,
+        domain: str = "",
+    ) -> "ir.Value":
+        import onnx_ir as ir
+
+        made = ir.node(op, given, attributes or {}, domain=domain, name=f"{self.name}_{what}")
+        made.outputs[0].name = f"{self.name}_{what}"
+        self.nodes.append(made)
+        return made.outputs[0]
+
+
 def _write_out(graph: "ir.Graph", node: "ir.Node", bias: "ir.Value | None") -> None:
     """Put two products and a softmax over `[batch, heads, queries, keys]` in the place of one attention."""
     import onnx_ir as ir
@@ -174,25 +198,18 @@ def _write_out(graph: "ir.Graph", node: "ir.Node", bias: "ir.Value | None") -> N
     n_heads, scale = node.attributes["num_heads"].as_int(), node.attributes["scale"].as_float()
     heads = new_weight(graph, np.array([0, 0, n_heads, -1], dtype=np.int64), f"{name}.heads")
     flat = new_weight(graph, np.array([0, 0, -1], dtype=np.int64), f"{name}.flat")
-    nodes: list[ir.Node] = []
-
-    def add(op: str, given: list[ir.Value], what: str, attributes: dict[str, Any], domain: str = "") -> ir.Value:
-        made = ir.node(op, given, attributes, domain=domain, name=f"{name}_{what}")
-        made.outputs[0].name = f"{name}_{what}"
-        nodes.append(made)
-        return made.outputs[0]
-
+    new = _NewNodes(name)
     sides = zip(node.inputs[:3], ("query", "key", "value"), strict=True)
-    query, key, value = (add("Reshape", [v, heads], what, {}) for v, what in sides if v is not None)
+    query, key, value = (new.add("Reshape", [v, heads], what) for v, what in sides if v is not None)
     moved = {"transBatchA": 1, "transBatchB": 1, "transB": 1, "alpha": scale}
-    scores = add("FusedMatMul", [query, key], "scores", moved, DOMAIN)
+    scores = new.add("FusedMatMul", [query, key], "scores", moved, DOMAIN)
     if bias is not None:
-        scores = add("Add", [scores, bias], "masked", {})
-    shares = add("Softmax", [scores], "shares", {"axis": -1})
-    mixed = add("FusedMatMul", [shares, value], "mixed", {"transBatchB": 1}, DOMAIN)
-    back = add("Transpose", [mixed], "back", {"perm": (2, 0, 1, 3)})
-    made = add("Reshape", [back, flat], "joined", {})
-    graph.insert_before(node, nodes)
+        scores = new.add("Add", [scores, bias], "masked")
+    shares = new.add("Softmax", [scores], "shares", {"axis": -1})
+    mixed = new.add("FusedMatMul", [shares, value], "mixed", {"transBatchB": 1}, DOMAIN)
+    back = new.add("Transpose", [mixed], "back", {"perm": (2, 0, 1, 3)})
+    made = new.add("Reshape", [back, flat], "joined")
+    graph.insert_before(node, new.nodes)
     ir.convenience.replace_all_uses_with(node.outputs[0], made)
     graph.remove(node, safe=True)
 
@@ -204,25 +221,20 @@ def _added_masks(graph: "ir.Graph", padding: "ir.Value") -> "tuple[ir.Value, ir.
     """
     import onnx_ir as ir
 
-    name, nodes = str(padding.name), []
+    name = str(padding.name)
+    new = _NewNodes(name)
 
     def constant(what: str, array: "np.ndarray") -> ir.Value:
         return new_weight(graph, array, f"{name}.{what}")
 
-    def add(op: str, given: list[ir.Value], what: str, attributes: dict[str, Any] | None = None) -> ir.Value:
-        made = ir.node(op, given, attributes or {}, name=f"{name}_{what}")
-        made.outputs[0].name = f"{name}_{what}"
-        nodes.append(made)
-        return made.outputs[0]
-
-    floats = add("Cast", [padding], "float", {"to": int(ir.DataType.FLOAT)})
-    hidden = add("Sub", [floats, constant("one", np.array(1, np.float32))], "hidden")
-    scores = add("Mul", [hidden, constant("filter", np.array(-MASK_FILTER, np.float32))], "scores")
-    zeros = add("Mul", [hidden, constant("zero", np.array(0, np.float32))], "zeros")
-    thin = add("Unsqueeze", [scores, constant("as_row", np.array([1, 2], np.int64))], "thin")
-    column = add("Unsqueeze", [zeros, constant("as_column", np.array([1, 3], np.int64))], "column")
-    full = add("Add", [thin, column], "full")
+    floats = new.add("Cast", [padding], "float", {"to": int(ir.DataType.FLOAT)})
+    hidden = new.add("Sub", [floats, constant("one", np.array(1, np.float32))], "hidden")
+    scores = new.add("Mul", [hidden, constant("filter", np.array(-MASK_FILTER, np.float32))], "scores")
+    zeros = new.add("Mul", [hidden, constant("zero", np.array(0, np.float32))], "zeros")
+    thin = new.add("Unsqueeze", [scores, constant("as_row", np.array([1, 2], np.int64))], "thin")
+    column = new.add("Unsqueeze", [zeros, constant("as_column", np.array([1, 3], np.int64))], "column")
+    full = new.add("Add", [thin, column], "full")
     producer = padding.producer()
     assert producer is not None
-    graph.insert_after(producer, nodes)
+    graph.insert_after(producer, new.nodes)
     return full, thin
