@@ -128,8 +128,12 @@ def check_options(recipe: "Recipe", source: TorchModel) -> None:
     for stage in recipe.compress:
         stage.check(source, has_text=recipe.calibration is not None)
     for target, precision in zip(recipe.targets, recipe.precisions, strict=True):
-        for one in tried(target, precision):
-            target.stages(one.name, one.options, source)
+        choices = tried(target, precision)
+        for one in choices:
+            for target_stage in target.stages(one.name, one.options, source):
+                # What one of several candidates refuses is told beside the others that were made.
+                if len(choices) == 1:
+                    target_stage.check(source, has_text=recipe.calibration is not None)
 
 
 def _context(recipe: "Recipe", source: TorchModel, output: Output, progress: Progress) -> Context:

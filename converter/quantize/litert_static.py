@@ -7,11 +7,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from converter.binding import option
+from converter.errors import DataError
 from converter.lowering.model import TfliteModel
 from converter.lowering.requantize import Rule, Scheme, requantize
 from converter.stage import Context, Outcome, Stage
 
 if TYPE_CHECKING:
+    from converter.artifact import TorchModel
     from converter.lowering.ranges import Activation, LinearLayer
 
 
@@ -34,9 +36,18 @@ class LitertStaticInt8(Stage[TfliteModel, TfliteModel]):
     summary = "static int8 (LiteRT)"
     needs_text = True
 
+    def check(self, source: "TorchModel", *, has_text: bool) -> None:
+        if not has_text:
+            raise DataError(
+                "ranges that stand in the file must come from text like that which the app will see",
+                where="quantize.tflite static",
+                hint="give --calibration FILE, or take the default, which needs no text: --quantize tflite=dynamic",
+            )
+
     def run(self, given: TfliteModel, ctx: Context) -> Outcome[TfliteModel]:
         from converter.lowering.ranges import measure
 
+        self.check(given.source, has_text=not ctx.calibration_is_builtin)
         layers, seen = measure(given, ctx, self.texts)
         noisy = [
             x
@@ -48,7 +59,6 @@ class LitertStaticInt8(Stage[TfliteModel, TfliteModel]):
             "layers": len(layers) // len(given.lengths),
             "kept_dynamic": len(noisy) // len(given.lengths),
             "texts_a_length": self.texts,
-            "builtin_text": ctx.calibration_is_builtin,
         }
         return Outcome(made.made, facts)
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from converter import verify
-from converter.errors import PackageDamaged, RecipeError, UsageError
+from converter.errors import DataError, PackageDamaged, RecipeError, UsageError
 from converter.examples import Example
 from converter.package import check_files, read_manifest
 from converter.pipeline import Result, run_recipe
@@ -148,3 +148,18 @@ def test_a_limit_of_the_metric_without_labels_is_refused_before_any_work(
     with pytest.raises(UsageError, match=said):
         run_recipe(bind_recipe(table), tmp_path / "out")
     assert not list(tmp_path.glob("*out*"))
+
+
+def test_fixed_ranges_without_text_to_measure_them_on_are_refused_before_any_work(
+    tiny: Callable[..., Path], tmp_path: Path
+) -> None:
+    table = {"model": str(tiny()), "targets": ["tflite"], "quantize": {"tflite": "static"}, "eval": "/nowhere.tsv"}
+    with pytest.raises(DataError, match="ranges that stand in the file") as refused:
+        run_recipe(bind_recipe(table), tmp_path / "out")
+    assert refused.value.exit_code == 2
+    assert "--calibration" in refused.value.hint
+    assert list(tmp_path.iterdir()) == []
+    # With text, the run goes on to the next thing that is wrong.
+    (tmp_path / "texts.txt").write_text("a text\n", encoding="utf-8")
+    with pytest.raises(DataError, match="nowhere"):
+        run_recipe(bind_recipe(table | {"calibration": str(tmp_path / "texts.txt")}), tmp_path / "out")
