@@ -14,6 +14,7 @@ from converter.lowering.model import TfliteModel
 from converter.lowering.quiet import quiet
 from converter.lowering.smooth import Fitted, smooth
 from converter.lowering.tables import quantize_tables
+from converter.lowering.versions import state_versions
 from converter.stage import Context, Outcome
 
 Rule = Mapping[str, Any]
@@ -90,6 +91,7 @@ def requantize(
         _round(model, fitted)
         names = quantize_tables(model) if tables else []
         share_names(model)
+        state_versions(model)
         write_flat(model, path)
         raw.unlink()
     facts |= {"operations": sorted({r["operation"] for r in rules}), "tables": len(names)}

@@ -23,8 +23,6 @@ from converter.device.second_opinion import second_opinion
 from converter.examples import Example
 from converter.golden import record_golden, write_golden
 from converter.lowering.lower import LowerTflite
-from converter.lowering.model import TfliteModel
-from converter.quantize.litert_dynamic import LitertDynamicInt8
 from converter.source import load_source
 from converter.stage import SILENT, Context, run_stage
 from converter.target import Runner, TensorSpec
@@ -298,17 +296,6 @@ def test_the_readme_says_what_was_not_compiled_and_how_to_measure(package: Made)
         assert f"--signature_to_run_for=serving_{length} --num_threads=2" in text
     assert min_runtime_version(package.folder / "model.tflite") in text
     assert "{{" not in text
-
-
-def test_the_least_runtime_is_that_of_the_weights_not_of_the_files_word(package: Made, tmp_path: Path) -> None:
-    """The quantizer leaves the versions of the float file in place."""
-    path = package.folder / "model.tflite"
-    given = TfliteModel(path, package.source, LENGTHS, package.source.task.model_outputs)
-    small, _ = run_stage(LitertDynamicInt8(), given, Context(work=tmp_path))
-    kept, _ = run_stage(LitertDynamicInt8(embeddings=False), given, Context(work=tmp_path))
-    found = [min_runtime_version(p) for p in (path, kept.path, small.path)]
-    assert found[1:] == ["2.17.0", "2.18.0"]
-    assert int(found[0].split(".")[1]) < 17
 
 
 def test_a_tokenizer_that_cuts_the_beginning_off_brings_no_tables(package: Made) -> None:

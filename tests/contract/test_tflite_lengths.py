@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from converter.device.runtime import min_runtime_version
 from converter.errors import StageFailed, UsageError
 from converter.examples import Example
 from converter.lowering.any_length import write_any_length
@@ -20,6 +21,7 @@ from converter.lowering.model import TfliteModel
 from converter.lowering.rows import filled_rows
 from converter.lowering.runner import TfliteRunner
 from converter.lowering.tables import quantize_tables
+from converter.lowering.versions import as_numbers
 from converter.probes import builtin_examples, choose_probes
 from converter.quantize.litert_dynamic import LitertDynamicInt8
 from converter.quantize.litert_int4 import LitertInt4
@@ -35,7 +37,7 @@ pytest.importorskip("litert_torch", reason="the extra 'mobile' is not installed"
 
 LENGTHS = (8, 14, 20)
 FLOAT32_ERROR = 1e-4
-EMBEDDING_LOOKUP, FULLY_CONNECTED = 7, 9
+EMBEDDING_LOOKUP, FULLY_CONNECTED = BY_ROW = 7, 9
 
 
 @pytest.fixture(scope="module")
@@ -128,6 +130,22 @@ def test_every_precision_answers_and_is_as_small_as_it_says(bert: TfliteModel, c
         sizes[name] = sum(b.data.nbytes for b in read_flat(made.path).buffers if b.data is not None)
     assert max(sizes.values()) < 0.5 * bert.size_bytes
     assert sizes["int4"] < sizes["dynamic"]
+
+
+def test_an_older_runtime_refuses_scales_a_row_by_the_operations_version(bert: TfliteModel, ctx: Context) -> None:
+    """It would open the file and compute something else; the quantizer leaves the versions of the float file."""
+    small = run_stage(LitertDynamicInt8(texts=4), bert, ctx)[0]
+    kept = run_stage(LitertDynamicInt8(texts=4, embeddings=False), bert, ctx)[0]
+    found = [min_runtime_version(made.path) for made in (bert, kept, small)]
+    assert as_numbers(found[0]) < (2, 17)
+    assert found[1:] == ["2.17.0", "2.18.0"]
+    versions = [
+        {c.builtinCode: c.version for c in read_flat(made.path).operatorCodes if c.builtinCode in BY_ROW}
+        for made in (bert, kept, small)
+    ]
+    assert versions[0][FULLY_CONNECTED] < 12
+    assert versions[1][FULLY_CONNECTED] == versions[2][FULLY_CONNECTED] == 12
+    assert versions[2][EMBEDDING_LOOKUP] == 4
 
 
 @pytest.mark.parametrize("large", [1, 1 << 30])
