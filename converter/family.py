@@ -32,6 +32,8 @@ class LayerParts:
     """Reads the stream that the FFN's output is added to, or (`Family.norm_first`) a norm of it."""
     layer: "torch.nn.Module"
     """The layer itself: its first argument is the stream that the output of attention is added to."""
+    projections: "tuple[torch.nn.Linear, ...]"
+    """Query, key and value (one linear of three blocks where they are fused); what follows projects positions."""
 
 
 class Family(ABC):

@@ -30,3 +30,13 @@ def order_loss(similarity: torch.Tensor, score: torch.Tensor, scale: float = 20.
     wrong = scale * (similarity[:, None] - similarity[None, :])
     counted = wrong[score[:, None] < score[None, :]]
     return torch.cat([counted.new_zeros(1), counted]).logsumexp(dim=0)
+
+
+def similarity_loss(student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
+    """Return the mean squared difference of the cosines between all rows `[rows, width]`: who is near whom.
+
+    Of a batch of embeddings (Park et al., arXiv 1904.05068); 0 where there is one row alone.
+    """
+    found, wanted = (F.normalize(rows, dim=-1) @ F.normalize(rows, dim=-1).T for rows in (student, teacher))
+    n = len(found)
+    return (found - wanted).square().sum() / max(1, n * (n - 1))

@@ -2,17 +2,21 @@
 
 import hashlib
 import json
+import shutil
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from converter.artifact import TorchModel
 from converter.distill._checkpoint import digest_tensors
+from converter.distill._lesson import PARTS
 from converter.distill._options import LossWeights, TrainingOptions
-from converter.distill._text import Text, encode_texts
-from converter.distill._training import PARTS, Job, Trained, train
+from converter.distill._teacher import KEPT
+from converter.distill._text import Text, batches_an_epoch, encode_texts
+from converter.distill._training import Job, Trained, train
+from converter.distill._variants import variants_of
 from converter.errors import DataError, UsageError
 from converter.examples import Example
 from converter.stage import Context, Outcome, options_of
@@ -29,28 +33,82 @@ def distill(
     """Train a copy of `given` on `ctx.calibration`, with `ctx.teacher` to learn from.
 
     Raises:
-        UsageError: no teacher, one of another task, or nothing to learn by.
-        DataError: no text.
+        UsageError: no teacher, one of another task or vocabulary, or nothing to learn by.
+        DataError: no text, or labels that the head cannot have.
         StageFailed: the loss is not finite.
 
     """
-    weights = _refuse(name, weights, given, ctx)
-    teacher = ctx.teacher if weights.soft > 0 or weights.hidden > 0 else None
+    studies = prepare(name, options, weights, given, ctx)
+    trained = studies.train(given, (0.0, 1.0))
+    shutil.rmtree(ctx.work / KEPT, ignore_errors=True)
+    return Outcome(replace(given, module=trained.module), studies.facts([trained]))
+
+
+@dataclass(frozen=True)
+class Studies:
+    """What is learned, from whom and from what text, whatever becomes of the student in between."""
+
+    name: str
+    options: TrainingOptions
+    weights: LossWeights
+    teacher: TorchModel | None
+    texts: tuple[Text, ...]
+    n_given: int
+    """Of the texts, those that are no variants."""
+    student_is_teacher: bool
+    ctx: Context
+
+    def train(self, student: TorchModel, part: tuple[float, float]) -> Trained:
+        """Train a copy of `student` for the share `part` of all steps."""
+        job = Job(self.name, self.options, self.weights, student, self.teacher, self.texts, "", self.ctx, part)
+        return train(replace(job, key=_key(job)))
+
+    def facts(self, parts: Sequence[Trained]) -> dict[str, Any]:
+        """Return what is worth knowing of a training, made in one part or several."""
+        history = {name: [value for part in parts for value in part.history[name]] for name in PARTS}
+        losses = history["loss"]
+        n_ends = max(1, round(len(losses) * FIRST_AND_LAST))
+        points = sorted({round(i) for i in np.linspace(0, len(losses) - 1, min(CURVE_POINTS, len(losses)))})
+        counted = [n for n in PARTS if any(history[n])]
+        return {
+            "steps": len(losses),
+            "epochs": round(len(losses) / batches_an_epoch(len(self.texts), self.options.batch_size), 2),
+            "n_texts": self.n_given,
+            "n_variants": len(self.texts) - self.n_given,
+            "text": "built-in" if self.ctx.calibration_is_builtin else "calibration",
+            "seconds_training": round(sum(part.seconds for part in parts), 2),
+            "first_loss": _mean(losses[:n_ends]),
+            "last_loss": _mean(losses[-n_ends:]),
+            "first_parts": {n: _mean(history[n][:n_ends]) for n in counted if n != "loss"},
+            "last_parts": {n: _mean(history[n][-n_ends:]) for n in counted if n != "loss"},
+            "loss_curve": [[i + 1, round(losses[i], 5)] for i in points],
+            "resumed_from": parts[-1].resumed_from,
+            "n_processes": parts[-1].n_processes,
+            "device": parts[-1].device,
+            "teacher_answers_kept": parts[-1].answers_kept,
+            "student_is_teacher": self.student_is_teacher,
+        }
+
+
+def prepare(name: str, options: TrainingOptions, weights: LossWeights, given: TorchModel, ctx: Context) -> Studies:
+    """Refuse before any work what cannot be learned, and read the text."""
+    weights = _refuse(name, options, weights, ctx)
+    teacher = ctx.teacher if weights.of_teacher > 0 else None
     teacher = None if teacher is None else in_vocabulary_of(given, teacher)
+    _refuse_teacher(name, given, teacher)
     examples = [e for e in ctx.calibration if teacher is not None or e.label is not None]
-    texts = encode_texts(given, examples, options.max_length, ctx.progress)
+    if weights.hard > 0:
+        given.task.check_labels(examples)
+    variants = variants_of(examples, options.augment, ctx.seed, given.tokenizer.mask_token)
+    texts = encode_texts(given, [*examples, *variants], options.max_length, ctx.progress)
     if ctx.calibration_is_builtin:
         ctx.progress.note(f"{name} learns from the built-in text only: give --calibration for a model of use")
-    student, source = given.module.state_dict(), {} if teacher is None else teacher.module.state_dict()
-    same = teacher is not None and digest_tensors(student) == digest_tensors(source)
+    same = teacher is not None and digest_tensors(given.module.state_dict()) == digest_tensors(
+        teacher.module.state_dict()
+    )
     if same:
         ctx.progress.note(f"{name}: the student is the source unchanged; put a prune stage before it")
-    job = Job(
-        name, options, weights, given, teacher, texts, _key(name, options, weights, texts, ctx, student, source), ctx
-    )
-    trained = train(job)
-    made = replace(given, module=trained.module)
-    return Outcome(made, _facts(job, trained, student_is_teacher=same))
+    return Studies(name, options, weights, teacher, texts, len(examples), same, ctx)
 
 
 def refuse_unlabelled(examples: Sequence[Example]) -> None:
@@ -63,72 +121,62 @@ def refuse_unlabelled(examples: Sequence[Example]) -> None:
         )
 
 
-def _refuse(name: str, weights: LossWeights, given: TorchModel, ctx: Context) -> LossWeights:
+def _refuse(name: str, options: TrainingOptions, weights: LossWeights, ctx: Context) -> LossWeights:
     """Refuse before any work what cannot be learned; hard labels that are not there count nothing."""
     if not ctx.calibration:
         raise DataError("there is no text to learn from", where=name, hint="give --calibration FILE")
     if weights.hard > 0 and all(e.label is None for e in ctx.calibration):
         ctx.progress.note(f"{name}: the text has no labels, hard_weight counts nothing")
         weights = replace(weights, hard=0.0)
-    if weights.soft == weights.hard == weights.hidden == 0:
+    if weights.hard == weights.of_teacher == 0:
         raise UsageError(
             "there is nothing to learn by: every weight is 0",
             where=name,
             hint="set soft_weight or hidden_weight (or hard_weight, with labels) above 0",
         )
-    if weights.soft > 0 or weights.hidden > 0:
-        if ctx.teacher is None:
-            raise UsageError("there is no teacher to learn from", where=name, hint="set Context.teacher to the source")
-        if ctx.teacher.task.name != given.task.name:
-            raise UsageError(
-                f"the teacher is for {ctx.teacher.task.name}, the student for {given.task.name}", where=name
-            )
+    if weights.of_teacher == 0 and options.augment:
+        raise UsageError(
+            "variants of the text have no labels, and there is no teacher to give them any",
+            where=f"{name}.augment",
+            hint="set soft_weight above 0, or augment=0",
+        )
+    if weights.of_teacher > 0 and ctx.teacher is None:
+        raise UsageError("there is no teacher to learn from", where=name, hint="set Context.teacher to the source")
     return weights
 
 
-def _key(
-    name: str,
-    options: TrainingOptions,
-    weights: LossWeights,
-    texts: Sequence[Text],
-    ctx: Context,
-    student: dict[str, Any],
-    teacher: dict[str, Any],
-) -> str:
+def _refuse_teacher(name: str, given: TorchModel, teacher: TorchModel | None) -> None:
+    """Refuse a teacher whose answers say nothing to this student."""
+    if teacher is None:
+        return
+    if teacher.task.name != given.task.name:
+        raise UsageError(f"the teacher is for {teacher.task.name}, the student for {given.task.name}", where=name)
+    if len(teacher.task.labels) != len(given.task.labels):
+        raise UsageError(
+            f"the teacher answers with {len(teacher.task.labels)} classes, the student with {len(given.task.labels)}",
+            where=name,
+        )
+    if teacher.tokenizer is not given.tokenizer and teacher.tokenizer.get_vocab() != given.tokenizer.get_vocab():
+        raise UsageError(
+            "the teacher's tokenizer makes other tokens than the student's: neither words nor layers can be compared",
+            where=name,
+            hint="take a student that was cut from this teacher, or one with its tokenizer",
+        )
+
+
+def _key(job: Job) -> str:
     """Return the digest of everything that the trained weights depend on."""
-    table = options_of(options) | options_of(weights) | {"stage": name, "seed": ctx.seed}
+    table = options_of(job.options) | options_of(job.weights) | {"stage": job.name, "seed": job.ctx.seed}
+    table["part"] = list(job.part)
     del table["checkpoint_seconds"]
     made = hashlib.sha256(json.dumps(table, sort_keys=True).encode())
-    made.update(digest_tensors(student).encode())
-    made.update(digest_tensors(teacher).encode())
-    for example, encoding in texts:
+    made.update(digest_tensors(job.given.module.state_dict()).encode())
+    made.update(digest_tensors({} if job.teacher is None else job.teacher.module.state_dict()).encode())
+    for example, encoding in job.texts:
         made.update(repr(example.label).encode())
         for input_name, ids in encoding.inputs.items():
             made.update(input_name.encode() + ids.tobytes())
     return made.hexdigest()
-
-
-def _facts(job: Job, trained: Trained, *, student_is_teacher: bool) -> dict[str, Any]:
-    losses = trained.history["loss"]
-    n_ends = max(1, round(len(losses) * FIRST_AND_LAST))
-    points = sorted({round(i) for i in np.linspace(0, len(losses) - 1, min(CURVE_POINTS, len(losses)))})
-    counted = [n for n in PARTS if any(trained.history[n])]
-    return {
-        "steps": len(losses),
-        "epochs": round(len(losses) / job.steps_an_epoch, 2),
-        "n_texts": len(job.texts),
-        "text": "built-in" if job.ctx.calibration_is_builtin else "calibration",
-        "seconds_training": round(trained.seconds, 2),
-        "first_loss": _mean(losses[:n_ends]),
-        "last_loss": _mean(losses[-n_ends:]),
-        "last_parts": {n: _mean(trained.history[n][-n_ends:]) for n in counted if n != "loss"},
-        "loss_curve": [[i + 1, round(losses[i], 5)] for i in points],
-        "resumed_from": trained.resumed_from,
-        "n_processes": trained.n_processes,
-        "device": trained.device,
-        "teacher_answers_kept": trained.answers_kept,
-        "student_is_teacher": student_is_teacher,
-    }
 
 
 def _mean(values: Sequence[float]) -> float:

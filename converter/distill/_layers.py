@@ -1,10 +1,13 @@
-"""Which teacher layer a student layer learns from, and the modules that show their hidden states."""
+"""Which teacher layer a student layer learns from, and the modules that show what is learned of a layer."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from contextlib import nullcontext
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
+from converter.distill._relations import RelationTap
+from converter.errors import UsageError
 from converter.forward import Forward
 
 if TYPE_CHECKING:
@@ -38,27 +41,58 @@ def kept_layers(student: "TorchModel", teacher: "TorchModel") -> tuple[int, ...]
     return tuple(known.index(k) for k in kept) if set(kept) <= set(known) else None
 
 
-class Tapped(torch.nn.Module):
-    """The measured forward that also returns the hidden states after every layer (none where not asked for)."""
+def refuse_layers(layers: Sequence[int], n_student: int, n_teacher: int) -> None:
+    """Raise `UsageError` where a map that was given does not fit the two models."""
+    where = "layers"
+    if len(layers) != n_student:
+        raise UsageError(
+            f"{len(layers)} layers of the teacher are named for {n_student} of the student",
+            where=where,
+            hint="name one for each, as in 1+3+5",
+        )
+    if max(layers) >= n_teacher:
+        raise UsageError(
+            f"the teacher has no layer {max(layers)}: they are 0 to {n_teacher - 1}", where=where, hint="name another"
+        )
 
-    def __init__(self, model: "TorchModel", *, hidden: bool, projection: torch.nn.Module | None = None) -> None:
+
+class Seen(NamedTuple):
+    """What one forward shows."""
+
+    outputs: dict[str, torch.Tensor]
+    hidden: tuple[torch.Tensor, ...] = ()
+    """`[batch, length, width]`, of the layers that were asked for."""
+    relations: tuple[torch.Tensor, ...] = ()
+    """Query, key and value of one layer, `[batch, length, width]` each."""
+
+
+class Tapped(torch.nn.Module):
+    """The measured forward that also shows hidden states (of the layers `hidden`) and queries, keys and values."""
+
+    def __init__(
+        self,
+        model: "TorchModel",
+        hidden: Sequence[int] = (),
+        relations: int | None = None,
+        projection: torch.nn.Module | None = None,
+    ) -> None:
         super().__init__()
         self.forward_of = Forward(model)
-        self.hidden = hidden
+        self.hidden = tuple(hidden)
+        self.tap = None if relations is None else RelationTap(model, relations)
         self.projection = torch.nn.Identity() if projection is None else projection
 
-    def forward(self, feed: dict[str, torch.Tensor]) -> tuple[dict[str, torch.Tensor], tuple[torch.Tensor, ...]]:
-        made = self.forward_of.model(**feed, return_dict=True, output_hidden_states=self.hidden)
+    def forward(self, feed: dict[str, torch.Tensor]) -> Seen:
+        with self.tap or nullcontext():
+            made = self.forward_of.model(**feed, return_dict=True, output_hidden_states=bool(self.hidden))
         outputs = self.forward_of.named_outputs(made, feed["attention_mask"])
         # The first hidden state is the embeddings' output.
-        return outputs, tuple(self.projection(h) for h in made["hidden_states"][1:]) if self.hidden else ()
+        hidden = tuple(self.projection(made["hidden_states"][1 + i]) for i in self.hidden)
+        return Seen(outputs, hidden, self.tap.taken() if self.tap else ())
 
 
 def hidden_loss(
-    student: Sequence[torch.Tensor],
-    teacher: Sequence[torch.Tensor],
-    attention_mask: torch.Tensor,
-    mapped: Sequence[int],
+    student: Sequence[torch.Tensor], teacher: Sequence[torch.Tensor], attention_mask: torch.Tensor
 ) -> torch.Tensor:
     """Mean squared distance of `[batch, length, width]` states, padding excluded, relative to the teacher's square.
 
@@ -66,28 +100,17 @@ def hidden_loss(
     """
     real = attention_mask.bool()
     parts = []
-    for index, state in zip(mapped, student, strict=True):
-        wanted = teacher[index][real]
+    for state, other in zip(student, teacher, strict=True):
+        wanted = other[real]
         parts.append((state[real] - wanted).square().mean() / wanted.square().mean().clamp(min=1e-12))
     return torch.stack(parts).mean()
 
 
-def plan_hidden(
-    student: "TorchModel", teacher: "TorchModel", feed: dict[str, torch.Tensor], seed: int
-) -> tuple[tuple[int, ...], torch.nn.Module | None]:
-    """Return the teacher layer of each student layer, and the map between widths (None where they are equal).
+def depth_and_width(model: "TorchModel", feed: dict[str, torch.Tensor]) -> tuple[int, int]:
+    """Return the number of layers and the width of their states, read off one forward.
 
-    Both are read off one forward: configurations name depth and width in too many ways.
+    Configurations name both in too many ways.
     """
     with torch.no_grad():
-        _, found = Tapped(student, hidden=True)(feed)
-        _, wanted = Tapped(teacher, hidden=True)(feed)
-    mapped = map_layers(len(found), len(wanted), kept_layers(student, teacher))
-    narrow, wide = found[-1].shape[-1], wanted[-1].shape[-1]
-    if narrow == wide:
-        return mapped, None
-    projection = torch.nn.Linear(narrow, wide, bias=False)
-    rng = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        projection.weight.normal_(0.0, narrow**-0.5, generator=rng)
-    return mapped, projection
+        made = Forward(model).model(**feed, return_dict=True, output_hidden_states=True)["hidden_states"]
+    return len(made) - 1, made[-1].shape[-1]

@@ -18,11 +18,18 @@ class TrainingOptions:
     max_gradient: float = option(1.0, "gradients are scaled down to this norm", low=1e-6)
     max_length: int = option(256, "longest text in tokens; longer ones are cut", low=4)
     dropout: bool = option(False, "use the model's own dropout while training")
+    freeze_embeddings: bool = option(False, "leave the embeddings as they are: quicker, where text is short")
+    augment: int = option(0, "variants of each text, without labels: spans, splices, words left out", low=0)
+    layers: tuple[int, ...] = option(
+        (), "the teacher's layer of each student layer, as in 1+3+5; none: as layers were dropped, else evenly", low=0
+    )
+    relation_heads: int | None = option(None, "relation heads; as many as the student's layer has heads", low=1)
+    cache_mb: int = option(4096, "keep the teacher's answers on disk where they need no more; 0: ask every time", low=0)
     checkpoint_seconds: float = option(60.0, "least time between checkpoints (0: after every step)", low=0.0)
 
     def passes(self, n_texts: int) -> float:
         """Return the forward passes that training takes: a backward pass counts two, the teacher's answer one."""
-        texts = self.epochs * n_texts
+        texts = self.epochs * n_texts * (1 + self.augment)
         return 4.0 * (texts if self.steps is None else min(texts, self.steps * self.batch_size))
 
 
@@ -34,3 +41,14 @@ class LossWeights:
     hard: float
     hidden: float
     temperature: float
+    relation: float = 0.0
+    similarity: float = 0.0
+
+    def of(self, part: str) -> float:
+        """Return the weight of a part by its name."""
+        return float(getattr(self, part))
+
+    @property
+    def of_teacher(self) -> float:
+        """What the teacher's parts count together."""
+        return self.soft + self.hidden + self.relation + self.similarity

@@ -1,14 +1,17 @@
-"""The teacher's answers, asked anew for every batch, or once for all where they fit into memory."""
+"""The teacher's answers, asked anew for every batch, or once for all where they fit on the disk."""
 
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
-from converter.distill._layers import Tapped
+from converter.distill._kept import MEGABYTE, KeptAnswers, expected_bytes
+from converter.distill._layers import Seen
+from converter.distill._lesson import Lesson
 from converter.distill._text import Text, feed_batch
 
 if TYPE_CHECKING:
@@ -17,12 +20,9 @@ if TYPE_CHECKING:
     from converter.artifact import TorchModel
     from converter.stage import Progress
 
-Answers = tuple[dict[str, torch.Tensor], tuple[torch.Tensor, ...]]
-"""Outputs by name, and the hidden states."""
-
-KEPT_BYTES = 256 * 2**20
-"""Answers larger than this, all together, are not kept."""
 ASKED_AT_ONCE = 32
+KEPT = "teacher-answers"
+"""Folder of what is kept, in the stage's scratch folder."""
 
 
 @dataclass
@@ -31,67 +31,48 @@ class Teacher:
 
     model: "TorchModel"
     texts: Sequence[Text]
-    hidden: bool
+    lesson: Lesson
     device: torch.device
-    kept: list[dict[str, torch.Tensor]] | None = None
+    kept: KeptAnswers | None = None
 
     def __post_init__(self) -> None:
         if self.device.type != "cpu":
             self.model = replace(
                 self.model, module=copy.deepcopy(self.model.module), head=copy.deepcopy(self.model.head)
             )
-        self.tapped = Tapped(self.model, hidden=self.hidden).to(self.device)
+        self.tapped = self.lesson.teacher(self.model).to(self.device)
 
-    def answers(self, batch: "NDArray[np.int64]", feed: dict[str, torch.Tensor]) -> Answers:
+    def answers(self, batch: "NDArray[np.int64]", feed: dict[str, torch.Tensor]) -> Seen:
         """Answer the texts of `batch`, which are padded in `feed`."""
-        if self.kept is None:
-            with torch.no_grad():
-                return self.tapped(feed)
-        rows = [self.kept[i] for i in batch]
-        return {name: self._stack(name, [r[name] for r in rows], feed) for name in rows[0]}, ()
+        if self.kept is not None:
+            return self.kept.take(batch, feed["input_ids"].shape[1], self.device)
+        with torch.no_grad():
+            seen: Seen = self.tapped(feed)
+        return seen
 
-    def keep(self, progress: "Progress") -> bool:
-        """Ask about every text once and keep the answers, unless they are too large; hidden states always are.
+    def keep(self, folder: Path, most_mb: int, progress: "Progress") -> bool:
+        """Ask about every text once and keep the answers under `folder`, unless they take more than `most_mb`.
 
-        All at once and always in the same batches: a resumed run must see the same bits as one that was not.
+        Always in the same batches, and whether they are kept does not depend on the machine: a resumed run must see the
+        same bits as one that was not. What an earlier part of the same training has kept there is taken as it is.
         """
-        if self.hidden or self._expected_bytes() > KEPT_BYTES:
+        lengths = [e.length for _, e in self.texts]
+        order = np.argsort(lengths, kind="stable")
+        shown = self.answers(order[:1], self._feed(order[:1]))
+        outputs = self.model.task.token_outputs
+        if expected_bytes(lengths, shown, outputs) > most_mb * MEGABYTE:
             return False
-        kept: list[dict[str, torch.Tensor]] = [{} for _ in self.texts]
-        order = np.argsort([e.length for _, e in self.texts], kind="stable")
-        with progress.task("Asking the teacher", total=len(order)) as ticker:
-            for at in range(0, len(order), ASKED_AT_ONCE):
-                rows = order[at : at + ASKED_AT_ONCE]
-                outputs, _ = self.answers(rows, self._feed(rows))
-                for row, index in enumerate(rows):
-                    kept[index] = {n: self._cut(n, value[row], index) for n, value in outputs.items()}
-                ticker.advance(len(rows))
+        whole = folder / self.lesson.key / "whole"
+        kept = KeptAnswers(whole.parent, lengths, shown, outputs, fresh=not whole.is_file())
+        if not whole.is_file():
+            with progress.task("Asking the teacher", total=len(order)) as ticker:
+                for at in range(0, len(order), ASKED_AT_ONCE):
+                    rows = order[at : at + ASKED_AT_ONCE]
+                    kept.put(rows, self.answers(rows, self._feed(rows)))
+                    ticker.advance(len(rows))
+            whole.touch()
         self.kept = kept
         return True
 
     def _feed(self, batch: "NDArray[np.int64]") -> dict[str, torch.Tensor]:
         return feed_batch(self.model, self.texts, batch, self.device)
-
-    def _expected_bytes(self) -> int:
-        longest = np.array([np.argmax([e.length for _, e in self.texts])])
-        outputs, _ = self.answers(longest, self._feed(longest))
-        tokens, longest_length = sum(e.length for _, e in self.texts), self.texts[longest[0]][1].length
-        return sum(
-            v.numel() * v.element_size() * tokens // longest_length
-            if n in self.model.task.token_outputs
-            else v.numel() * v.element_size() * len(self.texts)
-            for n, v in outputs.items()
-        )
-
-    def _cut(self, name: str, value: torch.Tensor, index: int) -> torch.Tensor:
-        own = value[: self.texts[index][1].length] if name in self.model.task.token_outputs else value
-        return own.cpu().clone()
-
-    def _stack(self, name: str, rows: Sequence[torch.Tensor], feed: dict[str, torch.Tensor]) -> torch.Tensor:
-        if name not in self.model.task.token_outputs:
-            return torch.stack(list(rows)).to(self.device)
-        length = feed["input_ids"].shape[1]
-        made = torch.zeros(len(rows), length, *rows[0].shape[1:])
-        for row, value in zip(made, rows, strict=True):
-            row[: len(value)] = value
-        return made.to(self.device)

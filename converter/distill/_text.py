@@ -67,3 +67,14 @@ def feed_batch(
 
     padded = pad_batch([texts[i][1] for i in batch], model.pad)
     return {n: torch.from_numpy(rows).to(device) for n, rows in padded.items() if n in model.input_names}
+
+
+def shortest_feeds(
+    student: "TorchModel", teacher: "TorchModel", texts: Sequence[Text]
+) -> tuple[dict[str, "torch.Tensor"], dict[str, "torch.Tensor"]]:
+    """Return the shortest text as each of the two reads it."""
+    import torch
+
+    shortest = min(range(len(texts)), key=lambda i: texts[i][1].length)
+    own, known = (feed_batch(model, texts, [shortest], torch.device("cpu")) for model in (student, teacher))
+    return own, known

@@ -1,11 +1,10 @@
 """The training loop: AdamW with linear warm-up and decay, through accelerate, resumable to the bit."""
 
-import copy
 import math
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,10 +17,19 @@ from converter.distill._checkpoint import (
     load_checkpoint,
     save_checkpoint,
 )
-from converter.distill._layers import Tapped, hidden_loss, plan_hidden
+from converter.distill._layers import Tapped
+from converter.distill._lesson import PARTS, Lesson, losses, plan_lesson
 from converter.distill._options import LossWeights, TrainingOptions
-from converter.distill._teacher import Teacher
-from converter.distill._text import Text, batches_an_epoch, batches_of_epoch, feed_batch, share_of_process
+from converter.distill._student import copy_to_train, groups, learned, pruned_places
+from converter.distill._teacher import KEPT, Teacher
+from converter.distill._text import (
+    Text,
+    batches_an_epoch,
+    batches_of_epoch,
+    feed_batch,
+    share_of_process,
+    shortest_feeds,
+)
 from converter.errors import StageFailed
 from converter.stage import SILENT, Ticker
 
@@ -32,7 +40,6 @@ if TYPE_CHECKING:
     from converter.artifact import TorchModel
     from converter.stage import Context, Progress
 
-PARTS = ("loss", "soft", "hard", "hidden")
 SAVING_SHARE = 0.05
 """Checkpoints may take this share of the time."""
 
@@ -51,6 +58,8 @@ class Job:
     key: str
     """Digest of all of the above: a checkpoint of another job is never resumed."""
     ctx: "Context"
+    part: tuple[float, float] = (0.0, 1.0)
+    """Which share of a longer training this is: its first and its last step, of all."""
 
     @property
     def steps_an_epoch(self) -> int:
@@ -58,8 +67,23 @@ class Job:
 
     @property
     def n_steps(self) -> int:
+        return max(1, round(self.part[1] * self.all_steps) - self.begin)
+
+    @property
+    def begin(self) -> int:
+        """Steps of the whole training before this part."""
+        return round(self.part[0] * self.all_steps)
+
+    @property
+    def all_steps(self) -> int:
+        """Steps of the whole training that this is a part of."""
         wanted = self.options.epochs * self.steps_an_epoch
         return wanted if self.options.steps is None else min(wanted, self.options.steps)
+
+    def rate(self, step: int) -> float:
+        """Return the learning rate of `step` (from 0)."""
+        options = self.options
+        return learning_rate(self.begin + step, self.all_steps, options.learning_rate, options.warmup)
 
     @property
     def checkpoint(self) -> Path | None:
@@ -93,10 +117,8 @@ def train(job: Job) -> Trained:
     progress = job.ctx.progress if accelerator.is_main_process else SILENT
     with _own_randomness(accelerator.device):
         training = Training.of(job, accelerator)
-        kept = False
-        if training.teacher is not None and job.n_steps >= 2 * job.steps_an_epoch:
-            kept = training.teacher.keep(progress)
         resumed_from = training.resume(progress)
+        kept = training.keep_answers(progress)
         training.run(progress)
     accelerator.wait_for_everyone()
     return Trained(
@@ -141,8 +163,7 @@ class Training:
     """`student` as accelerate wraps it."""
     optimizer: Any
     teacher: Teacher | None
-    mapped: tuple[int, ...]
-    """The teacher layer of each student layer; empty where hidden states do not count."""
+    lesson: Lesson
     zeros: dict[str, torch.Tensor]
     """Where matrices were pruned to zero: they stay so."""
     history: dict[str, list[float]] = field(default_factory=lambda: {name: [] for name in PARTS})
@@ -150,18 +171,25 @@ class Training:
 
     @classmethod
     def of(cls, job: Job, accelerator: "Accelerator") -> "Training":
-        device, teacher = accelerator.device, None
-        mapped: tuple[int, ...] = ()
-        projection = None
+        device, options = accelerator.device, job.options
+        lesson, teacher = Lesson(), None
         if job.teacher is not None:
-            if job.weights.hidden > 0:
-                mapped, projection = plan_hidden(job.given, job.teacher, _shortest(job), job.ctx.seed)
-            teacher = Teacher(job.teacher, job.texts, bool(mapped), device)
-        student = Tapped(_copy(job.given), hidden=bool(mapped), projection=projection)
-        zeros = {n: (p == 0).to(device) for n, p in _learned(student) if p.dim() > 1 and 0 < _n_zeros(p) < p.numel()}
-        optimizer = torch.optim.AdamW(_groups(student, job.options.weight_decay), lr=0.0, fused=True)
-        model, prepared = accelerator.prepare(student.train(job.options.dropout), optimizer)
-        return cls(job, accelerator, student, model, prepared, teacher, mapped, zeros)
+            feeds = shortest_feeds(job.given, job.teacher, job.texts)
+            lesson = plan_lesson(job.given, job.teacher, feeds, job.weights, options, job.ctx.seed)
+            teacher = Teacher(job.teacher, job.texts, lesson, device)
+        student = lesson.student(copy_to_train(job.given, freeze_embeddings=options.freeze_embeddings))
+        zeros = pruned_places(student, device)
+        optimizer = torch.optim.AdamW(groups(student, options.weight_decay), lr=0.0, fused=True)
+        model, prepared = accelerator.prepare(student.train(options.dropout), optimizer)
+        return cls(job, accelerator, student, model, prepared, teacher, lesson, zeros)
+
+    def keep_answers(self, progress: "Progress") -> bool:
+        """Ask the teacher once for all, where texts come again; tells whether that was done."""
+        options, job = self.job.options, self.job
+        if self.teacher is None or job.all_steps < 2 * job.steps_an_epoch or self.step == job.n_steps:
+            return False
+        folder = job.ctx.work / KEPT / str(self.accelerator.process_index)
+        return self.teacher.keep(folder, options.cache_mb, progress)
 
     @property
     def step(self) -> int:
@@ -213,7 +241,7 @@ class Training:
         if found is None:
             return None
         with torch.no_grad():
-            for name, parameter in _learned(self.student):
+            for name, parameter in learned(self.student):
                 parameter.copy_(found.tensors[f"weight/{name}"])
                 state = self.optimizer.state[parameter]
                 state["step"] = torch.tensor(float(found.step), device=parameter.device)
@@ -231,7 +259,7 @@ class Training:
     def _state(self) -> dict[str, torch.Tensor]:
         """Return weights and AdamW's moments (zeros before the first step)."""
         state: dict[str, torch.Tensor] = {}
-        for name, parameter in _learned(self.student):
+        for name, parameter in learned(self.student):
             moments = self.optimizer.state.get(parameter, {})
             state[f"weight/{name}"] = parameter
             state |= {f"{m}/{name}": moments.get(m, torch.zeros_like(parameter)) for m in ("exp_avg", "exp_avg_sq")}
@@ -241,7 +269,7 @@ class Training:
         lengths = np.array([e.length for _, e in self.job.texts], dtype=np.int64)
         size, seed = self.job.options.batch_size, self.job.ctx.seed
         batches: list[NDArray[np.int64]] = []
-        for step in range(first, self.job.n_steps):
+        for step in range(self.job.begin + first, self.job.begin + self.job.n_steps):
             epoch, at = divmod(step, self.job.steps_an_epoch)
             if at == 0 or not batches:
                 batches = batches_of_epoch(lengths, size, seed, epoch)
@@ -251,7 +279,7 @@ class Training:
         """Make one step."""
         options, accelerator = self.job.options, self.accelerator
         rank, processes = accelerator.process_index, accelerator.num_processes
-        _seed(self.job.ctx.seed, self.step, rank, accelerator.device)
+        _seed(self.job.ctx.seed, self.job.begin + self.step, rank, accelerator.device)
         mine, factor = share_of_process(batch, rank, processes)
         parts = self._losses(mine)
         loss = parts["loss"] * factor
@@ -259,14 +287,14 @@ class Training:
         values = (accelerator.reduce(told, "mean") if processes > 1 else told).tolist()
         self._refuse("loss", values[0])
         accelerator.backward(loss)
-        for name, parameter in _learned(self.student):
+        for name, parameter in learned(self.student):
             if name in self.zeros and parameter.grad is not None:
                 parameter.grad.masked_fill_(self.zeros[name], 0.0)
         gradient = float(accelerator.clip_grad_norm_(self.model.parameters(), options.max_gradient))
         if accelerator.scaler is None:  # a scaler (fp16 on request) meets infinite gradients itself: it skips the step
             self._refuse("gradient", gradient)
         for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(self.step, self.job.n_steps, options.learning_rate, options.warmup)
+            group["lr"] = self.job.rate(self.step)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         for name, value in zip(PARTS, values, strict=True):
@@ -281,55 +309,17 @@ class Training:
             )
 
     def _losses(self, batch: "NDArray[np.int64]") -> dict[str, torch.Tensor]:
-        """Return the weighted sum as `loss`, and its parts (0 where a part does not count here)."""
-        weights, task = self.job.weights, self.job.given.task
-        feed = feed_batch(self.job.given, self.job.texts, batch, self.accelerator.device)
-        outputs, states = self.model(feed)
-        # Touches every output, so that the processes agree on which parameters have a gradient, whatever the batch.
-        parts = {
-            "loss": sum((v.sum() * 0.0 for v in outputs.values()), torch.zeros((), device=feed["input_ids"].device))
-        }
-        parts |= {name: torch.zeros_like(parts["loss"]) for name in PARTS[1:]}
-        if self.teacher is not None:
-            wanted, wanted_states = self.teacher.answers(batch, feed)
-            if weights.soft > 0:
-                parts["soft"] = task.soft_loss(outputs, wanted, feed["attention_mask"], weights.temperature)
-            if self.mapped:
-                parts["hidden"] = hidden_loss(states, wanted_states, feed["attention_mask"], self.mapped)
-        if weights.hard > 0:
-            hard = task.hard_loss(outputs, [self.job.texts[i] for i in batch])
-            parts["hard"] = parts["hard"] if hard is None else hard
-        weighted = (weights.soft * parts["soft"], weights.hard * parts["hard"], weights.hidden * parts["hidden"])
-        return parts | {"loss": sum(weighted, parts["loss"])}
+        job = self.job
+        feed = feed_batch(job.given, job.texts, batch, self.accelerator.device)
+        seen = self.model(feed)
+        wanted = None if self.teacher is None else self.teacher.answers(batch, feed)
+        texts = [job.texts[i] for i in batch]
+        return losses(self.lesson, job.weights, job.given.task, seen, wanted, feed["attention_mask"], texts)
 
     def _show(self, ticker: Ticker) -> None:
         recent = self.history["loss"][-20:]
         left = round(self.seconds / self.step * (self.job.n_steps - self.step))
         ticker.describe(f"Distilling · loss {sum(recent) / len(recent):.4f} · {left // 60}:{left % 60:02d} left")
-
-
-def _copy(given: "TorchModel") -> "TorchModel":
-    """Return a copy that may be trained; the sentence head stays as it is, as packages copy it from the source."""
-    module = copy.deepcopy(given.module).requires_grad_(requires_grad=True)
-    head = None if given.head is None else copy.deepcopy(given.head).requires_grad_(requires_grad=False)
-    return replace(given, module=module, head=head)
-
-
-def _learned(student: Tapped) -> list[tuple[str, torch.nn.Parameter]]:
-    """Return what is trained, tied parameters once."""
-    return [(n, p) for n, p in student.named_parameters() if p.requires_grad]
-
-
-def _groups(student: Tapped, decay: float) -> list[dict[str, Any]]:
-    learned = [p for _, p in _learned(student)]
-    return [
-        {"params": [p for p in learned if p.dim() > 1], "weight_decay": decay},
-        {"params": [p for p in learned if p.dim() <= 1], "weight_decay": 0.0},
-    ]
-
-
-def _n_zeros(parameter: torch.Tensor) -> int:
-    return int((parameter == 0).sum())
 
 
 def _seed(seed: int, step: int, rank: int, device: torch.device) -> None:
@@ -338,8 +328,3 @@ def _seed(seed: int, step: int, rank: int, device: torch.device) -> None:
     torch.default_generator.manual_seed(value)
     if device.type == "cuda":
         torch.cuda.manual_seed(value)
-
-
-def _shortest(job: Job) -> dict[str, torch.Tensor]:
-    shortest = min(range(len(job.texts)), key=lambda i: job.texts[i][1].length)
-    return feed_batch(job.given, job.texts, [shortest], torch.device("cpu"))

@@ -20,6 +20,8 @@ class HardLabels(TrainingOptions, Stage[TorchModel, TorchModel]):
     hard_weight: float = option(1.0, "weight of the data's own labels", low=1e-9)
     soft_weight: float = option(0.0, "weight of the teacher's answers", low=0.0)
     hidden_weight: float = option(0.0, "weight of the hidden states, layer by layer", low=0.0)
+    relation_weight: float = option(0.0, "weight of relations between tokens (queries, keys, values)", low=0.0)
+    similarity_weight: float = option(0.0, "weight of who is near whom, of sentence embeddings in a batch", low=0.0)
 
     summary = "learn the labels of the calibration text"
     needs_text = True
@@ -34,5 +36,12 @@ class HardLabels(TrainingOptions, Stage[TorchModel, TorchModel]):
         from converter.distill._distillation import distill, refuse_unlabelled
 
         refuse_unlabelled(ctx.calibration)
-        weights = LossWeights(self.soft_weight, self.hard_weight, self.hidden_weight, self.temperature)
+        weights = LossWeights(
+            self.soft_weight,
+            self.hard_weight,
+            self.hidden_weight,
+            self.temperature,
+            self.relation_weight,
+            self.similarity_weight,
+        )
         return distill("distill.hard", self, weights, given, ctx)

@@ -24,6 +24,8 @@ class SoftLabels(TrainingOptions, Stage[TorchModel, TorchModel]):
     soft_weight: float = option(1.0, "weight of the teacher's answers", low=0.0)
     hard_weight: float = option(0.0, "weight of the data's own labels, where it has them", low=0.0)
     hidden_weight: float = option(1.0, "weight of the hidden states, layer by layer", low=0.0)
+    relation_weight: float = option(0.0, "weight of relations between tokens (queries, keys, values)", low=0.0)
+    similarity_weight: float = option(0.0, "weight of who is near whom, of sentence embeddings in a batch", low=0.0)
 
     summary = "learn the source's answers and hidden states"
     needs_text = True
@@ -37,5 +39,12 @@ class SoftLabels(TrainingOptions, Stage[TorchModel, TorchModel]):
     def run(self, given: TorchModel, ctx: Context) -> Outcome[TorchModel]:
         from converter.distill._distillation import distill
 
-        weights = LossWeights(self.soft_weight, self.hard_weight, self.hidden_weight, self.temperature)
+        weights = LossWeights(
+            self.soft_weight,
+            self.hard_weight,
+            self.hidden_weight,
+            self.temperature,
+            self.relation_weight,
+            self.similarity_weight,
+        )
         return distill("distill.soft", self, weights, given, ctx)

@@ -85,6 +85,7 @@ def layer_parts(slots: Slots, layer: "torch.nn.Module") -> LayerParts:
         slots.n_neurons,
         ffn_input=slots.ffn_input,
         layer=layer,
+        projections=slots.projections,
     )
 
 

@@ -1,37 +1,26 @@
-"""What every distillation promises, on tiny models."""
+"""How every distillation trains, on tiny models: losses fall, runs repeat and go on to the bit."""
 
-import contextlib
 import json
 import os
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
 from converter.artifact import TorchModel
-from converter.distill._checkpoint import digest_tensors
 from converter.distill._layers import Tapped
 from converter.distill._text import encode_texts, feed_batch
 from converter.distill.hard import HardLabels
 from converter.distill.soft import SoftLabels
-from converter.errors import DataError, RecipeError, StageFailed, UsageError
-from converter.examples import Answer, Example
-from converter.prune.layers import LayerDropping
-from converter.recipe import bind_recipe
-from converter.registry import stage_class
 from converter.shape import LayerShape, ShapeMap
 from converter.source import load_source
 from converter.stage import SILENT, Context, run_stage
-from tests.tiny import SENTENCES
-
-TEXTS = tuple(Example(text, label=i % 3, where=f"text {i}") for i, text in enumerate(SENTENCES))
-QUICK = {"batch_size": 8, "learning_rate": 2e-3}
-"""Three steps an epoch of 20 texts."""
+from tests.distilling import QUICK, TEXTS, Watching, digest, distance
 
 
 @pytest.fixture(scope="module")
@@ -47,42 +36,6 @@ def student(tiny: Callable[..., Path]) -> TorchModel:
 @pytest.fixture
 def ctx(tmp_path: Path, source: TorchModel) -> Context:
     return Context(work=tmp_path, calibration=TEXTS, teacher=source, resume=tmp_path / "resume")
-
-
-def digest(model: TorchModel) -> str:
-    return digest_tensors(model.module.state_dict())
-
-
-def distance(student: TorchModel, teacher: TorchModel) -> float:
-    """Mean squared distance of log probabilities (divergence does not see what is added to all logits alike)."""
-    texts = encode_texts(teacher, TEXTS, 64, SILENT)
-    feed = feed_batch(teacher, texts, range(len(texts)), torch.device("cpu"))
-    with torch.inference_mode():
-        found, wanted = (Tapped(m, hidden=False)(feed)[0]["logits"].log_softmax(-1) for m in (student, teacher))
-    return float((found - wanted).square().mean())
-
-
-@dataclass
-class Watching:
-    """Progress that is remembered, and interrupts at a step of the training."""
-
-    interrupt_at: int | None = None
-    notes: list[str] = field(default_factory=list)
-    shown: list[str] = field(default_factory=list)
-
-    @contextlib.contextmanager
-    def task(self, title: str, total: float | None = None) -> Iterator["Watching"]:
-        yield self
-
-    def advance(self, steps: float = 1) -> None:
-        if self.interrupt_at is not None and len(self.shown) == self.interrupt_at:
-            raise KeyboardInterrupt
-
-    def describe(self, text: str) -> None:
-        self.shown.append(text)
-
-    def note(self, text: str) -> None:
-        self.notes.append(text)
 
 
 @pytest.mark.parametrize(
@@ -113,9 +66,7 @@ def test_hard_labels_teach_labels_that_the_teacher_does_not_know(student: TorchM
     made = HardLabels(epochs=15, **QUICK).run(student, replace(ctx, teacher=None)).made
     texts = encode_texts(made, TEXTS, 64, SILENT)
     with torch.inference_mode():
-        logits = Tapped(made, hidden=False)(feed_batch(made, texts, range(len(texts)), torch.device("cpu")))[0][
-            "logits"
-        ]
+        logits = Tapped(made)(feed_batch(made, texts, range(len(texts)), torch.device("cpu"))).outputs["logits"]
     hits = sum(int(row.argmax()) == e.label for row, e in zip(logits, TEXTS, strict=True))
     assert hits >= 18
 
@@ -252,146 +203,14 @@ def test_kept_layers_of_the_shape_map_choose_the_teacher_layers(student: TorchMo
     assert digest(made[0]) != digest(made[1])
 
 
-def test_no_text_is_refused(student: TorchModel, ctx: Context) -> None:
-    for stage in (SoftLabels(), HardLabels()):
-        with pytest.raises(DataError, match="no text"):
-            stage.run(student, replace(ctx, calibration=()))
-
-
-def test_hard_labels_refuse_text_without_labels(student: TorchModel, ctx: Context) -> None:
-    unlabelled = tuple(replace(e, label=None) for e in TEXTS)
-    with pytest.raises(DataError, match="no labels") as caught:
-        HardLabels().run(student, replace(ctx, calibration=unlabelled))
-    assert "distill.soft" in caught.value.hint
-
-
-def test_hard_labels_learn_from_the_labelled_texts_only(student: TorchModel, ctx: Context) -> None:
-    mixed = (*TEXTS[:9], *(replace(e, label=None) for e in TEXTS[9:]))
-    assert HardLabels(epochs=1).run(student, replace(ctx, calibration=mixed)).facts["n_texts"] == 9
-    assert SoftLabels(epochs=1).run(student, replace(ctx, calibration=mixed)).facts["n_texts"] == 20
-
-
-def test_soft_labels_without_a_teacher_are_refused(student: TorchModel, ctx: Context) -> None:
-    for stage in (SoftLabels(), HardLabels(soft_weight=1.0)):
-        with pytest.raises(UsageError, match="no teacher"):
-            stage.run(student, replace(ctx, teacher=None))
-
-
-def test_nothing_to_learn_by_is_refused(student: TorchModel, ctx: Context) -> None:
-    unlabelled = tuple(replace(e, label=None) for e in TEXTS)
-    stage = SoftLabels(soft_weight=0.0, hidden_weight=0.0, hard_weight=1.0)
-    with pytest.raises(UsageError, match="nothing to learn by"):
-        stage.run(student, replace(ctx, calibration=unlabelled))
-
-
-def test_a_teacher_of_another_task_is_refused(tiny: Callable[..., Path], student: TorchModel, ctx: Context) -> None:
-    other = load_source(str(tiny("bert", "token-classification")))
-    with pytest.raises(UsageError, match="teacher is for token-classification"):
-        SoftLabels().run(student, replace(ctx, teacher=other))
-
-
-def test_a_loss_that_is_not_finite_names_the_step(student: TorchModel, ctx: Context) -> None:
-    stage = HardLabels(epochs=3, batch_size=8, learning_rate=1e30, warmup=0.0)
-    with pytest.raises(StageFailed, match=r"at step \d of 9") as caught:
-        stage.run(student, ctx)
-    assert "learning_rate" in caught.value.hint
-
-
-def test_builtin_text_and_an_unchanged_student_are_said(source: TorchModel, ctx: Context) -> None:
-    watching = Watching()
-    context = replace(ctx, calibration_is_builtin=True, progress=watching)
-    facts = SoftLabels(epochs=1).run(source, context).facts
-    assert (facts["text"], facts["student_is_teacher"]) == ("built-in", True)
-    assert any("built-in" in note for note in watching.notes)
-    assert any("unchanged" in note for note in watching.notes)
-
-
-def test_real_text_and_a_changed_student_need_no_note(student: TorchModel, ctx: Context) -> None:
-    watching = Watching()
-    facts = SoftLabels(epochs=1).run(student, replace(ctx, progress=watching)).facts
-    assert (facts["text"], facts["student_is_teacher"], watching.notes) == ("calibration", False, [])
-
-
-def test_progress_tells_loss_and_time_left(student: TorchModel, ctx: Context) -> None:
-    watching = Watching()
-    SoftLabels(steps=2, **QUICK).run(student, replace(ctx, progress=watching))
-    assert len(watching.shown) == 2
-    assert all("loss" in text and "left" in text for text in watching.shown)
-
-
-def _examples(task: str) -> tuple[Example, ...]:
-    if task == "token-classification":
-        return tuple(Example(t, words=tuple(t.split()), label=("O",) * len(t.split())) for t in SENTENCES)
-    if task == "question-answering":
-        context = SENTENCES[4]
-        return tuple(Example(t, pair=context, label=Answer(("Berlin",), (context.index("Berlin"),))) for t in SENTENCES)
-    return tuple(Example(t) for t in SENTENCES)
-
-
-@pytest.mark.parametrize("task", ["token-classification", "question-answering", "feature-extraction", "fill-mask"])
-def test_every_task_distills(task: str, tiny: Callable[..., Path], ctx: Context) -> None:
-    teacher, given = (load_source(str(tiny("bert", task, seed=s)), task=task) for s in (0, 1))
-    labelled = task in {"token-classification", "question-answering"}
-    stage = SoftLabels(epochs=10, hidden_weight=0.0, hard_weight=0.5 if labelled else 0.0, **QUICK)
-    facts = stage.run(given, replace(ctx, teacher=teacher, calibration=_examples(task))).facts
-    assert facts["last_loss"] < 0.8 * facts["first_loss"]
-    assert facts["teacher_answers_kept"]
-    assert ("hard" in facts["last_parts"]) == labelled
-
-
-def test_a_sentence_model_distills(tiny_sentence_transformer: Path, tiny: Callable[..., Path], ctx: Context) -> None:
-    teacher = load_source(str(tiny_sentence_transformer))
-    given = replace(teacher, module=load_source(str(tiny("bert", "feature-extraction", seed=1))).module)
-    outcome = SoftLabels(epochs=10, **QUICK).run(given, replace(ctx, teacher=teacher, calibration=_examples("")))
-    assert outcome.facts["last_loss"] < 0.9 * outcome.facts["first_loss"]
-    assert outcome.made.head is given.head
-
-
-@pytest.mark.parametrize("family", ["albert", "distilbert", "modernbert"])
-def test_other_families_distill(family: str, tiny: Callable[..., Path], ctx: Context) -> None:
-    teacher, given = (load_source(str(tiny(family, seed=s))) for s in (0, 1))
-    facts = SoftLabels(epochs=8, hidden_weight=0.1, **QUICK).run(given, replace(ctx, teacher=teacher)).facts
-    assert facts["last_parts"]["soft"] < 0.5
-    assert facts["last_loss"] < facts["first_loss"]
-
-
-def test_kept_answers_teach_what_fresh_ones_do(
-    monkeypatch: pytest.MonkeyPatch, student: TorchModel, ctx: Context
-) -> None:
-    stage = SoftLabels(epochs=2, hidden_weight=0.0, **QUICK)
+def test_kept_answers_teach_what_fresh_ones_do(student: TorchModel, ctx: Context) -> None:
+    stage = SoftLabels(epochs=2, relation_weight=1.0, **QUICK)
     kept = stage.run(student, replace(ctx, resume=None))
-    monkeypatch.setattr("converter.distill._teacher.KEPT_BYTES", 0)
-    fresh = stage.run(student, replace(ctx, resume=None))
+    fresh = replace(stage, cache_mb=0).run(student, replace(ctx, resume=None))
     assert (kept.facts["teacher_answers_kept"], fresh.facts["teacher_answers_kept"]) == (True, False)
+    assert not any(ctx.work.iterdir())
     for a, b in zip(kept.made.module.parameters(), fresh.made.module.parameters(), strict=True):
-        torch.testing.assert_close(a, b, rtol=0, atol=2e-3)
-
-
-def test_the_registry_finds_both() -> None:
-    assert stage_class("distill.soft") is SoftLabels
-    assert stage_class("distill.hard") is HardLabels
-    assert SoftLabels.needs_text
-    assert HardLabels.needs_text
-
-
-def test_a_recipe_names_them_with_their_options() -> None:
-    recipe = bind_recipe(
-        {"compress": [{"stage": "distill.soft", "steps": 2, "hidden-weight": 0.5}, {"stage": "distill.hard"}]}
-    )
-    assert recipe.compress == (SoftLabels(steps=2, hidden_weight=0.5), HardLabels())
-    with pytest.raises(RecipeError, match="unknown option") as caught:
-        bind_recipe({"compress": [{"stage": "distill.soft", "temprature": 2}]})
-    assert "temperature" in caught.value.hint
-    with pytest.raises(RecipeError, match="at least"):
-        bind_recipe({"compress": [{"stage": "distill.soft", "batch_size": 0}]})
-
-
-def test_a_layer_dropped_copy_learns_what_the_dropped_layers_did(source: TorchModel, ctx: Context) -> None:
-    shallow, _ = run_stage(LayerDropping(keep=2), source, ctx)
-    made, record = run_stage(SoftLabels(epochs=12, **QUICK), shallow, ctx)
-    assert made.shape_map == shallow.shape_map
-    assert distance(made, source) < 0.5 * distance(shallow, source)
-    assert not record.facts["student_is_teacher"]
+        torch.testing.assert_close(a, b, rtol=0, atol=5e-3)
 
 
 _TWO_PROCESSES = """
