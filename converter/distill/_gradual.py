@@ -1,0 +1,101 @@
+"""The cuts of gradual pruning, and the parts of the training between them."""
+
+import shutil
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from converter.distill._distillation import prepare
+from converter.distill._teacher import KEPT
+from converter.prune._budget import Spending, spend_size, spend_time
+from converter.prune._compact import PASSES, fitted, lay_ground, shrink
+from converter.prune._count import n_parameters
+from converter.prune._importance import gather_evidence
+from converter.prune._plan import UnitScores, describe_plan
+from converter.resize import family_of, places_of, shape_map_of
+from converter.stage import Context, Outcome
+
+if TYPE_CHECKING:
+    from converter.artifact import TorchModel
+    from converter.distill._training import Trained
+    from converter.distill.gradual import GradualPruning
+    from converter.prune._importance import Evidence
+
+MAX_LENGTH = 128
+"""Tokens of a text that units are measured on."""
+
+
+@dataclass(frozen=True)
+class Cut:
+    """What is left after one cut, and when it came."""
+
+    at: float
+    """Share of the training."""
+    allowed: float
+    """Of the budget's unit."""
+
+
+def cubic_cuts(full: float, wanted: float, n_cuts: int, until: float) -> list[Cut]:
+    """Return the cuts from `full` to `wanted`: large ones first, the last of them at the share `until`.
+
+    What is left falls as 1 - (1 - t)^3 does; the first cut comes before any training, when there is nothing to learn.
+
+    >>> [(round(c.at, 2), round(c.allowed, 2)) for c in cubic_cuts(10.0, 2.0, 3, 0.4)]
+    [(0.0, 4.37), (0.2, 2.3), (0.4, 2.0)]
+    """
+    return [
+        Cut(until * i / (n_cuts - 1), wanted + (full - wanted) * (1 - (i + 1) / n_cuts) ** 3) for i in range(n_cuts)
+    ]
+
+
+def prune_gradually(stage: "GradualPruning", given: "TorchModel", ctx: Context) -> Outcome["TorchModel"]:
+    """Cut and train in turns.
+
+    Raises:
+        UsageError, DataError, RecipeError: what `distill.soft` and `prune.structured` refuse.
+
+    """
+    studies = prepare("distill.gradual", stage, stage.weights, given, ctx)
+    evidence = gather_evidence(given, ctx, n_texts=stage.texts, max_length=MAX_LENGTH, loss="answers", score="taylor")
+    spending = _spending(stage, given, ctx, evidence)
+    cuts = cubic_cuts(spending.full, spending.wanted, stage.cuts, stage.until)
+    made, missed = given, False
+    first: tuple[UnitScores, ...] = ()
+    trained: list[Trained] = []
+    for i, cut in enumerate(cuts):
+        made, scores, missed = _cut(stage, made, ctx, evidence, spending, cut)
+        first = first or scores
+        part = (cut.at, cuts[i + 1].at if i + 1 < len(cuts) else 1.0)
+        trained.append(studies.train(made, part))
+        made = replace(made, module=trained[-1].module)
+    shutil.rmtree(ctx.work / KEPT, ignore_errors=True)
+    widths = [(p.n_heads, p.n_neurons) for p in family_of(made).layers(made.module)]
+    facts = {
+        "plan": describe_plan(shape_map_of(given), shape_map_of(made), first).as_facts(),
+        "cuts": [[round(cut.at, 4), round(cut.allowed, 4)] for cut in cuts],
+        "parameters_before": n_parameters(given),
+        "parameters_after": n_parameters(made),
+        **studies.facts(trained),
+        **spending.facts(widths, missed=missed),
+    }
+    return Outcome(made, facts)
+
+
+def _spending(stage: "GradualPruning", given: "TorchModel", ctx: Context, evidence: "Evidence") -> Spending:
+    if stage.size_mb is not None:
+        return spend_size(given, ctx, stage.size_mb)
+    return spend_time(given, ctx, evidence, stage.speedup, stage.latency_ms)
+
+
+def _cut(
+    stage: "GradualPruning", given: "TorchModel", ctx: Context, evidence: "Evidence", spending: Spending, cut: Cut
+) -> tuple["TorchModel", tuple[UnitScores, ...], bool]:
+    """Return `given` cut and fitted to what it handed on itself, what its units were worth, and a missed budget."""
+    n_sites, n_batches = 2 * len(family_of(given).layers(given.module)), len(evidence.batches)
+    total = 2 * n_batches + n_sites + PASSES * (n_sites + n_batches)
+    folder = ctx.work / "sums"
+    with ctx.progress.task("Choosing heads and neurons", total=total) as ticker:
+        ground = lay_ground(given, evidence, folder, ticker)
+        found = shrink(ground, spending.table, cut.allowed, 1, stage.round_to, ticker)
+        made = fitted(ground, places_of(given, found.made), ticker)
+    shutil.rmtree(folder)
+    return made, found.first, found.missed

@@ -1,0 +1,86 @@
+"""Gradual pruning: heads and neurons go in several cuts while what is left learns from the source."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from converter.artifact import TorchModel
+from converter.binding import option
+from converter.distill._options import LossWeights, TrainingOptions
+from converter.errors import RecipeError
+from converter.stage import Context, Outcome, Stage
+
+if TYPE_CHECKING:
+    from converter.forecast import Forecast
+    from converter.prune.structured import StructuredPruning
+
+
+@dataclass(frozen=True)
+class GradualPruning(TrainingOptions, Stage[TorchModel, TorchModel]):
+    """Cut to a budget along a cubic schedule, training in between (Zhu and Gupta, arXiv 1710.01878; GRAIN, 2212.07634).
+
+    Each cut measures anew what units mean to the answers, chooses widths as `prune.structured` does, and fits what is
+    left by least squares. The last cut comes at the share `until` of the training; the rest recovers.
+
+    As a recipe: `compress = [{stage = "distill.gradual", speedup = 4}]`
+    """
+
+    speedup: float | None = option(None, "times faster than the model as it is, by a table timed here", low=1.01)
+    latency_ms: float | None = option(None, "milliseconds of one text, by a table timed here", low=0.0001)
+    size_mb: float | None = option(None, "megabytes of the package", low=0.0001)
+    cuts: int = option(4, "times that heads and neurons go", low=2, high=32)
+    until: float = option(0.4, "share of the training at which the last of them goes", low=0.01, high=0.95)
+    round_to: int = option(16, "neurons left in a layer are a multiple of this, where its width allows", low=1)
+    texts: int = option(1024, "texts to measure on and to fit to", low=1)
+    temperature: float = option(2.0, "softens both answers before they are compared", low=0.01)
+    soft_weight: float = option(1.0, "weight of the teacher's answers", low=0.0)
+    hard_weight: float = option(0.0, "weight of the data's own labels, where it has them", low=0.0)
+    hidden_weight: float = option(1.0, "weight of the hidden states, layer by layer", low=0.0)
+    relation_weight: float = option(0.0, "weight of relations between tokens (queries, keys, values)", low=0.0)
+    similarity_weight: float = option(0.0, "weight of who is near whom, of sentence embeddings in a batch", low=0.0)
+
+    summary = "remove heads and neurons in several cuts while what is left learns"
+    needs_text = True
+
+    def __post_init__(self) -> None:
+        named = [n for n in ("speedup", "latency_ms", "size_mb") if getattr(self, n) is not None]
+        if len(named) != 1:
+            raise RecipeError(
+                f"give {' or '.join(named)}, not both" if named else "there is no budget to prune to",
+                where="distill.gradual",
+                hint="" if named else "give speedup, latency_ms or size_mb",
+            )
+
+    @property
+    def weights(self) -> LossWeights:
+        return LossWeights(
+            self.soft_weight,
+            self.hard_weight,
+            self.hidden_weight,
+            self.temperature,
+            self.relation_weight,
+            self.similarity_weight,
+        )
+
+    def forecast(self, now: "Forecast", model: TorchModel, ctx: Context) -> "Forecast":
+        from converter.forecast import spent
+
+        pruned = self.pruning().forecast(now, model, ctx)
+        return spent(pruned, passes=self.passes(len(ctx.calibration)), copies=5)
+
+    def pruning(self) -> "StructuredPruning":
+        """Return the pruning that goes all the way at once."""
+        from converter.prune.structured import StructuredPruning
+
+        return StructuredPruning(
+            speedup=self.speedup,
+            latency_ms=self.latency_ms,
+            size_mb=self.size_mb,
+            steps=self.cuts,
+            round_to=self.round_to,
+            texts=self.texts,
+        )
+
+    def run(self, given: TorchModel, ctx: Context) -> Outcome[TorchModel]:
+        from converter.distill._gradual import prune_gradually
+
+        return prune_gradually(self, given, ctx)
