@@ -38,7 +38,7 @@ class MixedPruning(Stage[TorchModel, TorchModel]):
         "auto", "labels where every text has one, else the model's own answers"
     )
 
-    reconstruct: bool = option(True, "fit the output weights of what stays to what the whole model hands on")
+    reconstruct: bool = option(True, "fit the weights that stay to what the whole model hands on")
 
     summary = "remove heads and neurons, then set the smallest weights to zero"
     needs_text = True
@@ -65,7 +65,9 @@ class MixedPruning(Stage[TorchModel, TorchModel]):
         )
 
     def run(self, given: TorchModel, ctx: Context) -> Outcome[TorchModel]:
-        weights = ThresholdPruning(self.sparsity, scope="row", score="activation", texts=self.texts)
+        weights = ThresholdPruning(
+            self.sparsity, scope="row", score="wanda", reconstruct=self.reconstruct, texts=self.texts
+        )
         shrunk = self._units().run(given, ctx)
         zeroed = weights.run(shrunk.made, ctx)
         return Outcome(zeroed.made, {**shrunk.facts, **zeroed.facts})

@@ -1,92 +1,181 @@
-"""Unstructured pruning: single weights to zero by magnitude."""
+"""Unstructured pruning: single weights, or small blocks of them, to zero."""
 
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from converter.artifact import TorchModel
 from converter.binding import option
-from converter.errors import SourceError
+from converter.errors import RecipeError, SourceError
+from converter.prune._pattern import Pattern, parse_pattern
 from converter.stage import Context, Outcome, Stage
 
 if TYPE_CHECKING:
     import torch
 
-HONESTLY = (
-    "single weights are zero, the matrices keep their shape: no runtime here gets faster and no file smaller; "
-    "only a compressed archive of it does"
-)
-SAMPLE = 1 << 20
-"""Weights that are compressed to say what an archive gains."""
+    from converter.examples import Encoding
+    from converter.forecast import Forecast
+
+NAME = "prune.threshold"
+SPARSITY = 0.5
+"""Share of the weights that go, where neither the recipe nor a pattern says."""
+FITTED_STEPS = 8
 
 
 @dataclass(frozen=True)
 class ThresholdPruning(Stage[TorchModel, TorchModel]):
-    """Set the smallest weights of the encoder's linear layers to zero; embeddings, biases and the task's head stay.
+    """Set the weights of the encoder's linear layers that matter least to zero; embeddings, biases and heads stay.
 
-    `magnitude` ranks by |w| (Han et al. 2015, arXiv 1506.02626), `activation` by |w| x the size of its input on real
-    text (Wanda, arXiv 2306.11695). The schedule is that of Zhu and Gupta 2017 (arXiv 1710.01878): inputs are measured
-    and weights ranked anew after each step. Magnitudes alone do not change between steps, so there one step serves.
-    The distillation stages keep these zeros.
+    `magnitude` ranks by |w| (Han et al. 2015, arXiv 1506.02626), `wanda` by |w| x the size of its input on real text
+    (2306.11695), `obs` by what the layer's output loses once the rest of the row has made good what it can (Hassibi
+    and Stork 1993; SparseGPT, 2301.00774). `reconstruct` fits the weights that stay by least squares, layer after
+    layer, to what the whole model makes of the same text; `obs` always does. The schedule is that of Zhu and Gupta
+    2017 (1710.01878): after each step weights are ranked anew, and fitted anew or their inputs measured anew.
+    Magnitudes that are not fitted stay as they are: there one step serves. Quantization and distillation keep zeros.
 
-    As a recipe: `compress = [{stage = "prune.threshold", sparsity = 0.5, scope = "layer"}]`
+    As a recipe: `compress = [{stage = "prune.threshold", score = "obs", sparsity = 0.5}]`
     """
 
-    sparsity: float = option(0.5, "share of the weights to set to zero", low=0.01, high=0.99)
+    sparsity: float | None = option(
+        None, "share of the weights to set to zero; 0.5 where no pattern N:M says", low=0.01, high=0.99
+    )
     scope: Literal["global", "layer", "row"] = option(
         "layer", "rank over the whole model, within each matrix, or within each of its rows"
     )
-    score: Literal["magnitude", "activation"] = option("magnitude", "rank by |w|, or by |w| x the size of its input")
-    steps: int = option(1, "rank anew this many times on the way", low=1, high=64)
+    score: Literal["magnitude", "wanda", "obs"] = option(
+        "magnitude", "rank by |w|, by |w| x the size of its input, or by what the output loses"
+    )
+    pattern: str = option("", "N:M keeps N of M neighbouring inputs, RxC removes blocks of R outputs by C inputs")
+    reconstruct: bool = option(False, "fit the weights that stay by least squares (score=obs always does)")
+    steps: int | None = option(
+        None, "rank anew this many times on the way; 8 where weights are fitted, else 1", low=1, high=64
+    )
     schedule: Literal["cubic", "linear"] = option("cubic", "how the share grows over the steps")
-    texts: int = option(128, "texts that inputs are measured on (score=activation)", low=1)
+    texts: int = option(512, "texts that inputs are measured on, and weights fitted to", low=1)
 
-    summary = "set the smallest weights to zero"
+    summary = "set the weights that matter least to zero"
+
+    def __post_init__(self) -> None:
+        groups = parse_pattern(self.pattern, f"{NAME}.pattern")
+        if groups.share is not None and self.sparsity not in {None, groups.share}:
+            raise RecipeError(
+                f"{groups} sets {groups.share:g} of the weights to zero, sparsity says {self.sparsity:g}",
+                where=NAME,
+                hint="leave sparsity out",
+            )
+        if groups.of and self.scope != "layer":
+            raise RecipeError(f"{groups} decides within {groups.of} neighbours: it has no scope", where=f"{NAME}.scope")
+        if self.fits and self.scope == "global":
+            raise RecipeError(
+                "weights are fitted layer by layer: they cannot be ranked over the whole model",
+                where=f"{NAME}.scope",
+                hint="scope=layer or scope=row, or reconstruct=false with score=magnitude or wanda",
+            )
+
+    @property
+    def groups(self) -> Pattern:
+        """What leaves together."""
+        return parse_pattern(self.pattern, f"{NAME}.pattern")
+
+    @property
+    def share(self) -> float:
+        """Share of the weights to set to zero."""
+        own = self.groups.share
+        return own if own is not None else SPARSITY if self.sparsity is None else self.sparsity
+
+    @property
+    def fits(self) -> bool:
+        """The weights that stay are fitted."""
+        return self.reconstruct or self.score == "obs"
+
+    @property
+    def rounds(self) -> int:
+        """Times that weights are ranked."""
+        return self.steps or (FITTED_STEPS if self.fits else 1)
+
+    def check(self, source: TorchModel, *, has_text: bool) -> None:
+        for name, linear in encoder_linears(source).items():
+            self.groups.refuse_misfit(name, tuple(linear.weight.shape))
+
+    def forecast(self, now: "Forecast", model: TorchModel, ctx: Context) -> "Forecast":
+        from converter.forecast import spent
+
+        if self.fits:
+            # Each layer reads the text anew, in both models, up to itself.
+            return spent(now, passes=self.texts * max(1, len(now.widths)), copies=2)
+        return spent(now, passes=self.rounds * self.texts if self.score == "wanda" else 0, copies=2)
 
     def run(self, given: TorchModel, ctx: Context) -> Outcome[TorchModel]:
-        import torch
+        from converter.prune._zeros import describe_zeros, refuse_empty
 
-        from converter.prune._importance import gather_evidence
-
+        self.check(given, has_text=True)
         made = replace(given, module=copy.deepcopy(given.module))
         linears = encoder_linears(made)
-        batches: tuple[Any, ...] = ()
-        if self.score == "activation":
-            evidence = gather_evidence(given, ctx, n_texts=self.texts, max_length=128, loss="answers", score="taylor")
-            batches = tuple([encoding for _, encoding in batch] for batch in evidence.batches)
-        total = self.steps * max(1, len(batches))
-        with torch.no_grad(), ctx.progress.task("Ranking weights", total=total) as ticker:
-            for step in range(1, self.steps + 1):
-                norms = self._norms(made, list(linears.values()), batches, ticker)
-                self._zero([m.weight for m in linears.values()], norms, share_at(self, step))
-        return Outcome(made, _facts(linears))
+        batches = self._batches(given, ctx)
+        if self.fits:
+            self._fit(made, given, batches, ctx)
+        else:
+            self._rank(made, batches, ctx)
+        refuse_empty(linears)
+        return Outcome(made, describe_zeros(given, made, ctx))
 
-    def _norms(
-        self, made: TorchModel, linears: "Sequence[torch.nn.Linear]", batches: Sequence[Any], ticker: Any
-    ) -> "list[torch.Tensor] | None":
+    def _batches(self, given: TorchModel, ctx: Context) -> "tuple[list[Encoding], ...]":
+        from converter.prune._importance import gather_evidence
+        from converter.prune._zeros import refuse_little
+
+        if self.score == "magnitude" and not self.fits:
+            return ()
+        if ctx.calibration_is_builtin:
+            ctx.progress.note(f"{NAME}: measuring on built-in text; --calibration FILE with yours does better")
+        evidence = gather_evidence(given, ctx, n_texts=self.texts, max_length=128, loss="answers", score="taylor")
+        if self.fits:
+            refuse_little(evidence)
+        return tuple([encoding for _, encoding in batch] for batch in evidence.batches)
+
+    def _fit(self, made: TorchModel, whole: TorchModel, batches: "Sequence[Sequence[Encoding]]", ctx: Context) -> None:
+        """Zero and fit the linears of `made` in place, from the input on: later ones mend what earlier ones lack."""
+        import torch
+
+        from converter.prune._compensate import prune_and_fit
+        from converter.prune._sequence import in_groups, sums_of_group
+
+        linears = encoder_linears(made)
+        groups = in_groups(made, linears, batches[0])
+        with torch.no_grad(), ctx.progress.task("Pruning and fitting", total=len(groups) * len(batches)) as ticker:
+            for group in groups:
+                for name, sums in sums_of_group(made, whole, group, batches, ticker).items():
+                    prune_and_fit(linears[name], sums, self)
+            idle = [m for n, m in linears.items() if not any(n in group for group in groups)]
+            self._zero([m.weight for m in idle], None, self.share)
+
+    def _rank(self, made: TorchModel, batches: "Sequence[Sequence[Encoding]]", ctx: Context) -> None:
+        """Zero weights of `made` in place; those that stay keep their values."""
+        import torch
+
         from converter.prune._input_norms import measure_input_norms
 
-        if self.score == "activation":
-            return measure_input_norms(made, linears, batches, ticker)
-        ticker.advance()
-        return None
+        linears = list(encoder_linears(made).values())
+        total = self.rounds * max(1, len(batches))
+        with torch.no_grad(), ctx.progress.task("Ranking weights", total=total) as ticker:
+            for step in range(1, self.rounds + 1):
+                norms = measure_input_norms(made, linears, batches, ticker) if batches else None
+                self._zero([m.weight for m in linears], norms, share_at(self, step))
 
     def _zero(self, weights: "Sequence[torch.Tensor]", norms: "Sequence[torch.Tensor] | None", share: float) -> None:
-        from converter.prune._magnitude import zero_smallest, zero_smallest_of_rows
+        from converter.prune._mask import least, own_least
 
         def scores(i: int) -> "torch.Tensor":
             size = weights[i].abs()
             return size if norms is None else size * norms[i]
 
         if self.scope == "global":
-            zero_smallest(weights, scores, round(share * sum(w.numel() for w in weights)))
-            return
-        for i, weight in enumerate(weights):
-            if self.scope == "layer":
-                zero_smallest([weight], lambda _, i=i: scores(i), round(share * weight.numel()))  # type: ignore[misc]
-            else:
-                zero_smallest_of_rows(weight, scores(i), round(share * weight.shape[1]))
+            chosen = least(scores, len(weights), self.groups, share)
+        else:
+            by_row = self.scope == "row"
+            chosen = [own_least(scores(i), self.groups, share, by_row=by_row) for i in range(len(weights))]
+        for weight, gone in zip(weights, chosen, strict=True):
+            weight.masked_fill_(gone, 0.0)
 
 
 def share_at(stage: ThresholdPruning, step: int) -> float:
@@ -95,8 +184,8 @@ def share_at(stage: ThresholdPruning, step: int) -> float:
     >>> [round(share_at(ThresholdPruning(0.8, steps=4), s), 3) for s in (1, 2, 3, 4)]
     [0.463, 0.7, 0.788, 0.8]
     """
-    left = 1 - step / stage.steps
-    return stage.sparsity * (1 - (left**3 if stage.schedule == "cubic" else left))
+    left = 1 - step / stage.rounds
+    return stage.share * (1 - (left**3 if stage.schedule == "cubic" else left))
 
 
 def encoder_linears(model: TorchModel) -> "dict[str, torch.nn.Linear]":
@@ -114,28 +203,3 @@ def encoder_linears(model: TorchModel) -> "dict[str, torch.nn.Linear]":
     if not found:
         raise SourceError("the model has no linear layers to prune", where=model.provenance.id)
     return found
-
-
-def _facts(linears: "dict[str, torch.nn.Linear]") -> dict[str, Any]:
-    zeros = {name: int((m.weight == 0).sum()) for name, m in linears.items()}
-    sizes = {name: m.weight.numel() for name, m in linears.items()}
-    return {
-        "sparsity": sum(zeros.values()) / sum(sizes.values()),
-        "weights": sum(sizes.values()),
-        "zeros": sum(zeros.values()),
-        "sparsity_of_matrices": {name: round(zeros[name] / sizes[name], 4) for name in linears},
-        "archive_ratio": _archive_ratio([m.weight for m in linears.values()]),
-        "note": HONESTLY,
-    }
-
-
-def _archive_ratio(weights: "Sequence[torch.Tensor]") -> float:
-    """Return compressed over plain size of the first weights (zlib, as archives and downloads use)."""
-    import zlib
-
-    taken, size = [], 0
-    for weight in weights:
-        taken.append(weight.detach().flatten()[: SAMPLE - size].numpy().tobytes())
-        size += min(weight.numel(), SAMPLE - size)
-    plain = b"".join(taken)
-    return round(len(zlib.compress(plain, 6)) / len(plain), 4)

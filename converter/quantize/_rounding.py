@@ -25,7 +25,10 @@ LARGEST = 127
 def round_by_moments(
     weight: "NDArray[np.float32]", moments: "NDArray[np.float32]", *, bounded: bool = True
 ) -> IntegerWeights:
-    """Round `[in, out]` weights given the second moments `[in, in]` of their input; scales are `round_weights`'s."""
+    """Round `[in, out]` weights given the second moments `[in, in]` of their input; scales are `round_weights`'s.
+
+    A weight that is exactly zero was pruned: it takes over nobody's error, and stays zero.
+    """
     plain = round_weights(weight, bounded=bounded)
     if bounded and len(weight) % 2:
         # The last input has no neighbour to be paired with.
@@ -34,6 +37,7 @@ def round_by_moments(
     order = _order(moments)
     factor = _inverse_factor(moments[np.ix_(order, order)])
     left = (weight / scales)[order].astype(np.float32)
+    stays = left != 0
     made = np.zeros_like(left)
     for start in range(0, len(left), BLOCK):
         end = min(start + BLOCK, len(left))
@@ -41,7 +45,7 @@ def round_by_moments(
         for i in range(start, end):
             # Inputs come in pairs of neighbours: the second of a pair leaves room for the first.
             before = made[i - 1] if bounded and i % 2 == 1 else None
-            made[i] = _nearest(left[i], before)
+            made[i] = np.where(stays[i], _nearest(left[i], before), 0)
             error = (left[i] - made[i]) / factor[i, i]
             errors[i - start] = error
             left[i + 1 : end] -= np.outer(factor[i, i + 1 : end], error)

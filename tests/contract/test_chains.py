@@ -74,7 +74,7 @@ def test_a_pruned_sentence_model_keeps_its_pooling_on_disk(tiny_sentence_transfo
     assert np.allclose(np.linalg.norm(answers(again)["sentence_embedding"], axis=1), 1, atol=1e-6)
 
 
-@pytest.mark.parametrize("options", [{"scope": "layer"}, {"scope": "global"}, {"score": "activation", "scope": "row"}])
+@pytest.mark.parametrize("options", [{"scope": "layer"}, {"scope": "global"}, {"score": "wanda", "scope": "row"}])
 def test_distillation_keeps_the_exact_zeros_of_threshold(
     options: dict[str, Any], tiny: Callable[..., Path], tmp_path: Path
 ) -> None:

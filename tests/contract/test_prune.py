@@ -189,7 +189,7 @@ def test_pruning_twice_speaks_of_the_original(source: TorchModel, tmp_path: Path
 
 
 @pytest.mark.parametrize("scope", ["layer", "global", "row"])
-@pytest.mark.parametrize("score", ["magnitude", "activation"])
+@pytest.mark.parametrize("score", ["magnitude", "wanda"])
 def test_threshold_reaches_its_sparsity_and_loads_again(
     source: TorchModel, tmp_path: Path, scope: str, score: str
 ) -> None:
@@ -224,7 +224,7 @@ def test_steps_change_activation_ranking_but_not_magnitude(source: TorchModel, t
         return [(m.weight == 0).tolist() for m in encoder_linears(made).values()]
 
     assert zeros("magnitude", 1) == zeros("magnitude", 4)
-    assert zeros("activation", 1) != zeros("activation", 4)
+    assert zeros("wanda", 1) != zeros("wanda", 4)
 
 
 def test_mixed_is_smaller_and_sparse(source: TorchModel, tmp_path: Path) -> None:

@@ -86,3 +86,15 @@ def test_the_ends_of_every_text_and_the_extremes_of_all_are_kept(tmp_path: Path)
 def test_an_activation_that_is_not_finite_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="not finite"):
         Observed(tmp_path, ["x"], 1).watch([{"x": np.array([[1, np.nan]], np.float32)}])
+
+
+@pytest.mark.parametrize("bounded", [True, False])
+def test_pruned_weights_take_over_no_error(bounded: bool) -> None:
+    rows = floats(300, 32) @ floats(32, 32)
+    weight = floats(32, 40)
+    gone = RNG.random(weight.shape) < 0.5
+    sparse, nearly = (np.where(gone, small, weight).astype(np.float32) for small in (0, 1e-7))
+    made = round_by_moments(sparse, rows.T @ rows, bounded=bounded)
+    assert (made.values[gone] == 0).all()
+    assert (round_by_moments(nearly, rows.T @ rows, bounded=bounded).values[gone] != 0).any()
+    assert lost(rows, sparse, made) < lost(rows, sparse, round_weights(sparse, bounded=bounded))

@@ -1,0 +1,94 @@
+"""What zeros are worth, said honestly: how many there are, and what a compressed archive makes of them."""
+
+import zlib
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from converter.artifact import TorchModel
+from converter.errors import DataError, RecipeError
+from converter.stage import Context
+
+if TYPE_CHECKING:
+    import torch
+
+    from converter.prune._importance import Evidence
+
+HONESTLY = (
+    "weights are zero, the matrices keep their shape: no runtime here gets faster and no file smaller; only a "
+    "compressed archive of it does"
+)
+SAMPLE = 1 << 20
+"""Float weights that are compressed to say what an archive gains."""
+LEVEL = 6
+"""Of deflate, as archives and downloads use it."""
+
+
+def describe_zeros(given: TorchModel, made: TorchModel, ctx: Context) -> dict[str, Any]:
+    """Return the facts of a pruning that leaves all shapes alone."""
+    from converter.prune.threshold import encoder_linears
+    from converter.validate.cost import cost_of
+
+    before, linears = encoder_linears(given), encoder_linears(made)
+    zeros = {name: int((m.weight == 0).sum()) for name, m in linears.items()}
+    sizes = {name: m.weight.numel() for name, m in linears.items()}
+    with ctx.progress.task("Compressing, to see what an archive gains"):
+        archive = {
+            "int8_bytes": sum(sizes.values()),
+            "deflated_before": deflated_int8(before),
+            "deflated_after": deflated_int8(linears),
+        }
+    return {
+        "sparsity": sum(zeros.values()) / sum(sizes.values()),
+        "weights": sum(sizes.values()),
+        "zeros": sum(zeros.values()),
+        "sparsity_of_matrices": {name: round(zeros[name] / sizes[name], 4) for name in linears},
+        "archive_ratio": _float_ratio(linears),
+        "archive_of_matrices": archive,
+        "cost": cost_of(given, made, ctx),
+        "note": HONESTLY,
+    }
+
+
+def refuse_little(evidence: "Evidence") -> None:
+    """Raise where there is too little text to fit weights to."""
+    from converter.prune.structured import LEAST_TOKENS
+
+    if evidence.n_tokens < LEAST_TOKENS:
+        raise DataError(
+            f"the calibration text has {evidence.n_tokens} tokens in {evidence.n_texts} texts: to fit weights on, at "
+            f"least {LEAST_TOKENS} are needed",
+            where="prune.threshold",
+            hint="give more text, or score=magnitude without reconstruct",
+        )
+
+
+def refuse_empty(linears: "Mapping[str, torch.nn.Linear]") -> None:
+    """Raise where a matrix has no weight left: its layer would answer the same to every text."""
+    for name, linear in linears.items():
+        if not bool(linear.weight.any()):
+            raise RecipeError(
+                f"nothing would be left of {name}",
+                where="prune.threshold",
+                hint="a smaller sparsity or block, or scope=layer",
+            )
+
+
+def deflated_int8(linears: "Mapping[str, torch.nn.Linear]") -> int:
+    """Return the bytes of the matrices, rounded to int8 as packages store them, deflated."""
+    from converter.graph.integer_products import round_weights
+
+    made = zlib.compressobj(LEVEL)
+    n_bytes = 0
+    for linear in linears.values():
+        n_bytes += len(made.compress(round_weights(linear.weight.detach().numpy().T).values.tobytes()))
+    return n_bytes + len(made.flush())
+
+
+def _float_ratio(linears: "Mapping[str, torch.nn.Linear]") -> float:
+    """Return compressed over plain size of the first weights, in float32."""
+    taken, size = [], 0
+    for linear in linears.values():
+        taken.append(linear.weight.detach().flatten()[: SAMPLE - size].numpy().tobytes())
+        size += min(linear.weight.numel(), SAMPLE - size)
+    plain = b"".join(taken)
+    return round(len(zlib.compress(plain, LEVEL)) / len(plain), 4)

@@ -1,0 +1,165 @@
+"""Pruning of single weights and blocks through whole models: what is promised from the recipe to the int8 file."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+import torch
+
+from converter.artifact import TorchModel
+from converter.binding import bind
+from converter.errors import DataError, RecipeError
+from converter.examples import Example
+from converter.export import ExportOnnx
+from converter.prune._sequence import in_groups, sums_of_group
+from converter.prune.threshold import ThresholdPruning, encoder_linears
+from converter.quantize.static import StaticInt8
+from converter.registry import stage_class
+from converter.saving import save_model
+from converter.source import load_source
+from converter.stage import Context, run_stage, run_stages
+from converter.validate.reference import encode_probes, feed_of, torch_run
+from tests.tiny import SENTENCES
+
+PLAIN = tuple(Example(t) for t in SENTENCES)
+
+
+def context(tmp_path: Path, texts: tuple[Example, ...] = PLAIN) -> Context:
+    return Context(work=tmp_path, calibration=texts)
+
+
+def answers(model: TorchModel) -> np.ndarray:
+    encodings = [p.encoding for p in encode_probes(model, PLAIN)]
+    return np.asarray(next(iter(torch_run(model)(feed_of(model, encodings)).values())))
+
+
+def pruned(source: TorchModel, tmp_path: Path, **options: Any) -> tuple[TorchModel, dict[str, Any]]:
+    made, record = run_stage(bind(ThresholdPruning, options, "test"), source, context(tmp_path))
+    return made, record.facts
+
+
+@pytest.fixture
+def source(tiny: Callable[..., Path]) -> TorchModel:
+    return load_source(str(tiny()))
+
+
+@pytest.mark.parametrize("family", ["albert", "deberta-v2", "modernbert"])
+def test_fitted_zeros_are_as_many_as_asked_for_in_every_family_and_open_again(
+    family: str, tiny: Callable[..., Path], tmp_path: Path
+) -> None:
+    source = load_source(str(tiny(family)))
+    before = answers(source)
+    made, facts = pruned(source, tmp_path, score="obs", pattern="2:4")
+    assert facts["sparsity"] == pytest.approx(0.5)
+    assert (answers(source) == before).all()
+    save_model(made, tmp_path / "saved")
+    assert (answers(load_source(str(tmp_path / "saved"))) == answers(made)).all()
+
+
+@pytest.mark.parametrize("score", ["magnitude", "wanda"])
+def test_a_fit_keeps_answers_nearer_than_zeros_alone(source: TorchModel, tmp_path: Path, score: str) -> None:
+    bare, fitted = (answers(pruned(source, tmp_path, score=score, reconstruct=r)[0]) for r in (False, True))
+    assert np.abs(fitted - answers(source)).mean() < 0.7 * np.abs(bare - answers(source)).mean()
+
+
+def test_sums_are_those_of_real_tokens_however_texts_are_batched(source: TorchModel, tmp_path: Path) -> None:
+    linears = encoder_linears(source)
+    encodings = [p.encoding for p in encode_probes(source, PLAIN[:4])]
+    group = in_groups(source, linears, [encodings[0]])[0]
+    alone, together = (
+        sums_of_group(source, source, group, batches, _Ticks()) for batches in ([[e] for e in encodings], [encodings])
+    )
+    assert list(group) == [n for n in linears if ".layer.0." in n]
+    for name in group:
+        assert alone[name].tokens == sum(e.length for e in encodings)
+        torch.testing.assert_close(alone[name].xx, together[name].xx, rtol=1e-4, atol=1e-4)
+        # Of the model itself Y is WX: what it should make is what it makes.
+        torch.testing.assert_close(
+            alone[name].xy.float(), (alone[name].xx.float() @ linears[name].weight.T), rtol=1e-3, atol=1e-3
+        )
+
+
+class _Ticks:
+    def advance(self, steps: float = 1) -> None:
+        """Nothing is shown."""
+
+    def describe(self, text: str) -> None:
+        """Nothing is shown."""
+
+
+def zeros_of_int8(path: Path) -> float:
+    """Return the share of zeros in the products' weights of a file (the tables of embeddings are no products)."""
+    graph = onnx.load(str(path)).graph
+    values = {t.name: onnx.numpy_helper.to_array(t) for t in graph.initializer}
+    found = [values[n.input[1]] for n in graph.node if n.op_type == "MatMulIntegerToFloat"]
+    assert found
+    return float(sum((v == 0).sum() for v in found) / sum(v.size for v in found))
+
+
+@pytest.mark.slow
+def test_zeros_are_zero_in_the_int8_file(tiny: Callable[..., Path], tmp_path: Path) -> None:
+    """Rounding hands errors on to other weights (that it would fill zeros is shown in `test_rounding`)."""
+    sparse, facts = pruned(load_source(str(tiny(layers=1))), tmp_path, score="obs", sparsity=0.75)
+    stages = [ExportOnnx(), StaticInt8(max_noise=10)]
+    made, _ = run_stages(stages, sparse, context(tmp_path))
+    assert zeros_of_int8(made.path) >= facts["sparsity"]
+
+
+def test_the_record_says_what_an_archive_gains(source: TorchModel, tmp_path: Path) -> None:
+    archives = [pruned(source, tmp_path, sparsity=s)[1]["archive_of_matrices"] for s in (0.3, 0.8)]
+    assert archives[0]["deflated_before"] == archives[1]["deflated_before"] <= 1.01 * archives[0]["int8_bytes"]
+    assert archives[1]["deflated_after"] < 0.6 * archives[1]["deflated_before"]
+    assert archives[0]["deflated_after"] > archives[1]["deflated_after"]
+
+
+@pytest.mark.parametrize(
+    ("table", "says"),
+    [
+        ({"pattern": "2:4", "sparsity": 0.6}, "sets 0.5 of the weights to zero"),
+        ({"pattern": "1:4", "scope": "row"}, "has no scope"),
+        ({"score": "obs", "scope": "global"}, "layer by layer"),
+        ({"reconstruct": True, "scope": "global"}, "layer by layer"),
+        ({"pattern": "4"}, "not a pattern"),
+        ({"pattern": "0:4"}, "everything"),
+        ({"score": "hessian"}, "not a choice"),
+        ({"sparsity": -0.5}, "between"),
+    ],
+)
+def test_what_contradicts_itself_is_refused_when_the_recipe_is_read(table: dict[str, Any], says: str) -> None:
+    with pytest.raises(RecipeError, match=says):
+        bind(stage_class("prune.threshold"), table, "compress[0]")
+
+
+def test_a_pattern_that_does_not_fit_is_refused_with_the_matrix_before_work(source: TorchModel) -> None:
+    with pytest.raises(
+        RecipeError, match=r"3x1 does not divide encoder.layer.0.attention.self.query, which is 32 x 32"
+    ):
+        bind(ThresholdPruning, {"pattern": "3x1"}, "test").check(source, has_text=True)
+    bind(ThresholdPruning, {"pattern": "4x1"}, "test").check(source, has_text=True)
+
+
+def test_nothing_left_of_a_layer_is_refused(source: TorchModel, tmp_path: Path) -> None:
+    with torch.no_grad():
+        source.module.base_model.encoder.layer[1].output.dense.weight.mul_(1e-6)  # type: ignore[union-attr]
+    with pytest.raises(RecipeError, match=r"nothing would be left of encoder\.layer\.1\.output\.dense"):
+        pruned(source, tmp_path, scope="global")
+    assert pruned(source, tmp_path, scope="layer")[1]["sparsity"] == pytest.approx(0.5)
+
+
+def test_too_little_text_to_fit_to_is_refused(source: TorchModel, tmp_path: Path) -> None:
+    stage = bind(ThresholdPruning, {"score": "obs"}, "test")
+    with pytest.raises(DataError, match="at least 128 are needed"):
+        stage.run(source, context(tmp_path, PLAIN[:2]))
+    with pytest.raises(DataError, match="no text"):
+        stage.run(source, context(tmp_path, ()))
+
+
+def test_blocks_leave_as_a_whole(source: TorchModel, tmp_path: Path) -> None:
+    made, _ = pruned(source, tmp_path, pattern="1x16", score="wanda", scope="row", sparsity=0.5)
+    for linear in encoder_linears(made).values():
+        gone = (linear.weight == 0).reshape(linear.out_features, -1, 16)
+        assert (gone.all(2) == gone.any(2)).all()
+        assert gone.any(2).float().mean() == pytest.approx(0.5)
