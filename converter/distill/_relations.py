@@ -6,9 +6,9 @@ is made of, so students with fewer heads, and others in every layer, learn alike
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Self
 
 import torch
 import torch.nn.functional as F
@@ -70,36 +70,38 @@ def _parts_by_layer(model: "TorchModel") -> "list[LayerParts]":
 
 
 class RelationTap:
-    """Queries, keys and values as one layer's projections put them out; the last pass counts where layers are shared.
-
-    The hooks belong to one forward (`listen`), so that nothing is left on the module.
-    """
+    """Queries, keys and values as one layer's projections put them out; hooks are there during one forward only."""
 
     def __init__(self, model: "TorchModel", layer: int) -> None:
-        part = _parts_by_layer(model)[layer]
-        self._linears = part.projections[:3]
-        self._found: list[torch.Tensor] = []
+        self._linears = _parts_by_layer(model)[layer].projections[:3]
+        # A shared layer is called once a pass. DeBERTa projects positions by the same linears, after the tokens.
+        self._call = layer if family_of(model).shares_layers else 0
+        self._calls: list[list[torch.Tensor]] = []
 
     def __enter__(self) -> Self:
-        self._found = [torch.empty(0)] * len(self._linears)
-        self._hooks = [linear.register_forward_hook(self._noting(i)) for i, linear in enumerate(self._linears)]
+        self._calls = [[] for _ in self._linears]
+        self._hooks = [
+            linear.register_forward_hook(_noting(calls))
+            for linear, calls in zip(self._linears, self._calls, strict=True)
+        ]
         return self
 
     def __exit__(self, *_: object) -> None:
         for hook in self._hooks:
             hook.remove()
 
-    def _noting(self, place: int) -> Any:
-        def hook(_: torch.nn.Module, __: Any, output: torch.Tensor) -> None:
-            self._found[place] = output
-
-        return hook
-
     def taken(self) -> tuple[torch.Tensor, ...]:
-        """Return the three, `[batch, length, width]` each, of the last forward."""
-        found = self._found[0].chunk(3, dim=-1) if len(self._linears) == 1 else self._found
-        self._found = []
-        return tuple(found)
+        """Return the three of the last forward, `[batch, length, width]` each."""
+        found = [calls[self._call] for calls in self._calls]
+        self._calls = []
+        return tuple(found) if len(found) > 1 else tuple(torch.chunk(found[0], 3, dim=-1))
+
+
+def _noting(calls: list[torch.Tensor]) -> Callable[..., None]:
+    def hook(_: torch.nn.Module, __: object, output: torch.Tensor) -> None:
+        calls.append(output)
+
+    return hook
 
 
 def relation_loss(
