@@ -1,7 +1,7 @@
 """A budget of time or size: what is wanted, what the whole model takes, and what a plan would."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from converter.errors import RecipeError
@@ -75,11 +75,14 @@ def spend_time(
 
 def time_table(given: "TorchModel", ctx: "Context", lengths: Sequence[int]) -> CostTable:
     """Return milliseconds by width at the natural lengths of text of `lengths`, timed here or known already."""
+    from converter.prune._reads import reads_one_token
+
     family = family_of(given)
     parts = family.layers(given.module)
     widest = max(p.n_heads for p in parts), max(p.n_neurons for p in parts)
-    one = latency_table(_dimensions(given), _products(ctx), widest, natural_lengths(lengths), ctx.progress)
-    return one.times(given.config.num_hidden_layers if family.shares_layers else 1)
+    dimensions = replace(_dimensions(given), one_token=reads_one_token(given))
+    table = latency_table(dimensions, _products(ctx), widest, natural_lengths(lengths), ctx.progress)
+    return table.times(dimensions.layers) if family.shares_layers else table
 
 
 def _refuse_idle(spending: Spending, asked: str) -> Spending:
@@ -106,4 +109,5 @@ def _dimensions(given: "TorchModel") -> Dimensions:
         head_dim=part.head_dim,
         ffn_blocks=part.ffn_input.out_features // max(1, part.n_neurons),
         embeddings=min(int(given.config.vocab_size), 65536),
+        layers=int(given.config.num_hidden_layers) if family_of(given).shares_layers else len(parts),
     )

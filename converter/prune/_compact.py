@@ -174,13 +174,13 @@ def choose_shapes(
     removals: Mapping[Site, Removal], table: CostTable, budget: float, chunk: int
 ) -> tuple[list[LayerShape], bool]:
     """Return the units that stay within `budget`, or else the least that can be left, and whether it was missed."""
-    choices = {site: _choices(site, removal, table, chunk) for site, removal in removals.items()}
+    n_layers = len(removals) // 2
+    choices = {s: _choices(s, removal, table.layer(s.layer, n_layers), chunk) for s, removal in removals.items()}
     widths = _within(choices, budget - table.fixed)
     missed = widths is None
     if widths is None:
         widths = {site: min(row, key=lambda c: c.cost).width for site, row in choices.items()}
         _keep_one_head(widths, removals)
-    n_layers = len(removals) // 2
     shapes = [
         LayerShape(*(removals[s].kept(widths[s]) for s in (Site(i, "attention"), Site(i, "ffn"))))
         for i in range(n_layers)

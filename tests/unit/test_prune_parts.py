@@ -9,13 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from converter.prune._compact import choose_shapes
-from converter.prune._costs import CostTable, latency_table, natural_lengths
+from converter.prune._costs import CostTable
 from converter.prune._fit import Moments, refit
-from converter.prune._kernels import Dimensions
 from converter.prune._order import Removal, order_removal
 from converter.prune._streams import Site
 from converter.prune._widths import STEPS, Choice, choose_widths
-from converter.stage import SILENT
 
 
 @settings(max_examples=25, deadline=None)
@@ -91,28 +89,6 @@ def test_weights_take_over_what_lacks_and_a_ridge_holds_them_back() -> None:
     before = tight.weight.detach().clone()
     refit(tight, moments, 1e9, bias=True)
     assert torch.allclose(tight.weight, before, atol=1e-6)
-
-
-def test_a_table_lies_on_lines_between_what_was_timed() -> None:
-    table = CostTable("ms", 1.0, ((0, 0.5), (2, 1.5)), ((0, 0.0), (10, 1.0)), {})
-    assert table.of("attention", 1) == 1.0
-    assert table.total([(2, 10), (0, 5)]) == pytest.approx(1 + 1.5 + 1.0 + 0.5 + 0.5)
-    assert table.times(3).total([(2, 10)]) == pytest.approx(1 + 3 * 2.5)
-    assert natural_lengths([5] * 9 + [99]) == (5, 5, 5, 5, 5)
-
-
-@pytest.mark.parametrize("products", ["static", "float"])
-def test_times_grow_with_width_and_are_taken_once(products: str, tmp_path: object, monkeypatch: object) -> None:
-    monkeypatch.setenv("PLM_EXPORT_CACHE", str(tmp_path))  # type: ignore[attr-defined]
-    shape = Dimensions(64, 16, ffn_blocks=2, embeddings=100)
-    first = latency_table(shape, products, (8, 512), (8, 64), SILENT)  # type: ignore[arg-type]
-    assert first.fixed > 0
-    assert 0 <= first.of("attention", 0) < first.of("attention", 8)
-    assert 0 <= first.of("ffn", 0) < first.of("ffn", 512)
-    again = latency_table(shape, products, (8, 512), (8, 64), SILENT)  # type: ignore[arg-type]
-    assert again == first  # to the last bit: it was read, not timed again
-    other = latency_table(shape, products, (8, 512), (8, 16), SILENT)  # type: ignore[arg-type]
-    assert other != first
 
 
 def test_the_last_head_is_paid_for_from_the_budget() -> None:
