@@ -44,6 +44,7 @@ def ctx(tmp_path: Path, source: TorchModel) -> Context:
         (SoftLabels(epochs=12, hidden_weight=0.0, **QUICK), 0.2),
         (SoftLabels(epochs=12, soft_weight=0.0, **QUICK), 0.8),
         (SoftLabels(epochs=12, hard_weight=0.5, **QUICK), 0.8),
+        (SoftLabels(epochs=12, soft_weight=0.0, hidden_weight=0.0, relation_weight=1.0, **QUICK), 0.6),
         (HardLabels(epochs=12, **QUICK), 0.3),
         (HardLabels(epochs=12, soft_weight=1.0, **QUICK), 0.6),
     ],
@@ -54,6 +55,40 @@ def test_the_loss_falls(stage: SoftLabels | HardLabels, falls_below: float, stud
     assert facts["steps"] == 36
     assert facts["loss_curve"][0][0] == 1
     assert facts["loss_curve"][-1][0] == 36
+
+
+def test_a_part_that_has_no_weight_is_not_learned(student: TorchModel, ctx: Context) -> None:
+    """The twin of the falling losses: what does not count need not fall, and is not told."""
+    parts = {"soft", "hidden", "relation"}
+    for part in parts:
+        stage = SoftLabels(epochs=4, **{f"{p}_weight": float(p == part) for p in parts}, **QUICK)
+        facts = stage.run(student, ctx).facts
+        assert set(facts["last_parts"]) == {part}
+        assert facts["last_parts"][part] < 0.9 * facts["first_parts"][part]
+    still = SoftLabels(epochs=4, relation_weight=1.0, batch_size=8, learning_rate=0.0).run(student, ctx).facts
+    for part in parts:
+        assert still["last_parts"][part] > 0.6 * still["first_parts"][part]
+
+
+def test_frozen_embeddings_stay_and_all_else_learns(student: TorchModel, ctx: Context) -> None:
+    made = SoftLabels(epochs=1, freeze_embeddings=True, **QUICK).run(student, ctx).made
+    for (name, old), new in zip(student.module.named_parameters(), made.module.parameters(), strict=True):
+        assert torch.equal(old, new) == name.endswith("_embeddings.weight"), name
+        assert new.requires_grad
+
+
+def test_variants_are_learned_beside_the_texts(student: TorchModel, ctx: Context) -> None:
+    plain, more = (SoftLabels(epochs=1, augment=n, **QUICK).run(student, ctx) for n in (0, 2))
+    assert (plain.facts["n_variants"], more.facts["n_variants"]) == (0, 40)
+    assert (more.facts["n_texts"], more.facts["steps"]) == (20, 8)
+    assert digest(plain.made) != digest(more.made)
+
+
+def test_a_given_layer_map_is_followed(student: TorchModel, ctx: Context) -> None:
+    own = SoftLabels(epochs=1, soft_weight=0.0, **QUICK)
+    spread, same, other = (digest(replace(own, layers=m).run(student, ctx).made) for m in ((), (1, 2), (0, 2)))
+    assert spread == same  # two layers of three stand for 1 and 2 by themselves
+    assert spread != other
 
 
 def test_the_student_comes_to_answer_like_its_teacher(student: TorchModel, source: TorchModel, ctx: Context) -> None:
@@ -86,6 +121,7 @@ INTERRUPTED = (
     SoftLabels(epochs=3, dropout=True, checkpoint_seconds=0.0, **QUICK),
     # No hidden states and several epochs: the teacher's answers are kept.
     SoftLabels(epochs=3, hidden_weight=0.0, checkpoint_seconds=0.0, **QUICK),
+    SoftLabels(epochs=3, relation_weight=1.0, checkpoint_seconds=0.0, **QUICK),
     HardLabels(epochs=3, checkpoint_seconds=0.0, **QUICK),
 )
 
@@ -230,7 +266,9 @@ ctx = Context(
     teacher=load_source(str(teacher)),
     resume=out / "resume",
 )
-stage = SoftLabels(epochs=2, batch_size=7, learning_rate=1e-4, hidden_weight=0.0, hard_weight=0.5)
+stage = SoftLabels(
+    epochs=2, batch_size=7, learning_rate=1e-4, hidden_weight=0.5, relation_weight=0.5, hard_weight=0.5, augment=1
+)
 outcome = stage.run(load_source(str(student)), ctx)
 name = f"{os.environ.get('RANK', '0')}-of-{outcome.facts['n_processes']}"
 save_file({k: v.clone() for k, v in outcome.made.module.state_dict().items()}, out / f"{name}.safetensors")

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -73,6 +74,64 @@ def test_a_teacher_of_another_task_is_refused(tiny: Callable[..., Path], student
         SoftLabels().run(student, replace(ctx, teacher=other))
 
 
+def test_a_teacher_of_other_classes_is_refused(tiny: Callable[..., Path], student: TorchModel, ctx: Context) -> None:
+    other = load_source(str(tiny("bert", num_labels=5)))
+    with pytest.raises(UsageError, match="5 classes, the student with 3"):
+        SoftLabels().run(student, replace(ctx, teacher=other))
+
+
+def test_a_teacher_of_another_tokenization_is_refused(
+    tiny: Callable[..., Path], student: TorchModel, ctx: Context
+) -> None:
+    other = load_source(str(tiny("roberta")))
+    with pytest.raises(UsageError, match="other tokens"):
+        SoftLabels(relation_weight=1.0).run(student, replace(ctx, teacher=other))
+    # What is learned from labels alone needs no teacher that reads alike.
+    assert HardLabels(steps=1).run(student, replace(ctx, teacher=other)).facts["steps"] == 1
+
+
+def test_a_trimmed_student_has_a_teacher_that_reads_its_tokens(student: TorchModel, ctx: Context) -> None:
+    trimmed, _ = run_stage(stage_class("trim.vocabulary")(), student, ctx)
+    assert len(trimmed.tokenizer) < len(student.tokenizer)
+    assert SoftLabels(steps=1, relation_weight=1.0).run(trimmed, ctx).facts["steps"] == 1
+
+
+@pytest.mark.parametrize(
+    ("layers", "message"), [((0, 1, 2), "3 layers of the teacher are named for 2"), ((0, 3), "no layer 3")]
+)
+def test_a_layer_map_that_does_not_fit_is_refused(
+    layers: tuple[int, ...], message: str, student: TorchModel, ctx: Context
+) -> None:
+    watching = Watching()
+    with pytest.raises(UsageError, match=message):
+        SoftLabels(layers=layers).run(student, replace(ctx, progress=watching))
+    assert not watching.shown
+
+
+def test_labels_that_the_head_cannot_have_are_refused(student: TorchModel, ctx: Context) -> None:
+    wrong = (*TEXTS[:-1], replace(TEXTS[-1], label=7))
+    with pytest.raises(DataError, match="7"):
+        HardLabels().run(student, replace(ctx, calibration=wrong))
+    # Soft labels do not look at them.
+    assert SoftLabels(steps=1).run(student, replace(ctx, calibration=wrong)).facts["steps"] == 1
+
+
+def test_variants_without_a_teacher_are_refused(student: TorchModel, ctx: Context) -> None:
+    with pytest.raises(UsageError, match="no teacher to give"):
+        HardLabels(augment=1).run(student, ctx)
+    assert HardLabels(augment=1, steps=1, soft_weight=1.0).run(student, ctx).facts["n_variants"] == 20
+
+
+def test_answers_that_the_disk_cannot_hold_are_refused(
+    monkeypatch: pytest.MonkeyPatch, student: TorchModel, ctx: Context
+) -> None:
+    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=1))
+    with pytest.raises(StageFailed, match="answers take") as caught:
+        SoftLabels(epochs=2, **QUICK).run(student, ctx)
+    assert "cache_mb=0" in caught.value.hint
+    assert not SoftLabels(epochs=2, cache_mb=0, **QUICK).run(student, ctx).facts["teacher_answers_kept"]
+
+
 def test_a_loss_that_is_not_finite_names_the_step(student: TorchModel, ctx: Context) -> None:
     stage = HardLabels(epochs=3, batch_size=8, learning_rate=1e30, warmup=0.0)
     with pytest.raises(StageFailed, match=r"at step \d of 9") as caught:
@@ -125,15 +184,24 @@ def test_every_task_distills(task: str, tiny: Callable[..., Path], ctx: Context)
 def test_a_sentence_model_distills(tiny_sentence_transformer: Path, tiny: Callable[..., Path], ctx: Context) -> None:
     teacher = load_source(str(tiny_sentence_transformer))
     given = replace(teacher, module=load_source(str(tiny("bert", "feature-extraction", seed=1))).module)
-    outcome = SoftLabels(epochs=10, **QUICK).run(given, replace(ctx, teacher=teacher, calibration=_examples("")))
+    stage = SoftLabels(epochs=10, similarity_weight=1.0, **QUICK)
+    outcome = stage.run(given, replace(ctx, teacher=teacher, calibration=_examples("")))
     assert outcome.facts["last_loss"] < 0.9 * outcome.facts["first_loss"]
+    alone = replace(stage, soft_weight=0.0, hidden_weight=0.0)
+    facts = alone.run(given, replace(ctx, teacher=teacher, calibration=_examples(""))).facts
+    assert set(facts["last_parts"]) == {"similarity"}
+    assert facts["last_loss"] < 0.7 * facts["first_loss"]
     assert outcome.made.head is given.head
 
 
 @pytest.mark.parametrize("family", ["albert", "distilbert", "modernbert"])
 def test_other_families_distill(family: str, tiny: Callable[..., Path], ctx: Context) -> None:
     teacher, given = (load_source(str(tiny(family, seed=s))) for s in (0, 1))
-    facts = SoftLabels(epochs=8, hidden_weight=0.1, **QUICK).run(given, replace(ctx, teacher=teacher)).facts
+    facts = (
+        SoftLabels(epochs=8, hidden_weight=0.1, relation_weight=0.1, **QUICK)
+        .run(given, replace(ctx, teacher=teacher))
+        .facts
+    )
     assert facts["last_parts"]["soft"] < 0.5
     assert facts["last_loss"] < facts["first_loss"]
 

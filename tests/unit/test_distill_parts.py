@@ -20,6 +20,7 @@ from converter.distill._checkpoint import (
 from converter.distill._layers import hidden_loss, map_layers
 from converter.distill._text import batches_of_epoch, share_of_process
 from converter.distill._training import learning_rate
+from converter.losses import similarity_loss
 
 LENGTHS = np.random.default_rng(0).integers(3, 128, 1001)
 
@@ -162,3 +163,12 @@ def test_the_digest_sees_names_shapes_and_values() -> None:
     ]
     assert len(set(digests)) == len(digests)
     assert digest_tensors({"a": ones, "b": ones}) == digest_tensors({"b": ones, "a": ones})
+
+
+def test_similarity_is_who_is_near_whom_and_not_where() -> None:
+    rng = torch.Generator().manual_seed(0)
+    teacher = torch.randn(6, 4, generator=rng)
+    rotation = torch.linalg.qr(torch.randn(4, 4, generator=rng))[0]
+    assert similarity_loss(3 * teacher @ rotation, teacher).item() == pytest.approx(0.0, abs=1e-6)
+    assert similarity_loss(torch.randn(6, 4, generator=rng), teacher).item() > 0.05
+    assert similarity_loss(teacher[:1], teacher[:1] * 2).item() == pytest.approx(0.0, abs=1e-6)
