@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from converter.report.summary import PAGE_FILE, report_table
-from converter.report.words import NOTHING, error, milliseconds, number, share, size, times
+from converter.report.words import NOTHING, error, milliseconds, number, share, size, times, zeros
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -106,6 +106,8 @@ def _warnings(table: Mapping[str, Any]) -> list[str]:
         name = f"{target['target']} ({target['precision'].partition(':')[0]})"
         if facts.get("not_worth_it"):
             made.append(f"{name}: {facts['not_worth_it']}")
+        if facts.get("zeros"):
+            made.append(f"{name}: {zeros(facts['zeros'], target['size_bytes'])}")
         made += [f"{name}: auto tried {row['precision']}: {row['said']}" for row in facts.get("candidates", ())]
         made += [
             f"{name}: {other['n_other']} of {other['n_texts']} texts answer differently {other['name']}"

@@ -1,5 +1,6 @@
 """Numbers as people read them; the same words in the table, the page and `inspect`."""
 
+from collections.abc import Mapping
 from typing import Any
 
 MEGABYTE = 1_000_000
@@ -61,6 +62,12 @@ def smaller(before: float | None, after: float | None) -> str:
     if not before or not after:
         return ""
     return f"{times(before, after)} smaller" if after <= before else f"{times(after, before)} larger"
+
+
+def zeros(found: Mapping[str, Any], n_bytes: float | None) -> str:
+    """What the zeros in a file are worth, in one line."""
+    kept = f"{share(found['share'])} of its weights are zero: " if found["share"] is not None else ""
+    return f"{kept}{size(found['deflated_bytes'])} in an archive, {size(n_bytes)} as a file, no faster for it"
 
 
 def plain_value(value: Any) -> str:

@@ -15,6 +15,7 @@ from converter.validate.reference import Reference, Run
 from converter.validate.speed import measure_speed, not_worth_it
 from converter.validate.stability import check_stability
 from converter.validate.vocabulary import as_seen_by, vocabulary_facts
+from converter.validate.zeros import zeros_facts
 
 if TYPE_CHECKING:
     from converter.artifact import Artifact, Bundle, TorchModel
@@ -53,7 +54,7 @@ def evaluate_package(
         *device,
     ]
     facts = _facts(runner, bundle, source, reference)
-    facts |= vocabulary_facts(bundle.source, source, ctx.reference, reference)
+    facts |= vocabulary_facts(bundle.source, source, ctx.reference, reference) | zeros_facts(bundle)
     if any(c.status is Status.FAIL for c in doors[:2]):
         return unjudged(doors, reference, facts)
     try:

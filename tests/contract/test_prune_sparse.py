@@ -5,23 +5,24 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 import pytest
 import torch
 
-from converter.artifact import TorchModel
+from converter import convert
+from converter.artifact import Bundle, TorchModel
 from converter.binding import bind
 from converter.errors import DataError, RecipeError
 from converter.examples import Example
-from converter.export import ExportOnnx
 from converter.prune._sequence import in_groups, sums_of_group
 from converter.prune.threshold import ThresholdPruning, encoder_linears
-from converter.quantize.static import StaticInt8
 from converter.registry import stage_class
+from converter.report.summary import report_table
+from converter.report.table import notes
 from converter.saving import save_model
 from converter.source import load_source
-from converter.stage import Context, run_stage, run_stages
+from converter.stage import Context, run_stage
 from converter.validate.reference import encode_probes, feed_of, torch_run
+from converter.validate.zeros import zeros_facts
 from tests.tiny import SENTENCES
 
 PLAIN = tuple(Example(t) for t in SENTENCES)
@@ -90,22 +91,33 @@ class _Ticks:
         """Nothing is shown."""
 
 
-def zeros_of_int8(path: Path) -> float:
-    """Return the share of zeros in the products' weights of a file (the tables of embeddings are no products)."""
-    graph = onnx.load(str(path)).graph
-    values = {t.name: onnx.numpy_helper.to_array(t) for t in graph.initializer}
-    found = [values[n.input[1]] for n in graph.node if n.op_type == "MatMulIntegerToFloat"]
-    assert found
-    return float(sum((v == 0).sum() for v in found) / sum(v.size for v in found))
-
-
 @pytest.mark.slow
-def test_zeros_are_zero_in_the_int8_file(tiny: Callable[..., Path], tmp_path: Path) -> None:
+def test_zeros_are_zero_in_the_shipped_files_and_the_report_says_so(tiny: Callable[..., Path], tmp_path: Path) -> None:
     """Rounding hands errors on to other weights (that it would fill zeros is shown in `test_rounding`)."""
-    sparse, facts = pruned(load_source(str(tiny(layers=1))), tmp_path, score="obs", sparsity=0.75)
-    stages = [ExportOnnx(), StaticInt8(max_noise=10)]
-    made, _ = run_stages(stages, sparse, context(tmp_path))
-    assert zeros_of_int8(made.path) >= facts["sparsity"]
+    given = load_source(str(tiny(layers=1)))
+    sparse, _ = pruned(given, tmp_path, score="obs", sparsity=0.75)
+    save_model(sparse, tmp_path / "sparse")
+    text = tmp_path / "text.txt"
+    text.write_text("\n".join(SENTENCES), encoding="utf-8")
+    table = {
+        "model": str(tmp_path / "sparse"),
+        "targets": ["cpu-int8", "tflite"],
+        "calibration": str(text),
+        "quantize": {"cpu-int8": {"precision": "static", "max_noise": 10}},
+        "target": {"tflite": {"seq_len": [16]}},
+    }
+    result = convert(table, tmp_path / "out")
+    for target in result.targets:
+        assert target.evaluation is not None, target.error
+        zeros = target.evaluation.facts["zeros"]
+        assert zeros["share"] >= zeros["share_of_source"] - 0.01 > 0.7, target.target
+        assert zeros["deflated_bytes"] < (target.size_bytes or 0)
+    said = notes(report_table(result))
+    assert sum("of its weights are zero" in line for line in said) == 2
+
+
+def test_a_dense_file_is_not_read_for_zeros(source: TorchModel) -> None:
+    assert zeros_facts(Bundle(Path("nowhere"), "nothing.onnx", source)) == {}
 
 
 def test_the_record_says_what_an_archive_gains(source: TorchModel, tmp_path: Path) -> None:
