@@ -19,6 +19,7 @@ from converter.errors import RecipeError, RuntimeMissing
 from converter.examples import PadIds
 from converter.layout import write_model_files
 from converter.lowering.any_length import write_any_length
+from converter.lowering.batch import add_batches
 from converter.lowering.flat import in_blocks
 from converter.lowering.lower import LowerTflite
 from converter.lowering.mediapipe import MEDIAPIPE_FILE, Inexpressible, write_mediapipe
@@ -67,6 +68,7 @@ class Tflite(Target):
     any_length: bool = option(
         False, "one signature that takes any length up to the longest: least memory, no padding; for CPUs"
     )
+    batch: int = option(1, "texts a call: above 1, a second signature per length, serving_16_batch_8", low=1, high=64)
     mediapipe: bool = option(True, "a second file that MediaPipe Tasks opens, where it has a form for the model")
 
     name = "tflite"
@@ -85,6 +87,12 @@ class Tflite(Target):
 
     def stages(self, precision: str, options: Mapping[str, Any], model: TorchModel) -> Sequence[Stage[Any, Any]]:
         lengths = signature_lengths(self.seq_len, model.max_length)
+        if self.any_length and self.batch > 1:
+            raise RecipeError(
+                "a file that takes any length takes one text a call",
+                where="tflite.batch",
+                hint="leave out any_length, or batch",
+            )
         if self.any_length:
             # Two are the pattern that `emit` makes one of.
             lengths = (max(SHORTEST, lengths[-1] // 2), lengths[-1])
@@ -111,6 +119,8 @@ class Tflite(Target):
                 os.link(given.path, path)
             except OSError:
                 path.write_bytes(given.path.read_bytes())
+        if self.batch > 1:
+            add_batches(path, self.batch)
         if self.mediapipe:
             with suppress(Inexpressible):
                 write_mediapipe(given.path, source, folder / MEDIAPIPE_FILE)
@@ -153,8 +163,10 @@ class Tflite(Target):
         mediapipe = MEDIAPIPE_USAGE if (bundle.folder / MEDIAPIPE_FILE).is_file() else ""
         if self.any_length:
             return USAGE_ANY.format(longest=lengths[-1], output=outputs[0]) + mediapipe
+        batch = USAGE_BATCH.format(batch=self.batch, first=lengths[0]) if self.batch > 1 else ""
         return (
             USAGE.format(lengths=", ".join(map(str, lengths)), first=lengths[0], longest=lengths[-1], output=outputs[0])
+            + batch
             + mediapipe
         )
 
@@ -187,6 +199,10 @@ ids = tokenizer("Your text", truncation=True, max_length={longest})
 print(run(**{{name: np.array([row], dtype=np.int32) for name, row in ids.items()}})["{output}"])
 ```
 """
+USAGE_BATCH = """
+For many texts, `serving_{first}_batch_{batch}` and its like take {batch} texts a call, `[{batch}, length]`: fill what
+is missing with padding. Every signature that is used has its own packed copy of the weights in memory.
+"""
 USAGE = """\
 `model.tflite` has one signature per length ({lengths} tokens), `serving_{first}` to `serving_{longest}`, over the same
 weights. Inputs are int32 `[1, length]`. Take the shortest signature that the text fits, and pad to its length: ids with
@@ -199,7 +215,7 @@ from transformers import AutoTokenizer
 
 tokenizer = AutoTokenizer.from_pretrained(".")
 interpreter = Interpreter("model.tflite")
-lengths = sorted(int(name.removeprefix("serving_")) for name in interpreter.get_signature_list())
+lengths = sorted({{int(name.split("_")[1]) for name in interpreter.get_signature_list()}})
 
 ids = tokenizer("Your text", truncation=True, max_length=lengths[-1])
 length = next(n for n in lengths if n >= len(ids["input_ids"]))

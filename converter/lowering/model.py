@@ -15,6 +15,8 @@ SHORTEST = 4
 """Two special tokens, and three between a pair, fill anything shorter: a tokenizer then cuts nothing at all."""
 SIGNATURE = "serving_"
 """A signature is named after its length: `serving_16`."""
+BATCH = "_batch_"
+"""Behind a length, the texts that a signature takes at once where that is not one: `serving_16_batch_8`."""
 ANY_SIGNATURE = "serving_up_to_"
 """The one signature of a file that takes any length, up to the one that its name ends with."""
 

@@ -103,7 +103,7 @@ class _Pass:
         return Row(cut[0], int(start[cut[0]]))
 
     def _name(self, op: Any) -> str:
-        return _names().get(code_of(self.model, op), "")
+        return operation_names().get(code_of(self.model, op), "")
 
     def _needs(self, op: Any, row: Row) -> Needs | None:
         """Return what is needed of the inputs for one row of the output; None where rows are not independent."""
@@ -218,7 +218,7 @@ def _same_place(row: Row, out: tuple[int, ...], given: tuple[int, ...]) -> Row |
     return None
 
 
-def _names() -> dict[int, str]:
+def operation_names() -> dict[int, str]:
     from ai_edge_litert.schema_py_generated import BuiltinOperator
 
     return {v: k for k, v in vars(BuiltinOperator).items() if isinstance(v, int)}

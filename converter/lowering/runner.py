@@ -1,4 +1,4 @@
-"""A TFLite file in LiteRT, as an app runs it: one text at a time, padded to the nearest length the file offers."""
+"""A TFLite file in LiteRT, as an app runs it: padded to the nearest length, and to the batch, that the file offers."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -8,7 +8,7 @@ import numpy as np
 
 from converter.errors import PackageDamaged, UsageError
 from converter.examples import INPUT_NAMES, PadIds
-from converter.lowering.model import ANY_SIGNATURE, SIGNATURE
+from converter.lowering.model import ANY_SIGNATURE, BATCH, SIGNATURE
 from converter.target import Runner, TensorSpec
 
 if TYPE_CHECKING:
@@ -28,8 +28,6 @@ class TfliteRunner(Runner):
 
     """
 
-    max_batch = 1
-
     def __init__(self, path: Path, pad: PadIds, threads: int = 1, *, xnnpack: bool = True) -> None:
         from ai_edge_litert.interpreter import Interpreter, OpResolverType
 
@@ -48,17 +46,18 @@ class TfliteRunner(Runner):
             )
         self.lengths = found
         self.max_length = any_up_to or found[-1]
+        self.max_batch = _batch(names)
         self.runtime = f"ai-edge-litert {_version()} CPU{' XNNPACK' * xnnpack}"
         self._pad = pad
-        self._signatures: dict[int, Any] = {}
+        self._signatures: dict[str, Any] = {}
         self._any = None if any_up_to is None else self._interpreter.get_signature_runner(f"{ANY_SIGNATURE}{any_up_to}")
-        shortest = self._any or self._signature(found[0])
+        shortest = self._any or self._signature(found[0], 1)
         details = shortest.get_input_details()
         self.inputs = tuple(_spec(n, details[n]) for n in INPUT_NAMES if n in details)
         self.outputs = tuple(_spec(n, d) for n, d in sorted(shortest.get_output_details().items()))
 
     def run(self, feed: "Mapping[str, NDArray[np.int64]]") -> "dict[str, NDArray[np.float32]]":
-        """Run the rows one after the other; see `Runner.run`.
+        """Run the rows one after the other, or as many at a time as the file takes; see `Runner.run`.
 
         Raises:
             UsageError: the input is longer than the longest signature.
@@ -71,21 +70,34 @@ class TfliteRunner(Runner):
                 f"the input has {length} tokens, the file takes at most {self.max_length}",
                 hint="truncate to the tokenizer's model_max_length, or export with a longer --seq-len",
             )
-        made = [self._row({n: feed[n][i] for n in (s.name for s in self.inputs)}, fitting) for i in range(rows)]
+        size = 1 if rows == 1 else self.max_batch or 1
+        made = [self._rows(feed, slice(i, min(i + size, rows)), size, fitting) for i in range(0, rows, size)]
         return {name: _cut(name, np.concatenate([m[name] for m in made]), length) for name in made[0]}
 
-    def _row(self, row: "Mapping[str, NDArray[np.int64]]", length: int) -> "dict[str, NDArray[np.float32]]":
-        padded = {}
-        for name, ids in row.items():
-            padded[name] = np.full((1, length), self._pad.ids[name], dtype=np.int32)
-            padded[name][0, : len(ids)] = ids
-        return dict((self._any or self._signature(length))(**padded))
+    def _rows(
+        self, feed: "Mapping[str, NDArray[np.int64]]", rows: slice, size: int, length: int
+    ) -> "dict[str, NDArray[np.float32]]":
+        """Run some rows in one call of `size` texts; texts that are missing are padding from end to end."""
+        n_rows, padded = rows.stop - rows.start, {}
+        for name in (spec.name for spec in self.inputs):
+            ids = feed[name][rows]
+            padded[name] = np.full((size, length), self._pad.ids[name], dtype=np.int32)
+            padded[name][:n_rows, : ids.shape[1]] = ids
+        made = (self._any or self._signature(length, size))(**padded)
+        return {name: value[:n_rows] for name, value in made.items()}
 
-    def _signature(self, length: int) -> Any:
+    def _signature(self, length: int, size: int) -> Any:
         # Memory is laid out when a signature is first asked for: an app that sends short texts never pays for 128.
-        if length not in self._signatures:
-            self._signatures[length] = self._interpreter.get_signature_runner(f"{SIGNATURE}{length}")
-        return self._signatures[length]
+        key = f"{SIGNATURE}{length}" + (f"{BATCH}{size}" if size > 1 else "")
+        if key not in self._signatures:
+            self._signatures[key] = self._interpreter.get_signature_runner(key)
+        return self._signatures[key]
+
+
+def _batch(names: list[str]) -> int:
+    """Return the texts that the file takes at once, by the names of its signatures."""
+    sizes = (name.partition(BATCH)[2] for name in names if name.startswith(SIGNATURE))
+    return max([1, *(int(size) for size in sizes if size.isdigit())])
 
 
 def _lengths(names: list[str]) -> tuple[tuple[int, ...], int | None]:

@@ -49,7 +49,7 @@ def smooth(model: Any, seen: "dict[int, Moments]", strength: float) -> tuple[dic
     from ai_edge_litert.schema_py_generated import BuiltinOperator
 
     made: dict[tuple[int, ...], tuple[NDArray[np.float32], int]] = {}
-    held: dict[int, tuple[int, Fitted]] = {}
+    held: dict[tuple[tuple[int, ...], int], tuple[int, Fitted]] = {}
     found: dict[str, Fitted] = {}
     for graph in model.subgraphs:
         groups: dict[int, list[Any]] = {}
@@ -57,6 +57,7 @@ def smooth(model: Any, seen: "dict[int, Moments]", strength: float) -> tuple[dic
             if code_of(model, op) == BuiltinOperator.FULLY_CONNECTED and _buffer(graph, op) in seen:
                 groups.setdefault(inputs_of(op)[0], []).append(op)
         divided: dict[int, Any] = {}
+        own: dict[tuple[int, int], int] = {}
         for tensor, layers in groups.items():
             buffers = tuple(_buffer(graph, op) for op in layers)
             if buffers not in made:
@@ -66,9 +67,10 @@ def smooth(model: Any, seen: "dict[int, Moments]", strength: float) -> tuple[dic
             if (factors != 1).any():
                 divided[tensor] = _divide(model, graph, tensor, layers, inverse)
             for op, buffer in zip(layers, buffers, strict=True):
-                if buffer not in held:
-                    held[buffer] = _fitted(model, graph, op, factors, seen[buffer])
-                found[_weights(graph, op, held[buffer][0])] = held[buffer][1]
+                if (buffers, buffer) not in held:
+                    held[buffers, buffer] = _fitted(model, graph, op, factors, seen[buffer])
+                number, fitted = held[buffers, buffer]
+                found[_weights(graph, op, number, own)] = fitted
         graph.operators = [o for op in graph.operators for o in (op, *_after(op, divided))]
     return found, sum(bool((f != 1).any()) for f, _ in made.values())
 
@@ -112,13 +114,17 @@ def _fitted(model: Any, graph: Any, op: Any, factors: "NDArray[np.float32]", see
     return add_buffer(model, values), Fitted(values, seen.second / np.outer(factors, factors))
 
 
-def _weights(graph: Any, op: Any, buffer: int) -> str:
-    """Give a layer weights of its own tensor; returns its name."""
+def _weights(graph: Any, op: Any, buffer: int, own: dict[tuple[int, int], int]) -> str:
+    """Give a layer the fitted weights in a tensor of their own, once where layers share them; returns its name."""
     given, old, *rest = inputs_of(op)
-    tensor = graph.tensors[old]
-    name = f"{text(tensor.name)}/fitted"
-    op.inputs = np.array([given, add_tensor(graph, name, shape_of(tensor), tensor.type, buffer), *rest], np.int32)
-    return name
+    if (old, buffer) not in own:
+        tensor = graph.tensors[old]
+        others = sum(known == old for known, _ in own)
+        name = f"{text(tensor.name)}/fitted" + (f".{others + 1}" if others else "")
+        own[old, buffer] = add_tensor(graph, name, shape_of(tensor), tensor.type, buffer)
+    made = own[old, buffer]
+    op.inputs = np.array([given, made, *rest], np.int32)
+    return text(graph.tensors[made].name)
 
 
 def _after(op: Any, divided: dict[int, Any]) -> list[Any]:
