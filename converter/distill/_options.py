@@ -9,10 +9,10 @@ from converter.binding import option
 class TrainingOptions:
     """How a student is trained; the defaults suit a pruned encoder that has to find its way back."""
 
-    epochs: int = option(3, "passes over the text", low=1)
+    epochs: int = option(4, "passes over the text", low=1)
     steps: int | None = option(None, "at most this many steps, whatever `epochs` says", low=1)
     batch_size: int = option(32, "texts a step, over all processes together", low=1)
-    learning_rate: float = option(1e-4, "highest learning rate, reached after warm-up", low=0.0)
+    learning_rate: float = option(1.5e-4, "highest learning rate, reached after warm-up", low=0.0)
     warmup: float = option(0.1, "share of the steps in which the learning rate rises", low=0.0, high=1.0)
     weight_decay: float = option(0.01, "AdamW's decay of matrices (biases and norms have none)", low=0.0)
     max_gradient: float = option(1.0, "gradients are scaled down to this norm", low=1e-6)
