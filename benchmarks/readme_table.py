@@ -5,13 +5,16 @@ python benchmarks/readme_table.py [--check]
 
 import argparse
 import json
+import math
 import sys
+from collections.abc import Iterable
 from typing import Any
 
 from _measure import RESULTS, ROOT
 
 BEGIN, END = "<!-- figures: begin (benchmarks/readme_table.py writes them) -->", "<!-- figures: end -->"
 README = ROOT / "README.md"
+Cells = tuple[str, ...]
 
 
 def main() -> int:
@@ -62,25 +65,20 @@ def pipeline(table: dict[str, Any]) -> str:
     metric = next(iter(source["metric"] or {}), None)
     machine, accuracy = table["machine"], number((source["metric"] or {}).get(metric))
     measured = f"**{default['seconds']:.0f} s** and {megabytes(default['peak_bytes'])} of memory"
-    rows = [
-        f"`{default['model']}`, all three targets: {measured} on {machine['cores']} cores ({machine['cpu']});",
+    packages = {(t, row["precision"]): row for run in table["runs"].values() for t, row in run["packages"].items()}
+    return table_of(
+        f"`{default['model']}`, all three targets: {measured} on {machine['cores']} cores ({machine['cpu']});\n"
         "`benchmarks/pipeline.py`.",
-        "",
-        f"| package | precision | size | agreement | {metric or 'metric'} | ms per text | verdict |",
-        "| --- | --- | ---: | ---: | ---: | ---: | --- |",
-        f"| source | float32 | {megabytes(source['size_bytes'])} | | {accuracy} | | |",
-    ]
-    seen = set()
-    for run in table["runs"].values():
-        for target, row in run["packages"].items():
-            if (target, row["precision"]) not in seen:
-                seen.add((target, row["precision"]))
-                rows.append(package(target, row, metric))
-    return "\n".join(rows) + "\n"
+        f"package | precision | size: | agreement: | {metric or 'metric'}: | ms per text: | verdict",
+        [
+            ("source", "float32", megabytes(source["size_bytes"]), "", accuracy, "", ""),
+            *(package(target, row, metric) for (target, _), row in packages.items()),
+        ],
+    )
 
 
-def package(target: str, row: dict[str, Any], metric: str | None) -> str:
-    cells = (
+def package(target: str, row: dict[str, Any], metric: str | None) -> Cells:
+    return (
         f"`{target}`",
         row["precision"],
         megabytes(row["size_bytes"]),
@@ -89,7 +87,6 @@ def package(target: str, row: dict[str, Any], metric: str | None) -> str:
         number((row["milliseconds"] or {}).get("package"), 2),
         row["status"],
     )
-    return row_of(*cells)
 
 
 def memory(table: dict[str, Any]) -> str:
@@ -101,99 +98,109 @@ def memory(table: dict[str, Any]) -> str:
 
 
 def peers(table: dict[str, Any]) -> str:
-    rows = [
+    return table_of(
         f"Beside the best peers, one run, {table['threads']} thread, batch 1, natural lengths; `benchmarks/peers.py`:",
-        "",
-        "| task | file | size | metric | agreement | cosine | ms per text | speed, best peer = 1 |",
-        "| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: |",
-    ]
-    for task, files in table["tasks"].items():
-        for name, row in files.items():
-            agreement = row["agreement"] if row["agreement"] == row["agreement"] else None  # NaN: none for scores
-            cells = (
+        "task | file | size: | metric: | agreement: | cosine: | ms per text: | speed, best peer = 1:",
+        [
+            (
                 task,
                 name,
                 megabytes(int(row["megabytes"] * 1e6)),
                 number(row.get("accuracy", row.get("spearman"))),
-                number(agreement),
+                number(row["agreement"]),
                 number(row["cosine"]),
                 number(row["ms_per_text"], 2),
                 number(row.get("speed_vs_best_peer"), 2),
             )
-            rows.append(row_of(*cells))
-    return "\n".join(rows) + "\n"
+            for task, files in table["tasks"].items()
+            for name, row in files.items()
+        ],
+    )
 
 
 def profile(table: dict[str, Any]) -> str:
-    rows = [
-        "The int8 file beside the best peer's, and beside the time of its integer products alone (no file on these",
+    return table_of(
+        "The int8 file beside the best peer's, and beside the time of its integer products alone (no file on these\n"
         "kernels can be faster), 1 thread; operator by operator in `benchmarks/results/cpu_profile.json`:",
-        "",
-        "| text | tokens | peer, ms | ours, ms | times as fast | products alone, ms | ours over that |",
-        "| --- | ---: | ---: | ---: | ---: | ---: | ---: |",
-    ]
-    for name, what in (("natural", "SST-2 sentences"), ("length_128", "128 tokens")):
-        row, ms = table[name], table[name]["ms"]
-        cells = (what, f"{row['tokens']:.0f}", *(number(ms[k], 2) for k in ("peer", "ours")))
-        rest = (number(row["ours_times_as_fast"], 2), number(ms["bound"], 2), number(row["times_the_bound"], 2))
-        rows.append(row_of(*cells, *rest))
-    return "\n".join(rows) + "\n"
+        "text | tokens: | peer, ms: | ours, ms: | times as fast: | products alone, ms: | ours over that:",
+        [
+            (
+                what,
+                number(row["tokens"], 0),
+                number(row["ms"]["peer"], 2),
+                number(row["ms"]["ours"], 2),
+                number(row["ours_times_as_fast"], 2),
+                number(row["ms"]["bound"], 2),
+                number(row["times_the_bound"], 2),
+            )
+            for what, row in (("SST-2 sentences", table["natural"]), ("128 tokens", table["length_128"]))
+        ],
+    )
 
 
 def mobile(table: dict[str, Any]) -> str:
-    rows = [
+    return table_of(
         "The TFLite file (dynamic int8) by how it takes lengths, 1 thread; `benchmarks/mobile.py`:",
-        "",
-        "| lengths | size | agreement | ms per text | load, ms | first call, ms | memory over the file |",
-        "| --- | ---: | ---: | ---: | ---: | ---: | ---: |",
-    ]
-    for name, row in table["forms"].items():
-        cells = (name, megabytes(row["size_bytes"]), number(row["agreement"]), number(row["ms_per_text"]["ours"], 2))
-        rest = (number(row["load_ms"], 0), number(row["first_call_ms"], 0), number(row["memory_over_file"], 2))
-        rows.append(row_of(*cells, *rest))
-    return "\n".join(rows) + "\n"
+        "lengths | size: | agreement: | ms per text: | load, ms: | first call, ms: | memory over the file:",
+        [
+            (
+                name,
+                megabytes(row["size_bytes"]),
+                number(row["agreement"]),
+                number(row["ms_per_text"]["ours"], 2),
+                number(row["load_ms"], 0),
+                number(row["first_call_ms"], 0),
+                number(row["memory_over_file"], 2),
+            )
+            for name, row in table["forms"].items()
+        ],
+    )
 
 
 def pruning(table: dict[str, Any]) -> str:
-    rows = [
-        "Structured pruning without retraining, static int8 packages; speed is measured beside the unpruned",
+    return table_of(
+        "Structured pruning without retraining, static int8 packages; speed is measured beside the unpruned\n"
         "package, in turns, one thread; `budget` is `structured:speedup=…`, without labels; `benchmarks/pruning.py`:",
-        "",
-        "| data | method | speed | dev | test | size | minutes |",
-        "| --- | --- | ---: | ---: | ---: | ---: | ---: |",
-    ]
-    for data, methods in table["rows"].items():
-        for name, row in methods.items():
-            cells = (data, name, number(row["speedup"], 2), number(row["dev"]), number(row["test"]))
-            rest = (megabytes(row["size_bytes"]), number(row["prune_seconds"] / 60, 1))
-            rows.append(row_of(*cells, *rest))
-    return "\n".join(rows) + "\n"
+        "data | method | speed: | dev: | test: | size: | minutes:",
+        [
+            (
+                data,
+                name,
+                number(row["speedup"], 2),
+                number(row["dev"]),
+                number(row["test"]),
+                megabytes(row["size_bytes"]),
+                number(row["prune_seconds"] / 60, 1),
+            )
+            for data, methods in table["rows"].items()
+            for name, row in methods.items()
+        ],
+    )
 
 
 def vocabulary(table: dict[str, Any]) -> str:
-    rows = [
+    return table_of(
         "A vocabulary cut to the corpus, and a codebook for the embedding; `benchmarks/vocabulary.py`:",
-        "",
-        "| model and text | target | file | agreement | metric (source) | verdict |",
-        "| --- | --- | ---: | ---: | ---: | --- |",
-    ]
-    for name, run in table["runs"].items():
-        for target in ("cpu-int8", "tflite"):
-            row = run.get(target)
-            if row is None:
-                continue
-            metric = next(iter(row["metric"]), "")
-            values = f"{number(row['metric'].get(metric))} ({number((row['source_metric'] or {}).get(metric))})"
-            cells = (
+        "model and text | target | file: | agreement: | metric (source): | verdict",
+        [
+            (
                 name,
                 f"`{target}`",
-                megabytes(row["model_bytes"]),
-                number(row["agreement"]),
-                values,
-                row["status"],
+                megabytes(run[target]["model_bytes"]),
+                number(run[target]["agreement"]),
+                beside_source(run[target]),
+                run[target]["status"],
             )
-            rows.append(row_of(*cells))
-    return "\n".join(rows) + "\n"
+            for name, run in table["runs"].items()
+            for target in ("cpu-int8", "tflite")
+            if target in run
+        ],
+    )
+
+
+def beside_source(row: dict[str, Any]) -> str:
+    metric = next(iter(row["metric"]), "")
+    return f"{number(row['metric'].get(metric))} ({number((row['source_metric'] or {}).get(metric))})"
 
 
 def quantizing(table: dict[str, Any]) -> str:
@@ -206,6 +213,14 @@ def quantizing(table: dict[str, Any]) -> str:
     )
 
 
+def table_of(about: str, columns: str, rows: Iterable[Cells]) -> str:
+    """Return a Markdown table under a line about it; a column whose name ends in a colon is of numbers."""
+    names = columns.split(" | ")
+    lines = [about, "", row_of(*(n.rstrip(":") for n in names))]
+    lines.append(row_of(*("---:" if n.endswith(":") else "---" for n in names)))
+    return "\n".join([*lines, *(row_of(*cells) for cells in rows)]) + "\n"
+
+
 def row_of(*cells: str) -> str:
     return f"| {' | '.join(cells)} |"
 
@@ -215,7 +230,8 @@ def megabytes(size: int | None) -> str:
 
 
 def number(value: float | None, digits: int = 4) -> str:
-    return "" if value is None else f"{value:.{digits}f}"
+    """Return nothing for what was not measured, and for NaN: scores have no agreement."""
+    return "" if value is None or math.isnan(value) else f"{value:.{digits}f}"
 
 
 if __name__ == "__main__":
