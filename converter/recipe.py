@@ -223,10 +223,15 @@ def _ordered(stages: "list[Stage[Any, Any]]", where: str) -> "tuple[Stage[Any, A
         for later in stages[i + 1 :]:
             if later.name.startswith(stage.bars or ("\0",)):
                 again = later.name == stage.name
+                never = stage.name.startswith(later.bars or ("\0",))
                 raise RecipeError(
                     f"{stage.name} cannot run twice" if again else f"{later.name} cannot come after {stage.name}",
                     where=where,
-                    hint="give it once" if again else f"put {later.name} first",
+                    hint="give it once"
+                    if again
+                    else "nor before it: leave one out"
+                    if never
+                    else f"put {later.name} first",
                 )
     return tuple(stages)
 

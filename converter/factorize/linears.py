@@ -38,7 +38,7 @@ class LinearFactors(Stage[TorchModel, TorchModel]):
     name = NAME
     summary = "linear layers as two narrow ones each"
     needs_text = True
-    bars = ("prune.", "factorize.linears", "share.layers")
+    bars = ("prune.", "distill.gradual", "factorize.linears", "share.layers")
 
     def check(self, source: TorchModel, *, has_text: bool) -> None:
         from converter.resize import family_of

@@ -42,6 +42,7 @@ class MixedPruning(Stage[TorchModel, TorchModel]):
 
     summary = "remove heads and neurons, then set the smallest weights to zero"
     needs_text = True
+    bars = ThresholdPruning.bars
 
     def __post_init__(self) -> None:
         if self.heads == 0 and self.ffn == 0:

@@ -55,6 +55,8 @@ class ThresholdPruning(Stage[TorchModel, TorchModel]):
     texts: int = option(512, "texts that inputs are measured on, and weights fitted to", low=1)
 
     summary = "set the weights that matter least to zero"
+    # They fit or merge what is left: zeros would be filled.
+    bars = ("prune.structured", "prune.mixed", "distill.gradual", "factorize.linears", "share.layers")
 
     def __post_init__(self) -> None:
         groups = parse_pattern(self.pattern, f"{NAME}.pattern")

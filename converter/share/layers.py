@@ -38,7 +38,7 @@ class LayerSharing(Stage[TorchModel, TorchModel]):
     name = NAME
     summary = "tie neighbouring layers, stored once"
     needs_text = True
-    bars = ("prune.", "share.layers")
+    bars = ("prune.structured", "prune.mixed", "prune.layers", "distill.gradual", "share.layers")
 
     def check(self, source: TorchModel, *, has_text: bool) -> None:
         from converter.resize import family_of

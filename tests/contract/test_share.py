@@ -1,6 +1,7 @@
 """What is shared is stored once, in every file that ships."""
 
 import copy
+import math
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,6 +15,11 @@ from converter.examples import Example
 from converter.export import ExportOnnx
 from converter.factorize.embeddings import EmbeddingFactors
 from converter.factorize.linears import LinearFactors
+from converter.lowering.flat import code_of, inputs_of, read_flat
+from converter.lowering.model import TfliteModel
+from converter.prune.threshold import ThresholdPruning
+from converter.quantize.litert_dynamic import LitertDynamicInt8
+from converter.quantize.litert_static import LitertStaticInt8
 from converter.quantize.static import StaticInt8
 from converter.recipe import bind_recipe
 from converter.saving import save_model
@@ -162,12 +168,32 @@ def test_what_cannot_work_is_refused_before_work(tiny: Callable[..., Path]) -> N
         (["factorize.linears", "prune.structured"], "prune.structured cannot come after factorize.linears"),
         (["share.layers", "prune.layers"], "prune.layers cannot come after share.layers"),
         (["share.codebook", "share.codebook"], "share.codebook cannot run twice"),
+        (["prune.threshold", "prune.structured"], "prune.structured cannot come after prune.threshold"),
+        (["prune.threshold", "share.layers"], "share.layers cannot come after prune.threshold"),
+        (["prune.mixed", "prune.mixed"], "prune.mixed cannot run twice"),
     ],
 )
 def test_an_order_that_cannot_work_is_refused_when_the_recipe_is_read(stages: list[str], message: str) -> None:
     with pytest.raises(RecipeError, match=message):
         bind_recipe({"compress": [{"stage": s} for s in stages]})
     bind_recipe({"compress": [{"stage": s} for s in dict.fromkeys(reversed(stages))]})
+
+
+@pytest.mark.parametrize("stages", [["prune.mixed", "share.layers"], ["share.layers", "prune.mixed"]])
+def test_stages_that_go_together_in_no_order_are_refused_without_a_hint_that_would_be_refused_too(
+    stages: list[str],
+) -> None:
+    with pytest.raises(RecipeError, match="cannot come after") as caught:
+        bind_recipe({"compress": [{"stage": s} for s in stages]})
+    assert caught.value.hint == "nor before it: leave one out"
+
+
+def test_tied_layers_are_pruned_weight_by_weight_as_one(tiny: Callable[..., Path], tmp_path: Path) -> None:
+    tied, _ = run_stage(LayerSharing(keep=2), source_of(tiny), context(tmp_path))
+    made, record = run_stage(ThresholdPruning(score="obs"), tied, context(tmp_path))
+    layers = made.module.base_model.encoder.layer
+    assert len({id(layer) for layer in layers}) == 2
+    assert record.facts["sparsity"] == pytest.approx(0.5)
 
 
 def test_a_codebook_survives_export_and_int8(tiny: Callable[..., Path], tmp_path: Path) -> None:
@@ -186,3 +212,26 @@ def test_a_codebook_survives_lowering(tiny: Callable[..., Path], tmp_path: Path)
     made, _ = run_stage(CodebookSharing(exact=3), source_of(tiny), context(tmp_path))
     _, record = run_stage(LowerTflite((16,)), made, context(tmp_path))
     assert record.facts["max_relative_error"] < 1e-4
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", [LitertDynamicInt8(), LitertStaticInt8(texts=4)], ids=["dynamic", "static"])
+def test_a_shared_layer_is_there_once_in_a_tflite_file(
+    precision: Stage[TfliteModel, TfliteModel], tiny: Callable[..., Path], tmp_path: Path
+) -> None:
+    pytest.importorskip("litert_torch", reason="the mobile extra is not installed")
+    from converter.lowering.lower import LowerTflite
+
+    source = source_of(tiny, "albert")
+    made, _ = run_stages([LowerTflite((16, 32)), precision], source, context(tmp_path))
+    assert isinstance(made, TfliteModel)
+    linears = [m for m in source.module.modules() if isinstance(m, torch.nn.Linear)]
+    assert sorted(weights_of_products(made.path)) == sorted(m.weight.numel() for m in linears)
+
+
+def weights_of_products(path: Path) -> list[int]:
+    """Return the sizes of all constants that linear layers read, each once."""
+    model = read_flat(path)
+    operations = [(g, o) for g in model.subgraphs for o in g.operators if code_of(model, o) == 9]
+    tensors = [g.tensors[inputs_of(o)[1]] for g, o in operations]
+    return [math.prod(t.shape) for t in {t.buffer: t for t in tensors}.values()]
