@@ -1,7 +1,9 @@
 """The cuts of gradual pruning, and the parts of the training between them."""
 
 import shutil
+import tempfile
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from converter.distill._distillation import prepare
@@ -92,7 +94,8 @@ def _cut(
     """Return `given` cut and fitted to what it handed on itself, what its units were worth, and a missed budget."""
     n_sites, n_batches = 2 * len(family_of(given).layers(given.module)), len(evidence.batches)
     total = 2 * n_batches + n_sites + PASSES * (n_sites + n_batches)
-    folder = ctx.work / "sums"
+    # Its own: several processes cut alike, side by side.
+    folder = Path(tempfile.mkdtemp(prefix="sums-", dir=ctx.work))
     with ctx.progress.task("Choosing heads and neurons", total=total) as ticker:
         ground = lay_ground(given, evidence, folder, ticker)
         found = shrink(ground, spending.table, cut.allowed, 1, stage.round_to, ticker)
