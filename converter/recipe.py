@@ -220,6 +220,7 @@ def _stages(tables: Any, where: str) -> "list[Stage[Any, Any]]":
 def _ordered(stages: "list[Stage[Any, Any]]", where: str) -> "tuple[Stage[Any, Any], ...]":
     """Refuse an order that cannot work."""
     for i, stage in enumerate(stages):
+        stage.check_after(stages[:i])
         for later in stages[i + 1 :]:
             if later.name.startswith(stage.bars or ("\0",)):
                 again = later.name == stage.name

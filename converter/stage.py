@@ -100,6 +100,9 @@ class Stage(ABC, Generic[Given, Made]):
         `has_text`: the recipe gives calibration text of the user's own.
         """
 
+    def check_after(self, before: "Sequence[Stage[Any, Any]]") -> None:
+        """Raise where the stages `before` this one in the recipe leave it nothing to do."""
+
     def forecast(self, now: "Forecast", model: "TorchModel", ctx: Context) -> "Forecast":
         """Return what `run` would make of a model of the size `now`; `model` is the source, for its shape and words."""
         return now

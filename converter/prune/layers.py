@@ -10,6 +10,8 @@ from converter.errors import RecipeError
 from converter.stage import Context, Outcome, Stage
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from converter.forecast import Forecast
     from converter.stage import Ticker
 
@@ -43,6 +45,16 @@ class LayerDropping(Stage[TorchModel, TorchModel]):
         if list(self.indices) != sorted(set(self.indices)):
             raise RecipeError(f"indices must be ascending, found {list(self.indices)}", where="prune.layers.indices")
 
+    def check(self, source: TorchModel, *, has_text: bool) -> None:
+        from converter.resize import shape_map_of
+
+        self._wanted(len(shape_map_of(source).layers_kept))
+
+    def check_after(self, before: "Sequence[Stage[Any, Any]]") -> None:
+        left = layers_left(before)
+        if left is not None and (self.keep or self.indices):
+            self._wanted(left)
+
     def run(self, given: TorchModel, ctx: Context) -> Outcome[TorchModel]:
         from converter.prune._count import n_parameters
         from converter.resize import family_of, shallower, shape_map_of
@@ -70,6 +82,11 @@ class LayerDropping(Stage[TorchModel, TorchModel]):
         n_layers = len(shape_map_of(model).layers_kept)
         kept = self._wanted(n_layers)
         return now if family_of(model).shares_layers else by_layers(now, model, kept, self.texts)
+
+    @property
+    def n_kept(self) -> int | None:
+        """Layers that will be left; None where it is half of what there are."""
+        return len(self.indices) or self.keep or None
 
     def _wanted(self, n_layers: int) -> tuple[int, ...]:
         if self.indices:
@@ -133,3 +150,9 @@ def spread(n_kept: int, n_layers: int) -> tuple[int, ...]:
     if n_kept == 1:
         return (0,)
     return tuple(math.floor(i * (n_layers - 1) / (n_kept - 1)) for i in range(n_kept))
+
+
+def layers_left(stages: "Sequence[Stage[Any, Any]]") -> int | None:
+    """Return the layers that these stages leave; None where that depends on the model."""
+    known = [s.n_kept for s in stages if isinstance(s, LayerDropping)]
+    return known[-1] if known else None

@@ -51,6 +51,15 @@ class LayerSharing(Stage[TorchModel, TorchModel]):
         if n_layers < 2:
             raise UsageError("there is one layer: nothing to tie", where=NAME)
 
+    def check_after(self, before: "Sequence[Stage[Any, Any]]") -> None:
+        from converter.prune.layers import layers_left
+
+        left = layers_left(before)
+        if left is not None and self.keep >= max(left, 2):
+            raise RecipeError(f"keep must be below the {left} layers that are left, found {self.keep}", where=NAME)
+        if left == 1:
+            raise RecipeError("one layer is left: there is nothing to tie", where=NAME)
+
     def run(self, given: TorchModel, ctx: Context) -> Outcome[TorchModel]:
         from converter.prune._count import n_parameters
         from converter.validate.cost import cost_of

@@ -4,12 +4,14 @@ import copy
 import math
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
 from converter.artifact import TorchModel
+from converter.binding import bind
 from converter.errors import RecipeError, SourceError, UsageError
 from converter.examples import Example
 from converter.export import ExportOnnx
@@ -17,6 +19,7 @@ from converter.factorize.embeddings import EmbeddingFactors
 from converter.factorize.linears import LinearFactors
 from converter.lowering.flat import code_of, inputs_of, read_flat
 from converter.lowering.model import TfliteModel
+from converter.prune.layers import LayerDropping
 from converter.prune.threshold import ThresholdPruning
 from converter.quantize.litert_dynamic import LitertDynamicInt8
 from converter.quantize.litert_static import LitertStaticInt8
@@ -186,6 +189,35 @@ def test_stages_that_go_together_in_no_order_are_refused_without_a_hint_that_wou
     with pytest.raises(RecipeError, match="cannot come after") as caught:
         bind_recipe({"compress": [{"stage": s} for s in stages]})
     assert caught.value.hint == "nor before it: leave one out"
+
+
+@pytest.mark.parametrize(
+    ("first", "then", "works"),
+    [
+        ({"stage": "prune.layers", "keep": 2}, {"stage": "prune.layers", "keep": 2}, False),
+        ({"stage": "prune.layers", "keep": 2}, {"stage": "prune.layers", "keep": 3}, False),
+        ({"stage": "prune.layers", "indices": [0, 2]}, {"stage": "prune.layers", "indices": [2]}, False),
+        ({"stage": "prune.layers", "keep": 4}, {"stage": "prune.layers", "keep": 2}, True),
+        ({"stage": "prune.layers", "keep": 1}, {"stage": "share.layers"}, False),
+        ({"stage": "prune.layers", "keep": 2}, {"stage": "share.layers", "keep": 2}, False),
+        ({"stage": "prune.layers", "keep": 3}, {"stage": "share.layers", "keep": 2}, True),
+    ],
+)
+def test_a_stage_that_earlier_ones_leave_nothing_is_refused_when_the_recipe_is_read(
+    first: dict[str, Any], then: dict[str, Any], works: bool
+) -> None:
+    if works:
+        bind_recipe({"compress": [first, then]})
+        return
+    with pytest.raises(RecipeError, match=r"keep|kept|no layer|left"):
+        bind_recipe({"compress": [first, then]})
+
+
+@pytest.mark.parametrize("table", [{"keep": 3}, {"keep": 9}, {"indices": [0, 3]}])
+def test_layers_that_the_model_lacks_are_refused_before_work(tiny: Callable[..., Path], table: dict[str, Any]) -> None:
+    stage = bind(LayerDropping, table, "test")
+    with pytest.raises(RecipeError, match=r"all 3 layers|no layer 3|has 3"):
+        stage.check(source_of(tiny), has_text=True)
 
 
 def test_tied_layers_are_pruned_weight_by_weight_as_one(tiny: Callable[..., Path], tmp_path: Path) -> None:
