@@ -1,11 +1,11 @@
 """What zeros are worth: accuracy, archive and speed of int8 packages with weights pruned one by one or in blocks.
 
-    python benchmarks/sparsity.py [--methods magnitude wanda wanda-fitted obs] [--patterns 0.5 2:4 0.7 1x4 …]
+    python benchmarks/sparsity.py [--methods magnitude wanda wanda-fitted obs …] [--patterns 0.5 2:4 0.7 1x4 …]
 
 SST-2, MiniLM, `cpu-int8` static, made by the command line as a user would, calibrated on the train split, judged on
 dev and test. A pattern is a share of single weights (`0.7`), N:M (`2:4`), or blocks at one half (`1x4`). Zeros are
 counted in the shipped file's products; `deflated_bytes` is that file in an archive. Speed is the ratio to the dense
-package, in turns, one thread: dense kernels do not see zeros.
+package, in turns, one thread: dense kernels do not see zeros. `movement` and `obs-distilled` train for as long.
 
 Rows are merged into `benchmarks/results/sparsity.json`: single points can be measured again.
 """
@@ -24,18 +24,21 @@ from _measure import RESULTS, machine, plm_export, save
 from pruning import DATA, DENSE, judge
 
 METHODS = {
-    "magnitude": "score=magnitude",
-    "wanda": "score=wanda",
-    "wanda-fitted": "score=wanda,reconstruct=true",
-    "obs": "score=obs",
+    "magnitude": "threshold:score=magnitude",
+    "wanda": "threshold:score=wanda",
+    "wanda-fitted": "threshold:score=wanda,reconstruct=true",
+    "obs": "threshold:score=obs",
+    "obs-distilled": "threshold:score=obs",
+    "movement": "movement:epochs=2",
 }
+WITHOUT_TRAINING = list(METHODS)[:4]
 LEVEL = 6
 """Of deflate, as archives and downloads use it."""
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=list(METHODS))
+    parser.add_argument("--methods", nargs="+", default=WITHOUT_TRAINING, choices=list(METHODS))
     parser.add_argument("--patterns", nargs="+", default=["0.5", "2:4", "0.6", "0.7", "0.8", "4:8", "1x4"])
     parser.add_argument("--work", type=Path, help="keep packages here, and take those that are there")
     given = parser.parse_args()
@@ -44,7 +47,8 @@ def main() -> int:
     for pattern in given.patterns:
         for method in given.methods:
             key = f"{method} {pattern}"
-            flags = ["--prune", f"threshold:{METHODS[method]},{options(pattern)}"]
+            flags = ["--prune", f"{METHODS[method]},{options(pattern)}"]
+            flags += ["--distill", "soft:epochs=2"] if method == "obs-distilled" else []
             rows[key] = make(flags, work / key.replace(" ", "-"))
             print(key, rows[key], flush=True)
     file = RESULTS / "sparsity.json"

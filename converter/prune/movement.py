@@ -1,0 +1,72 @@
+"""Movement pruning: weights that training moves toward zero go, while the model learns from the source."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from converter.artifact import TorchModel
+from converter.binding import option
+from converter.distill._options import LossWeights, TrainingOptions
+from converter.prune.threshold import ThresholdPruning
+from converter.stage import Context, Outcome, Stage
+
+if TYPE_CHECKING:
+    from converter.forecast import Forecast
+
+NAME = "prune.movement"
+
+
+@dataclass(frozen=True)
+class MovementPruning(TrainingOptions, Stage[TorchModel, TorchModel]):
+    """Distill with weights set to zero by how training moves them (Sanh et al., arXiv 2005.07683).
+
+    A score a weight gathers -w dL/dw, straight through the zeros: it rises where training moves the weight away from
+    zero, and a weight that was zero may come back. Scores start at |w|, what they would be had training brought the
+    weight there: a few hundred steps are too few to start from nothing. The share grows along a cubic schedule (Zhu
+    and Gupta, 1710.01878), is whole at `until` of the training, and the rest recovers.
+
+    As a recipe: `compress = [{stage = "prune.movement", sparsity = 0.8, epochs = 5}]`
+    """
+
+    sparsity: float | None = option(
+        None, "share of the weights to set to zero; 0.5 where no pattern N:M says", low=0.01, high=0.99
+    )
+    scope: Literal["global", "layer", "row"] = option(
+        "layer", "rank over the whole model, within each matrix, or within each of its rows"
+    )
+    pattern: str = option("", "N:M keeps N of M neighbouring inputs, RxC removes blocks of R outputs by C inputs")
+    cuts: int = option(8, "times that weights are ranked anew", low=2, high=64)
+    until: float = option(0.6, "share of the training at which zeros are as many as wanted", low=0.01, high=0.95)
+    temperature: float = option(2.0, "softens both answers before they are compared", low=0.01)
+    soft_weight: float = option(1.0, "weight of the teacher's answers", low=0.0)
+    hard_weight: float = option(0.0, "weight of the data's own labels, where it has them", low=0.0)
+    hidden_weight: float = option(1.0, "weight of the hidden states, layer by layer", low=0.0)
+
+    summary = "set weights to zero that training moves toward it, while distilling"
+    needs_text = True
+    bars = ThresholdPruning.bars
+
+    def __post_init__(self) -> None:
+        self.ranking  # noqa: B018 - refuses what contradicts itself
+
+    @property
+    def ranking(self) -> ThresholdPruning:
+        """Which weights are zero, given their scores, and how the share grows."""
+        return ThresholdPruning(self.sparsity, self.scope, "magnitude", self.pattern, steps=self.cuts)
+
+    @property
+    def weights(self) -> LossWeights:
+        return LossWeights(self.soft_weight, self.hard_weight, self.hidden_weight, self.temperature)
+
+    def check(self, source: TorchModel, *, has_text: bool) -> None:
+        self.ranking.check(source, has_text=has_text)
+
+    def forecast(self, now: "Forecast", model: TorchModel, ctx: Context) -> "Forecast":
+        from converter.forecast import spent
+
+        # As in distillation; scores and their two moments besides.
+        return spent(now, passes=self.passes(len(ctx.calibration)), copies=8)
+
+    def run(self, given: TorchModel, ctx: Context) -> Outcome[TorchModel]:
+        from converter.prune._movement import prune_by_movement
+
+        return prune_by_movement(self, given, ctx)
