@@ -34,6 +34,8 @@ class LayerParts:
     """The layer itself: its first argument is the stream that the output of attention is added to."""
     projections: "tuple[torch.nn.Linear, ...]"
     """Query, key and value (one linear of three blocks where they are fused); what follows projects positions."""
+    readers: "tuple[torch.nn.Linear, ...]"
+    """Those of the projections that read the stream and nothing else."""
 
 
 class Family(ABC):

@@ -29,6 +29,8 @@ class Slots:
     """How many times the heads stand in one projection: 3 where query, key and value are fused."""
     ffn_blocks: int = 1
     """How many times the neurons stand in the FFN's input: 2 where it is gated."""
+    readers: "tuple[torch.nn.Linear, ...]" = ()
+    """Those of the projections that read the stream and nothing else; empty: the first three do."""
 
     @property
     def n_heads(self) -> int:
@@ -86,6 +88,7 @@ def layer_parts(slots: Slots, layer: "torch.nn.Module") -> LayerParts:
         ffn_input=slots.ffn_input,
         layer=layer,
         projections=slots.projections,
+        readers=slots.readers or slots.projections[:3],
     )
 
 

@@ -32,6 +32,8 @@ class DebertaV2(LayerStack):
             ffn_input=layer.intermediate.dense,
             ffn_output=layer.output.dense,
             head_dim=attention.attention_head_size,
+            # Shared keys and queries project positions as well.
+            readers=(attention.value_proj,) if attention.relative_attention and attention.share_att_key else (),
         )
 
     def note_heads(self, layer: Any, kept: Sequence[int]) -> None:

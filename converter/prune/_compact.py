@@ -17,6 +17,7 @@ from converter.artifact import TorchModel
 from converter.examples import Encoding
 from converter.prune._costs import CostTable
 from converter.prune._fit import Moments, refit, solved
+from converter.prune._mend import Readers, mend, readers_of
 from converter.prune._order import Removal, order_removal
 from converter.prune._plan import UnitScores
 from converter.prune._pull import Pull, measure_pull
@@ -39,6 +40,8 @@ PASSES = 2
 """Over all sublayers, from the first to the last: the second sees what the first has made of the later ones."""
 LAST_DRAW = 10_000
 """The noise that the last fit is led by: the same however many steps came before."""
+SEARCH_TEXTS = 512
+"""That units are chosen by: which go is known from fewer texts than the weights of those that stay."""
 MATRIX_BYTES = 400_000_000
 """Of second moments that are held at once."""
 
@@ -52,9 +55,10 @@ class Ground:
     batches: tuple[tuple[Encoding, ...], ...]
     sums: TeacherSums
 
-    @property
-    def n_tokens(self) -> int:
-        return sum(e.length for batch in self.batches for e in batch)
+    def thinned(self, stride: int) -> "Ground":
+        """Return the same with every so manieth batch alone: of all lengths."""
+        evidence = replace(self.evidence, batches=self.evidence.batches[::stride])
+        return Ground(self.given, evidence, self.batches[::stride], self.sums.thinned(stride))
 
 
 @dataclass(frozen=True)
@@ -65,6 +69,11 @@ class Shrunk:
     first: tuple[UnitScores, ...]
     missed: bool
     """Even the least that can be left is over the budget."""
+
+
+def search_stride(evidence: "Evidence") -> int:
+    """Return of how many batches the search looks at one."""
+    return -(-evidence.n_texts // SEARCH_TEXTS)
 
 
 def lay_ground(given: TorchModel, evidence: "Evidence", folder: Path, ticker: "Ticker") -> Ground:
@@ -80,6 +89,7 @@ def shrink(ground: Ground, table: CostTable, budget: float, n_steps: int, chunk:
 
     Heads go one by one, neurons so that multiples of `chunk` stay.
     """
+    ground = ground.thinned(search_stride(ground.evidence))
     made = replace(ground.given, module=copy.deepcopy(ground.given.module))
     full = table.total(_widths(made))
     first: tuple[UnitScores, ...] = ()
@@ -99,20 +109,29 @@ def shrink(ground: Ground, table: CostTable, budget: float, n_steps: int, chunk:
 def fitted(ground: Ground, shapes: Sequence[LayerShape], ticker: "Ticker") -> TorchModel:
     """Return the whole model cut to `shapes` (indices into it) and its output weights fitted anew."""
     made = resized(ground.given, shapes)
+    readers = readers_of(_parts(made))
     for number in range(PASSES):
         pulls = measure_pull(made, ground.given, ground.evidence, LAST_DRAW + number, ticker)
-        reconstruct(ground, made, pulls, ticker)
+        reconstruct(ground, made, pulls, ticker, readers)
     return made
 
 
-def reconstruct(ground: Ground, made: TorchModel, pulls: Mapping[Site, Pull], ticker: "Ticker") -> None:
-    """Fit the output weights of `made` in place, one sublayer after the other."""
+def reconstruct(
+    ground: Ground,
+    made: TorchModel,
+    pulls: Mapping[Site, Pull],
+    ticker: "Ticker",
+    readers: Readers | None = None,
+) -> None:
+    """Fit the output weights of `made` in place, one sublayer after the other; before each, what its `readers` read."""
     stream = Stream(made, ground.batches)
     done = 0
     for site in sites_of(_parts(made)):
         if site.layer > done:
             stream.finish(done)
             done = site.layer
+        if readers and site in readers:
+            mend(readers[site], _reading(ground, stream, site, pulls[site]), RIDGE)
         linear = linear_of(_parts(made), site)
         refit(linear, _moments(ground, stream, [site], pulls)[site], RIDGE, bias=has_bias(linear))
         ticker.advance()
@@ -134,6 +153,19 @@ def _moments(ground: Ground, stream: Stream, sites: Sequence[Site], pulls: Mappi
             for i, seen in enumerate(passes):
                 lacking = ground.sums.of(number, site, i) - seen.total
                 made[site].add(seen.given, lacking, pulls[site].weights(number, i, TOKENS_EVENLY))
+    return made
+
+
+def _reading(ground: Ground, stream: Stream, site: Site, pull: Pull) -> Moments:
+    """Return the moments of what `site` reads, and of what that lacks of what the whole model reads there."""
+    width = linear_of(stream.parts, site).out_features
+    made = Moments(width, width)
+    for number in range(len(stream.feeds)):
+        for i, seen in enumerate(stream.watch(number, [site])[site]):
+            if seen.read is not None:
+                # Both rounded alike: what is the same lacks nothing.
+                lacking = ground.sums.read_of(number, site, i).float() - seen.read.half().float()
+                made.add(seen.read, lacking, pull.weights(number, i, TOKENS_EVENLY))
     return made
 
 

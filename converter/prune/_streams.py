@@ -35,6 +35,8 @@ class Site:
 class Seen:
     """One sublayer over one batch, its own tokens alone: rows of all texts of the batch, one after the other."""
 
+    read: torch.Tensor | None
+    """What queries, keys and values or the neurons are made of, `[tokens, hidden]`; None where there are none."""
     given: torch.Tensor
     """What the output linear takes, `[tokens, heads x head_dim]` or `[tokens, neurons]`."""
     total: torch.Tensor
@@ -131,14 +133,20 @@ def _watch_layer(
     *,
     norm_first: bool,
 ) -> None:
-    stream: dict[str, torch.Tensor] = {}
+    stream: dict[Kind, torch.Tensor] = {}
+    read: dict[Kind, torch.Tensor] = {}
 
     def entered(_: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         stream["attention"] = args[0] if args else kwargs["hidden_states"]
+        read.clear()
 
-    def read(_: torch.nn.Module, args: tuple[Any, ...]) -> None:
-        if not norm_first:
-            stream["ffn"] = args[0]
+    def reading(kind: Kind) -> Callable[..., None]:
+        def hook(_: torch.nn.Module, args: tuple[Any, ...]) -> None:
+            read[kind] = args[0]
+            if kind == "ffn" and not norm_first:
+                stream["ffn"] = args[0]
+
+        return hook
 
     def left(kind: Kind) -> Callable[..., None]:
         def hook(_: torch.nn.Module, args: tuple[Any, ...], output: torch.Tensor) -> None:
@@ -146,22 +154,28 @@ def _watch_layer(
             if kind == "attention" and norm_first:
                 stream["ffn"] = total
             if Site(layer, kind) in seen:
-                seen[Site(layer, kind)].append(Seen(args[0][real], total[real]))
+                given = read[kind][real] if kind in read else None
+                seen[Site(layer, kind)].append(Seen(given, args[0][real], total[real]))
 
         return hook
 
     hooks.callback(part.layer.register_forward_pre_hook(entered, with_kwargs=True).remove)
-    hooks.callback(part.ffn_input.register_forward_pre_hook(read).remove)
+    hooks.callback(part.readers[0].register_forward_pre_hook(reading("attention")).remove)
+    hooks.callback(part.ffn_input.register_forward_pre_hook(reading("ffn")).remove)
     hooks.callback(part.attention_output.register_forward_hook(left("attention")).remove)
     hooks.callback(part.ffn_output.register_forward_hook(left("ffn")).remove)
 
 
 class TeacherSums:
-    """What each sublayer of the whole model hands on, kept on disk: as large as the text times all layers."""
+    """What each sublayer of the whole model reads and hands on, kept on disk: as large as the text times all layers."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, stride: int = 1) -> None:
+        self.folder, self.stride = folder, stride
         folder.mkdir(parents=True, exist_ok=True)
+
+    def thinned(self, stride: int) -> "TeacherSums":
+        """Return the sums of every so manieth batch alone."""
+        return TeacherSums(self.folder, self.stride * stride)
 
     def take(self, stream: Stream, tick: Callable[[], None]) -> None:
         """Run the whole model once over all text."""
@@ -170,11 +184,18 @@ class TeacherSums:
             for site, passes in stream.watch(number, sites).items():
                 for i, seen in enumerate(passes):
                     np.save(self._path(number, site, i), seen.total.numpy())
+                    if seen.read is not None:
+                        # Half the disk: what is read has been normalized.
+                        np.save(self._path(number, site, i, "read"), seen.read.half().numpy())
             tick()
 
     def of(self, number: int, site: Site, i: int) -> torch.Tensor:
-        """Return `[tokens, hidden]` of pass `i` over batch `number`."""
+        """Return what was handed on, `[tokens, hidden]`, of pass `i` over batch `number`."""
         return torch.from_numpy(np.load(self._path(number, site, i), allow_pickle=False))
 
-    def _path(self, number: int, site: Site, i: int) -> Path:
-        return self.folder / f"{number}-{site.layer}-{site.kind}-{i}.npy"
+    def read_of(self, number: int, site: Site, i: int) -> torch.Tensor:
+        """Return what was read, `[tokens, hidden]` in half precision, of pass `i` over batch `number`."""
+        return torch.from_numpy(np.load(self._path(number, site, i, "read"), allow_pickle=False))
+
+    def _path(self, number: int, site: Site, i: int, what: str = "total") -> Path:
+        return self.folder / f"{number * self.stride}-{site.layer}-{site.kind}-{i}-{what}.npy"

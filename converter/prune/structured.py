@@ -139,12 +139,13 @@ class StructuredPruning(Stage[TorchModel, TorchModel]):
 
     def _spend(self, given: TorchModel, ctx: Context, evidence: "Evidence") -> Outcome[TorchModel]:
         """Remove as much as the budget wants, where it is missed least."""
-        from converter.prune._compact import shrink
+        from converter.prune._compact import search_stride, shrink
         from converter.resize import family_of
 
         spending = self._spending(given, ctx, evidence)
         n_sites = 2 * len(family_of(given).layers(given.module))
-        total = len(evidence.batches) * (1 + self.steps) + n_sites * (2 * self.steps - 1)
+        n_searched = len(evidence.batches[:: search_stride(evidence)])
+        total = len(evidence.batches) + n_searched * self.steps + n_sites * (2 * self.steps - 1)
         with ctx.progress.task("Choosing heads and neurons", total=total) as ticker:
             ground = self._ground(given, ctx, evidence, ticker)
             found = shrink(ground, spending.table, spending.wanted, self.steps, self.round_to, ticker)

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from converter.prune._compact import choose_shapes
 from converter.prune._costs import CostTable
 from converter.prune._fit import Moments, refit
+from converter.prune._mend import Reader, mend
 from converter.prune._order import Removal, order_removal
 from converter.prune._streams import Site
 from converter.prune._widths import STEPS, Choice, choose_widths
@@ -89,6 +90,25 @@ def test_weights_take_over_what_lacks_and_a_ridge_holds_them_back() -> None:
     before = tight.weight.detach().clone()
     refit(tight, moments, 1e9, bias=True)
     assert torch.allclose(tight.weight, before, atol=1e-6)
+
+
+@pytest.mark.parametrize("biased", [True, False])
+def test_what_reads_a_turned_stream_answers_as_before(*, biased: bool) -> None:
+    rng = torch.Generator().manual_seed(0)
+    linear = torch.nn.Linear(6, 4, bias=biased)
+    whole = torch.randn(200, 6, generator=rng)
+    turned = whole @ (torch.eye(6) + 0.3 * torch.randn(6, 6, generator=rng)) + (1.0 if biased else 0.0)
+    wanted = linear(whole).detach()
+    weight, bias = (p.detach().double().clone() if p is not None else None for p in (linear.weight, linear.bias))
+    assert weight is not None
+    reader = Reader(linear, weight, bias)
+    moments = Moments(6, 6)
+    moments.add(turned, whole - turned, torch.ones(200))
+    for _ in range(2):  # twice is once
+        mend([reader], moments, 1e-9)
+        assert torch.allclose(linear(turned), wanted, atol=1e-4)
+    mend([reader], moments, 1e9)
+    assert torch.allclose(linear.weight.double(), reader.weight, atol=1e-5)
 
 
 def test_the_last_head_is_paid_for_from_the_budget() -> None:
