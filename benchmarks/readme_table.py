@@ -46,6 +46,8 @@ def figures() -> str:
         ("cpu_profile", profile),
         ("mobile", mobile),
         ("pruning", pruning),
+        ("recipes", recipes),
+        ("sparsity", sparsity),
         ("vocabulary", vocabulary),
         ("quantize", quantizing),
         ("memory", memory),
@@ -194,6 +196,47 @@ def vocabulary(table: dict[str, Any]) -> str:
             for name, run in table["runs"].items()
             for target in ("cpu-int8", "tflite")
             if target in run
+        ],
+    )
+
+
+def recipes(table: dict[str, Any]) -> str:
+    return table_of(
+        "The shipped recipes on `sst2-minilm`, `cpu-int8`; speed is measured beside the static int8 package of the\n"
+        "unchanged model; `benchmarks/recipes.py`:",
+        "recipe | speed: | dev: | test: | agreement: | size: | minutes: | verdict",
+        [
+            (
+                name,
+                number(row["speedup"], 2),
+                number(row["dev"]),
+                number(row["test"]),
+                number(row["agreement"]),
+                megabytes(row["size_bytes"]),
+                number(row["seconds"] / 60, 1),
+                row["gate"],
+            )
+            for name, row in table["rows"].items()
+        ],
+    )
+
+
+def sparsity(table: dict[str, Any]) -> str:
+    return table_of(
+        "Weights set to zero one by one, N:M or in blocks, without retraining (`movement`, `obs-distilled`: two\n"
+        "passes over the text), static int8: an archive gets smaller, nothing gets faster; `benchmarks/sparsity.py`:",
+        "method and pattern | zeros in the file: | speed: | dev: | test: | file: | archive:",
+        [
+            (
+                name,
+                number(row["zeros"], 2),
+                number(row["speedup"], 2),
+                number(row["dev"]),
+                number(row["test"]),
+                megabytes(row["size_bytes"]),
+                megabytes(row["deflated_bytes"]),
+            )
+            for name, row in table["rows"].items()
         ],
     )
 
