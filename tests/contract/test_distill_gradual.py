@@ -13,6 +13,7 @@ from converter.distill import _gradual
 from converter.distill._gradual import cubic_cuts
 from converter.distill.gradual import GradualPruning
 from converter.errors import DataError, RecipeError
+from converter.forecast import forecast_of
 from converter.recipe import bind_recipe
 from converter.source import load_source
 from converter.stage import Context, run_stage
@@ -105,3 +106,10 @@ def test_what_cannot_be_learned_is_refused_before_anything_is_cut(
     with pytest.raises(DataError, match="no text"):
         stage.run(source, replace(ctx, calibration=()))
     assert not any(ctx.work.iterdir())
+
+
+def test_a_plan_foretells_the_budget_and_the_training(stage: GradualPruning, source: TorchModel, ctx: Context) -> None:
+    before = forecast_of(source)
+    told = stage.forecast(before, source, ctx)
+    assert told.bytes("static") <= 1.03e6 * 0.03 < before.bytes("static")
+    assert told.passes > stage.passes(len(TEXTS)) > 0
