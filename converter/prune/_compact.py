@@ -109,7 +109,7 @@ def shrink(ground: Ground, table: CostTable, budget: float, n_steps: int, chunk:
 def fitted(ground: Ground, shapes: Sequence[LayerShape], ticker: "Ticker") -> TorchModel:
     """Return the whole model cut to `shapes` (indices into it) and its output weights fitted anew."""
     made = resized(ground.given, shapes)
-    readers = readers_of(_parts(made))
+    readers = readers_of(Stream(made, ground.batches))
     for number in range(PASSES):
         pulls = measure_pull(made, ground.given, ground.evidence, LAST_DRAW + number, ticker)
         reconstruct(ground, made, pulls, ticker, readers)
@@ -130,11 +130,14 @@ def reconstruct(
         if site.layer > done:
             stream.finish(done)
             done = site.layer
-        if readers and site in readers:
-            mend(readers[site], _reading(ground, stream, site, pulls[site]), RIDGE)
+        if readers and site in readers.of_sites:
+            mend(readers.of_sites[site], _reading(ground, stream, site, pulls[site]), RIDGE)
         linear = linear_of(_parts(made), site)
         refit(linear, _moments(ground, stream, [site], pulls)[site], RIDGE, bias=has_bias(linear))
         ticker.advance()
+    if readers and readers.head:
+        stream.finish(done)
+        mend([readers.head], _read_by_head(ground, stream, readers.head.linear), RIDGE)
 
 
 def _parts(model: TorchModel) -> "Sequence[LayerParts]":
@@ -166,6 +169,16 @@ def _reading(ground: Ground, stream: Stream, site: Site, pull: Pull) -> Moments:
                 # Both rounded alike: what is the same lacks nothing.
                 lacking = ground.sums.read_of(number, site, i).float() - seen.read.half().float()
                 made.add(seen.read, lacking, pull.weights(number, i, TOKENS_EVENLY))
+    return made
+
+
+def _read_by_head(ground: Ground, stream: Stream, head: torch.nn.Linear) -> Moments:
+    """Return the moments of what the head reads, and of what that lacks."""
+    made = Moments(head.in_features, head.in_features)
+    for number in range(len(stream.feeds)):
+        read = stream.read_by(number, head)
+        lacking = ground.sums.read_by_head(number).float() - read.half().float()
+        made.add(read, lacking, torch.ones(len(read)))
     return made
 
 

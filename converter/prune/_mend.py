@@ -1,4 +1,4 @@
-"""What sublayers read, put right: queries, keys, values and neurons as if they were made of the whole model's stream.
+"""What sublayers and the head read, put right: as if they read the whole model's stream.
 
 Behind a pruned sublayer the stream is another than the weights were trained on. A, the least-squares answer to
 X (I + A) + c = T, turns the pruned model's stream X into the whole model's T as far as any linear map can; it is folded
@@ -7,15 +7,11 @@ into the weights that read X, so nothing is added to the model. What leaves a su
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 
 from converter.prune._fit import TINY, Moments, damped
-from converter.prune._streams import Site, sites_of
-
-if TYPE_CHECKING:
-    from converter.family import LayerParts
+from converter.prune._streams import Site, Stream, head_of, sites_of
 
 
 @dataclass(frozen=True)
@@ -27,18 +23,25 @@ class Reader:
     bias: torch.Tensor | None
 
 
-Readers = Mapping[Site, Sequence[Reader]]
+@dataclass(frozen=True)
+class Readers:
+    """All that read the stream."""
+
+    of_sites: Mapping[Site, Sequence[Reader]]
+    """Of each sublayer that has units."""
+    head: Reader | None
 
 
-def readers_of(parts: "Sequence[LayerParts]") -> Readers:
-    """Return what reads the stream in each sublayer that has units, as it is now."""
+def readers_of(stream: Stream) -> Readers:
+    """Return what reads the stream of a model, as it is now."""
     made = {}
-    for site in sites_of(parts):
-        part = parts[site.layer]
+    for site in sites_of(stream.parts):
+        part = stream.parts[site.layer]
         linears = part.readers if site.kind == "attention" else (part.ffn_input,)
         if linears[0].out_features:
-            made[site] = [Reader(m, m.weight.detach().double().clone(), _bias_of(m)) for m in linears]
-    return made
+            made[site] = [_reader(m) for m in linears]
+    head = head_of(stream)
+    return Readers(made, None if head is None else _reader(head))
 
 
 def mend(readers: Sequence[Reader], moments: Moments, ridge: float) -> None:
@@ -56,6 +59,7 @@ def mend(readers: Sequence[Reader], moments: Moments, ridge: float) -> None:
             reader.linear.bias.data.copy_(reader.bias + reader.weight @ shift)
 
 
-def _bias_of(linear: torch.nn.Linear) -> torch.Tensor | None:
+def _reader(linear: torch.nn.Linear) -> Reader:
     bias = dict(linear.named_parameters(recurse=False)).get("bias")
-    return None if bias is None else bias.detach().double().clone()
+    own = None if bias is None else bias.detach().double().clone()
+    return Reader(linear, linear.weight.detach().double().clone(), own)

@@ -92,7 +92,22 @@ class Stream:
             self._run(number, max(s.layer for s in sites))
         return seen
 
-    def _run(self, number: int, until: int) -> Any:
+    def read_by(self, number: int, linear: torch.nn.Linear) -> torch.Tensor:
+        """Return what a linear behind the layers reads of batch `number`: `[tokens, hidden]`, or `[texts, hidden]`."""
+        read: list[torch.Tensor] = []
+
+        def reading(_: torch.nn.Module, args: tuple[Any, ...]) -> None:
+            read.append(args[0])
+            raise _Reached
+
+        handle = linear.register_forward_pre_hook(reading)
+        try:
+            self._run(number, None)
+        finally:
+            handle.remove()
+        return read[0][self.feeds[number]["attention_mask"].bool()] if read[0].ndim > 2 else read[0]
+
+    def _run(self, number: int, until: int | None) -> Any:
         """Return what layer `until` answers to batch `number`; nothing after it is computed."""
         parts = self.parts
         answer: list[Any] = []
@@ -103,12 +118,13 @@ class Stream:
 
         with ExitStack() as hooks, torch.inference_mode():
             if not self.family.shares_layers:
-                hooks.callback(parts[until].layer.register_forward_hook(reached).remove)
+                if until is not None:
+                    hooks.callback(parts[until].layer.register_forward_hook(reached).remove)
                 hooks.enter_context(_answering(parts[: self._done], self._kept[number]))
             try:
                 self._graph(**self.feeds[number])
             except _Reached:
-                return answer[0]
+                return answer[0] if answer else None
         return None
 
 
@@ -166,6 +182,25 @@ def _watch_layer(
     hooks.callback(part.ffn_output.register_forward_hook(left("ffn")).remove)
 
 
+def head_of(stream: Stream) -> torch.nn.Linear | None:
+    """Return the first linear behind the last layer; None where nothing but an average follows (embeddings)."""
+    parts, module = stream.parts, stream.model.module
+    inside = {id(m) for part in parts for m in part.layer.modules()}
+    reached: list[torch.nn.Linear] = []
+    with ExitStack() as hooks, torch.inference_mode():
+        # Where all layers are one it is reached many times: the last counts.
+        hooks.callback(parts[-1].layer.register_forward_hook(lambda *_: reached.clear()).remove)
+        for linear in (m for m in module.modules() if isinstance(m, torch.nn.Linear) and id(m) not in inside):
+            hooks.callback(linear.register_forward_pre_hook(lambda m, _: reached.append(m)).remove)
+        stream.model.graph().eval()(**stream.feeds[0])
+    width = linear_of(parts, sites_of(parts)[-1]).out_features
+    # A decoder that is the embeddings, too, is not the head's own.
+    users = [
+        m for m in module.modules() if reached and any(p is reached[0].weight for p in m.parameters(recurse=False))
+    ]
+    return reached[0] if len(users) == 1 and reached[0].in_features == width else None
+
+
 class TeacherSums:
     """What each sublayer of the whole model reads and hands on, kept on disk: as large as the text times all layers."""
 
@@ -179,6 +214,7 @@ class TeacherSums:
 
     def take(self, stream: Stream, tick: Callable[[], None]) -> None:
         """Run the whole model once over all text."""
+        head = head_of(stream)
         sites = sites_of(stream.parts)
         for number in range(len(stream.feeds)):
             for site, passes in stream.watch(number, sites).items():
@@ -187,6 +223,8 @@ class TeacherSums:
                     if seen.read is not None:
                         # Half the disk: what is read has been normalized.
                         np.save(self._path(number, site, i, "read"), seen.read.half().numpy())
+            if head is not None:
+                np.save(self._head_path(number), stream.read_by(number, head).half().numpy())
             tick()
 
     def of(self, number: int, site: Site, i: int) -> torch.Tensor:
@@ -196,6 +234,13 @@ class TeacherSums:
     def read_of(self, number: int, site: Site, i: int) -> torch.Tensor:
         """Return what was read, `[tokens, hidden]` in half precision, of pass `i` over batch `number`."""
         return torch.from_numpy(np.load(self._path(number, site, i, "read"), allow_pickle=False))
+
+    def read_by_head(self, number: int) -> torch.Tensor:
+        """Return what the head read of batch `number`, as `Stream.read_by` does, in half precision."""
+        return torch.from_numpy(np.load(self._head_path(number), allow_pickle=False))
+
+    def _head_path(self, number: int) -> Path:
+        return self.folder / f"{number * self.stride}-head.npy"
 
     def _path(self, number: int, site: Site, i: int, what: str = "total") -> Path:
         return self.folder / f"{number * self.stride}-{site.layer}-{site.kind}-{i}-{what}.npy"

@@ -12,7 +12,8 @@ from converter.binding import bind
 from converter.errors import DataError, RecipeError
 from converter.examples import Example
 from converter.prune._importance import gather_evidence
-from converter.prune._streams import Site, Stream, TeacherSums
+from converter.prune._mend import readers_of
+from converter.prune._streams import Site, Stream, TeacherSums, head_of
 from converter.prune.structured import StructuredPruning
 from converter.registry import stage_class
 from converter.resize import family_of, resized, shape_map_of
@@ -218,3 +219,35 @@ def test_an_empty_sublayer_can_be_pruned_and_zeroed_again(source: TorchModel, tm
     assert units(again)[1][0] == units(again)[2][1] == 0
     save_model(again, tmp_path / "saved")
     assert all((weights(load_source(str(tmp_path / "saved")))[n] == v).all() for n, v in weights(again).items())
+
+
+@pytest.mark.parametrize(
+    ("task", "rows"), [("text-classification", 6), ("token-classification", None), ("feature-extraction", 0)]
+)
+def test_the_head_reads_what_its_task_reads(task: str, rows: int | None, tiny: Callable[..., Path]) -> None:
+    """One token of each text, or all of them; nothing behind embeddings can be put right."""
+    model = load_source(str(tiny("distilbert", task)))
+    stream = Stream(model, [[model.task.encode(model.tokenizer, e, 64) for e in PLAIN[:6]]])
+    head = head_of(stream)
+    if head is None:
+        assert rows == 0
+        return
+    n_tokens = int(stream.feeds[0]["attention_mask"].sum())
+    before = stream.read_by(0, head)
+    assert len(before) == (n_tokens if rows is None else rows)
+    for layer in range(len(stream.parts)):
+        stream.finish(layer)
+    assert (stream.read_by(0, head) == before).all()
+
+
+@pytest.mark.parametrize("family", ["bert", "modernbert", "albert", "deberta-v2"])
+def test_reading_put_right_brings_answers_nearer(
+    family: str, tiny: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = load_source(str(tiny(family)))
+    drift = []
+    for readers in (readers_of, lambda _: None):
+        monkeypatch.setattr("converter.prune._compact.readers_of", readers)
+        made, _ = run_stage(StructuredPruning(0.5, 0.5, steps=1), source, context(tmp_path))
+        drift.append(float(np.abs(answers(made)["logits"] - answers(source)["logits"]).mean()))
+    assert drift[0] < drift[1], drift
