@@ -28,6 +28,7 @@ from converter.lowering.model import SHORTEST, TfliteModel, mobile_outputs, sign
 from converter.quantize.litert_dynamic import LitertDynamicInt8
 from converter.quantize.litert_fp16 import LitertFp16
 from converter.quantize.litert_int4 import LitertInt4
+from converter.quantize.litert_mixed import LitertMixed
 from converter.quantize.litert_static import LitertStaticInt8
 from converter.quantize.litert_weights import LitertWeights
 from converter.stage import Context, Stage
@@ -44,6 +45,7 @@ QUANTIZERS: Mapping[str, type[Stage[TfliteModel, TfliteModel]]] = {
     "dynamic": LitertDynamicInt8,
     "static": LitertStaticInt8,
     "weights": LitertWeights,
+    "mixed": LitertMixed,
     "int4": LitertInt4,
     "fp16": LitertFp16,
 }
@@ -53,6 +55,7 @@ LIMITS = {
     "fp16": Limits(max_error=0.02, agreement=0.995, stability=1.0),
     "dynamic": Limits(agreement=0.985, stability=0.99, max_drop=0.01),
     "weights": Limits(agreement=0.985, stability=1.0, max_drop=0.01),
+    "mixed": Limits(agreement=0.97, stability=0.99, max_drop=0.02),
     "int4": Limits(agreement=0.96, stability=0.99, max_drop=0.03),
     "static": Limits(agreement=0.97, stability=0.99, max_drop=0.02),
 }
@@ -74,7 +77,8 @@ class Tflite(Target):
     name = "tflite"
     summary = "TFLite for LiteRT on phones"
     extra = "mobile"
-    precisions = ("dynamic", "static", "weights", "int4", "fp16", "none")
+    precisions = ("dynamic", "static", "weights", "mixed", "int4", "fp16", "none")
+    auto = ("dynamic", "static", "fp16")
     input_dtype = "int32"
 
     def check_runtime(self) -> None:

@@ -1,5 +1,6 @@
 """One run of ai-edge-quantizer over a TFLite file."""
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -9,14 +10,16 @@ from typing import Any
 import numpy as np
 
 from converter.errors import StageFailed
-from converter.lowering.flat import add_buffer, read_flat, share_names, text, write_flat
+from converter.lowering.flat import add_buffer, read_flat, scale_tensors, shape_of, share_names, text, write_flat
 from converter.lowering.model import TfliteModel
 from converter.lowering.quiet import quiet
+from converter.lowering.sensitivity import block_scales, most_sensitive
 from converter.lowering.smooth import Fitted, smooth
-from converter.lowering.tables import quantize_tables
+from converter.lowering.tables import packed_int4, quantize_tables
 from converter.lowering.versions import state_versions
 from converter.stage import Context, Outcome
 
+LARGEST_INT4 = 7
 Rule = Mapping[str, Any]
 """One entry of an ai-edge-quantizer recipe."""
 
@@ -62,8 +65,10 @@ class Fit:
 
     texts: int
     smooth: float
-    rounds: bool = True
-    """Round to int8 ourselves; False: as the quantizer does."""
+    block: int = 0
+    """Inputs of an output that share a scale of 4 bits; 0: 8 bits, one scale an output."""
+    kept: float = 0.0
+    """Share of the weights that stay in 8 bits beside those in blocks."""
 
 
 def requantize(
@@ -73,10 +78,10 @@ def requantize(
     ctx: Context,
     ranges: Mapping[str, Any] | None = None,
     *,
-    tables: bool = True,
+    tables: int = 8,
     fit: Fit | None = None,
 ) -> Outcome[TfliteModel]:
-    """Write the quantized file beside others in the scratch folder. `tables`: embedding tables in int8 too.
+    """Write the quantized file beside others in the scratch folder. `tables`: bits of embedding tables; 0: float.
 
     Raises:
         StageFailed: the quantizer refuses the file.
@@ -84,12 +89,16 @@ def requantize(
     """
     path = Path(mkdtemp(prefix=f"tflite-{precision}-", dir=ctx.work)) / "model.tflite"
     raw = path.with_name("quantized.tflite")
-    fitted, facts = _smoothed(given, fit, path, ctx) if fit else ({}, {})
+    fitted: dict[str, Fitted] = {}
+    facts: dict[str, Any] = {}
+    kept: list[str] = []
+    if fit:
+        fitted, facts, kept = _smoothed(given, fit, path, ctx)
     with ctx.progress.task(f"Quantizing the TFLite file ({precision})"), quiet():
-        _quantize(path if fit else given.path, rules, precision, raw, ranges)
+        _quantize(path if fit else given.path, [*rules, *_in_8_bits(kept)], precision, raw, ranges)
         model = read_flat(raw)
         _round(model, fitted)
-        names = quantize_tables(model) if tables else []
+        names = quantize_tables(model, tables) if tables else []
         share_names(model)
         state_versions(model)
         write_flat(model, path)
@@ -98,33 +107,74 @@ def requantize(
     return Outcome(replace(given, path=path, precision=precision), facts)
 
 
-def _smoothed(given: TfliteModel, fit: Fit, path: Path, ctx: Context) -> tuple[dict[str, Fitted], dict[str, Any]]:
-    """Write the float file with smoothed inputs; returns the weights to round, and the facts."""
+def _smoothed(
+    given: TfliteModel, fit: Fit, path: Path, ctx: Context
+) -> tuple[dict[str, Fitted], dict[str, Any], list[str]]:
+    """Write the float file with smoothed inputs; returns the weights to round, the facts, and what stays in 8 bits."""
     from converter.lowering.moments import input_moments
 
     seen = input_moments(given, ctx, fit.texts)
     model = read_flat(given.path)
     fitted, smoothed = smooth(model, seen, fit.smooth)
     write_flat(model, path)
-    facts = {"fitted": len(seen), "smoothed": smoothed, "texts": fit.texts, "builtin_text": ctx.calibration_is_builtin}
-    return fitted if fit.rounds else {}, facts
+    facts: dict[str, Any] = {"fitted": len(seen), "smoothed": smoothed, "texts": fit.texts}
+    kept = most_sensitive(model, fitted, fit.kept, fit.block, LARGEST_INT4) if fit.block else []
+    if kept:
+        # A layer has a name in each signature; one of them tells which it is.
+        facts["kept_in_8_bits"] = sorted({name.partition("/")[2] for name in kept})
+    return fitted, facts | {"builtin_text": ctx.calibration_is_builtin}, kept
+
+
+def _in_8_bits(names: Iterable[str]) -> list[Rule]:
+    # The quantizer knows an operation by its outputs, each followed by a semicolon.
+    whole = Scheme(8, integer=True)
+    return [rule for name in names for rule in whole.rules(["FULLY_CONNECTED"], f"^{re.escape(name)};?$")]
 
 
 def _round(model: Any, fitted: Mapping[str, Fitted]) -> None:
     """Round weights so that what one rounding loses the next make good (`converter.quantize._rounding`)."""
-    from converter.quantize._rounding import round_by_moments
-
-    made: dict[int, tuple[int, Any]] = {}
+    made: dict[tuple[int, int], _Rounded] = {}
     for graph in model.subgraphs:
-        for tensor in graph.tensors:
+        for tensor in list(graph.tensors):
             found = fitted.get(text(tensor.name))
             if found is None or tensor.quantization is None:
                 continue
-            if id(found) not in made:
-                rounded = round_by_moments(np.ascontiguousarray(found.weights.T), found.moments, bounded=False)
-                buffer = add_buffer(model, np.ascontiguousarray(rounded.values.T))
-                made[id(found)] = buffer, rounded.scales.reshape(-1).astype(np.float32)
-            tensor.buffer, tensor.quantization.scale = made[id(found)]
+            blocks = scale_tensors(tensor)
+            key = id(found), len(blocks)
+            if key not in made:
+                made[key] = _in_blocks(model, graph, tensor, found) if blocks else _in_rows(model, found)
+            tensor.buffer = made[key].values
+            if blocks:
+                graph.tensors[blocks[0]].buffer = made[key].steps
+            else:
+                tensor.quantization.scale = made[key].scales
+
+
+@dataclass(frozen=True)
+class _Rounded:
+    """A weight's buffer, and its scales: a buffer too, or a list in the tensor itself."""
+
+    values: int
+    steps: int = 0
+    scales: Any = None
+
+
+def _in_rows(model: Any, found: Fitted) -> _Rounded:
+    from converter.quantize._rounding import round_by_moments
+
+    rounded = round_by_moments(np.ascontiguousarray(found.weights.T), found.moments, bounded=False)
+    held = add_buffer(model, np.ascontiguousarray(rounded.values.T))
+    return _Rounded(held, scales=rounded.scales.reshape(-1).astype(np.float32))
+
+
+def _in_blocks(model: Any, graph: Any, tensor: Any, found: Fitted) -> _Rounded:
+    from converter.quantize._rounding import round_blocks_by_moments
+
+    given = graph.tensors[scale_tensors(tensor)[0]]
+    steps = block_scales(found, found.weights.shape[1] // shape_of(given)[1], LARGEST_INT4)
+    weights = np.ascontiguousarray(found.weights.T)
+    values = round_blocks_by_moments(weights, found.moments, np.ascontiguousarray(steps.T), LARGEST_INT4)
+    return _Rounded(add_buffer(model, packed_int4(values.T)), add_buffer(model, steps.astype(np.float16)))
 
 
 def _quantize(given: Path, rules: list[Rule], precision: str, path: Path, ranges: Mapping[str, Any] | None) -> None:

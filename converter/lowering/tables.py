@@ -1,4 +1,4 @@
-"""Embedding tables in int8, one scale a row: more than half of a small model."""
+"""Embedding tables in int8 or int4, one scale a row: more than half of a small model."""
 
 from typing import Any
 
@@ -16,8 +16,16 @@ CHUNK = 4096
 """Rows that are quantized at a time."""
 
 
-def quantize_tables(model: Any) -> list[str]:
-    """Quantize every float table that rows are looked up in; returns their names."""
+CLIPPED = tuple(float(x) for x in np.linspace(0.5, 1.0, 21))
+"""Shares of a row's largest value that 4 bits may reach up to: the one with least squared error is taken. With all of
+it, a table in int4 turned three times as many answers of MiniLM."""
+
+
+def quantize_tables(model: Any, bits: int = 8) -> list[str]:
+    """Quantize every float table that rows are looked up in; returns their names.
+
+    In 4 bits it is those of many rows: the small ones weigh nothing.
+    """
     from ai_edge_litert.schema_py_generated import BuiltinOperator, TensorType
 
     made: dict[int, _Table] = {}
@@ -32,33 +40,35 @@ def quantize_tables(model: Any) -> list[str]:
             table = graph.tensors[held]
             if table.type == TensorType.FLOAT32:
                 if table.buffer not in made:
-                    made[table.buffer] = _Table(model, table)
+                    made[table.buffer] = _Table(model, table, bits)
                     names.append(text(table.name))
                 made_by = made[table.buffer]
-                table.type = TensorType.INT8
+                table.type = TensorType.INT4 if made_by.bits == 4 else TensorType.INT8
                 operators += made_by.use(graph, op, table, rows)
         graph.operators = operators
     return names
 
 
 class _Table:
-    """One table in int8, as two buffers at most: the rows, and their scales where there are many."""
+    """One table in `bits`, as two buffers at most: the rows, and their scales where there are many."""
 
-    def __init__(self, model: Any, tensor: Any) -> None:
+    def __init__(self, model: Any, tensor: Any, bits: int) -> None:
         values = constant(model, tensor)
         assert values is not None, "a table is constant"
         self.model, self.width = model, values.shape[1]
-        scales = np.concatenate([np.abs(part).max(axis=1) for part in _chunks(values)]).astype(np.float64) / 127
+        self.bits = bits if len(values) >= LARGE and self.width % 2 == 0 else 8
+        largest = 2 ** (self.bits - 1) - 1
+        scales = np.concatenate([_row_scales(part, largest) for part in _chunks(values)])
         scales[scales == 0] = scales.max() or 1.0
         self.unit = float(scales.max() / 127)
-        # Rounding may lift the largest above 127, which is the last that a byte holds.
-        multiples = np.minimum(np.ceil(scales / self.unit), 127)
+        # Up, so that nothing is clipped; where 4 bits clip anyway, to the nearest. None above 127, a byte's last.
+        multiples = np.clip((np.ceil if self.bits == 8 else np.rint)(scales / self.unit), 1, 127)
         self.rounded = len(scales) >= LARGE and float((multiples * self.unit / scales).mean()) <= COARSER
         self.scales = multiples * self.unit if self.rounded else scales
         self.apart = len(scales) >= LARGE
         parts = zip(_chunks(values), _chunks(self.scales[:, None]), strict=True)
-        rows = np.concatenate([np.clip(np.rint(part / s), -127, 127).astype(np.int8) for part, s in parts])
-        self.rows = add_buffer(model, rows)
+        rows = np.concatenate([np.clip(np.rint(part / s), -largest, largest).astype(np.int8) for part, s in parts])
+        self.rows = add_buffer(model, packed_int4(rows) if self.bits == 4 else rows)
         multiples = multiples.astype(np.int8) if self.rounded else scales.astype(np.float32)
         self.multiples = add_buffer(model, multiples) if self.apart else 0
 
@@ -90,6 +100,25 @@ class _Table:
                 self.model, BuiltinOperator.MUL, [found, scale], made, (BuiltinOptions.MulOptions, MulOptionsT())
             ),
         ]
+
+
+def _row_scales(rows: "np.ndarray[Any, Any]", largest: int) -> "np.ndarray[Any, Any]":
+    """Return a scale for each of `rows`: to its largest value in 8 bits, where squares are least in fewer."""
+    reach = np.abs(rows).max(axis=1).astype(np.float64) / largest
+    if largest == 127:
+        return reach
+    best, least = reach, np.full(len(rows), np.inf)
+    for share in CLIPPED:
+        steps = np.maximum(reach * share, 1e-30)[:, None]
+        lost = np.square(np.clip(np.rint(rows / steps), -largest, largest) * steps - rows).sum(axis=1)
+        best, least = np.where(lost < least, reach * share, best), np.minimum(lost, least)
+    return best
+
+
+def packed_int4(values: "np.ndarray[Any, Any]") -> "np.ndarray[Any, Any]":
+    """Return bytes of two values each, the first in the lower half."""
+    pairs = values.reshape(-1, 2).astype(np.uint8) & 0xF
+    return np.asarray(pairs[:, 0] | (pairs[:, 1] << 4), dtype=np.uint8)
 
 
 def _scaled(scales: "np.ndarray[Any, Any]") -> Any:

@@ -25,4 +25,4 @@ class LitertDynamicInt8(Stage[TfliteModel, TfliteModel]):
     def run(self, given: TfliteModel, ctx: Context) -> Outcome[TfliteModel]:
         fit = Fit(self.texts, self.smooth) if self.texts else None
         rules = Scheme(8, integer=True).rules(["FULLY_CONNECTED"])
-        return requantize(given, rules, "dynamic", ctx, tables=self.embeddings, fit=fit)
+        return requantize(given, rules, "dynamic", ctx, tables=8 if self.embeddings else 0, fit=fit)

@@ -16,4 +16,4 @@ class LitertFp16(Stage[TfliteModel, TfliteModel]):
     def run(self, given: TfliteModel, ctx: Context) -> Outcome[TfliteModel]:
         operations = ["FULLY_CONNECTED", "EMBEDDING_LOOKUP"]
         scheme = Scheme(16, integer=False, algorithm="float_casting", dtype="FLOAT")
-        return requantize(given, scheme.rules(operations), "fp16", ctx, tables=False)
+        return requantize(given, scheme.rules(operations), "fp16", ctx, tables=0)

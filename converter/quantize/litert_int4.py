@@ -1,6 +1,7 @@
 """Int4 for TFLite: blocks of weights with a scale each, activations in int8 at run time."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 from converter.binding import option
 from converter.lowering.model import TfliteModel
@@ -10,19 +11,24 @@ from converter.stage import Context, Outcome, Stage
 
 @dataclass(frozen=True)
 class LitertInt4(Stage[TfliteModel, TfliteModel]):
-    """Linear layers in int4, one scale for `block` inputs of an output; embedding tables stay in int8.
+    """Linear layers in int4, one scale for `block` inputs of an output; embedding tables in int4, one scale a row.
 
-    Scales clip what is rare (OCTAV: Sakr et al., arXiv 2206.06501), and strong input channels are smoothed first.
+    Scales clip what is rare where that leaves less error, strong input channels are smoothed first, and what rounding
+    one weight loses the next make good (GPTQ, arXiv 2210.17323).
     """
 
     block: int = option(32, "weights that share a scale: 32, 64, 128 or 256", low=32, high=256)
-    smooth: float = option(0.5, "share of strong input channels' strength that goes into the weights; 0: none", low=0.0)
-    texts: int = option(32, "texts that strong channels are found on", low=1)
+    smooth: float = option(0.3, "share of strong input channels' strength that goes into the weights; 0: none", low=0.0)
+    embeddings: Literal["4", "8"] = option("4", "bits of embedding tables with many rows: 4 or 8")
+    texts: int = option(64, "texts that weights are fitted to", low=1)
 
     summary = "int4 weights in blocks (LiteRT)"
     needs_text = True
 
     def run(self, given: TfliteModel, ctx: Context) -> Outcome[TfliteModel]:
-        scheme = Scheme(4, integer=True, algorithm="OCTAV", granularity=f"BLOCKWISE_{self.block}")
-        fit = Fit(self.texts, self.smooth, rounds=False)
-        return requantize(given, scheme.rules(["FULLY_CONNECTED"]), "int4", ctx, fit=fit)
+        return self._quantized(given, ctx, "int4", 0.0)
+
+    def _quantized(self, given: TfliteModel, ctx: Context, name: str, kept: float) -> Outcome[TfliteModel]:
+        rules = Scheme(4, integer=True, algorithm="OCTAV", granularity=f"BLOCKWISE_{self.block}")
+        fit = Fit(self.texts, self.smooth, self.block, kept)
+        return requantize(given, rules.rules(["FULLY_CONNECTED"]), name, ctx, tables=int(self.embeddings), fit=fit)

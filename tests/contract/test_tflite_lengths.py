@@ -25,6 +25,7 @@ from converter.lowering.versions import as_numbers
 from converter.probes import builtin_examples, choose_probes
 from converter.quantize.litert_dynamic import LitertDynamicInt8
 from converter.quantize.litert_int4 import LitertInt4
+from converter.quantize.litert_mixed import LitertMixed
 from converter.quantize.litert_static import LitertStaticInt8
 from converter.quantize.litert_weights import LitertWeights
 from converter.source import load_source
@@ -122,14 +123,15 @@ def test_every_precision_answers_and_is_as_small_as_it_says(bert: TfliteModel, c
         "dynamic": LitertDynamicInt8(texts=4),
         "weights": LitertWeights(),
         "int4": LitertInt4(texts=4),
+        "mixed": LitertMixed(texts=4, kept=0.5),
         "int16": LitertStaticInt8(texts=4, activation_bits=16),
     }.items():
         made = run_stage(stage, bert, ctx)[0]
         found = TfliteRunner(made.path, bert.source.pad).run(_feed(bert, ctx, 11))["logits"]
-        assert np.abs(found - wanted).max() < (1.0 if name == "int4" else 0.2), name
+        assert np.abs(found - wanted).max() < (1.0 if name in {"int4", "mixed"} else 0.2), name
         sizes[name] = sum(b.data.nbytes for b in read_flat(made.path).buffers if b.data is not None)
     assert max(sizes.values()) < 0.5 * bert.size_bytes
-    assert sizes["int4"] < sizes["dynamic"]
+    assert sizes["int4"] < sizes["mixed"] < sizes["dynamic"]
 
 
 def test_an_older_runtime_refuses_scales_a_row_by_the_operations_version(bert: TfliteModel, ctx: Context) -> None:

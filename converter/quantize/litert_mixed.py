@@ -1,0 +1,23 @@
+"""Mixed precision for TFLite: int4, and int8 for the layers that 4 bits harm most."""
+
+from dataclasses import dataclass
+
+from converter.binding import option
+from converter.lowering.model import TfliteModel
+from converter.quantize.litert_int4 import LitertInt4
+from converter.stage import Context, Outcome
+
+
+@dataclass(frozen=True)
+class LitertMixed(LitertInt4):
+    """As `int4`, but a share of the weights stays in 8 bits.
+
+    Those of the layers whose output 4 bits disturb most for their size, as measured on text.
+    """
+
+    kept: float = option(0.35, "share of the linear layers' weights that stay in 8 bits", low=0.01, high=0.95)
+
+    summary = "int4 weights, int8 where 4 bits harm most (LiteRT)"
+
+    def run(self, given: TfliteModel, ctx: Context) -> Outcome[TfliteModel]:
+        return self._quantized(given, ctx, "mixed", self.kept)
