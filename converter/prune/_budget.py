@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from converter.prune._importance import Evidence
     from converter.stage import Context
 
+TIMED_TARGET = "cpu-int8"
+"""Whose operators are timed, with ONNX Runtime on one thread, whatever the run's first target is."""
 WIDTHS = {"none": 4, "fp16": 2}
 """Bytes of a parameter; one in any other precision."""
 
@@ -64,7 +66,7 @@ def spend_time(
     """Return the spending of `milliseconds` a text, or of the model's own time over `speedup`.
 
     Times are those of ONNX Runtime on this machine at the lengths of the text, one thread, in the precision of the
-    run's first target.
+    run's first target; where that is not `cpu-int8` the facts say for what they stand in.
     """
     table = time_table(given, ctx, [e.length for batch in evidence.batches for _, e in batch])
     full = table.total([(p.n_heads, p.n_neurons) for p in family_of(given).layers(given.module)])
@@ -82,6 +84,9 @@ def time_table(given: "TorchModel", ctx: "Context", lengths: Sequence[int]) -> C
     widest = max(p.n_heads for p in parts), max(p.n_neurons for p in parts)
     dimensions = replace(_dimensions(given), one_token=reads_one_token(given))
     table = latency_table(dimensions, _products(ctx), widest, natural_lengths(lengths), ctx.progress)
+    if ctx.aim is not None and ctx.aim.target != TIMED_TARGET:
+        # Said, not hidden: another runtime has other kernels.
+        table = replace(table, about={**table.about, "stands_in_for": ctx.aim.target})
     return table.times(dimensions.layers) if family.shares_layers else table
 
 

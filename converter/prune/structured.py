@@ -32,8 +32,8 @@ class StructuredPruning(Stage[TorchModel, TorchModel]):
     By share (`heads`, `ffn`): the smallest gradient x activation goes, measured anew in several steps (Michel et al.
     2019, arXiv 1905.10650; Molchanov et al. 2019, 1906.10771; Kwon et al. 2022, 2204.09656). By budget (`speedup`,
     `latency_ms`, `size_mb`): how much each layer keeps is chosen so that the least is lost within what sublayers take
-    on this machine, timed; a layer may lose all its heads or neurons (ZipLM, 2302.04089). Either way the output weights
-    of what stays are fitted by least squares to what the whole model hands on. No labels, no training.
+    on this machine, timed; a layer may lose all its heads or neurons (ZipLM, 2302.04089). Either way the weights of
+    what stays are fitted by least squares to what the whole model reads and hands on. No labels, no training.
 
     As a recipe: `compress = [{stage = "prune.structured", speedup = 2}]`
     """
@@ -43,7 +43,7 @@ class StructuredPruning(Stage[TorchModel, TorchModel]):
     scope: Literal["global", "layer"] = option("global", "compete over the whole model, or in each layer alone")
     steps: int = option(4, "measure importance anew this many times", low=1, high=64)
     round_to: int = option(16, "neurons left in a layer are a multiple of this, where its width allows", low=1)
-    texts: int = option(1024, "texts to measure on and to fit to: more is better, and slower", low=1)
+    texts: int = option(1024, "texts to fit to (units are chosen on 512 of them): more is better, and slower", low=1)
     max_length: int = option(128, "tokens of each text", low=4)
     score: Literal["taylor", "fisher", "magnitude"] = option(
         "taylor",

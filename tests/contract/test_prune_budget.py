@@ -1,6 +1,7 @@
 """Pruning to a budget, and the fit of what is left, on tiny models of several families."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from converter.artifact import TorchModel
 from converter.binding import bind
 from converter.errors import DataError, RecipeError
 from converter.examples import Example
+from converter.prune._budget import time_table
 from converter.prune._importance import gather_evidence
 from converter.prune._mend import readers_of
 from converter.prune._streams import Site, Stream, TeacherSums, head_of
@@ -21,6 +23,7 @@ from converter.saving import save_model
 from converter.shape import LayerShape
 from converter.source import load_source
 from converter.stage import Context, run_stage
+from converter.target import Aim
 from converter.validate.reference import feed_of, torch_run
 from tests.tiny import FAMILIES, SENTENCES, TASKS
 
@@ -112,6 +115,10 @@ def test_a_faster_model_is_faster_by_its_table(
     assert budget["speedup"] >= 1.099
     assert budget["found"] <= budget["wanted"] < budget["source"]
     assert "static products" in budget["timed_with"]
+    assert budget["last_layer_of_one_token"]
+    for target, said in (("cpu-int8", None), ("tflite", "tflite")):
+        ctx = replace(context(tmp_path), aim=Aim(target, "static"))
+        assert time_table(source, ctx, budget["lengths"]).about.get("stands_in_for") == said
     assert made.size_bytes < source.size_bytes
 
 
