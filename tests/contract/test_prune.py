@@ -24,24 +24,11 @@ from converter.saving import save_model
 from converter.shape import LayerShape
 from converter.source import load_source
 from converter.stage import Context, run_stage
-from converter.validate.reference import feed_of, torch_run
+from converter.validate.reference import feed_of
+from tests.pruning import PLAIN, answers, context, units
 from tests.tiny import FAMILIES, SENTENCES, TASKS
 
 LABELLED = tuple(Example(t, label=i % 3) for i, t in enumerate(SENTENCES))
-PLAIN = tuple(Example(t) for t in SENTENCES)
-
-
-def context(tmp_path: Path, calibration: tuple[Example, ...] = PLAIN, seed: int = 0) -> Context:
-    return Context(work=tmp_path, seed=seed, calibration=calibration)
-
-
-def answers(model: TorchModel) -> dict[str, Any]:
-    encodings = [model.task.encode(model.tokenizer, e, model.max_length) for e in PLAIN[:6]]
-    return dict(torch_run(model)(feed_of(model, encodings)))
-
-
-def units(model: TorchModel) -> list[tuple[int, int]]:
-    return [(p.n_heads, p.n_neurons) for p in family_of(model).layers(model.module)]
 
 
 def scores(model: TorchModel, ctx: Context, **options: Any) -> list[np.ndarray]:

@@ -22,29 +22,14 @@ from converter.resize import family_of, resized, shape_map_of
 from converter.saving import save_model
 from converter.shape import LayerShape
 from converter.source import load_source
-from converter.stage import Context, run_stage
+from converter.stage import run_stage
 from converter.target import Aim
-from converter.validate.reference import feed_of, torch_run
+from tests.pruning import PLAIN, answers, context, units
 from tests.tiny import FAMILIES, SENTENCES, TASKS
-
-PLAIN = tuple(Example(t) for t in SENTENCES)
-
-
-def context(tmp_path: Path, calibration: tuple[Example, ...] = PLAIN, seed: int = 0) -> Context:
-    return Context(work=tmp_path, seed=seed, calibration=calibration)
-
-
-def answers(model: TorchModel) -> dict[str, Any]:
-    encodings = [model.task.encode(model.tokenizer, e, model.max_length) for e in PLAIN[:6]]
-    return dict(torch_run(model)(feed_of(model, encodings)))
 
 
 def weights(model: TorchModel) -> dict[str, Any]:
     return {n: t.numpy().copy() for n, t in model.module.state_dict().items()}
-
-
-def units(model: TorchModel) -> list[tuple[int, int]]:
-    return [(p.n_heads, p.n_neurons) for p in family_of(model).layers(model.module)]
 
 
 def megabytes(model: TorchModel, share_of_units: float) -> float:
