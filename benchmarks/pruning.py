@@ -10,7 +10,7 @@ Every package is made by the command line as a user would, calibrated on the tra
 - `nofit`: what `budget` decided, without the least squares. `equal`: every layer loses the same share, fitted.
   `fisher`: heads and neurons compete by their Fisher information (no OBS, no search over widths), fitted.
 
-Speed is the ratio of median latencies to the unpruned package of the same precision, one text at a time at its own
+Speed is the ratio of mean latencies to the unpruned package of the same precision, one text at a time at its own
 length, one thread, all packages in turn in one process.
 
 Rows are merged into `benchmarks/results/pruning.json`, and all of them drawn into `pruning.svg` beside it: a point can
@@ -229,7 +229,7 @@ def score(source: "TorchModel", probes: Sequence[Any], runner: "Runner") -> floa
 
 
 def speeds(source: "TorchModel", probes: Sequence[Any], runners: "Mapping[str, Runner]") -> dict[str, dict[str, float]]:
-    """Return median milliseconds and the ratio to the unpruned package: packages take turns, text by text."""
+    """Return mean milliseconds and the ratio to the unpruned package: packages take turns, text by text."""
     from converter.validate.reference import feed_of
 
     least: dict[str, list[float]] = {key: [] for key in runners}
@@ -244,12 +244,8 @@ def speeds(source: "TorchModel", probes: Sequence[Any], runners: "Mapping[str, R
                 found[key].append(time.perf_counter() - started)
         for key, times in found.items():
             least[key].append(1000 * min(times))
-    ratios = {
-        key: statistics.median(d / t for d, t in zip(least[DENSE], times, strict=True)) for key, times in least.items()
-    }
-    return {
-        k: {"milliseconds": round(statistics.median(v), 4), "speedup": round(ratios[k], 3)} for k, v in least.items()
-    }
+    means = {key: statistics.mean(times) for key, times in least.items()}
+    return {k: {"milliseconds": round(v, 4), "speedup": round(means[DENSE] / v, 3)} for k, v in means.items()}
 
 
 def misses(tables: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> list[str]:

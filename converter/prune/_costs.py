@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from converter.prune._streams import Kind
     from converter.stage import Progress
 
-VERSION = 2
+VERSION = 3
 """Of the way of timing: tables of another are not used."""
 
 

@@ -83,7 +83,11 @@ class Chain:
 
     def embeddings(self) -> None:
         """Begin with words and padding, as a package does."""
-        words, places = (self._embedding(n) for n in (self.dimensions.embeddings, POSITIONS))
+        count = self._one("Shape", ["kinds"], {"start": 1, "end": 2})
+        start, one = (self._weight(np.array([n], dtype=np.int64)) for n in (0, 1))
+        all_places = self._weight(np.arange(POSITIONS, dtype=np.int64)[None])
+        places = self._embedding(POSITIONS, self._one("Slice", [all_places, start, count, one, one]))
+        words = self._embedding(self.dimensions.embeddings, "ids")
         kinds = self._one("Gather", [self._weight(self._floats(2, self.dimensions.hidden)), "kinds"])
         self.side_by_side([self._binary("Add", words, kinds), places])
         self._normalized(self.last)
@@ -92,9 +96,11 @@ class Chain:
             self.last = self._one("Transpose", [self.last], {"perm": [1, 0, 2]})
 
     def head(self) -> None:
-        """Add a dense layer of one token."""
+        """Add a dense layer and a classifier of one token."""
         h = self.dimensions.hidden
-        self.last = self._product(self._smoothed(self._first(self.last), h), h, h)
+        dense = self._one("Tanh", [self._product(self._smoothed(self._first(self.last), h), h, h)])
+        product = self._binary("MatMul", dense, self._weight(self._floats(h, 2)))
+        self.last = self._binary("Add", product, self._weight(self._floats(2)))
 
     def model(self) -> bytes:
         """Return the graph as a file's bytes."""
@@ -153,11 +159,11 @@ class Chain:
             sides.append(self._one("Unsqueeze", [spread, self._weight(np.array(axes, dtype=np.int64))]))
         return self._binary("Add", *sides), sides[0]
 
-    def _embedding(self, n_rows: int) -> str:
+    def _embedding(self, n_rows: int, ids: str) -> str:
         table = self._weight(self._integers(n_rows, self.dimensions.hidden))
         scales = self._weight(self._integers(n_rows, 1))
-        rows = self._one("Cast", [self._one("Gather", [table, "ids"])], {"to": 1})
-        scale = self._one("Gather", [scales, "ids"])
+        rows = self._one("Cast", [self._one("Gather", [table, ids])], {"to": 1})
+        scale = self._one("Gather", [scales, ids])
         return self._binary(
             "Mul", rows, self._one("DequantizeLinear", [scale, self._weight(np.array(0.02, np.float32))])
         )
