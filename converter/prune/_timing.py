@@ -47,7 +47,10 @@ MOST_LAYERS = 6
 def time_sublayers(
     dimensions: Dimensions, products: Products, widest: tuple[int, int], lengths: Sequence[int], progress: "Progress"
 ) -> dict[str, Any]:
-    """Return milliseconds by width, and what no pruning removes (`fixed`), one text, one thread."""
+    """Return milliseconds by width, and what no pruning removes (`fixed`), one text, one thread.
+
+    `cpu_share` tells how much of a CPU there was: times of a busy machine say little.
+    """
     points: dict[Sublayer, list[int]] = {"heads": _points(widest[0], 1), "neurons": _points(widest[1], 32)}
     if dimensions.one_token:
         points["heads_of_one"] = _points(widest[0], 1, WIDTHS_OF_ONE)
@@ -56,11 +59,14 @@ def time_sublayers(
     whole = _wholes(widest, one_token=dimensions.one_token)
     chains |= {shape: _whole(dimensions, products, shape) for shape in whole}
     chains["none"] = _chain(dimensions, products, None)
+    started, busy = time.perf_counter(), time.thread_time()
     found = _least(chains, dimensions, products, lengths, progress)
+    cpu_share = (time.thread_time() - busy) / (time.perf_counter() - started)
     curves = {k: [(n, max(0.0, found[k, n] - found["none"]) / COPIES) for n in row] for k, row in points.items()}
     fixed, slopes = _plane([_sums(curves, dimensions, shape) for shape in whole], [found[shape] for shape in whole])
     return {
         "fixed": fixed,
+        "cpu_share": cpu_share,
         **{k: _ascending([(n, slopes[k.endswith("_of_one")] * c) for n, c in row]) for k, row in curves.items()},
     }
 

@@ -3,6 +3,8 @@
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import numpy as np
 import onnx
@@ -20,7 +22,7 @@ from converter.prune._streams import Site
 from converter.prune._timing import _plane, _whole
 from converter.quantize.static import StaticInt8
 from converter.source import load_source
-from converter.stage import SILENT, Context, run_stage
+from converter.stage import SILENT, Context, Progress, run_stage
 from tests.tiny import HEADS, HIDDEN, NEURONS, SENTENCES
 
 DEAR = CostTable("ms", 1.0, ((0, 0.0), (2, 2.0)), ((0, 0.0), (10, 1.0)), {})
@@ -42,6 +44,7 @@ def test_times_grow_with_width_and_are_taken_once(
     products: Products, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PLM_EXPORT_CACHE", str(tmp_path))
+    monkeypatch.setattr("converter.prune._costs.CALM", 0.0)  # whatever else runs beside this test
     shape = Dimensions(64, 16, ffn_blocks=2, embeddings=100, layers=2)
     first = latency_table(shape, products, (8, 512), (8, 64), SILENT)
     assert first.fixed > 0
@@ -51,6 +54,22 @@ def test_times_grow_with_width_and_are_taken_once(
     assert again == first  # to the last bit: it was read, not timed again
     other = latency_table(shape, products, (8, 512), (8, 16), SILENT)
     assert other != first
+
+
+def test_times_of_a_busy_machine_are_named_and_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PLM_EXPORT_CACHE", str(tmp_path))
+    known = {"fixed": 1.0, "heads": [(0, 0.0), (2, 1.0)], "neurons": [(0, 0.0), (8, 1.0)], "cpu_share": 0.4}
+    monkeypatch.setattr("converter.prune._timing.time_sublayers", lambda *_: known)
+    said: list[str] = []
+    watching = SimpleNamespace(note=said.append)
+    table = latency_table(Dimensions(64, 16), "float", (2, 8), (8,), cast("Progress", watching))
+    assert table.about["cpu_share"] == 0.4
+    assert "busy machine (this process had 40% of a CPU)" in said[0]
+    assert not list(tmp_path.rglob("*.json"))
+    known["cpu_share"] = 0.99
+    latency_table(Dimensions(64, 16), "float", (2, 8), (8,), cast("Progress", watching))
+    assert len(said) == 1
+    assert len(list(tmp_path.rglob("*.json"))) == 1
 
 
 def test_one_token_costs_less_than_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
