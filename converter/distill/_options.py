@@ -52,3 +52,26 @@ class LossWeights:
     def of_teacher(self) -> float:
         """What the teacher's parts count together."""
         return self.soft + self.hidden + self.relation + self.similarity
+
+
+@dataclass(frozen=True)
+class TeacherOptions(TrainingOptions):
+    """What a student learns of its teacher, and how much of each."""
+
+    temperature: float = option(2.0, "softens both answers before they are compared", low=0.01)
+    soft_weight: float = option(1.0, "weight of the teacher's answers", low=0.0)
+    hard_weight: float = option(0.0, "weight of the data's own labels, where it has them", low=0.0)
+    hidden_weight: float = option(1.0, "weight of the hidden states, layer by layer", low=0.0)
+    relation_weight: float = option(0.0, "weight of relations between tokens (queries, keys, values)", low=0.0)
+    similarity_weight: float = option(0.0, "weight of who is near whom, of sentence embeddings in a batch", low=0.0)
+
+    @property
+    def weights(self) -> LossWeights:
+        return LossWeights(
+            self.soft_weight,
+            self.hard_weight,
+            self.hidden_weight,
+            self.temperature,
+            self.relation_weight,
+            self.similarity_weight,
+        )

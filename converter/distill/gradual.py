@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 from converter.artifact import TorchModel
 from converter.binding import option
-from converter.distill._options import LossWeights, TrainingOptions
+from converter.distill._options import TeacherOptions
 from converter.errors import RecipeError
 from converter.stage import Context, Outcome, Stage
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class GradualPruning(TrainingOptions, Stage[TorchModel, TorchModel]):
+class GradualPruning(TeacherOptions, Stage[TorchModel, TorchModel]):
     """Cut to a budget along a cubic schedule, training in between (Zhu and Gupta, arXiv 1710.01878; GRAIN, 2212.07634).
 
     Each cut measures anew what units mean to the answers, chooses widths as `prune.structured` does, and fits what is
@@ -31,12 +31,6 @@ class GradualPruning(TrainingOptions, Stage[TorchModel, TorchModel]):
     until: float = option(0.4, "share of the training at which the last of them goes", low=0.01, high=0.95)
     round_to: int = option(16, "neurons left in a layer are a multiple of this, where its width allows", low=1)
     texts: int = option(1024, "texts to measure on and to fit to", low=1)
-    temperature: float = option(2.0, "softens both answers before they are compared", low=0.01)
-    soft_weight: float = option(1.0, "weight of the teacher's answers", low=0.0)
-    hard_weight: float = option(0.0, "weight of the data's own labels, where it has them", low=0.0)
-    hidden_weight: float = option(1.0, "weight of the hidden states, layer by layer", low=0.0)
-    relation_weight: float = option(0.0, "weight of relations between tokens (queries, keys, values)", low=0.0)
-    similarity_weight: float = option(0.0, "weight of who is near whom, of sentence embeddings in a batch", low=0.0)
 
     summary = "remove heads and neurons in several cuts while what is left learns"
     needs_text = True
@@ -49,17 +43,6 @@ class GradualPruning(TrainingOptions, Stage[TorchModel, TorchModel]):
                 where="distill.gradual",
                 hint="" if named else "give speedup, latency_ms or size_mb",
             )
-
-    @property
-    def weights(self) -> LossWeights:
-        return LossWeights(
-            self.soft_weight,
-            self.hard_weight,
-            self.hidden_weight,
-            self.temperature,
-            self.relation_weight,
-            self.similarity_weight,
-        )
 
     def forecast(self, now: "Forecast", model: TorchModel, ctx: Context) -> "Forecast":
         from converter.forecast import spent

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 from converter.artifact import TorchModel
 from converter.binding import option
-from converter.distill._options import LossWeights, TrainingOptions
+from converter.distill._options import TeacherOptions
 from converter.stage import Context, Outcome, Stage
 
 if TYPE_CHECKING:
@@ -13,15 +13,12 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class HardLabels(TrainingOptions, Stage[TorchModel, TorchModel]):
+class HardLabels(TeacherOptions, Stage[TorchModel, TorchModel]):
     """Fine-tuning on the labels of the calibration text, which must have some."""
 
-    temperature: float = option(2.0, "softens both answers before they are compared", low=0.01)
     hard_weight: float = option(1.0, "weight of the data's own labels", low=1e-9)
     soft_weight: float = option(0.0, "weight of the teacher's answers", low=0.0)
     hidden_weight: float = option(0.0, "weight of the hidden states, layer by layer", low=0.0)
-    relation_weight: float = option(0.0, "weight of relations between tokens (queries, keys, values)", low=0.0)
-    similarity_weight: float = option(0.0, "weight of who is near whom, of sentence embeddings in a batch", low=0.0)
 
     summary = "learn the labels of the calibration text"
     needs_text = True
@@ -36,12 +33,4 @@ class HardLabels(TrainingOptions, Stage[TorchModel, TorchModel]):
         from converter.distill._distillation import distill, refuse_unlabelled
 
         refuse_unlabelled(ctx.calibration)
-        weights = LossWeights(
-            self.soft_weight,
-            self.hard_weight,
-            self.hidden_weight,
-            self.temperature,
-            self.relation_weight,
-            self.similarity_weight,
-        )
-        return distill("distill.hard", self, weights, given, ctx)
+        return distill("distill.hard", self, self.weights, given, ctx)

@@ -64,6 +64,8 @@ def test_a_model_is_cut_in_turns_and_ends_within_its_budget(
 def test_what_is_left_learns_between_and_after_the_cuts(
     stage: GradualPruning, source: TorchModel, ctx: Context
 ) -> None:
+    # So much goes that least squares leave something to learn, in steps small enough to learn it.
+    stage = replace(stage, size_mb=0.022, learning_rate=3e-4)
     longer = replace(stage, epochs=12).run(source, replace(ctx, resume=None))
     shortest = replace(stage, steps=2).run(source, replace(ctx, resume=None))
     assert longer.facts["last_parts"]["soft"] < 0.5 * shortest.facts["first_parts"]["soft"]
