@@ -46,6 +46,7 @@ def figures() -> str:
         ("cpu_profile", profile),
         ("mobile", mobile),
         ("pruning", pruning),
+        ("distillation", distillation),
         ("recipes", recipes),
         ("sparsity", sparsity),
         ("vocabulary", vocabulary),
@@ -196,6 +197,25 @@ def vocabulary(table: dict[str, Any]) -> str:
             for name, run in table["runs"].items()
             for target in ("cpu-int8", "tflite")
             if target in run
+        ],
+    )
+
+
+def distillation(table: dict[str, Any]) -> str:
+    return table_of(
+        "Pruned to a speed and distilled on the 6 920 training sentences of SST-2, static int8 packages; speed as\n"
+        "above, time of pruning and training together; `benchmarks/distillation.py`:",
+        "asked | speed: | dev: | test: | size: | minutes:",
+        [
+            (
+                name if name == "dense" else f"{name} ×",
+                number(row["speedup"], 2),
+                number(row["dev"]),
+                number(row["test"]),
+                megabytes(row["size_bytes"]),
+                number(row["compress_seconds"] / 60, 1),
+            )
+            for name, row in table["rows"].items()
         ],
     )
 
