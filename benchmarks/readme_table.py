@@ -169,9 +169,7 @@ def pruning(table: dict[str, Any]) -> str:
             (
                 data,
                 name,
-                number(row["speedup"], 2),
-                number(row["dev"]),
-                number(row["test"]),
+                *judged(row),
                 megabytes(row["size_bytes"]),
                 number(row["prune_seconds"] / 60, 1),
             )
@@ -201,6 +199,11 @@ def vocabulary(table: dict[str, Any]) -> str:
     )
 
 
+def judged(row: dict[str, Any]) -> Cells:
+    """Return speed beside the unpruned package, and the metric on dev and on test."""
+    return number(row["speedup"], 2), number(row["dev"]), number(row["test"])
+
+
 def distillation(table: dict[str, Any]) -> str:
     return table_of(
         "Pruned to a speed and distilled on the 6 920 training sentences of SST-2, static int8 packages; speed as\n"
@@ -209,9 +212,7 @@ def distillation(table: dict[str, Any]) -> str:
         [
             (
                 name if name == "dense" else f"{name} ×",
-                number(row["speedup"], 2),
-                number(row["dev"]),
-                number(row["test"]),
+                *judged(row),
                 megabytes(row["size_bytes"]),
                 number(row["compress_seconds"] / 60, 1),
             )
@@ -228,9 +229,7 @@ def recipes(table: dict[str, Any]) -> str:
         [
             (
                 name,
-                number(row["speedup"], 2),
-                number(row["dev"]),
-                number(row["test"]),
+                *judged(row),
                 number(row["agreement"]),
                 megabytes(row["size_bytes"]),
                 number(row["seconds"] / 60, 1),
@@ -250,9 +249,7 @@ def sparsity(table: dict[str, Any]) -> str:
             (
                 name,
                 number(row["zeros"], 2),
-                number(row["speedup"], 2),
-                number(row["dev"]),
-                number(row["test"]),
+                *judged(row),
                 megabytes(row["size_bytes"]),
                 megabytes(row["deflated_bytes"]),
             )
