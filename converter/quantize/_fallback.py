@@ -2,7 +2,8 @@
 
 A product is kept at once if its own output would lose too much. Then the whole int8 file is asked beside the float one;
 as long as its answers lose too much, the products with the most noise of their own go back to float: one, two, four
-more. Errors add up in ways that no product shows alone, so it is the joint figure that decides.
+more. Errors add up in ways that no product shows alone, so it is the joint figure that decides; and once it is small
+enough, halves of what came last are asked whether they alone would do.
 """
 
 from collections.abc import Callable, Sequence
@@ -46,26 +47,57 @@ def quantize_faithfully(
 
     smoothed = prepared.folder / "smoothed.onnx"
     ranked = sorted(noise, key=lambda n: -noise[n])
-    n_kept = sum(noise[n] > max_noise * ALONE_SHARE for n in ranked)
+    n_kept = n_alone = sum(noise[n] > max_noise * ALONE_SHARE for n in ranked)
     write_onnx(prepared.model, smoothed)
     tried: list[dict[str, Any]] = []
-    while True:
-        kept = set(ranked[:n_kept])
+    facts: dict[str, Any] = {}
+
+    def enough(kept: Sequence[str]) -> bool:
+        """Write the file with `kept` in float; returns whether its answers lose little enough (or cannot be asked)."""
         model = read_onnx(smoothed)
-        facts = write(model, [s for s in prepared.sites_of(model) if s.node.name not in kept])
+        facts.update(write(model, [s for s in prepared.sites_of(model) if s.node.name not in set(kept)]))
         facts["embedding_tables"] = finish(model, prepared.folder)
         found = _answer_noise(given, prepared.folder / "model.onnx", ctx)
-        tried.append({"kept_float": n_kept, "answer_noise": found})
-        if found is None or found <= max_noise or n_kept >= len(ranked):
-            break
-        n_kept = min(len(ranked), max(1, 2 * n_kept))
+        tried.append({"kept_float": len(kept), "answer_noise": found})
+        return found is None or found <= max_noise
+
+    n_before = n_kept
+    while not (passed := enough(ranked[:n_kept])) and n_kept < len(ranked):
+        n_before, n_kept = n_kept, min(len(ranked), max(1, 2 * n_kept))
+    kept = ranked[:n_kept]
+    if passed and n_kept > n_before + 1:
+        kept = _fewest(ranked[:n_alone], ranked[n_before:n_kept], kept, enough)
     smoothed.unlink()
     return facts | {
-        "kept_float": {n: round(noise[n], 6) for n in ranked[:n_kept]},
+        "kept_float": {n: round(noise[n], 6) for n in kept},
         "answer_noise": tried[-1]["answer_noise"],
         "fallback_steps": tried,
         "max_noise": max_noise,
     }
+
+
+def _fewest(
+    alone: Sequence[str], last: Sequence[str], kept: Sequence[str], enough: "Callable[[Sequence[str]], bool]"
+) -> list[str]:
+    """Return the smallest part of `last` that is enough beside `alone`, by halves; `kept` where no part is.
+
+    The file is that of what is returned.
+    """
+    written, best, part = list(kept), list(kept), list(last)
+    halves = [part]
+    while halves:
+        for half in halves:
+            written = [*alone, *half]
+            if enough(written):
+                best, part = written, half
+                break
+        else:
+            break
+        middle = len(part) // 2
+        halves = [part[:middle], part[middle:]] if middle else []
+    if written != best:
+        enough(best)
+    return best
 
 
 def _answer_noise(given: "OnnxModel", made: "Path", ctx: "Context") -> float | None:
