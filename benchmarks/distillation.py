@@ -28,7 +28,14 @@ WANTED = {"2": (0.873, 20), "4": (0.863, 40), "8": (0.840, 40)}
 RECIPES = {
     "2": ["--prune", "structured:speedup=2", "--distill", "soft:augment=2,epochs=1"],
     "4": ["--prune", "structured:speedup=4", "--distill", "soft:augment=3,epochs=1"],
-    "8": ["--prune", "layers:keep=2", "--prune", "structured:speedup=2.6", "--distill", "soft:augment=3,epochs=1,learning_rate=5e-4"],
+    "8": [
+        "--prune",
+        "layers:keep=2",
+        "--prune",
+        "structured:speedup=2.6",
+        "--distill",
+        "soft:augment=3,epochs=1,learning_rate=5e-4",
+    ],
 }
 """Flags of the rows by speedup."""
 ABLATED = "4"
