@@ -20,7 +20,7 @@ from converter.lowering.mediapipe import MEDIAPIPE_FILE, write_mediapipe
 from converter.quantize.litert_dynamic import LitertDynamicInt8
 from converter.samples import resolve_model
 from converter.source import load_source
-from converter.stage import SILENT, Context, run_stages
+from converter.stage import SILENT, Context, run_stage
 from tests.tiny import SENTENCES
 
 pytestmark = pytest.mark.client
@@ -53,8 +53,10 @@ def mediapipe_python() -> Path:
 
 def variant(source: TorchModel, work: Path, *, int8: bool = False) -> Path:
     """Return the file for MediaPipe, made as the target makes it."""
-    stages = [LowerTflite(LENGTHS), *([LitertDynamicInt8()] if int8 else [])]
-    made = run_stages(stages, source, Context(work=work))[0]
+    ctx = Context(work=work)
+    made = run_stage(LowerTflite(LENGTHS), source, ctx)[0]
+    if int8:
+        made = run_stage(LitertDynamicInt8(), made, ctx)[0]
     path = work / MEDIAPIPE_FILE
     write_mediapipe(made.path, source, path)
     return path
