@@ -165,8 +165,8 @@ def teach(family: str, made: Path, text: Path) -> None:
         vocab_size=len(tokenizer),
         max_position_embeddings=positions,
         pad_token_id=tokenizer.pad_token_id,
-        bos_token_id=tokenizer.cls_token_id,
-        eos_token_id=tokenizer.sep_token_id,
+        **dict.fromkeys(("bos_token_id", "cls_token_id"), tokenizer.cls_token_id),
+        **dict.fromkeys(("eos_token_id", "sep_token_id"), tokenizer.sep_token_id),
         id2label={0: "negative", 1: "positive"},
         label2id={"negative": 0, "positive": 1},
     )

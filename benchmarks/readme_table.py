@@ -45,6 +45,8 @@ def figures() -> str:
         ("peers", peers),
         ("cpu_profile", profile),
         ("mobile", mobile),
+        ("menu", menu),
+        ("families", families),
         ("pruning", pruning),
         ("distillation", distillation),
         ("recipes", recipes),
@@ -158,6 +160,53 @@ def mobile(table: dict[str, Any]) -> str:
             for name, row in table["forms"].items()
         ],
     )
+
+
+def menu(table: dict[str, Any]) -> str:
+    return table_of(
+        "Every precision of `tflite` on `sst2-minilm` (accuracy), two of them on taggers (entity F1): the worst error\n"
+        "over the output range, ms on 1 thread, seconds of the whole command; `benchmarks/menu.py`:",
+        "precision | size: | agreement: | metric (source): | worst error: | ms per text: | seconds: | verdict",
+        [
+            (
+                name,
+                megabytes(row["size_bytes"]),
+                number(row["agreement"]),
+                beside_source(row) if row["metric"] else "",
+                error(row["worst_error"]),
+                number(row.get("ms_per_text"), 2),
+                number(row["command_seconds"], 0),
+                row["status"] or "",
+            )
+            for name, row in table["rows"].items()
+        ],
+    )
+
+
+def families(table: dict[str, Any]) -> str:
+    return table_of(
+        "Every encoder family through the target `tflite`: a small model of each, taught here; error is the worst of\n"
+        "all texts over the output range; `benchmarks/families.py`:",
+        "family | graphs | error, float32: | agreement, int8: | accuracy, int8 (source): | size, float32: | int8: | "
+        "seconds, float32: | int8: | verdicts",
+        [
+            (
+                name,
+                runs["int8"]["graphs"] or "",
+                error(runs["float32"]["worst_error"]),
+                number(runs["int8"]["agreement"]),
+                beside_source(runs["int8"]) if runs["int8"]["metric"] else "",
+                *(megabytes(run["size_bytes"]) for run in runs.values()),
+                *(number(run["seconds"], 0) for run in runs.values()),
+                ", ".join(run["status"] or "error" for run in runs.values()),
+            )
+            for name, runs in table["families"].items()
+        ],
+    )
+
+
+def error(value: float | None) -> str:
+    return "" if value is None else f"{value:.1e}" if value < 1e-3 else f"{value:.3f}"
 
 
 def pruning(table: dict[str, Any]) -> str:
