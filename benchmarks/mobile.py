@@ -16,10 +16,10 @@ from typing import Any
 from _measure import ROOT, SHARED, machine, plm_export, save
 
 MODEL = SHARED / "models" / "sst2-minilm"
-FORMS: dict[str, list[str]] = {
-    "four lengths": [],
-    "ten lengths": ["--seq-len", "16,20,25,30,35,40,50,64,96,128"],
-    "any length": [],
+FORMS = {
+    "15 lengths, one graph": "tflite",
+    "4 lengths, a graph each": "tflite:graphs=separate",
+    "any length": "tflite:any_length=true",
 }
 CHILD = """
 import json, statistics, sys, time
@@ -41,7 +41,8 @@ runner = TfliteRunner(Path(job["model"]), pad)
 loaded = time.perf_counter()
 runner.run(rows[0])
 first = time.perf_counter()
-one = resident()
+answers = [int(runner.run(row)["logits"].argmax()) for row in rows]
+used = resident()
 runs = {"ours": runner.run}
 if job["peer"]:
     import onnxruntime
@@ -49,7 +50,6 @@ if job["peer"]:
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     session = onnxruntime.InferenceSession(job["peer"], options, providers=["CPUExecutionProvider"])
     runs["peer"] = lambda row: session.run(None, row)
-answers = [int(runner.run(row)["logits"].argmax()) for row in rows]
 spent = {name: [] for name in runs}
 for _ in range(5):
     for name, run in runs.items():
@@ -68,7 +68,7 @@ for n in runner.lengths or (16, 32, 64, 128):
     by_length[n] = round(statistics.median(times), 3)
 print(json.dumps({
     "load_ms": round(1e3 * (loaded - started), 2), "first_call_ms": round(1e3 * (first - loaded), 2),
-    "memory_bytes": one - before, "ms_per_text": {k: round(statistics.median(v), 3) for k, v in spent.items()},
+    "memory_bytes": used - before, "ms_per_text": {k: round(statistics.median(v), 3) for k, v in spent.items()},
     "ms_by_length": by_length, "answers": answers,
 }))
 """
@@ -80,7 +80,7 @@ def main() -> int:
     given = parser.parse_args()
     rows, wanted = texts()
     with tempfile.TemporaryDirectory() as folder:
-        table = {name: form(name, flags, Path(folder), rows, wanted, given.peer) for name, flags in FORMS.items()}
+        table = {name: form(name, target, Path(folder), rows, wanted, given.peer) for name, target in FORMS.items()}
     save("mobile", {"machine": machine(), "threads": 1, "texts": len(rows), "forms": table})
     return 0
 
@@ -104,14 +104,10 @@ def texts() -> tuple[list[dict[str, list[int]]], list[int]]:
 
 
 def form(
-    name: str, flags: list[str], folder: Path, rows: list[dict[str, list[int]]], wanted: list[int], peer: Path | None
+    name: str, target: str, folder: Path, rows: list[dict[str, list[int]]], wanted: list[int], peer: Path | None
 ) -> dict[str, Any]:
-    out = folder / name.replace(" ", "-")
-    command = [str(MODEL), "--target", "tflite", "-o", str(out), "--quiet", "--json", *flags]
-    if name == "any length":
-        recipe = folder / "any.toml"
-        recipe.write_text("[target.tflite]\nany_length = true\n", encoding="utf-8")
-        command += ["--recipe", str(recipe)]
+    out = folder / name.replace(" ", "-").replace(",", "")
+    command = [str(MODEL), "--target", target, "-o", str(out), "--quiet", "--json"]
     done = plm_export(*command, "--calibration", str(SHARED / "data" / "sst2" / "train.tsv"))
     made = json.loads(done.stdout)["targets"][0]
     model = out / made["folder"] / "model.tflite"

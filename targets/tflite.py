@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from converter.artifact import Artifact, Bundle, TorchModel
 from converter.binding import bind, option
@@ -15,16 +15,18 @@ from converter.device.beside import Beside
 from converter.device.gpu_forecast import forecast
 from converter.device.samples import FOLDER
 from converter.device.second_opinion import second_opinion
-from converter.errors import RecipeError, RuntimeMissing
+from converter.errors import RecipeError, RuntimeMissing, StageFailed
 from converter.examples import PadIds
 from converter.layout import write_model_files
 from converter.lowering.any_length import write_any_length
 from converter.lowering.batch import add_batches
-from converter.lowering.flat import in_blocks
+from converter.lowering.flat import in_blocks, signature_names
 from converter.lowering.lower import LowerTflite
 from converter.lowering.mediapipe import MEDIAPIPE_FILE, Inexpressible, write_mediapipe
 from converter.lowering.mediapipe_check import check_variant
-from converter.lowering.model import SHORTEST, TfliteModel, mobile_outputs, signature_lengths
+from converter.lowering.model import FINE_LENGTHS, SHORTEST, TfliteModel, lengths_of, mobile_outputs, signature_lengths
+from converter.lowering.shared import has_shared_graph, write_shared
+from converter.lowering.stamp import NotAlike
 from converter.quantize.litert_dynamic import LitertDynamicInt8
 from converter.quantize.litert_fp16 import LitertFp16
 from converter.quantize.litert_int4 import LitertInt4
@@ -60,13 +62,23 @@ LIMITS = {
     "static": Limits(agreement=0.97, stability=0.99, max_drop=0.02),
 }
 
+SEPARATE = frozenset({"float32", "fp16", "static"})
+"""Precisions that GPUs and NPUs take: with `graphs=auto` their lengths have a graph each."""
+
 
 @dataclass(frozen=True)
 class Tflite(Target):
     """TFLite file for LiteRT (Android, iOS, desktop)."""
 
     seq_len: tuple[int, ...] = option(
-        (), "lengths in tokens, one signature each; none: 16, 32, 64, 128 up to the model's maximum", low=1
+        (),
+        "lengths in tokens, one signature each; none: 8 to 128 in 15 steps over one graph, else 16, 32, 64, 128",
+        low=1,
+    )
+    graphs: Literal["auto", "shared", "separate"] = option(
+        "auto",
+        "shared: one graph behind all lengths, packed in memory once, for CPUs; separate: a graph a length, which GPU "
+        "and NPU delegates take, too; auto: separate for none, fp16 and static",
     )
     any_length: bool = option(
         False, "one signature that takes any length up to the longest: least memory, no padding; for CPUs"
@@ -91,11 +103,11 @@ class Tflite(Target):
 
     def stages(self, precision: str, options: Mapping[str, Any], model: TorchModel) -> Sequence[Stage[Any, Any]]:
         lengths = signature_lengths(self.seq_len, model.max_length)
-        if self.any_length and self.batch > 1:
+        if self.batch > 1 and (self.any_length or self.graphs == "shared"):
             raise RecipeError(
-                "a file that takes any length takes one text a call",
+                "a graph that takes any length takes one text a call",
                 where="tflite.batch",
-                hint="leave out any_length, or batch",
+                hint=f"leave out {'any_length' if self.any_length else 'graphs=shared'}, or batch",
             )
         if self.any_length:
             # Two are the pattern that `emit` makes one of.
@@ -117,7 +129,7 @@ class Tflite(Target):
         path = folder / MODEL_FILE
         if self.any_length:
             write_any_length(given.path, path, given.lengths[-1])
-        else:
+        elif not self._shares(given, source, path):
             # A second name where the disk allows: the float file may serve another precision of this run.
             try:
                 os.link(given.path, path)
@@ -131,6 +143,23 @@ class Tflite(Target):
         write_model_files(source, folder, {}, max_length=given.lengths[-1])
         Beside(folder).write_tokenizer(source)
         return Bundle(folder, MODEL_FILE, source)
+
+    def _shares(self, given: TfliteModel, source: TorchModel, path: Path) -> bool:
+        """Write the file with one graph behind all lengths, where that is wanted and this architecture allows it."""
+        unwanted = self.graphs == "separate" or self.batch > 1 or given.precision in SEPARATE
+        if len(given.lengths) < 2 or (self.graphs != "shared" and unwanted):
+            return False
+        try:
+            write_shared(given.path, path, signature_lengths(self.seq_len, source.max_length, FINE_LENGTHS))
+        except NotAlike as error:
+            if self.graphs == "shared":
+                raise StageFailed(
+                    f"one graph does not take all lengths of this model ({error})",
+                    where="tflite.graphs",
+                    hint="leave graphs=shared out: a graph a length always works",
+                ) from None
+            return False
+        return True
 
     def open(self, folder: Path, pad: PadIds, threads: int = 1) -> Runner:
         from converter.lowering.runner import TfliteRunner
@@ -148,7 +177,8 @@ class Tflite(Target):
         if runner.lengths and not in_blocks(model):
             opinion, heard = second_opinion(model, source, reference, runner, ctx.work)
             checks, found = [opinion, *checks], {**heard, **found}
-        return [tokenizer, *checks], {**facts, **found, **forecast(model).facts()}
+        graphs = "one behind all lengths" if has_shared_graph(model) else "one a signature"
+        return [tokenizer, *checks], {"graphs": graphs, **facts, **found, **forecast(model).facts()}
 
     def accompany(
         self, bundle: Bundle, golden: "Golden", runner: Runner, evaluation: "Evaluation", tolerance: float
@@ -162,17 +192,16 @@ class Tflite(Target):
         return LIMITS[precision]
 
     def usage(self, bundle: Bundle) -> str:
-        lengths = signature_lengths(self.seq_len, bundle.source.max_length)
-        outputs = mobile_outputs(bundle.source)
+        path = bundle.folder / MODEL_FILE
+        lengths, up_to = lengths_of(signature_names(path))
+        output = mobile_outputs(bundle.source)[0]
         mediapipe = MEDIAPIPE_USAGE if (bundle.folder / MEDIAPIPE_FILE).is_file() else ""
-        if self.any_length:
-            return USAGE_ANY.format(longest=lengths[-1], output=outputs[0]) + mediapipe
+        if up_to is not None:
+            return USAGE_ANY.format(longest=up_to, output=output) + mediapipe
         batch = USAGE_BATCH.format(batch=self.batch, first=lengths[0]) if self.batch > 1 else ""
-        return (
-            USAGE.format(lengths=", ".join(map(str, lengths)), first=lengths[0], longest=lengths[-1], output=outputs[0])
-            + batch
-            + mediapipe
-        )
+        named = {"lengths": ", ".join(map(str, lengths)), "first": lengths[0], "longest": lengths[-1]}
+        graphs = USAGE_SHARED if has_shared_graph(path) else ""
+        return USAGE.format(**named, output=output) + graphs + batch + mediapipe
 
 
 MEDIAPIPE_USAGE = """
@@ -206,6 +235,10 @@ print(run(**{{name: np.array([row], dtype=np.int32) for name, row in ids.items()
 USAGE_BATCH = """
 For many texts, `serving_{first}_batch_{batch}` and its like take {batch} texts a call, `[{batch}, length]`: fill what
 is missing with padding. Every signature that is used has its own packed copy of the weights in memory.
+"""
+USAGE_SHARED = """
+One graph, of any length, stands behind all signatures (`WHILE`): its weights are in memory once, whichever lengths are
+used. GPU and NPU delegates want graphs of fixed shapes: `--target tflite:graphs=separate` makes them.
 """
 USAGE = """\
 `model.tflite` has one signature per length ({lengths} tokens), `serving_{first}` to `serving_{longest}`, over the same

@@ -12,6 +12,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from converter.lowering.flat import read_flat
+from converter.lowering.shared import shared_graph
+
 FACT = "gpu_forecast"
 FLOATS = frozenset({"FLOAT32", "FLOAT16"})
 TAKEN = frozenset(
@@ -37,6 +40,7 @@ REWRITES = {
     "LOGICAL_OR": "the maximum of two float32 masks",
     "LOGICAL_NOT": "1 minus a float32 mask",
     "BROADCAST_TO": "let ADD or MUL broadcast",
+    "WHILE": "`--target tflite:graphs=separate` gives each length a graph of fixed shapes",
 }
 OTHER_REWRITE = "keep that part on the CPU: the delegate runs what is before and after it"
 
@@ -88,6 +92,10 @@ class Forecast:
 def forecast(path: Path) -> Forecast:
     """Judge every operation of the first signature by the delegate's rules. Nothing is run."""
     rows = list(_operations(path))
+    if rows and rows[0][0] == "WHILE":
+        # What it calls is cut into no pieces at all.
+        n = _called(path)
+        return Forecast(n, (Leaving("WHILE", n, "it runs one graph for all lengths", REWRITES["WHILE"]),), 0)
     reasons = [(name, reason(name, given, made)) for name, given, made in rows]
     counts = Counter((name, why) for name, why in reasons if why)
     stays = [not why for _, why in reasons]
@@ -124,6 +132,13 @@ def _operations(path: Path) -> Iterator[tuple[str, list[Tensor], list[Tensor]]]:
                 [tensor(int(t)) for t in operation.InputsAsNumpy() if t >= 0],
                 [tensor(int(t)) for t in operation.OutputsAsNumpy()],
             )
+
+
+def _called(path: Path) -> int:
+    """Count the operations of the graph behind all signatures."""
+    graph = shared_graph(read_flat(path))
+    assert graph is not None
+    return len(graph.operators)
 
 
 def reason(name: str, given: Sequence[Tensor], made: Sequence[Tensor]) -> str:

@@ -113,8 +113,9 @@ def _has_integers(model: Path) -> bool:
 
     small = {TensorType.INT8, TensorType.INT4, TensorType.UINT8, TensorType.INT16}
     with model.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-        graph = Model.GetRootAs(content, 0).Subgraphs(0)
-        return any(graph.Tensors(i).Type() in small for i in range(graph.TensorsLength()))
+        made = Model.GetRootAs(content, 0)
+        graphs = (made.Subgraphs(i) for i in range(made.SubgraphsLength()))
+        return any(g.Tensors(i).Type() in small for g in graphs for i in range(g.TensorsLength()))
 
 
 def _warnings(text: str) -> list[str]:

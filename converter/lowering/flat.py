@@ -120,6 +120,15 @@ def scale_tensors(tensor: Any) -> list[int]:
     return [int(n) for n in (details.scales, details.zeroPoints) if n > 0] if blockwise else []
 
 
+def signature_names(path: Path) -> list[str]:
+    """Return the names of a file's signatures; nothing else of it is read."""
+    from ai_edge_litert.schema_py_generated import Model
+
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        model = Model.GetRootAs(content, 0)
+        return [text(model.SignatureDefs(i).SignatureKey()) for i in range(model.SignatureDefsLength())]
+
+
 def in_blocks(path: Path) -> bool:
     """Tell whether a file has weights with one scale a block."""
     return any(scale_tensors(t) for g in read_flat(path).subgraphs for t in g.tensors)

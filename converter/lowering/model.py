@@ -11,6 +11,9 @@ if TYPE_CHECKING:
     from converter.lowering.runner import TfliteRunner
 
 DEFAULT_LENGTHS = (16, 32, 64, 128)
+"""Of signatures that have a graph each."""
+FINE_LENGTHS = (8, 12, 16, 20, 24, 28, 32, 40, 48, 56, 64, 80, 96, 112, 128)
+"""Of signatures over one graph, where another costs half a kilobyte and saves padding."""
 SHORTEST = 4
 """Two special tokens, and three between a pair, fill anything shorter: a tokenizer then cuts nothing at all."""
 SIGNATURE = "serving_"
@@ -59,8 +62,10 @@ class TfliteModel(Artifact):
                     raise StageFailed(f"{spec.name} is {spec.dtype} in the TFLite file, wanted {wanted}")
 
 
-def signature_lengths(wanted: tuple[int, ...], longest: int) -> tuple[int, ...]:
-    """Return the lengths to make, ascending: those wanted, or the defaults up to the model's maximum.
+def signature_lengths(
+    wanted: tuple[int, ...], longest: int, defaults: tuple[int, ...] = DEFAULT_LENGTHS
+) -> tuple[int, ...]:
+    """Return the lengths to make, ascending: those wanted, or `defaults` up to the model's maximum.
 
     Raises:
         UsageError: a wanted length exceeds what the model takes, or holds no text.
@@ -81,8 +86,15 @@ def signature_lengths(wanted: tuple[int, ...], longest: int) -> tuple[int, ...]:
             )
     if wanted:
         return tuple(sorted(set(wanted)))
-    fitting = [n for n in DEFAULT_LENGTHS if n <= longest]
-    return tuple(sorted({*fitting, min(longest, DEFAULT_LENGTHS[-1])}))
+    fitting = [n for n in defaults if n <= longest]
+    return tuple(sorted({*fitting, min(longest, defaults[-1])}))
+
+
+def lengths_of(names: list[str]) -> tuple[tuple[int, ...], int | None]:
+    """Return the fixed lengths that signatures are named after, ascending, and the longest of one that takes any."""
+    up_to = [n.removeprefix(ANY_SIGNATURE) for n in names if n.startswith(ANY_SIGNATURE)]
+    fixed = sorted(int(n.removeprefix(SIGNATURE)) for n in names if n.removeprefix(SIGNATURE).isdigit())
+    return tuple(fixed), int(up_to[0]) if up_to and up_to[0].isdigit() else None
 
 
 def mobile_outputs(model: TorchModel) -> tuple[str, ...]:

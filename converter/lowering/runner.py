@@ -8,7 +8,7 @@ import numpy as np
 
 from converter.errors import PackageDamaged, UsageError
 from converter.examples import INPUT_NAMES, PadIds
-from converter.lowering.model import ANY_SIGNATURE, BATCH, SIGNATURE
+from converter.lowering.model import ANY_SIGNATURE, BATCH, SIGNATURE, lengths_of
 from converter.target import Runner, TensorSpec
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ class TfliteRunner(Runner):
         except (ValueError, RuntimeError) as error:
             raise PackageDamaged(f"not a TFLite model ({error})", where=str(path)) from None
         names = self._interpreter.get_signature_list()
-        found, any_up_to = _lengths(names)
+        found, any_up_to = lengths_of(names)
         if not found and any_up_to is None:
             raise PackageDamaged(
                 f"the file has no signature {SIGNATURE}<length>; it has {', '.join(names) or 'none'}", where=str(path)
@@ -98,13 +98,6 @@ def _batch(names: list[str]) -> int:
     """Return the texts that the file takes at once, by the names of its signatures."""
     sizes = (name.partition(BATCH)[2] for name in names if name.startswith(SIGNATURE))
     return max([1, *(int(size) for size in sizes if size.isdigit())])
-
-
-def _lengths(names: list[str]) -> tuple[tuple[int, ...], int | None]:
-    """Return the fixed lengths of a file, and the longest where it takes any."""
-    up_to = [n.removeprefix(ANY_SIGNATURE) for n in names if n.startswith(ANY_SIGNATURE)]
-    fixed = sorted(int(n.removeprefix(SIGNATURE)) for n in names if n.removeprefix(SIGNATURE).isdigit())
-    return tuple(fixed), int(up_to[0]) if up_to and up_to[0].isdigit() else None
 
 
 def _spec(name: str, detail: Mapping[str, Any]) -> TensorSpec:

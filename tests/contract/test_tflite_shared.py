@@ -1,0 +1,190 @@
+"""One graph behind all lengths: every client gets every length in any order, and weights are in memory once."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from converter.artifact import TorchModel
+from converter.device.gpu_forecast import forecast
+from converter.errors import RecipeError, StageFailed
+from converter.examples import Example
+from converter.lowering.flat import code_of, read_flat, signature_names, write_flat
+from converter.lowering.lower import LowerTflite
+from converter.lowering.model import TfliteModel
+from converter.lowering.rows import filled_rows
+from converter.lowering.runner import TfliteRunner
+from converter.lowering.shared import has_shared_graph, shared_graph, write_shared
+from converter.lowering.stamp import NotAlike
+from converter.quantize.litert_dynamic import LitertDynamicInt8
+from converter.source import load_source
+from converter.stage import Context, run_stage
+from converter.validate.reference import torch_run
+from targets.tflite import MODEL_FILE, Tflite
+from tests.tiny import SENTENCES
+
+pytest.importorskip("litert_torch", reason="the extra 'mobile' is not installed")
+
+LOWERED, LENGTHS = (8, 20), (4, 8, 13, 20)
+UP_AND_DOWN = (4, 20, 4, 8, 8, 13, 4, 20, 13, 8)
+"""Back to a length that was used before, longer and shorter: where a graph keeps what it had, this shows it."""
+RESHAPE = 22
+
+
+@pytest.fixture(scope="module")
+def ctx(tmp_path_factory: pytest.TempPathFactory) -> Context:
+    return Context(work=tmp_path_factory.mktemp("work"), calibration=tuple(Example(s) for s in SENTENCES))
+
+
+@pytest.fixture(scope="module")
+def bert(tiny: Callable[..., Path], ctx: Context) -> TfliteModel:
+    source = load_source(str(tiny("bert", layers=1)))
+    return run_stage(LowerTflite(LOWERED), replace(source, max_length=LOWERED[-1]), ctx)[0]
+
+
+@pytest.fixture(scope="module")
+def shared(bert: TfliteModel, ctx: Context) -> Path:
+    write_shared(bert.path, ctx.work / "shared.tflite", LENGTHS)
+    return ctx.work / "shared.tflite"
+
+
+def _feed(made: TfliteModel, ctx: Context, length: int) -> dict[str, Any]:
+    row = filled_rows(made.source, ctx, LENGTHS[-1], 1)[0]
+    return {name: ids[None, :length] for name, ids in row.inputs.items()}
+
+
+@pytest.mark.parametrize("xnnpack", [True, False])
+def test_every_length_answers_whatever_was_asked_before(
+    bert: TfliteModel, shared: Path, ctx: Context, *, xnnpack: bool
+) -> None:
+    runner, wanted = TfliteRunner(shared, bert.source.pad, xnnpack=xnnpack), torch_run(bert.source)
+    assert runner.lengths == LENGTHS
+    for length in UP_AND_DOWN:
+        feed = _feed(bert, ctx, length)
+        np.testing.assert_allclose(runner.run(feed)["logits"], wanted(feed)["logits"], atol=1e-4)
+
+
+def test_the_compiled_model_api_gets_the_same(bert: TfliteModel, shared: Path, ctx: Context) -> None:
+    """It gives outputs their place before the run, which tensors that a loop makes do not have."""
+    from ai_edge_litert.compiled_model import CompiledModel
+
+    compiled, runner = CompiledModel.from_file(str(shared)), TfliteRunner(shared, bert.source.pad)
+    signatures = compiled.get_signature_list()
+    for length in UP_AND_DOWN:
+        feed, key = _feed(bert, ctx, length), f"serving_{length}"
+        number = compiled.get_signature_index(key)
+        given, made = compiled.create_input_buffers(number), compiled.create_output_buffers(number)
+        for name, buffer in zip(signatures[key]["inputs"], given, strict=True):
+            buffer.write(feed[name].astype(np.int32))
+        compiled.run_by_index(number, given, made)
+        np.testing.assert_array_equal(made[0].read(3, np.float32), runner.run(feed)["logits"].ravel())
+
+
+def test_without_its_last_reshape_the_compiled_model_api_would_refuse_it(shared: Path, tmp_path: Path) -> None:
+    from ai_edge_litert.compiled_model import CompiledModel
+
+    model = read_flat(shared)
+    for graph in model.subgraphs[: len(LENGTHS)]:
+        call, last = graph.operators
+        assert code_of(model, last) == RESHAPE
+        graph.outputs, graph.operators = np.array([call.outputs[-1]], np.int32), [call]
+        for signature in model.signatureDefs:
+            signature.outputs[0].tensorIndex = int(call.outputs[-1])
+    write_flat(model, tmp_path / "bare.tflite")
+    compiled = CompiledModel.from_file(str(tmp_path / "bare.tflite"))
+    with pytest.raises(RuntimeError, match="Failed to invoke"):
+        compiled.run_by_index(0, compiled.create_input_buffers(0), compiled.create_output_buffers(0))
+
+
+def test_a_graph_that_hands_on_its_inputs_would_keep_the_length_before(
+    bert: TfliteModel, shared: Path, ctx: Context, tmp_path: Path
+) -> None:
+    """Why the loop hands on one number in their place: the obvious form fails when a length comes back."""
+    model = read_flat(shared)
+    body = shared_graph(model)
+    n_inputs = len(bert.source.input_names)
+    inputs = body.inputs[1 : 1 + n_inputs]
+    body.outputs = np.array([body.outputs[0], *inputs, *body.outputs[1 + n_inputs :]], np.int32)
+    write_flat(model, tmp_path / "handed_on.tflite")
+    runner, wanted = TfliteRunner(tmp_path / "handed_on.tflite", bert.source.pad), torch_run(bert.source)
+    right = []
+    for length in UP_AND_DOWN:
+        feed = _feed(bert, ctx, length)
+        try:
+            right.append(np.allclose(runner.run(feed)["logits"], wanted(feed)["logits"], atol=1e-4))
+        except RuntimeError:
+            right.append(False)
+            break
+    assert not all(right)
+
+
+def test_another_length_costs_a_kilobyte_and_no_weights(bert: TfliteModel, shared: Path, tmp_path: Path) -> None:
+    write_shared(bert.path, tmp_path / "two.tflite", LENGTHS[:2])
+    more = shared.stat().st_size - (tmp_path / "two.tflite").stat().st_size
+    assert more <= 1024 * len(LENGTHS[2:])
+    model = read_flat(shared)
+    weighty = [
+        graph
+        for graph in model.subgraphs
+        if sum(model.buffers[t.buffer].data.nbytes for t in graph.tensors if model.buffers[t.buffer].data is not None)
+        > 1024
+    ]
+    assert weighty == [shared_graph(model)]
+
+
+def _emitted(given: TfliteModel, target: Tflite, folder: Path, ctx: Context) -> Path:
+    folder.mkdir()
+    return target.emit(given, given.source, folder, ctx).folder / MODEL_FILE
+
+
+def test_precisions_for_cpus_share_a_graph_and_those_for_accelerators_do_not(
+    bert: TfliteModel, ctx: Context, tmp_path: Path
+) -> None:
+    small = run_stage(LitertDynamicInt8(texts=4), bert, ctx)[0]
+    made = {
+        "auto": _emitted(small, Tflite(mediapipe=False), tmp_path / "a", ctx),
+        "float32": _emitted(bert, Tflite(mediapipe=False), tmp_path / "b", ctx),
+        "separate": _emitted(small, Tflite(mediapipe=False, graphs="separate"), tmp_path / "c", ctx),
+        "batch": _emitted(small, Tflite(mediapipe=False, batch=2), tmp_path / "d", ctx),
+        "asked": _emitted(bert, Tflite(mediapipe=False, graphs="shared", seq_len=LOWERED), tmp_path / "e", ctx),
+    }
+    assert [name for name, path in made.items() if has_shared_graph(path)] == ["auto", "asked"]
+    assert sorted(signature_names(made["auto"])) == ["serving_12", "serving_16", "serving_20", "serving_8"]
+    assert sorted(signature_names(made["asked"])) == ["serving_20", "serving_8"]
+
+
+def test_the_forecast_for_gpus_names_the_loop_and_the_way_out(bert: TfliteModel, shared: Path) -> None:
+    found = forecast(shared)
+    assert (found.partitions, [x.operation for x in found.leaving]) == (0, ["WHILE"])
+    assert "graphs=separate" in found.leaving[0].rewrite
+    assert found.operations > 20
+    assert "WHILE" not in {x.operation for x in forecast(bert.path).leaving}
+
+
+def _one_length(given: TfliteModel, path: Path) -> TfliteModel:
+    model = read_flat(given.path)
+    model.subgraphs, model.signatureDefs = model.subgraphs[:1], model.signatureDefs[:1]
+    write_flat(model, path)
+    return replace(given, path=path, precision="dynamic")
+
+
+def test_where_one_graph_cannot_take_all_lengths_each_has_its_own(
+    bert: TfliteModel, ctx: Context, tmp_path: Path
+) -> None:
+    unlike = _one_length(bert, tmp_path / "one.tflite")
+    with pytest.raises(NotAlike):
+        write_shared(unlike.path, tmp_path / "no.tflite", LENGTHS)
+    assert not has_shared_graph(_emitted(unlike, Tflite(mediapipe=False), tmp_path / "a", ctx))
+    with pytest.raises(StageFailed, match="one graph does not take all lengths") as caught:
+        _emitted(unlike, Tflite(mediapipe=False, graphs="shared"), tmp_path / "b", ctx)
+    assert "graphs=shared" in caught.value.hint
+
+
+def test_a_shared_graph_takes_one_text_a_call(tiny: Callable[..., Path]) -> None:
+    source: TorchModel = load_source(str(tiny("bert", layers=1)))
+    with pytest.raises(RecipeError, match="one text a call") as caught:
+        Tflite(graphs="shared", batch=4).stages("dynamic", {}, source)
+    assert "graphs=shared" in caught.value.hint
