@@ -11,18 +11,21 @@ if TYPE_CHECKING:
 
 UNSEEN = 3e4
 """Taken from the scores of what may not be seen: finite in half precision too, and its exponential is zero."""
-TRIAL = 4
-"""Tokens, and as many of padding, that show what attention masks."""
+PADDED = 4
+"""Tokens of padding that show what attention masks."""
 
 
 class MobileGraph(torch.nn.Module):
-    """Int32 inputs `[1, length]` to a dict of named float32 outputs; an embedding model gives its embedding only."""
+    """Int32 inputs `[1, length]` to a dict of named float32 outputs; an embedding model gives its embedding only.
 
-    def __init__(self, model: "TorchModel", output_names: tuple[str, ...]) -> None:
+    `longest`: the largest length that it is traced at.
+    """
+
+    def __init__(self, model: "TorchModel", output_names: tuple[str, ...], longest: int) -> None:
         super().__init__()
         self.traced = model.graph()
         self.output_names = output_names
-        self.padding_only = _masks_padding_only(self.traced, model.input_names)
+        self.padding_only = _masks_padding_only(self.traced, model.input_names, longest)
         """Whether all that attention masks is padding: one mask then serves every layer and every row."""
 
     def forward(
@@ -35,10 +38,13 @@ class MobileGraph(torch.nn.Module):
         return {name: made[name] for name in self.output_names}
 
 
-def _masks_padding_only(traced: torch.nn.Module, names: tuple[str, ...]) -> bool:
-    """Run a few tokens, half of them padding, and look at every mask that attention is given."""
-    sample = {name: torch.ones(1, 2 * TRIAL, dtype=torch.int32) for name in names}
-    sample["attention_mask"][:, TRIAL:] = 0
+def _masks_padding_only(traced: torch.nn.Module, names: tuple[str, ...], longest: int) -> bool:
+    """Run as many tokens as there will be, and look at every mask that attention is given.
+
+    As many: a window of neighbours (ModernBERT's) masks nothing until the text is longer than it.
+    """
+    sample = {name: torch.ones(1, longest, dtype=torch.int32) for name in names}
+    sample["attention_mask"][:, -PADDED:] = 0
     with torch.no_grad(), _Masks() as seen:
         traced(**sample)
     visible = sample["attention_mask"][:, None, None].bool()

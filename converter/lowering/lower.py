@@ -115,7 +115,7 @@ def _convert(given: TorchModel, made: TfliteModel, *, lean: bool) -> bool:
 
     litert_torch.config.show_progress = False
 
-    graph = MobileGraph(given, made.output_names).eval()
+    graph = MobileGraph(given, made.output_names, made.lengths[-1]).eval()
     converter: Any = litert_torch.Converter()
     # The longest comes first: it is what a caller gets who asks for no signature, and it takes every text.
     for length in reversed(made.lengths):

@@ -217,3 +217,14 @@ def test_what_mediapipe_has_no_form_for_is_left_out_and_said(
     checks, facts = check_variant(tmp_path, roberta, reference, TfliteRunner(bert.path, source.pad), ctx)
     assert checks == []
     assert "WordPiece" in facts["mediapipe"]["left_out"]
+
+
+@pytest.mark.slow
+def test_a_window_of_neighbours_is_kept_beyond_its_width(tiny: Callable[..., Path], ctx: Context) -> None:
+    """ModernBERT's local attention masks nothing in a short text: a trial of few tokens took it for padding alone."""
+    source = load_source(str(tiny("modernbert", layers=2, local_attention=20)))
+    made, record = run_stage(LowerTflite((6, 30)), source, ctx)
+    assert record.facts["max_relative_error"] < FLOAT32_ERROR
+    feed = {name: ids[None] for name, ids in filled_rows(source, ctx, 30, 1)[0].inputs.items()}
+    found = TfliteRunner(made.path, source.pad).run(feed)["logits"]
+    np.testing.assert_allclose(found, torch_run(source)(feed)["logits"], atol=FLOAT32_ERROR)
