@@ -2,7 +2,6 @@
 
 import importlib.util
 import os
-import shutil
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -13,7 +12,6 @@ from converter.artifact import Artifact, Bundle, TorchModel
 from converter.binding import bind, option
 from converter.device.beside import Beside
 from converter.device.gpu_forecast import forecast
-from converter.device.samples import FOLDER
 from converter.device.second_opinion import second_opinion
 from converter.errors import RecipeError, RuntimeMissing, StageFailed
 from converter.examples import PadIds
@@ -183,9 +181,6 @@ class Tflite(Target):
     def accompany(
         self, bundle: Bundle, golden: "Golden", runner: Runner, evaluation: "Evaluation", tolerance: float
     ) -> dict[str, Any]:
-        if not runner.lengths:
-            shutil.rmtree(bundle.folder / FOLDER, ignore_errors=True)
-            return {"why_not": "samples pick from fixed lengths, and this file takes any"}
         return Beside(bundle.folder).complete(bundle.source, golden, runner, evaluation.facts, tolerance)
 
     def limits(self, precision: str) -> Limits:

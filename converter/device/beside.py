@@ -10,7 +10,7 @@ from converter.device.facts import DeviceFacts, facts_of
 from converter.device.golden_table import write_golden_table
 from converter.device.gpu_forecast import FACT as GPU_FACT
 from converter.device.parity import CHECK, backend_of, expected, facts, parity_check, prove, write_parity
-from converter.device.runtime import KEY, MODEL_FILE, least_runtime
+from converter.device.runtime import KEY, MODEL_FILE, inputs_in_order, least_runtime
 from converter.device.samples import FOLDER, check_facts, write_samples
 from converter.device.tables import TABLES_FILE, NoTables, Tables, read_tables, write_tables
 from converter.device.tokenize import DeviceTokenizer
@@ -94,6 +94,7 @@ class Beside:
             why_not=str(proof.get("why_not", "")),
             n_differing=sum(not d.startswith("your text") for d in proof.get("differing", ())),
             runtime=least_runtime(self.folder),
+            graph_inputs=inputs_in_order(self.folder),
         )
         made = check_facts(table)
         n_texts = write_golden_table(golden, source, table, tolerance, self.assets)

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from converter.lowering.model import SIGNATURE
+from converter.lowering.model import ANY_SIGNATURE, BATCH, DEFAULT_LENGTHS, SIGNATURE
 from converter.tasks.question_answering import MAX_ANSWER_TOKENS
 
 if TYPE_CHECKING:
@@ -41,6 +41,7 @@ class DeviceFacts:
     kind: str
     """How outputs become an answer: one of `CLASS_NAMES`."""
     lengths: tuple[int, ...]
+    """Of signatures, ascending; none where one takes any length."""
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
     width: int
@@ -61,8 +62,47 @@ class DeviceFacts:
     """Hard texts to which the samples' tokenizer gives other ids than the original."""
     runtime: Mapping[str, str] = field(default_factory=dict)
     """Least versions: of the file, and those that the samples were written for."""
+    graph_inputs: tuple[str, ...] = ()
+    """The inputs in the order of the graph."""
+    any_up_to: int = 0
+    """The longest text in tokens of the one signature that takes any length; 0 where there is none."""
+    batch: int = 1
+    """Texts that a second signature of each length takes."""
     signature: str = SIGNATURE
+    any_signature: str = ANY_SIGNATURE
+    batch_signature: str = BATCH
     max_answer_tokens: int = MAX_ANSWER_TOKENS
+
+    @property
+    def max_length(self) -> int:
+        """Longest text in tokens; the samples cut what is longer."""
+        return self.any_up_to or self.lengths[-1]
+
+    @property
+    def measured_lengths(self) -> tuple[int, ...]:
+        """Lengths in tokens at which a device is measured: those of the signatures, else a few that stand for all."""
+        return self.lengths or tuple(sorted({*(n for n in DEFAULT_LENGTHS if n < self.any_up_to), self.any_up_to}))
+
+    def benchmark_flags(self, length: int) -> str:
+        """Return what `benchmark_model` must be told of the signature and its inputs.
+
+        It takes inputs in the graph's order, and fills those of which nothing is said with numbers up to 99: no model
+        has so many kinds of text.
+        """
+        signature = f"{self.any_signature}{self.any_up_to}" if self.any_up_to else f"{self.signature}{length}"
+        ranges = {"attention_mask": "1,1", "token_type_ids": "0,0"}
+        told = {
+            "signature_to_run_for": signature,
+            "input_layer": ",".join(self.graph_inputs),
+            "input_layer_shape": ":".join([f"1,{length}"] * len(self.graph_inputs)),
+            "input_layer_value_range": ":".join(f"{n},{ranges[n]}" for n in self.graph_inputs if n in ranges),
+        }
+        return " ".join(f"--{name}={value}" for name, value in told.items())
+
+    @property
+    def numbers_a_token(self) -> int:
+        """Numbers in an output for each token; 0 where there is one row for the whole text."""
+        return {"span": 1}.get(self.kind, self.width if self.kind in {"tags", "tokens", "mask"} else 0)
 
     @property
     def class_name(self) -> str:
@@ -97,7 +137,13 @@ def kind_of(source: "TorchModel") -> str:
 
 
 def facts_of(
-    source: "TorchModel", runner: "Runner", *, why_not: str = "", n_differing: int = 0, runtime: Mapping[str, str]
+    source: "TorchModel",
+    runner: "Runner",
+    *,
+    why_not: str = "",
+    n_differing: int = 0,
+    runtime: Mapping[str, str],
+    graph_inputs: tuple[str, ...],
 ) -> DeviceFacts:
     """Gather what the samples need; `why_not` says why they bring no tokenizer, empty where they do."""
     import json
@@ -121,4 +167,7 @@ def facts_of(
         mask_token=str(tokenizer.mask_token or ""),
         n_differing=n_differing,
         runtime=runtime,
+        graph_inputs=graph_inputs,
+        any_up_to=0 if runner.lengths else runner.max_length or 0,
+        batch=runner.max_batch or 1,
     )

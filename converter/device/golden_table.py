@@ -41,7 +41,7 @@ def write_golden_table(
 
 def _texts(golden: "Golden", source: "TorchModel", facts: "DeviceFacts") -> Iterator[str]:
     room = MAX_VALUES
-    limit = replace(source, max_length=min(source.max_length, facts.lengths[-1]))
+    limit = replace(source, max_length=min(source.max_length, facts.max_length))
     for i, example in enumerate(golden.examples):
         outputs = golden.package[i]
         size = 0 if facts.kind == "mask" else sum(v.size for v in outputs.values())

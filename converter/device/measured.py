@@ -23,6 +23,7 @@ TROUBLE = re.compile(r"error|fail|not found|no devices|denied", re.IGNORECASE)
 RUNS = re.compile(r"count=(\d+)(?: first=\S+)?(?: curr=\S+)? min=([\d.e+]+) max=([\d.e+]+) avg=\S+ std=([\d.e+]+)")
 SETTINGS = {
     "signature": re.compile(r"Signature to run: \[([^\]]*)\]"),
+    "shapes": re.compile(r"Input shapes: \[1,(\d+)"),
     "threads": re.compile(r"(?:Num threads|#threads used for CPU inference): \[(-?\d+)\]"),
     "model_mb": re.compile(r"The input model file size \(MB\): ([\d.]+)"),
     "peak_mb": re.compile(r"Overall peak memory footprint \(MB\) via periodic monitoring: ([\d.]+)"),
@@ -124,7 +125,7 @@ def _one_run(lines: list[str], timings: str) -> Measurement:
     init, first, warmup, average = (float(x) / 1000 for x in TIMINGS.search(timings).groups())  # type: ignore[union-attr]
     return Measurement(
         milliseconds=average,
-        length=_length(told.get("signature", "")),
+        length=_length(told.get("signature", "")) or (int(told["shapes"]) if "shapes" in told else None),
         threads=int(told["threads"]) if int(told.get("threads", -1)) > 0 else None,
         init_ms=init,
         first_ms=first,

@@ -17,6 +17,16 @@ def least_runtime(folder: Path) -> dict[str, str]:
     return {MODEL_FILE: min_runtime_version(folder / MODEL_FILE), **SAMPLES}
 
 
+def inputs_in_order(folder: Path) -> tuple[str, ...]:
+    """Return the names of the inputs in the order of the file's graphs, which is not that of its signatures."""
+    from converter.lowering.flat import read_flat, text
+
+    model = read_flat(folder / MODEL_FILE)
+    signature = next(s for s in model.signatureDefs if int(s.subgraphIndex) == 0)
+    names = {int(e.tensorIndex): text(e.name) for e in signature.inputs}
+    return tuple(names[int(number)] for number in model.subgraphs[0].inputs)
+
+
 def min_runtime_version(path: Path) -> str:
     """Return the least TensorFlow Lite that computes the file, as it says itself."""
     from converter.lowering.flat import read_flat

@@ -91,10 +91,10 @@ def check_facts(facts: "DeviceFacts") -> dict[str, Any]:
     """Return the facts as the manifest keeps them.
 
     Raises:
-        StageFailed: the file has none of the lengths that the samples pick from.
+        StageFailed: the file has no signature that the samples know.
 
     """
-    if not facts.lengths:
+    if not (facts.lengths or facts.any_up_to):
         raise StageFailed("the file has no signature for the samples to call")
-    kept = {"kind", "lengths", "wordpiece", "why_not", "tokenizer", "runtime"}
+    kept = {"kind", "lengths", "any_up_to", "batch", "wordpiece", "why_not", "tokenizer", "runtime"}
     return {k: v for k, v in asdict(facts).items() if k in kept}

@@ -44,6 +44,12 @@ def test_a_terminals_text_is_read_whole(tmp_path: Path) -> None:
     assert (found.peak_mb, found.model_mb) == (93.2, 1.0)
 
 
+def test_a_signature_of_any_length_was_measured_at_that_of_its_inputs(tmp_path: Path) -> None:
+    shapes = "INFO: Input shapes: [1,24:1,24:1,24]\nINFO: Signature to run: [serving_up_to_128]"
+    text = _printed().replace("INFO: Signature to run: [serving_16]", shapes)
+    assert [f.length for f in read_measurements(_file(tmp_path, text))] == [24]
+
+
 def test_several_runs_in_one_file_keep_their_own_memory(tmp_path: Path) -> None:
     text = _printed(16, 1, "600.5", "40.5") + _printed(32, 2, "1.2e+03", "41.5")
     found = read_measurements(_file(tmp_path, text))

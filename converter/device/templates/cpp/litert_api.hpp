@@ -54,6 +54,10 @@ LiteRtStatus LiteRtGetCompiledModelInputBufferRequirements(LiteRtCompiledModel, 
                                                            LiteRtTensorBufferRequirements*);
 LiteRtStatus LiteRtGetCompiledModelOutputBufferRequirements(LiteRtCompiledModel, size_t signature, size_t output,
                                                             LiteRtTensorBufferRequirements*);
+LiteRtStatus LiteRtCompiledModelResizeInputTensor(LiteRtCompiledModel, size_t signature, size_t input, const int* shape,
+                                                  size_t rank);
+LiteRtStatus LiteRtGetCompiledModelOutputTensorLayouts(LiteRtCompiledModel, size_t signature, size_t n_outputs,
+                                                       LiteRtLayout*, bool update);
 LiteRtStatus LiteRtCreateManagedTensorBufferFromRequirements(LiteRtEnvironment, const LiteRtRankedTensorType*,
                                                              LiteRtTensorBufferRequirements, LiteRtTensorBuffer*);
 void LiteRtDestroyTensorBuffer(LiteRtTensorBuffer);

@@ -1,0 +1,67 @@
+"""Packages for devices, made once for all contract tests that look at them."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.contract.device_packages import LENGTHS, MODELS, Made, OfTorch, make_beside, tokenizers_asked_once
+from tests.tiny import SENTENCES, make_tiny_sentence_transformer
+
+BATCH = 4
+
+
+@pytest.fixture(scope="session")
+def packages(tiny: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Made]:
+    """A classifier as it ships, lowered once for real: a graph a length, one for all, any length, several texts."""
+    from converter.device.gpu_forecast import forecast
+    from converter.examples import Example
+    from converter.lowering.lower import LowerTflite
+    from converter.source import load_source
+    from converter.stage import Context, run_stage
+    from targets.tflite import Tflite
+
+    source = load_source(str(tiny("bert", layers=1)))
+    work = tmp_path_factory.mktemp("work")
+    ctx = Context(work=work, calibration=tuple(Example(s) for s in SENTENCES))
+    lowered, _ = run_stage(LowerTflite(LENGTHS), source, ctx)
+    targets = {
+        "separate": Tflite(seq_len=LENGTHS, graphs="separate"),
+        "shared": Tflite(seq_len=LENGTHS, graphs="shared"),
+        "any": Tflite(seq_len=LENGTHS, any_length=True),
+        "batch": Tflite(seq_len=LENGTHS, batch=BATCH),
+    }
+    made = {}
+    with tokenizers_asked_once():
+        for name, target in targets.items():
+            folder = tmp_path_factory.mktemp(name)
+            bundle = target.emit(lowered, source, folder, ctx)
+            facts = forecast(folder / bundle.model_file).facts()
+            made[name] = make_beside(folder, source, target.open(folder, source.pad), facts)
+    return made
+
+
+@pytest.fixture(scope="session")
+def package(packages: dict[str, Made]) -> Made:
+    """The same with a graph a length."""
+    return packages["separate"]
+
+
+@pytest.fixture(scope="session")
+def every_kind(tiny: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Made]:
+    """The samples of every kind of model, each with what PyTorch answers as its golden vectors."""
+    from converter.device import beside
+    from converter.source import load_source
+
+    made = {}
+    with tokenizers_asked_once() as patch:
+        # Both stand in a file that is not made here.
+        patch.setattr(beside, "least_runtime", lambda _folder: {"model.tflite": "2.9.0"})
+        patch.setattr(beside, "inputs_in_order", lambda _folder: ("input_ids",))
+        for name, (family, task, options) in MODELS.items():
+            source = load_source(str(tiny(family, task, layers=1, **options)))
+            made[name] = make_beside(tmp_path_factory.mktemp(name), source, OfTorch(source))
+        folder = make_tiny_sentence_transformer(tmp_path_factory.mktemp("sentences") / "model", layers=1)
+        source = load_source(str(folder))
+        made["embedding"] = make_beside(tmp_path_factory.mktemp("embedding"), source, OfTorch(source))
+    return made

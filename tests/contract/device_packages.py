@@ -1,0 +1,140 @@
+"""Packages with samples for devices, made small: what the tests of samples and of second opinions start from."""
+
+import shutil
+import subprocess
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from converter.artifact import TorchModel
+from converter.device import beside
+from converter.device.beside import Beside
+from converter.device.facts import DeviceFacts, facts_of
+from converter.device.samples import write_samples
+from converter.device.tables import read_tables
+from converter.examples import Example
+from converter.golden import record_golden, write_golden
+from converter.stage import SILENT
+from converter.target import Runner, TensorSpec
+from converter.validate.reference import Reference, capture_reference, torch_run
+from tests.tiny import SENTENCES
+
+LENGTHS = (12, 24)
+TOLERANCE = 1e-4
+N_TEXTS = 12
+MODELS: dict[str, tuple[str, str, dict[str, Any]]] = {
+    "classes": ("bert", "text-classification", {}),
+    "multi": ("bert", "text-classification", {"problem_type": "multi_label_classification"}),
+    "score": ("bert", "text-classification", {"problem_type": "regression"}),
+    "tags": ("bert", "token-classification", {"num_labels": 7}),
+    "span": ("bert", "question-answering", {}),
+    "mask": ("bert", "fill-mask", {}),
+    "tokens": ("distilbert", "feature-extraction", {}),
+    "library": ("roberta", "token-classification", {}),
+}
+KINDS = (*MODELS, "embedding")
+QUESTIONS = ("How many live in the old town? Who wrote?", "about 4000 people live in the old town near the lake")
+
+
+class OfTorch(Runner):
+    """Runs the source: what is generated is tested with it, not what was lowered."""
+
+    runtime = "PyTorch"
+    lengths = LENGTHS
+    max_length = LENGTHS[-1]
+
+    def __init__(self, source: TorchModel) -> None:
+        self._run = torch_run(source)
+        self._shown = ("sentence_embedding",) if source.head is not None else source.task.model_outputs
+        self.inputs = tuple(TensorSpec(n, "int32", (1, LENGTHS[0])) for n in source.input_names)
+        made = self.run({n: np.ones((1, LENGTHS[0]), dtype=np.int64) for n in source.input_names})
+        self.outputs = tuple(TensorSpec(n, "float32", v.shape) for n, v in sorted(made.items()))
+
+    def run(self, feed: Mapping[str, Any]) -> dict[str, Any]:
+        return {n: v for n, v in self._run(feed).items() if n in self._shown}
+
+
+@dataclass(frozen=True)
+class Made:
+    """A package's files beside the model, and what they were made from."""
+
+    folder: Path
+    source: TorchModel
+    reference: Reference
+    runner: Runner
+
+    @property
+    def samples(self) -> Path:
+        return self.folder / "samples"
+
+    def write(self, folder: Path, **changes: Any) -> Path:
+        """Write the samples of this model with other facts."""
+        facts: DeviceFacts = facts_of(
+            self.source,
+            self.runner,
+            why_not="" if (self.samples / "assets" / "vocab.txt").is_file() else "of a library",
+            runtime={},
+            graph_inputs=self.source.input_names,
+        )
+        write_samples(replace(facts, **changes), folder)
+        return folder
+
+
+def make_beside(folder: Path, source: TorchModel, runner: Runner, facts: Mapping[str, Any] | None = None) -> Made:
+    """Write into `folder` all that a package holds beside the model."""
+    pair = QUESTIONS[1] if source.task.name == "question-answering" else None
+    examples = [Example(s, pair) for s in (*SENTENCES[:8], *QUESTIONS, "Größe 🙂 café", "")]
+    reference = capture_reference(replace(source, max_length=LENGTHS[-1]), examples, SILENT)
+    files = Beside(folder)
+    files.write_tokenizer(source)
+    _, known = files.check(source, reference, LENGTHS[-1])
+    golden = record_golden(source, source, reference, runner)
+    write_golden(golden, folder)
+    files.complete(source, golden, runner, {**known, **(facts or {})}, TOLERANCE)
+    return Made(folder, source, reference, runner)
+
+
+@contextmanager
+def tokenizers_asked_once() -> Iterator[pytest.MonkeyPatch]:
+    """Read equal tokenizers' tables once: most of the models share theirs."""
+    asked: dict[str, Any] = {}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            beside,
+            "read_tables",
+            lambda backend: asked[k] if (k := backend.to_str()) in asked else asked.setdefault(k, read_tables(backend)),
+        )
+        yield patch
+
+
+def compiler(name: str) -> str:
+    found = shutil.which(name)
+    if found is None:
+        pytest.skip(f"{name} is not installed")
+    return found
+
+
+def lines_of(path: Path) -> int:
+    return path.read_bytes().count(b"\n")
+
+
+def run(*command: object) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([*map(str, command)], capture_output=True, text=True, check=False)
+
+
+def build_demo(samples: Path, folder: Path) -> Path:
+    """Compile the C++ sample against the library of the Python package."""
+    import ai_edge_litert
+
+    library = Path(ai_edge_litert.__path__[0]) / "libLiteRt.so"
+    if not library.is_file():
+        pytest.skip("this ai-edge-litert brings no libLiteRt.so")
+    flags = ("-std=c++17", "-O0", "-Wall", "-Wextra", "-Werror", f"-Wl,-rpath,{library.parent}")
+    done = run(compiler("g++"), *flags, samples / "cpp" / "main.cpp", library, "-o", folder / "demo")
+    assert done.returncode == 0, done.stderr[-2000:]
+    return folder / "demo"
