@@ -48,7 +48,8 @@ class LitertStaticInt8(Stage[TfliteModel, TfliteModel]):
         from converter.lowering.ranges import measure
 
         self.check(given.source, has_text=not ctx.calibration_is_builtin)
-        layers, seen = measure(given, ctx, self.texts)
+        layers, measured = measure(given, ctx, self.texts)
+        seen = _alike(measured)
         noisy = [
             x
             for x in layers
@@ -58,9 +59,34 @@ class LitertStaticInt8(Stage[TfliteModel, TfliteModel]):
         facts = made.facts | {
             "layers": len(layers) // len(given.lengths),
             "kept_dynamic": len(noisy) // len(given.lengths),
+            "dynamic_layers": sorted({_at_any_length(x.made_name) for x in noisy}),
             "texts_a_length": self.texts,
         }
         return Outcome(made.made, facts)
+
+
+def _at_any_length(name: str) -> str:
+    """Return a tensor's name without its signature."""
+    return name.partition("/")[2] or name
+
+
+def _alike(measured: "dict[str, Activation]") -> "dict[str, Activation]":
+    """Return one account for what is the same tensor in several signatures."""
+    from converter.lowering.ranges import Activation
+
+    together: dict[str, list[Activation]] = {}
+    for name, found in measured.items():
+        together.setdefault(_at_any_length(name), []).append(found)
+    made = {
+        name: Activation(
+            min(a.low for a in found),
+            max(a.high for a in found),
+            sum(a.total for a in found),
+            sum(a.count for a in found),
+        )
+        for name, found in together.items()
+    }
+    return {name: made[_at_any_length(name)] for name in measured}
 
 
 def _rules(noisy: "list[LinearLayer]", bits: int) -> list[Rule]:

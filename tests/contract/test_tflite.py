@@ -19,6 +19,7 @@ from converter.examples import Example, pad_batch
 from converter.lowering.flat import read_flat
 from converter.lowering.lower import LowerTflite, check_equal, computes_constants
 from converter.lowering.model import TfliteModel
+from converter.lowering.ranges import measure
 from converter.lowering.rows import filled_rows
 from converter.lowering.runner import TfliteRunner
 from converter.quantize.litert_dynamic import LitertDynamicInt8
@@ -175,6 +176,23 @@ def test_static_int8_fixes_ranges_and_leaves_noisy_layers_dynamic(bert: TfliteMo
     loose, record = run_stage(LitertStaticInt8(texts=4, min_snr=200.0), bert, ctx)
     assert record.facts["kept_dynamic"] == record.facts["layers"] > 0
     assert _operations(loose.path).get("QUANTIZE", 0) == 0
+
+
+def test_static_ranges_are_the_same_at_every_length(bert: TfliteModel, ctx: Context) -> None:
+    measured = measure(bert, ctx, 4)[1]
+    apart = [[a.high for n, a in measured.items() if n.startswith(f"serving_{length}/")] for length in LENGTHS]
+    assert len(apart[0]) == len(apart[1])
+    assert apart[0] != apart[1], "they must differ where they are measured, or nothing is proven"
+    made = run_stage(LitertStaticInt8(texts=4, min_snr=0.0), bert, ctx)[0]
+    graphs = read_flat(made.path).subgraphs
+    scales = [[tuple(t.quantization.scale) for t in g.tensors if _is_int8_activation(t)] for g in graphs]
+    assert scales[0] == scales[1] != []
+
+
+def _is_int8_activation(tensor: Any) -> bool:
+    from ai_edge_litert.schema_py_generated import TensorType
+
+    return tensor.type == TensorType.INT8 and tensor.buffer == 0 and tensor.quantization is not None
 
 
 def _operations(path: Path) -> dict[str, int]:
