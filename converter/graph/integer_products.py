@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from converter.graph.attention import DOMAIN
-from converter.graph.projections import array_of, is_weight, new_weight
+from converter.graph.projections import array_of, bias_of, new_weight
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -134,7 +134,7 @@ def _replace(
     """Put one integer product in the place of `MatMul` and, where one follows, of its bias `Add`."""
     import onnx_ir as ir
 
-    add, bias = _bias(site.node)
+    add, bias = bias_of(site.node)
     if shift is not None:
         total = shift if bias is None else array_of(bias) + shift
         bias = new_weight(graph, total.astype(np.float32), f"{site.node.name}.bias")
@@ -153,11 +153,3 @@ def _replace(
     if product.outputs[0].is_graph_output():
         product.outputs[0].name, last.outputs[0].name = name, None
     graph.remove([add, site.node] if add is not None else [site.node], safe=True)
-
-
-def _bias(node: "ir.Node") -> "tuple[ir.Node | None, ir.Value | None]":
-    users = node.outputs[0].consumers()
-    if len(users) != 1 or users[0].op_type != "Add" or node.outputs[0].is_graph_output():
-        return None, None
-    bias = next((v for v in users[0].inputs if v is not node.outputs[0]), None)
-    return (users[0], bias) if is_weight(bias, rank=1) else (None, None)

@@ -29,11 +29,17 @@ def bias_behind(node: "ir.Node") -> "ir.Node | None":
     """Return the bias `Add` behind a `MatMul` by constant weights `[in, out]`; None where `node` is no such thing."""
     if node.op_type != "MatMul" or not is_weight(node.inputs[1], rank=2) or is_weight(node.inputs[0]):
         return None
+    add, _ = bias_of(node)
+    return add if add is not None and not add.outputs[0].is_graph_output() else None
+
+
+def bias_of(node: "ir.Node") -> "tuple[ir.Node | None, ir.Value | None]":
+    """Return the `Add` of a constant vector that alone reads a product, and that vector; None and None without."""
     users = node.outputs[0].consumers()
     if len(users) != 1 or users[0].op_type != "Add" or node.outputs[0].is_graph_output():
-        return None
+        return None, None
     bias = next((v for v in users[0].inputs if v is not node.outputs[0]), None)
-    return users[0] if is_weight(bias, rank=1) and not users[0].outputs[0].is_graph_output() else None
+    return (users[0], bias) if is_weight(bias, rank=1) else (None, None)
 
 
 def is_weight(value: "ir.Value | None", rank: int | None = None) -> bool:

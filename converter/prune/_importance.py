@@ -40,6 +40,10 @@ BATCH_TOKENS = 1024
 """Padded tokens a batch: bounds the memory of the backward pass."""
 
 
+LEAST_TOKENS = 128
+"""Of text, to fit weights on: fewer say nothing about hundreds of units."""
+
+
 @dataclass(frozen=True)
 class Evidence:
     """The text that importance is measured on, and the loss that it is measured with."""
@@ -56,6 +60,17 @@ class Evidence:
     @property
     def n_tokens(self) -> int:
         return sum(encoding.length for batch in self.batches for _, encoding in batch)
+
+
+def refuse_little(evidence: Evidence, where: str, hint: str) -> None:
+    """Raise where there is too little text to fit weights to."""
+    if evidence.n_tokens < LEAST_TOKENS:
+        raise DataError(
+            f"the calibration text has {evidence.n_tokens} tokens in {evidence.n_texts} texts: to fit weights on, at "
+            f"least {LEAST_TOKENS} are needed",
+            where=where,
+            hint=hint,
+        )
 
 
 def gather_evidence(

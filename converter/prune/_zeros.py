@@ -5,13 +5,12 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from converter.artifact import TorchModel
-from converter.errors import DataError, RecipeError
+from converter.errors import RecipeError
 from converter.stage import Context
 
 if TYPE_CHECKING:
     import torch
 
-    from converter.prune._importance import Evidence
 
 HONESTLY = (
     "weights are zero, the matrices keep their shape: no runtime here gets faster and no file smaller; only a "
@@ -49,19 +48,6 @@ def describe_zeros(given: TorchModel, made: TorchModel, ctx: Context) -> dict[st
         "cost": cost_of(given, made, ctx),
         "note": HONESTLY,
     }
-
-
-def refuse_little(evidence: "Evidence") -> None:
-    """Raise where there is too little text to fit weights to."""
-    from converter.prune.structured import LEAST_TOKENS
-
-    if evidence.n_tokens < LEAST_TOKENS:
-        raise DataError(
-            f"the calibration text has {evidence.n_tokens} tokens in {evidence.n_texts} texts: to fit weights on, at "
-            f"least {LEAST_TOKENS} are needed",
-            where="prune.threshold",
-            hint="give more text, or score=magnitude without reconstruct",
-        )
 
 
 def refuse_empty(linears: "Mapping[str, torch.nn.Linear]") -> None:

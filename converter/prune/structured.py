@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from converter.artifact import TorchModel
 from converter.binding import option
-from converter.errors import DataError, RecipeError
+from converter.errors import RecipeError
 from converter.prune._plan import Budget, UnitScores, choose_units, describe_plan
 from converter.shape import LayerShape
 from converter.stage import Context, Outcome, Stage
@@ -21,8 +21,6 @@ if TYPE_CHECKING:
 
 RATIO = 0.25
 """Of heads and neurons, where nothing else says how many go."""
-LEAST_TOKENS = 128
-"""Of text, to fit weights on: fewer say nothing about hundreds of units."""
 
 
 @dataclass(frozen=True)
@@ -89,7 +87,7 @@ class StructuredPruning(Stage[TorchModel, TorchModel]):
         return not (self.speedup is None and self.latency_ms is None and self.size_mb is None)
 
     def run(self, given: TorchModel, ctx: Context) -> Outcome[TorchModel]:
-        from converter.prune._importance import gather_evidence
+        from converter.prune._importance import gather_evidence, refuse_little
         from converter.prune._plan import load_shapes
 
         budgets = () if self._has_budget or self.plan else self._budgets(given)
@@ -104,7 +102,7 @@ class StructuredPruning(Stage[TorchModel, TorchModel]):
             score=self.score,
         )
         if self.reconstruct:
-            _refuse_little(evidence)
+            refuse_little(evidence, "prune.structured", hint="give more text, or reconstruct=false")
         if planned is not None:
             return self._follow(given, ctx, evidence, planned)
         if self._has_budget:
@@ -241,12 +239,3 @@ class StructuredPruning(Stage[TorchModel, TorchModel]):
             "parameters_after": n_parameters(made),
         }
         return Outcome(made, facts)
-
-
-def _refuse_little(evidence: "Evidence") -> None:
-    if evidence.n_tokens < LEAST_TOKENS:
-        raise DataError(
-            f"the calibration text has {evidence.n_tokens} tokens in {evidence.n_texts} texts: to fit weights on, at "
-            f"least {LEAST_TOKENS} are needed",
-            hint="give more text, or reconstruct=false",
-        )

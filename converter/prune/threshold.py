@@ -123,8 +123,7 @@ class ThresholdPruning(Stage[TorchModel, TorchModel]):
         return Outcome(made, describe_zeros(given, made, ctx))
 
     def _batches(self, given: TorchModel, ctx: Context) -> "tuple[list[Encoding], ...]":
-        from converter.prune._importance import gather_evidence
-        from converter.prune._zeros import refuse_little
+        from converter.prune._importance import gather_evidence, refuse_little
 
         if self.score == "magnitude" and not self.fits:
             return ()
@@ -132,7 +131,7 @@ class ThresholdPruning(Stage[TorchModel, TorchModel]):
             ctx.progress.note(f"{NAME}: measuring on built-in text; --calibration FILE with yours does better")
         evidence = gather_evidence(given, ctx, n_texts=self.texts, max_length=128, loss="answers", score="taylor")
         if self.fits:
-            refuse_little(evidence)
+            refuse_little(evidence, NAME, hint="give more text, or score=magnitude without reconstruct")
         return tuple([encoding for _, encoding in batch] for batch in evidence.batches)
 
     def _fit(self, made: TorchModel, whole: TorchModel, batches: "Sequence[Sequence[Encoding]]", ctx: Context) -> None:

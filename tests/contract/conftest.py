@@ -1,11 +1,14 @@
-"""Packages for devices, made once for all contract tests that look at them."""
+"""What several contract tests start from: packages for devices, and a teacher with its student."""
 
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from converter.artifact import TorchModel
+from converter.stage import Context
 from tests.contract.device_packages import LENGTHS, MODELS, Made, OfTorch, make_beside, tokenizers_asked_once
+from tests.distilling import TEXTS
 from tests.tiny import SENTENCES, make_tiny_sentence_transformer
 
 BATCH = 4
@@ -65,3 +68,23 @@ def every_kind(tiny: Callable[..., Path], tmp_path_factory: pytest.TempPathFacto
         source = load_source(str(folder))
         made["embedding"] = make_beside(tmp_path_factory.mktemp("embedding"), source, OfTorch(source))
     return made
+
+
+@pytest.fixture(scope="module")
+def source(tiny: Callable[..., Path]) -> TorchModel:
+    """A small classifier, which is a teacher where something is distilled."""
+    from converter.source import load_source
+
+    return load_source(str(tiny("bert")))
+
+
+@pytest.fixture(scope="module")
+def student(tiny: Callable[..., Path]) -> TorchModel:
+    from converter.source import load_source
+
+    return load_source(str(tiny("bert", seed=1, layers=2)))
+
+
+@pytest.fixture
+def ctx(tmp_path: Path, source: TorchModel) -> Context:
+    return Context(work=tmp_path, calibration=TEXTS, teacher=source, resume=tmp_path / "resume")

@@ -23,21 +23,6 @@ from converter.stage import SILENT, Context, run_stage
 from tests.distilling import QUICK, TEXTS, Watching, digest, distance
 
 
-@pytest.fixture(scope="module")
-def source(tiny: Callable[..., Path]) -> TorchModel:
-    return load_source(str(tiny("bert")))
-
-
-@pytest.fixture(scope="module")
-def student(tiny: Callable[..., Path]) -> TorchModel:
-    return load_source(str(tiny("bert", seed=1, layers=2)))
-
-
-@pytest.fixture
-def ctx(tmp_path: Path, source: TorchModel) -> Context:
-    return Context(work=tmp_path, calibration=TEXTS, teacher=source, resume=tmp_path / "resume")
-
-
 @pytest.mark.parametrize(
     ("stage", "falls_below"),
     [

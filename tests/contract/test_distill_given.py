@@ -21,21 +21,6 @@ from tests.distilling import QUICK, TEXTS, Watching, distance
 from tests.tiny import SENTENCES
 
 
-@pytest.fixture(scope="module")
-def source(tiny: Callable[..., Path]) -> TorchModel:
-    return load_source(str(tiny("bert")))
-
-
-@pytest.fixture(scope="module")
-def student(tiny: Callable[..., Path]) -> TorchModel:
-    return load_source(str(tiny("bert", seed=1, layers=2)))
-
-
-@pytest.fixture
-def ctx(tmp_path: Path, source: TorchModel) -> Context:
-    return Context(work=tmp_path, calibration=TEXTS, teacher=source, resume=tmp_path / "resume")
-
-
 def test_no_text_is_refused(student: TorchModel, ctx: Context) -> None:
     for stage in (SoftLabels(), HardLabels()):
         with pytest.raises(DataError, match="no text"):

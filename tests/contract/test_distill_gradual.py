@@ -1,10 +1,8 @@
 """What gradual pruning promises: it ends at its budget, its cuts are a decision that can be read and gone on from."""
 
 import doctest
-from collections.abc import Callable
 from dataclasses import replace
 from itertools import pairwise
-from pathlib import Path
 
 import pytest
 
@@ -15,19 +13,8 @@ from converter.distill.gradual import GradualPruning
 from converter.errors import DataError, RecipeError
 from converter.forecast import forecast_of
 from converter.recipe import bind_recipe
-from converter.source import load_source
 from converter.stage import Context, run_stage
 from tests.distilling import QUICK, TEXTS, Watching, digest, distance
-
-
-@pytest.fixture(scope="module")
-def source(tiny: Callable[..., Path]) -> TorchModel:
-    return load_source(str(tiny("bert")))
-
-
-@pytest.fixture
-def ctx(tmp_path: Path, source: TorchModel) -> Context:
-    return Context(work=tmp_path, calibration=TEXTS, teacher=source, resume=tmp_path / "resume")
 
 
 @pytest.fixture
