@@ -6,6 +6,7 @@ import re
 import shlex
 import tomllib
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -86,12 +87,46 @@ def test_the_files_that_it_names_exist(path: str) -> None:
     assert "NAME" in path or (ROOT / path).exists()
 
 
-def test_its_figures_are_those_of_the_benchmark_files(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def table(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """The generator of the figures, which is no package's module."""
     monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
     spec = importlib.util.spec_from_file_location("readme_table", ROOT / "benchmarks" / "readme_table.py")
     assert spec is not None
     assert spec.loader is not None
-    table = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(table)
+    made = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(made)
+    return made
+
+
+def test_its_figures_are_those_of_the_benchmark_files(table: ModuleType) -> None:
     assert table.with_figures(TEXT, table.figures()) == TEXT, "run benchmarks/readme_table.py"
     assert table.with_figures(TEXT, "| none |") != TEXT
+
+
+PRECISION = {
+    "status": "PASS",
+    "size_bytes": 23_000_000,
+    "agreement": 0.99,
+    "metric": {"accuracy": 0.87},
+    "source_metric": {"accuracy": 0.88},
+    "worst_error": 2e-7,
+    "ms_per_text": 2.5,
+    "command_seconds": 40.1,
+}
+UNMEASURED = {name: {} if name == "metric" else None for name in PRECISION}
+
+
+def test_a_precision_is_a_row_and_what_was_not_measured_is_empty(table: ModuleType) -> None:
+    made = table.menu({"rows": {"static": PRECISION, "broken": UNMEASURED}}).splitlines()[-2:]
+    assert made[0] == "| static | 23.0 MB | 0.9900 | 0.8700 (0.8800) | 2.0e-07 | 2.50 | 40 | PASS |"
+    assert made[1].replace(" ", "") == "|broken||||||||"
+
+
+def test_a_family_is_a_row_of_both_precisions(table: ModuleType) -> None:
+    runs = {
+        "float32": PRECISION | {"graphs": "one a signature", "seconds": 20.0, "worst_error": 3e-7},
+        "int8": UNMEASURED | {"graphs": None, "seconds": 21.0},
+    }
+    (made,) = table.families({"families": {"bert": runs}}).splitlines()[-1:]
+    assert made.replace(" ", "") == "|bert||3.0e-07|||23.0MB||20|21|PASS,error|"
