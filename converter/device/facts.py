@@ -31,6 +31,8 @@ SUMMARIES = {
     "span": "question and context in, the answer's words out",
     "mask": "text with masks in, the likeliest tokens out",
 }
+MOST_MEASURED = 6
+"""Lengths at which a phone is measured; of more, a few stand for all."""
 
 
 @dataclass(frozen=True)
@@ -80,8 +82,11 @@ class DeviceFacts:
 
     @property
     def measured_lengths(self) -> tuple[int, ...]:
-        """Lengths in tokens at which a device is measured: those of the signatures, else a few that stand for all."""
-        return self.lengths or tuple(sorted({*(n for n in DEFAULT_LENGTHS if n < self.any_up_to), self.any_up_to}))
+        """Lengths in tokens at which a device is measured: those of the signatures, or a few that stand for many."""
+        if 0 < len(self.lengths) <= MOST_MEASURED:
+            return self.lengths
+        few = (n for n in DEFAULT_LENGTHS if n in self.lengths or n < self.any_up_to)
+        return tuple(sorted({*few, *self.lengths[:1], self.max_length}))
 
     def benchmark_flags(self, length: int) -> str:
         """Return what `benchmark_model` must be told of the signature and its inputs.

@@ -99,3 +99,9 @@ def _as_the_tool_does(path: Path, flags: dict[str, str]) -> None:
     # Its layers are those of the graph in their order, whatever they are called.
     assert sorted(feed, key=lambda name: details[name]["index"]) == list(feed)
     assert np.isfinite(next(iter(call(**feed).values()))).all()
+
+
+def test_of_many_lengths_a_few_are_measured(packages: dict[str, Made], tmp_path: Path) -> None:
+    many = tuple(range(8, 129, 4))
+    text = (packages["shared"].write(tmp_path, lengths=many) / "README.md").read_text(encoding="utf-8")
+    assert re.findall(r"> serving_(\d+)_threads1", text) == ["8", "16", "32", "64", "128"]
