@@ -190,7 +190,10 @@ class Tflite(Target):
         path = bundle.folder / MODEL_FILE
         lengths, up_to = lengths_of(signature_names(path))
         output = mobile_outputs(bundle.source)[0]
-        mediapipe = MEDIAPIPE_USAGE if (bundle.folder / MEDIAPIPE_FILE).is_file() else ""
+        mediapipe = ""
+        if (bundle.folder / MEDIAPIPE_FILE).is_file():
+            task, call = MEDIAPIPE_EMBEDS if bundle.source.head is not None else MEDIAPIPE_CLASSIFIES
+            mediapipe = MEDIAPIPE_USAGE.format(task=task, call=call, longest=up_to or lengths[-1])
         if up_to is not None:
             return USAGE_ANY.format(longest=up_to, output=output) + mediapipe
         batch = USAGE_BATCH.format(batch=self.batch, first=lengths[0]) if self.batch > 1 else ""
@@ -199,16 +202,20 @@ class Tflite(Target):
         return USAGE.format(**named, output=output) + graphs + batch + mediapipe
 
 
+MEDIAPIPE_CLASSIFIES = "TextClassifier", 'classify("Your text").classifications[0].categories'
+MEDIAPIPE_EMBEDS = "TextEmbedder", 'embed("Your text").embeddings[0].embedding'
 MEDIAPIPE_USAGE = """
-`model-mediapipe.tflite` is the same model for MediaPipe Tasks (`TextClassifier`, `TextEmbedder`): text in, answer out,
-with the tokenizer inside. MediaPipe cuts some text otherwise (accents, non-ASCII capitals, Hangul, control characters):
-normalize text with the tokenizer's own normalizer first, `tokenizer.backend_tokenizer.normalizer.normalize_str(text)`.
+`model-mediapipe.tflite` is the same model for MediaPipe Tasks (`{task}`): text in, answer out, with the tokenizer
+inside. MediaPipe splits some text otherwise (accents, non-ASCII capitals, Hangul, control characters): normalize text
+with the tokenizer's own normalizer first, `tokenizer.backend_tokenizer.normalizer.normalize_str(text)`. It feeds every
+token that there is: beyond {longest} the model has no positions left and still answers, otherwise than the package.
+Shorten such text before.
 
 ```python
 from mediapipe.tasks.python import BaseOptions, text
 
-options = text.TextClassifierOptions(base_options=BaseOptions(model_asset_path="model-mediapipe.tflite"))
-print(text.TextClassifier.create_from_options(options).classify("Your text").classifications[0].categories)
+options = text.{task}Options(base_options=BaseOptions(model_asset_path="model-mediapipe.tflite"))
+print(text.{task}.create_from_options(options).{call})
 ```
 """
 USAGE_ANY = """\

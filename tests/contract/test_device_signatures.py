@@ -8,6 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from converter.artifact import Bundle
+from converter.source import load_source
+from targets.tflite import Tflite
 from tests.contract.conftest import BATCH
 from tests.contract.device_packages import LENGTHS, N_TEXTS, Made, build_demo, lines_of, run
 
@@ -99,6 +102,16 @@ def _as_the_tool_does(path: Path, flags: dict[str, str]) -> None:
     # Its layers are those of the graph in their order, whatever they are called.
     assert sorted(feed, key=lambda name: details[name]["index"]) == list(feed)
     assert np.isfinite(next(iter(call(**feed).values()))).all()
+
+
+def test_the_package_says_how_mediapipe_calls_it(packages: dict[str, Made], tiny_sentence_transformer: Path) -> None:
+    shared = packages["shared"]
+    embedder = load_source(str(tiny_sentence_transformer))
+    for source, task, call in ((shared.source, "TextClassifier", "classify("), (embedder, "TextEmbedder", "embed(")):
+        text = Tflite().usage(Bundle(shared.folder, "model.tflite", source))
+        assert f"text.{task}.create_from_options(options).{call}" in text
+        assert f"beyond {LENGTHS[-1]} the model has no positions left" in text
+        assert len(set(re.findall(r"Text(?:Classifier|Embedder)", text))) == 1
 
 
 def test_of_many_lengths_a_few_are_measured(packages: dict[str, Made], tmp_path: Path) -> None:
