@@ -154,7 +154,7 @@ def main_metric(metric: dict[str, float] | None) -> dict[str, float]:
 
 
 def of_file(package: Path, model: str, judged: Path) -> dict[str, Any]:
-    """Return how many of all judged texts (tags: tokens) are decided alike, a text's steady time, and what runs how.
+    """Return how many of all judged texts (tags: words) are decided alike, a text's steady time, and what runs how.
 
     The gate's own agreement is of fewer of these texts, and of some that are hard on purpose.
     """
@@ -164,13 +164,13 @@ def of_file(package: Path, model: str, judged: Path) -> dict[str, Any]:
     )
     found = json.loads(child.stdout.splitlines()[-1])
     pairs = list(zip(decided(model, judged), found.pop("answers"), strict=True))
-    alike = [a == b for wanted, answered in pairs for a, b in zip(wanted, answered, strict=True)]
+    alike = [answered[i] == label for wanted, answered in pairs for i, label in wanted.items()]
     agreement = round(sum(alike) / len(alike), 4)
     return {"agreement": agreement, **found, "operations": operations(package / "model.tflite")}
 
 
-def decided(model: str, judged: Path) -> list[list[int]]:
-    """Return what the source decides: a class a text, or one a token."""
+def decided(model: str, judged: Path) -> list[dict[int, int]]:
+    """Return what the source decides by its place: a class a text, or one a word, at its first piece."""
     import torch
 
     from converter.source import load_source
@@ -181,8 +181,11 @@ def decided(model: str, judged: Path) -> list[list[int]]:
     with torch.inference_mode():
         for text in texts_of(judged):
             row = source.tokenizer(text, truncation=True, max_length=128, return_tensors="pt")
-            named = {name: row[name] for name in source.input_names}
-            made.append(source.module(**named).logits.argmax(-1).ravel().tolist())
+            words = row.word_ids()
+            logits = source.module(**{name: row[name] for name in source.input_names}).logits[0]
+            firsts = [i for i, word in enumerate(words) if word is not None and word != words[i - 1]]
+            places = {i: logits[i] for i in firsts} if logits.ndim == 2 else {0: logits}
+            made.append({i: int(found.argmax()) for i, found in places.items()})
     return made
 
 
