@@ -62,6 +62,7 @@ class Output:
 
     def commit(self) -> None:
         """Move the finished folder into place. What stood there before is removed only after that."""
+        self._let_be_read()
         old = self._root / "replaced"
         try:
             if self.out.exists():
@@ -72,6 +73,13 @@ class Output:
                 old.rename(self.out)
             raise
         self._done = True
+
+    def _let_be_read(self) -> None:
+        """Give every file the mode that new files have here: safetensors writes for its owner alone."""
+        mode = self.folder.stat().st_mode & 0o666
+        for path in self.folder.rglob("*"):
+            if path.is_file() and not path.is_symlink():
+                path.chmod(mode)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

@@ -23,6 +23,18 @@ def test_a_finished_folder_moves_into_place_whole(tmp_path: Path) -> None:
     assert (tmp_path / "out" / "file").read_text() == "x"
 
 
+def test_what_a_library_wrote_for_its_owner_alone_is_read_like_the_rest(tmp_path: Path) -> None:
+    plain = tmp_path / "plain"
+    plain.write_text("x")
+    with Output(tmp_path / "out", force=False) as output:
+        (output.folder / "package").mkdir()
+        private = output.folder / "package" / "golden.safetensors"
+        private.write_text("x")
+        private.chmod(0o600)
+        output.commit()
+    assert (tmp_path / "out" / "package" / "golden.safetensors").stat().st_mode == plain.stat().st_mode
+
+
 def test_an_output_in_use_is_refused_before_any_work(tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "mine").write_text("keep")
