@@ -100,7 +100,7 @@ def require_space(folder: Path, size_bytes: int) -> None:
     free = shutil.disk_usage(folder).free
     if free < size_bytes:
         raise ResourceLimit(
-            f"the disk has {free / 1e6:.0f} MB left, {size_bytes / 1e6:.0f} MB are needed; nothing was changed",
+            f"the disk has {free / 1e6:.0f} MB left, {size_bytes / 1e6:.0f} MB are needed",
             where=str(folder.parent),
             hint="free some space, or choose another -o",
         )

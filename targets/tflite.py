@@ -21,7 +21,7 @@ from converter.lowering.batch import add_batches
 from converter.lowering.flat import in_blocks, signature_names
 from converter.lowering.lower import LowerTflite
 from converter.lowering.mediapipe import MEDIAPIPE_FILE, Inexpressible, write_mediapipe
-from converter.lowering.mediapipe_check import check_variant
+from converter.lowering.mediapipe_check import check_variant, why_left_out
 from converter.lowering.model import FINE_LENGTHS, SHORTEST, TfliteModel, lengths_of, mobile_outputs, signature_lengths
 from converter.lowering.shared import has_shared_graph, write_shared
 from converter.lowering.stamp import NotAlike
@@ -190,7 +190,7 @@ class Tflite(Target):
         path = bundle.folder / MODEL_FILE
         lengths, up_to = lengths_of(signature_names(path))
         output = mobile_outputs(bundle.source)[0]
-        mediapipe = ""
+        mediapipe = MEDIAPIPE_NONE.format(why=why_left_out(bundle.source)) if self.mediapipe else ""
         if (bundle.folder / MEDIAPIPE_FILE).is_file():
             task, call = MEDIAPIPE_EMBEDS if bundle.source.head is not None else MEDIAPIPE_CLASSIFIES
             mediapipe = MEDIAPIPE_USAGE.format(task=task, call=call, longest=up_to or lengths[-1])
@@ -202,6 +202,9 @@ class Tflite(Target):
         return USAGE.format(**named, output=output) + graphs + batch + mediapipe
 
 
+MEDIAPIPE_NONE = """
+There is no file for MediaPipe Tasks: {why}.
+"""
 MEDIAPIPE_CLASSIFIES = "TextClassifier", 'classify("Your text").classifications[0].categories'
 MEDIAPIPE_EMBEDS = "TextEmbedder", 'embed("Your text").embeddings[0].embedding'
 MEDIAPIPE_USAGE = """

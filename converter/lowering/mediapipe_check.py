@@ -35,7 +35,7 @@ def check_variant(
 
     path = folder / MEDIAPIPE_FILE
     if not path.is_file():
-        return [], {FACT: {"left_out": _why_not(source)}}
+        return [], {FACT: {"left_out": why_left_out(source)}}
     scores = scores_of(source)
     run = _variant(path)
     probes = spread(reference.probes, TEXTS)
@@ -57,7 +57,8 @@ def check_variant(
     return [Check(CHECK, status, mean, LIMIT, detail)], {FACT: facts | {"mean_distance": mean, "texts": len(probes)}}
 
 
-def _why_not(source: "TorchModel") -> str:
+def why_left_out(source: "TorchModel") -> str:
+    """Say why a model has no variant."""
     try:
         scores_of(source)
         vocabulary_of(source.tokenizer)

@@ -3,6 +3,7 @@
 import re
 import shutil
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -112,6 +113,15 @@ def test_the_package_says_how_mediapipe_calls_it(packages: dict[str, Made], tiny
         assert f"text.{task}.create_from_options(options).{call}" in text
         assert f"beyond {LENGTHS[-1]} the model has no positions left" in text
         assert len(set(re.findall(r"Text(?:Classifier|Embedder)", text))) == 1
+
+
+def test_the_package_says_why_it_has_no_file_for_mediapipe(
+    packages: dict[str, Made], tiny: Callable[..., Path], tmp_path: Path
+) -> None:
+    shutil.copyfile(packages["shared"].folder / "model.tflite", tmp_path / "model.tflite")
+    tags = Bundle(tmp_path, "model.tflite", load_source(str(tiny("bert", "token-classification"))))
+    assert "no file for MediaPipe Tasks: MediaPipe has no task for token-classification." in Tflite().usage(tags)
+    assert "MediaPipe" not in Tflite(mediapipe=False).usage(tags)
 
 
 def test_of_many_lengths_a_few_are_measured(packages: dict[str, Made], tmp_path: Path) -> None:
