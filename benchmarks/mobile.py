@@ -17,7 +17,7 @@ from _measure import ROOT, SHARED, machine, plm_export, save
 
 MODEL = SHARED / "models" / "sst2-minilm"
 FORMS = {
-    "15 lengths, one graph": "tflite",
+    "21 lengths, one graph": "tflite",
     "4 lengths, a graph each": "tflite:graphs=separate",
     "any length": "tflite:any_length=true",
 }

@@ -70,7 +70,7 @@ class Tflite(Target):
 
     seq_len: tuple[int, ...] = option(
         (),
-        "lengths in tokens, one signature each; none: 8 to 128 in 15 steps over one graph, else 16, 32, 64, 128",
+        "lengths in tokens, one signature each; none: 8 to 128 in 21 steps over one graph, else 16, 32, 64, 128",
         low=1,
     )
     graphs: Literal["auto", "shared", "separate"] = option(

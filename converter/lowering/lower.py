@@ -18,6 +18,7 @@ from converter.examples import Encoding, pad_batch
 from converter.lowering.flat import read_flat, shorten_names, write_flat
 from converter.lowering.model import SIGNATURE, TfliteModel, mobile_outputs, signature_lengths
 from converter.lowering.narrow import narrow
+from converter.lowering.norm import keep_axes
 from converter.lowering.quiet import quiet
 from converter.lowering.scale import fold_scales
 from converter.lowering.stamp import NotAlike, stamp
@@ -94,6 +95,7 @@ def _finished(made: TfliteModel, lengths: tuple[int, ...] | None) -> dict[str, A
         scaled: dict[tuple[int, float], int] = {}
         for graph in model.subgraphs:
             fold_scales(model, graph, scaled)
+            keep_axes(model, graph)
         narrowed = [narrow(model, graph) for graph in model.subgraphs]
         if lengths is not None:
             stamp(model, lengths)

@@ -12,8 +12,9 @@ if TYPE_CHECKING:
 
 DEFAULT_LENGTHS = (16, 32, 64, 128)
 """Of signatures that have a graph each."""
-FINE_LENGTHS = (8, 12, 16, 20, 24, 28, 32, 40, 48, 56, 64, 80, 96, 112, 128)
-"""Of signatures over one graph, where another costs half a kilobyte and saves padding."""
+FINE_LENGTHS = (8, 10, 12, 15, 16, 20, 24, 25, 28, 30, 32, 35, 40, 45, 50, 56, 64, 80, 96, 112, 128)
+"""Of signatures over one graph, where another costs half a kilobyte and saves padding: multiples of the rows that int8
+kernels take at a time, 4 on ARM and 5 on x86 with VNNI."""
 SHORTEST = 4
 """Two special tokens, and three between a pair, fill anything shorter: a tokenizer then cuts nothing at all."""
 SIGNATURE = "serving_"

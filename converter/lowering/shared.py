@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from converter.lowering.flat import add_buffer, add_tensor, code_of, read_flat, shape_of, text, write_flat
+from converter.lowering.flat import add_buffer, add_tensor, code_of, inputs_of, read_flat, shape_of, text, write_flat
 from converter.lowering.model import SIGNATURE
 from converter.lowering.positions import ANY, ints, operation
 from converter.lowering.stamp import stamp
@@ -84,11 +84,14 @@ class Slot:
 
 
 class _Loop:
-    """What goes round: whether the graph has run, its inputs, its outputs.
+    """What goes round: whether the graph has run, its inputs, its outputs, and the shape of its inputs.
 
     In place of its inputs the graph hands on one number each. An input handed on as it is would be taken for one that
     never changes, and keep the length of the call before (LiteRT 2.3); and shapes that change are what makes the
     runtime lay the graph out at every call.
+
+    It would do so twice: at the length of the call before, then at this one. So the graph begins with a `RESHAPE` to a
+    shape that is no constant: all that comes after is laid out when that has run, once (a twentieth of a short call).
     """
 
     def __init__(self, model: Any, inputs: list[Slot], outputs: list[Slot], number: int) -> None:
@@ -100,10 +103,19 @@ class _Loop:
 
     def close(self, body: Any) -> None:
         """Let the shared graph take and hand on what goes round."""
+        from ai_edge_litert.schema_py_generated import BuiltinOperator
+
         spent = [self._short(body, slot, self.zero) for slot in self.inputs]
         before = [self._short(body, slot) for slot in self.outputs]
-        body.inputs = _numbers(self._flag(body), *(s.number for s in self.inputs), *before)
-        body.outputs = _numbers(self._flag(body, self.true), *spent, *(s.number for s in self.outputs))
+        shape, first = self._shape(body), self.inputs[0]
+        body.inputs = _numbers(self._flag(body), *(s.number for s in self.inputs), *before, shape)
+        handed_on = (*spent, *(s.number for s in self.outputs), self._shape(body, (0,)))
+        body.outputs = _numbers(self._flag(body, self.true), *handed_on)
+        late = add_tensor(body, f"{first.name}/late", shape_of(first.tensor), first.tensor.type)
+        body.tensors[late].shapeSignature = first.tensor.shapeSignature
+        for op in body.operators:
+            op.inputs = _numbers(*(late if t == first.number else t for t in inputs_of(op)))
+        body.operators.insert(0, operation(self.model, BuiltinOperator.RESHAPE, [first.number, shape], late))
 
     def condition(self) -> Any:
         """Return the graph that ends the loop."""
@@ -111,7 +123,8 @@ class _Loop:
 
         graph = _graph("not_yet")
         done, again = self._flag(graph), self._flag(graph)
-        graph.inputs = _numbers(done, *(self._short(graph, slot) for slot in (*self.inputs, *self.outputs)))
+        others = [self._short(graph, slot) for slot in (*self.inputs, *self.outputs)]
+        graph.inputs = _numbers(done, *others, self._shape(graph))
         graph.outputs = _numbers(again)
         options = (BuiltinOptions.LogicalNotOptions, LogicalNotOptionsT())
         graph.operators = [operation(self.model, BuiltinOperator.LOGICAL_NOT, [done], again, options)]
@@ -132,10 +145,15 @@ class _Loop:
         before = [self._short(graph, slot, self.zero) for slot in self.outputs]
         spent = [self._short(graph, slot) for slot in self.inputs]
         options = (BuiltinOptions.WhileOptions, WhileOptionsT(self.number + 1, self.number))
-        given = [self._flag(graph, self.false), *graph.inputs, *before]
+        given = [
+            self._flag(graph, self.false),
+            *graph.inputs,
+            *before,
+            self._shape(graph, self.inputs[0].shape(length)),
+        ]
         call = operation(self.model, BuiltinOperator.WHILE, given, 0, options)
         found = [add_tensor(graph, f"{s.name}/found", s.shape(length), s.tensor.type) for s in self.outputs]
-        call.outputs = _numbers(self._flag(graph), *spent, *found)
+        call.outputs = _numbers(self._flag(graph), *spent, *found, self._shape(graph))
         graph.operators = [call]
         for slot, made, output in zip(self.outputs, found, graph.outputs, strict=True):
             shape = ints(self.model, graph, f"{slot.name}/shape", list(slot.shape(length)))
@@ -146,6 +164,14 @@ class _Loop:
         from ai_edge_litert.schema_py_generated import TensorType
 
         return add_tensor(graph, "done", (1,), TensorType.BOOL, buffer)
+
+    def _shape(self, graph: Any, values: tuple[int, ...] = ()) -> int:
+        """Add what holds the shape of an input; `values`: a constant."""
+        from ai_edge_litert.schema_py_generated import TensorType
+
+        if values:
+            return ints(self.model, graph, "shape", list(values))
+        return add_tensor(graph, "shape", (len(shape_of(self.inputs[0].tensor)),), TensorType.INT32)
 
     def _short(self, graph: Any, slot: Slot, buffer: int = 0) -> int:
         """Add what stands for an input that is spent, or for an output before it is there."""

@@ -14,7 +14,8 @@ COARSER = 1.05
 """Largest mean growth of a step, where scales are rounded up to whole multiples of one unit and take a byte each."""
 CHUNK = 4096
 """Rows that are quantized at a time."""
-
+FEW = 16
+"""Rows up to which a table stays float: it weighs nothing, and a row is copied quicker than it is scaled."""
 
 CLIPPED = tuple(float(x) for x in np.linspace(0.5, 1.0, 21))
 """Shares of a row's largest value that 4 bits may reach up to: the one with least squared error is taken. With all of
@@ -22,7 +23,7 @@ it, a table in int4 turned three times as many answers of MiniLM."""
 
 
 def quantize_tables(model: Any, bits: int = 8) -> list[str]:
-    """Quantize every float table that rows are looked up in; returns their names.
+    """Quantize every float table that many rows are looked up in; returns their names.
 
     In 4 bits it is those of many rows: the small ones weigh nothing.
     """
@@ -38,7 +39,7 @@ def quantize_tables(model: Any, bits: int = 8) -> list[str]:
                 continue
             rows, held = inputs_of(op)
             table = graph.tensors[held]
-            if table.type == TensorType.FLOAT32:
+            if table.type == TensorType.FLOAT32 and shape_of(table)[0] > FEW:
                 if table.buffer not in made:
                     made[table.buffer] = _Table(model, table, bits)
                     names.append(text(table.name))

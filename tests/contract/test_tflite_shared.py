@@ -14,7 +14,7 @@ from converter.errors import RecipeError, StageFailed
 from converter.examples import Example
 from converter.lowering.flat import code_of, read_flat, signature_names, write_flat
 from converter.lowering.lower import LowerTflite
-from converter.lowering.model import TfliteModel
+from converter.lowering.model import FINE_LENGTHS, TfliteModel, lengths_of
 from converter.lowering.rows import filled_rows
 from converter.lowering.runner import TfliteRunner
 from converter.lowering.shared import has_shared_graph, shared_graph, write_shared
@@ -121,6 +121,14 @@ def test_a_graph_that_hands_on_its_inputs_would_keep_the_length_before(
     assert not all(right)
 
 
+def test_the_graph_is_laid_out_once_a_call_behind_a_shape_that_is_no_constant(shared: Path) -> None:
+    model = read_flat(shared)
+    body = shared_graph(model)
+    first, shape = body.operators[0], int(body.inputs[-1])
+    assert (code_of(model, first), [int(t) for t in first.inputs]) == (RESHAPE, [int(body.inputs[1]), shape])
+    assert model.buffers[body.tensors[shape].buffer].data is None
+
+
 def test_another_length_costs_a_kilobyte_and_no_weights(bert: TfliteModel, shared: Path, tmp_path: Path) -> None:
     write_shared(bert.path, tmp_path / "two.tflite", LENGTHS[:2])
     more = shared.stat().st_size - (tmp_path / "two.tflite").stat().st_size
@@ -152,8 +160,8 @@ def test_precisions_for_cpus_share_a_graph_and_those_for_accelerators_do_not(
         "asked": _emitted(bert, Tflite(mediapipe=False, graphs="shared", seq_len=LOWERED), tmp_path / "e", ctx),
     }
     assert [name for name, path in made.items() if has_shared_graph(path)] == ["auto", "asked"]
-    assert sorted(signature_names(made["auto"])) == ["serving_12", "serving_16", "serving_20", "serving_8"]
-    assert sorted(signature_names(made["asked"])) == ["serving_20", "serving_8"]
+    assert lengths_of(signature_names(made["auto"])) == (tuple(n for n in FINE_LENGTHS if n <= LOWERED[-1]), None)
+    assert lengths_of(signature_names(made["asked"])) == (LOWERED, None)
 
 
 def test_the_forecast_for_gpus_names_the_loop_and_the_way_out(bert: TfliteModel, shared: Path) -> None:
