@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from converter.lowering.flat import read_flat
+from converter.lowering.positions import ANY
 from converter.lowering.shared import shared_graph
 
 FACT = "gpu_forecast"
@@ -27,6 +28,8 @@ TAKEN = frozenset(
     STRIDED_SLICE SUB SUM TANH TILE TRANSPOSE TRANSPOSE_CONV""".split()  # noqa: SIM905 - a list of names reads as text
 )
 """What the delegate's parser knows (TensorFlow 2.21)."""
+ANY_LENGTH = "any_length"
+"""In place of an operation's name: no operation of such a file has a shape that a delegate could compile."""
 PAIRWISE = {"DIV", "EQUAL", "GREATER", "LESS", "LOGICAL_AND", "MAXIMUM", "MINIMUM", "NOT_EQUAL", "SUB"}
 REWRITES = {
     "GATHER_ND": "look rows up with int32 ids in a table (EMBEDDING_LOOKUP), or make masks by sums and products",
@@ -96,6 +99,8 @@ def forecast(path: Path) -> Forecast:
         # What it calls is cut into no pieces at all.
         n = _called(path)
         return Forecast(n, (Leaving("WHILE", n, "it runs one graph for all lengths", REWRITES["WHILE"]),), 0)
+    if _takes_any_length(path):
+        return Forecast(len(rows), (Leaving(ANY_LENGTH, len(rows), "shapes follow the text", REWRITES["WHILE"]),), 0)
     reasons = [(name, reason(name, given, made)) for name, given, made in rows]
     counts = Counter((name, why) for name, why in reasons if why)
     stays = [not why for _, why in reasons]
@@ -132,6 +137,12 @@ def _operations(path: Path) -> Iterator[tuple[str, list[Tensor], list[Tensor]]]:
                 [tensor(int(t)) for t in operation.InputsAsNumpy() if t >= 0],
                 [tensor(int(t)) for t in operation.OutputsAsNumpy()],
             )
+
+
+def _takes_any_length(path: Path) -> bool:
+    graph = read_flat(path).subgraphs[0]
+    given = [graph.tensors[int(t)].shapeSignature for t in graph.inputs]
+    return any(shape is not None and ANY in shape for shape in given)
 
 
 def _called(path: Path) -> int:

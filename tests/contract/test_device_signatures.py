@@ -105,6 +105,17 @@ def _as_the_tool_does(path: Path, flags: dict[str, str]) -> None:
     assert np.isfinite(next(iter(call(**feed).values()))).all()
 
 
+def test_a_gpu_is_spoken_of_where_shapes_are_fixed(packages: dict[str, Made]) -> None:
+    texts = {name: (made.samples / "README.md").read_text(encoding="utf-8") for name, made in packages.items()}
+    assert {name: "--use_gpu=true" in text for name, text in texts.items()} == {
+        "separate": True,
+        "shared": False,
+        "any": False,
+        "batch": True,
+    }
+    assert "which runs 0 pieces: any_length (shapes follow the text)" in texts["any"]
+
+
 def test_the_package_says_how_mediapipe_calls_it(packages: dict[str, Made], tiny_sentence_transformer: Path) -> None:
     shared = packages["shared"]
     embedder = load_source(str(tiny_sentence_transformer))
