@@ -11,6 +11,8 @@ if TYPE_CHECKING:
 
 UNSEEN = 3e4
 """Taken from the scores of what may not be seen: finite in half precision too, and its exponential is zero."""
+ROUNDING = 1e-4
+"""Above a whole number by less: it is one."""
 PADDED = 4
 """Tokens of padding that show what attention masks."""
 
@@ -145,4 +147,17 @@ def _attention(
     return torch.einsum("bhij,bhjd->bhid", torch.softmax(scores, dim=-1), value)
 
 
-REWRITTEN: dict[Callable[..., Any], Callable[..., Any]] = {torch.nn.functional.layer_norm: _layer_norm}
+def _ceil(x: torch.Tensor) -> torch.Tensor:
+    """Round up what is above a whole number by more than kernels differ in a logarithm.
+
+    DeBERTa's distances fall into buckets by `ceil(log(…))`; the longest is a whole number exactly, and a logarithm that
+    is off by its last bit puts it into a bucket that is not there.
+    """
+    return torch.ceil(x - ROUNDING)
+
+
+REWRITTEN: dict[Callable[..., Any], Callable[..., Any]] = {
+    torch.nn.functional.layer_norm: _layer_norm,
+    torch.ceil: _ceil,
+    torch.Tensor.ceil: _ceil,
+}

@@ -71,6 +71,27 @@ def count_tokens(model: Any, graph: Any, longest: int, made: int | None = None) 
     return made
 
 
+def repeat(model: Any, graph: Any, made: int, value: int) -> None:
+    """Fill the tensor `made`, one number a token of the first input, with `value`."""
+    from ai_edge_litert.schema_py_generated import AddOptionsT, BuiltinOperator, BuiltinOptions, MulOptionsT, TensorType
+
+    shape = [int(n) for n in graph.tensors[made].shapeSignature]
+    once = [max(1, n) for n in shape]
+    brought, none = (add_tensor(graph, f"repeated/{n}", once, TensorType.INT32) for n in ("brought", "none"))
+    for tensor in (brought, none):
+        graph.tensors[tensor].shapeSignature = np.array(shape, np.int32)
+    zero, same = (
+        add_tensor(graph, f"repeated/{n}", (), TensorType.INT32, add_buffer(model, np.array(n, np.int32)))
+        for n in (0, value)
+    )
+    wanted = ints(model, graph, "repeated/shape", shape)
+    graph.operators += [
+        operation(model, BuiltinOperator.RESHAPE, [int(graph.inputs[0]), wanted], brought),
+        operation(model, BuiltinOperator.MUL, [brought, zero], none, (BuiltinOptions.MulOptions, MulOptionsT())),
+        operation(model, BuiltinOperator.ADD, [none, same], made, (BuiltinOptions.AddOptions, AddOptionsT())),
+    ]
+
+
 def operation(model: Any, code: int, inputs: list[int], output: int, options: tuple[int, Any] = (0, None)) -> Any:
     from ai_edge_litert.schema_py_generated import OperatorT
 

@@ -20,7 +20,7 @@ from converter.lowering.flat import (
     with_scale_tensors,
 )
 from converter.lowering.model import SIGNATURE
-from converter.lowering.positions import ANY, count_tokens, ints, look_up
+from converter.lowering.positions import ANY, count_tokens, ints, look_up, repeat
 
 TABLE = 1024
 """Values from which a constant cut to the length is kept once, as a table whose first rows are looked up."""
@@ -81,6 +81,7 @@ class Stamp:
         self.outputs = self._numbers(self.graph.outputs, self.other.outputs)
         self.tables = [i for i, p in enumerate(self.parts) if self._is_table(p)]
         self.counts = [i for i, p in enumerate(self.parts) if self._counts(p)]
+        self.uniform = {i: v for i, p in enumerate(self.parts) if (v := self._uniform(p)) is not None}
 
     def make(self, length: int, name: str) -> Any:
         """Return a subgraph for `length` tokens; `ANY`: for any number up to the longest.
@@ -96,6 +97,8 @@ class Stamp:
         if length == ANY:
             for number in self.counts:
                 count_tokens(self.model, graph, self.longest, number)
+            for number, value in self.uniform.items():
+                repeat(self.model, graph, number, value)
         if self.tables:
             rows = (
                 count_tokens(self.model, graph, self.longest)
@@ -174,7 +177,7 @@ class Stamp:
             signature, shape = shape, np.where(shape == ANY, 1, shape).astype(np.int32)
         if part.values is not None:
             buffer = add_buffer(self.model, part.values.at(length))
-        elif number in self.tables or (length == ANY and number in self.counts):
+        elif number in self.tables or (length == ANY and (number in self.counts or number in self.uniform)):
             buffer = 0
         elif part.shape.moves and self.model.buffers[buffer].data is not None:
             if length == ANY:
@@ -201,6 +204,18 @@ class Stamp:
         """Whether a constant numbers the tokens."""
         values = constant(self.model, part.tensor) if part.shape.moves else None
         return values is not None and values.dtype == np.int32 and np.array_equal(values, np.arange(self.longest))
+
+    def _uniform(self, part: Part) -> int | None:
+        """Return the number that a constant repeats for each token (RoBERTa's token types); None where it does not."""
+        values = constant(self.model, part.tensor) if part.shape.moves else None
+        if (
+            values is None
+            or values.dtype != np.int32
+            or values.size != self.longest
+            or (values != values.flat[0]).any()
+        ):
+            return None
+        return int(values.flat[0])
 
     def _is_table(self, part: Part) -> bool:
         from ai_edge_litert.schema_py_generated import TensorType

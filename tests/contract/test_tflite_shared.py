@@ -67,6 +67,19 @@ def test_every_length_answers_whatever_was_asked_before(
         np.testing.assert_allclose(runner.run(feed)["logits"], wanted(feed)["logits"], atol=1e-4)
 
 
+def test_a_constant_that_repeats_for_each_token_follows_the_length(
+    tiny: Callable[..., Path], ctx: Context, tmp_path: Path
+) -> None:
+    """RoBERTa's token types are zeros cut to the length."""
+    source = load_source(str(tiny("roberta", layers=1)))
+    made = run_stage(LowerTflite(LOWERED), replace(source, max_length=LOWERED[-1]), ctx)[0]
+    write_shared(made.path, tmp_path / "roberta.tflite", LENGTHS)
+    runner, wanted = TfliteRunner(tmp_path / "roberta.tflite", source.pad), torch_run(source)
+    for length in UP_AND_DOWN:
+        feed = _feed(made, ctx, length)
+        np.testing.assert_allclose(runner.run(feed)["logits"], wanted(feed)["logits"], atol=1e-4)
+
+
 def test_the_compiled_model_api_gets_the_same(bert: TfliteModel, shared: Path, ctx: Context) -> None:
     """It gives outputs their place before the run, which tensors that a loop makes do not have."""
     from ai_edge_litert.compiled_model import CompiledModel
