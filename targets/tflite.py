@@ -107,6 +107,12 @@ class Tflite(Target):
                 where="tflite.batch",
                 hint=f"leave out {'any_length' if self.any_length else 'graphs=shared'}, or batch",
             )
+        if self.any_length and self.graphs != "auto":
+            raise RecipeError(
+                "a file that takes any length has one graph and one signature",
+                where="tflite.graphs",
+                hint="leave out any_length, or graphs",
+            )
         if self.any_length:
             # Two are the pattern that `emit` makes one of.
             lengths = (max(SHORTEST, lengths[-1] // 2), lengths[-1])

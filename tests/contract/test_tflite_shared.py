@@ -204,8 +204,18 @@ def test_where_one_graph_cannot_take_all_lengths_each_has_its_own(
     assert "graphs=shared" in caught.value.hint
 
 
-def test_a_shared_graph_takes_one_text_a_call(tiny: Callable[..., Path]) -> None:
+@pytest.mark.parametrize(
+    ("target", "message", "hint"),
+    [
+        (Tflite(graphs="shared", batch=4), "one text a call", "graphs=shared"),
+        (Tflite(any_length=True, batch=4), "one text a call", "any_length"),
+        (Tflite(any_length=True, graphs="separate"), "one graph and one signature", "any_length, or graphs"),
+    ],
+)
+def test_forms_that_exclude_each_other_are_refused_before_any_work(
+    tiny: Callable[..., Path], target: Tflite, message: str, hint: str
+) -> None:
     source: TorchModel = load_source(str(tiny("bert", layers=1)))
-    with pytest.raises(RecipeError, match="one text a call") as caught:
-        Tflite(graphs="shared", batch=4).stages("dynamic", {}, source)
-    assert "graphs=shared" in caught.value.hint
+    with pytest.raises(RecipeError, match=message) as caught:
+        target.stages("dynamic", {}, source)
+    assert hint in caught.value.hint
