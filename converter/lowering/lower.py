@@ -15,12 +15,14 @@ from converter.binding import option
 from converter.equality import MAX_ERROR, Differences
 from converter.errors import PackageDamaged, ResourceLimit, StageFailed
 from converter.examples import Encoding, pad_batch
+from converter.lowering.derived import Derived
 from converter.lowering.flat import read_flat, shorten_names, write_flat
 from converter.lowering.model import SIGNATURE, TfliteModel, mobile_outputs, signature_lengths
 from converter.lowering.narrow import narrow
 from converter.lowering.norm import keep_axes
 from converter.lowering.quiet import quiet
 from converter.lowering.scale import fold_scales
+from converter.lowering.shift import fold_shifts
 from converter.lowering.stamp import NotAlike, stamp
 from converter.output import require_space
 from converter.stage import Context, Outcome, Stage
@@ -92,10 +94,11 @@ def _finished(made: TfliteModel, lengths: tuple[int, ...] | None) -> dict[str, A
     made.path.rename(raw)
     try:
         model = read_flat(raw)
-        scaled: dict[tuple[int, float], int] = {}
+        derived = Derived(model)
         for graph in model.subgraphs:
-            fold_scales(model, graph, scaled)
+            fold_scales(model, graph, derived)
             keep_axes(model, graph)
+            fold_shifts(model, graph, derived)
         narrowed = [narrow(model, graph) for graph in model.subgraphs]
         if lengths is not None:
             stamp(model, lengths)

@@ -35,6 +35,10 @@ class Moments:
         self.squares += values.T @ values
         self.count += len(values)
 
+    def divided(self, factors: "NDArray[np.float32]") -> "Moments":
+        """Return the moments of the same input with each channel divided."""
+        return Moments((self.squares / np.outer(factors, factors)).astype(np.float32), self.count)
+
     @property
     def second(self) -> "NDArray[np.float32]":
         return np.asarray(self.squares / max(1, self.count), dtype=np.float32)

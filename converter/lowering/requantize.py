@@ -10,12 +10,14 @@ from typing import Any
 import numpy as np
 
 from converter.errors import StageFailed
+from converter.lowering.derived import Derived
 from converter.lowering.flat import add_buffer, read_flat, scale_tensors, shape_of, share_names, text, write_flat
 from converter.lowering.model import TfliteModel
 from converter.lowering.quiet import quiet
 from converter.lowering.sensitivity import block_scales, most_sensitive
 from converter.lowering.smooth import Fitted, smooth
 from converter.lowering.tables import packed_int4, quantize_tables
+from converter.lowering.values import balance_values
 from converter.lowering.versions import state_versions
 from converter.stage import Context, Outcome
 
@@ -65,6 +67,8 @@ class Fit:
 
     texts: int
     smooth: float
+    peak: float
+    """Times the mean strength from which a channel is strong enough for an operation of its own."""
     block: int = 0
     """Inputs of an output that share a scale of 4 bits; 0: 8 bits, one scale an output."""
     kept: float = 0.0
@@ -114,10 +118,13 @@ def _smoothed(
     from converter.lowering.moments import input_moments
 
     seen = input_moments(given, ctx, fit.texts)
+    facts: dict[str, Any] = {"fitted": len(seen), "texts": fit.texts}
     model = read_flat(given.path)
-    fitted, smoothed = smooth(model, seen, fit.smooth)
+    derived = Derived(model)
+    balanced = [balance_values(model, graph, seen, fit.smooth, derived) for graph in model.subgraphs]
+    facts["balanced"] = balanced[0]
+    fitted, facts["smoothed"] = smooth(model, seen, fit.smooth, fit.peak)
     write_flat(model, path)
-    facts: dict[str, Any] = {"fitted": len(seen), "smoothed": smoothed, "texts": fit.texts}
     kept = most_sensitive(model, fitted, fit.kept, fit.block, LARGEST_INT4) if fit.block else []
     if kept:
         # A layer has a name in each signature; one of them tells which it is.

@@ -8,20 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from converter.lowering.flat import (
-    add_buffer,
-    add_tensor,
-    code_of,
-    constant,
-    inputs_of,
-    outputs_of,
-    shape_of,
-    text,
-)
+from converter.lowering.derived import Derived
+from converter.lowering.flat import code_of, constant, inputs_of, outputs_of
 
 
-def fold_scales(model: Any, graph: Any, made: dict[tuple[int, float], int]) -> int:
-    """Fold every scale that can be; `made` keeps the scaled weights, which other graphs share. Returns how many."""
+def fold_scales(model: Any, graph: Any, derived: Derived) -> int:
+    """Fold every scale that can be; returns how many."""
     from ai_edge_litert.schema_py_generated import BuiltinOperator
 
     makers = {t: op for op in graph.operators for t in outputs_of(op)}
@@ -33,7 +25,7 @@ def fold_scales(model: Any, graph: Any, made: dict[tuple[int, float], int]) -> i
     for op in graph.operators:
         scale = _scalar(model, graph, op) if code_of(model, op) == BuiltinOperator.MUL else None
         linear = None if scale is None else _queries(model, makers, takers, inputs_of(op)[0])
-        if scale is not None and linear is not None and _scaled(model, graph, linear, scale, made):
+        if scale is not None and linear is not None and _scaled(model, graph, linear, scale, derived):
             folded[outputs_of(op)[0]] = inputs_of(op)[0]
     graph.operators = [op for op in graph.operators if not set(outputs_of(op)) & folded.keys()]
     for op in graph.operators:
@@ -61,24 +53,21 @@ def _queries(model: Any, makers: dict[int, Any], takers: dict[int, int], scores:
     return op if op is not None and code_of(model, op) == BuiltinOperator.FULLY_CONNECTED else None
 
 
-def _scaled(model: Any, graph: Any, linear: Any, scale: float, made: dict[tuple[int, float], int]) -> bool:
+def _scaled(model: Any, graph: Any, linear: Any, scale: float, derived: Derived) -> bool:
     given, *weights = inputs_of(linear)
     tensors = [graph.tensors[t] for t in weights if t >= 0]
     if linear.builtinOptions.fusedActivationFunction or any(constant(model, t) is None for t in tensors):
         return False
     for place, number in enumerate(weights):
         if number >= 0:
-            weights[place] = _multiplied(model, graph, number, scale, made)
+            weights[place] = _multiplied(model, graph, number, scale, derived)
     linear.inputs = np.array([given, *weights], np.int32)
     return True
 
 
-def _multiplied(model: Any, graph: Any, number: int, scale: float, made: dict[tuple[int, float], int]) -> int:
+def _multiplied(model: Any, graph: Any, number: int, scale: float, derived: Derived) -> int:
     """Return a tensor beside `number`: where layers share their weights (ALBERT), others go on using that one."""
-    tensor = graph.tensors[number]
-    key = (int(tensor.buffer), scale)
-    if key not in made:
-        values = constant(model, tensor)
-        assert values is not None
-        made[key] = add_buffer(model, values * np.float32(scale))
-    return add_tensor(graph, f"{text(tensor.name)}/scaled", shape_of(tensor), tensor.type, made[key])
+    values = constant(model, graph.tensors[number])
+    assert values is not None
+    key = ("scaled", int(graph.tensors[number].buffer), scale)
+    return derived.tensor(graph, number, "scaled", key, lambda: values * np.float32(scale))

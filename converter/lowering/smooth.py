@@ -27,8 +27,6 @@ if TYPE_CHECKING:
 
     from converter.lowering.moments import Moments
 
-PEAK = 4.0
-"""Times the mean strength from which a channel is strong: attention's outputs, which gain nothing, have less."""
 WIDEST = 50.0
 """Largest factor: what hardly ever speaks is not made loud."""
 
@@ -41,10 +39,11 @@ class Fitted:
     moments: "NDArray[np.float32]"
 
 
-def smooth(model: Any, seen: "dict[int, Moments]", strength: float) -> tuple[dict[str, Fitted], int]:
+def smooth(model: Any, seen: "dict[int, Moments]", strength: float, peak: float) -> tuple[dict[str, Fitted], int]:
     """Smooth in place; returns, by name, the weights of every measured linear layer, and how many inputs changed.
 
-    `seen`: by the weights' buffer. `strength`: 0 leaves all as it is, 0.5 shares evenly.
+    `seen`: by the weights' buffer. `strength`: 0 leaves all as it is, 0.5 shares evenly. `peak`: times the mean
+    strength from which a channel is strong.
     """
     from ai_edge_litert.schema_py_generated import BuiltinOperator
 
@@ -54,14 +53,14 @@ def smooth(model: Any, seen: "dict[int, Moments]", strength: float) -> tuple[dic
     for graph in model.subgraphs:
         groups: dict[int, list[Any]] = {}
         for op in graph.operators:
-            if code_of(model, op) == BuiltinOperator.FULLY_CONNECTED and _buffer(graph, op) in seen:
+            if code_of(model, op) == BuiltinOperator.FULLY_CONNECTED and buffer_of(graph, op) in seen:
                 groups.setdefault(inputs_of(op)[0], []).append(op)
         divided: dict[int, Any] = {}
         own: dict[tuple[int, int], int] = {}
         for tensor, layers in groups.items():
-            buffers = tuple(_buffer(graph, op) for op in layers)
+            buffers = tuple(buffer_of(graph, op) for op in layers)
             if buffers not in made:
-                factors = _factors(model, graph, layers, seen[buffers[0]], strength)
+                factors = factors_of(model, graph, layers, seen[buffers[0]], strength, peak)
                 made[buffers] = factors, add_buffer(model, 1 / factors)
             factors, inverse = made[buffers]
             if (factors != 1).any():
@@ -75,21 +74,26 @@ def smooth(model: Any, seen: "dict[int, Moments]", strength: float) -> tuple[dic
     return found, sum(bool((f != 1).any()) for f, _ in made.values())
 
 
-def _buffer(graph: Any, op: Any) -> int:
+def buffer_of(graph: Any, op: Any) -> int:
+    """Return the buffer of a linear layer's weights."""
     return int(graph.tensors[inputs_of(op)[1]].buffer)
 
 
-def _factors(model: Any, graph: Any, layers: list[Any], seen: "Moments", strength: float) -> "NDArray[np.float32]":
+def factors_of(
+    model: Any, graph: Any, layers: list[Any], seen: "Moments", strength: float, peak: float
+) -> "NDArray[np.float32]":
+    """Return what each channel that `layers` read is to be divided by; ones where none has `peak` times the mean."""
     power = np.sqrt(np.diag(seen.second)) + 1e-6
-    if not strength or power.max() < PEAK * power.mean():
+    if not strength or power.max() < peak * power.mean():
         return np.ones(len(power), np.float32)
-    columns = [np.abs(_values(model, graph, op)).max(axis=0) for op in layers]
+    columns = [np.abs(values_of(model, graph, op)).max(axis=0) for op in layers]
     factors = power**strength / (np.max(columns, axis=0) + 1e-6) ** (1 - strength)
     factors /= np.exp(np.log(factors).mean())
     return np.clip(factors, 1 / WIDEST, WIDEST).astype(np.float32)
 
 
-def _values(model: Any, graph: Any, op: Any) -> "NDArray[np.float32]":
+def values_of(model: Any, graph: Any, op: Any) -> "NDArray[np.float32]":
+    """Return a linear layer's weights `[out, in]`."""
     values = constant(model, graph.tensors[inputs_of(op)[1]])
     assert values is not None, "only layers with constant weights are measured"
     return values
@@ -110,8 +114,8 @@ def _divide(model: Any, graph: Any, tensor: int, layers: list[Any], inverse: int
 
 
 def _fitted(model: Any, graph: Any, op: Any, factors: "NDArray[np.float32]", seen: "Moments") -> tuple[int, Fitted]:
-    values = _values(model, graph, op) * factors
-    return add_buffer(model, values), Fitted(values, seen.second / np.outer(factors, factors))
+    values = values_of(model, graph, op) * factors
+    return add_buffer(model, values), Fitted(values, seen.divided(factors).second)
 
 
 def _weights(graph: Any, op: Any, buffer: int, own: dict[tuple[int, int], int]) -> str:

@@ -8,6 +8,9 @@ from converter.lowering.model import TfliteModel
 from converter.lowering.requantize import Fit, Scheme, requantize
 from converter.stage import Context, Outcome, Stage
 
+PEAK = 4.0
+"""Times the mean strength of a channel that smoothing weakens."""
+
 
 @dataclass(frozen=True)
 class LitertInt4(Stage[TfliteModel, TfliteModel]):
@@ -30,5 +33,5 @@ class LitertInt4(Stage[TfliteModel, TfliteModel]):
 
     def _quantized(self, given: TfliteModel, ctx: Context, name: str, kept: float) -> Outcome[TfliteModel]:
         rules = Scheme(4, integer=True, algorithm="OCTAV", granularity=f"BLOCKWISE_{self.block}")
-        fit = Fit(self.texts, self.smooth, self.block, kept)
+        fit = Fit(self.texts, self.smooth, PEAK, self.block, kept)
         return requantize(given, rules.rules(["FULLY_CONNECTED"]), name, ctx, tables=int(self.embeddings), fit=fit)
