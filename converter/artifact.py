@@ -5,6 +5,7 @@ every time.
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -159,6 +160,8 @@ class Bundle(Artifact):
     model_file: str
     """The model, relative to `folder`."""
     source: TorchModel
+    left_out: Mapping[str, str] = field(default_factory=dict)
+    """What the package could have held and does not, and why."""
 
     @property
     def size_bytes(self) -> int:

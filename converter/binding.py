@@ -78,9 +78,11 @@ def _convert(value: Any, wanted: Any, where: str) -> Any:  # noqa: PLR0911 - one
             return None
         return _convert(value, next(a for a in args if a is not type(None)), where)
     if origin is Literal:
-        if value not in args:
+        # The command line says "16" where a recipe says 16.
+        found = [choice for choice in args if str(choice) == str(value)]
+        if not found:
             raise RecipeError(f"{value!r} is not a choice", where=where, hint=nearest(str(value), map(str, args)))
-        return value
+        return found[0]
     if origin is tuple:
         items = value if isinstance(value, (list, tuple)) else [value]
         return tuple(_convert(v, args[0], f"{where}[{i}]") for i, v in enumerate(items))

@@ -1,6 +1,7 @@
 """Progress on a terminal (bars with time left) and elsewhere (a line now and then)."""
 
 import contextlib
+import threading
 import time
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
@@ -89,14 +90,24 @@ class _Bar:
 
 
 class Lines:
-    """For logs: a task says something only once it has run for half a minute, and then every half minute."""
+    """For logs: a task says something only once it has run for half a minute, and then every half minute.
+
+    Also one that does not come to say how far it is: a lowering is one call of a library.
+    """
 
     def __init__(self, say: Callable[[str], None]) -> None:
         self._say = say
 
     @contextlib.contextmanager
     def task(self, title: str, total: float | None = None) -> Iterator["_Line"]:
-        yield _Line(self._say, title, total)
+        line, ended = _Line(self._say, title, total), threading.Event()
+        watch = threading.Thread(target=line.watch, args=(ended,), daemon=True)
+        watch.start()
+        try:
+            yield line
+        finally:
+            ended.set()
+            watch.join()
 
     def note(self, text: str) -> None:
         self._say(text)
@@ -116,6 +127,11 @@ class _Line:
         said = text.removeprefix(self._title).lstrip(" ·:")
         self._detail = f" · {said}" if said else ""
         self._tell()
+
+    def watch(self, ended: threading.Event) -> None:
+        """Tell how long it has been running, in a thread of its own, until it has ended."""
+        while not ended.wait(SECONDS_BETWEEN_LINES):
+            self._tell()
 
     def _tell(self) -> None:
         now = time.monotonic()

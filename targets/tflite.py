@@ -3,7 +3,6 @@
 import importlib.util
 import os
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -18,13 +17,14 @@ from converter.examples import PadIds
 from converter.layout import write_model_files
 from converter.lowering.any_length import write_any_length
 from converter.lowering.batch import add_batches
-from converter.lowering.flat import in_blocks, signature_names
 from converter.lowering.lower import LowerTflite
 from converter.lowering.mediapipe import MEDIAPIPE_FILE, Inexpressible, write_mediapipe
-from converter.lowering.mediapipe_check import check_variant, why_left_out
-from converter.lowering.model import FINE_LENGTHS, SHORTEST, TfliteModel, lengths_of, mobile_outputs, signature_lengths
-from converter.lowering.shared import has_shared_graph, write_shared
+from converter.lowering.mediapipe_check import check_variant, try_variant
+from converter.lowering.model import FINE_LENGTHS, SHORTEST, TfliteModel, signature_lengths
+from converter.lowering.shared import SHARED, has_shared_graph, write_shared
 from converter.lowering.stamp import NotAlike
+from converter.lowering.trial import try_lengths
+from converter.lowering.usage import usage_of
 from converter.quantize.litert_dynamic import LitertDynamicInt8
 from converter.quantize.litert_fp16 import LitertFp16
 from converter.quantize.litert_int4 import LitertInt4
@@ -115,7 +115,19 @@ class Tflite(Target):
             )
         if self.any_length:
             # Two are the pattern that `emit` makes one of.
+            if lengths[-1] <= SHORTEST:
+                raise RecipeError(
+                    f"a file that takes any length up to {lengths[-1]} tokens has but one",
+                    where="tflite.any_length",
+                    hint="leave any_length out, or give a longer --seq-len",
+                )
             lengths = (max(SHORTEST, lengths[-1] // 2), lengths[-1])
+        if self.graphs == "shared" and len(lengths) < 2:
+            raise RecipeError(
+                "one length has one graph: there is nothing to share",
+                where="tflite.graphs",
+                hint="give more lengths, or leave graphs=shared out",
+            )
         lower = LowerTflite(lengths)
         where = "quantize.tflite"
         if precision == "none":
@@ -131,39 +143,69 @@ class Tflite(Target):
     def emit(self, given: Artifact, source: TorchModel, folder: Path, ctx: Context) -> Bundle:
         assert isinstance(given, TfliteModel)
         path = folder / MODEL_FILE
-        if self.any_length:
-            write_any_length(given.path, path, given.lengths[-1])
-        elif not self._shares(given, source, path):
+        left_out: dict[str, str] = {}
+        if self._shared(given):
+            try:
+                self._write_shared(given, source, path, ctx)
+            except NotAlike as error:
+                if self.any_length or self.graphs == "shared":
+                    raise self._not_shared(error) from None
+                left_out[SHARED] = str(error)
+        if SHARED in left_out or not self._shared(given):
             # A second name where the disk allows: the float file may serve another precision of this run.
+            path.unlink(missing_ok=True)
             try:
                 os.link(given.path, path)
             except OSError:
                 path.write_bytes(given.path.read_bytes())
         if self.batch > 1:
             add_batches(path, self.batch)
-        if self.mediapipe:
-            with suppress(Inexpressible):
-                write_mediapipe(given.path, source, folder / MEDIAPIPE_FILE)
+        if why := self._without_mediapipe(given, source, folder / MEDIAPIPE_FILE, ctx):
+            left_out[MEDIAPIPE_FILE] = why
         write_model_files(source, folder, {}, max_length=given.lengths[-1])
         Beside(folder).write_tokenizer(source)
-        return Bundle(folder, MODEL_FILE, source)
+        return Bundle(folder, MODEL_FILE, source, left_out)
 
-    def _shares(self, given: TfliteModel, source: TorchModel, path: Path) -> bool:
-        """Write the file with one graph behind all lengths, where that is wanted and this architecture allows it."""
-        unwanted = self.graphs == "separate" or self.batch > 1 or given.precision in SEPARATE
-        if len(given.lengths) < 2 or (self.graphs != "shared" and unwanted):
-            return False
-        try:
+    def _shared(self, given: TfliteModel) -> bool:
+        """Whether one graph is wanted behind all lengths."""
+        if self.any_length or self.graphs == "shared":
+            return True
+        return self.graphs == "auto" and self.batch == 1 and given.precision not in SEPARATE and len(given.lengths) > 1
+
+    def _write_shared(self, given: TfliteModel, source: TorchModel, path: Path, ctx: Context) -> None:
+        """Write the file of one graph, and try it.
+
+        Raises:
+            NotAlike: this architecture, or the runtime, does not allow it.
+
+        """
+        if self.any_length:
+            write_any_length(given.path, path, given.lengths[-1])
+        else:
             write_shared(given.path, path, signature_lengths(self.seq_len, source.max_length, FINE_LENGTHS))
+        try_lengths(given, self.open(path.parent, source.pad).run, ctx)
+
+    def _not_shared(self, why: NotAlike) -> StageFailed:
+        option = "any_length" if self.any_length else "graphs=shared"
+        return StageFailed(
+            f"one graph does not take all lengths of this model ({why})",
+            where=f"tflite.{option}",
+            hint=f"leave {option} out: a graph a length always works",
+        )
+
+    def _without_mediapipe(self, given: TfliteModel, source: TorchModel, path: Path, ctx: Context) -> str:
+        """Write the file for MediaPipe, and try it; returns why there is none, empty where there is one."""
+        if not self.mediapipe:
+            return "it was not asked for"
+        try:
+            write_mediapipe(given.path, source, path)
+            try_variant(given, path, ctx)
+        except Inexpressible as error:
+            return str(error)
         except NotAlike as error:
-            if self.graphs == "shared":
-                raise StageFailed(
-                    f"one graph does not take all lengths of this model ({error})",
-                    where="tflite.graphs",
-                    hint="leave graphs=shared out: a graph a length always works",
-                ) from None
-            return False
-        return True
+            path.unlink()
+            return f"its graph does not take any length ({error})"
+        return ""
 
     def open(self, folder: Path, pad: PadIds, threads: int = 1) -> Runner:
         from converter.lowering.runner import TfliteRunner
@@ -176,13 +218,12 @@ class Tflite(Target):
         longest = min(source.max_length, runner.max_length or source.max_length)
         model = bundle.folder / bundle.model_file
         tokenizer, facts = Beside(bundle.folder).check(source, reference, longest)
-        checks, found = check_variant(bundle.folder, source, reference, runner, ctx)
-        # Weights in blocks run in XNNPACK alone: other kernels make zeros of them.
-        if runner.lengths and not in_blocks(model):
-            opinion, heard = second_opinion(model, source, reference, runner, ctx.work)
-            checks, found = [opinion, *checks], {**heard, **found}
-        graphs = "one behind all lengths" if has_shared_graph(model) else "one a signature"
-        return [tokenizer, *checks], {"graphs": graphs, **facts, **found, **forecast(model).facts()}
+        checks, found = check_variant(bundle, source, reference, runner, ctx)
+        opinion, heard = second_opinion(model, source, reference, runner, ctx.work)
+        graphs = {"graphs": "one behind all lengths" if has_shared_graph(model) else "one a signature"}
+        if SHARED in bundle.left_out:
+            graphs["not_shared"] = bundle.left_out[SHARED]
+        return [tokenizer, opinion, *checks], {**graphs, **facts, **heard, **found, **forecast(model).facts()}
 
     def accompany(
         self, bundle: Bundle, golden: "Golden", runner: Runner, evaluation: "Evaluation", tolerance: float
@@ -193,86 +234,4 @@ class Tflite(Target):
         return LIMITS[precision]
 
     def usage(self, bundle: Bundle) -> str:
-        path = bundle.folder / MODEL_FILE
-        lengths, up_to = lengths_of(signature_names(path))
-        output = mobile_outputs(bundle.source)[0]
-        mediapipe = MEDIAPIPE_NONE.format(why=why_left_out(bundle.source)) if self.mediapipe else ""
-        if (bundle.folder / MEDIAPIPE_FILE).is_file():
-            task, call = MEDIAPIPE_EMBEDS if bundle.source.head is not None else MEDIAPIPE_CLASSIFIES
-            mediapipe = MEDIAPIPE_USAGE.format(task=task, call=call, longest=up_to or lengths[-1])
-        if up_to is not None:
-            return USAGE_ANY.format(longest=up_to, output=output) + mediapipe
-        batch = USAGE_BATCH.format(batch=self.batch, first=lengths[0]) if self.batch > 1 else ""
-        named = {"lengths": ", ".join(map(str, lengths)), "first": lengths[0], "longest": lengths[-1]}
-        graphs = USAGE_SHARED if has_shared_graph(path) else ""
-        return USAGE.format(**named, output=output) + graphs + batch + mediapipe
-
-
-MEDIAPIPE_NONE = """
-There is no file for MediaPipe Tasks: {why}.
-"""
-MEDIAPIPE_CLASSIFIES = "TextClassifier", 'classify("Your text").classifications[0].categories'
-MEDIAPIPE_EMBEDS = "TextEmbedder", 'embed("Your text").embeddings[0].embedding'
-MEDIAPIPE_USAGE = """
-`model-mediapipe.tflite` is the same model for MediaPipe Tasks (`{task}`): text in, answer out, with the tokenizer
-inside. MediaPipe splits some text otherwise (accents, non-ASCII capitals, Hangul, control characters): normalize text
-with the tokenizer's own normalizer first, `tokenizer.backend_tokenizer.normalizer.normalize_str(text)`. It feeds every
-token that there is: beyond {longest} the model has no positions left and still answers, otherwise than the package.
-Shorten such text before.
-
-```python
-from mediapipe.tasks.python import BaseOptions, text
-
-options = text.{task}Options(base_options=BaseOptions(model_asset_path="model-mediapipe.tflite"))
-print(text.{task}.create_from_options(options).{call})
-```
-"""
-USAGE_ANY = """\
-`model.tflite` has one signature, `serving_up_to_{longest}`, that takes 1 to {longest} tokens: int32 inputs
-`[1, length]`, without padding. Beyond {longest}, cut the text.
-
-```python
-import numpy as np
-from ai_edge_litert.interpreter import Interpreter
-from transformers import AutoTokenizer
-
-tokenizer = AutoTokenizer.from_pretrained(".")
-run = Interpreter("model.tflite").get_signature_runner("serving_up_to_{longest}")
-
-ids = tokenizer("Your text", truncation=True, max_length={longest})
-print(run(**{{name: np.array([row], dtype=np.int32) for name, row in ids.items()}})["{output}"])
-```
-"""
-USAGE_BATCH = """
-For many texts, `serving_{first}_batch_{batch}` and its like take {batch} texts a call, `[{batch}, length]`: fill what
-is missing with padding. Every signature that is used has its own packed copy of the weights in memory.
-"""
-USAGE_SHARED = """
-One graph, of any length, stands behind all signatures (`WHILE`): its weights are in memory once, whichever lengths are
-used. GPU and NPU delegates want graphs of fixed shapes: `--target tflite:graphs=separate` makes them.
-"""
-USAGE = """\
-`model.tflite` has one signature per length ({lengths} tokens), `serving_{first}` to `serving_{longest}`, over the same
-weights. Inputs are int32 `[1, length]`. Take the shortest signature that the text fits, and pad to its length: ids with
-the tokenizer's padding id, the mask with 0.
-
-```python
-import numpy as np
-from ai_edge_litert.interpreter import Interpreter
-from transformers import AutoTokenizer
-
-tokenizer = AutoTokenizer.from_pretrained(".")
-interpreter = Interpreter("model.tflite")
-lengths = sorted({{int(name.split("_")[1]) for name in interpreter.get_signature_list()}})
-
-ids = tokenizer("Your text", truncation=True, max_length=lengths[-1])
-length = next(n for n in lengths if n >= len(ids["input_ids"]))
-padded = tokenizer.pad(ids, padding="max_length", max_length=length)
-feed = {{name: np.array([row], dtype=np.int32) for name, row in padded.items()}}
-print(interpreter.get_signature_runner(f"serving_{{length}}")(**feed)["{output}"])
-```
-
-Android (Kotlin, `com.google.ai.edge.litert`) and iOS (Swift, `TensorFlowLiteSwift`) call it the same way:
-`interpreter.runSignature(inputs, outputs, "serving_{longest}")` with inputs by the names above. Called without a
-signature, the file runs `serving_{longest}`. On a phone, the Hugging Face tokenizers library reads `tokenizer.json`.
-"""
+        return usage_of(bundle, self.batch)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from converter.errors import ExportError
+from converter.lowering.flat import in_blocks
 from converter.lowering.model import SIGNATURE
 from converter.validate.checks import Check, Status
 
@@ -38,6 +39,11 @@ def second_opinion(
 
     Reference kernels are slow: a handful of short texts tells a kernel that reads the file otherwise as well as all do.
     """
+    if not runner.lengths:
+        return Check(CHECK, Status.NOT_RUN, detail="it reads fixed lengths, and the file takes any"), {}
+    if in_blocks(model):
+        detail = "TensorFlow's reference kernels read weights with a scale a block as zeros"
+        return Check(CHECK, Status.NOT_RUN, detail=detail), {}
     if importlib.util.find_spec("tensorflow") is None:
         detail = "TensorFlow is not installed: pip install 'plm-export[tensorflow]'"
         return Check(CHECK, Status.NOT_RUN, detail=detail), {}

@@ -57,23 +57,31 @@ class LowerTflite(Stage[TorchModel, TfliteModel]):
         require_space(ctx.work, ROOM * given.size_bytes + GRAPH_BYTES * (1 + len(lengths)))
         folder = Path(mkdtemp(prefix="tflite-", dir=ctx.work))
         made = TfliteModel(folder / "model.tflite", given, lengths, mobile_outputs(given))
-        facts = _stamped(made, ctx) if len(lengths) > 1 else None
-        if facts is None:
-            facts = {"stamped": False, **_lowered(made, lengths, ctx), **_finished(made, None)}
-            facts |= check_equal(made, ctx)
-        return Outcome(made, facts)
+        try:
+            return Outcome(made, _stamped(made, ctx))
+        except NotAlike as error:
+            facts = {"stamped": False, "not_stamped": str(error)}
+        facts |= {**_lowered(made, lengths, ctx), **_finished(made, None)}
+        return Outcome(made, facts | check_equal(made, ctx))
 
 
-def _stamped(made: TfliteModel, ctx: Context) -> dict[str, Any] | None:
-    """Lower two lengths and make all others of them; None where this architecture does not allow it."""
+def _stamped(made: TfliteModel, ctx: Context) -> dict[str, Any]:
+    """Lower two lengths and make all others of them; returns the facts.
+
+    Raises:
+        NotAlike: this architecture does not allow it.
+
+    """
+    if len(made.lengths) < 2:
+        raise NotAlike("there is one length")
     longest = made.lengths[-1]
     lowered = _lowered(made, (longest - 1, longest), ctx)
     try:
         facts = {"stamped": True, **lowered, **_finished(made, made.lengths)}
         return facts | check_equal(made, ctx)
-    except (NotAlike, StageFailed, PackageDamaged, RuntimeError, ValueError):
-        # A constant that depends on the length otherwise than by its size: DeBERTa's distances, for one.
-        return None
+    except (StageFailed, PackageDamaged, RuntimeError, ValueError) as error:
+        # A constant that depends on the length otherwise than by its size, which the comparison finds.
+        raise NotAlike(str(error)) from error
 
 
 def _lowered(made: TfliteModel, lengths: tuple[int, ...], ctx: Context) -> dict[str, Any]:

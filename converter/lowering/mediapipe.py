@@ -12,6 +12,8 @@ import numpy as np
 from converter.lowering.flat import add_buffer, add_tensor, read_flat, shape_of, text, write_flat
 from converter.lowering.positions import ANY, operation
 from converter.lowering.stamp import NotAlike, stamp
+from converter.readings import MultiLabel, ScoreReading
+from converter.tasks.text_classification import TextClassification
 
 if TYPE_CHECKING:
     from converter.artifact import TorchModel
@@ -63,12 +65,17 @@ def scores_of(source: "TorchModel") -> str | None:
     """Return the operation that turns outputs to scores; None for an embedding model."""
     if source.head is not None:
         return None
-    if source.task.name != "text-classification":
+    if not isinstance(source.task, TextClassification):
         raise Inexpressible(f"MediaPipe has no task for {source.task.name}")
     if len(source.task.labels) < 2:
         raise Inexpressible("MediaPipe has no task for one score")
-    several = getattr(source.config, "problem_type", None) == "multi_label_classification"
-    return "LOGISTIC" if several else "SOFTMAX"
+    match source.task.reading:
+        case MultiLabel():
+            return "LOGISTIC"
+        case ScoreReading():
+            raise Inexpressible("MediaPipe has no task for numbers that are no shares of one")
+        case _:
+            return "SOFTMAX"
 
 
 def vocabulary_of(tokenizer: Any) -> list[str]:

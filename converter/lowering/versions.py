@@ -17,9 +17,9 @@ METADATA_BYTES = 16
 SCALES_A_ROW = {"FULLY_CONNECTED": (12, "2.17.0"), "EMBEDDING_LOOKUP": (4, "2.18.0")}
 """Version of the operation, and of the runtime, that take int8 weights with a scale a row beside float activations."""
 STATIC_INT8 = (4, "1.14.0")
-FOUR_BITS = "2.18.0"
-BLOCKS = "2.21.0"
-"""Weights of 4 bits, and those with a scale a block."""
+FOUR_BITS = {"FULLY_CONNECTED": (14, "2.21.0"), "EMBEDDING_LOOKUP": (5, "2.21.0")}
+"""Weights of 4 bits: LiteRT up to 1.2 opens such a file at the version that it was written with, and answers otherwise.
+These versions are the lowest that it does not know."""
 
 
 def state_versions(model: Any) -> None:
@@ -53,15 +53,14 @@ def as_numbers(version: str) -> tuple[int, ...]:
 
 def _needed(graph: Any, operation: Any, kind: str) -> tuple[int, list[str]]:
     """Return the version of the operation, and the runtimes, that its weight needs."""
-    from ai_edge_litert.schema_py_generated import QuantizationDetails, TensorType
+    from ai_edge_litert.schema_py_generated import TensorType
 
     given, weight = (graph.tensors[t] for t in inputs_of(operation)[:2])
     scales = weight.quantization
-    version, runtimes = 1, []
+    version, runtimes = 1, list[str]()
     if weight.type == TensorType.INT4:
-        runtimes.append(FOUR_BITS)
-    if scales is not None and scales.detailsType == QuantizationDetails.BlockwiseQuantization:
-        runtimes.append(BLOCKS)
+        version, runtime = FOUR_BITS[kind]
+        return version, [runtime]
     if weight.type != TensorType.INT8 or scales is None or scales.scale is None:
         return version, runtimes
     if kind == "FULLY_CONNECTED" and given.type != TensorType.FLOAT32:

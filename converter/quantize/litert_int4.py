@@ -20,9 +20,9 @@ class LitertInt4(Stage[TfliteModel, TfliteModel]):
     one weight loses the next make good (GPTQ, arXiv 2210.17323).
     """
 
-    block: int = option(32, "weights that share a scale: 32, 64, 128 or 256", low=32, high=256)
+    block: Literal[32, 64, 128, 256] = option(32, "weights that share a scale: 32, 64, 128 or 256")
     smooth: float = option(0.3, "share of strong input channels' strength that goes into the weights; 0: none", low=0.0)
-    embeddings: Literal["4", "8"] = option("4", "bits of embedding tables with many rows: 4 or 8")
+    embeddings: Literal[4, 8] = option(4, "bits of embedding tables with many rows: 4 or 8")
     texts: int = option(64, "texts that weights are fitted to", low=1)
 
     summary = "int4 weights in blocks (LiteRT)"
@@ -34,4 +34,4 @@ class LitertInt4(Stage[TfliteModel, TfliteModel]):
     def _quantized(self, given: TfliteModel, ctx: Context, name: str, kept: float) -> Outcome[TfliteModel]:
         rules = Scheme(4, integer=True, algorithm="OCTAV", granularity=f"BLOCKWISE_{self.block}")
         fit = Fit(self.texts, self.smooth, PEAK, self.block, kept)
-        return requantize(given, rules.rules(["FULLY_CONNECTED"]), name, ctx, tables=int(self.embeddings), fit=fit)
+        return requantize(given, rules.rules(["FULLY_CONNECTED"]), name, ctx, tables=self.embeddings, fit=fit)

@@ -2,7 +2,7 @@
 
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -29,9 +29,7 @@ class LitertStaticInt8(Stage[TfliteModel, TfliteModel]):
     texts: int = option(16, "texts per length that ranges are measured on", low=1)
     min_snr: float = option(28.0, "decibels below which a layer is quantized dynamically", low=0.0)
 
-    activation_bits: int = option(
-        8, "8, or 16 for accelerators that have it: nothing is too noisy then", low=8, high=16
-    )
+    activation_bits: Literal[8, 16] = option(8, "8, or 16 for accelerators that have it: nothing is too noisy then")
 
     summary = "static int8 (LiteRT)"
     needs_text = True

@@ -1,8 +1,6 @@
 """What is made of two lowered lengths: signatures, a file for any length, MediaPipe's variant, and tables in int8."""
 
-import zipfile
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,28 +8,25 @@ import numpy as np
 import pytest
 
 from converter.device.runtime import min_runtime_version
-from converter.errors import StageFailed, UsageError
+from converter.errors import UsageError
 from converter.examples import Example
 from converter.lowering.any_length import write_any_length
-from converter.lowering.flat import add_buffer, code_of, constant, inputs_of, read_flat, text, write_flat
+from converter.lowering.flat import code_of, constant, inputs_of, read_flat, text, write_flat
 from converter.lowering.lower import LowerTflite
-from converter.lowering.mediapipe import MEDIAPIPE_FILE, Inexpressible, vocabulary_of, write_mediapipe
-from converter.lowering.mediapipe_check import check_variant
 from converter.lowering.model import TfliteModel
 from converter.lowering.rows import filled_rows
 from converter.lowering.runner import TfliteRunner
+from converter.lowering.stamp import NotAlike
 from converter.lowering.tables import quantize_tables
 from converter.lowering.versions import as_numbers
-from converter.probes import builtin_examples, choose_probes
 from converter.quantize.litert_dynamic import LitertDynamicInt8
 from converter.quantize.litert_int4 import LitertInt4
 from converter.quantize.litert_mixed import LitertMixed
 from converter.quantize.litert_static import LitertStaticInt8
 from converter.quantize.litert_weights import LitertWeights
 from converter.source import load_source
-from converter.stage import SILENT, Context, Record, run_stage
-from converter.validate.checks import Status
-from converter.validate.reference import capture_reference, torch_run
+from converter.stage import Context, Record, run_stage
+from converter.validate.reference import torch_run
 from tests.tiny import SENTENCES
 
 pytest.importorskip("litert_torch", reason="the extra 'mobile' is not installed")
@@ -111,9 +106,8 @@ def test_one_length_alone_makes_no_file_for_any(bert: TfliteModel, tmp_path: Pat
     model = read_flat(bert.path)
     model.subgraphs, model.signatureDefs = model.subgraphs[:1], model.signatureDefs[:1]
     write_flat(model, tmp_path / "one.tflite")
-    with pytest.raises(StageFailed, match="does not take any length") as caught:
+    with pytest.raises(NotAlike, match="one length alone"):
         write_any_length(tmp_path / "one.tflite", tmp_path / "any.tflite", LENGTHS[-1])
-    assert "any_length" in caught.value.hint
 
 
 def test_every_precision_answers_and_is_as_small_as_it_says(bert: TfliteModel, ctx: Context) -> None:
@@ -150,6 +144,15 @@ def test_an_older_runtime_refuses_scales_a_row_by_the_operations_version(bert: T
     assert versions[2][EMBEDDING_LOOKUP] == 4
 
 
+def test_a_runtime_that_answers_4_bits_otherwise_refuses_them(bert: TfliteModel, ctx: Context) -> None:
+    """LiteRT 1.2 opens them at the version that float weights have, and gives other answers; it knows up to 13."""
+    made = run_stage(LitertInt4(texts=4), bert, ctx)[0]
+    versions = {c.builtinCode: c.version for c in read_flat(made.path).operatorCodes if c.builtinCode in BY_ROW}
+    assert versions[FULLY_CONNECTED] == 14
+    assert min_runtime_version(made.path) == "2.21.0"
+    assert np.isfinite(TfliteRunner(made.path, bert.source.pad).run(_feed(bert, ctx, 11))["logits"]).all()
+
+
 @pytest.mark.parametrize("large", [1, 1 << 30])
 def test_no_row_of_a_table_moves_by_more_than_half_a_step(
     bert: TfliteModel, large: int, monkeypatch: pytest.MonkeyPatch
@@ -171,52 +174,6 @@ def test_no_row_of_a_table_moves_by_more_than_half_a_step(
         assert float(multiples.min()) > 0, "a byte that overflows turns a row around"
         steps = steps * multiples.astype(np.float64)
     assert (np.abs(after * steps - before) <= 0.51 * steps).all()
-
-
-def _reference(made: TfliteModel) -> Any:
-    probes = choose_probes((), builtin_examples(made.source), 6)
-    source = replace(made.source, max_length=LENGTHS[-1])
-    return source, capture_reference(source, probes, SILENT, ())
-
-
-def test_the_variant_for_mediapipe_answers_like_the_package(bert: TfliteModel, ctx: Context, tmp_path: Path) -> None:
-    path = tmp_path / MEDIAPIPE_FILE
-    write_mediapipe(bert.path, bert.source, path)
-    with zipfile.ZipFile(path) as archive:
-        kept = {i.filename: i.compress_type for i in archive.infolist()}
-        assert kept == {"vocab.txt": zipfile.ZIP_STORED, "labels.txt": zipfile.ZIP_STORED}
-        assert archive.read("labels.txt").decode().splitlines() == list(bert.source.task.labels)
-        assert len(archive.read("vocab.txt").decode().splitlines()) == len(bert.source.tokenizer)
-    source, reference = _reference(bert)
-    checks, facts = check_variant(tmp_path, source, reference, TfliteRunner(bert.path, source.pad), ctx)
-    assert checks[0].status is Status.PASS, checks
-    assert facts["mediapipe"]["mean_distance"] < 1e-5
-
-    model = read_flat(path)
-    graph = model.subgraphs[0]
-    last = next(o for o in reversed(graph.operators) if code_of(model, o) == FULLY_CONNECTED)
-    bias = graph.tensors[inputs_of(last)[2]]
-    bias.buffer = add_buffer(model, np.array([9, 0, 0], np.float32))
-    (tmp_path / "wrong").mkdir()
-    write_flat(model, tmp_path / "wrong" / MEDIAPIPE_FILE, inline=True)
-    checks, _ = check_variant(tmp_path / "wrong", source, reference, TfliteRunner(bert.path, source.pad), ctx)
-    assert checks[0].status is Status.FAIL
-
-
-def test_what_mediapipe_has_no_form_for_is_left_out_and_said(
-    bert: TfliteModel, tiny: Callable[..., Path], ctx: Context, tmp_path: Path
-) -> None:
-    roberta = load_source(str(tiny("roberta", layers=1)))
-    with pytest.raises(Inexpressible, match="MediaPipe's is WordPiece"):
-        vocabulary_of(roberta.tokenizer)
-    tags = load_source(str(tiny("bert", "token-classification", layers=1)))
-    with pytest.raises(Inexpressible, match="no task for token-classification"):
-        write_mediapipe(bert.path, tags, tmp_path / MEDIAPIPE_FILE)
-    assert vocabulary_of(bert.source.tokenizer)
-    source, reference = _reference(bert)
-    checks, facts = check_variant(tmp_path, roberta, reference, TfliteRunner(bert.path, source.pad), ctx)
-    assert checks == []
-    assert "WordPiece" in facts["mediapipe"]["left_out"]
 
 
 @pytest.mark.slow

@@ -14,17 +14,18 @@ from converter.errors import RecipeError, StageFailed
 from converter.examples import Example
 from converter.lowering.flat import code_of, read_flat, signature_names, write_flat
 from converter.lowering.lower import LowerTflite
+from converter.lowering.mediapipe import MEDIAPIPE_FILE
 from converter.lowering.model import FINE_LENGTHS, TfliteModel, lengths_of
 from converter.lowering.rows import filled_rows
 from converter.lowering.runner import TfliteRunner
-from converter.lowering.shared import has_shared_graph, shared_graph, write_shared
+from converter.lowering.shared import SHARED, has_shared_graph, shared_graph, write_shared
 from converter.lowering.stamp import NotAlike
 from converter.quantize.litert_dynamic import LitertDynamicInt8
 from converter.source import load_source
 from converter.stage import Context, run_stage
 from converter.validate.reference import torch_run
 from targets.tflite import MODEL_FILE, Tflite
-from tests.tiny import SENTENCES
+from tests.tiny import SENTENCES, make_tokenizer, save_tiny
 
 pytest.importorskip("litert_torch", reason="the extra 'mobile' is not installed")
 
@@ -204,12 +205,48 @@ def test_where_one_graph_cannot_take_all_lengths_each_has_its_own(
     assert "graphs=shared" in caught.value.hint
 
 
+@pytest.fixture(scope="module")
+def trigrams(tmp_path_factory: pytest.TempPathFactory, ctx: Context) -> TfliteModel:
+    """MobileBERT puts each word beside its neighbours: slices whose size hangs on the length, which nothing tells."""
+    from transformers import MobileBertConfig
+
+    tokenizer = make_tokenizer("bert")
+    config = MobileBertConfig(
+        vocab_size=len(tokenizer), hidden_size=32, embedding_size=16, intra_bottleneck_size=16, num_hidden_layers=1,
+        num_attention_heads=2, intermediate_size=32, num_feedforward_networks=1, max_position_embeddings=32,
+    )  # fmt: skip
+    folder = save_tiny(tmp_path_factory.mktemp("mobilebert"), config, tokenizer, "text-classification")
+    made = run_stage(LowerTflite(LOWERED), load_source(str(folder)), ctx)[0]
+    return replace(made, precision="dynamic")
+
+
+@pytest.mark.slow
+def test_a_graph_that_the_runtime_does_not_bring_to_other_lengths_is_not_shipped(
+    trigrams: TfliteModel, ctx: Context, tmp_path: Path
+) -> None:
+    (tmp_path / "auto").mkdir()
+    bundle = Tflite().emit(trigrams, trigrams.source, tmp_path / "auto", ctx)
+    path = bundle.folder / bundle.model_file
+    assert not has_shared_graph(path)
+    assert bundle.left_out.keys() == {SHARED, MEDIAPIPE_FILE}
+    assert not (bundle.folder / MEDIAPIPE_FILE).exists()
+    feed = {name: ids[None] for name, ids in filled_rows(trigrams.source, ctx, 13, 1)[0].inputs.items()}
+    found = TfliteRunner(path, trigrams.source.pad).run(feed)["logits"]
+    np.testing.assert_allclose(found, torch_run(trigrams.source)(feed)["logits"], atol=1e-4)
+    for target, word in ((Tflite(any_length=True), "any_length"), (Tflite(graphs="shared"), "graphs=shared")):
+        with pytest.raises(StageFailed, match="does not take all lengths of this model") as caught:
+            _emitted(trigrams, target, tmp_path / word, ctx)
+        assert f"leave {word} out" in caught.value.hint
+
+
 @pytest.mark.parametrize(
     ("target", "message", "hint"),
     [
         (Tflite(graphs="shared", batch=4), "one text a call", "graphs=shared"),
         (Tflite(any_length=True, batch=4), "one text a call", "any_length"),
         (Tflite(any_length=True, graphs="separate"), "one graph and one signature", "any_length, or graphs"),
+        (Tflite(graphs="shared", seq_len=(8,)), "nothing to share", "more lengths"),
+        (Tflite(any_length=True, seq_len=(4,)), "up to 4 tokens has but one", "longer --seq-len"),
     ],
 )
 def test_forms_that_exclude_each_other_are_refused_before_any_work(

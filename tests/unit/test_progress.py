@@ -39,6 +39,18 @@ def test_work_of_unknown_length_says_how_long_it_has_run(monkeypatch: pytest.Mon
     assert said == ["Waiting · step 2: 40 s so far"]
 
 
+def test_work_that_says_nothing_itself_is_told_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(progress, "SECONDS_BETWEEN_LINES", 0.05)
+    said: list[str] = []
+    with Lines(said.append).task("Lowering"):
+        time.sleep(0.3)
+    assert said, "one call of a library that takes minutes"
+    assert set(said) == {"Lowering: 0 s so far"}
+    before = len(said)
+    time.sleep(0.15)
+    assert len(said) == before, "and it ends with the work"
+
+
 def drawn() -> tuple[Bars, io.StringIO]:
     stream = io.StringIO()
     return Bars(Console(file=stream, force_terminal=True, width=100)), stream
