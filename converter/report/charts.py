@@ -108,6 +108,13 @@ def by_length(milliseconds: Mapping[str, float | None]) -> list[Pair]:
     return [Pair(n, s, p, s / largest, p / largest) for n, s, p in known]
 
 
+def by_signature(facts: Mapping[str, Any]) -> list[Bar]:
+    """Return what each fixed length of a file takes; empty where it takes any."""
+    speed = facts.get("speed")
+    found = speed.get("ms_by_signature") if isinstance(speed, Mapping) else None
+    return bars([(f"{n} tokens", ms, False) for n, ms in found.items()]) if isinstance(found, Mapping) else []
+
+
 @dataclass(frozen=True)
 class Curve:
     """A line in a box of 100 × 100, its origin at the top left."""

@@ -82,7 +82,14 @@ def _target(target: Mapping[str, Any], source: Mapping[str, Any]) -> dict[str, A
         "devices": target.get("devices", []),
     }
     if evaluation is None:
-        return made | {"faster": "", "worst_error": None, "histogram": None, "lengths": [], "metrics": []}
+        return made | {
+            "faster": "",
+            "worst_error": None,
+            "histogram": None,
+            "lengths": [],
+            "signatures": [],
+            "metrics": [],
+        }
     times = evaluation["milliseconds"]
     limits = [c["limit"] for c in evaluation["checks"] if c["name"] == "max_error" and c["limit"]]
     return made | {
@@ -90,6 +97,7 @@ def _target(target: Mapping[str, Any], source: Mapping[str, Any]) -> dict[str, A
         "worst_error": worst_error(evaluation),
         "histogram": charts.histogram(evaluation["errors"], limits[0] if limits else None),
         "lengths": charts.by_length(times),
+        "signatures": charts.by_signature(evaluation["facts"]),
         "metrics": _metrics(evaluation),
         "drift": charts.drift(evaluation["facts"]),
     }

@@ -12,7 +12,7 @@ from converter.validate.compare import NOTHING, compare_answers
 from converter.validate.explain import explain
 from converter.validate.interface import check_inputs, check_outputs, check_tokenizer
 from converter.validate.reference import Reference, Run
-from converter.validate.speed import measure_speed, not_worth_it
+from converter.validate.speed import measure_speed, not_worth_it, time_lengths
 from converter.validate.stability import check_stability
 from converter.validate.vocabulary import as_seen_by, vocabulary_facts
 from converter.validate.zeros import zeros_facts
@@ -100,6 +100,9 @@ def _judge(
         facts["stability"] = [asdict(v) for v in variations]
     speed = measure_speed(source, reference.probes, runner.run, ctx.progress, float32)
     facts["speed"] = speed.facts
+    if runner.lengths:
+        each = time_lengths(source, reference.probes, runner.run, runner.lengths, ctx.progress)
+        facts["speed"] |= {"ms_by_signature": {str(n): ms for n, ms in each.items()}}
     return replace(made.evaluation, checks=tuple(checks), facts=facts, milliseconds=speed.milliseconds)
 
 

@@ -7,11 +7,13 @@ from dataclasses import dataclass
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
+from converter.examples import Encoding
 from converter.validate.reference import Run, feed_of, torch_run
 from converter.validate.stability import spread
 
 if TYPE_CHECKING:
-    import numpy as np
     from numpy.typing import NDArray
 
     from converter.artifact import TorchModel
@@ -55,6 +57,28 @@ def measure_speed(
                 made[f"{name}_{high}" if high else name] = round(1000 * median(chosen), 3)
         low = high or 0
     return Speed(made, _how(found))
+
+
+def time_lengths(
+    source: "TorchModel", probes: "Sequence[Probe]", run: Run, lengths: Sequence[int], progress: "Progress"
+) -> dict[int, float]:
+    """Return what each fixed length that a file offers takes, in milliseconds: the best of some calls, one thread.
+
+    A text is cut or repeated to fill it. Lengths that a large model has no time for are left out, from the longest.
+    """
+    made: dict[int, float] = {}
+    if not probes:
+        return made
+    text = max(probes, key=lambda p: p.encoding.length).encoding
+    started = time.perf_counter()
+    with progress.task("Timing each length", total=len(lengths)) as ticker:
+        for length in lengths:
+            if time.perf_counter() - started > BUDGET_SECONDS:
+                break
+            filled = Encoding({name: np.resize(ids, length) for name, ids in text.inputs.items()})
+            made[length] = round(1000 * _turns({"": run}, feed_of(source, [filled], length))[""], 3)
+            ticker.advance()
+    return made
 
 
 def race(

@@ -268,6 +268,16 @@ def test_nothing_finite_draws_nothing() -> None:
     assert charts.histogram([None], 0.1) is None
 
 
+@pytest.mark.parametrize("facts", [{}, {"speed": {}}, {"speed": None}, {"speed": {"ms_by_signature": None}}])
+def test_a_file_of_any_length_has_no_cost_of_each(facts: dict[str, Any]) -> None:
+    assert charts.by_signature(facts) == []
+
+
+def test_the_cost_of_each_length_is_drawn() -> None:
+    drawn = charts.by_signature({"speed": {"ms_by_signature": {"16": 1.0, "64": 4.0}}})
+    assert [(b.label, b.value, b.share) for b in drawn] == [("16 tokens", 1.0, 0.25), ("64 tokens", 4.0, 1.0)]
+
+
 @given(st.lists(st.none() | st.floats(0, 1e9)))
 def test_bars_never_leave_their_track(values: list[float | None]) -> None:
     drawn = charts.bars([("x", v, False) for v in values])

@@ -1,0 +1,37 @@
+"""What each length of a file costs, for people: filled to its last token, and no longer than there is time."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from converter.probes import builtin_examples, choose_probes
+from converter.source import load_source
+from converter.stage import SILENT
+from converter.validate import speed
+from converter.validate.reference import capture_reference
+from converter.validate.speed import time_lengths
+
+
+@pytest.mark.parametrize(("budget", "timed"), [(60.0, [8, 16, 24]), (-1.0, [])])
+def test_every_length_is_timed_filled_while_there_is_time(
+    tiny: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, budget: float, timed: list[int]
+) -> None:
+    monkeypatch.setattr(speed, "BUDGET_SECONDS", budget)
+    source = load_source(str(tiny("bert", layers=1)))
+    reference = capture_reference(source, choose_probes((), builtin_examples(source), 6), SILENT, ())
+    fed: list[tuple[int, bool]] = []
+
+    def run(feed: Mapping[str, Any]) -> dict[str, Any]:
+        fed.append((feed["input_ids"].shape[1], bool(feed["attention_mask"].all())))
+        return {}
+
+    found = time_lengths(source, reference.probes, run, (8, 16, 24), SILENT)
+    assert list(found) == timed
+    assert {n for n, _ in fed} == set(timed)
+    assert all(filled for _, filled in fed)
+
+
+def test_without_texts_nothing_is_timed(tiny: Callable[..., Path]) -> None:
+    assert time_lengths(load_source(str(tiny("bert", layers=1))), (), dict, (8,), SILENT) == {}
