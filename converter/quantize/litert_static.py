@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from converter.artifact import TorchModel
     from converter.lowering.ranges import Activation, LinearLayer
 
+ROOM = 4.0
+"""Times the range that was measured, in 16 bits: their steps are so fine that what no text showed may have room too."""
+
 
 @dataclass(frozen=True)
 class LitertStaticInt8(Stage[TfliteModel, TfliteModel]):
@@ -53,7 +56,7 @@ class LitertStaticInt8(Stage[TfliteModel, TfliteModel]):
             for x in layers
             if self.activation_bits == 8 and min(seen[x.given_name].snr, seen[x.made_name].snr) < self.min_snr
         ]
-        made = requantize(given, _rules(noisy, self.activation_bits), "static", ctx, _ranges(seen))
+        made = requantize(given, _rules(noisy, self.activation_bits), "static", ctx, _ranges(seen, self.activation_bits))
         facts = made.facts | {
             "layers": len(layers) // len(given.lengths),
             "kept_dynamic": len(noisy) // len(given.lengths),
@@ -96,8 +99,9 @@ def _rules(noisy: "list[LinearLayer]", bits: int) -> list[Rule]:
     return rules
 
 
-def _ranges(seen: "dict[str, Activation]") -> dict[str, Any]:
+def _ranges(seen: "dict[str, Activation]", bits: int) -> dict[str, Any]:
+    room = ROOM if bits == 16 else 1.0
     return {
-        name: {"min": np.full((1, 1), a.low, np.float32), "max": np.full((1, 1), a.high, np.float32)}
+        name: {"min": np.full((1, 1), room * a.low, np.float32), "max": np.full((1, 1), room * a.high, np.float32)}
         for name, a in seen.items()
     }
