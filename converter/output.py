@@ -32,6 +32,8 @@ class Output:
         self._done = False
 
     def __enter__(self) -> Self:
+        if self.out.exists() and not self.out.is_dir():
+            raise UsageError("the output is a file", where=str(self.out), hint="choose another -o")
         # An empty folder is nobody's loss; a folder with anything in it is.
         if self.out.exists() and not self.force and not (self.out.is_dir() and not any(self.out.iterdir())):
             raise UsageError(
@@ -39,8 +41,6 @@ class Output:
                 where=str(self.out),
                 hint="choose another -o, or add --force to replace it",
             )
-        if self.out.exists() and not self.out.is_dir():
-            raise UsageError("the output is a file", where=str(self.out), hint="choose another -o")
         if self.out.exists() and any(self.out.iterdir()) and not (self.out / MARK).is_file():
             raise UsageError(
                 "--force replaces only what this tool made, and this folder holds something else",

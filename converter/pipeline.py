@@ -23,6 +23,13 @@ if TYPE_CHECKING:
     from converter.target import Target
 
 
+WHAT_NEXT = {
+    Status.FAIL: "report.html shows the texts; another --quantize may pass, and --limit says how far is good enough",
+    Status.NOT_RUN: "judge by text that the model is for: --eval with labels, or --calibration",
+}
+"""What a user can do about a verdict."""
+
+
 @dataclass(frozen=True)
 class TargetResult:
     """How one target came out. `folder` is where it is after the run (None: nothing was made)."""
@@ -310,6 +317,7 @@ class _Making:
             evaluation,
             made.records,
             error=evaluation.reason(),
+            hint=WHAT_NEXT.get(status, ""),
         )
 
     def _steps(self, records: Sequence[Record]) -> list[tuple[str, Artifact]]:
