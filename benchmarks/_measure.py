@@ -50,6 +50,10 @@ def plm_export(*arguments: str) -> Run:
     return run(["-c", code, *arguments])
 
 
+INTEGER_SETS = ("avx2", "avx512_vnni", "avx_vnni")
+"""Instruction sets by which int8 products differ in speed: without either VNNI they take twice as long."""
+
+
 def machine() -> dict[str, Any]:
     """Return what a figure was measured on: figures of different machines are not compared."""
     names = [line.partition(":")[2].strip() for line in _cpuinfo() if line.startswith("model name")]
@@ -59,6 +63,23 @@ def machine() -> dict[str, Any]:
         "load_before": round(os.getloadavg()[0], 2),
         "python": platform.python_version(),
     }
+
+
+def instruction_sets() -> list[str]:
+    """Return those of `INTEGER_SETS` that this CPU has: a CPU's name often does not tell."""
+    flags = {flag for line in _cpuinfo() if line.startswith("flags") for flag in line.partition(":")[2].split()}
+    return [name for name in INTEGER_SETS if name in flags]
+
+
+def commit() -> str:
+    command = ["git", "rev-parse", "--short", "HEAD"]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
+
+
+def known(name: str) -> dict[str, Any]:
+    """Return what a benchmark wrote before; nothing where it has not."""
+    path = RESULTS / f"{name}.json"
+    return dict(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else {}
 
 
 def _cpuinfo() -> list[str]:

@@ -1,10 +1,10 @@
-"""The packages in the clients that people have: transformers.js, Optimum and sentence-transformers.
+"""The packages in the clients that people have: transformers.js, Optimum, sentence-transformers and MediaPipe.
 
-    python benchmarks/clients.py [--cache FOLDER]
+    python benchmarks/clients.py [--cache FOLDER] [--only mediapipe]
 
-Sets their environments up once (Node 20 for the first, an older transformers for the other two), runs tests/clients in
-them and writes `benchmarks/results/clients.json`. `PLM_EXPORT_NODE_MODULES` and `PLM_EXPORT_OPTIMUM_PYTHON` name
-environments that are there already.
+Sets their environments up once (Node 20 for the first, an older transformers for the next two, one of its own for
+MediaPipe), runs tests/clients in them and writes `benchmarks/results/clients.json`. `PLM_EXPORT_NODE_MODULES`,
+`PLM_EXPORT_OPTIMUM_PYTHON` and `PLM_EXPORT_MEDIAPIPE_PYTHON` name environments that are there already.
 """
 
 import argparse
@@ -15,30 +15,62 @@ import sys
 import tempfile
 import venv
 import xml.etree.ElementTree as ET
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from _measure import machine, save
+from _measure import known, machine, save
 
 TRANSFORMERS_JS = "@huggingface/transformers@4.3.1"
 PYTHON_CLIENTS = ("optimum-onnx[onnxruntime]==0.1.0", "transformers==4.57.6", "sentence-transformers==5.7.0")
+MEDIAPIPE = "mediapipe==1.2.2"
 TORCH = "torch==2.13.0"
 ROOT = Path(__file__).resolve().parent.parent
+
+
+@dataclass(frozen=True)
+class Client:
+    """One environment: the variable that tells the tests where it is, and how it is made in a folder."""
+
+    variable: str
+    tests: str
+    set_up: Callable[[Path], Path]
+    versions: Callable[[Path], dict[str, str]]
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--cache", type=Path, default=Path("~/.cache/plm-export-clients").expanduser())
-    cache = parser.parse_args().cache
-    modules = Path(os.environ.get("PLM_EXPORT_NODE_MODULES") or set_up_node(cache / "js"))
-    python = Path(os.environ.get("PLM_EXPORT_OPTIMUM_PYTHON") or set_up_python(cache / "python"))
-    cases = run_tests(modules, python)
-    wrong = [name for name, outcome in cases.items() if outcome != "passed"]
-    versions = {"transformers.js": TRANSFORMERS_JS.rsplit("@", 1)[1], **python_versions(python)}
-    save("clients", {"machine": machine(), "versions": versions, "cases": cases, "not_passed": wrong})
+    parser.add_argument("--only", choices=CLIENTS, help="this client's tests alone, beside what stands in the file")
+    given = parser.parse_args()
+    chosen = {given.only: CLIENTS[given.only]} if given.only else CLIENTS
+    places = {
+        client.variable: Path(os.environ.get(client.variable) or client.set_up(given.cache / name))
+        for name, client in chosen.items()
+    }
+    found = run_tests({client.tests for client in chosen.values()}, places)
+    table = merged(known("clients") if given.only else {}, found)
+    for name, client in chosen.items():
+        table["machines"][name] = machine()
+        table["versions"] |= client.versions(places[client.variable])
+    wrong = table["not_passed"] = [name for name, outcome in table["cases"].items() if outcome != "passed"]
+    save("clients", table)
     for name in wrong:
         print("not passed:", name)
-    return 1 if wrong or not cases else 0
+    return 1 if wrong or not found[0] else 0
+
+
+def merged(before: dict[str, Any], found: tuple[dict[str, str], dict[str, Any]]) -> dict[str, Any]:
+    """A case that another client's absence skips keeps how it ended before."""
+    cases, facts = found
+    ended = before.get("cases", {})
+    return {
+        "machines": before.get("machines", {}),
+        "versions": before.get("versions", {}),
+        "cases": ended | {name: how for name, how in cases.items() if how != "skipped" or name not in ended},
+        "facts": before.get("facts", {}) | facts,
+    }
 
 
 def set_up_node(folder: Path) -> Path:
@@ -54,37 +86,73 @@ def set_up_node(folder: Path) -> Path:
 
 
 def set_up_python(folder: Path) -> Path:
+    return environment(folder, (TORCH,), PYTHON_CLIENTS)
+
+
+def set_up_mediapipe(folder: Path) -> Path:
+    return environment(folder, (MEDIAPIPE,))
+
+
+def environment(folder: Path, *steps: Sequence[str]) -> Path:
     python = folder / "bin" / "python"
     if not (folder / ".ready").is_file():
         venv.create(folder, with_pip=True, clear=True)
-        for packages in ((TORCH,), PYTHON_CLIENTS):
+        for packages in steps:
             subprocess.run([python, "-m", "pip", "install", "-q", *packages], check=True)
         (folder / ".ready").touch()
     return python
 
 
+def node_versions(_: Path) -> dict[str, str]:
+    return {"transformers.js": TRANSFORMERS_JS.rsplit("@", 1)[1]}
+
+
 def python_versions(python: Path) -> dict[str, str]:
-    code = (
-        "import importlib.metadata as m\n"
-        "for n in ('optimum-onnx', 'transformers', 'sentence-transformers', 'onnxruntime'): print(n, m.version(n))"
-    )
-    made = subprocess.run([python, "-c", code], capture_output=True, text=True, check=True).stdout
+    return installed(python, "optimum-onnx", "transformers", "sentence-transformers", "onnxruntime")
+
+
+def mediapipe_versions(python: Path) -> dict[str, str]:
+    return installed(python, "mediapipe")
+
+
+def installed(python: Path, *names: str) -> dict[str, str]:
+    code = "import importlib.metadata as m, sys\nfor n in sys.argv[1:]: print(n, m.version(n))"
+    made = subprocess.run([python, "-c", code, *names], capture_output=True, text=True, check=True).stdout
     return dict(line.split() for line in made.splitlines())
 
 
-def run_tests(modules: Path, python: Path) -> dict[str, Any]:
+def run_tests(paths: set[str], places: dict[str, Path]) -> tuple[dict[str, str], dict[str, Any]]:
+    """Return how each case ended, and what the cases recorded."""
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "junit.xml"
-        environment = os.environ | {"PLM_EXPORT_NODE_MODULES": str(modules), "PLM_EXPORT_OPTIMUM_PYTHON": str(python)}
-        command = [sys.executable, "-m", "pytest", "-q", "tests/clients", f"--junitxml={report}"]
-        subprocess.run(command, cwd=ROOT, env=environment, check=False)
-        cases = ET.parse(report).getroot().iter("testcase") if report.is_file() else ()
-        return {str(case.get("name")): _outcome(case) for case in cases}
+        # The newer form of the report has no place for what a case records.
+        flags = ["-o", "junit_family=xunit1", f"--junitxml={report}"]
+        subprocess.run(
+            [sys.executable, "-m", "pytest", "-q", *sorted(paths), *flags],
+            cwd=ROOT,
+            env=os.environ | {name: str(path) for name, path in places.items()},
+            check=False,
+        )
+        cases = list(ET.parse(report).getroot().iter("testcase")) if report.is_file() else []
+        recorded = {str(case.get("name")): _recorded(case) for case in cases}
+        return {str(case.get("name")): _outcome(case) for case in cases}, {n: r for n, r in recorded.items() if r}
 
 
 def _outcome(case: ET.Element) -> str:
     return next((kind for kind in ("failure", "error", "skipped") if case.find(kind) is not None), "passed")
 
+
+def _recorded(case: ET.Element) -> dict[str, str]:
+    return {str(p.get("name")): str(p.get("value")) for p in case.iter("property")}
+
+
+CLIENTS = {
+    "js": Client("PLM_EXPORT_NODE_MODULES", "tests/clients/test_clients.py", set_up_node, node_versions),
+    "python": Client("PLM_EXPORT_OPTIMUM_PYTHON", "tests/clients/test_clients.py", set_up_python, python_versions),
+    "mediapipe": Client(
+        "PLM_EXPORT_MEDIAPIPE_PYTHON", "tests/clients/test_mediapipe.py", set_up_mediapipe, mediapipe_versions
+    ),
+}
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from _measure import RESULTS, machine, plm_export, save
+from _measure import known, machine, plm_export, save
 
 STEPS = 750
 """Batches of 32 that each model learns from."""
@@ -87,7 +87,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--only", choices=FAMILIES, help="run this family alone, beside what stands in the file")
     given = parser.parse_args()
-    rows = known() if given.only else {}
+    rows = known("families").get("families", {}) if given.only else {}
     for name in [given.only] if given.only else FAMILIES:
         rows[name] = measure(name)
         print(name, rows[name])
@@ -97,11 +97,6 @@ def main() -> int:
     for miss in found:
         print("not reached:", miss)
     return 1 if found else 0
-
-
-def known() -> dict[str, Any]:
-    path = RESULTS / "families.json"
-    return dict(json.loads(path.read_text(encoding="utf-8"))["families"]) if path.is_file() else {}
 
 
 def measure(family: str) -> dict[str, Any]:
@@ -139,6 +134,7 @@ def export(model: Path, precision: str, sample: Path) -> dict[str, Any]:
         "seconds": done.seconds,
         "peak_bytes": done.peak_bytes,
         "graphs": facts.get("graphs"),
+        "cpu": machine()["cpu"],
         "lowered": lowered["facts"],
         "mediapipe": facts.get("mediapipe"),
     }

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from _measure import RESULTS, ROOT, SHARED, Run, machine, plm_export, save
+from _measure import ROOT, SHARED, Run, known, machine, plm_export, save
 
 SST2 = SHARED / "data" / "sst2"
 MINILM = str(SHARED / "models" / "sst2-minilm")
@@ -91,7 +91,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--only", choices=ROWS, help="run this row alone, beside what stands in the file")
     given = parser.parse_args()
-    rows = {name: row for name, row in known().items() if name in ROWS} if given.only else {}
+    before = known("menu").get("rows", {}) if given.only else {}
+    rows = {name: row for name, row in before.items() if name in ROWS}
     for name in [given.only] if given.only else ROWS:
         rows[name] = measure(ROWS[name])
         print(name, rows[name])
@@ -103,13 +104,10 @@ def main() -> int:
     return 1 if found else 0
 
 
-def known() -> dict[str, Any]:
-    path = RESULTS / "menu.json"
-    return dict(json.loads(path.read_text(encoding="utf-8"))["rows"]) if path.is_file() else {}
-
-
 def measure(row: Row) -> dict[str, Any]:
-    load = machine()["load_before"]
+    here = machine()
+    # A row may be measured alone, on another machine than the rest.
+    about = {"every": row.every, "cpu": here["cpu"], "load_before": here["load_before"]}
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "out"
         model, calibration, whole = files_of(row.model)
@@ -122,7 +120,7 @@ def measure(row: Row) -> dict[str, Any]:
         # A package that fails its gate stays beside the others: what it cost is worth knowing too.
         package = next((p for p in (out / "tflite", out / "tflite.rejected") if p.is_dir()), None)
         measured = {} if package is None else of_file(package, model, judged)
-        return {**figures(done, report, made), **measured, "load_before": load}
+        return {**figures(done, report, made), **measured, **about}
 
 
 def figures(done: Run, report: dict[str, Any], made: dict[str, Any]) -> dict[str, Any]:

@@ -3,7 +3,8 @@
     python benchmarks/peers.py --python PEERS/bin/python [--peers FOLDER]
 
 `--python` is the environment that ../shared/bench/README.md sets up (Optimum's exporter needs an old transformers), and
-`--peers` where its packages are built once. Writes `benchmarks/results/peers.json`. Run it on an idle machine.
+`--peers` where its packages are built once. Run it on an idle machine. Writes `benchmarks/results/peers.json`, where
+the results of other CPUs stay: the ratios depend on what a CPU multiplies int8 with.
 """
 
 import argparse
@@ -15,7 +16,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from _measure import SHARED, machine, plm_export, save
+from _measure import SHARED, commit, instruction_sets, known, machine, plm_export, save
 
 CASES = {
     "sst2": ("models/sst2-minilm", "data/sst2/train.tsv", "data/sst2/dev.tsv"),
@@ -38,9 +39,17 @@ def main() -> int:
     parser.add_argument("--task", choices=tuple(CASES), action="append")
     parser.add_argument("--threads", type=int, default=1)
     given = parser.parse_args()
+    about = {"machine": machine(), "instruction_sets": instruction_sets(), "commit": commit(), "threads": given.threads}
     tables = {task: compare(task, given) for task in given.task or CASES}
-    save("peers", {"machine": machine(), "threads": given.threads, "tasks": tables})
+    save("peers", {"machines": with_entry(known("peers").get("machines", []), about | {"tasks": tables})})
     return 0
+
+
+def with_entry(entries: list[dict[str, Any]], made: dict[str, Any]) -> list[dict[str, Any]]:
+    """Put an entry in the place of the one of its CPU, else behind the others."""
+    cpus = [entry["machine"]["cpu"] for entry in entries]
+    at = cpus.index(made["machine"]["cpu"]) if made["machine"]["cpu"] in cpus else len(cpus)
+    return [*entries[:at], made, *entries[at + 1 :]]
 
 
 def compare(task: str, given: argparse.Namespace) -> dict[str, Any]:

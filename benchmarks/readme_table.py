@@ -5,16 +5,29 @@ python benchmarks/readme_table.py [--check]
 
 import argparse
 import json
-import math
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable
 from typing import Any
 
 from _measure import RESULTS, ROOT
+from _tables import (
+    Cells,
+    beside_source,
+    elsewhere,
+    error,
+    judged,
+    megabytes,
+    number,
+    on_cpu,
+    part_of_text,
+    table_of,
+)
 
 BEGIN, END = "<!-- figures: begin (benchmarks/readme_table.py writes them) -->", "<!-- figures: end -->"
 README = ROOT / "README.md"
-Cells = tuple[str, ...]
+UNTIMED = ("memory", "vocabulary")
+SAY_IT = ("pipeline", "peers")
+"""Name their CPU themselves."""
 
 
 def main() -> int:
@@ -59,9 +72,12 @@ def figures() -> str:
     return "\n".join(parts) if parts else "Not measured yet: `make bench` does it.\n"
 
 
-def part(name: str, write: Any) -> str:
+def part(name: str, write: Callable[[dict[str, Any]], str]) -> str:
     path = RESULTS / f"{name}.json"
-    return write(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else ""
+    if not path.is_file():
+        return ""
+    table = json.loads(path.read_text(encoding="utf-8"))
+    return write(table) if name in UNTIMED + SAY_IT else on_cpu(write(table), name, table)
 
 
 def pipeline(table: dict[str, Any]) -> str:
@@ -103,8 +119,14 @@ def memory(table: dict[str, Any]) -> str:
 
 
 def peers(table: dict[str, Any]) -> str:
+    return "\n".join(map(peers_on, table["machines"]))
+
+
+def peers_on(entry: dict[str, Any]) -> str:
+    sets = ", ".join(entry["instruction_sets"])
     return table_of(
-        f"Beside the best peers, one run, {table['threads']} thread, batch 1, natural lengths; `benchmarks/peers.py`:",
+        f"Beside the best peers on **{entry['machine']['cpu']}** ({sets}), one run of commit {entry['commit']},\n"
+        f"{entry['threads']} thread, batch 1, natural lengths; `benchmarks/peers.py`:",
         "task | file | size: | metric: | agreement: | cosine: | ms per text: | speed, best peer = 1:",
         [
             (
@@ -117,7 +139,7 @@ def peers(table: dict[str, Any]) -> str:
                 number(row["ms_per_text"], 2),
                 number(row.get("speed_vs_best_peer"), 2),
             )
-            for task, files in table["tasks"].items()
+            for task, files in entry["tasks"].items()
             for name, row in files.items()
         ],
     )
@@ -126,7 +148,8 @@ def peers(table: dict[str, Any]) -> str:
 def profile(table: dict[str, Any]) -> str:
     return table_of(
         "The int8 file beside the best peer's, and beside the time of its integer products alone (no file on these\n"
-        "kernels can be faster), 1 thread; operator by operator in `benchmarks/results/cpu_profile.json`:",
+        "kernels can be faster), 1 thread, operator by operator in `benchmarks/results/cpu_profile.json`;\n"
+        "`benchmarks/cpu_profile.py`:",
         "text | tokens: | peer, ms: | ours, ms: | times as fast: | products alone, ms: | ours over that:",
         [
             (
@@ -173,7 +196,7 @@ def menu(table: dict[str, Any]) -> str:
         "precision | size: | agreement: | metric (source): | worst error: | ms per text: | seconds: | verdict",
         [
             (
-                name,
+                f"{name}{part_of_text(row)}{elsewhere(row, table)}",
                 megabytes(row["size_bytes"]),
                 number(row["agreement"]),
                 beside_source(row) if row["metric"] else "",
@@ -195,8 +218,8 @@ def families(table: dict[str, Any]) -> str:
         "seconds, float32: | int8: | verdicts",
         [
             (
-                name,
-                runs["int8"]["graphs"] or "",
+                f"{name}{elsewhere(runs['int8'], table)}",
+                graphs(runs["int8"]["graphs"], runs["float32"]["graphs"]),
                 error(runs["float32"]["worst_error"]),
                 number(runs["int8"]["agreement"]),
                 beside_source(runs["int8"]) if runs["int8"]["metric"] else "",
@@ -209,8 +232,11 @@ def families(table: dict[str, Any]) -> str:
     )
 
 
-def error(value: float | None) -> str:
-    return "" if value is None else f"{value:.1e}" if value < 1e-3 else f"{value:.3f}"
+def graphs(int8: str | None, float32: str | None) -> str:
+    """Return what both files have, or what each has."""
+    if float32 in {None, int8}:
+        return int8 or ""
+    return f"{int8 or 'none'}; float32: {float32}"
 
 
 def pruning(table: dict[str, Any]) -> str:
@@ -250,11 +276,6 @@ def vocabulary(table: dict[str, Any]) -> str:
             if target in run
         ],
     )
-
-
-def judged(row: dict[str, Any]) -> Cells:
-    """Return speed beside the unpruned package, and the metric on dev and on test."""
-    return number(row["speedup"], 2), number(row["dev"]), number(row["test"])
 
 
 def distillation(table: dict[str, Any]) -> str:
@@ -311,11 +332,6 @@ def sparsity(table: dict[str, Any]) -> str:
     )
 
 
-def beside_source(row: dict[str, Any]) -> str:
-    metric = next(iter(row["metric"]), "")
-    return f"{number(row['metric'].get(metric))} ({number((row['source_metric'] or {}).get(metric))})"
-
-
 def quantizing(table: dict[str, Any]) -> str:
     each = ", ".join(
         f"`{name}` {row['seconds']:.0f} s and {row['ratio']:.1f} ×" for name, row in table["precisions"].items()
@@ -324,27 +340,6 @@ def quantizing(table: dict[str, Any]) -> str:
         f"Quantizing a BERT-base-sized model for a CPU with {table['texts']} texts, and its memory as a multiple\n"
         f"of the float32 weights: {each}; `benchmarks/quantize.py`.\n"
     )
-
-
-def table_of(about: str, columns: str, rows: Iterable[Cells]) -> str:
-    """Return a Markdown table under a line about it; a column whose name ends in a colon is of numbers."""
-    names = columns.split(" | ")
-    lines = [about, "", row_of(*(n.rstrip(":") for n in names))]
-    lines.append(row_of(*("---:" if n.endswith(":") else "---" for n in names)))
-    return "\n".join([*lines, *(row_of(*cells) for cells in rows)]) + "\n"
-
-
-def row_of(*cells: str) -> str:
-    return f"| {' | '.join(cells)} |"
-
-
-def megabytes(size: int | None) -> str:
-    return "" if size is None else f"{size / 1e6:.1f} MB" if size < 1e9 else f"{size / 1e9:.2f} GB"
-
-
-def number(value: float | None, digits: int = 4) -> str:
-    """Return nothing for what was not measured, and for NaN: scores have no agreement."""
-    return "" if value is None or math.isnan(value) else f"{value:.{digits}f}"
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from converter.cold_start import cold_start
 from converter.commands.device_table import take_results
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
 EXTRA = {"× float32": "faster_than_float32", "load ms": "load_ms", "first ms": "first_ms", "peak MB": "peak_mb"}
 LENGTHS = (16, 32, 64, 128)
+TIMING = ("lengths", "threads", "batch", "seconds", "source", "cold")
 
 
 @click.command("bench", short_help="Time a package by length and threads.")
@@ -56,8 +58,9 @@ def bench(
 
     All that is timed takes turns, run by run: a busy machine slows one as much as the other.
     """
+    _refuse_unused(results=bool(results))
     if results:
-        return take_results(session, package, results, device)
+        return _take(session, package, results, device)
     from converter.beside import package_entry, source_entries
 
     counts = _whole(threads, "--threads")
@@ -77,6 +80,35 @@ def bench(
         else:
             _show(rows, terminal)
     return 0
+
+
+def _refuse_unused(*, results: bool) -> None:
+    """A flag that changes nothing is a mistake: say so rather than time, or import, something else."""
+    ctx = click.get_current_context()
+    typed = [
+        param.opts[0]
+        for param in ctx.command.params
+        if param.name in TIMING and ctx.get_parameter_source(param.name) is ParameterSource.COMMANDLINE
+    ]
+    if results and typed:
+        raise UsageError(
+            "with --import nothing is timed here", where=typed[0], hint=f"leave out {' and '.join(typed)}, or --import"
+        )
+    if not results and ctx.params["device"] is not None:
+        raise UsageError(
+            "names the device of what --import takes", where="--device", hint="add --import RESULT, or leave it out"
+        )
+
+
+def _take(session: Session, package: Path, results: tuple[Path, ...], device: str | None) -> int:
+    from converter.device.device_results import known_results
+
+    code = take_results(session, package, results, device)
+    rows = known_results(package)
+    # Nothing but the length ties these to the package.
+    if unsized := sum(row["model_mb"] is None for row in rows):
+        session.terminal.say(f"{unsized} of {len(rows)} do not say how large the model was: taken as this package's")
+    return code
 
 
 def measure(

@@ -1,6 +1,8 @@
 """Measurements of a package on devices: kept beside it, since a sealed folder is not changed, and in the report."""
 
+import contextlib
 import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -8,7 +10,7 @@ from typing import Any
 
 from converter.device.measured import HINT, Measurement, read_measurements
 from converter.errors import DataError
-from converter.jsonfile import read_json, write_json
+from converter.jsonfile import json_text, read_json
 
 SUFFIX = ".devices.json"
 SIZE_ROOM = 0.06
@@ -18,7 +20,8 @@ SIZE_ROOM = 0.06
 def import_results(package: Path, results: Sequence[Path], device: str) -> list[dict[str, Any]]:
     """Take `results` into the list of what `package` was measured at on devices; returns the whole list.
 
-    A measurement of the same device, length, threads and delegate takes the place of the one before.
+    A measurement of the same device, length, texts a call, threads and delegate takes the place of the one before.
+    One that does not say how large its model was is taken as this package's.
 
     Raises:
         PackageDamaged: `package` is no package.
@@ -32,10 +35,11 @@ def import_results(package: Path, results: Sequence[Path], device: str) -> list[
     for path in results:
         for found in read_measurements(path):
             _refuse_other(found, manifest, path)
+            _refuse_batch(found, manifest, path)
             row = {"device": device, **asdict(_with_length(found, manifest, path))}
             rows = [r for r in rows if _key(r) != _key(row)] + [row]
     rows.sort(key=lambda r: (r["device"], bool(r["gpu"]), r["threads"] or 0, r["length"] or 0))
-    write_json(_file(package), {"package": manifest[DIGEST], "results": rows})
+    _write(_file(package), json_text({"package": manifest[DIGEST], "results": rows}))
     _draw(package, rows)
     return rows
 
@@ -59,7 +63,8 @@ def _file(package: Path) -> Path:
 
 
 def _key(row: Mapping[str, Any]) -> tuple[Any, ...]:
-    return row["device"], row["length"], row["threads"], row["gpu"]
+    # Rows of before there were batches are of one text a call.
+    return row["device"], row["length"], row.get("texts_per_call", 1), row["threads"], row["gpu"]
 
 
 def _refuse_other(found: Measurement, manifest: Mapping[str, Any], path: Path) -> None:
@@ -69,6 +74,17 @@ def _refuse_other(found: Measurement, manifest: Mapping[str, Any], path: Path) -
             f"it was measured with a model of {found.model_mb:g} MB, the package's has {size:.3g} MB",
             where=str(path),
             hint="push the package's own model.tflite to the device and measure again",
+        )
+
+
+def _refuse_batch(found: Measurement, manifest: Mapping[str, Any], path: Path) -> None:
+    batch = manifest.get("target_options", {}).get("batch", 1)
+    if found.texts_per_call not in {1, batch}:
+        takes = "one text" if batch == 1 else f"one or {batch} texts"
+        raise DataError(
+            f"it was measured with {found.texts_per_call} texts a call, the package takes {takes}",
+            where=str(path),
+            hint=HINT,
         )
 
 
@@ -104,5 +120,17 @@ def _draw(package: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     for target in table["targets"]:
         if target.get("folder") == package.resolve().name:
             target["devices"] = list(rows)
-    write_json(folder / JSON_FILE, table)
-    (folder / PAGE_FILE).write_text(page(table), encoding="utf-8")
+    drawn = page(table)
+    _write(folder / JSON_FILE, json_text(table))
+    _write(folder / PAGE_FILE, drawn)
+
+
+def _write(path: Path, text: str) -> None:
+    """Replace a file as a whole: a full disk, or a stop in between, leaves what was measured before."""
+    made = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        made.write_text(text, encoding="utf-8")
+        made.replace(path)
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            made.unlink()

@@ -101,6 +101,12 @@ SPECIAL = (
     "the {3} of {3}.",
     "lower {lower} [ MASK ] [MASK",
 )
+N_SPECIAL = 4
+"""Added tokens in the texts above."""
+GLUES = (" ", "a", "")
+"""What stands between the other added tokens."""
+N_GLUED = 8
+"""Other added tokens in a text: there may be thousands of them."""
 PAIRS = (
     ("first text", "second text"),
     ("", "only the second"),
@@ -122,15 +128,21 @@ class HardText:
     """None: as long as the package takes."""
 
 
-def hard_texts(special_tokens: Sequence[str]) -> Iterator[HardText]:
-    """Yield all of them; `special_tokens` are typed into some."""
+def hard_texts(added_tokens: Sequence[str]) -> Iterator[HardText]:
+    """Yield all of them; `added_tokens` are typed into some, the special ones first."""
     for kind, texts in ALONE.items():
         for text in texts:
             yield HardText(kind, text)
-    if special_tokens:
-        names = [special_tokens[i % len(special_tokens)] for i in range(4)]
+    if added_tokens:
+        names = [added_tokens[i % len(added_tokens)] for i in range(N_SPECIAL)]
         for pattern in SPECIAL:
-            yield HardText("special tokens", pattern.format(*names, lower=names[3].lower()))
+            yield HardText("special tokens", pattern.format(*names, lower=names[-1].lower()))
+    for start in range(N_SPECIAL, len(added_tokens), N_GLUED):
+        tokens = added_tokens[start : start + N_GLUED]
+        glued = [f"a{glue.join(tokens)}b" for glue in GLUES]
+        # One token alone is glued alike by all.
+        for text in dict.fromkeys((*glued, " ".join(tokens).lower())):
+            yield HardText("added tokens", text)
     for text, pair in PAIRS:
         yield HardText("pairs", text, pair)
     for length in LENGTHS:

@@ -5,12 +5,12 @@ import io
 import json
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from converter.errors import DataError
-from converter.lowering.model import SIGNATURE
+from converter.lowering.model import BATCH, SIGNATURE
 
 HINT = "run benchmark_model as samples/README.md of the package says, and keep all that it prints"
 PREFIX = re.compile(r"^.*?\btflite\s*(?:\(\s*\d+\))?\s*:\s|^\s*(?:INFO|VERBOSE|WARNING|ERROR):\s")
@@ -41,9 +41,14 @@ NAMES = {
     "runs": ("runs", "count", "num_runs"),
     "threads": ("threads", "num_threads"),
     "length": ("length", "tokens", "seq_len"),
-    "model_mb": ("model_size", "model_file_size"),
+    "model_mb": ("model_size", "model_file_size", "file_size"),
+    "batch": ("batch", "batch_size"),
+    "texts_per_call": (),
 }
-"""Names in JSON and CSV, without their units; nested tables are read as one."""
+"""Names in JSON and CSV, without their units; nested tables are read as one. `bench --json` is understood too."""
+GPU = ("gpu", "use_gpu")
+YES, NO = {"true", "1", "yes", "gpu"}, {"false", "0", "no", "cpu"}
+A_CALL = ("milliseconds", "warmup_ms", "std_ms", "min_ms", "max_ms")
 SCALES = {"us": 1e-3, "ms": 1.0, "s": 1e3, "mb": 1.0, "bytes": 1e-6, "kb": 1e-3}
 
 
@@ -52,7 +57,7 @@ class Measurement:
     """One run of one length on one device. Times in milliseconds, memory in megabytes; None: not told."""
 
     milliseconds: float
-    """Mean of the steady runs."""
+    """Mean of the steady runs; of a call of several texts, what one takes of it."""
     length: int | None = None
     threads: int | None = None
     init_ms: float | None = None
@@ -65,6 +70,7 @@ class Measurement:
     peak_mb: float | None = None
     model_mb: float | None = None
     gpu: bool = False
+    texts_per_call: int = 1
 
 
 def read_measurements(path: Path) -> list[Measurement]:
@@ -123,9 +129,10 @@ def _one_run(lines: list[str], timings: str) -> Measurement:
     # The tool tells of the warm-up first, of the steady runs last.
     steady = counts[-1].groups() if counts else (None, None, None, None)
     init, first, warmup, average = (float(x) / 1000 for x in TIMINGS.search(timings).groups())  # type: ignore[union-attr]
-    return Measurement(
+    length, batch = _signature(told.get("signature", ""))
+    call = Measurement(
         milliseconds=average,
-        length=_length(told.get("signature", "")) or (int(told["shapes"]) if "shapes" in told else None),
+        length=length or (int(told["shapes"]) if "shapes" in told else None),
         threads=int(told["threads"]) if int(told.get("threads", -1)) > 0 else None,
         init_ms=init,
         first_ms=first,
@@ -138,15 +145,25 @@ def _one_run(lines: list[str], timings: str) -> Measurement:
         model_mb=float(told["model_mb"]) if "model_mb" in told else None,
         gpu="gpu" in told,
     )
+    return _a_text(call, batch)
 
 
 def _milliseconds(microseconds: str | None) -> float | None:
     return None if microseconds is None else float(microseconds) / 1000
 
 
-def _length(signature: str) -> int | None:
-    digits = signature.removeprefix(SIGNATURE)
-    return int(digits) if digits.isdigit() else None
+def _signature(name: str) -> tuple[int | None, int]:
+    """Return the length that a signature is named after, if it is, and the texts that it takes at once."""
+    length, _, texts = name.removeprefix(SIGNATURE).partition(BATCH)
+    return (int(length), int(texts) if texts.isdigit() else 1) if length.isdigit() else (None, 1)
+
+
+def _a_text(call: Measurement, batch: int) -> Measurement:
+    """Tell a call of several texts as one text's share: the reports say what one text takes."""
+    if batch <= 1:
+        return call
+    shares = {name: value / batch for name in A_CALL if (value := getattr(call, name)) is not None}
+    return replace(call, texts_per_call=batch, **shares)
 
 
 def _json(text: str, path: Path) -> Iterator[Measurement]:
@@ -171,18 +188,32 @@ def _flat(table: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
 def _row(row: Mapping[str, Any], where: str) -> Measurement:
     """Read one row of names with units: `inference_avg_us`, `init_ms`, `peak_mem_mb`."""
     found: dict[str, float] = {}
+    gpu = False
     for key, value in row.items():
-        name, scale = _unit(str(key).strip().lower().replace("-", "_").replace(" ", "_"))
-        field = next((f for f, names in NAMES.items() if name in names), None)
-        if field is not None and value not in (None, ""):
+        spelled = str(key).strip().lower().replace("-", "_").replace(" ", "_")
+        name, scale = _unit(spelled)
+        field = next((f for f, names in NAMES.items() if name in names or spelled == f), None)
+        if value in (None, ""):
+            continue
+        if field is not None:
             found[field] = _number(value, f"{where}, {key}") * scale
+        gpu |= _on_gpu(spelled, str(value).strip().lower(), f"{where}, {key}")
     if "milliseconds" not in found:
         raise DataError(
             "there is no inference time in it", where=where, hint=f"wanted inference_avg_us or avg_ms. Else {HINT}"
         )
-    length = found.pop("length", None) or _length(str(row.get("signature", "")))
-    whole = {name: int(found.pop(name)) for name in ("threads", "runs") if name in found}
-    return Measurement(**found, **whole, length=None if length is None else int(length))  # type: ignore[arg-type]
+    length, batch = _signature(str(row.get("signature", "")))
+    length, batch = int(found.pop("length", length or 0)) or None, int(found.pop("batch", batch))
+    whole = {name: int(found.pop(name)) for name in ("threads", "runs", "texts_per_call") if name in found}
+    return _a_text(Measurement(**found, **whole, length=length, gpu=gpu), batch)  # type: ignore[arg-type]
+
+
+def _on_gpu(name: str, word: str, where: str) -> bool:
+    if name == "delegate":
+        return "gpu" in word
+    if name in GPU and word not in YES | NO:
+        raise DataError(f"wanted true or false, found {word!r}", where=where, hint='"gpu": true')
+    return name in GPU and word in YES
 
 
 def _unit(name: str) -> tuple[str, float]:

@@ -51,9 +51,10 @@ def expected(backend: "Tokenizer", max_length: int) -> list[Expected]:
     """Ask the original tokenizer for the ids of the hard texts."""
     own = type(backend).from_str(backend.to_str())
     own.no_padding()
-    special = [t.content for t in own.get_added_tokens_decoder().values() if t.special]
+    # Ordinary added tokens are cut out of a text too, before anything else is.
+    added = sorted(own.get_added_tokens_decoder().values(), key=lambda t: (not t.special, t.content))
     made = []
-    for hard in hard_texts(sorted(special)):
+    for hard in hard_texts([t.content for t in added]):
         own.enable_truncation(min(hard.max_length or max_length, max_length))
         found = own.encode(hard.text, hard.pair)
         made.append(Expected(hard, found.ids, found.type_ids))

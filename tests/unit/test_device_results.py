@@ -79,6 +79,34 @@ def test_json_and_csv_say_their_units(tmp_path: Path) -> None:
     assert [(r.length, r.milliseconds, r.init_ms) for r in rows] == [(16, 0.6, 3.0), (32, 1.1, 3.1)]
 
 
+def test_a_call_of_several_texts_is_told_as_a_texts_share(tmp_path: Path) -> None:
+    text = _printed().replace("serving_16", "serving_16_batch_8")
+    [found] = read_measurements(_file(tmp_path, text))
+    assert (found.length, found.texts_per_call, found.threads) == (16, 8, 1)
+    assert (found.milliseconds, found.min_ms, found.first_ms) == pytest.approx((56.2658 / 8, 54.669 / 8, 81.913))
+    row = {"signature": "serving_16_batch_8", "avg_us": 800, "std_us": 80}
+    [found] = read_measurements(_file(tmp_path, json.dumps(row)))
+    assert (found.length, found.texts_per_call, found.milliseconds, found.std_ms) == (16, 8, 0.1, 0.01)
+    [found] = read_measurements(_file(tmp_path, "length,batch_size,avg_ms\n16,4,8\n"))
+    assert (found.length, found.texts_per_call, found.milliseconds) == (16, 4, 2.0)
+
+
+@pytest.mark.parametrize(
+    ("row", "gpu"),
+    [
+        ({"gpu": True}, True),
+        ({"use_gpu": "1"}, True),
+        ({"delegate": "GpuDelegateV2"}, True),
+        ({"gpu": "False"}, False),
+        ({"gpu": None, "delegate": "xnnpack"}, False),
+        ({}, False),
+    ],
+)
+def test_json_says_what_it_ran_on(row: dict[str, object], gpu: bool, tmp_path: Path) -> None:
+    [found] = read_measurements(_file(tmp_path, json.dumps({"avg_ms": 1, **row})))
+    assert found.gpu is gpu
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [
@@ -100,6 +128,11 @@ def test_what_is_no_measurement_is_refused_with_what_is_wrong(tmp_path: Path, te
     assert "benchmark_model" in caught.value.hint
 
 
+def test_a_delegate_that_may_be_either_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="wanted true or false, found 'perhaps'"):
+        read_measurements(_file(tmp_path, '{"avg_ms": 1, "gpu": "perhaps"}'))
+
+
 @pytest.fixture
 def package(tmp_path: Path) -> Path:
     """A sealed folder of a model of one megabyte with two lengths: nothing of it is run here."""
@@ -111,7 +144,8 @@ def package(tmp_path: Path) -> Path:
     (OfTwoFiles.folder / "model.tflite").write_bytes(b"\0" * 1_000_000)
     source = Provenance("tiny").id
     table = {"target": "tflite", "precision": "none", "task": "text-classification", "model_file": "model.tflite"}
-    return seal(OfTwoFiles, table | {"source": {"id": source}, "lengths": [16, 32]}).folder  # type: ignore[arg-type]
+    table |= {"source": {"id": source}, "lengths": [16, 32], "target_options": {"batch": 8}}  # type: ignore[dict-item]
+    return seal(OfTwoFiles, table).folder  # type: ignore[arg-type]
 
 
 def test_results_lie_beside_the_package_which_stays_sealed(package: Path, tmp_path: Path) -> None:
@@ -138,12 +172,81 @@ def test_results_lie_beside_the_package_which_stays_sealed(package: Path, tmp_pa
         (_printed(mb=2.5), "a model of 2.5 MB"),
         (_printed(64), "at 64 tokens, the package has 16, 32"),
         (_printed().replace("serving_16", ""), "does not say at which length"),
+        (_printed().replace("serving_16", "serving_16_batch_4"), "4 texts a call, the package takes one or 8 texts"),
+        ('{"length": 16, "avg_ms": 1, "model_size_mb": 2.5}', "a model of 2.5 MB"),
+        ('{"length": 16, "avg_ms": 1, "file_size_bytes": 2500000}', "a model of 2.5 MB"),
+        ("length,avg_ms,model_mb\n16,1,2.5\n", "a model of 2.5 MB"),
     ],
 )
 def test_what_another_model_gave_is_refused(package: Path, tmp_path: Path, text: str, said: str) -> None:
     with pytest.raises(DataError, match=said):
         import_results(package, [_file(tmp_path, text)], "Pixel 9")
     assert not package.with_name("tflite.devices.json").exists()
+
+
+def test_a_batch_takes_no_single_texts_place(package: Path, tmp_path: Path) -> None:
+    batched = _file(tmp_path, _printed().replace("serving_16", "serving_16_batch_8"), "batched.txt")
+    import_results(package, [_file(tmp_path, _printed()), batched], "Pixel 9")
+    # The list of a version that knew no batches is still read.
+    path = package.with_name("tflite.devices.json")
+    table = json.loads(path.read_text(encoding="utf-8"))
+    for row in table["results"]:
+        if row["texts_per_call"] == 1:
+            del row["texts_per_call"]
+    path.write_text(json.dumps(table), encoding="utf-8")
+    rows = import_results(package, [_file(tmp_path, _printed(average="50000"))], "Pixel 9")
+    assert sorted((r["texts_per_call"], round(r["milliseconds"], 3)) for r in rows) == [(1, 50.0), (8, 7.033)]
+
+
+def test_what_bench_shows_as_json_is_read_again(package: Path, tmp_path: Path) -> None:
+    batched = _printed().replace("serving_16", "serving_16_batch_8").replace("STARTING!", "STARTING!\nUse gpu: [1]")
+    rows = import_results(package, [_file(tmp_path, batched)], "Pixel 9")
+    assert rows[0]["gpu"]
+    assert import_results(package, [_file(tmp_path, json.dumps(rows))], "Pixel 9") == rows
+
+
+def test_a_report_that_cannot_be_written_loses_nothing(
+    package: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import_results(package, [_file(tmp_path, _printed())], "Pixel 9")
+    known = known_results(package)
+
+    def half(path: Path, text: str, encoding: str) -> None:
+        path.write_bytes(text.encode(encoding)[:10])
+        raise OSError(28, "No space left on device")
+
+    result = _file(tmp_path, _printed(32), "b")
+    monkeypatch.setattr(Path, "write_text", half)
+    with pytest.raises(OSError, match="No space"):
+        import_results(package, [result], "Pixel 9")
+    assert known_results(package) == known
+    assert sorted(path.name for path in package.parent.iterdir()) == ["tflite", "tflite.devices.json"]
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (["--device", "x"], "add --import RESULT"),
+        (["--import", "r", "--device", "x", "--cold"], "leave out --cold, or --import"),
+        (["--import", "r", "--device", "x", "--source", "m"], "leave out --source, or --import"),
+        (["--import", "r", "--device", "x", "--lengths", "8", "--threads", "1"], "leave out --lengths and --threads"),
+    ],
+)
+def test_flags_that_would_change_nothing_are_refused(
+    flags: list[str], said: str, package: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.run(["bench", str(package), *flags]) == 2
+    assert said in capfd.readouterr().err
+
+
+def test_bench_says_how_many_results_name_no_size(
+    package: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    told, untold = _file(tmp_path, _printed()), _file(tmp_path, '{"length": 32, "avg_ms": 1}', "untold.json")
+    assert cli.run(["bench", str(package), "--import", str(told), "--device", "x"]) == 0
+    assert "how large" not in capfd.readouterr().err
+    assert cli.run(["bench", str(package), "--import", str(untold), "--device", "x"]) == 0
+    assert "1 of 2 do not say how large the model was" in capfd.readouterr().err
 
 
 def test_bench_imports_shows_and_names_the_device(

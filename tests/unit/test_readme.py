@@ -114,13 +114,54 @@ PRECISION = {
     "ms_per_text": 2.5,
     "command_seconds": 40.1,
 }
+HERE = {"machine": {"cpu": "This CPU"}}
 UNMEASURED = {name: {} if name == "metric" else None for name in PRECISION}
 
 
 def test_a_precision_is_a_row_and_what_was_not_measured_is_empty(table: ModuleType) -> None:
-    made = table.menu({"rows": {"static": PRECISION, "broken": UNMEASURED}}).splitlines()[-2:]
+    made = table.menu(HERE | {"rows": {"static": PRECISION, "broken": UNMEASURED}}).splitlines()[-2:]
     assert made[0] == "| static | 23.0 MB | 0.9900 | 0.8700 (0.8800) | 2.0e-07 | 2.50 | 40 | PASS |"
     assert made[1].replace(" ", "") == "|broken||||||||"
+
+
+def test_a_row_says_what_sets_it_apart(table: ModuleType) -> None:
+    rows = {"few": {"every": 8, "cpu": "This CPU"}, "elsewhere": {"every": 1, "cpu": "Another"}}
+    made = table.menu(HERE | {"rows": {name: PRECISION | more for name, more in rows.items()}}).splitlines()[-2:]
+    assert [line.split(" | ")[0] for line in made] == ["| few (on one text in 8)", "| elsewhere (Another)"]
+
+
+def test_times_say_the_cpu_that_they_were_taken_on(table: ModuleType) -> None:
+    assert table.on_cpu("ms; `benchmarks/menu.py`:\n", "menu", HERE) == "ms; `benchmarks/menu.py` on This CPU:\n"
+    with pytest.raises(SystemExit, match="do not name"):
+        table.on_cpu("ms:\n", "menu", HERE)
+
+
+def test_every_cpu_has_a_table_beside_the_peers(table: ModuleType) -> None:
+    entries = [
+        {
+            "machine": {"cpu": cpu},
+            "instruction_sets": sets,
+            "commit": "abc1234",
+            "threads": 1,
+            "tasks": {"sst2": {"ours": {"megabytes": 1.5, "agreement": 1, "cosine": 1, "ms_per_text": ms}}},
+        }
+        for cpu, sets, ms in (("One", ["avx2", "avx512_vnni"], 2), ("Two", ["avx2"], 4))
+    ]
+    one, two = table.peers({"machines": entries}).split("\n\nBeside")
+    assert "**One** (avx2, avx512_vnni), one run of commit abc1234" in one
+    assert "**Two** (avx2)" in two
+    assert "| sst2 | ours | 1.5 MB |  | 1.0000 | 1.0000 | 4.00 |  |" in two
+
+
+def test_a_run_takes_the_place_of_its_cpus_last(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    from peers import with_entry  # type: ignore[import-not-found] # a script beside the package
+
+    one, two, three = ({"machine": {"cpu": cpu}} for cpu in ("One", "Two", "Three"))
+    again = {"machine": {"cpu": "One"}, "commit": "abc1234"}
+    assert with_entry([one, two], again) == [again, two]
+    assert with_entry([one, two], three) == [one, two, three]
+    assert with_entry([], one) == [one]
 
 
 def test_a_family_is_a_row_of_both_precisions(table: ModuleType) -> None:
@@ -128,5 +169,18 @@ def test_a_family_is_a_row_of_both_precisions(table: ModuleType) -> None:
         "float32": PRECISION | {"graphs": "one a signature", "seconds": 20.0, "worst_error": 3e-7},
         "int8": UNMEASURED | {"graphs": None, "seconds": 21.0},
     }
-    (made,) = table.families({"families": {"bert": runs}}).splitlines()[-1:]
-    assert made.replace(" ", "") == "|bert||3.0e-07|||23.0MB||20|21|PASS,error|"
+    (made,) = table.families(HERE | {"families": {"bert": runs}}).splitlines()[-1:]
+    assert made.replace(" ", "") == "|bert|none;float32:oneasignature|3.0e-07|||23.0MB||20|21|PASS,error|"
+
+
+@pytest.mark.parametrize(
+    ("int8", "float32", "said"),
+    [
+        ("one", "one", "one"),
+        ("one behind all", "one each", "one behind all; float32: one each"),
+        ("one", None, "one"),
+        (None, None, ""),
+    ],
+)
+def test_graphs_that_differ_are_both_named(int8: str | None, float32: str | None, said: str, table: ModuleType) -> None:
+    assert table.graphs(int8, float32) == said
