@@ -103,12 +103,25 @@ def _refuse_unused(*, results: bool) -> None:
 def _take(session: Session, package: Path, results: tuple[Path, ...], device: str | None) -> int:
     from converter.device.device_results import known_results
 
+    package = _only_package(package)
     code = take_results(session, package, results, device)
     rows = known_results(package)
     # Nothing but the length ties these to the package.
     if unsized := sum(row["model_mb"] is None for row in rows):
         session.terminal.say(f"{unsized} of {len(rows)} do not say how large the model was: taken as this package's")
     return code
+
+
+def _only_package(folder: Path) -> Path:
+    """Return the package of an output folder that holds one: a result was measured with one file."""
+    inside = packages_in(folder)
+    if len(inside) > 1:
+        raise UsageError(
+            f"the folder holds {len(inside)} packages, and a result is of one",
+            where=str(folder),
+            hint=f"name it: {inside[0]}",
+        )
+    return inside[0]
 
 
 def measure(

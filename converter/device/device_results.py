@@ -13,8 +13,10 @@ from converter.errors import DataError
 from converter.jsonfile import json_text, read_json
 
 SUFFIX = ".devices.json"
-SIZE_ROOM = 0.06
-"""A file's size in megabytes of 1000 or of 1024 kB: either spelling is this model's."""
+MEGABYTES = (1e6, 2**20)
+"""Either spelling of a file's size is this model's."""
+SIZE_ROOM = 0.002
+"""What rounding leaves of it: an export of another model is further off."""
 
 
 def import_results(package: Path, results: Sequence[Path], device: str) -> list[dict[str, Any]]:
@@ -68,13 +70,18 @@ def _key(row: Mapping[str, Any]) -> tuple[Any, ...]:
 
 
 def _refuse_other(found: Measurement, manifest: Mapping[str, Any], path: Path) -> None:
-    size = manifest["files"][manifest["model_file"]].get("size_bytes", 0) / 1e6
-    if found.model_mb and size and abs(found.model_mb - size) > SIZE_ROOM * size:
+    size = manifest["files"][manifest["model_file"]].get("size_bytes", 0)
+    if found.model_mb and size and not any(_rounds_to(found.model_mb, size / mega) for mega in MEGABYTES):
         raise DataError(
-            f"it was measured with a model of {found.model_mb:g} MB, the package's has {size:.3g} MB",
+            f"it was measured with a model of {found.model_mb:g} MB, the package's has {size / 1e6:.4g} MB",
             where=str(path),
             hint="push the package's own model.tflite to the device and measure again",
         )
+
+
+def _rounds_to(said: float, size: float) -> bool:
+    # Written with a digit or two behind the point: a small model's size is not told more closely.
+    return abs(said - size) <= max(SIZE_ROOM * size, 0.06)
 
 
 def _refuse_batch(found: Measurement, manifest: Mapping[str, Any], path: Path) -> None:

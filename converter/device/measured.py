@@ -81,7 +81,10 @@ def read_measurements(path: Path) -> list[Measurement]:
 
     """
     try:
-        text = path.read_text(encoding="utf-8-sig", errors="replace")
+        held = path.read_bytes()
+        # What `>` writes in Windows PowerShell 5.
+        wide = held.startswith((b"\xff\xfe", b"\xfe\xff"))
+        text = held.decode("utf-16" if wide else "utf-8-sig", errors="replace")
     except OSError as error:
         raise DataError(f"cannot be read ({error.strerror})", where=str(path)) from None
     if text.lstrip()[:1] in {"{", "["}:

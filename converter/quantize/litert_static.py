@@ -56,7 +56,9 @@ class LitertStaticInt8(Stage[TfliteModel, TfliteModel]):
             for x in layers
             if self.activation_bits == 8 and min(seen[x.given_name].snr, seen[x.made_name].snr) < self.min_snr
         ]
-        made = requantize(given, _rules(noisy, self.activation_bits), "static", ctx, _ranges(seen, self.activation_bits))
+        made = requantize(
+            given, _rules(noisy, self.activation_bits), "static", ctx, _ranges(seen, self.activation_bits)
+        )
         facts = made.facts | {
             "layers": len(layers) // len(given.lengths),
             "kept_dynamic": len(noisy) // len(given.lengths),

@@ -1,6 +1,7 @@
 """What a device printed is taken as it stands, tied to the package that it was measured with, or refused."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -34,6 +35,23 @@ def _file(folder: Path, text: str, name: str = "result.txt") -> Path:
     path = folder / name
     path.write_text(text, encoding="utf-8")
     return path
+
+
+def test_what_powershell_wrote_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "result.txt"
+    path.write_text(_printed(), encoding="utf-16")
+    assert [found.length for found in read_measurements(path)] == [16]
+
+
+@pytest.mark.parametrize("n", [0, 2])
+def test_a_result_is_of_one_package(package: Path, tmp_path: Path, n: int, capsys: pytest.CaptureFixture[str]) -> None:
+    """The output folder stands for its package where it holds one."""
+    for i in range(n):
+        shutil.copytree(package, package.with_name(f"other{i}"))
+    result = str(_file(tmp_path, _printed()))
+    code = cli.run(["bench", str(package.parent), "--import", result, "--device", "Pixel 9"])
+    assert code == (2 if n else 0)
+    assert ("holds 3 packages" in capsys.readouterr().err) is bool(n)
 
 
 def test_a_terminals_text_is_read_whole(tmp_path: Path) -> None:
@@ -170,6 +188,7 @@ def test_results_lie_beside_the_package_which_stays_sealed(package: Path, tmp_pa
     ("text", "said"),
     [
         (_printed(mb=2.5), "a model of 2.5 MB"),
+        (_printed(mb=1.1), "a model of 1.1 MB"),
         (_printed(64), "at 64 tokens, the package has 16, 32"),
         (_printed().replace("serving_16", ""), "does not say at which length"),
         (_printed().replace("serving_16", "serving_16_batch_4"), "4 texts a call, the package takes one or 8 texts"),
