@@ -97,17 +97,26 @@ class Lines:
 
     def __init__(self, say: Callable[[str], None]) -> None:
         self._say = say
+        self._running: list[_Line] = []
 
     @contextlib.contextmanager
     def task(self, title: str, total: float | None = None) -> Iterator["_Line"]:
         line, ended = _Line(self._say, title, total), threading.Event()
-        watch = threading.Thread(target=line.watch, args=(ended,), daemon=True)
+        watch = threading.Thread(target=self._watch, args=(line, ended), daemon=True)
+        self._running.append(line)
         watch.start()
         try:
             yield line
         finally:
             ended.set()
             watch.join()
+            self._running.remove(line)
+
+    def _watch(self, line: "_Line", ended: threading.Event) -> None:
+        """Let a task tell how long it has been running until it has ended, unless one within it does."""
+        while not ended.wait(SECONDS_BETWEEN_LINES):
+            if self._running[-1] is line:
+                line.tell()
 
     def note(self, text: str) -> None:
         self._say(text)
@@ -121,19 +130,14 @@ class _Line:
 
     def advance(self, steps: float = 1) -> None:
         self._done += steps
-        self._tell()
+        self.tell()
 
     def describe(self, text: str) -> None:
         said = text.removeprefix(self._title).lstrip(" ·:")
         self._detail = f" · {said}" if said else ""
-        self._tell()
+        self.tell()
 
-    def watch(self, ended: threading.Event) -> None:
-        """Tell how long it has been running, in a thread of its own, until it has ended."""
-        while not ended.wait(SECONDS_BETWEEN_LINES):
-            self._tell()
-
-    def _tell(self) -> None:
+    def tell(self) -> None:
         now = time.monotonic()
         if now - self._last < SECONDS_BETWEEN_LINES:
             return

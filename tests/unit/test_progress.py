@@ -42,10 +42,11 @@ def test_work_of_unknown_length_says_how_long_it_has_run(monkeypatch: pytest.Mon
 def test_work_that_says_nothing_itself_is_told_of(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(progress, "SECONDS_BETWEEN_LINES", 0.05)
     said: list[str] = []
-    with Lines(said.append).task("Lowering"):
+    lines = Lines(said.append)
+    with lines.task("Exporting"), lines.task("Lowering"):
         time.sleep(0.3)
     assert said, "one call of a library that takes minutes"
-    assert set(said) == {"Lowering: 0 s so far"}
+    assert set(said) == {"Lowering: 0 s so far"}, "what goes on within it, not all of it"
     before = len(said)
     time.sleep(0.15)
     assert len(said) == before, "and it ends with the work"
