@@ -9,6 +9,7 @@ import numpy as np
 
 from converter.device.tables import escaped
 from converter.task import Judged
+from converter.validate.stability import spread
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -29,7 +30,8 @@ def write_golden_table(
     """Write `golden.tsv`; returns how many texts it holds.
 
     Lines: `tolerance`, `range` per output, and per text: text, second text, ids, type ids, which text each token is
-    from, the answer in words, and outputs as names and numbers (none for fill-mask: they are cut to the masks).
+    from, the answer in words, and each output as three cells: its name, runs (`1920:384`: the place in the raw output
+    that a run begins at, and how many numbers it has), and the numbers of all runs.
     """
     lines = [f"tolerance\t{tolerance:g}"]
     lines += [f"range\t{name}\t{max(value, 1e-6):.9g}" for name, value in golden.output_range.items()]
@@ -40,14 +42,10 @@ def write_golden_table(
 
 
 def _texts(golden: "Golden", source: "TorchModel", facts: "DeviceFacts") -> Iterator[str]:
-    room = MAX_VALUES
+    shares = _shares([sum(v.size for v in outputs.values()) for outputs in golden.package], narrow=facts.kind == "mask")
     limit = replace(source, max_length=min(source.max_length, facts.max_length))
     for i, example in enumerate(golden.examples):
         outputs = golden.package[i]
-        size = 0 if facts.kind == "mask" else sum(v.size for v in outputs.values())
-        if size > room:
-            continue
-        room -= size
         encoding = limit.task.encode(limit.tokenizer, example, limit.max_length)
         text = example.text if example.words is None else " ".join(example.words)
         ids = golden.ids[i]["input_ids"]
@@ -60,9 +58,35 @@ def _texts(golden: "Golden", source: "TorchModel", facts: "DeviceFacts") -> Iter
             _numbers([-1 if s is None else s for s in encoding.sequence_ids]),
             escaped(_answer(limit, facts, example, encoding, outputs)),
         ]
-        if facts.kind != "mask":
-            cells += [c for name, value in outputs.items() for c in (name, _floats(value))]
+        for name, values in outputs.items():
+            cells += [name, *_runs(facts, encoding, values, shares[i] // len(outputs))]
         yield "\t".join(cells)
+
+
+def _shares(sizes: Sequence[int], *, narrow: bool) -> list[int]:
+    """Return how many numbers each text gets: short texts all of theirs, the longer ones equal parts of what is left.
+
+    The shortest gets up to half of all, so that one text is whole; `narrow`: none need be.
+    """
+    made, room = [0] * len(sizes), MAX_VALUES
+    for place, i in enumerate(sorted(range(len(sizes)), key=sizes.__getitem__)):
+        first = not place and not narrow and sizes[i] <= room // 2
+        made[i] = min(sizes[i], room if first else room // (len(sizes) - place))
+        room -= made[i]
+    return made
+
+
+def _runs(facts: "DeviceFacts", encoding: "Encoding", values: "NDArray[np.float32]", room: int) -> tuple[str, str]:
+    """Return an output's runs and numbers: some of its rows, or of the masks' rows that part that holds the best."""
+    rows = values.reshape(-1, values.shape[-1])
+    width = rows.shape[1]
+    # Of fill-mask's raw output the task keeps these rows alone.
+    places = [p for p, _ in encoding.masked] or [0] if facts.kind == "mask" else list(range(len(rows)))
+    kept = range(len(rows)) if facts.kind == "mask" else spread(range(len(rows)), max(1, room // width))
+    n = max(1, min(width, room // len(kept)))
+    begins = {i: min(max(0, int(np.argmax(rows[i])) - n // 2), width - n) for i in kept}
+    runs = " ".join(f"{places[i] * width + begin}:{n}" for i, begin in begins.items())
+    return runs, _floats(np.concatenate([rows[i, begin : begin + n] for i, begin in begins.items()]))
 
 
 def _answer(
@@ -101,4 +125,4 @@ def _numbers(values: "Sequence[int] | NDArray[np.int64]") -> str:
 
 
 def _floats(values: "NDArray[np.float32]") -> str:
-    return " ".join(f"{v:.8g}" for v in values.ravel())
+    return " ".join(f"{v:.8g}" for v in values)

@@ -6,8 +6,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from converter.device.runtime import SAMPLES
+from converter.device.runtime import MODEL_FILE, SAMPLES
 from converter.errors import StageFailed
+from converter.lowering.mediapipe import MEDIAPIPE_FILE
 
 if TYPE_CHECKING:
     from converter.device.facts import DeviceFacts
@@ -15,17 +16,26 @@ if TYPE_CHECKING:
 TEMPLATES = Path(__file__).parent / "templates"
 FOLDER = "samples"
 PACKAGE = "org.plmexport.textmodel"
-TOKENIZER_FILES = {"cpp/wordpiece.hpp", "java/WordPiece.java", "swift/WordPiece.swift"}
+TOKENIZER_FILES = {"cpp/wordpiece.hpp", "java/Tables.java", "java/WordPiece.java", "swift/WordPiece.swift"}
 PARTIAL = {"cpp/calls.hpp.j2", "java/Calls.java.j2", "swift/Calls.swift.j2"}
 """Parts of other templates."""
 RENAMED = {"java/TextModel.java.j2": "java/{}.java", "swift/TextModel.swift.j2": "swift/{}.swift"}
 """Files that carry the name of the class they hold."""
+FOUR_BITS = "1.3"
+"""The least LiteRT that computes weights of 4 bits: 1.0 to 1.2 open such a file and answer otherwise."""
 
 
 def write_samples(
     facts: "DeviceFacts", folder: Path, n_hard: int = 0, gpu: Mapping[str, Any] | None = None
 ) -> list[str]:
-    """Write every sample below `folder`; returns their names. `n_hard`: texts in the table of the tokenizer's proof."""
+    """Write every sample below `folder`, which lies in the package; returns their names.
+
+    `n_hard`: texts in the table of the tokenizer's proof.
+
+    Raises:
+        StageFailed: the one sample that can be compiled here does not.
+
+    """
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     # No HTML is made here: source code has its own escapes, one filter a language.
@@ -37,7 +47,14 @@ def write_samples(
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"java": java_text, "cpp": cpp_text, "swift": swift_text, "python": ascii}
+    literals = {"java": java_text, "cpp": cpp_text, "swift": swift_text, "python": ascii}
+    environment.filters |= {**literals, "prose": prose}
+    package = folder.parent
+    environment.globals |= {
+        "file_runtime": facts.runtime.get(MODEL_FILE),
+        "litert": FOUR_BITS if has_four_bits(package / MODEL_FILE) else "",
+        "mediapipe": MEDIAPIPE_FILE if (package / MEDIAPIPE_FILE).is_file() else "",
+    }
     names = []
     for path in sorted(p for p in TEMPLATES.rglob("*") if p.is_file()):
         name = path.relative_to(TEMPLATES).as_posix()
@@ -49,13 +66,45 @@ def write_samples(
             package=PACKAGE,
             samples=SAMPLES,
             n_hard=n_hard,
-            file_runtime=facts.runtime.get("model.tflite"),
             gpu=gpu or {},
         )
+        if made.endswith(".py"):
+            _compile(text, made)
+        if made.endswith(".py"):
+            _compile(text, made)
         (folder / made).parent.mkdir(parents=True, exist_ok=True)
         (folder / made).write_bytes(text.encode())
         names.append(made)
     return names
+
+
+def _compile(text: str, name: str) -> None:
+    try:
+        compile(text, name, "exec")
+    except (SyntaxError, ValueError) as error:
+        raise StageFailed(f"the sample {name} does not compile ({error})") from error
+
+
+def has_four_bits(model: Path) -> bool:
+    """Tell whether a file has weights of 4 bits, in rows or in blocks."""
+    if not model.is_file():
+        return False
+    from ai_edge_litert.schema_py_generated import TensorType
+
+    from converter.lowering.flat import read_flat, scale_tensors
+
+    tensors = (t for graph in read_flat(model).subgraphs for t in graph.tensors)
+    return any(t.type == TensorType.INT4 or scale_tensors(t) for t in tensors)
+
+
+def prose(text: str) -> str:
+    r"""Return text for a comment of any language, on one line: nothing in it ends the comment, or is an escape.
+
+    >>> print(prose('a"b\\u */'))
+    a'b/u * /
+    """
+    text = "".join(c if c.isprintable() else " " for c in text)
+    return text.translate({ord("\\"): "/", ord('"'): "'"}).replace("*/", "* /").replace("/*", "/ *")
 
 
 def java_text(text: str) -> str:

@@ -91,6 +91,9 @@ def read_tables(backend: "Tokenizer") -> Tables:
         raise NoTables("the ids of its vocabulary have gaps")
     if any("\n" in token or "\r" in token for token, _ in vocabulary):
         raise NoTables("its vocabulary holds line breaks")
+    if model["unk_token"] not in model["vocab"]:
+        raise NoTables(f"its unknown token {model['unk_token']!r} is not in its vocabulary")
+    word = _a_word(backend, vocabulary, {t["content"] for t in table["added_tokens"]} | {model["unk_token"]})
     replaced, dropped, spaced, hangul = _normalized(backend)
     spaces, alone = _cuts(backend)
     return Tables(
@@ -98,8 +101,8 @@ def read_tables(backend: "Tokenizer") -> Tables:
         unknown=model["vocab"][model["unk_token"]],
         prefix=model["continuing_subword_prefix"],
         longest_word=model["max_input_chars_per_word"],
-        single=_template(backend, pair=False),
-        pair=_template(backend, pair=True),
+        single=_template(backend, word, None),
+        pair=_template(backend, word, word),
         specials=tuple(
             Special(_content(backend, t), t["id"], t["normalized"], t["lstrip"], t["rstrip"])
             for t in table["added_tokens"]
@@ -137,12 +140,17 @@ def _content(backend: "Tokenizer", token: dict[str, Any]) -> str:
     return backend.normalizer.normalize_str(content) if token["normalized"] and backend.normalizer else content
 
 
-def _template(backend: "Tokenizer", *, pair: bool) -> tuple[Piece, ...]:
+def _a_word(backend: "Tokenizer", vocabulary: Iterable[tuple[str, int]], special: set[str]) -> str:
+    """Return a word that comes out as one token, itself."""
+    for token, id_ in vocabulary:
+        if token not in special and backend.encode(token, add_special_tokens=False).ids == [id_]:
+            return token
+    raise NoTables("no word of its vocabulary is one token")
+
+
+def _template(backend: "Tokenizer", word: str, pair: str | None) -> tuple[Piece, ...]:
     """Return what stands around one text, or two, by giving each a single token."""
-    word = next(t for t, i in sorted(backend.get_vocab().items(), key=lambda p: p[1]) if t.isalpha() and t.islower())
-    if len(backend.encode(word, add_special_tokens=False)) != 1:
-        raise NoTables(f"the word {word!r} of its vocabulary is not one token")
-    made = backend.encode(word, word if pair else None)
+    made = backend.encode(word, pair)
     parts: list[Piece] = []
     for id_, type_, sequence, special in zip(
         made.ids, made.type_ids, made.sequence_ids, made.special_tokens_mask, strict=True

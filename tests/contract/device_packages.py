@@ -1,8 +1,9 @@
 """Packages with samples for devices, made small: what the tests of samples and of second opinions start from."""
 
+import importlib.util
 import shutil
 import subprocess
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,11 +20,13 @@ from converter.device.samples import write_samples
 from converter.device.tables import read_tables
 from converter.examples import Example
 from converter.golden import record_golden, write_golden
+from converter.source import load_source
 from converter.stage import SILENT
 from converter.target import Runner, TensorSpec
 from converter.validate.reference import Reference, capture_reference, torch_run
 from tests.tiny import SENTENCES
 
+STUBS = Path(__file__).parent / "stubs"
 LENGTHS = (12, 24)
 TOLERANCE = 1e-4
 N_TEXTS = 12
@@ -38,6 +41,13 @@ MODELS: dict[str, tuple[str, str, dict[str, Any]]] = {
     "library": ("roberta", "token-classification", {}),
 }
 KINDS = (*MODELS, "embedding")
+MASKED = (
+    "the <mask> was wonderful",
+    "Anna Miller   <mask>  moved",
+    "<mask> <mask>",
+    "in\u3000<mask> town",
+    "no mask here",
+)
 QUESTIONS = ("How many live in the old town? Who wrote?", "about 4000 people live in the old town near the lake")
 
 
@@ -85,10 +95,26 @@ class Made:
         return folder
 
 
-def make_beside(folder: Path, source: TorchModel, runner: Runner, facts: Mapping[str, Any] | None = None) -> Made:
+def python_sample(made: Made) -> Any:
+    """Import the Python sample."""
+    spec = importlib.util.spec_from_file_location("text_model", made.samples / "python" / "text_model.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def make_beside(
+    folder: Path,
+    source: TorchModel,
+    runner: Runner,
+    facts: Mapping[str, Any] | None = None,
+    texts: Sequence[str] = (*SENTENCES[:8], *QUESTIONS, "Größe 🙂 café", ""),
+) -> Made:
     """Write into `folder` all that a package holds beside the model."""
     pair = QUESTIONS[1] if source.task.name == "question-answering" else None
-    examples = [Example(s, pair) for s in (*SENTENCES[:8], *QUESTIONS, "Größe 🙂 café", "")]
+    examples = [Example(s, pair) for s in texts]
     reference = capture_reference(replace(source, max_length=LENGTHS[-1]), examples, SILENT)
     files = Beside(folder)
     files.write_tokenizer(source)
@@ -97,6 +123,16 @@ def make_beside(folder: Path, source: TorchModel, runner: Runner, facts: Mapping
     write_golden(golden, folder)
     files.complete(source, golden, runner, {**known, **(facts or {})}, TOLERANCE)
     return Made(folder, source, reference, runner)
+
+
+def lstrip_tagger(folder: Path) -> TorchModel:
+    """Return a tagger of words with a token that takes the white space before it along, as MPNet's `<mask>` does."""
+    from tokenizers import AddedToken
+
+    source = load_source(str(folder))
+    mask = AddedToken("<mask>", lstrip=True, rstrip=False, normalized=False, special=True)
+    source.tokenizer.backend_tokenizer.add_special_tokens([mask])
+    return source
 
 
 @contextmanager
@@ -138,3 +174,13 @@ def build_demo(samples: Path, folder: Path) -> Path:
     done = run(compiler("g++"), *flags, samples / "cpp" / "main.cpp", library, "-o", folder / "demo")
     assert done.returncode == 0, done.stderr[-2000:]
     return folder / "demo"
+
+
+def build_check(samples: Path, folder: Path, rest: str, *flags: str) -> Path:
+    """Compile the C++ sample with a LiteRT that is none; `rest`: the dimensions of its output behind the first."""
+    include = ("-I", samples / "cpp", "-I", STUBS / "cpp")
+    strict = ("-std=c++17", "-g", "-Wall", "-Wextra", "-Werror", "-fsanitize=address,undefined")
+    source = STUBS / "cpp" / "check.cpp"
+    done = run(compiler("g++"), *strict, *flags, f"-DREST={rest}", *include, source, "-o", folder / "check")
+    assert done.returncode == 0, done.stderr[-2000:]
+    return folder / "check"

@@ -1,6 +1,8 @@
 """The samples of a package compile, run and answer as the package did."""
 
+import itertools
 import json
+import os
 import shutil
 import sys
 from dataclasses import replace
@@ -11,16 +13,45 @@ import pytest
 from converter.device import beside
 from converter.device.facts import CLASS_NAMES, DeviceFacts, kind_of
 from converter.device.runtime import min_runtime_version
-from converter.device.samples import PACKAGE, cpp_text, java_text, swift_text, write_samples
+from converter.device.samples import PACKAGE, cpp_text, has_four_bits, java_text, prose, swift_text, write_samples
 from converter.device.tables import NoTables
-from tests.contract.device_packages import KINDS, LENGTHS, Made, build_demo, compiler, lines_of, run
+from converter.errors import StageFailed
+from converter.lowering.builder import packed
+from converter.lowering.flat import read_flat
+from tests.contract.device_packages import KINDS, LENGTHS, STUBS, Made, build_demo, compiler, lines_of, run
 from tests.tiny import SENTENCES
 
 pytest.importorskip("litert_torch", reason="the extra 'mobile' is not installed")
 
-STUBS = Path(__file__).parent / "stubs"
 ANY = {"lengths": (), "any_up_to": 24}
 BATCH = {"batch": 4}
+NASTY = "a\"\"\"b ''' */ /* \\u000a \\u{0} $x ${y} {{z}} %s \n\r\u2028 c\\"
+"""A folder may be called so, and a token nearly."""
+IDLE = """
+package made.classes
+import java.util.concurrent.CountDownLatch
+import java.util.concurrent.TimeUnit
+
+class Empty : android.content.Context() {
+    var asked = 0
+    override fun getApplicationContext(): android.content.Context = this
+    override fun getAssets(): android.content.res.AssetManager { asked++; throw IllegalStateException("no assets") }
+}
+
+fun main() {
+    val unused = Empty()
+    TextClassifierInBackground(unused).close()
+    val empty = Empty()
+    val model = TextClassifierInBackground(empty)
+    val answered = CountDownLatch(2)
+    var failures = 0
+    for (i in 1..2) model.classify("text") { answer -> answer.onFailure { failures++ }; answered.countDown() }
+    check(answered.await(20, TimeUnit.SECONDS)) { "no answer came" }
+    model.close()
+    check(failures == 2 && unused.asked == 0 && empty.asked > 0)
+    println("sound")
+}
+"""
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +88,7 @@ def test_java_cuts_text_and_reads_outputs_as_the_package_did(
     done = run(compiler("java"), "-XX:TieredStopAtLevel=1", "-cp", classes, f"made.{kind}.SelfTest", assets)
     assert done.returncode == 0, done.stdout + done.stderr
     n = len((assets / "golden.tsv").read_text("utf-8").split("\ntext\t")) - 1
-    assert f"answers: {0 if kind == 'mask' else n} of" in done.stdout
+    assert f"answers: {n} of {n} recorded" in done.stdout
     if kind != "library":
         hard = lines_of(assets / "parity.tsv")
         assert f"tokenizer: {hard} of {hard} texts get the recorded ids" in done.stdout
@@ -85,8 +116,16 @@ def test_kotlin_compiles_for_every_kind(every_kind: dict[str, Made], classes: Pa
     for kind, made in every_kind.items():
         text = (made.samples / "kotlin" / "OpenModel.kt").read_text(encoding="utf-8")
         (tmp_path / f"{kind}.kt").write_text(text.replace(f"package {PACKAGE}", f"package made.{kind}"), "utf-8")
-    done = run(kotlinc, *sorted(tmp_path.glob("*.kt")), "-cp", classes, "-d", tmp_path / "out.jar")
+    nasty = every_kind["classes"].write(tmp_path / "nasty", model=NASTY)
+    text = (nasty / "kotlin" / "OpenModel.kt").read_text(encoding="utf-8").replace(PACKAGE, "made.any_classes")
+    (tmp_path / "nasty.kt").write_text(text, "utf-8")
+    (tmp_path / "idle.kt").write_text(IDLE, "utf-8")
+    jar = tmp_path / "out.jar"
+    done = run(kotlinc, *sorted(tmp_path.glob("*.kt")), "-cp", classes, "-include-runtime", "-d", jar)
     assert done.returncode == 0, done.stderr[-2000:]
+    # What fails is handed over, and what was never used is not opened to be closed.
+    done = run(compiler("java"), "-cp", f"{jar}{os.pathsep}{classes}", "made.classes.IdleKt")
+    assert done.stdout == "sound\n", done.stderr[-2000:]
 
 
 @pytest.fixture(scope="module")
@@ -159,6 +198,58 @@ def test_the_readme_says_what_was_not_compiled_and_how_to_measure(package: Made)
         assert f"--signature_to_run_for=serving_{length} --input_layer=" in text
     assert min_runtime_version(package.folder / "model.tflite") in text
     assert "{{" not in text
+
+
+def test_a_file_with_weights_of_4_bits_names_the_litert_that_it_needs(package: Made, tmp_path: Path) -> None:
+    from ai_edge_litert.schema_py_generated import BlockwiseQuantizationT, QuantizationParametersT, TensorType
+
+    def readme() -> str:
+        text = package.write(tmp_path / "samples", runtime={"model.tflite": "2.21.0"}) / "README.md"
+        return " ".join(text.read_text(encoding="utf-8").split())
+
+    read_by = "needs TensorFlow Lite 2.21.0 or later; "
+    assert f"{read_by}any LiteRT will do" in readme()
+    shutil.copyfile(package.folder / "model.tflite", tmp_path / "model.tflite")
+    assert f"{read_by}any LiteRT will do" in readme()
+    for blocks in (False, True):
+        model = read_flat(package.folder / "model.tflite")
+        tensor = next(t for t in model.subgraphs[-1].tensors if t.type == TensorType.FLOAT32)
+        if blocks:
+            details = BlockwiseQuantizationT(scales=1)
+            tensor.quantization = QuantizationParametersT(details=details, detailsType=2)
+        else:
+            tensor.type = TensorType.INT4
+        (tmp_path / "model.tflite").write_bytes(packed(model))
+        assert has_four_bits(tmp_path / "model.tflite")
+        assert f"{read_by}of LiteRT, 1.3 or later, for its weights of 4 bits." in readme()
+
+
+def test_a_model_of_any_name_has_samples_that_compile(every_kind: dict[str, Made], tmp_path: Path) -> None:
+    for kind in ("mask", "classes"):
+        samples = every_kind[kind].write(tmp_path / kind, model=NASTY, mask_token=NASTY)
+        path = samples / "python" / "text_model.py"
+        compile(path.read_text(encoding="utf-8"), str(path), "exec")
+        java = [*(samples / "java").iterdir(), *STUBS.rglob("*.java")]
+        done = run(compiler("javac"), "-d", tmp_path / "out", *java)
+        assert done.returncode == 0, done.stderr[-2000:]
+        strict = ("-std=c++17", "-fsyntax-only", "-Wall", "-Wextra", "-Werror")
+        done = run(compiler("g++"), *strict, samples / "cpp" / "main.cpp")
+        assert done.returncode == 0, done.stderr[-2000:]
+        assert (samples / "README.md").read_text("utf-8").startswith("# Samples for a")
+
+
+@pytest.mark.parametrize("name", [NASTY, 'a"""b', "a\\", '"', "*/", "/*", "*\\", "a\nb", "\ud800"])
+def test_no_name_ends_a_comment_or_is_an_escape(name: str) -> None:
+    assert not {'"', "\\", "\n"} & set(prose(name))
+    assert not {"*/", "/*"} & {a + b for a, b in itertools.pairwise(prose(name))}
+    assert prose(name).isprintable()
+    assert prose("org/model-v1.2 (é)") == "org/model-v1.2 (é)"
+
+
+def test_a_python_sample_that_does_not_compile_is_never_written(every_kind: dict[str, Made], tmp_path: Path) -> None:
+    with pytest.raises(StageFailed, match=r"the sample python/text_model.py does not compile"):
+        every_kind["classes"].write(tmp_path, signature='"')
+    assert not (tmp_path / "python" / "text_model.py").exists()
 
 
 def test_a_tokenizer_that_cuts_the_beginning_off_brings_no_tables(package: Made) -> None:

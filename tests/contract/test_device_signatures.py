@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from converter.artifact import Bundle
+from converter.lowering.mediapipe import MEDIAPIPE_FILE
 from converter.source import load_source
 from targets.tflite import Tflite
 from tests.contract.conftest import BATCH
@@ -126,13 +127,14 @@ def test_the_package_says_how_mediapipe_calls_it(packages: dict[str, Made], tiny
         assert len(set(re.findall(r"Text(?:Classifier|Embedder)", text))) == 1
 
 
+@pytest.mark.parametrize("why", ["MediaPipe has no task for token-classification", "it was not asked for"])
 def test_the_package_says_why_it_has_no_file_for_mediapipe(
-    packages: dict[str, Made], tiny: Callable[..., Path], tmp_path: Path
+    why: str, packages: dict[str, Made], tiny: Callable[..., Path], tmp_path: Path
 ) -> None:
     shutil.copyfile(packages["shared"].folder / "model.tflite", tmp_path / "model.tflite")
-    tags = Bundle(tmp_path, "model.tflite", load_source(str(tiny("bert", "token-classification"))))
-    assert "no file for MediaPipe Tasks: MediaPipe has no task for token-classification." in Tflite().usage(tags)
-    assert "MediaPipe" not in Tflite(mediapipe=False).usage(tags)
+    source = load_source(str(tiny("bert", "token-classification")))
+    bundle = Bundle(tmp_path, "model.tflite", source, {MEDIAPIPE_FILE: why})
+    assert f"no file for MediaPipe Tasks: {why}." in Tflite().usage(bundle)
 
 
 def test_of_many_lengths_a_few_are_measured(packages: dict[str, Made], tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from tokenizers import AddedToken, Tokenizer, normalizers
+from tokenizers import AddedToken, Tokenizer, models, normalizers, pre_tokenizers, processors
 
 from converter.device.hard_texts import hard_texts
 from converter.device.parity import LEAST, expected, parity_check, prove, write_parity
@@ -146,6 +146,46 @@ def test_a_normalizer_that_looks_at_its_neighbors_is_refused() -> None:
     backend.normalizer = normalizers.NFD()
     with pytest.raises(NoTables, match="orders accents"):
         read_tables(backend)
+
+
+def _of_words(*words: str, unknown: str = "[UNK]", lowercase: bool = False) -> Tokenizer:
+    """Return a WordPiece tokenizer that knows few words."""
+    special = [t for t in ("[PAD]", unknown, "[CLS]", "[SEP]") if t]
+    made = Tokenizer(models.WordPiece({t: i for i, t in enumerate([*special, *words])}, unk_token="[UNK]"))
+    made.normalizer = normalizers.BertNormalizer(lowercase=lowercase)
+    made.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    made.add_special_tokens(special)
+    made.post_processor = processors.BertProcessing(
+        ("[SEP]", special.index("[SEP]")), ("[CLS]", special.index("[CLS]"))
+    )
+    return made
+
+
+@pytest.mark.parametrize(
+    ("words", "text"),
+    [
+        pytest.param(("##A", "AAA", "AAC", "ACG"), "AAA ACG AAAA TTT", id="DNA"),
+        pytest.param(("中", "文", "東"), "中文 東 a", id="Chinese"),
+        pytest.param(("مرحبا", "سلام"), "مرحبا سلام x", id="Arabic"),
+        pytest.param(("1", "##2", "?"), "1 12 ?", id="digits"),
+    ],
+)
+def test_a_vocabulary_needs_no_lowercase_word(words: tuple[str, ...], text: str, tmp_path: Path) -> None:
+    backend = _of_words(*words)
+    write_tables(read_tables(backend), tmp_path)
+    device = DeviceTokenizer(tmp_path)
+    assert device.encode(text, None, 99).ids == backend.encode(text).ids
+    assert device.encode(text, text, 99).ids == backend.encode(text, text).ids
+    assert len(set(device.encode(text, None, 99).ids)) > 3
+
+
+def test_a_vocabulary_without_a_word_or_an_unknown_token_is_refused() -> None:
+    # Capitals that the normalizer makes small: nothing of it is ever found.
+    for words in ((), ("AAA", "ACG")):
+        with pytest.raises(NoTables, match="no word of its vocabulary is one token"):
+            read_tables(_of_words(*words, lowercase=True))
+    with pytest.raises(NoTables, match=r"unknown token '\[UNK\]' is not in its vocabulary"):
+        read_tables(_of_words("aaa", unknown=""))
 
 
 def test_the_same_tokenizer_gives_the_same_bytes(tmp_path: Path) -> None:

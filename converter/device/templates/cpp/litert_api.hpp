@@ -47,6 +47,7 @@ LiteRtStatus LiteRtCreateOptions(LiteRtOptions*);
 void LiteRtDestroyOptions(LiteRtOptions);
 LiteRtStatus LiteRtSetOptionsHardwareAccelerators(LiteRtOptions, int accelerators);  // 1: CPU
 LiteRtStatus LiteRtCreateOpaqueOptions(const char* kind, void* payload, void (*release)(void*), LiteRtOpaqueOptions*);
+void LiteRtDestroyOpaqueOptions(LiteRtOpaqueOptions);
 LiteRtStatus LiteRtAddOpaqueOptions(LiteRtOptions, LiteRtOpaqueOptions);
 LiteRtStatus LiteRtCreateCompiledModel(LiteRtEnvironment, LiteRtModel, LiteRtOptions, LiteRtCompiledModel*);
 void LiteRtDestroyCompiledModel(LiteRtCompiledModel);

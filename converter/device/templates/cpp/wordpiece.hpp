@@ -68,6 +68,27 @@ class WordPiece {
     return made;
   }
 
+  // The text as the model's own tokenizer normalizes it: MediaPipe Tasks, which has a tokenizer inside, cuts some text
+  // (accents, capitals beyond ASCII, Hangul, control characters) otherwise unless it is given this.
+  std::string normalize(const std::string& text) const {
+    std::string made;
+    for (const Char& x : normalize(decode(text))) append(made, x.c);
+    return made;
+  }
+
+  // The beginning of the text that has `max_length` tokens at most, with the special ones around it.
+  std::string shorten(const std::string& text, size_t max_length) const {
+    for (const Slot& slot : single_) max_length -= slot.part < 0 && max_length > 0;
+    const std::vector<Token> all = tokens(text);
+    if (all.size() <= max_length) return text;
+    // Half of what one character became may be cut otherwise than the whole: then one token less.
+    for (size_t keep = max_length; keep > 0; --keep) {
+      const std::string made = text.substr(0, all[keep - 1].end);
+      if (tokens(made).size() <= max_length) return made;
+    }
+    return {};
+  }
+
   // The spelling of a token id; empty where there is none.
   std::string spelling(int32_t id) const {
     return id >= 0 && static_cast<size_t>(id) < spellings_.size() ? spellings_[id] : std::string();
@@ -82,6 +103,25 @@ class WordPiece {
       if (!space && inside) made.back().second = x.end;
       if (!space && !inside) made.emplace_back(x.start, x.end);
       inside = !space;
+    }
+    return made;
+  }
+
+  static std::vector<std::string> split_cells(const std::string& line) {
+    std::vector<std::string> cells;
+    size_t begin = 0;
+    for (size_t tab; (tab = line.find('\t', begin)) != std::string::npos; begin = tab + 1)
+      cells.push_back(line.substr(begin, tab - begin));
+    cells.push_back(line.substr(begin));
+    return cells;
+  }
+
+  static std::string unescape(const std::string& cell) {
+    std::string made;
+    for (size_t i = 0; i < cell.size(); ++i) {
+      const bool plain = cell[i] != '\\' || i + 1 == cell.size();
+      const char c = plain ? cell[i] : cell[++i];
+      made += plain ? c : c == 't' ? '\t' : c == 'n' ? '\n' : c == 'r' ? '\r' : c;
     }
     return made;
   }
@@ -142,30 +182,6 @@ class WordPiece {
     }
   }
 
- public:
-  static std::vector<std::string> split_cells(const std::string& line) {
-    std::vector<std::string> cells;
-    size_t begin = 0;
-    for (size_t tab; (tab = line.find('\t', begin)) != std::string::npos; begin = tab + 1)
-      cells.push_back(line.substr(begin, tab - begin));
-    cells.push_back(line.substr(begin));
-    return cells;
-  }
-
-  static std::string unescape(const std::string& cell) {
-    std::string made;
-    for (size_t i = 0; i < cell.size(); ++i) {
-      if (cell[i] != '\\' || i + 1 == cell.size()) {
-        made += cell[i];
-        continue;
-      }
-      const char c = cell[++i];
-      made += c == 't' ? '\t' : c == 'n' ? '\n' : c == 'r' ? '\r' : c;
-    }
-    return made;
-  }
-
- private:
   static uint32_t hex(const std::string& text) { return static_cast<uint32_t>(std::stoul(text, nullptr, 16)); }
 
   static std::vector<uint32_t> hexes(const std::string& cell) {

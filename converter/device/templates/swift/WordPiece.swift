@@ -110,11 +110,31 @@ public final class WordPiece {
   /// One text, without the special tokens around it.
   public func tokens(_ text: String) -> [Token] {
     var made: [Token] = []
-    let raw = WordPiece.scalars(of: text).enumerated().map { Char(c: $0.element, start: $0.offset, end: $0.offset + 1) }
-    split(raw, normalized: false, into: &made) { chunk, made in
+    split(WordPiece.chars(of: text), normalized: false, into: &made) { chunk, made in
       split(normalize(chunk), normalized: true, into: &made) { part, made in words(part, into: &made) }
     }
     return made
+  }
+
+  /// The text as the model's own tokenizer normalizes it: MediaPipe Tasks, which has a tokenizer inside, cuts some text
+  /// (accents, capitals beyond ASCII, Hangul, control characters) otherwise unless it is given this.
+  public func normalize(_ text: String) -> String {
+    var made = String.UnicodeScalarView()
+    for x in normalize(WordPiece.chars(of: text)) { made.append(Unicode.Scalar(x.c) ?? "\u{FFFD}") }
+    return String(made)
+  }
+
+  /// The beginning of the text that has `maxLength` tokens at most, with the special ones around it.
+  public func shorten(_ text: String, maxLength: Int) -> String {
+    let room = maxLength - single.filter { $0.part < 0 }.count
+    let all = tokens(text)
+    if all.count <= room { return text }
+    // Half of what one character became may be cut otherwise than the whole: then one token less.
+    for keep in stride(from: room, to: 0, by: -1) {
+      let made = String(text.unicodeScalars.prefix(all[keep - 1].end))
+      if tokens(made).count <= room { return made }
+    }
+    return ""
   }
 
   /// The spelling of a token id.
@@ -137,6 +157,10 @@ public final class WordPiece {
 
   private static func scalars(of text: String) -> [UInt32] {
     return text.unicodeScalars.map { $0.value }
+  }
+
+  private static func chars(of text: String) -> [Char] {
+    return scalars(of: text).enumerated().map { Char(c: $0.element, start: $0.offset, end: $0.offset + 1) }
   }
 
   /// By line feeds alone: Swift takes other characters for line ends too, and joins some with what follows.

@@ -1,9 +1,13 @@
 package org.tensorflow.lite;
-import java.nio.ByteBuffer; import java.util.Map;
+import java.nio.ByteBuffer; import java.util.Map; import java.util.function.BiConsumer;
 public class Interpreter implements AutoCloseable {
   public static class Options { public Options setNumThreads(int n){ return this; } }
-  public Interpreter(ByteBuffer model, Options o){ throw new UnsupportedOperationException(); }
-  public Tensor getOutputTensorFromSignature(String n, String s){ throw new UnsupportedOperationException(); }
-  public void runSignature(Map<String,Object> i, Map<String,Object> o, String s){ throw new UnsupportedOperationException(); }
+  /** What a test has in place of a model: it fills the outputs. */
+  public static BiConsumer<Map<String,Object>, Map<String,Object>> model;
+  /** Numbers in each output. */
+  public static int size;
+  public Interpreter(ByteBuffer model, Options o){}
+  public Tensor getOutputTensorFromSignature(String n, String s){ return () -> size; }
+  public void runSignature(Map<String,Object> i, Map<String,Object> o, String s){ model.accept(i, o); }
   @Override public void close(){}
 }
