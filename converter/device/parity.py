@@ -90,7 +90,8 @@ def prove(
 
 
 def _shown(text: str, pair: str | None) -> str:
-    return repr(shorten(" ⏎ ".join(filter(None, (text, pair))), 60))
+    # Hugging Face takes an empty second text for none, its tables for a second one: the text alone would not tell.
+    return repr(shorten(text if pair is None else f"{text} ⏎ {pair or '(an empty second text)'}", 60))
 
 
 def parity_check(parity: Parity) -> Check:

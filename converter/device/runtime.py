@@ -2,19 +2,27 @@
 
 from pathlib import Path
 
+from converter.lowering.versions import as_numbers
+
 MODEL_FILE = "model.tflite"
 KEY = "min_runtime_version"
+SWIFT = "TensorFlowLiteSwift"
 SAMPLES = {
-    "LiteRT for Android (com.google.ai.edge.litert:litert)": "1.4",
-    "TensorFlowLiteSwift": "2.17",
+    "LiteRT for Android (com.google.ai.edge.litert:litert)": "1.4.0",
+    SWIFT: "2.17",
     "ai-edge-litert, and its libLiteRt for C++": "2.3",
 }
 """What the samples were written for."""
 
 
 def least_runtime(folder: Path) -> dict[str, str]:
-    """Return the least version of TensorFlow Lite that runs the file, and what the samples were written for."""
-    return {MODEL_FILE: min_runtime_version(folder / MODEL_FILE), **SAMPLES}
+    """Return the least version of TensorFlow Lite that runs the file, and what the samples were written for.
+
+    iOS has TensorFlow Lite itself, so that what the file needs is needed there.
+    """
+    least = min_runtime_version(folder / MODEL_FILE)
+    newer = as_numbers(least) > as_numbers(SAMPLES[SWIFT])
+    return {MODEL_FILE: least, **SAMPLES} | ({SWIFT: least} if newer else {})
 
 
 def inputs_in_order(folder: Path) -> tuple[str, ...]:

@@ -21,8 +21,9 @@ PARTIAL = {"cpp/calls.hpp.j2", "java/Calls.java.j2", "swift/Calls.swift.j2"}
 """Parts of other templates."""
 RENAMED = {"java/TextModel.java.j2": "java/{}.java", "swift/TextModel.swift.j2": "swift/{}.swift"}
 """Files that carry the name of the class they hold."""
-FOUR_BITS = "1.3"
-"""The least LiteRT that computes weights of 4 bits: 1.0 to 1.2 open such a file and answer otherwise."""
+LITERT, LITERT_OF_4_BITS = "1.3", "2.0"
+"""The least LiteRT by trial: 1.0 rounds activations otherwise. Weights of 4 bits 1.0 to 1.2 would answer otherwise, and
+`converter.lowering.versions` has everything before 2 refuse them."""
 
 
 def write_samples(
@@ -50,9 +51,11 @@ def write_samples(
     literals = {"java": java_text, "cpp": cpp_text, "swift": swift_text, "python": ascii}
     environment.filters |= {**literals, "prose": prose}
     package = folder.parent
+    four_bits = has_four_bits(package / MODEL_FILE)
     environment.globals |= {
         "file_runtime": facts.runtime.get(MODEL_FILE),
-        "litert": FOUR_BITS if has_four_bits(package / MODEL_FILE) else "",
+        "four_bits": four_bits,
+        "litert": LITERT_OF_4_BITS if four_bits else LITERT,
         "mediapipe": MEDIAPIPE_FILE if (package / MEDIAPIPE_FILE).is_file() else "",
     }
     names = []

@@ -88,7 +88,7 @@ feed = {{name: np.array([row], dtype=np.int32) for name, row in padded.items()}}
 print(interpreter.get_signature_runner(f"serving_{{length}}")(**feed)["{output}"])
 ```
 
-Android (Kotlin, `com.google.ai.edge.litert`) and iOS (Swift, `TensorFlowLiteSwift`) call it the same way:
-`interpreter.runSignature(inputs, outputs, "serving_{longest}")` with inputs by the names above. Called without a
-signature, the file runs `serving_{longest}`. On a phone, the Hugging Face tokenizers library reads `tokenizer.json`.
+Android calls `interpreter.runSignature(inputs, outputs, "serving_{longest}")` with inputs by the names above, iOS
+`interpreter.signatureRunner(with: "serving_{longest}")`; `samples/` has both, and the tokenizer. Called without a
+signature, the file runs `serving_{longest}`.
 """

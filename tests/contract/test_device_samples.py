@@ -208,9 +208,9 @@ def test_a_file_with_weights_of_4_bits_names_the_litert_that_it_needs(package: M
         return " ".join(text.read_text(encoding="utf-8").split())
 
     read_by = "needs TensorFlow Lite 2.21.0 or later; "
-    assert f"{read_by}any LiteRT will do" in readme()
+    assert f"{read_by}of LiteRT, 1.3 or later." in readme()
     shutil.copyfile(package.folder / "model.tflite", tmp_path / "model.tflite")
-    assert f"{read_by}any LiteRT will do" in readme()
+    assert f"{read_by}of LiteRT, 1.3 or later." in readme()
     for blocks in (False, True):
         model = read_flat(package.folder / "model.tflite")
         tensor = next(t for t in model.subgraphs[-1].tensors if t.type == TensorType.FLOAT32)
@@ -221,7 +221,7 @@ def test_a_file_with_weights_of_4_bits_names_the_litert_that_it_needs(package: M
             tensor.type = TensorType.INT4
         (tmp_path / "model.tflite").write_bytes(packed(model))
         assert has_four_bits(tmp_path / "model.tflite")
-        assert f"{read_by}of LiteRT, 1.3 or later, for its weights of 4 bits." in readme()
+        assert f"{read_by}of LiteRT, 2.0 or later, for its weights of 4 bits: earlier ones refuse it." in readme()
 
 
 def test_a_model_of_any_name_has_samples_that_compile(every_kind: dict[str, Made], tmp_path: Path) -> None:
