@@ -89,7 +89,7 @@ def vocabulary_of(tokenizer: Any) -> list[str]:
     model, normalizer = table["model"], table.get("normalizer") or {}
     kind = model.get("type")
     if kind != "WordPiece":
-        raise Inexpressible(f"its tokenizer is {kind}, and MediaPipe's is WordPiece")
+        raise Inexpressible(f"its tokenizer is {kind}, and what is made for MediaPipe has WordPiece")
     if normalizer.get("type") != "BertNormalizer" or not normalizer.get("lowercase"):
         raise Inexpressible("its tokenizer keeps capitals, and MediaPipe's does not")
     if normalizer.get("strip_accents") is False or not normalizer.get("handle_chinese_chars"):

@@ -152,7 +152,7 @@ def test_what_mediapipe_has_no_form_for_is_left_out_and_said(
     bert: TfliteModel, tiny: Callable[..., Path], ctx: Context, tmp_path: Path
 ) -> None:
     roberta = load_source(str(tiny("roberta", layers=1)))
-    with pytest.raises(Inexpressible, match="MediaPipe's is WordPiece"):
+    with pytest.raises(Inexpressible, match="what is made for MediaPipe has WordPiece"):
         vocabulary_of(roberta.tokenizer)
     tags = load_source(str(tiny("bert", "token-classification", layers=1)))
     with pytest.raises(Inexpressible, match="no task for token-classification"):
