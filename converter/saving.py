@@ -1,4 +1,4 @@
-"""A `TorchModel` to a folder that `load_source` opens again, answering the same to the last bit."""
+"""A `TorchModel` to a folder that `load_source` opens again, with the same weights to the last bit."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING

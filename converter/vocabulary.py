@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 def with_vocabulary(model: TorchModel, tokenizer: Any, kept: Sequence[int]) -> TorchModel:
     """Return a copy that knows the tokens `kept` alone, ascending ids of `model`; `tokenizer` numbers them anew.
 
-    Answers to the same tokens stay the same to the last bit.
+    Weights stay the same to the last bit, so answers to the same tokens do but for what kernels round.
 
     Raises:
         StageFailed: the padding id moves in a model that counts positions from it.

@@ -11,6 +11,8 @@ from converter.errors import StageFailed
 from converter.lowering.mediapipe import MEDIAPIPE_FILE
 
 if TYPE_CHECKING:
+    from jinja2 import Environment
+
     from converter.device.facts import DeviceFacts
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -37,27 +39,7 @@ def write_samples(
         StageFailed: the one sample that can be compiled here does not.
 
     """
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
-    # No HTML is made here: source code has its own escapes, one filter a language.
-    environment = Environment(
-        loader=FileSystemLoader(TEMPLATES),
-        undefined=StrictUndefined,
-        autoescape=False,  # noqa: S701
-        keep_trailing_newline=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    literals = {"java": java_text, "cpp": cpp_text, "swift": swift_text, "python": ascii}
-    environment.filters |= {**literals, "prose": prose}
-    package = folder.parent
-    four_bits = has_four_bits(package / MODEL_FILE)
-    environment.globals |= {
-        "file_runtime": facts.runtime.get(MODEL_FILE),
-        "four_bits": four_bits,
-        "litert": LITERT_OF_4_BITS if four_bits else LITERT,
-        "mediapipe": MEDIAPIPE_FILE if (package / MEDIAPIPE_FILE).is_file() else "",
-    }
+    environment = _environment(facts, folder.parent)
     names = []
     for path in sorted(p for p in TEMPLATES.rglob("*") if p.is_file()):
         name = path.relative_to(TEMPLATES).as_posix()
@@ -73,12 +55,35 @@ def write_samples(
         )
         if made.endswith(".py"):
             _compile(text, made)
-        if made.endswith(".py"):
-            _compile(text, made)
         (folder / made).parent.mkdir(parents=True, exist_ok=True)
         (folder / made).write_bytes(text.encode())
         names.append(made)
     return names
+
+
+def _environment(facts: "DeviceFacts", package: Path) -> "Environment":
+    """Return what renders the templates, with what is read from the files of the package."""
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    # No HTML is made here: source code has its own escapes, one filter a language.
+    environment = Environment(
+        loader=FileSystemLoader(TEMPLATES),
+        undefined=StrictUndefined,
+        autoescape=False,  # noqa: S701
+        keep_trailing_newline=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    literals = {"java": java_text, "cpp": cpp_text, "swift": swift_text, "python": ascii}
+    environment.filters |= {**literals, "prose": prose}
+    four_bits = has_four_bits(package / MODEL_FILE)
+    environment.globals |= {
+        "file_runtime": facts.runtime.get(MODEL_FILE),
+        "four_bits": four_bits,
+        "litert": LITERT_OF_4_BITS if four_bits else LITERT,
+        "mediapipe": MEDIAPIPE_FILE if (package / MEDIAPIPE_FILE).is_file() else "",
+    }
+    return environment
 
 
 def _compile(text: str, name: str) -> None:

@@ -1,4 +1,4 @@
-"""That kept text is answered as before, to the last bit; and what becomes of other text."""
+"""That kept text is answered as before; and what becomes of other text."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 ANSWERED = 32
 """Kept texts that both models are asked."""
 NEARLY = 1e-5
-"""Over the output range: what a product with fewer columns may round otherwise (outputs as wide as the vocabulary)."""
+"""Over the output range: what a product may round otherwise where it has fewer columns (outputs as wide as the
+vocabulary), or where its numbers lie otherwise in memory (MKL on AMD: 1e-7 was measured, Intel the same bits)."""
 
 
 def prove_kept(
@@ -46,7 +47,7 @@ def prove_kept(
     same = [Example(t) for i, t in enumerate(texts) if i not in other]
     asked = even_sample(same, ANSWERED) if same else ()
     _compare_answers(given, made, asked)
-    return {"texts": len(texts), "split_otherwise": len(other), "answers_compared_bit_by_bit": len(asked)}
+    return {"texts": len(texts), "split_otherwise": len(other), "answers_compared": len(asked)}
 
 
 def _compare_answers(given: "TorchModel", made: "TorchModel", examples: Sequence[Example]) -> None:
@@ -55,12 +56,9 @@ def _compare_answers(given: "TorchModel", made: "TorchModel", examples: Sequence
     for old, new in zip(encode_probes(given, examples), encode_probes(made, examples), strict=True):
         wanted, found = run_probe(given, old, before).outputs, run_probe(made, new, after).outputs
         for name, value in wanted.items():
-            if name in given.task.vocabulary_outputs:
-                kept = value[..., _columns(given, made)]
-                equal = bool(np.abs(found[name] - kept).max() <= NEARLY * max(float(np.ptp(value)), 1e-12))
-            else:
-                equal = np.array_equal(found[name], value)
-            if not equal:
+            kept = value[..., _columns(given, made)] if name in given.task.vocabulary_outputs else value
+            # Written so that NaN is another answer.
+            if not np.abs(found[name] - kept).max() <= NEARLY * max(float(np.ptp(value)), 1e-12):
                 raise StageFailed(
                     f"{name} of {shorten(old.example.text)!r} is another after trimming", where="trim.vocabulary"
                 )

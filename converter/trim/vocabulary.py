@@ -28,7 +28,7 @@ class VocabularyTrimming(Stage[TorchModel, TorchModel]):
     """Drop tokens that the text does not take: 31 % of MiniLM-L6 are embeddings, 70 % of XLM-R.
 
     Kept text (the calibration text and `corpus`) is split into the same tokens as before, and the answers to it stay
-    the same to the last bit; `top` and `least` trade that for size. A `top` beyond what the text takes is filled by id,
+    the same; `top` and `least` trade that for size. A `top` beyond what the text takes is filled by id,
     which is how common a token is in general: of WordPiece and Unigram vocabularies by their order, of BPE by its
     merges. Special tokens, single characters and bytes always
     stay, so any text can still be spelled; what is split otherwise is counted on the evaluation text. The method is

@@ -136,7 +136,8 @@ def test_smoothing_is_what_saves_a_model_with_outlier_channels(tiny: Callable[..
     wanted = outputs(given)
     found = {}
     for smooth in (True, False):
-        made, _ = run_stage(DynamicInt8(smooth=smooth, bounded=False), given, ctx)
+        # Bounded, as it ships: on a processor without VNNI other sums overflow, which drowns what is measured here.
+        made, _ = run_stage(DynamicInt8(smooth=smooth), given, ctx)
         found[smooth] = float(np.abs(outputs(made) - wanted).mean())
     assert found[True] < found[False] * 0.6
 

@@ -1,4 +1,4 @@
-"""What vocabulary trimming holds: tokenizer and embedding cut together, kept text answered to the last bit."""
+"""What vocabulary trimming holds: tokenizer and embedding cut together, kept text answered alike."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -24,6 +24,8 @@ from converter.validate.vocabulary import as_seen_by
 from converter.vocabulary import in_vocabulary_of
 from tests.tiny import SENTENCES
 
+ROUNDING = 2e-6
+"""What one processor's products round otherwise where the same numbers lie elsewhere in memory."""
 KEPT = tuple(Example(t) for t in SENTENCES[:6])
 OTHER = tuple(Example(t) for t in SENTENCES[10:])
 KINDS = ("bert", "roberta", "albert", "xlm-roberta", "mpnet", "modernbert", "deberta-v2", "electra", "distilbert")
@@ -40,9 +42,7 @@ def answers(model: TorchModel, examples: tuple[Example, ...]) -> list[dict[str, 
 
 
 @pytest.mark.parametrize("family", KINDS)
-def test_kept_text_keeps_its_tokens_and_its_answers_to_the_last_bit(
-    tiny: Callable[..., Path], tmp_path: Path, family: str
-) -> None:
+def test_kept_text_keeps_its_tokens_and_its_answers(tiny: Callable[..., Path], tmp_path: Path, family: str) -> None:
     source = load_source(str(tiny(family)))
     made = trimmed(source, tmp_path)
     n_tokens = made.module.get_input_embeddings().weight.shape[0]
@@ -50,7 +50,7 @@ def test_kept_text_keeps_its_tokens_and_its_answers_to_the_last_bit(
     for text in SENTENCES[:6]:
         assert made.tokenizer.tokenize(text) == source.tokenizer.tokenize(text)
     for wanted, found in zip(answers(source, KEPT), answers(made, KEPT), strict=True):
-        np.testing.assert_array_equal(wanted["logits"], found["logits"])
+        np.testing.assert_allclose(found["logits"], wanted["logits"], atol=ROUNDING, rtol=0)
 
 
 @pytest.mark.parametrize("family", ["bert", "roberta", "albert"])
@@ -63,7 +63,7 @@ def test_a_trimmed_model_opens_again_from_its_folder_alone(
     assert len(again.tokenizer) == len(made.tokenizer)
     assert again.tokenizer.pad_token_id == again.config.pad_token_id == made.tokenizer.pad_token_id
     for wanted, found in zip(answers(made, KEPT + OTHER), answers(again, KEPT + OTHER), strict=True):
-        np.testing.assert_array_equal(wanted["logits"], found["logits"])
+        np.testing.assert_allclose(found["logits"], wanted["logits"], atol=ROUNDING, rtol=0)
 
 
 @pytest.mark.parametrize("family", ["bert", "roberta", "albert"])
@@ -147,7 +147,7 @@ def test_held_out_text_that_is_split_otherwise_is_counted_and_shown(tiny: Callab
     other = sum(made.tokenizer.tokenize(e.text) != source.tokenizer.tokenize(e.text) for e in OTHER)
     assert found["split_otherwise"] == other > 0
     assert found["examples"][0]["was"] != found["examples"][0]["is"]
-    assert record.facts["kept_text"] == {"texts": 6, "split_otherwise": 0, "answers_compared_bit_by_bit": 6}
+    assert record.facts["kept_text"] == {"texts": 6, "split_otherwise": 0, "answers_compared": 6}
     # The twin: a trimming that keeps this text too changes nothing.
     _, whole = run_stage(VocabularyTrimming(), source, replace(ctx, calibration=KEPT + OTHER))
     assert whole.facts["held_out_text"]["texts"] == 0
@@ -208,7 +208,7 @@ def test_a_teacher_answers_in_the_students_tokens(tiny: Callable[..., Path], tmp
     made = trimmed(source, tmp_path)
     teacher = in_vocabulary_of(made, source)
     for wanted, found in zip(answers(source, KEPT), answers(teacher, KEPT), strict=True):
-        np.testing.assert_array_equal(wanted["logits"], found["logits"])
+        np.testing.assert_allclose(found["logits"], wanted["logits"], atol=ROUNDING, rtol=0)
     assert in_vocabulary_of(source, source) is source
 
 
