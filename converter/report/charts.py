@@ -112,7 +112,10 @@ def by_signature(facts: Mapping[str, Any]) -> list[Bar]:
     """Return what each fixed length of a file takes; empty where it takes any."""
     speed = facts.get("speed")
     found = speed.get("ms_by_signature") if isinstance(speed, Mapping) else None
-    return bars([(f"{n} tokens", ms, False) for n, ms in found.items()]) if isinstance(found, Mapping) else []
+    if not isinstance(found, Mapping):
+        return []
+    # A report that is read again has its keys in the order of letters.
+    return bars([(f"{n} tokens", found[n], False) for n in sorted(found, key=int)])
 
 
 @dataclass(frozen=True)
