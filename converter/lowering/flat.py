@@ -105,6 +105,13 @@ def code_of(model: Any, operation: Any) -> int:
     return int(model.operatorCodes[operation.opcodeIndex].builtinCode)
 
 
+def is_kind(model: Any, operation: Any | None, name: str) -> bool:
+    """Tell whether an operation, if there is one, is the built-in of that name."""
+    from ai_edge_litert.schema_py_generated import BuiltinOperator
+
+    return operation is not None and code_of(model, operation) == getattr(BuiltinOperator, name)
+
+
 def inputs_of(operation: Any) -> list[int]:
     return [] if operation.inputs is None else [int(t) for t in operation.inputs]
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from converter.lowering.flat import code_of, constant, inputs_of, outputs_of, shape_of
+from converter.lowering.flat import constant, inputs_of, is_kind, outputs_of, shape_of
 
 
 def keep_axes(model: Any, graph: Any) -> int:
@@ -16,11 +16,11 @@ def keep_axes(model: Any, graph: Any) -> int:
             takers.setdefault(tensor, []).append(op)
     gone: dict[int, int] = {}
     for op in graph.operators:
-        if not _is(model, op, "MEAN") or op.builtinOptions.keepDims:
+        if not is_kind(model, op, "MEAN") or op.builtinOptions.keepDims:
             continue
         add = _only(takers, op)
-        back = _only(takers, add) if _is(model, add, "ADD") else None
-        if not _is(model, back, "RESHAPE") or not _puts_back(model, graph, op, back):
+        back = _only(takers, add) if is_kind(model, add, "ADD") else None
+        if not is_kind(model, back, "RESHAPE") or not _puts_back(model, graph, op, back):
             continue
         op.builtinOptions = copy.copy(op.builtinOptions)
         op.builtinOptions.keepDims = True
@@ -37,12 +37,6 @@ def _only(takers: dict[int, list[Any]], op: Any) -> Any | None:
     """Return the operation that alone takes what `op` makes."""
     found = takers.get(outputs_of(op)[0], [])
     return found[0] if len(found) == 1 else None
-
-
-def _is(model: Any, op: Any, name: str) -> bool:
-    from ai_edge_litert.schema_py_generated import BuiltinOperator
-
-    return op is not None and code_of(model, op) == getattr(BuiltinOperator, name)
 
 
 def _puts_back(model: Any, graph: Any, mean: Any, back: Any) -> bool:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from converter.lowering.derived import Derived
-from converter.lowering.flat import add_tensor, code_of, constant, inputs_of, outputs_of, shape_of, text
+from converter.lowering.flat import add_tensor, constant, inputs_of, is_kind, outputs_of, shape_of, text
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -40,10 +40,11 @@ class _Pass:
             if not self._shifts(op):
                 continue
             shifted = outputs_of(op)[0]
-            layers = [self._layer(taker, shifted) for taker in self.takers.get(shifted, [])]
+            takers = self.takers.get(shifted, [])
+            layers = [self._layer(taker, shifted) for taker in takers]
             if layers and all(layer is not None for layer in layers):
-                for layer in layers:
-                    self._move(layer, inputs_of(op)[1], reads=inputs_of(layer)[0] == shifted)
+                for layer, taker in zip(layers, takers, strict=True):
+                    self._move(layer, inputs_of(op)[1], reads=layer is taker)
                 gone[shifted] = inputs_of(op)[0]
         self.graph.operators = [op for op in self.graph.operators if not set(outputs_of(op)) & gone.keys()]
         for op in self.graph.operators:
@@ -52,7 +53,7 @@ class _Pass:
 
     def _shifts(self, op: Any) -> bool:
         """Whether `op` takes one constant a channel from what was computed."""
-        if not self._is(op, "SUB") or op.builtinOptions.fusedActivationFunction:
+        if not is_kind(self.model, op, "SUB") or op.builtinOptions.fusedActivationFunction:
             return False
         given, minus = inputs_of(op)
         values, width = constant(self.model, self.graph.tensors[minus]), shape_of(self.graph.tensors[given])[-1:]
@@ -60,7 +61,7 @@ class _Pass:
 
     def _layer(self, taker: Any | None, shifted: int) -> Any | None:
         """Return the layer whose bias makes up for the shift where `taker` reads it; None: there is none."""
-        if not self._is(taker, "ADD"):
+        if not is_kind(self.model, taker, "ADD"):
             return taker if self._has_bias(taker) and inputs_of(taker)[0] == shifted else None
         beside = [t for t in inputs_of(taker) if t != shifted]
         layer = self.makers.get(beside[0]) if len(beside) == 1 else None
@@ -70,7 +71,7 @@ class _Pass:
 
     def _has_bias(self, op: Any | None) -> bool:
         """Whether `op` is a linear layer over constants, with room for a bias."""
-        if not self._is(op, "FULLY_CONNECTED"):
+        if not is_kind(self.model, op, "FULLY_CONNECTED"):
             return False
         tensors = [self.graph.tensors[t] for t in inputs_of(op)[1:] if t >= 0]
         return all(constant(self.model, t) is not None for t in tensors)
@@ -96,11 +97,6 @@ class _Pass:
         tensor = self.graph.tensors[weights]
         like = add_tensor(self.graph, text(tensor.name), shape_of(tensor)[:1], tensor.type)
         return self.derived.tensor(self.graph, like, "bias", key, added)
-
-    def _is(self, op: Any | None, name: str) -> bool:
-        from ai_edge_litert.schema_py_generated import BuiltinOperator
-
-        return op is not None and code_of(self.model, op) == getattr(BuiltinOperator, name)
 
     def _values(self, number: int) -> "NDArray[np.float32]":
         values = constant(self.model, self.graph.tensors[number])

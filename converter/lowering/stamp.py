@@ -11,9 +11,9 @@ import numpy as np
 
 from converter.lowering.flat import (
     add_buffer,
-    code_of,
     constant,
     inputs_of,
+    is_kind,
     scale_tensors,
     shape_of,
     text,
@@ -117,7 +117,7 @@ class Stamp:
     def _drop_shape_options(self) -> None:
         """A RESHAPE says its shape twice; the input is what runtimes read."""
         for operation in (*self.graph.operators, *self.other.operators):
-            if _is(self.model, operation, "RESHAPE") and len(inputs_of(operation)) > 1:
+            if is_kind(self.model, operation, "RESHAPE") and len(inputs_of(operation)) > 1:
                 operation.builtinOptions, operation.builtinOptionsType = None, 0
 
     def _operator(self, a: Any, b: Any) -> tuple[Any, Any, Any]:
@@ -231,12 +231,6 @@ class Stamp:
             and set(shape[:-2]) <= {1}
             and bool((part.shape.slope == np.eye(len(shape), dtype=int)[-2]).all())
         )
-
-
-def _is(model: Any, operation: Any, name: str) -> bool:
-    from ai_edge_litert.schema_py_generated import BuiltinOperator
-
-    return code_of(model, operation) == getattr(BuiltinOperator, name)
 
 
 def _options(operation: Any) -> Any:

@@ -42,8 +42,9 @@ def try_lengths(given: TfliteModel, run: "Run", ctx: Context, shown: "Callable[[
     for length in (longest, shortest, (shortest + longest) // 2, longest):
         (row,) = filled_rows(given.source, ctx, length, 1)
         feed = pad_batch([row], given.source.pad)
+        wanted = known.run(feed)
         for name, found in _answers(run, feed).items():
-            differences.add(name, length, shown(known.run(feed)[name]), found)
+            differences.add(name, length, shown(wanted[name]), found)
     output, length, worst = differences.worst()
     # Written so that NaN fails.
     if not worst <= LIMIT:

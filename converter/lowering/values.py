@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from converter.lowering.derived import Derived
-from converter.lowering.flat import code_of, constant, inputs_of, outputs_of, shape_of
+from converter.lowering.flat import constant, inputs_of, is_kind, outputs_of, shape_of
 from converter.lowering.moments import Moments
 from converter.lowering.smooth import buffer_of, factors_of, values_of
 
@@ -50,23 +50,17 @@ def _value_layer(model: Any, graph: Any, output: Any, makers: dict[int, Any], re
     for name in ("RESHAPE", "TRANSPOSE", "BATCH_MATMUL", "TRANSPOSE", "RESHAPE", "FULLY_CONNECTED"):
         if found is None:
             return None
-        given = inputs_of(found)[1 if _is(model, found, "BATCH_MATMUL") else 0]
+        given = inputs_of(found)[1 if is_kind(model, found, "BATCH_MATMUL") else 0]
         found = makers.get(given) if readers[given] == 1 else None
-        if found is None or not _is(model, found, name) or not _keeps_channels(model, graph, found):
+        if found is None or not is_kind(model, found, name) or not _keeps_channels(model, graph, found):
             return None
     width = shape_of(graph.tensors[outputs_of(found)[0]])[-1:]
     same = width == shape_of(graph.tensors[inputs_of(output)[0]])[-1:]
     return found if same and _is_layer(model, graph, found) else None
 
 
-def _is(model: Any, op: Any, name: str) -> bool:
-    from ai_edge_litert.schema_py_generated import BuiltinOperator
-
-    return code_of(model, op) == getattr(BuiltinOperator, name)
-
-
 def _is_layer(model: Any, graph: Any, op: Any) -> bool:
-    if not _is(model, op, "FULLY_CONNECTED") or op.builtinOptions.fusedActivationFunction:
+    if not is_kind(model, op, "FULLY_CONNECTED") or op.builtinOptions.fusedActivationFunction:
         return False
     return all(constant(model, graph.tensors[t]) is not None for t in inputs_of(op)[1:] if t >= 0)
 
@@ -75,13 +69,13 @@ def _keeps_channels(model: Any, graph: Any, op: Any) -> bool:
     """Whether a step between values and output leaves heads and their channels in their order."""
     given, *rest = inputs_of(op)
     before, after = shape_of(graph.tensors[given]), shape_of(graph.tensors[outputs_of(op)[0]])
-    if _is(model, op, "TRANSPOSE"):
+    if is_kind(model, op, "TRANSPOSE"):
         order = constant(model, graph.tensors[rest[0]])
         return order is not None and tuple(order.ravel()) == HEADS_FIRST
-    if _is(model, op, "RESHAPE"):
+    if is_kind(model, op, "RESHAPE"):
         apart, joined = (before, after) if len(before) == 4 else (after, before)
         return len(apart) == 4 and joined[-1] == apart[-1] * apart[-2]
-    return not _is(model, op, "BATCH_MATMUL") or not op.builtinOptions.adjY
+    return not is_kind(model, op, "BATCH_MATMUL") or not op.builtinOptions.adjY
 
 
 def _scale(model: Any, graph: Any, layer: Any, by: "NDArray[np.float32]", derived: Derived) -> None:

@@ -83,6 +83,19 @@ def test_two_shifts_around_one_layer_both_go_into_its_bias(tmp_path: Path) -> No
     np.testing.assert_allclose(after, before, rtol=1e-5, atol=1e-5)
 
 
+def test_a_layer_that_reads_the_shift_and_is_added_to_it_gets_both(tmp_path: Path) -> None:
+    """`y + W y`: once through the weights, once as it is."""
+    made, feed = Built(), _numbers(*SHAPE, seed=9)
+    given, normalized = _normalized(made)
+    weights = made.constant("w", _numbers(WIDTH, WIDTH, seed=7))
+    layer = made.linear(normalized, weights, made.constant("b", _numbers(WIDTH)), SHAPE)
+    made.close([given], [made.binary("ADD", layer, normalized, SHAPE)])
+    (before,) = made.run(tmp_path / "before.tflite", feed)
+    assert fold_shifts(made.model, made.graph, Derived(made.model)) == 1
+    (after,) = made.run(tmp_path / "after.tflite", feed)
+    np.testing.assert_allclose(after, before, rtol=1e-5, atol=1e-5)
+
+
 def test_graphs_of_other_lengths_share_the_new_bias() -> None:
     made = [Built(), Built()]
     for one in made:
