@@ -46,7 +46,7 @@ def run(arguments: list[str], environment: dict[str, str] | None = None) -> Run:
 
 
 def plm_export(*arguments: str) -> Run:
-    code = "import sys; from converter.cli import main; sys.argv[0] = 'plm-export'; main()"
+    code = "import sys; from converter.commands.cli import main; sys.argv[0] = 'plm-export'; main()"
     return run(["-c", code, *arguments])
 
 

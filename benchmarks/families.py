@@ -145,9 +145,9 @@ def teach(family: str, made: Path, text: Path) -> None:
     import torch
     import transformers
 
-    from converter.data import read_examples
+    from converter.data.files import read_examples
     from converter.distill.hard import HardLabels
-    from converter.source import load_source
+    from converter.model_folder.load import load_source
     from converter.stage import Context, run_stage
 
     torch.set_num_threads(1)

@@ -33,7 +33,7 @@ from pathlib import Path
 import numpy as np
 from transformers import AutoTokenizer
 from converter.examples import PadIds
-from converter.lowering.runner import TfliteRunner
+from converter.tflite.runner import TfliteRunner
 
 job = json.loads(sys.stdin.read())
 folder = Path(job["folder"])
@@ -171,7 +171,7 @@ def decided(model: str, judged: Path) -> list[dict[int, int]]:
     """Return what the source decides by its place: a class a text, or one a word, at its first piece."""
     import torch
 
-    from converter.source import load_source
+    from converter.model_folder.load import load_source
 
     torch.set_num_threads(1)
     source = load_source(model)
@@ -208,7 +208,7 @@ def operations(path: Path) -> dict[str, dict[str, int]]:
     """Return how many operations of the longest signature compute in integers, dynamically or in float, by kind."""
     from ai_edge_litert.schema_py_generated import BuiltinOperator, TensorType
 
-    from converter.lowering.flat import code_of, inputs_of, outputs_of, read_flat
+    from converter.tflite.file import code_of, inputs_of, outputs_of, read_flat
 
     names = {number: name for name, number in vars(BuiltinOperator).items() if isinstance(number, int)}
     small = {TensorType.INT4, TensorType.INT8, TensorType.INT16}
@@ -250,9 +250,9 @@ def teach(sample: Path, made: Path) -> None:
     import torch
     import transformers
 
-    from converter.data import read_examples
+    from converter.data.files import read_examples
     from converter.distill.hard import HardLabels
-    from converter.source import load_source
+    from converter.model_folder.load import load_source
     from converter.stage import SILENT, Context, run_stage
     from sample_models import folder
 

@@ -26,7 +26,7 @@ import json, statistics, sys, time
 import numpy as np
 from pathlib import Path
 from converter.examples import PadIds
-from converter.lowering.runner import TfliteRunner
+from converter.tflite.runner import TfliteRunner
 
 def resident(kind="VmRSS"):
     lines = Path("/proc/self/status").read_text().splitlines()
@@ -90,8 +90,8 @@ def texts() -> tuple[list[dict[str, list[int]]], list[int]]:
     """Return the development set as ids, and what the source decides."""
     import torch
 
-    from converter.data import read_examples
-    from converter.source import load_source
+    from converter.data.files import read_examples
+    from converter.model_folder.load import load_source
 
     torch.set_num_threads(1)
     source = load_source(str(MODEL))

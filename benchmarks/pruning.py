@@ -195,12 +195,12 @@ def judge(data: Data, rows: Mapping[str, dict[str, Any]], work: Path) -> dict[st
     """Return the rows with the metric on dev and test and the speed of the shipped files."""
     import torch
 
-    from converter.data import read_examples
+    from converter.data.files import read_examples
+    from converter.model_folder.load import load_source
+    from converter.reference import encode_probes
     from converter.registry import target_class
     from converter.samples import resolve_model
-    from converter.source import load_source
     from converter.stage import SILENT
-    from converter.validate.reference import encode_probes
 
     torch.set_num_threads(1)
     source = load_source(resolve_model(data.model, SILENT))
@@ -221,8 +221,8 @@ def judge(data: Data, rows: Mapping[str, dict[str, Any]], work: Path) -> dict[st
 
 def score(source: "TorchModel", probes: Sequence[Any], runner: "Runner") -> float:
     """Return the metric of a package, each text alone at its own length."""
+    from converter.reference import judge as run_all
     from converter.stage import SILENT
-    from converter.validate.reference import judge as run_all
 
     found = source.task.metric(run_all(source, probes, runner.run, SILENT, ""))
     return round(next(iter(found.values())), 5)
@@ -230,7 +230,7 @@ def score(source: "TorchModel", probes: Sequence[Any], runner: "Runner") -> floa
 
 def speeds(source: "TorchModel", probes: Sequence[Any], runners: "Mapping[str, Runner]") -> dict[str, dict[str, float]]:
     """Return mean milliseconds and the ratio to the unpruned package: packages take turns, text by text."""
-    from converter.validate.reference import feed_of
+    from converter.reference import feed_of
 
     least: dict[str, list[float]] = {key: [] for key in runners}
     for probe in probes[:: max(1, len(probes) // TIMED)]:

@@ -29,9 +29,9 @@ import json, sys
 from pathlib import Path
 from converter.artifact import OnnxModel
 from converter.examples import Example
-from converter.export import ExportOnnx, output_names
-from converter.probes import builtin_examples
-from converter.source import load_source
+from converter.onnx.export import ExportOnnx, output_names
+from converter.data.probes import builtin_examples
+from converter.model_folder.load import load_source
 from converter.stage import Context, run_stage
 folder, work = sys.argv[1], Path(sys.argv[2])
 source = load_source(folder)

@@ -92,8 +92,8 @@ def judge(rows: dict[str, dict[str, Any]], work: Path) -> None:
     """Add the metric on dev and test and the speed of the shipped files."""
     import torch
 
-    from converter.data import read_examples
-    from converter.validate.reference import encode_probes
+    from converter.data.files import read_examples
+    from converter.reference import encode_probes
 
     torch.set_num_threads(1)
     packages = {name: opened(work / name, row) for name, row in rows.items()}
@@ -106,8 +106,8 @@ def judge(rows: dict[str, dict[str, Any]], work: Path) -> None:
 
 
 def opened(out: Path, row: Mapping[str, Any]) -> Opened:
+    from converter.model_folder.load import load_source
     from converter.registry import target_class
-    from converter.source import load_source
 
     smaller = out / "compressed"
     model = load_source(str(smaller) if smaller.is_dir() else DATA["sst2"].model)
@@ -116,8 +116,8 @@ def opened(out: Path, row: Mapping[str, Any]) -> Opened:
 
 def speeds(packages: Mapping[str, Opened]) -> dict[str, dict[str, float]]:
     """Return median milliseconds, and the median of the ratios to `plain`, text by text in turns."""
-    from converter.data import read_examples
-    from converter.validate.reference import encode_probes, feed_of
+    from converter.data.files import read_examples
+    from converter.reference import encode_probes, feed_of
 
     examples = read_examples(DATA["sst2"].dev, packages[PLAIN].model.task)
     some = examples[:: max(1, len(examples) // TIMED)]

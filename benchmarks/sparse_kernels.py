@@ -110,8 +110,8 @@ def model_of(kind: Kind, weight: "NDArray[np.float32]", tokens: int) -> bytes:
     """Return a TFLite file of one `FULLY_CONNECTED` with this weight."""
     from ai_edge_litert import schema_py_generated as schema
 
-    from converter.lowering.builder import packed
-    from converter.lowering.flat import add_buffer, add_tensor
+    from converter.tflite.builder import packed
+    from converter.tflite.file import add_buffer, add_tensor
 
     model, graph = schema.ModelT(), schema.SubGraphT()
     model.version, model.buffers, model.subgraphs = 3, [schema.BufferT()], [graph]

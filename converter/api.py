@@ -42,14 +42,14 @@ def verify(package: str | Path, *, threads: int = 1) -> dict[str, Any]:
         PackageDamaged: names the first thing that is wrong.
 
     """
-    from converter.sealed import verify_package
+    from converter.package.verify import verify_package
 
     return verify_package(Path(package), threads=threads)
 
 
 def open_package(package: str | Path, *, threads: int = 1) -> "Runner":
     """Open a sealed package in its own runtime."""
-    from converter.sealed import open_sealed
+    from converter.package.verify import open_sealed
 
     return open_sealed(Path(package), threads=threads)
 

@@ -16,8 +16,8 @@ from converter.examples import PadIds
 if TYPE_CHECKING:
     import torch
 
-    from converter.pooling import SentenceHead
-    from converter.shape import ShapeMap
+    from converter.model_folder.sentence_head import SentenceHead
+    from converter.model_folder.shape_map import ShapeMap
     from converter.task import Task
 
 MAX_OPSET = 22  # onnxruntime-web of transformers.js 4 and optimum-onnx 0.1 load up to here
@@ -122,7 +122,7 @@ class OnnxModel(Artifact):
     def verify(self) -> None:
         import onnx
 
-        from converter.graph.read import hollow_proto, read_onnx
+        from converter.onnx.read import hollow_proto, read_onnx
 
         # Without the large weights: reading them to look at the graph would hold the model twice more.
         model, weights = hollow_proto(read_onnx(self.path))

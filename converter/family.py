@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, ClassVar
 if TYPE_CHECKING:
     import torch
 
-    from converter.shape import LayerShape
+    from converter.model_folder.shape_map import LayerShape
 
 
 @dataclass(frozen=True)

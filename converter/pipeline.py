@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 from converter.artifact import Artifact, TorchModel
 from converter.errors import ExportError, GateFailed, UsageError
-from converter.output import Output
+from converter.package.output_folder import Output
+from converter.package.seal import seal_package
 from converter.recipe import tried
-from converter.seal import seal_package
+from converter.reference import capture_reference
 from converter.stage import SILENT, Context, Progress, Record, Stage, run_stage
 from converter.target import Aim
 from converter.validate.checks import Evaluation, Status
 from converter.validate.fastest import Made, keep_fastest
-from converter.validate.reference import capture_reference
 
 if TYPE_CHECKING:
     from converter.examples import Example
@@ -83,8 +83,8 @@ def run_recipe(
         ExportError: where nothing could be made at all. A failing target does not raise: it is in the result.
 
     """
+    from converter.model_folder.load import load_source
     from converter.samples import resolve_model
-    from converter.source import load_source
 
     missing = _missing_runtimes(recipe)
     with Output(out, force=force) as output:
@@ -144,8 +144,8 @@ def check_options(recipe: "Recipe", source: TorchModel) -> None:
 
 
 def _context(recipe: "Recipe", source: TorchModel, output: Output, progress: Progress) -> Context:
-    from converter.data import read_examples
-    from converter.probes import builtin_examples, calibration_texts, choose_probes
+    from converter.data.files import read_examples
+    from converter.data.probes import builtin_examples, calibration_texts, choose_probes
     from converter.samples import resolve_data
 
     evaluation, calibration = (
@@ -192,9 +192,9 @@ def _refuse_idle_limit(recipe: "Recipe", judged: "Sequence[Example]") -> None:
 
 
 def _compress(recipe: "Recipe", source: TorchModel, ctx: Context) -> tuple[TorchModel, tuple[Record, ...], Evaluation]:
+    from converter.limits import Limits
+    from converter.reference import torch_run
     from converter.validate.compare import compare
-    from converter.validate.limits import Limits
-    from converter.validate.reference import torch_run
     from converter.validate.vocabulary import as_seen_by
 
     records = []
@@ -209,7 +209,7 @@ def _compress(recipe: "Recipe", source: TorchModel, ctx: Context) -> tuple[Torch
 
 
 def _save_compressed(model: TorchModel, folder: Path) -> None:
-    from converter.saving import save_model
+    from converter.model_folder.save import save_model
 
     save_model(model, folder)
 

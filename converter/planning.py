@@ -65,9 +65,9 @@ def plan_recipe(recipe: "Recipe", *, progress: Progress = SILENT) -> Plan:
         ExportError: what a run of the recipe would refuse before work.
 
     """
+    from converter.model_folder.load import load_source
     from converter.pipeline import check_options
     from converter.samples import resolve_model
-    from converter.source import load_source
 
     source = load_source(resolve_model(recipe.model, progress), revision=recipe.revision, task=recipe.task)
     check_options(recipe, source)
@@ -85,8 +85,8 @@ def plan_recipe(recipe: "Recipe", *, progress: Progress = SILENT) -> Plan:
 
 def _context(recipe: "Recipe", source: "TorchModel", work: Path, progress: Progress) -> tuple[Context, int]:
     """Return what stages may look at, without the source's answers, and how many texts a package is judged by."""
-    from converter.data import read_examples
-    from converter.probes import builtin_examples, calibration_texts, choose_probes
+    from converter.data.files import read_examples
+    from converter.data.probes import builtin_examples, calibration_texts, choose_probes
     from converter.samples import resolve_data
     from converter.target import Aim
 
@@ -136,7 +136,7 @@ def _speed(recipe: "Recipe", source: "TorchModel", ctx: Context) -> Any:
     first = recipe.targets[0].name
     if first != TABLE_TARGET or not forecast_of(source).widths or not ctx.calibration:
         return lambda _: None
-    from converter.prune._forecast import table_of
+    from converter.structured.forecast import table_of
 
     try:
         table = table_of(source, ctx)
@@ -147,8 +147,8 @@ def _speed(recipe: "Recipe", source: "TorchModel", ctx: Context) -> Any:
 
 def _seconds_a_text(source: "TorchModel", ctx: Context) -> float:
     """Return the time that the source takes for a calibration text, alone, on this machine."""
-    from converter.probes import even_sample
-    from converter.validate.reference import encode_probes, run_probe, torch_run
+    from converter.data.probes import even_sample
+    from converter.reference import encode_probes, run_probe, torch_run
 
     run = torch_run(source)
     probes = encode_probes(source, even_sample(ctx.calibration, TIMED_TEXTS))

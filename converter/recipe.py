@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from converter.binding import bind, parse_options, unbind
 from converter.errors import RecipeError, nearest
+from converter.limits import Limits
 from converter.registry import stage_class, target_class
 from converter.samples import is_sample, own_evaluation, resolve_recipe
-from converter.validate.limits import Limits
 
 if TYPE_CHECKING:
     from converter.stage import Stage

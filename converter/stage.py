@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from converter.artifact import TorchModel
     from converter.examples import Example
     from converter.forecast import Forecast
+    from converter.reference import Reference
     from converter.target import Aim
-    from converter.validate.reference import Reference
 
 Given = TypeVar("Given", bound=Artifact)
 Made = TypeVar("Made", bound=Artifact)

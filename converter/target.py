@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from converter.validate.limits import Limits
+from converter.limits import Limits
 
 if TYPE_CHECKING:
     import numpy as np
@@ -14,10 +14,10 @@ if TYPE_CHECKING:
 
     from converter.artifact import Artifact, Bundle, TorchModel
     from converter.examples import PadIds
-    from converter.golden import Golden
+    from converter.package.golden import Golden
+    from converter.reference import Reference
     from converter.stage import Context, Stage
     from converter.validate.checks import Check, Evaluation
-    from converter.validate.reference import Reference
 
 
 @dataclass(frozen=True)

@@ -61,7 +61,7 @@ class Task(ABC):
             DataError: a column is missing or holds what it cannot; `where` names file and line.
 
         """
-        from converter.rows import text_example
+        from converter.data.columns import text_example
 
         return (text_example(row, where, self.label_of),)
 

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from converter.stage import Progress
 
 Row = dict[str, Any]
-"""One line of a data file, under the names that `converter.data` reads."""
+"""One line of a data file, under the names that `converter.data.files` reads."""
 
 SEED = 0
 MAX_LENGTH = 128
@@ -59,9 +59,9 @@ def train_sample(lesson: Lesson, folder: Path, progress: "Progress") -> None:
         SourceError: the trained model is below `lesson.least` on text it was not trained on.
 
     """
-    from converter.data import read_examples
+    from converter.data.files import read_examples
     from converter.distill.hard import HardLabels
-    from converter.source import load_source
+    from converter.model_folder.load import load_source
     from converter.stage import Context, run_stage
 
     train_file = _write_rows(folder / f"train{lesson.suffix}", lesson.train)
@@ -155,9 +155,9 @@ def _config(lesson: Lesson, vocabulary: int) -> Any:
 
 def _score(folder: Path, eval_file: Path, progress: "Progress") -> tuple[str, float, float]:
     """Return the metric's name, its value and chance on held-out text, of the saved model read back as any source."""
-    from converter.data import read_examples
-    from converter.source import load_source
-    from converter.validate.reference import capture_reference
+    from converter.data.files import read_examples
+    from converter.model_folder.load import load_source
+    from converter.reference import capture_reference
 
     source = load_source(str(folder))
     reference = capture_reference(source, read_examples(eval_file, source.task), progress)

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from converter.errors import RuntimeMissing, SourceError
-from converter.source import sha256_file
+from converter.model_folder.load import sha256_file
 
 if TYPE_CHECKING:
     from converter.stage import Progress

@@ -8,18 +8,18 @@ from typing import TYPE_CHECKING, Any
 from converter.artifact import Artifact, Bundle, OnnxModel, TorchModel
 from converter.binding import bind
 from converter.examples import PadIds
-from converter.export import ExportOnnx
-from converter.onnx_package import emit_onnx, find_model, usage
-from converter.onnx_runner import CPU, OnnxRunner
+from converter.limits import Limits
+from converter.onnx.export import ExportOnnx
+from converter.onnx.package import emit_onnx, find_model, usage
+from converter.onnx.runner import CPU, OnnxRunner
 from converter.quantize.dynamic import DynamicInt8
 from converter.quantize.static import StaticInt8
 from converter.stage import Context, Stage
 from converter.target import Runner, Target
-from converter.validate.limits import Limits
 
 if TYPE_CHECKING:
+    from converter.reference import Reference
     from converter.validate.checks import Check
-    from converter.validate.reference import Reference
 
 LIMITS = {
     "none": Limits(max_error=1e-4, agreement=0.999, stability=0.999),
@@ -59,7 +59,7 @@ class CpuInt8(Target):
         self, bundle: Bundle, source: TorchModel, reference: "Reference", runner: Runner, ctx: Context
     ) -> "tuple[list[Check], dict[str, Any]]":
         """Return no check, as a user may ask for weights without the bound, but what the file is safe on."""
-        from converter.graph.accumulators import instruction_sets
+        from converter.onnx.accumulators import instruction_sets
 
         return [], {"instruction_sets": instruction_sets(find_model(bundle.folder))}
 

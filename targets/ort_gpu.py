@@ -10,13 +10,13 @@ import numpy as np
 from converter.artifact import Artifact, Bundle, OnnxModel, TorchModel
 from converter.binding import bind
 from converter.examples import PadIds
-from converter.export import ExportOnnx
-from converter.onnx_package import emit_onnx, find_model, usage
-from converter.onnx_runner import CPU, OnnxRunner
+from converter.limits import Limits
+from converter.onnx.export import ExportOnnx
+from converter.onnx.package import emit_onnx, find_model, usage
+from converter.onnx.runner import CPU, OnnxRunner
 from converter.quantize.fp16 import Fp16
 from converter.stage import Context, Stage
 from converter.target import DeviceCheck, Runner, Target
-from converter.validate.limits import Limits
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

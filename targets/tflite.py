@@ -14,17 +14,8 @@ from converter.device.gpu_forecast import forecast
 from converter.device.second_opinion import second_opinion
 from converter.errors import RecipeError, RuntimeMissing, StageFailed
 from converter.examples import PadIds
-from converter.layout import write_model_files
-from converter.lowering.any_length import write_any_length
-from converter.lowering.batch import add_batches
-from converter.lowering.lower import LowerTflite
-from converter.lowering.mediapipe import MEDIAPIPE_FILE, Inexpressible, write_mediapipe
-from converter.lowering.mediapipe_check import check_variant, try_variant
-from converter.lowering.model import FINE_LENGTHS, SHORTEST, TfliteModel, signature_lengths
-from converter.lowering.shared import SHARED, has_shared_graph, write_shared
-from converter.lowering.stamp import NotAlike
-from converter.lowering.trial import try_lengths
-from converter.lowering.usage import usage_of
+from converter.limits import Limits
+from converter.model_folder.files import write_model_files
 from converter.quantize.litert_dynamic import LitertDynamicInt8
 from converter.quantize.litert_fp16 import LitertFp16
 from converter.quantize.litert_int4 import LitertInt4
@@ -33,12 +24,21 @@ from converter.quantize.litert_static import LitertStaticInt8
 from converter.quantize.litert_weights import LitertWeights
 from converter.stage import Context, Stage
 from converter.target import Runner, Target
-from converter.validate.limits import Limits
+from converter.tflite.lengths.any_length import write_any_length
+from converter.tflite.lengths.batch import add_batches
+from converter.tflite.lengths.shared import SHARED, has_shared_graph, write_shared
+from converter.tflite.lengths.stamp import NotAlike
+from converter.tflite.lengths.trial import try_lengths
+from converter.tflite.lower.lower import LowerTflite
+from converter.tflite.mediapipe.check import check_variant, try_variant
+from converter.tflite.mediapipe.variant import MEDIAPIPE_FILE, Inexpressible, write_mediapipe
+from converter.tflite.model import FINE_LENGTHS, SHORTEST, TfliteModel, signature_lengths
+from converter.tflite.usage import usage_of
 
 if TYPE_CHECKING:
-    from converter.golden import Golden
+    from converter.package.golden import Golden
+    from converter.reference import Reference
     from converter.validate.checks import Check, Evaluation
-    from converter.validate.reference import Reference
 
 MODEL_FILE = "model.tflite"
 QUANTIZERS: Mapping[str, type[Stage[TfliteModel, TfliteModel]]] = {
@@ -208,7 +208,7 @@ class Tflite(Target):
         return ""
 
     def open(self, folder: Path, pad: PadIds, threads: int = 1) -> Runner:
-        from converter.lowering.runner import TfliteRunner
+        from converter.tflite.runner import TfliteRunner
 
         return TfliteRunner(folder / MODEL_FILE, pad, threads)
 

@@ -8,11 +8,11 @@ from typing import Any
 import torch
 
 from converter.artifact import TorchModel
-from converter.distill._checkpoint import digest_tensors
-from converter.distill._layers import Tapped
-from converter.distill._text import encode_texts, feed_batch
 from converter.examples import Example
 from converter.stage import SILENT
+from converter.training.checkpoint import digest_tensors
+from converter.training.layer_map import Tapped
+from converter.training.texts import encode_texts, feed_batch
 from tests.tiny import SENTENCES
 
 TEXTS = tuple(Example(text, label=i % 3, where=f"text {i}") for i, text in enumerate(SENTENCES))

@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from converter.lowering.flat import add_buffer, add_tensor, code_of, opcode, outputs_of, write_flat
-from converter.lowering.narrow import operation_names
+from converter.tflite.file import add_buffer, add_tensor, code_of, opcode, outputs_of, write_flat
+from converter.tflite.lower.narrow import operation_names
 
 
 class Built:

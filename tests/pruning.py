@@ -5,9 +5,9 @@ from typing import Any
 
 from converter.artifact import TorchModel
 from converter.examples import Example
-from converter.resize import family_of
+from converter.reference import feed_of, torch_run
 from converter.stage import Context
-from converter.validate.reference import feed_of, torch_run
+from converter.surgery.resize import family_of
 from tests.tiny import SENTENCES
 
 PLAIN = tuple(Example(t) for t in SENTENCES)

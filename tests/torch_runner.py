@@ -9,10 +9,10 @@ import numpy as np
 
 from converter.artifact import Bundle, TorchModel
 from converter.examples import Example, PadIds
+from converter.limits import Limits
+from converter.reference import capture_reference, torch_run
 from converter.stage import SILENT, Context
 from converter.target import DeviceCheck, Runner, Target, TensorSpec
-from converter.validate.limits import Limits
-from converter.validate.reference import capture_reference, torch_run
 from tests.tiny import SENTENCES
 
 Feed = Mapping[str, np.ndarray]

@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
-from converter.cold_start import cold_start
 from converter.commands.device_table import take_results
 from converter.commands.session import Session, json_option, quiet_options
 from converter.commands.verify import packages_in
 from converter.errors import UsageError
+from converter.timing.cold_start import cold_start
 
 if TYPE_CHECKING:
-    from converter.beside import Entry
-    from converter.terminal import Terminal
+    from converter.commands.terminal import Terminal
+    from converter.timing.comparison import Entry
 
 EXTRA = {"× float32": "faster_than_float32", "load ms": "load_ms", "first ms": "first_ms", "peak MB": "peak_mb"}
 LENGTHS = (16, 32, 64, 128)
@@ -61,7 +61,7 @@ def bench(
     _refuse_unused(results=bool(results))
     if results:
         return _take(session, package, results, device)
-    from converter.beside import package_entry, source_entries
+    from converter.timing.comparison import package_entry, source_entries
 
     counts = _whole(threads, "--threads")
     wanted = _whole(lengths, "--lengths") if lengths else ()
@@ -136,13 +136,13 @@ def measure(
 ) -> list[dict[str, Any]]:
     """Return one row a package and length: milliseconds, how far they spread, and texts a second.
 
-    `cold`: and what `converter.cold_start` measures.
+    `cold`: and what `converter.timing.cold_start` measures.
 
     Raises:
         UsageError: a file takes no such batch or length.
 
     """
-    from converter.beside import time_beside
+    from converter.timing.comparison import time_beside
 
     rows = []
     for length in lengths or _lengths(entries, folders):
@@ -155,7 +155,7 @@ def measure(
 
 def _lengths(entries: "list[Entry]", folders: list[Path]) -> tuple[int, ...]:
     """Return the files' own lengths, else some usual ones and those of the text that the packages were proven on."""
-    from converter.package import read_manifest
+    from converter.package.manifest import read_manifest
 
     own = sorted({n for e in entries for n in e.lengths})
     longest = min((max(e.lengths) for e in entries if e.lengths), default=None)

@@ -18,7 +18,7 @@ from converter.report.words import plain_value
 @click.pass_obj
 def diff(session: Session, old: Path, new: Path) -> int:
     """Compare two packages: what they are, how good, how fast, how large, and which files differ."""
-    from converter.package import read_manifest
+    from converter.package.manifest import read_manifest
 
     changes = differences(read_manifest(old), read_manifest(new))
     terminal = session.terminal

@@ -11,10 +11,10 @@ import click
 import converter
 from converter.commands.session import Session, json_option, quiet_options
 from converter.errors import ExportError
-from converter.versions import PACKAGES, version_of
+from converter.package.installed import PACKAGES, version_of
 
 if TYPE_CHECKING:
-    from converter.terminal import Terminal
+    from converter.commands.terminal import Terminal
 
 CPU_FLAGS = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "amx_int8", "asimddp", "i8mm")
 """What decides how fast int8 runs; without any VNNI or dot-product flag, int8 kernels also saturate on some x86."""

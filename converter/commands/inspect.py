@@ -18,7 +18,7 @@ from converter.report.words import milliseconds, number, share, size
 def inspect(session: Session, package: Path) -> int:
     """Show what the manifest of PACKAGE says. Nothing is run; `verify` does that."""
     from converter.commands.verify import packages_in
-    from converter.package import read_manifest
+    from converter.package.manifest import read_manifest
 
     manifests = {str(folder): read_manifest(folder) for folder in packages_in(package)}
     if session.terminal.json:

@@ -12,8 +12,8 @@ from converter.commands.session import Session, json_option, quiet_options
 from converter.errors import UsageError, nearest
 
 if TYPE_CHECKING:
+    from converter.commands.terminal import Terminal
     from converter.task import Task
-    from converter.terminal import Terminal
 
 KINDS = ("targets", "tasks", "trim", "prune", "share", "factorize", "distill", "quantize", "families", "samples")
 
@@ -89,7 +89,7 @@ def description(name: str) -> dict[str, Any]:
         UsageError: there is nothing of that name; the nearest is named.
 
     """
-    from converter.validate.limits import Limits
+    from converter.limits import Limits
 
     if name == "limits":
         return _described("limits", "Limits of the gate", Limits, "--limit NAME=X, or [limits] in a recipe")

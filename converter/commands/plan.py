@@ -10,8 +10,8 @@ from converter.commands.flags import Flags, recipe_table
 from converter.commands.session import Session
 
 if TYPE_CHECKING:
+    from converter.commands.terminal import Terminal
     from converter.planning import Plan, Step
-    from converter.terminal import Terminal
 
 OF_A_RUN = {"output", "force", "require_device", "dry_run"}
 """Flags of `export` that say where to or how strictly: nothing is made here."""

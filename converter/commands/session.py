@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 import click
 
-from converter.terminal import Terminal
+from converter.commands.terminal import Terminal
 
 F = TypeVar("F", bound=Callable[..., Any])
 

@@ -18,9 +18,9 @@ from converter.validate.checks import Check, Status
 
 if TYPE_CHECKING:
     from converter.artifact import TorchModel
-    from converter.golden import Golden
+    from converter.package.golden import Golden
+    from converter.reference import Reference
     from converter.target import Runner
-    from converter.validate.reference import Reference
 
 ASSETS = "samples/assets"
 FACT = "device_tokenizer"

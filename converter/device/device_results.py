@@ -30,7 +30,7 @@ def import_results(package: Path, results: Sequence[Path], device: str) -> list[
         DataError: a result cannot be read, or is of another model.
 
     """
-    from converter.package import DIGEST, read_manifest
+    from converter.package.manifest import DIGEST, read_manifest
 
     manifest = read_manifest(package)
     rows = known_results(package)
@@ -48,7 +48,7 @@ def import_results(package: Path, results: Sequence[Path], device: str) -> list[
 
 def known_results(package: Path) -> list[dict[str, Any]]:
     """Return what was imported for this very package; what belonged to an earlier one of its name is left out."""
-    from converter.package import DIGEST, read_manifest
+    from converter.package.manifest import DIGEST, read_manifest
 
     path = _file(package)
     if not path.is_file():

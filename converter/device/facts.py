@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from converter.lowering.model import ANY_SIGNATURE, BATCH, DEFAULT_LENGTHS, SIGNATURE
 from converter.tasks.question_answering import MAX_ANSWER_TOKENS
+from converter.tflite.model import ANY_SIGNATURE, BATCH, DEFAULT_LENGTHS, SIGNATURE
 
 if TYPE_CHECKING:
     from converter.artifact import TorchModel
@@ -120,7 +120,7 @@ class DeviceFacts:
 
 def kind_of(source: "TorchModel") -> str:
     """Return how the outputs of a model become an answer."""
-    from converter.readings import MultiLabel, ScoreReading
+    from converter.scoring.logits import MultiLabel, ScoreReading
     from converter.tasks.text_classification import TextClassification
 
     if source.head is not None:

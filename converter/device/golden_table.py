@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from converter.artifact import TorchModel
     from converter.device.facts import DeviceFacts
     from converter.examples import Encoding, Example
-    from converter.golden import Golden
+    from converter.package.golden import Golden
 
 GOLDEN_FILE = "golden.tsv"
 MAX_VALUES = 40_000

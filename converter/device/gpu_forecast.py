@@ -12,9 +12,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from converter.lowering.flat import read_flat
-from converter.lowering.positions import ANY
-from converter.lowering.shared import shared_graph
+from converter.tflite.file import read_flat
+from converter.tflite.lengths.shared import shared_graph
+from converter.tflite.positions import ANY
 
 FACT = "gpu_forecast"
 FLOATS = frozenset({"FLOAT32", "FLOAT16"})

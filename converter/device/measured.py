@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from converter.errors import DataError
-from converter.lowering.model import BATCH, SIGNATURE
+from converter.tflite.model import BATCH, SIGNATURE
 
 HINT = "run benchmark_model as samples/README.md of the package says, and keep all that it prints"
 PREFIX = re.compile(r"^.*?\btflite\s*(?:\(\s*\d+\))?\s*:\s|^\s*(?:INFO|VERBOSE|WARNING|ERROR):\s")

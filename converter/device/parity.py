@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
     from converter.artifact import TorchModel
-    from converter.validate.reference import Probe
+    from converter.reference import Probe
 
 CHECK = "device tokenizer"
 LEAST = 0.99

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from converter.lowering.versions import as_numbers
+from converter.tflite.versions import as_numbers
 
 MODEL_FILE = "model.tflite"
 KEY = "min_runtime_version"
@@ -27,7 +27,7 @@ def least_runtime(folder: Path) -> dict[str, str]:
 
 def inputs_in_order(folder: Path) -> tuple[str, ...]:
     """Return the names of the inputs in the order of the file's graphs, which is not that of its signatures."""
-    from converter.lowering.flat import read_flat, text
+    from converter.tflite.file import read_flat, text
 
     model = read_flat(folder / MODEL_FILE)
     signature = next(s for s in model.signatureDefs if int(s.subgraphIndex) == 0)
@@ -37,7 +37,7 @@ def inputs_in_order(folder: Path) -> tuple[str, ...]:
 
 def min_runtime_version(path: Path) -> str:
     """Return the least TensorFlow Lite that computes the file, as it says itself."""
-    from converter.lowering.flat import read_flat
-    from converter.lowering.versions import stated_version
+    from converter.tflite.file import read_flat
+    from converter.tflite.versions import stated_version
 
     return stated_version(read_flat(path))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from converter.device.runtime import MODEL_FILE, SAMPLES
 from converter.errors import StageFailed
-from converter.lowering.mediapipe import MEDIAPIPE_FILE
+from converter.tflite.mediapipe.variant import MEDIAPIPE_FILE
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -25,7 +25,7 @@ RENAMED = {"java/TextModel.java.j2": "java/{}.java", "swift/TextModel.swift.j2":
 """Files that carry the name of the class they hold."""
 LITERT, LITERT_OF_4_BITS = "1.3", "2.0"
 """The least LiteRT by trial: 1.0 rounds activations otherwise. Weights of 4 bits 1.0 to 1.2 would answer otherwise, and
-`converter.lowering.versions` has everything before 2 refuse them."""
+`converter.tflite.versions` has everything before 2 refuse them."""
 
 
 def write_samples(
@@ -99,7 +99,7 @@ def has_four_bits(model: Path) -> bool:
         return False
     from ai_edge_litert.schema_py_generated import TensorType
 
-    from converter.lowering.flat import read_flat, scale_tensors
+    from converter.tflite.file import read_flat, scale_tensors
 
     tensors = (t for graph in read_flat(model).subgraphs for t in graph.tensors)
     return any(t.type == TensorType.INT4 or scale_tensors(t) for t in tensors)

@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from converter.errors import ExportError
-from converter.lowering.flat import in_blocks
-from converter.lowering.model import SIGNATURE
+from converter.tflite.file import in_blocks
+from converter.tflite.model import SIGNATURE
 from converter.validate.checks import Check, Status
 
 if TYPE_CHECKING:
     from converter.artifact import TorchModel
+    from converter.reference import Probe, Reference
     from converter.target import Runner
-    from converter.validate.reference import Probe, Reference
 
 CHECK = "second opinion"
 TEXTS = 4

@@ -6,21 +6,21 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from converter.distill._distillation import prepare
-from converter.distill._teacher import KEPT
-from converter.prune._budget import Spending, spend_size, spend_time
-from converter.prune._compact import PASSES, fitted, lay_ground, shrink
-from converter.prune._count import n_parameters
-from converter.prune._importance import gather_evidence
-from converter.prune._plan import UnitScores, describe_plan
-from converter.resize import family_of, places_of, shape_map_of
 from converter.stage import Context, Outcome
+from converter.structured.budget import Spending, spend_size, spend_time
+from converter.structured.importance import gather_evidence
+from converter.structured.plan import UnitScores, describe_plan
+from converter.structured.shrink import PASSES, fitted, lay_ground, shrink
+from converter.surgery.count import n_parameters
+from converter.surgery.resize import family_of, places_of, shape_map_of
+from converter.training.distillation import prepare
+from converter.training.teacher import KEPT
 
 if TYPE_CHECKING:
     from converter.artifact import TorchModel
-    from converter.distill._training import Trained
     from converter.distill.gradual import GradualPruning
-    from converter.prune._importance import Evidence
+    from converter.structured.importance import Evidence
+    from converter.training.loop import Trained
 
 MAX_LENGTH = 128
 """Tokens of a text that units are measured on."""

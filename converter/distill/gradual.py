@@ -5,9 +5,9 @@ from typing import TYPE_CHECKING
 
 from converter.artifact import TorchModel
 from converter.binding import option
-from converter.distill._options import TeacherOptions
 from converter.errors import RecipeError
 from converter.stage import Context, Outcome, Stage
+from converter.training.options import TeacherOptions
 
 if TYPE_CHECKING:
     from converter.forecast import Forecast

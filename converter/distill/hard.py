@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING
 
 from converter.artifact import TorchModel
 from converter.binding import option
-from converter.distill._options import TeacherOptions
 from converter.stage import Context, Outcome, Stage
+from converter.training.options import TeacherOptions
 
 if TYPE_CHECKING:
     from converter.forecast import Forecast
@@ -30,7 +30,7 @@ class HardLabels(TeacherOptions, Stage[TorchModel, TorchModel]):
         return spent(now, passes=self.passes(len(ctx.calibration)), copies=5)
 
     def run(self, given: TorchModel, ctx: Context) -> Outcome[TorchModel]:
-        from converter.distill._distillation import distill, refuse_unlabelled
+        from converter.training.distillation import distill, refuse_unlabelled
 
         refuse_unlabelled(ctx.calibration)
         return distill("distill.hard", self, self.weights, given, ctx)

@@ -4,8 +4,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from converter.artifact import TorchModel
-from converter.distill._options import TeacherOptions
 from converter.stage import Context, Outcome, Stage
+from converter.training.options import TeacherOptions
 
 if TYPE_CHECKING:
     from converter.forecast import Forecast
@@ -33,6 +33,6 @@ class SoftLabels(TeacherOptions, Stage[TorchModel, TorchModel]):
         return spent(now, passes=self.passes(len(ctx.calibration)), copies=5)
 
     def run(self, given: TorchModel, ctx: Context) -> Outcome[TorchModel]:
-        from converter.distill._distillation import distill
+        from converter.training.distillation import distill
 
         return distill("distill.soft", self, self.weights, given, ctx)

@@ -60,7 +60,7 @@ class EmbeddingFactors(Stage[TorchModel, TorchModel]):
         import torch
 
         from converter.factorize._rank import factor_rows
-        from converter.parts import LowRankEmbedding, put
+        from converter.model_folder.replacements import LowRankEmbedding, put
         from converter.validate.cost import cost_of
 
         self.check(given, has_text=True)
@@ -91,7 +91,7 @@ def _frequencies(given: TorchModel, ctx: Context) -> Any:
     """Return how often each token occurs, plus one for tokens that the text lacks."""
     import torch
 
-    from converter.trim._usage import count_tokens, texts_of
+    from converter.surgery.token_usage import count_tokens, texts_of
 
     texts = list(texts_of(ctx.calibration, given.tokenizer.mask_token))
     with ctx.progress.task("Counting tokens", total=len(texts)) as ticker:

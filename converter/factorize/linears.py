@@ -41,7 +41,7 @@ class LinearFactors(Stage[TorchModel, TorchModel]):
     bars = ("prune.", "distill.gradual", "factorize.linears", "share.layers")
 
     def check(self, source: TorchModel, *, has_text: bool) -> None:
-        from converter.resize import family_of
+        from converter.surgery.resize import family_of
 
         if family_of(source).shares_layers:
             raise UsageError("its layers are one: the file is small already", where=NAME)
@@ -49,8 +49,8 @@ class LinearFactors(Stage[TorchModel, TorchModel]):
     def run(self, given: TorchModel, ctx: Context) -> Outcome[TorchModel]:
         import torch
 
-        from converter.parts import LowRankLinear, put
-        from converter.prune._count import n_parameters
+        from converter.model_folder.replacements import LowRankLinear, put
+        from converter.surgery.count import n_parameters
         from converter.validate.cost import cost_of
 
         self.check(given, has_text=True)
@@ -82,8 +82,8 @@ class LinearFactors(Stage[TorchModel, TorchModel]):
 
     def _linears(self, model: TorchModel) -> "dict[str, torch.nn.Linear]":
         """Return the matrices to factor, by their name in the model."""
-        from converter.families._stack import LayerStack
-        from converter.resize import family_of
+        from converter.surgery.layer_stack import LayerStack
+        from converter.surgery.resize import family_of
 
         family = family_of(model)
         assert isinstance(family, LayerStack), "families that share no layers have a list of them"
@@ -99,8 +99,8 @@ class LinearFactors(Stage[TorchModel, TorchModel]):
         """Return `E[x xᵀ]` of each matrix's inputs, one text at a time: padding never counts."""
         import torch
 
-        from converter.probes import even_sample
-        from converter.validate.reference import encode_probes, feed_of, torch_run
+        from converter.data.probes import even_sample
+        from converter.reference import encode_probes, feed_of, torch_run
 
         made = {n: torch.zeros(m.in_features, m.in_features, dtype=torch.float64) for n, m in linears.items()}
 
@@ -126,7 +126,7 @@ class LinearFactors(Stage[TorchModel, TorchModel]):
 
     def _factor(self, linear: "torch.nn.Linear", moment: Any) -> "tuple[torch.nn.Module, float]":
         from converter.factorize._rank import factor_linear
-        from converter.parts import LowRankLinear
+        from converter.model_folder.replacements import LowRankLinear
 
         n_out, n_in = linear.weight.shape
         rank = max(1, int(self.ratio * n_out * n_in / (n_out + n_in)))

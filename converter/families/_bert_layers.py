@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from converter.families._stack import LayerStack, Slots
+from converter.surgery.layer_stack import LayerStack, Slots
 
 if TYPE_CHECKING:
     import torch
@@ -28,7 +28,7 @@ class BertLayers(LayerStack):
     def note_heads(self, layer: Any, kept: Sequence[int]) -> None:
         attention = layer.attention.self
         if not kept:
-            from converter.families._absent import NoHeads
+            from converter.surgery.absent import NoHeads
 
             layer.attention.self = attention = NoHeads(attention)
         attention.num_attention_heads = len(kept)

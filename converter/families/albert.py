@@ -4,11 +4,11 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from converter.errors import SourceError
-from converter.families._stack import Slots, check_kept, cut_layer, layer_parts
 from converter.family import Family, LayerParts
+from converter.surgery.layer_stack import Slots, check_kept, cut_layer, layer_parts
 
 if TYPE_CHECKING:
-    from converter.shape import LayerShape
+    from converter.model_folder.shape_map import LayerShape
 
 
 class Albert(Family):
@@ -26,7 +26,7 @@ class Albert(Family):
         layer = _only_layer(model)
         cut_layer(self._slots(layer), keep)
         if not keep.heads:
-            from converter.families._absent import NoHeads
+            from converter.surgery.absent import NoHeads
 
             layer.attention = NoHeads(layer.attention, output="dense", norm="LayerNorm")
         layer.attention.num_attention_heads = len(keep.heads)

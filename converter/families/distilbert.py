@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from converter.families._stack import LayerStack, Slots
+from converter.surgery.layer_stack import LayerStack, Slots
 
 if TYPE_CHECKING:
     import torch
@@ -27,7 +27,7 @@ class DistilBert(LayerStack):
 
     def note_heads(self, layer: Any, kept: Sequence[int]) -> None:
         if not kept:
-            from converter.families._absent import NoHeads
+            from converter.surgery.absent import NoHeads
 
             layer.attention = NoHeads(layer.attention, output="out_lin")
         layer.attention.n_heads = len(kept)

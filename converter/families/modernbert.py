@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from converter.families._stack import LayerStack, Slots
+from converter.surgery.layer_stack import LayerStack, Slots
 
 if TYPE_CHECKING:
     import torch
@@ -30,7 +30,7 @@ class ModernBert(LayerStack):
     def note_heads(self, layer: Any, kept: Sequence[int]) -> None:
         """Tell nothing of how many there are: that is read from the weights."""
         if not kept:
-            from converter.families._absent import NoHeads
+            from converter.surgery.absent import NoHeads
 
             layer.attn = NoHeads(layer.attn, output="Wo")
 

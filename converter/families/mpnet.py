@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from converter.families._stack import LayerStack, Slots
+from converter.surgery.layer_stack import LayerStack, Slots
 
 if TYPE_CHECKING:
     import torch
@@ -28,8 +28,8 @@ class MPNet(LayerStack):
         )
 
     def note_heads(self, layer: Any, kept: Sequence[int]) -> None:
-        from converter.families._absent import NoHeads
         from converter.families._mpnet_attention import with_heads
+        from converter.surgery.absent import NoHeads
 
         attention = layer.attention.attn
         layer.attention.attn = with_heads(attention, kept) if kept else NoHeads(attention, output="o")

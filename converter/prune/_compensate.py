@@ -4,10 +4,10 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from converter.prune._fit import damped
 from converter.prune._mask import own_least
 from converter.prune._refit import ROUNDS, refit_kept
 from converter.prune.threshold import ThresholdPruning, share_at
+from converter.structured.least_squares import damped
 
 if TYPE_CHECKING:
     from converter.prune._sequence import Sums

@@ -9,7 +9,7 @@ import torch
 
 from converter.artifact import TorchModel
 from converter.examples import Encoding
-from converter.validate.reference import feed_of
+from converter.reference import feed_of
 
 if TYPE_CHECKING:
     from converter.stage import Ticker

@@ -9,17 +9,17 @@ from typing import TYPE_CHECKING
 import torch
 
 from converter.artifact import TorchModel
-from converter.distill._distillation import prepare
-from converter.distill._teacher import KEPT
-from converter.parts import put
+from converter.model_folder.replacements import put
 from converter.prune._mask import least, own_least
 from converter.prune._zeros import describe_zeros, refuse_empty
 from converter.prune.threshold import ThresholdPruning, encoder_linears, share_at
 from converter.stage import Context, Outcome
+from converter.training.distillation import prepare
+from converter.training.teacher import KEPT
 
 if TYPE_CHECKING:
-    from converter.distill._training import Trained
     from converter.prune.movement import MovementPruning
+    from converter.training.loop import Trained
 
 
 class ScoredLinear(torch.nn.Linear):

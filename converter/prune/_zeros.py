@@ -63,7 +63,7 @@ def refuse_empty(linears: "Mapping[str, torch.nn.Linear]") -> None:
 
 def deflated_int8(linears: "Mapping[str, torch.nn.Linear]") -> int:
     """Return the bytes of the matrices, rounded to int8 as packages store them, deflated."""
-    from converter.graph.integer_products import round_weights
+    from converter.onnx.rewrites.integer_products import round_weights
 
     made = zlib.compressobj(LEVEL)
     n_bytes = 0

@@ -46,7 +46,7 @@ class LayerDropping(Stage[TorchModel, TorchModel]):
             raise RecipeError(f"indices must be ascending, found {list(self.indices)}", where="prune.layers.indices")
 
     def check(self, source: TorchModel, *, has_text: bool) -> None:
-        from converter.resize import shape_map_of
+        from converter.surgery.resize import shape_map_of
 
         self._wanted(len(shape_map_of(source).layers_kept))
 
@@ -56,8 +56,8 @@ class LayerDropping(Stage[TorchModel, TorchModel]):
             self._wanted(left)
 
     def run(self, given: TorchModel, ctx: Context) -> Outcome[TorchModel]:
-        from converter.prune._count import n_parameters
-        from converter.resize import family_of, shallower, shape_map_of
+        from converter.surgery.count import n_parameters
+        from converter.surgery.resize import family_of, shallower, shape_map_of
 
         n_layers = len(shape_map_of(given).layers_kept)
         wanted = self._wanted(n_layers)
@@ -76,8 +76,8 @@ class LayerDropping(Stage[TorchModel, TorchModel]):
         return Outcome(made, facts)
 
     def forecast(self, now: "Forecast", model: TorchModel, ctx: Context) -> "Forecast":
-        from converter.prune._forecast import by_layers
-        from converter.resize import family_of, shape_map_of
+        from converter.structured.forecast import by_layers
+        from converter.surgery.resize import family_of, shape_map_of
 
         n_layers = len(shape_map_of(model).layers_kept)
         kept = self._wanted(n_layers)
@@ -105,7 +105,7 @@ class LayerDropping(Stage[TorchModel, TorchModel]):
         self, given: TorchModel, ctx: Context, n_kept: int
     ) -> tuple[tuple[int, ...], list[dict[str, float]]]:
         """Drop greedily; returns the kept layers and what each drop cost."""
-        from converter.prune._importance import gather_evidence
+        from converter.structured.importance import gather_evidence
 
         evidence = gather_evidence(given, ctx, n_texts=self.texts, max_length=128, loss="answers", score="taylor")
         kept = tuple(range(given.config.num_hidden_layers))
@@ -125,8 +125,8 @@ def _damage(given: TorchModel, kept: tuple[int, ...], batches: Any, ticker: "Tic
     """Return the mean divergence from the answers of `given` when only the layers `kept` are left."""
     import torch
 
-    from converter.resize import shallower
-    from converter.validate.reference import feed_of
+    from converter.reference import feed_of
+    from converter.surgery.resize import shallower
 
     smaller = shallower(given, kept)
     total, count = 0.0, 0

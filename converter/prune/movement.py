@@ -5,9 +5,9 @@ from typing import TYPE_CHECKING, Literal
 
 from converter.artifact import TorchModel
 from converter.binding import option
-from converter.distill._options import LossWeights, TrainingOptions
 from converter.prune.threshold import ThresholdPruning
 from converter.stage import Context, Outcome, Stage
+from converter.training.options import LossWeights, TrainingOptions
 
 if TYPE_CHECKING:
     from converter.forecast import Forecast

@@ -8,16 +8,16 @@ from typing import TYPE_CHECKING, Any, Literal
 from converter.artifact import TorchModel
 from converter.binding import option
 from converter.errors import RecipeError
-from converter.prune._plan import Budget, UnitScores, choose_units, describe_plan
-from converter.shape import LayerShape
+from converter.model_folder.shape_map import LayerShape
 from converter.stage import Context, Outcome, Stage
+from converter.structured.plan import Budget, UnitScores, choose_units, describe_plan
 
 if TYPE_CHECKING:
     from converter.forecast import Forecast
-    from converter.prune._budget import Spending
-    from converter.prune._compact import Ground
-    from converter.prune._importance import Evidence
     from converter.stage import Ticker
+    from converter.structured.budget import Spending
+    from converter.structured.importance import Evidence
+    from converter.structured.shrink import Ground
 
 RATIO = 0.25
 """Of heads and neurons, where nothing else says how many go."""
@@ -87,8 +87,8 @@ class StructuredPruning(Stage[TorchModel, TorchModel]):
         return not (self.speedup is None and self.latency_ms is None and self.size_mb is None)
 
     def run(self, given: TorchModel, ctx: Context) -> Outcome[TorchModel]:
-        from converter.prune._importance import gather_evidence, refuse_little
-        from converter.prune._plan import load_shapes
+        from converter.structured.importance import gather_evidence, refuse_little
+        from converter.structured.plan import load_shapes
 
         budgets = () if self._has_budget or self.plan else self._budgets(given)
         planned = load_shapes(Path(self.plan), given) if self.plan else None
@@ -110,14 +110,14 @@ class StructuredPruning(Stage[TorchModel, TorchModel]):
         return self._remove(given, ctx, evidence, *budgets)
 
     def forecast(self, now: "Forecast", model: TorchModel, ctx: Context) -> "Forecast":
-        from converter.prune._forecast import by_budget, by_share
+        from converter.structured.forecast import by_budget, by_share
 
         if self.plan is not None:
             return now
         return by_budget(self, now, model, ctx) if self._has_budget else by_share(self, now, model)
 
     def _budgets(self, given: TorchModel) -> tuple[Budget, Budget]:
-        from converter.resize import family_of
+        from converter.surgery.resize import family_of
 
         parts = family_of(given).layers(given.module)
         heads = Budget(tuple(p.n_heads for p in parts), self.ratios[0], 1, self.scope)
@@ -137,8 +137,8 @@ class StructuredPruning(Stage[TorchModel, TorchModel]):
 
     def _spend(self, given: TorchModel, ctx: Context, evidence: "Evidence") -> Outcome[TorchModel]:
         """Remove as much as the budget wants, where it is missed least."""
-        from converter.prune._compact import search_stride, shrink
-        from converter.resize import family_of
+        from converter.structured.shrink import search_stride, shrink
+        from converter.surgery.resize import family_of
 
         spending = self._spending(given, ctx, evidence)
         n_sites = 2 * len(family_of(given).layers(given.module))
@@ -156,7 +156,7 @@ class StructuredPruning(Stage[TorchModel, TorchModel]):
         self, given: TorchModel, ctx: Context, evidence: "Evidence", shapes: Sequence[LayerShape]
     ) -> Outcome[TorchModel]:
         """Remove what another run removed."""
-        from converter.resize import resized
+        from converter.surgery.resize import resized
 
         made = resized(given, shapes)
         if self.reconstruct:
@@ -164,14 +164,14 @@ class StructuredPruning(Stage[TorchModel, TorchModel]):
         return self._outcome(given, made, ctx, evidence, ())
 
     def _spending(self, given: TorchModel, ctx: Context, evidence: "Evidence") -> "Spending":
-        from converter.prune._budget import spend_size, spend_time
+        from converter.structured.budget import spend_size, spend_time
 
         if self.size_mb is not None:
             return spend_size(given, ctx, self.size_mb)
         return spend_time(given, ctx, evidence, self.speedup, self.latency_ms)
 
     def _ground(self, given: TorchModel, ctx: Context, evidence: "Evidence", ticker: "Ticker") -> "Ground":
-        from converter.prune._compact import lay_ground
+        from converter.structured.shrink import lay_ground
 
         if self.loss == "auto":
             # What is fitted follows the model's own answers however the units were chosen: a plan is applied alike.
@@ -184,8 +184,8 @@ class StructuredPruning(Stage[TorchModel, TorchModel]):
         """Return `given` cut as `cut` is, and fitted: the weights follow from the decision, however it was found."""
         import shutil
 
-        from converter.prune._compact import PASSES, fitted
-        from converter.resize import family_of, places_of
+        from converter.structured.shrink import PASSES, fitted
+        from converter.surgery.resize import family_of, places_of
 
         n_sites = 2 * len(family_of(given).layers(given.module))
         total = PASSES * (n_sites + len(evidence.batches)) + (0 if ground else len(evidence.batches))
@@ -201,8 +201,8 @@ class StructuredPruning(Stage[TorchModel, TorchModel]):
         """Return the pruned copy, and the importance of all units before the first step."""
         import copy
 
-        from converter.prune._importance import measure_importance
-        from converter.resize import family_of, resized_in_place
+        from converter.structured.importance import measure_importance
+        from converter.surgery.resize import family_of, resized_in_place
 
         made = replace(given, module=copy.deepcopy(given.module))
         first: tuple[UnitScores, ...] = ()
@@ -226,8 +226,8 @@ class StructuredPruning(Stage[TorchModel, TorchModel]):
         evidence: "Evidence",
         first: tuple[UnitScores, ...],
     ) -> Outcome[TorchModel]:
-        from converter.prune._count import n_parameters
-        from converter.resize import shape_map_of
+        from converter.surgery.count import n_parameters
+        from converter.surgery.resize import shape_map_of
 
         facts: dict[str, Any] = {
             "plan": describe_plan(shape_map_of(given), shape_map_of(made), first).as_facts(),

@@ -123,7 +123,7 @@ class ThresholdPruning(Stage[TorchModel, TorchModel]):
         return Outcome(made, describe_zeros(given, made, ctx))
 
     def _batches(self, given: TorchModel, ctx: Context) -> "tuple[list[Encoding], ...]":
-        from converter.prune._importance import gather_evidence, refuse_little
+        from converter.structured.importance import gather_evidence, refuse_little
 
         if self.score == "magnitude" and not self.fits:
             return ()

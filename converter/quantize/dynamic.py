@@ -12,7 +12,7 @@ from converter.stage import Context, Outcome, Stage
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-    from converter.graph.sites import Site
+    from converter.onnx.rewrites.sites import Site
 
 
 @dataclass(frozen=True)
@@ -32,10 +32,10 @@ class DynamicInt8(Stage[OnnxModel, OnnxModel]):
     summary = "dynamic int8, outlier channels smoothed"
 
     def run(self, given: OnnxModel, ctx: Context) -> Outcome[OnnxModel]:
-        from converter.graph.integer_products import quantize_products
-        from converter.quantize._fallback import quantize_faithfully
-        from converter.quantize._fit import fit_products
-        from converter.quantize._prepare import Wish, prepare
+        from converter.onnx.quantize.fallback import quantize_faithfully
+        from converter.onnx.quantize.fit import fit_products
+        from converter.onnx.quantize.prepare import Wish, prepare
+        from converter.onnx.rewrites.integer_products import quantize_products
 
         wish = Wish(smooth=self.smooth, bounded=self.bounded, fuse=True, texts=self.samples)
         prepared = prepare(given, ctx.work / f"dynamic-{crc32(repr(self).encode()):08x}", ctx, wish)

@@ -33,9 +33,9 @@ class Fp16(Stage[OnnxModel, OnnxModel]):
     summary = "fp16 inside, float32 outputs"
 
     def run(self, given: OnnxModel, ctx: Context) -> Outcome[OnnxModel]:
-        from converter.graph.clean import clean_graph
-        from converter.graph.read import read_onnx
-        from converter.graph.write import write_onnx
+        from converter.onnx.read import read_onnx
+        from converter.onnx.rewrites.clean import clean_graph
+        from converter.onnx.write import write_onnx
 
         path = ctx.work / "fp16" / "model.onnx"
         path.parent.mkdir(exist_ok=True)
@@ -65,7 +65,7 @@ def _to_half(model: "ir.Model") -> "ir.Model":
     import onnx_ir as ir
     from onnxruntime.transformers.float16 import convert_float_to_float16
 
-    from converter.graph.read import hollow_proto
+    from converter.onnx.read import hollow_proto
 
     n_inputs = len(model.graph.inputs)
     proto, large = hollow_proto(model)
@@ -132,8 +132,8 @@ def _check_range(given: OnnxModel, ctx: Context) -> dict[str, Any]:
     """
     import numpy as np
 
-    from converter.graph.activations import stream_activations
-    from converter.graph.read import read_onnx
+    from converter.onnx.activations import stream_activations
+    from converter.onnx.read import read_onnx
 
     texts = ctx.calibration[:TRIED]
     if not texts:

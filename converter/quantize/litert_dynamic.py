@@ -3,9 +3,9 @@
 from dataclasses import dataclass
 
 from converter.binding import option
-from converter.lowering.model import TfliteModel
-from converter.lowering.requantize import Fit, Scheme, requantize
 from converter.stage import Context, Outcome, Stage
+from converter.tflite.model import TfliteModel
+from converter.tflite.quantize.requantize import Fit, Scheme, requantize
 
 PEAK = 8.0
 """Times the mean strength of a channel that smoothing weakens: at 4, as in 4 bits, three times as many operations are

@@ -2,9 +2,9 @@
 
 from dataclasses import dataclass
 
-from converter.lowering.model import TfliteModel
-from converter.lowering.requantize import Scheme, requantize
 from converter.stage import Context, Outcome, Stage
+from converter.tflite.model import TfliteModel
+from converter.tflite.quantize.requantize import Scheme, requantize
 
 
 @dataclass(frozen=True)

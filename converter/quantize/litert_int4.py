@@ -4,9 +4,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 from converter.binding import option
-from converter.lowering.model import TfliteModel
-from converter.lowering.requantize import Fit, Scheme, requantize
 from converter.stage import Context, Outcome, Stage
+from converter.tflite.model import TfliteModel
+from converter.tflite.quantize.requantize import Fit, Scheme, requantize
 
 PEAK = 4.0
 """Times the mean strength of a channel that smoothing weakens."""

@@ -3,9 +3,9 @@
 from dataclasses import dataclass
 
 from converter.binding import option
-from converter.lowering.model import TfliteModel
 from converter.quantize.litert_int4 import LitertInt4
 from converter.stage import Context, Outcome
+from converter.tflite.model import TfliteModel
 
 
 @dataclass(frozen=True)

@@ -8,13 +8,13 @@ import numpy as np
 
 from converter.binding import option
 from converter.errors import DataError
-from converter.lowering.model import TfliteModel
-from converter.lowering.requantize import Rule, Scheme, requantize
 from converter.stage import Context, Outcome, Stage
+from converter.tflite.model import TfliteModel
+from converter.tflite.quantize.requantize import Rule, Scheme, requantize
 
 if TYPE_CHECKING:
     from converter.artifact import TorchModel
-    from converter.lowering.ranges import Activation, LinearLayer
+    from converter.tflite.quantize.ranges import Activation, LinearLayer
 
 ROOM = 4.0
 """Times the range that was measured, in 16 bits: their steps are so fine that what no text showed may have room too."""
@@ -46,7 +46,7 @@ class LitertStaticInt8(Stage[TfliteModel, TfliteModel]):
             )
 
     def run(self, given: TfliteModel, ctx: Context) -> Outcome[TfliteModel]:
-        from converter.lowering.ranges import measure
+        from converter.tflite.quantize.ranges import measure
 
         self.check(given.source, has_text=not ctx.calibration_is_builtin)
         layers, measured = measure(given, ctx, self.texts)
@@ -75,7 +75,7 @@ def _at_any_length(name: str) -> str:
 
 def _alike(measured: "dict[str, Activation]") -> "dict[str, Activation]":
     """Return one account for what is the same tensor in several signatures."""
-    from converter.lowering.ranges import Activation
+    from converter.tflite.quantize.ranges import Activation
 
     together: dict[str, list[Activation]] = {}
     for name, found in measured.items():

@@ -13,8 +13,8 @@ from converter.stage import Context, Outcome, Stage
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-    from converter.graph.sites import Site
-    from converter.quantize._fit import Fit
+    from converter.onnx.quantize.fit import Fit
+    from converter.onnx.rewrites.sites import Site
 
 
 @dataclass(frozen=True)
@@ -41,9 +41,9 @@ class StaticInt8(Stage[OnnxModel, OnnxModel]):
     needs_text = True
 
     def run(self, given: OnnxModel, ctx: Context) -> Outcome[OnnxModel]:
-        from converter.quantize._fallback import quantize_faithfully
-        from converter.quantize._fit import fit_products
-        from converter.quantize._prepare import Wish, prepare
+        from converter.onnx.quantize.fallback import quantize_faithfully
+        from converter.onnx.quantize.fit import fit_products
+        from converter.onnx.quantize.prepare import Wish, prepare
 
         if not ctx.calibration:
             raise StageFailed("static int8 needs text", where=self.name, hint="give --calibration")
@@ -64,8 +64,8 @@ class StaticInt8(Stage[OnnxModel, OnnxModel]):
         return f"static-{crc32(repr(self).encode()):08x}"
 
     def _write(self, model: "ir.Model", sites: "Sequence[Site]", fit: "Fit") -> dict[str, Any]:
-        from converter.graph.integer_products import quantize_products
-        from converter.quantize._qdq import write_qdq
+        from converter.onnx.quantize.qdq import write_qdq
+        from converter.onnx.rewrites.integer_products import quantize_products
 
         assert fit.ranges is not None, "static: they were measured"
         write = write_qdq if self.portable else quantize_products

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import converter
 from converter.jsonfile import json_values
+from converter.package.installed import installed
 from converter.recipe import recipe_table
 from converter.validate.checks import Status
-from converter.versions import installed
 
 if TYPE_CHECKING:
     from converter.pipeline import Result, TargetResult

@@ -9,8 +9,8 @@ from converter.report.words import NOTHING, error, milliseconds, number, share, 
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from converter.commands.terminal import Terminal
     from converter.pipeline import Result
-    from converter.terminal import Terminal
 
 WORST = "worst error"
 STYLES = {"PASS": "bold green", "FAIL": "bold red", "NOT_RUN": "bold yellow"}

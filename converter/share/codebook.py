@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     import torch
 
     from converter.forecast import Forecast
-    from converter.parts import CodebookEmbedding
+    from converter.model_folder.replacements import CodebookEmbedding
 
 NAME = "share.codebook"
 ENTRIES = 256
@@ -60,7 +60,7 @@ class CodebookSharing(Stage[TorchModel, TorchModel]):
     def run(self, given: TorchModel, ctx: Context) -> Outcome[TorchModel]:
         import torch
 
-        from converter.parts import put
+        from converter.model_folder.replacements import put
         from converter.validate.cost import cost_of
 
         self.check(given, has_text=True)
@@ -84,8 +84,8 @@ class CodebookSharing(Stage[TorchModel, TorchModel]):
 
     def _commonest(self, given: TorchModel, ctx: Context) -> list[int]:
         """Return the tokens whose rows stay whole: those of every text first, then by their number in the text."""
-        from converter.trim._tokenizer import special_ids, table_of
-        from converter.trim._usage import count_tokens, texts_of
+        from converter.surgery.token_usage import count_tokens, texts_of
+        from converter.surgery.tokenizer import special_ids, table_of
 
         texts = list(texts_of(ctx.calibration, given.tokenizer.mask_token))
         with ctx.progress.task("Counting tokens", total=len(texts)) as ticker:
@@ -97,7 +97,7 @@ class CodebookSharing(Stage[TorchModel, TorchModel]):
     def _encode(self, table: Any, exact: list[int], seed: int) -> "CodebookEmbedding":
         import torch
 
-        from converter.parts import FIRST_CODE, CodebookEmbedding
+        from converter.model_folder.replacements import FIRST_CODE, CodebookEmbedding
         from converter.share._vectors import assign, learn_codebook
 
         rows = table.weight.detach()

@@ -41,7 +41,7 @@ class LayerSharing(Stage[TorchModel, TorchModel]):
     bars = ("prune.structured", "prune.mixed", "prune.layers", "distill.gradual", "share.layers")
 
     def check(self, source: TorchModel, *, has_text: bool) -> None:
-        from converter.resize import family_of
+        from converter.surgery.resize import family_of
 
         if family_of(source).shares_layers:
             raise UsageError("its layers are one already", where=NAME)
@@ -61,7 +61,7 @@ class LayerSharing(Stage[TorchModel, TorchModel]):
             raise RecipeError("one layer is left: there is nothing to tie", where=NAME)
 
     def run(self, given: TorchModel, ctx: Context) -> Outcome[TorchModel]:
-        from converter.prune._count import n_parameters
+        from converter.surgery.count import n_parameters
         from converter.validate.cost import cost_of
 
         self.check(given, has_text=True)
@@ -101,8 +101,8 @@ class LayerSharing(Stage[TorchModel, TorchModel]):
         """Return the divergence from the answers of `given` with these layers tied."""
         import torch
 
-        from converter.probes import even_sample
-        from converter.validate.reference import encode_probes, feed_of
+        from converter.data.probes import even_sample
+        from converter.reference import encode_probes, feed_of
 
         smaller = replace(given, module=tied(given.module, groups, self.merge))
         encodings = [p.encoding for p in encode_probes(given, even_sample(ctx.calibration, TRIED))]
@@ -132,8 +132,8 @@ def tied(module: "torch.nn.Module", groups: Groups, merge: str) -> "torch.nn.Mod
 
 
 def _stack(module: "torch.nn.Module") -> Any:
-    from converter.families._stack import LayerStack
     from converter.registry import families
+    from converter.surgery.layer_stack import LayerStack
 
     family = families()[module.config.model_type]  # type: ignore[union-attr, index]
     assert isinstance(family, LayerStack), "families that share no layers have a list of them"

@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from converter import metrics
-from converter.encode import encode_text
+from converter.data.columns import LABELS, SCORES, as_number, label_cell, text_example
+from converter.data.encode import encode_text
 from converter.examples import Encoding, Example, Label
-from converter.rows import LABELS, SCORES, as_number, label_cell, text_example
+from converter.scoring import metrics
 from converter.task import Judged, Outputs, Task
 
 if TYPE_CHECKING:
@@ -106,7 +106,7 @@ class FeatureExtraction(Task):
         temperature: float,
     ) -> "torch.Tensor":
         """Cosine distance of the embeddings plus the relative squared error of the tokens; no temperature."""
-        from converter.losses import cosine_distance, relative_mse
+        from converter.training.losses import cosine_distance, relative_mse
 
         real = attention_mask.bool()
         tokens = relative_mse(student["last_hidden_state"][real], teacher["last_hidden_state"][real])
@@ -119,7 +119,7 @@ class FeatureExtraction(Task):
         import torch
         import torch.nn.functional as F
 
-        from converter.losses import order_loss
+        from converter.training.losses import order_loss
 
         rows = _group_rows([example for example, _ in batch])
         if len(rows) < 2:

@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from converter import metrics
-from converter.encode import encode_masked
+from converter.data.columns import LABELS, label_cell
+from converter.data.encode import encode_masked
 from converter.examples import Encoding, Example, Label
-from converter.rows import LABELS, label_cell
+from converter.scoring import metrics
 from converter.task import Judged, Outputs, Task
 
 if TYPE_CHECKING:
@@ -86,7 +86,7 @@ class FillMask(Task):
         temperature: float,
     ) -> "torch.Tensor":
         """KL at every real token: the teacher's guess is known at all of them, not at the masks alone."""
-        from converter.losses import softened_kl
+        from converter.training.losses import softened_kl
 
         real = attention_mask.bool()
         return softened_kl(student["logits"][real], teacher["logits"][real], temperature)

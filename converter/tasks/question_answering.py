@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from converter import metrics
-from converter.encode import encode_question
+from converter.data.columns import question_example
+from converter.data.encode import encode_question
 from converter.examples import Answer, Encoding, Example
-from converter.rows import question_example
+from converter.scoring import metrics
 from converter.task import Judged, Task
 
 if TYPE_CHECKING:
@@ -89,7 +89,7 @@ class QuestionAnswering(Task):
         temperature: float,
     ) -> "torch.Tensor":
         """KL of the start and of the end over a text's own tokens, padding shut out, mean of both."""
-        from converter.losses import softened_kl
+        from converter.training.losses import softened_kl
 
         padding = attention_mask == 0
         parts = [

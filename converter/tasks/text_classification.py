@@ -4,10 +4,10 @@ from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from converter.encode import encode_text
+from converter.data.encode import encode_text
 from converter.errors import DataError
 from converter.examples import Encoding, Example, Label
-from converter.readings import Reading, Score, reading_of
+from converter.scoring.logits import Reading, Score, reading_of
 from converter.task import Judged, Task
 
 if TYPE_CHECKING:

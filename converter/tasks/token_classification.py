@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from converter import metrics
-from converter.encode import encode_words
+from converter.data.columns import tags_of, words_example
+from converter.data.encode import encode_words
 from converter.errors import DataError, nearest
 from converter.examples import Encoding, Example, Label
-from converter.rows import tags_of, words_example
+from converter.scoring import metrics
 from converter.task import Judged, Task
 
 if TYPE_CHECKING:
@@ -127,7 +127,7 @@ class TokenClassification(Task):
         temperature: float,
     ) -> "torch.Tensor":
         """KL at every real token: the tokens that no tag is read from teach as well."""
-        from converter.losses import softened_kl
+        from converter.training.losses import softened_kl
 
         real = attention_mask.bool()
         return softened_kl(student["logits"][real], teacher["logits"][real], temperature)

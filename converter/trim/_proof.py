@@ -5,12 +5,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from converter.data.probes import even_sample, is_edge
 from converter.errors import StageFailed
 from converter.examples import Example
-from converter.probes import even_sample, is_edge
-from converter.trim._usage import pieces, split_otherwise, texts_of
+from converter.reference import encode_probes, run_probe, torch_run
+from converter.surgery.token_usage import pieces, split_otherwise, texts_of
 from converter.validate.answers import shorten
-from converter.validate.reference import encode_probes, run_probe, torch_run
 
 if TYPE_CHECKING:
     from converter.artifact import TorchModel

@@ -14,7 +14,7 @@ from converter.stage import SILENT, Context, Outcome, Stage
 
 if TYPE_CHECKING:
     from converter.forecast import Forecast
-    from converter.trim._tokenizer import Ancestors
+    from converter.surgery.tokenizer import Ancestors
 
 NAME = "trim.vocabulary"
 PLACEHOLDER = "[unused"
@@ -57,8 +57,8 @@ class VocabularyTrimming(Stage[TorchModel, TorchModel]):
             raise RecipeError("tokens says what is kept: corpus, top and least have nothing to choose", where=NAME)
 
     def check(self, source: TorchModel, *, has_text: bool) -> None:
-        from converter.data import read_texts
-        from converter.trim._tokenizer import table_of
+        from converter.data.files import read_texts
+        from converter.surgery.tokenizer import table_of
 
         table = table_of(source.tokenizer)
         if self.tokens:
@@ -81,8 +81,8 @@ class VocabularyTrimming(Stage[TorchModel, TorchModel]):
             next(iter(read_texts(_path(file))))
 
     def run(self, given: TorchModel, ctx: Context) -> Outcome[TorchModel]:
-        from converter.trim._tokenizer import cut_table, open_table, table_of
-        from converter.vocabulary import with_vocabulary
+        from converter.surgery.tokenizer import cut_table, open_table, table_of
+        from converter.surgery.vocabulary import with_vocabulary
 
         self.check(given, has_text=not ctx.calibration_is_builtin and bool(ctx.calibration))
         table = table_of(given.tokenizer)
@@ -96,7 +96,7 @@ class VocabularyTrimming(Stage[TorchModel, TorchModel]):
         from dataclasses import replace
 
         from converter.forecast import Table, spent
-        from converter.trim._tokenizer import table_of
+        from converter.surgery.tokenizer import table_of
 
         table = table_of(model.tokenizer)
         chosen = self._chosen(model, table, self._texts(model, ctx), ctx) if not self.tokens else None
@@ -106,8 +106,8 @@ class VocabularyTrimming(Stage[TorchModel, TorchModel]):
 
     def _texts(self, given: TorchModel, ctx: Context) -> list[str]:
         """Return the text to keep, each once, in the order in which it comes."""
-        from converter.data import read_texts
-        from converter.trim._usage import texts_of
+        from converter.data.files import read_texts
+        from converter.surgery.token_usage import texts_of
 
         examples = () if ctx.calibration_is_builtin else ctx.calibration
         found = dict.fromkeys(texts_of(examples, given.tokenizer.mask_token))
@@ -116,16 +116,16 @@ class VocabularyTrimming(Stage[TorchModel, TorchModel]):
         return list(found)
 
     def _floor(self, given: TorchModel, table: Mapping[str, Any]) -> set[int]:
-        from converter.trim._tokenizer import character_ids, special_ids
-        from converter.vocabulary import counted_padding
+        from converter.surgery.tokenizer import character_ids, special_ids
+        from converter.surgery.vocabulary import counted_padding
 
         pad = counted_padding(given.module)
         below = set() if pad is None else set(range(pad + 1))
         return below | special_ids(given.tokenizer, table) | character_ids(table, ascii_only=self.characters == "ascii")
 
     def _chosen(self, given: TorchModel, table: Mapping[str, Any], texts: Sequence[str], ctx: Context) -> set[int]:
-        from converter.trim._tokenizer import Ancestors, pieces_of, tried_pieces
-        from converter.trim._usage import count_tokens
+        from converter.surgery.token_usage import count_tokens
+        from converter.surgery.tokenizer import Ancestors, pieces_of, tried_pieces
 
         floor, ancestors = self._floor(given, table), Ancestors(table)
         with ctx.progress.task("Reading the text to keep", total=len(texts)) as ticker:
@@ -141,8 +141,8 @@ class VocabularyTrimming(Stage[TorchModel, TorchModel]):
 
     def _listed(self, given: TorchModel, table: Mapping[str, Any]) -> set[int]:
         """Return the ids of the list `tokens`; refuse one that lacks what no tokenizer can lack."""
-        from converter.trim._tokenizer import Ancestors, pieces_of, read_list, special_ids
-        from converter.vocabulary import counted_padding
+        from converter.surgery.tokenizer import Ancestors, pieces_of, read_list, special_ids
+        from converter.surgery.vocabulary import counted_padding
 
         names = pieces_of(table)
         wanted = read_list(_path(self.tokens))
@@ -159,7 +159,7 @@ class VocabularyTrimming(Stage[TorchModel, TorchModel]):
         return found.union(*(ancestors.of(i) for i in found))
 
     def _facts(self, given: TorchModel, made: TorchModel, texts: Sequence[str], ctx: Context) -> dict[str, Any]:
-        from converter.prune._count import n_parameters
+        from converter.surgery.count import n_parameters
         from converter.trim._proof import held_out, prove_kept
 
         assert made.source_ids is not None

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from converter.examples import Example
+from converter.reference import Probe, Run, cut_outputs, feed_of
 from converter.task import Judged
-from converter.validate.reference import Probe, Run, cut_outputs, feed_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

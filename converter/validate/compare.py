@@ -7,18 +7,18 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from converter.reference import Probe, Reference, Run
 from converter.task import Judged
 from converter.validate.answers import Answers, ask, shorten
 from converter.validate.checks import Check, Deviation, Evaluation, Status, WorstText
-from converter.validate.reference import Probe, Reference, Run
 from converter.validate.vacuous import answers_alike, at_chance, outputs_constant
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from converter.artifact import TorchModel
+    from converter.limits import Limits
     from converter.stage import Progress
-    from converter.validate.limits import Limits
 
 N_WORST = 10
 NOTHING = math.nan

@@ -4,8 +4,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from converter.probes import even_sample
-from converter.validate.reference import encode_probes, judge_batched, torch_run
+from converter.data.probes import even_sample
+from converter.reference import encode_probes, judge_batched, torch_run
 
 if TYPE_CHECKING:
     from converter.artifact import TorchModel

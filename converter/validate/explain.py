@@ -6,11 +6,11 @@ from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from converter.artifact import Artifact, OnnxModel, TorchModel
+from converter.limits import Limits
+from converter.reference import Reference, Run, torch_run
 from converter.validate.answers import RunFailed
 from converter.validate.checks import Evaluation
 from converter.validate.compare import compare
-from converter.validate.limits import Limits
-from converter.validate.reference import Reference, Run, torch_run
 
 if TYPE_CHECKING:
     from converter.stage import Progress
@@ -79,7 +79,7 @@ def _run(made: Artifact) -> Run | None:
     if isinstance(made, TorchModel):
         return torch_run(made)
     if isinstance(made, OnnxModel):
-        from converter.onnx_runner import OnnxRunner
+        from converter.onnx.runner import OnnxRunner
 
         return OnnxRunner(made.path).run
     return None

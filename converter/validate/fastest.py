@@ -5,8 +5,8 @@ from dataclasses import dataclass, replace
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
+from converter.reference import encode_probes
 from converter.validate.checks import Evaluation, Status
-from converter.validate.reference import encode_probes
 from converter.validate.speed import race
 
 if TYPE_CHECKING:

@@ -11,8 +11,8 @@ from converter.validate.checks import Check, Status
 
 if TYPE_CHECKING:
     from converter.artifact import TorchModel
+    from converter.reference import Probe, Reference
     from converter.target import Runner, TensorSpec
-    from converter.validate.reference import Probe, Reference
 
 DTYPES = {"float": "float32", "double": "float64"}
 """ONNX Runtime's names for what numpy calls otherwise."""

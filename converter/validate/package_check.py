@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING, Any
 
 from converter.artifact import OnnxModel
 from converter.errors import RuntimeMissing
+from converter.reference import Reference, Run
 from converter.validate.answers import RunFailed
 from converter.validate.checks import Check, Evaluation, Status
 from converter.validate.compare import NOTHING, compare_answers
 from converter.validate.explain import explain
 from converter.validate.interface import check_inputs, check_outputs, check_tokenizer
-from converter.validate.reference import Reference, Run
 from converter.validate.speed import measure_speed, not_worth_it, time_lengths
 from converter.validate.stability import check_stability
 from converter.validate.vocabulary import as_seen_by, vocabulary_facts
@@ -19,9 +19,9 @@ from converter.validate.zeros import zeros_facts
 
 if TYPE_CHECKING:
     from converter.artifact import Artifact, Bundle, TorchModel
+    from converter.limits import Limits
     from converter.stage import Context
     from converter.target import Runner, Target
-    from converter.validate.limits import Limits
 
 
 def evaluate_package(
@@ -115,7 +115,7 @@ def _float32_run(steps: "Sequence[tuple[str, Artifact]]") -> Run | None:
     plain = [made for made in files if made.precision == "float32"]
     if not plain or len(plain) == len(files):
         return None
-    from converter.onnx_runner import OnnxRunner
+    from converter.onnx.runner import OnnxRunner
 
     return OnnxRunner(plain[-1].path).run
 

@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from converter.examples import Encoding
-from converter.validate.reference import Run, feed_of, torch_run
+from converter.reference import Run, feed_of, torch_run
 from converter.validate.stability import spread
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from converter.artifact import TorchModel
+    from converter.reference import Probe
     from converter.stage import Progress
-    from converter.validate.reference import Probe
 
 SAMPLE = 48
 REPEATS = 3

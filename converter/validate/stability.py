@@ -10,17 +10,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from converter.reference import cut_outputs, feed_of
 from converter.task import Judged
 from converter.validate.answers import run_safely
 from converter.validate.checks import Check, Status
 from converter.validate.compare import within
-from converter.validate.reference import cut_outputs, feed_of
 
 if TYPE_CHECKING:
     from converter.artifact import TorchModel
+    from converter.limits import Limits
     from converter.stage import Progress
     from converter.target import Runner
-    from converter.validate.limits import Limits
 
 SAMPLE = 200
 """Texts that are run again."""

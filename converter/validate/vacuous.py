@@ -8,8 +8,8 @@ import numpy as np
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from converter.reference import Reference
     from converter.task import Task
-    from converter.validate.reference import Reference
 
 CHANCE_MARGIN = 0.02
 """Share of the room above chance that a source must win: less than that is luck on a few hundred texts."""

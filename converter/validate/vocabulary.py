@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from converter.encode import MASK_SPELLINGS
+from converter.data.encode import MASK_SPELLINGS
 from converter.examples import Encoding
+from converter.reference import Probe, Reference, at_length, encode_probes, run_probe, torch_run
 from converter.task import Judged
-from converter.validate.reference import Probe, Reference, at_length, encode_probes, run_probe, torch_run
 
 if TYPE_CHECKING:
     from converter.artifact import TorchModel

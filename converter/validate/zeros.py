@@ -53,7 +53,7 @@ def _product_weights(path: Path) -> "Iterator[np.ndarray[Any, Any]]":
 
 def _of_onnx(path: Path) -> "Iterator[np.ndarray[Any, Any]]":
     """Yield the matrices that products read, through dequantization and transposition where there is any."""
-    from converter.graph.read import read_onnx
+    from converter.onnx.read import read_onnx
 
     done: set[str] = set()
     for node in read_onnx(path).graph:
@@ -74,7 +74,7 @@ _BEFORE = ("DequantizeLinear", "Transpose", "Cast")
 def _of_tflite(path: Path) -> "Iterator[np.ndarray[Any, Any]]":
     from ai_edge_litert.schema_py_generated import BuiltinOperator
 
-    from converter.lowering.flat import code_of, constant, inputs_of, read_flat
+    from converter.tflite.file import code_of, constant, inputs_of, read_flat
 
     model, done = read_flat(path), set()
     for graph in model.subgraphs:

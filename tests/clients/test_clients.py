@@ -13,12 +13,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from converter.encode import encode_text
+from converter.data.encode import encode_text
 from converter.examples import Example, PadIds
-from converter.onnx_package import find_model
-from converter.onnx_runner import OnnxRunner
+from converter.model_folder.load import load_source
+from converter.onnx.package import find_model
+from converter.onnx.runner import OnnxRunner
 from converter.registry import target_class
-from converter.source import load_source
 from converter.stage import Context, run_stages
 from tests.tiny import SENTENCES, make_tiny_sentence_transformer
 

@@ -16,13 +16,13 @@ import pytest
 
 from converter.artifact import TorchModel
 from converter.device.hard_texts import hard_texts
-from converter.lowering import mediapipe_metadata
-from converter.lowering.lower import LowerTflite
-from converter.lowering.mediapipe import MEDIAPIPE_FILE, write_mediapipe
+from converter.model_folder.load import load_source
 from converter.quantize.litert_dynamic import LitertDynamicInt8
 from converter.samples import resolve_model
-from converter.source import load_source
 from converter.stage import SILENT, Context, run_stage
+from converter.tflite.lower.lower import LowerTflite
+from converter.tflite.mediapipe import metadata as mediapipe_metadata
+from converter.tflite.mediapipe.variant import MEDIAPIPE_FILE, write_mediapipe
 from tests.tiny import SENTENCES, save_tiny
 
 pytestmark = pytest.mark.client
@@ -82,7 +82,7 @@ def ask(python: Path, client: str, file: Path, texts: Sequence[str]) -> list[Any
 def embeddings(source: TorchModel, texts: Sequence[str]) -> np.ndarray:
     """Return what the source says of each text, `[texts, width]`."""
     from converter.examples import Example
-    from converter.validate.reference import feed_of, torch_run
+    from converter.reference import feed_of, torch_run
 
     run = torch_run(source)
     made = []

@@ -19,9 +19,9 @@ def packages(tiny: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory
     """A classifier as it ships, lowered once for real: a graph a length, one for all, any length, several texts."""
     from converter.device.gpu_forecast import forecast
     from converter.examples import Example
-    from converter.lowering.lower import LowerTflite
-    from converter.source import load_source
+    from converter.model_folder.load import load_source
     from converter.stage import Context, run_stage
+    from converter.tflite.lower.lower import LowerTflite
     from targets.tflite import Tflite
 
     source = load_source(str(tiny("bert", layers=1)))
@@ -54,7 +54,7 @@ def package(packages: dict[str, Made]) -> Made:
 def every_kind(tiny: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Made]:
     """The samples of every kind of model, each with what PyTorch answers as its golden vectors."""
     from converter.device import beside
-    from converter.source import load_source
+    from converter.model_folder.load import load_source
 
     made = {}
     with tokenizers_asked_once() as patch:
@@ -73,14 +73,14 @@ def every_kind(tiny: Callable[..., Path], tmp_path_factory: pytest.TempPathFacto
 @pytest.fixture(scope="module")
 def source(tiny: Callable[..., Path]) -> TorchModel:
     """A small classifier, which is a teacher where something is distilled."""
-    from converter.source import load_source
+    from converter.model_folder.load import load_source
 
     return load_source(str(tiny("bert")))
 
 
 @pytest.fixture(scope="module")
 def student(tiny: Callable[..., Path]) -> TorchModel:
-    from converter.source import load_source
+    from converter.model_folder.load import load_source
 
     return load_source(str(tiny("bert", seed=1, layers=2)))
 

@@ -19,11 +19,11 @@ from converter.device.facts import DeviceFacts, facts_of
 from converter.device.samples import write_samples
 from converter.device.tables import read_tables
 from converter.examples import Example
-from converter.golden import record_golden, write_golden
-from converter.source import load_source
+from converter.model_folder.load import load_source
+from converter.package.golden import record_golden, write_golden
+from converter.reference import Reference, capture_reference, torch_run
 from converter.stage import SILENT
 from converter.target import Runner, TensorSpec
-from converter.validate.reference import Reference, capture_reference, torch_run
 from tests.tiny import SENTENCES
 
 STUBS = Path(__file__).parent / "stubs"

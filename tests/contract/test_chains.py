@@ -13,12 +13,12 @@ from converter.artifact import TorchModel
 from converter.distill.soft import SoftLabels
 from converter.errors import SourceError
 from converter.examples import Example
+from converter.model_folder.load import load_source
+from converter.model_folder.save import save_model
 from converter.prune.structured import StructuredPruning
 from converter.prune.threshold import ThresholdPruning, encoder_linears
-from converter.saving import save_model
-from converter.source import load_source
+from converter.reference import feed_of, torch_run
 from converter.stage import Context, run_stage
-from converter.validate.reference import feed_of, torch_run
 from tests.tiny import FAMILIES, SENTENCES
 
 TEXTS = tuple(Example(text) for text in SENTENCES)

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from converter.examples import Example
-from converter.lowering.lower import LowerTflite
-from converter.source import load_source
+from converter.model_folder.load import load_source
 from converter.stage import Context, run_stage
+from converter.tflite.lower.lower import LowerTflite
 from targets.tflite import Tflite
 from tests.contract.device_packages import (
     LENGTHS,

@@ -8,7 +8,7 @@ from tokenizers import Tokenizer, normalizers
 from converter.device.hard_texts import hard_texts
 from converter.device.samples import PACKAGE
 from converter.device.tables import escaped, read_tables, write_tables
-from converter.lowering.mediapipe import MEDIAPIPE_FILE
+from converter.tflite.mediapipe.variant import MEDIAPIPE_FILE
 from tests.contract.device_packages import LENGTHS, Made, compiler, python_sample, run
 from tests.tiny import SENTENCES, make_tokenizer
 

@@ -16,8 +16,8 @@ from converter.device.runtime import min_runtime_version
 from converter.device.samples import PACKAGE, cpp_text, has_four_bits, java_text, prose, swift_text, write_samples
 from converter.device.tables import NoTables
 from converter.errors import StageFailed
-from converter.lowering.builder import packed
-from converter.lowering.flat import read_flat
+from converter.tflite.builder import packed
+from converter.tflite.file import read_flat
 from tests.contract.device_packages import KINDS, LENGTHS, STUBS, Made, build_demo, compiler, lines_of, run
 from tests.tiny import SENTENCES
 

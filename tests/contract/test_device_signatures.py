@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from converter.artifact import Bundle
-from converter.lowering.mediapipe import MEDIAPIPE_FILE
-from converter.source import load_source
+from converter.model_folder.load import load_source
+from converter.tflite.mediapipe.variant import MEDIAPIPE_FILE
 from targets.tflite import Tflite
 from tests.contract.conftest import BATCH
 from tests.contract.device_packages import LENGTHS, N_TEXTS, Made, build_demo, lines_of, run

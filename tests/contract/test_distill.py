@@ -13,13 +13,13 @@ import pytest
 import torch
 
 from converter.artifact import TorchModel
-from converter.distill._layers import Tapped
-from converter.distill._text import encode_texts, feed_batch
 from converter.distill.hard import HardLabels
 from converter.distill.soft import SoftLabels
-from converter.shape import LayerShape, ShapeMap
-from converter.source import load_source
+from converter.model_folder.load import load_source
+from converter.model_folder.shape_map import LayerShape, ShapeMap
 from converter.stage import SILENT, Context, run_stage
+from converter.training.layer_map import Tapped
+from converter.training.texts import encode_texts, feed_batch
 from tests.distilling import QUICK, TEXTS, Watching, digest, distance
 
 
@@ -240,7 +240,7 @@ from pathlib import Path
 from safetensors.torch import save_file
 from converter.distill.soft import SoftLabels
 from converter.examples import Example
-from converter.source import load_source
+from converter.model_folder.load import load_source
 from converter.stage import Context
 from tests.tiny import SENTENCES
 

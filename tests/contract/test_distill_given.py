@@ -12,10 +12,10 @@ from converter.distill.hard import HardLabels
 from converter.distill.soft import SoftLabels
 from converter.errors import DataError, RecipeError, StageFailed, UsageError
 from converter.examples import Answer, Example
+from converter.model_folder.load import load_source
 from converter.prune.layers import LayerDropping
 from converter.recipe import bind_recipe
 from converter.registry import stage_class
-from converter.source import load_source
 from converter.stage import Context, run_stage
 from tests.distilling import QUICK, TEXTS, Watching, distance
 from tests.tiny import SENTENCES

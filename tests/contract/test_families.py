@@ -12,14 +12,14 @@ import torch
 from converter.artifact import TorchModel
 from converter.errors import StageFailed
 from converter.examples import Example
-from converter.export import ExportOnnx
+from converter.model_folder.load import load_source
+from converter.model_folder.save import save_model
+from converter.model_folder.shape_map import LayerShape
+from converter.onnx.export import ExportOnnx
+from converter.reference import feed_of, torch_run
 from converter.registry import families
-from converter.resize import family_of, resized, shallower
-from converter.saving import save_model
-from converter.shape import LayerShape
-from converter.source import load_source
 from converter.stage import Context, run_stage
-from converter.validate.reference import feed_of, torch_run
+from converter.surgery.resize import family_of, resized, shallower
 from tests.tiny import FAMILIES, HEADS, NEURONS, SENTENCES
 
 LAW = 1e-5  # float32 sums in another order, outputs about 1

@@ -9,14 +9,14 @@ import onnx_ir as ir
 import pytest
 
 from converter.examples import Example
-from converter.export import ExportOnnx
-from converter.graph.attention import attention_biases, fuse_attention
-from converter.graph.clean import clean_graph
-from converter.graph.padding import padding_masks
-from converter.graph.sequence_first import put_sequence_first
-from converter.graph.write import write_onnx
-from converter.onnx_runner import open_session
-from converter.source import load_source
+from converter.model_folder.load import load_source
+from converter.onnx.export import ExportOnnx
+from converter.onnx.rewrites.attention import attention_biases, fuse_attention
+from converter.onnx.rewrites.clean import clean_graph
+from converter.onnx.rewrites.padding import padding_masks
+from converter.onnx.rewrites.sequence_first import put_sequence_first
+from converter.onnx.runner import open_session
+from converter.onnx.write import write_onnx
 from converter.stage import Context
 from tests.tiny import SENTENCES
 

@@ -10,11 +10,11 @@ import pytest
 
 from converter.artifact import OnnxModel, TorchModel
 from converter.examples import Example
-from converter.export import ExportOnnx
-from converter.onnx_runner import OnnxRunner
-from converter.source import load_source
+from converter.model_folder.load import load_source
+from converter.onnx.export import ExportOnnx
+from converter.onnx.runner import OnnxRunner
+from converter.reference import torch_run
 from converter.stage import Context, run_stage
-from converter.validate.reference import torch_run
 from tests.tiny import FAMILIES, SENTENCES, TASKS
 
 CASES = [(family, "text-classification") for family in FAMILIES] + [("bert", task) for task in TASKS[1:]]

@@ -11,19 +11,19 @@ import onnx_ir as ir
 import pytest
 
 from converter.artifact import OnnxModel, TorchModel
-from converter.equality import check_equal
 from converter.errors import StageFailed
 from converter.examples import Example, pad_batch
-from converter.export import ExportOnnx
-from converter.graph.projections import new_weight
-from converter.graph.write import write_onnx
-from converter.onnx_package import FILES
-from converter.onnx_runner import OnnxRunner
+from converter.model_folder.load import load_source
+from converter.onnx.equality import check_equal
+from converter.onnx.export import ExportOnnx
+from converter.onnx.package import FILES
+from converter.onnx.rewrites.projections import new_weight
+from converter.onnx.runner import OnnxRunner
+from converter.onnx.write import write_onnx
 from converter.quantize.dynamic import DynamicInt8
 from converter.quantize.fp16 import Fp16
 from converter.quantize.static import StaticInt8
 from converter.registry import target_class
-from converter.source import load_source
 from converter.stage import Context, Stage, run_stage
 from tests.tiny import SENTENCES
 

@@ -13,18 +13,18 @@ from converter.artifact import TorchModel
 from converter.binding import bind
 from converter.errors import DataError, RecipeError, SourceError, StageFailed
 from converter.examples import Example
-from converter.prune._importance import gather_evidence, measure_importance
+from converter.model_folder.load import load_source
+from converter.model_folder.save import save_model
+from converter.model_folder.shape_map import LayerShape
 from converter.prune.layers import LayerDropping
 from converter.prune.mixed import MixedPruning
 from converter.prune.structured import StructuredPruning
 from converter.prune.threshold import ThresholdPruning, encoder_linears
+from converter.reference import feed_of
 from converter.registry import stage_class
-from converter.resize import family_of, resized, shape_map_of
-from converter.saving import save_model
-from converter.shape import LayerShape
-from converter.source import load_source
 from converter.stage import Context, run_stage
-from converter.validate.reference import feed_of
+from converter.structured.importance import gather_evidence, measure_importance
+from converter.surgery.resize import family_of, resized, shape_map_of
 from tests.pruning import PLAIN, answers, context, units
 from tests.tiny import FAMILIES, SENTENCES, TASKS
 

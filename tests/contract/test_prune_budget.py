@@ -12,17 +12,17 @@ from converter.artifact import TorchModel
 from converter.binding import bind
 from converter.errors import DataError, RecipeError
 from converter.examples import Example
-from converter.prune._budget import time_table
-from converter.prune._importance import gather_evidence
-from converter.prune._mend import readers_of
-from converter.prune._streams import Site, Stream, TeacherSums, head_of
+from converter.model_folder.load import load_source
+from converter.model_folder.save import save_model
+from converter.model_folder.shape_map import LayerShape
 from converter.prune.structured import StructuredPruning
 from converter.registry import stage_class
-from converter.resize import family_of, resized, shape_map_of
-from converter.saving import save_model
-from converter.shape import LayerShape
-from converter.source import load_source
 from converter.stage import run_stage
+from converter.structured.budget import time_table
+from converter.structured.importance import gather_evidence
+from converter.structured.input_correction import readers_of
+from converter.structured.streams import Site, Stream, TeacherSums, head_of
+from converter.surgery.resize import family_of, resized, shape_map_of
 from converter.target import Aim
 from tests.pruning import PLAIN, answers, context, units
 from tests.tiny import FAMILIES, SENTENCES, TASKS
@@ -239,7 +239,7 @@ def test_reading_put_right_brings_answers_nearer(
     source = load_source(str(tiny(family)))
     drift = []
     for readers in (readers_of, lambda _: None):
-        monkeypatch.setattr("converter.prune._compact.readers_of", readers)
+        monkeypatch.setattr("converter.structured.shrink.readers_of", readers)
         made, _ = run_stage(StructuredPruning(0.5, 0.5, steps=1), source, context(tmp_path))
         drift.append(float(np.abs(answers(made)["logits"] - answers(source)["logits"]).mean()))
     assert drift[0] < drift[1], drift

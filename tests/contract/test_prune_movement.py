@@ -10,13 +10,13 @@ import torch
 from converter.binding import bind
 from converter.errors import RecipeError, UsageError
 from converter.examples import Example
+from converter.model_folder.load import load_source
+from converter.model_folder.save import save_model
 from converter.prune._movement import ScoredLinear, _rank
 from converter.prune.movement import MovementPruning
 from converter.prune.threshold import ThresholdPruning, encoder_linears
-from converter.saving import save_model
-from converter.source import load_source
+from converter.reference import encode_probes, feed_of, torch_run
 from converter.stage import Context, run_stage
-from converter.validate.reference import encode_probes, feed_of, torch_run
 from tests.tiny import SENTENCES
 
 PLAIN = tuple(Example(t) for t in SENTENCES)

@@ -13,15 +13,15 @@ from converter.artifact import Bundle, TorchModel
 from converter.binding import bind
 from converter.errors import DataError, RecipeError
 from converter.examples import Example
+from converter.model_folder.load import load_source
+from converter.model_folder.save import save_model
 from converter.prune._sequence import in_groups, sums_of_group
 from converter.prune.threshold import ThresholdPruning, encoder_linears
+from converter.reference import encode_probes, feed_of, torch_run
 from converter.registry import stage_class
 from converter.report.summary import report_table
 from converter.report.table import notes
-from converter.saving import save_model
-from converter.source import load_source
 from converter.stage import Context, run_stage
-from converter.validate.reference import encode_probes, feed_of, torch_run
 from converter.validate.zeros import zeros_facts
 from tests.tiny import SENTENCES
 

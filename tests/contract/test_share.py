@@ -14,22 +14,22 @@ from converter.artifact import TorchModel
 from converter.binding import bind
 from converter.errors import RecipeError, SourceError, UsageError
 from converter.examples import Example
-from converter.export import ExportOnnx
 from converter.factorize.embeddings import EmbeddingFactors
 from converter.factorize.linears import LinearFactors
-from converter.lowering.flat import code_of, inputs_of, read_flat
-from converter.lowering.model import TfliteModel
+from converter.model_folder.load import load_source
+from converter.model_folder.save import save_model
+from converter.onnx.export import ExportOnnx
 from converter.prune.layers import LayerDropping
 from converter.prune.threshold import ThresholdPruning
 from converter.quantize.litert_static import LitertStaticInt8
 from converter.quantize.static import StaticInt8
 from converter.recipe import bind_recipe
-from converter.saving import save_model
+from converter.reference import encode_probes, run_probe, torch_run
 from converter.share.codebook import CodebookSharing
 from converter.share.layers import LayerSharing
-from converter.source import load_source
 from converter.stage import Context, Stage, run_stage, run_stages
-from converter.validate.reference import encode_probes, run_probe, torch_run
+from converter.tflite.file import code_of, inputs_of, read_flat
+from converter.tflite.model import TfliteModel
 from tests.tiny import SENTENCES
 
 PLAIN = tuple(Example(t) for t in SENTENCES)
@@ -238,7 +238,7 @@ def test_a_codebook_survives_export_and_int8(tiny: Callable[..., Path], tmp_path
 
 def test_a_codebook_survives_lowering(tiny: Callable[..., Path], tmp_path: Path) -> None:
     pytest.importorskip("litert_torch", reason="the mobile extra is not installed")
-    from converter.lowering.lower import LowerTflite
+    from converter.tflite.lower.lower import LowerTflite
 
     made, _ = run_stage(CodebookSharing(exact=3), source_of(tiny), context(tmp_path))
     _, record = run_stage(LowerTflite((16,)), made, context(tmp_path))
@@ -248,7 +248,7 @@ def test_a_codebook_survives_lowering(tiny: Callable[..., Path], tmp_path: Path)
 @pytest.mark.slow
 def test_a_shared_layer_is_there_once_in_a_tflite_file(tiny: Callable[..., Path], tmp_path: Path) -> None:
     pytest.importorskip("litert_torch", reason="the mobile extra is not installed")
-    from converter.lowering.lower import LowerTflite
+    from converter.tflite.lower.lower import LowerTflite
 
     source = source_of(tiny, "albert")
     made, _ = run_stages([LowerTflite((16, 32)), LitertStaticInt8(texts=4)], source, context(tmp_path))

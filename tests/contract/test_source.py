@@ -12,8 +12,8 @@ from safetensors.torch import load_file, save_file
 
 from converter.errors import SourceError, UsageError
 from converter.examples import Example
-from converter.saving import save_model
-from converter.source import load_source
+from converter.model_folder.load import load_source
+from converter.model_folder.save import save_model
 from tests.tiny import FAMILIES
 
 Tiny = Callable[..., Path]

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from converter.errors import SourceError
-from converter.source import load_source
+from converter.model_folder.load import load_source
 from tests.tiny import make_tokenizer, save_tiny
 
 Tiny = Callable[..., Path]

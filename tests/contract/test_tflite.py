@@ -16,18 +16,18 @@ import pytest
 from converter.artifact import TorchModel
 from converter.errors import ResourceLimit, RuntimeMissing, StageFailed, UsageError
 from converter.examples import Example, pad_batch
-from converter.lowering.flat import read_flat
-from converter.lowering.lower import LowerTflite, check_equal, computes_constants
-from converter.lowering.model import TfliteModel
-from converter.lowering.ranges import measure
-from converter.lowering.rows import filled_rows
-from converter.lowering.runner import TfliteRunner
+from converter.model_folder.load import load_source
 from converter.quantize.litert_dynamic import LitertDynamicInt8
 from converter.quantize.litert_fp16 import LitertFp16
 from converter.quantize.litert_static import LitertStaticInt8
-from converter.source import load_source
+from converter.reference import torch_run
 from converter.stage import Context, run_stage
-from converter.validate.reference import torch_run
+from converter.tflite.file import read_flat
+from converter.tflite.lengths.rows import filled_rows
+from converter.tflite.lower.lower import LowerTflite, check_equal, computes_constants
+from converter.tflite.model import TfliteModel
+from converter.tflite.quantize.ranges import measure
+from converter.tflite.runner import TfliteRunner
 from targets.tflite import Tflite
 from tests.tiny import FAMILIES, SENTENCES
 
@@ -244,13 +244,13 @@ def test_lowering_refers_to_weights_and_folds_none(
 ) -> None:
     # Tiny weights would be copied anyway; from here on they count as large.
     monkeypatch.setenv("RESOURCE_CONSTANT_NUMEL_THRESHOLD", "1024")
-    monkeypatch.setattr("converter.lowering.lower.LARGE", 512)
+    monkeypatch.setattr("converter.tflite.lower.lower.LARGE", 512)
     source = load_source(str(tiny("bert", layers=1)))
     made, record = run_stage(LowerTflite((8,)), source, ctx)
     assert record.facts["lean"] is True
     assert not computes_constants(made.path)
     # Without our spelling of normalization and attention the weights are multiplied anew: the usual way takes over.
-    monkeypatch.setattr("converter.lowering.graph.REWRITTEN", {})
+    monkeypatch.setattr("converter.tflite.lower.graph.REWRITTEN", {})
     made, record = run_stage(LowerTflite((8,)), source, ctx)
     assert record.facts["lean"] is False
     assert not computes_constants(made.path)

@@ -10,15 +10,15 @@ import pytest
 
 from converter.errors import RecipeError, StageFailed
 from converter.examples import Example, pad_batch
-from converter.lowering.batch import add_batches
-from converter.lowering.flat import read_flat
-from converter.lowering.lower import LowerTflite
-from converter.lowering.model import TfliteModel
-from converter.lowering.rows import filled_rows
-from converter.lowering.runner import TfliteRunner
+from converter.model_folder.load import load_source
 from converter.quantize.litert_dynamic import LitertDynamicInt8
-from converter.source import load_source
 from converter.stage import Context, run_stage
+from converter.tflite.file import read_flat
+from converter.tflite.lengths.batch import add_batches
+from converter.tflite.lengths.rows import filled_rows
+from converter.tflite.lower.lower import LowerTflite
+from converter.tflite.model import TfliteModel
+from converter.tflite.runner import TfliteRunner
 from targets.tflite import Tflite
 from tests.tiny import SENTENCES
 

@@ -10,23 +10,23 @@ import pytest
 from converter.device.runtime import min_runtime_version
 from converter.errors import UsageError
 from converter.examples import Example
-from converter.lowering.any_length import write_any_length
-from converter.lowering.flat import code_of, constant, inputs_of, read_flat, text, write_flat
-from converter.lowering.lower import LowerTflite
-from converter.lowering.model import TfliteModel
-from converter.lowering.rows import filled_rows
-from converter.lowering.runner import TfliteRunner
-from converter.lowering.stamp import NotAlike
-from converter.lowering.tables import quantize_tables
-from converter.lowering.versions import as_numbers
+from converter.model_folder.load import load_source
 from converter.quantize.litert_dynamic import LitertDynamicInt8
 from converter.quantize.litert_int4 import LitertInt4
 from converter.quantize.litert_mixed import LitertMixed
 from converter.quantize.litert_static import LitertStaticInt8
 from converter.quantize.litert_weights import LitertWeights
-from converter.source import load_source
+from converter.reference import torch_run
 from converter.stage import Context, Record, run_stage
-from converter.validate.reference import torch_run
+from converter.tflite.file import code_of, constant, inputs_of, read_flat, text, write_flat
+from converter.tflite.lengths.any_length import write_any_length
+from converter.tflite.lengths.rows import filled_rows
+from converter.tflite.lengths.stamp import NotAlike
+from converter.tflite.lower.lower import LowerTflite
+from converter.tflite.model import TfliteModel
+from converter.tflite.quantize.tables import quantize_tables
+from converter.tflite.runner import TfliteRunner
+from converter.tflite.versions import as_numbers
 from tests.tiny import SENTENCES
 
 pytest.importorskip("litert_torch", reason="the extra 'mobile' is not installed")
@@ -74,7 +74,7 @@ def test_an_architecture_that_allows_no_stamp_is_lowered_at_every_length(
     def broken(model: Any, lengths: tuple[int, ...]) -> None:
         del model.subgraphs[0].operators[-1]
 
-    monkeypatch.setattr("converter.lowering.lower.stamp", broken)
+    monkeypatch.setattr("converter.tflite.lower.lower.stamp", broken)
     made, record = run_stage(LowerTflite((8, 20)), bert.source, ctx)
     assert record.facts["stamped"] is False
     assert (made.lengths, record.facts["max_relative_error"] <= FLOAT32_ERROR) == ((8, 20), True)
@@ -157,7 +157,7 @@ def test_a_runtime_that_answers_4_bits_otherwise_refuses_them(bert: TfliteModel,
 def test_no_row_of_a_table_moves_by_more_than_half_a_step(
     bert: TfliteModel, large: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("converter.lowering.tables.LARGE", large)
+    monkeypatch.setattr("converter.tflite.quantize.tables.LARGE", large)
     model = read_flat(bert.path)
     graph = model.subgraphs[0]
     held = next(inputs_of(o)[1] for o in graph.operators if code_of(model, o) == EMBEDDING_LOOKUP)

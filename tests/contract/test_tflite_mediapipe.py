@@ -10,20 +10,20 @@ import numpy as np
 import pytest
 
 from converter.artifact import Bundle
+from converter.data.probes import builtin_examples, choose_probes
 from converter.examples import Example
-from converter.lowering.flat import add_buffer, code_of, inputs_of, read_flat, write_flat
-from converter.lowering.lower import LowerTflite
-from converter.lowering.mediapipe import MEDIAPIPE_FILE, Inexpressible, scores_of, vocabulary_of, write_mediapipe
-from converter.lowering.mediapipe_check import check_variant, distance, try_variant, wrong_around
-from converter.lowering.mediapipe_metadata import append_files
-from converter.lowering.model import TfliteModel
-from converter.lowering.runner import TfliteRunner
-from converter.lowering.stamp import NotAlike
-from converter.probes import builtin_examples, choose_probes
-from converter.source import load_source
+from converter.model_folder.load import load_source
+from converter.reference import capture_reference
 from converter.stage import SILENT, Context, run_stage
+from converter.tflite.file import add_buffer, code_of, inputs_of, read_flat, write_flat
+from converter.tflite.lengths.stamp import NotAlike
+from converter.tflite.lower.lower import LowerTflite
+from converter.tflite.mediapipe.check import check_variant, distance, try_variant, wrong_around
+from converter.tflite.mediapipe.metadata import append_files
+from converter.tflite.mediapipe.variant import MEDIAPIPE_FILE, Inexpressible, scores_of, vocabulary_of, write_mediapipe
+from converter.tflite.model import TfliteModel
+from converter.tflite.runner import TfliteRunner
 from converter.validate.checks import Check, Status
-from converter.validate.reference import capture_reference
 from tests.tiny import SENTENCES
 
 pytest.importorskip("litert_torch", reason="the extra 'mobile' is not installed")

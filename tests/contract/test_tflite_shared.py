@@ -12,18 +12,18 @@ from converter.artifact import TorchModel
 from converter.device.gpu_forecast import forecast
 from converter.errors import RecipeError, StageFailed
 from converter.examples import Example
-from converter.lowering.flat import code_of, read_flat, signature_names, write_flat
-from converter.lowering.lower import LowerTflite
-from converter.lowering.mediapipe import MEDIAPIPE_FILE
-from converter.lowering.model import FINE_LENGTHS, TfliteModel, lengths_of
-from converter.lowering.rows import filled_rows
-from converter.lowering.runner import TfliteRunner
-from converter.lowering.shared import SHARED, has_shared_graph, shared_graph, write_shared
-from converter.lowering.stamp import NotAlike
+from converter.model_folder.load import load_source
 from converter.quantize.litert_dynamic import LitertDynamicInt8
-from converter.source import load_source
+from converter.reference import torch_run
 from converter.stage import Context, run_stage
-from converter.validate.reference import torch_run
+from converter.tflite.file import code_of, read_flat, signature_names, write_flat
+from converter.tflite.lengths.rows import filled_rows
+from converter.tflite.lengths.shared import SHARED, has_shared_graph, shared_graph, write_shared
+from converter.tflite.lengths.stamp import NotAlike
+from converter.tflite.lower.lower import LowerTflite
+from converter.tflite.mediapipe.variant import MEDIAPIPE_FILE
+from converter.tflite.model import FINE_LENGTHS, TfliteModel, lengths_of
+from converter.tflite.runner import TfliteRunner
 from targets.tflite import MODEL_FILE, Tflite
 from tests.tiny import SENTENCES, make_tokenizer, save_tiny
 

@@ -12,16 +12,16 @@ from converter.artifact import TorchModel
 from converter.binding import bind
 from converter.errors import DataError, RecipeError, SourceError, StageFailed, UsageError
 from converter.examples import Example
-from converter.saving import save_model
-from converter.source import load_source
+from converter.limits import Limits
+from converter.model_folder.load import load_source
+from converter.model_folder.save import save_model
+from converter.reference import capture_reference, encode_probes, run_probe, torch_run
 from converter.stage import SILENT, Context, run_stage
-from converter.trim._tokenizer import Ancestors, cut_table, open_table, pieces_of, table_of
+from converter.surgery.tokenizer import Ancestors, cut_table, open_table, pieces_of, table_of
+from converter.surgery.vocabulary import in_vocabulary_of
 from converter.trim.vocabulary import VocabularyTrimming
 from converter.validate.compare import compare
-from converter.validate.limits import Limits
-from converter.validate.reference import capture_reference, encode_probes, run_probe, torch_run
 from converter.validate.vocabulary import as_seen_by
-from converter.vocabulary import in_vocabulary_of
 from tests.tiny import SENTENCES
 
 ROUNDING = 2e-6
@@ -107,7 +107,7 @@ def test_an_untied_output_layer_is_cut_as_well(tiny: Callable[..., Path], tmp_pa
 def test_positions_that_are_counted_from_the_padding_id_stay(tiny: Callable[..., Path], tmp_path: Path) -> None:
     source = load_source(str(tiny("roberta")))
     assert trimmed(source, tmp_path).tokenizer.pad_token_id == source.tokenizer.pad_token_id == 1
-    from converter.vocabulary import with_vocabulary
+    from converter.surgery.vocabulary import with_vocabulary
 
     with pytest.raises(StageFailed, match="padding id 1"):
         with_vocabulary(source, source.tokenizer, [1, 2, 3])

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from converter import cli
+from converter.commands import cli
 from tests.tiny import SENTENCES
 
 pytestmark = pytest.mark.slow  # one export in a process of its own: about ten seconds, most of them imports
@@ -23,7 +23,7 @@ PATIENCE_SECONDS = 300
 
 def start(*argv: str, cwd: Path) -> "subprocess.Popen[str]":
     return subprocess.Popen(
-        [sys.executable, "-m", "converter.cli", *argv],
+        [sys.executable, "-m", "converter.commands.cli", *argv],
         cwd=cwd,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         stdin=subprocess.DEVNULL,
@@ -153,7 +153,7 @@ def test_on_a_terminal_bars_are_drawn_and_the_cursor_comes_back(tiny: Callable[.
 
     master, slave = pty.openpty()
     process = subprocess.Popen(
-        [sys.executable, "-m", "converter.cli", str(tiny()), "--target", "cpu-int8", "-o", "out"],
+        [sys.executable, "-m", "converter.commands.cli", str(tiny()), "--target", "cpu-int8", "-o", "out"],
         cwd=tmp_path,
         env={**os.environ, "PYTHONPATH": str(ROOT), "TERM": "xterm"},
         stdin=subprocess.DEVNULL,

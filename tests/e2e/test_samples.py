@@ -6,13 +6,13 @@ import pytest
 
 import sample_models
 from converter import convert
-from converter.data import read_examples
+from converter.data.files import read_examples
+from converter.model_folder.load import load_source
 from converter.recipe import load_recipe_table
+from converter.reference import capture_reference
 from converter.samples import resolve_data, resolve_model
-from converter.source import load_source
 from converter.stage import SILENT
 from converter.validate.checks import Status
-from converter.validate.reference import capture_reference
 
 EVAL = {"sentiment": "eval.tsv", "entities": "eval.jsonl", "questions": "eval.jsonl"}
 

@@ -10,9 +10,9 @@ import pytest
 
 from converter import convert, open_package, verify
 from converter.errors import PackageDamaged
-from converter.golden import read_golden, write_golden
 from converter.jsonfile import json_text
-from converter.package import DIGEST, _describe, _digest
+from converter.package.golden import read_golden, write_golden
+from converter.package.manifest import DIGEST, _describe, _digest
 from tests.tiny import SENTENCES
 
 

@@ -13,11 +13,11 @@ import pytest
 from converter import Result, convert, load_recipe, open_package, verify
 from converter.errors import SourceError
 from converter.examples import Example
+from converter.model_folder.load import load_source
+from converter.reference import encode_probes, feed_of, judge, torch_run
 from converter.registry import families
-from converter.source import load_source
 from converter.stage import SILENT
 from converter.validate.checks import Status
-from converter.validate.reference import encode_probes, feed_of, judge, torch_run
 from tests.tiny import FAMILIES, SENTENCES, TASKS, make_tokenizer, save_tiny
 
 pytestmark = pytest.mark.slow  # every case makes two or three packages: four to ten seconds

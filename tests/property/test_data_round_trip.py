@@ -10,9 +10,9 @@ from typing import Any
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from converter.data import read_examples
+from converter.data.delimited import is_quoted
+from converter.data.files import read_examples
 from converter.registry import task_class
-from converter.tables import is_quoted
 
 TASK = task_class("text-classification")(SimpleNamespace(num_labels=2, id2label={0: "no", 1: "yes"}, problem_type=None))
 # A lone carriage return is a line end to some writers and text to others: no table tells them apart.

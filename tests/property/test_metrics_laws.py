@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from converter import metrics
+from converter.scoring import metrics
 
 TAG = st.sampled_from(["O", "B-A", "I-A", "E-A", "S-A", "B-B", "I-B", "A"])
 TAGS = st.lists(TAG, min_size=1, max_size=8)

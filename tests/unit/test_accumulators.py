@@ -6,11 +6,11 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from converter.graph.accumulators import SATURATING, instruction_sets
-from converter.graph.integer_products import quantize_products
-from converter.graph.sites import quantizable
-from converter.graph.write import write_onnx
-from converter.quantize._qdq import write_qdq
+from converter.onnx.accumulators import SATURATING, instruction_sets
+from converter.onnx.quantize.qdq import write_qdq
+from converter.onnx.rewrites.integer_products import quantize_products
+from converter.onnx.rewrites.sites import quantizable
+from converter.onnx.write import write_onnx
 
 
 def model() -> ir.Model:

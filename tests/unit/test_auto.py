@@ -12,12 +12,12 @@ import pytest
 from converter.artifact import Bundle, TorchModel
 from converter.errors import RecipeError, StageFailed
 from converter.examples import PadIds
-from converter.package import read_manifest
+from converter.model_folder.load import load_source
+from converter.package.manifest import read_manifest
 from converter.pipeline import Result, run_recipe
 from converter.recipe import Precision, Recipe, bind_recipe, recipe_table
 from converter.report.summary import report_table
 from converter.report.table import notes
-from converter.source import load_source
 from converter.stage import Context
 from converter.target import Runner
 from converter.validate.checks import Status

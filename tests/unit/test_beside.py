@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from converter.beside import FLOAT32, SOURCE, Entry, random_feed, time_beside
 from converter.errors import UsageError
+from converter.timing.comparison import FLOAT32, SOURCE, Entry, random_feed, time_beside
 
 
 def entry(name: str, seconds: float, size: int, calls: list[str] | None = None, **limits: Any) -> Entry:

@@ -12,8 +12,9 @@ from typing import Any
 import pytest
 
 import converter.api
-from converter import cli, errors
-from converter.terminal import Terminal
+from converter import errors
+from converter.commands import cli
+from converter.commands.terminal import Terminal
 
 ROOT = Path(__file__).parents[2]
 Run = Callable[..., tuple[int, str, str]]
@@ -167,7 +168,7 @@ def test_no_arguments_show_the_help(plm_export: Run) -> None:
 
 def test_a_reader_that_goes_away_is_no_error() -> None:
     with subprocess.Popen(
-        [sys.executable, "-m", "converter.cli", "list"],
+        [sys.executable, "-m", "converter.commands.cli", "list"],
         cwd=ROOT,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

@@ -11,7 +11,7 @@ CHILD = """
 import importlib, json, sys
 from pathlib import Path
 from types import SimpleNamespace
-import converter.beside, converter.cold_start as cold, converter.package
+import converter.timing.comparison, converter.timing.cold_start as cold, converter.package.manifest
 
 def held(size):
     return bytearray(b"x") * size
@@ -23,8 +23,8 @@ class Runner:
 
 # Whatever is imported takes 300 MB for a moment.
 importlib.import_module = lambda name: held(300_000_000) and None
-converter.package.read_manifest = lambda folder: {"target": "none"}
-converter.beside.random_feed = converter.beside.vocabulary_of = lambda *given: []
+converter.package.manifest.read_manifest = lambda folder: {"target": "none"}
+converter.timing.comparison.random_feed = converter.timing.comparison.vocabulary_of = lambda *given: []
 cold._opener = lambda folder: Runner
 cold.CLEAR_REFS = Path(sys.argv[1])
 print(json.dumps(cold.main(Path(), 1, 16, 1)))

@@ -11,12 +11,9 @@ import pytest
 from converter.artifact import TorchModel
 from converter.errors import SourceError
 from converter.examples import Example
-from converter.source import load_source
-from converter.stage import SILENT
-from converter.validate.checks import Evaluation, Status
-from converter.validate.compare import compare, cosine, within
-from converter.validate.limits import Limits
-from converter.validate.reference import (
+from converter.limits import Limits
+from converter.model_folder.load import load_source
+from converter.reference import (
     Reference,
     at_length,
     capture_reference,
@@ -25,6 +22,9 @@ from converter.validate.reference import (
     judge_batched,
     torch_run,
 )
+from converter.stage import SILENT
+from converter.validate.checks import Evaluation, Status
+from converter.validate.compare import compare, cosine, within
 from tests.tiny import SENTENCES
 from tests.torch_runner import Change, Feed, Outputs, TorchRunner
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from converter.data import read_examples
+from converter.data.files import read_examples
 from converter.errors import DataError
 from converter.examples import Answer
 from converter.registry import task_class

@@ -10,7 +10,7 @@ import pytest
 from converter.device.facts import DeviceFacts
 from converter.device.golden_table import GOLDEN_FILE, MAX_VALUES, write_golden_table
 from converter.examples import Encoding, Example
-from converter.golden import Golden
+from converter.package.golden import Golden
 
 MASK = 4
 

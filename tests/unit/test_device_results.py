@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from converter import cli
 from converter.artifact import Provenance
+from converter.commands import cli
 from converter.device.device_results import import_results, known_results
 from converter.device.measured import read_measurements
 from converter.errors import DataError
-from converter.package import check_files, read_manifest, seal
+from converter.package.manifest import check_files, read_manifest, seal
 
 PRINTED = """\
 INFO: STARTING!

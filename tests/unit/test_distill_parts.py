@@ -9,18 +9,19 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from converter.distill import _layers, _training
-from converter.distill._checkpoint import (
+from converter.training import layer_map as _layers
+from converter.training import loop as _training
+from converter.training.checkpoint import (
     Checkpoint,
     CheckpointDamaged,
     digest_tensors,
     load_checkpoint,
     save_checkpoint,
 )
-from converter.distill._layers import hidden_loss, map_layers
-from converter.distill._text import batches_of_epoch, share_of_process
-from converter.distill._training import learning_rate
-from converter.losses import similarity_loss
+from converter.training.layer_map import hidden_loss, map_layers
+from converter.training.loop import learning_rate
+from converter.training.losses import similarity_loss
+from converter.training.texts import batches_of_epoch, share_of_process
 
 LENGTHS = np.random.default_rng(0).integers(3, 128, 1001)
 

@@ -8,14 +8,14 @@ import pytest
 import torch
 
 from converter.artifact import TorchModel
-from converter.distill._layers import Tapped, map_layers
-from converter.distill._relations import plan_relations, relation_loss
-from converter.distill._text import encode_texts, feed_batch
 from converter.errors import UsageError
-from converter.resize import resized
-from converter.shape import LayerShape
-from converter.source import load_source
+from converter.model_folder.load import load_source
+from converter.model_folder.shape_map import LayerShape
 from converter.stage import SILENT
+from converter.surgery.resize import resized
+from converter.training.layer_map import Tapped, map_layers
+from converter.training.relations import plan_relations, relation_loss
+from converter.training.texts import encode_texts, feed_batch
 from tests.distilling import TEXTS
 
 MASK = torch.tensor([[1, 1, 1, 1, 1], [1, 1, 0, 0, 0]])
@@ -99,6 +99,6 @@ def test_no_hook_is_left_on_the_module(source: TorchModel) -> None:
 def test_a_family_that_is_not_known_is_refused(source: TorchModel, monkeypatch: pytest.MonkeyPatch) -> None:
     from converter.errors import SourceError
 
-    monkeypatch.setattr("converter.resize.families", dict)
+    monkeypatch.setattr("converter.surgery.resize.families", dict)
     with pytest.raises(SourceError, match="cannot be pruned"):
         plan_relations(replace(source), source, (0, 1, 2), None)

@@ -4,8 +4,8 @@ from itertools import pairwise
 
 import pytest
 
-from converter.distill._variants import variants_of
 from converter.examples import Answer, Example
+from converter.training.augment import variants_of
 from tests.distilling import TEXTS
 from tests.tiny import SENTENCES
 

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from converter.equality import Differences
+from converter.onnx.equality import Differences
 
 PLAIN = np.array([[0.0, 2.0]], dtype=np.float32)
 

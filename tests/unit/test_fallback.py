@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from converter.quantize._fallback import _fewest
+from converter.onnx.quantize.fallback import _fewest
 
 
 class Asked:

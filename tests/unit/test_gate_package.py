@@ -10,11 +10,11 @@ import pytest
 
 from converter.artifact import TorchModel
 from converter.errors import RuntimeMissing
-from converter.source import load_source
+from converter.limits import Limits
+from converter.model_folder.load import load_source
 from converter.target import DeviceCheck, Runner, TensorSpec
 from converter.validate.checks import Check, Evaluation, Status
 from converter.validate.interface import dtype_name
-from converter.validate.limits import Limits
 from converter.validate.package_check import evaluate_package
 from tests.tiny import MAX_LENGTH
 from tests.torch_runner import Feed, Outputs, TorchRunner, context, torch_target

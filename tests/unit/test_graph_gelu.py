@@ -8,8 +8,8 @@ import onnx_ir as ir
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from converter.graph.gelu import gelus_for_fusion
-from converter.graph.write import write_onnx
+from converter.onnx.rewrites.gelu import gelus_for_fusion
+from converter.onnx.write import write_onnx
 
 
 def _gelu(half: float = 0.5, one: float = 1.0) -> ir.Model:

@@ -7,7 +7,7 @@ import onnx_ir as ir
 import pytest
 from onnx import helper
 
-from converter.graph.idle_biases import drop_idle_biases
+from converter.onnx.rewrites.idle_biases import drop_idle_biases
 from tests.unit.test_graph_rewrites import floats, graph, run
 
 WIDTH, HEADS = 8, 2

@@ -12,9 +12,9 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from converter.errors import StageFailed
-from converter.graph.read import INLINE_BYTES, hollow_proto, read_onnx
-from converter.graph.write import write_onnx
-from converter.onnx_runner import open_lean_session, open_session
+from converter.onnx.read import INLINE_BYTES, hollow_proto, read_onnx
+from converter.onnx.runner import open_lean_session, open_session
+from converter.onnx.write import write_onnx
 
 RNG = np.random.default_rng(0)
 LARGE = INLINE_BYTES // 8
@@ -87,8 +87,8 @@ def test_what_is_no_onnx_file_is_refused(tmp_path: Path) -> None:
 MEASURE = """
 import resource, sys, json
 from pathlib import Path
-from converter.graph.read import read_onnx
-from converter.graph.write import write_onnx
+from converter.onnx.read import read_onnx
+from converter.onnx.write import write_onnx
 import onnx, onnx_ir, numpy
 peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 before = peak()

@@ -10,16 +10,16 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from converter.errors import ResourceLimit
-from converter.graph import write
-from converter.graph.clean import clean_graph, share_equal_weights
-from converter.graph.embeddings import quantize_embeddings
-from converter.graph.gemms import gemms_as_products
-from converter.graph.projections import merge_projections
-from converter.graph.residuals import residuals_as_sums
-from converter.graph.sites import quantizable
-from converter.graph.smoothing import Smoothing, apply_smoothing
-from converter.graph.write import write_onnx
-from converter.onnx_runner import open_session
+from converter.onnx import write
+from converter.onnx.rewrites.clean import clean_graph, share_equal_weights
+from converter.onnx.rewrites.embeddings import quantize_embeddings
+from converter.onnx.rewrites.gemms import gemms_as_products
+from converter.onnx.rewrites.projections import merge_projections
+from converter.onnx.rewrites.residuals import residuals_as_sums
+from converter.onnx.rewrites.sites import quantizable
+from converter.onnx.rewrites.smoothing import Smoothing, apply_smoothing
+from converter.onnx.runner import open_session
+from converter.onnx.write import write_onnx
 
 RNG = np.random.default_rng(0)
 

@@ -8,8 +8,8 @@ import onnxruntime as ort
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from converter.graph.rows import keep_read_rows
-from converter.graph.splits import separate_products
+from converter.onnx.rewrites.rows import keep_read_rows
+from converter.onnx.rewrites.splits import separate_products
 
 WIDTH = 4
 RANDOM = np.random.default_rng(0)

@@ -3,7 +3,7 @@
 import numpy as np
 import onnx_ir as ir
 
-from converter.graph.transposes import fold_transposes
+from converter.onnx.rewrites.transposes import fold_transposes
 
 
 def graph(order: list[int]) -> ir.Model:

@@ -8,16 +8,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from converter.graph.integer_products import (
+from converter.onnx.rewrites.integer_products import (
     MAX_PAIR,
     largest_pair_sum,
     quantize_products,
     round_weights,
     step_of,
 )
-from converter.graph.sites import quantizable
-from converter.graph.write import write_onnx
-from converter.onnx_runner import open_session
+from converter.onnx.rewrites.sites import quantizable
+from converter.onnx.runner import open_session
+from converter.onnx.write import write_onnx
 
 
 def saturating(given: np.ndarray, weights: np.ndarray) -> np.ndarray:

@@ -37,16 +37,16 @@ LAYERS = {
     "converter.forecast": 1,
     "converter.registry": 1,
     "converter.recipe": 3,
-    "converter.package": 3,
-    "converter.seal": 3,
-    "converter.golden": 3,
-    "converter.sealed": 3,
+    "converter.package.manifest": 3,
+    "converter.package.seal": 3,
+    "converter.package.golden": 3,
+    "converter.package.verify": 3,
     "converter.report": 3,
     "converter.pipeline": 4,
     "converter.planning": 4,
     "converter.api": 4,
     "converter.commands": 5,
-    "converter.cli": 5,
+    "converter.commands.cli": 5,
     "converter": 2,
     "targets": 3,
     "sample_models": 3,
@@ -109,8 +109,8 @@ def test_imports_point_only_down_the_layers(module: str) -> None:
 
 
 def test_an_import_that_climbs_is_seen() -> None:
-    tree = ast.parse("import os\nif True:\n    from converter.cli import main\n")
-    assert [name for name in top_imports(tree) if climbs("converter.errors", name)] == ["converter.cli.main"]
+    tree = ast.parse("import os\nif True:\n    from converter.commands.cli import main\n")
+    assert [name for name in top_imports(tree) if climbs("converter.errors", name)] == ["converter.commands.cli.main"]
 
 
 def test_imports_for_types_or_inside_functions_are_not_top_imports() -> None:
@@ -142,8 +142,8 @@ def loaded_by(code: str) -> set[str]:
         "import sample_models; sample_models.names()",
         "from converter.registry import *; [stage_class(n) for n in stage_names()]",
         "from converter.registry import *; [target_class(n) for n in target_names()]",
-        "from converter.cli import run; run(['--help'])",
-        "from converter.cli import run; run(['list', 'samples'])",
+        "from converter.commands.cli import run; run(['--help'])",
+        "from converter.commands.cli import run; run(['list', 'samples'])",
         "from converter.recipe import bind_recipe; bind_recipe({'targets': ['tflite', 'cpu-int8', 'ort-gpu']})",
     ],
 )

@@ -3,8 +3,8 @@
 from collections.abc import Callable
 from pathlib import Path
 
-from converter.layout import write_model_files
-from converter.source import load_source
+from converter.model_folder.files import write_model_files
+from converter.model_folder.load import load_source
 
 
 def test_every_class_has_one_line_in_labels_txt(tiny: Callable[..., Path], tmp_path: Path) -> None:

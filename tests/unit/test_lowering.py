@@ -11,15 +11,15 @@ from hypothesis import strategies as st
 
 from converter.errors import PackageDamaged, RecipeError, UsageError
 from converter.examples import Example, PadIds
-from converter.lowering.graph import _attention, _layer_norm
-from converter.lowering.model import signature_lengths
-from converter.lowering.ranges import Activation
-from converter.lowering.rows import filled_rows
-from converter.lowering.runner import TfliteRunner
+from converter.model_folder.load import load_source
 from converter.quantize.litert_static import LitertStaticInt8
 from converter.recipe import bind_recipe
-from converter.source import load_source
 from converter.stage import Context
+from converter.tflite.lengths.rows import filled_rows
+from converter.tflite.lower.graph import _attention, _layer_norm
+from converter.tflite.model import signature_lengths
+from converter.tflite.quantize.ranges import Activation
+from converter.tflite.runner import TfliteRunner
 from targets.tflite import LIMITS, Tflite
 
 

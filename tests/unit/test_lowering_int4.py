@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from ai_edge_litert.schema_py_generated import BuiltinOperator
 
-from converter.lowering.sensitivity import block_scales, most_sensitive, noise
-from converter.lowering.smooth import Fitted
-from converter.lowering.tables import _row_scales, packed_int4
-from converter.quantize._rounding import round_blocks_by_moments
+from converter.onnx.quantize.rounding import round_blocks_by_moments
+from converter.tflite.quantize.sensitivity import block_scales, most_sensitive, noise
+from converter.tflite.quantize.smooth import Fitted
+from converter.tflite.quantize.tables import _row_scales, packed_int4
 
 LARGEST, BLOCK = 7, 8
 RNG = np.random.default_rng(0)

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from converter import metrics
+from converter.scoring import metrics
 
 
 def test_entities_follow_conlleval() -> None:

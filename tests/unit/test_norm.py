@@ -5,7 +5,7 @@ import pytest
 
 pytest.importorskip("ai_edge_litert", reason="the extra 'mobile' is not installed")
 
-from converter.lowering.norm import keep_axes
+from converter.tflite.lower.norm import keep_axes
 from tests.graphs import Built
 
 

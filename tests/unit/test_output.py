@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from converter.errors import ResourceLimit, UsageError
-from converter.output import MARK, Output
+from converter.package.output_folder import MARK, Output
 
 
 def test_nothing_is_left_when_the_work_is_interrupted(tmp_path: Path) -> None:

@@ -12,16 +12,24 @@ import pytest
 from converter.artifact import Bundle, TorchModel
 from converter.errors import PackageDamaged
 from converter.examples import Example
-from converter.golden import MAX_VALUES, N_TEXTS, choose, read_golden, record_golden, replay_tolerance, write_golden
 from converter.jsonfile import json_text, json_values
-from converter.package import DIGEST, _digest, check_files, read_manifest, seal
+from converter.model_folder.load import load_source
+from converter.package.golden import (
+    MAX_VALUES,
+    N_TEXTS,
+    choose,
+    read_golden,
+    record_golden,
+    replay_tolerance,
+    write_golden,
+)
+from converter.package.manifest import DIGEST, _digest, check_files, read_manifest, seal
+from converter.package.seal import portable_recipe, relaxed, without_paths
+from converter.package.verify import verify_package
 from converter.recipe import bind_recipe
-from converter.seal import portable_recipe, relaxed, without_paths
-from converter.sealed import verify_package
-from converter.source import load_source
+from converter.reference import Reference, capture_reference
 from converter.stage import SILENT
 from converter.validate.checks import Check, Evaluation, Status
-from converter.validate.reference import Reference, capture_reference
 from tests.tiny import SENTENCES
 from tests.torch_runner import TorchRunner
 

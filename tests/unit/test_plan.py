@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 
-from converter.cli import run
+from converter.commands.cli import run
 from converter.errors import UsageError
 from converter.examples import Example
 from converter.forecast import forecast_of
+from converter.model_folder.load import load_source
 from converter.planning import plan_recipe
 from converter.recipe import bind_recipe
-from converter.source import load_source
 from converter.stage import Context, run_stage
 from tests.tiny import SENTENCES
 

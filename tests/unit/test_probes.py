@@ -7,8 +7,7 @@ from typing import Any
 
 import pytest
 
-from converter.examples import Example
-from converter.probes import (
+from converter.data.probes import (
     EDGE,
     LEAST_TEXTS,
     builtin_examples,
@@ -18,6 +17,7 @@ from converter.probes import (
     fit,
     is_edge,
 )
+from converter.examples import Example
 from converter.registry import task_class
 from tests.tiny import TASKS, make_tokenizer
 
@@ -136,9 +136,9 @@ def test_calibration_has_no_edge_cases() -> None:
 
 @pytest.mark.parametrize("task", TASKS)
 def test_a_tiny_model_answers_every_probe_and_not_all_alike(tiny: Callable[..., Path], task: str) -> None:
-    from converter.source import load_source
+    from converter.model_folder.load import load_source
+    from converter.reference import capture_reference
     from converter.stage import SILENT
-    from converter.validate.reference import capture_reference
 
     source = load_source(str(tiny("bert", task)))
     reference = capture_reference(source, choose_probes((), builtin_examples(source), 40), SILENT)

@@ -6,8 +6,8 @@ import time
 import pytest
 from rich.console import Console
 
-from converter import progress
-from converter.progress import Bars, Lines
+from converter.commands import progress
+from converter.commands.progress import Bars, Lines
 
 
 def test_lines_say_how_far_and_how_long_still(monkeypatch: pytest.MonkeyPatch) -> None:

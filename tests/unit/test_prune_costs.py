@@ -12,17 +12,17 @@ import pytest
 
 from converter.artifact import TorchModel
 from converter.examples import Example
-from converter.export import ExportOnnx
-from converter.prune._compact import choose_shapes
-from converter.prune._costs import CostTable, latency_table, natural_lengths
-from converter.prune._kernels import Dimensions, Products
-from converter.prune._order import Removal
-from converter.prune._reads import reads_one_token
-from converter.prune._streams import Site
-from converter.prune._timing import _plane, _whole
+from converter.model_folder.load import load_source
+from converter.onnx.export import ExportOnnx
 from converter.quantize.static import StaticInt8
-from converter.source import load_source
 from converter.stage import SILENT, Context, Progress, run_stage
+from converter.structured.costs import CostTable, latency_table, natural_lengths
+from converter.structured.head_reads import reads_one_token
+from converter.structured.kernels import Dimensions, Products
+from converter.structured.order import Removal
+from converter.structured.shrink import choose_shapes
+from converter.structured.streams import Site
+from converter.structured.timing import _plane, _whole
 from tests.tiny import HEADS, HIDDEN, NEURONS, SENTENCES
 
 DEAR = CostTable("ms", 1.0, ((0, 0.0), (2, 2.0)), ((0, 0.0), (10, 1.0)), {})
@@ -44,7 +44,7 @@ def test_times_grow_with_width_and_are_taken_once(
     products: Products, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PLM_EXPORT_CACHE", str(tmp_path))
-    monkeypatch.setattr("converter.prune._costs.CALM", 0.0)  # whatever else runs beside this test
+    monkeypatch.setattr("converter.structured.costs.CALM", 0.0)  # whatever else runs beside this test
     shape = Dimensions(64, 16, ffn_blocks=2, embeddings=100, layers=2)
     first = latency_table(shape, products, (8, 512), (8, 64), SILENT)
     assert first.fixed > 0
@@ -59,7 +59,7 @@ def test_times_grow_with_width_and_are_taken_once(
 def test_times_of_a_busy_machine_are_named_and_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PLM_EXPORT_CACHE", str(tmp_path))
     known = {"fixed": 1.0, "heads": [(0, 0.0), (2, 1.0)], "neurons": [(0, 0.0), (8, 1.0)], "cpu_share": 0.4}
-    monkeypatch.setattr("converter.prune._timing.time_sublayers", lambda *_: known)
+    monkeypatch.setattr("converter.structured.timing.time_sublayers", lambda *_: known)
     said: list[str] = []
     watching = SimpleNamespace(note=said.append)
     table = latency_table(Dimensions(64, 16), "float", (2, 8), (8,), cast("Progress", watching))

@@ -8,13 +8,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from converter.prune._compact import choose_shapes
-from converter.prune._costs import CostTable
-from converter.prune._fit import Moments, refit
-from converter.prune._mend import Reader, mend
-from converter.prune._order import Removal, order_removal
-from converter.prune._streams import Site
-from converter.prune._widths import STEPS, Choice, choose_widths
+from converter.structured.costs import CostTable
+from converter.structured.input_correction import Reader, mend
+from converter.structured.least_squares import Moments, refit
+from converter.structured.order import Removal, order_removal
+from converter.structured.shrink import choose_shapes
+from converter.structured.streams import Site
+from converter.structured.widths import STEPS, Choice, choose_widths
 
 
 @settings(max_examples=25, deadline=None)

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 
 from converter.errors import RecipeError
 from converter.prune._magnitude import zero_smallest, zero_smallest_of_rows
-from converter.prune._plan import Budget, choose_units
 from converter.prune.layers import spread
+from converter.structured.plan import Budget, choose_units
 
 
 def scores(widths: tuple[int, ...], seed: int) -> list[np.ndarray]:

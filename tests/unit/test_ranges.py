@@ -5,8 +5,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from converter.quantize._errors import Reading, round_rows
-from converter.quantize._ranges import choose_range
+from converter.onnx.quantize.errors import Reading, round_rows
+from converter.onnx.quantize.ranges import choose_range
 
 ROWS = arrays(np.float32, st.tuples(st.integers(1, 20), st.just(4)), elements=st.floats(-1e4, 1e4, width=32))
 WEIGHT = np.random.default_rng(0).standard_normal((4, 32)).astype(np.float32)

@@ -11,10 +11,10 @@ from types import ModuleType
 import pytest
 
 import converter
-from converter.cli import cli
+from converter.commands.cli import cli
 from converter.commands.session import Session
+from converter.commands.terminal import Terminal
 from converter.recipe import bind_recipe
-from converter.terminal import Terminal
 
 ROOT = Path(__file__).parents[2]
 TEXT = (ROOT / "README.md").read_text(encoding="utf-8")

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from converter.commands.terminal import Terminal
 from converter.pipeline import Result, TargetResult
 from converter.recipe import bind_recipe
 from converter.report import charts, words
@@ -20,7 +21,6 @@ from converter.report.summary import overall, report_table
 from converter.report.table import blocks, columns, notes, rows, show
 from converter.report.write import write_reports
 from converter.stage import Record
-from converter.terminal import Terminal
 from converter.validate.checks import Check, Deviation, Evaluation, Status, WorstText
 
 HOSTILE = "<script>alert('&\"')</script>\x00\x1b[31m\ud800 end"

@@ -5,11 +5,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from converter.graph.integer_products import MAX_PAIR, IntegerWeights, largest_pair_sum, round_weights
-from converter.quantize._errors import Reading
-from converter.quantize._factors import search_factors
-from converter.quantize._observed import MAX_ROWS, Observed
-from converter.quantize._rounding import round_by_moments
+from converter.onnx.quantize.errors import Reading
+from converter.onnx.quantize.factors import search_factors
+from converter.onnx.quantize.observed import MAX_ROWS, Observed
+from converter.onnx.quantize.rounding import round_by_moments
+from converter.onnx.rewrites.integer_products import MAX_PAIR, IntegerWeights, largest_pair_sum, round_weights
 
 RNG = np.random.default_rng(0)
 

@@ -8,9 +8,9 @@ import pytest
 
 pytest.importorskip("ai_edge_litert", reason="the extra 'mobile' is not installed")
 
-from converter.lowering.derived import Derived
-from converter.lowering.flat import inputs_of
-from converter.lowering.shift import fold_shifts
+from converter.tflite.derived import Derived
+from converter.tflite.file import inputs_of
+from converter.tflite.lower.shift import fold_shifts
 from tests.graphs import Built
 
 TOKENS, WIDTH, INNER = 5, 4, 6

@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
-from converter.probes import builtin_examples, choose_probes
-from converter.source import load_source
+from converter.data.probes import builtin_examples, choose_probes
+from converter.model_folder.load import load_source
+from converter.reference import capture_reference
 from converter.stage import SILENT
 from converter.validate import speed
-from converter.validate.reference import capture_reference
 from converter.validate.speed import time_lengths
 
 

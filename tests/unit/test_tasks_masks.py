@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from converter.encode import MOST_MASKS, encode_masked
+from converter.data.encode import MOST_MASKS, encode_masked
 from converter.errors import SourceError
 from converter.examples import Example
 from converter.registry import task_class

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from converter.encode import encode_question
+from converter.data.encode import encode_question
 from converter.examples import Answer, Encoding, Example
 from converter.registry import task_class
 from converter.task import Judged, Task

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from converter.encode import encode_words
+from converter.data.encode import encode_words
 from converter.errors import DataError
 from converter.examples import Encoding, Example
 from converter.registry import task_class
@@ -130,9 +130,9 @@ def test_hard_loss_counts_first_tokens_of_labelled_words_only() -> None:
 
 
 def test_a_tiny_model_tags_every_word(tiny: Callable[..., Path]) -> None:
-    from converter.source import load_source
+    from converter.model_folder.load import load_source
+    from converter.reference import capture_reference
     from converter.stage import SILENT
-    from converter.validate.reference import capture_reference
 
     model = load_source(str(tiny("bert", "token-classification")))
     words = ("Anna", "moved", "to", "Berlin")

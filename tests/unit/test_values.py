@@ -8,11 +8,11 @@ import pytest
 
 pytest.importorskip("ai_edge_litert", reason="the extra 'mobile' is not installed")
 
-from converter.lowering.derived import Derived
-from converter.lowering.flat import inputs_of
-from converter.lowering.moments import Moments
-from converter.lowering.smooth import buffer_of
-from converter.lowering.values import balance_values
+from converter.tflite.derived import Derived
+from converter.tflite.file import inputs_of
+from converter.tflite.quantize.moments import Moments
+from converter.tflite.quantize.smooth import buffer_of
+from converter.tflite.quantize.values import balance_values
 from tests.graphs import Built
 
 TOKENS, HEADS, SIZE = 5, 2, 3

@@ -10,14 +10,14 @@ import pytest
 from converter import verify
 from converter.errors import DataError, PackageDamaged, RecipeError, UsageError
 from converter.examples import Example
-from converter.package import check_files, read_manifest
+from converter.model_folder.load import load_source
+from converter.package.manifest import check_files, read_manifest
 from converter.pipeline import Result, run_recipe
 from converter.recipe import Precision, Recipe, bind_recipe
-from converter.source import load_source
+from converter.reference import capture_reference
 from converter.stage import SILENT
 from converter.target import DeviceCheck
 from converter.validate.checks import Status
-from converter.validate.reference import capture_reference
 from tests.tiny import SENTENCES
 from tests.torch_runner import Change, Feed, Outputs, TorchRunner, torch_target, unchanged
 

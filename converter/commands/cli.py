@@ -1,0 +1,181 @@
+"""The command line: parse, run, and turn every way to end into one line and one exit code."""
+
+import contextlib
+import errno
+import os
+import signal
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Iterator, Sequence
+from types import FrameType
+
+import click
+from click_default_group import DefaultGroup
+
+import converter
+from converter.commands.bench import bench
+from converter.commands.diff import diff
+from converter.commands.doctor import doctor
+from converter.commands.export import export
+from converter.commands.inspect import inspect
+from converter.commands.listing import describe, list_names
+from converter.commands.plan import plan
+from converter.commands.session import Session
+from converter.commands.terminal import Terminal
+from converter.commands.verify import verify
+from converter.errors import INTERRUPTED_EXIT_CODE, ExportError, ResourceLimit, UsageError
+
+BUG_EXIT_CODE = 1
+SECONDS_TO_CLEAN_UP = 5.0
+COMMANDS = (export, plan, verify, inspect, diff, bench, list_names, describe, doctor)
+
+# Read by libraries at their import, so set before any: no telemetry, no bars, no banners. A user's own setting wins.
+ENVIRONMENT = {
+    "ORT_DISABLE_TELEMETRY": "1",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "DO_NOT_TRACK": "1",
+    "TF_CPP_MIN_LOG_LEVEL": "3",
+    "GLOG_minloglevel": "3",
+    "TF_ENABLE_ONEDNN_OPTS": "0",  # its rounding differs from machine to machine
+    "TRANSFORMERS_VERBOSITY": "error",
+    "TRANSFORMERS_NO_ADVISORY_WARNINGS": "1",
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+}
+
+EPILOG = """\b
+Exit codes:
+  0  everything was made and proven     5  a target's runtime is missing
+  2  usage or recipe                    6  a package is damaged
+  3  a package failed its gate          7  memory or disk ran out
+  4  the model cannot be read         130  interrupted
+  1  a bug of this tool
+`plm-export MODEL …` is short for `plm-export export MODEL …`; its flags: `plm-export export --help`."""
+
+SETTINGS = {"help_option_names": ["-h", "--help"]}
+
+
+@click.group(cls=DefaultGroup, default="export", context_settings=SETTINGS, epilog=EPILOG)
+@click.version_option(converter.__version__, prog_name="plm-export")
+def cli() -> None:
+    """Prune, distill, quantize and export pretrained language models to packages proven to answer like their source.
+
+    \b
+    plm-export MODEL --target tflite --target cpu-int8 --target ort-gpu -o OUT
+    """  # noqa: D301 - click reads \b
+
+
+for command in COMMANDS:
+    cli.add_command(command)
+
+
+def main() -> None:
+    """Run as `plm-export`."""
+    code = run(sys.argv[1:])
+    if code == INTERRUPTED_EXIT_CODE:
+        # Everything is removed by now; threads of C++ libraries that were cut short may abort an orderly exit.
+        os._exit(code)
+    sys.exit(code)
+
+
+def run(argv: Sequence[str]) -> int:
+    """Run one command line; returns its exit code. Never raises."""
+    for name, value in ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    # `--seq_len` is `--seq-len`: of a flag only, never of its value.
+    words = [w.replace("_", "-", w.partition("=")[0].count("_")) if w.startswith("--") else w for w in argv]
+    session = Session(Terminal(), words, commands=tuple(c.name or "" for c in COMMANDS))
+    with _signals() as interrupted:
+        try:
+            return int(cli.main(words or ["--help"], prog_name="plm-export", standalone_mode=False, obj=session) or 0)
+        except BaseException as error:  # noqa: BLE001 - the last frame: everything ends here as a code
+            if interrupted or isinstance(error, (KeyboardInterrupt, click.Abort)):
+                return _interrupted(session)
+            return _report(session, error)
+
+
+def _report(session: Session, error: BaseException) -> int:
+    """Say what went wrong, to people on stderr and with `--json` to machines on stdout too."""
+    if isinstance(error, SystemExit):  # click leaves this way when stdout is closed
+        return int(error.code or 0)
+    terminal = session.terminal
+    known = as_deliberate(error)
+    if known is None:
+        code, message = BUG_EXIT_CODE, f"internal error (bug): {type(error).__name__}: {error}"
+        hint = "" if terminal.verbose else "run again with -v to see where, and report it"
+    else:
+        code, message, hint = known.exit_code, str(known), known.hint
+    if terminal.verbose:
+        terminal.say("".join(traceback.format_exception(error)).rstrip())
+    terminal.error(message, hint)
+    if terminal.json:
+        session.print_json({"error": {"message": message, "hint": hint}, "exit_code": code})
+    return code
+
+
+def as_deliberate(error: BaseException) -> ExportError | None:
+    """Return the error to tell the user; None where it is a bug. The most specific kind wins."""
+    if isinstance(error, ExportError):
+        return error
+    if isinstance(error, click.ClickException):
+        return UsageError(error.format_message().rstrip("."), hint=_hint(error))
+    if isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EDQUOT}:
+        return ResourceLimit("the disk is full; nothing was changed", hint="free some space, or choose another -o")
+    # torch says this in a RuntimeError, ONNX Runtime in one of its own.
+    starved = ("can't allocate memory", "bad_alloc", "out of memory", "failed to allocate memory")
+    refused = isinstance(error, OSError) and error.errno == errno.ENOMEM
+    said = isinstance(error, RuntimeError) and any(text in str(error).lower() for text in starved)
+    if isinstance(error, MemoryError) or refused or said:
+        return ResourceLimit(
+            "memory ran out; nothing was changed", hint="close other programs, or take a smaller model"
+        )
+    if isinstance(error, (PermissionError, IsADirectoryError, NotADirectoryError)):
+        return UsageError(os.strerror(error.errno or 0), where=str(error.filename or ""), hint="check path and rights")
+    return None
+
+
+def _hint(error: click.ClickException) -> str:
+    context = error.ctx if isinstance(error, click.UsageError) else None
+    path = context.command_path if context else "plm-export"
+    return f"`{path} --help` shows how it is used"
+
+
+def _interrupted(session: Session) -> int:
+    kept = session.resume
+    checkpoints = f" (checkpoints kept for resume in {kept})" if kept is not None and kept.exists() else ""
+    session.terminal.error(f"interrupted; nothing was left behind{checkpoints}")
+    if session.terminal.json:
+        session.print_json({"error": {"message": "interrupted", "hint": ""}, "exit_code": INTERRUPTED_EXIT_CODE})
+    return INTERRUPTED_EXIT_CODE
+
+
+@contextlib.contextmanager
+def _signals() -> Iterator[list[float]]:
+    """Turn SIGINT and SIGTERM into KeyboardInterrupt; yields when they came.
+
+    A second one within seconds is ignored, because it would cut short the removal of what was half made. A later one
+    counts again: a library may have swallowed the first.
+    """
+    came: list[float] = []
+
+    def handler(_number: int, _frame: FrameType | None) -> None:
+        if came and time.monotonic() - came[-1] < SECONDS_TO_CLEAN_UP:
+            return
+        came.append(time.monotonic())
+        raise KeyboardInterrupt
+
+    if threading.current_thread() is not threading.main_thread():
+        yield came
+        return
+    before = {number: signal.signal(number, handler) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield came
+    finally:
+        for number, old in before.items():
+            signal.signal(number, old)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Text in: evaluation and calibration files, probes, token ids."""

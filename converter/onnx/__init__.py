@@ -1,0 +1,1 @@
+"""The ONNX file: exported, rewritten, quantized and run."""

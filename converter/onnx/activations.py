@@ -1,0 +1,59 @@
+"""What flows through a float graph on real text, one text at a time: memory does not grow with the text."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from converter.examples import pad_batch
+from converter.memory import release_memory
+from converter.onnx.write import write_onnx
+
+if TYPE_CHECKING:
+    import numpy as np
+    import onnx_ir as ir
+    from numpy.typing import NDArray
+
+    from converter.artifact import TorchModel
+    from converter.examples import Example
+    from converter.stage import Progress
+
+
+def stream_activations(
+    model: "ir.Model",
+    names: Sequence[str],
+    source: "TorchModel",
+    texts: "Sequence[Example]",
+    work: Path,
+    progress: "Progress",
+) -> "Iterator[dict[str, NDArray[np.float32]]]":
+    """Yield, for each text alone and without padding, the values called `names` as `[tokens, width]`."""
+    import onnx_ir as ir
+
+    from converter.onnx.runner import open_lean_session
+
+    path = work / "observed.onnx"
+    by_name = {v.name: v for node in model.graph for v in node.outputs}
+    for name in names:
+        value = by_name[name]
+        value.type = ir.TensorType(ir.DataType.FLOAT)
+        model.graph.outputs.append(value)
+    try:
+        write_onnx(model, path)
+    finally:
+        # Popped one by one: a slice would leave the values marked as outputs of the graph.
+        for _ in names:
+            model.graph.outputs.pop()
+    release_memory()
+    session = open_lean_session(path)
+    try:
+        with progress.task("Watching activations", total=len(texts)) as ticker:
+            for text in texts:
+                encoding = source.task.encode(source.tokenizer, text, source.max_length)
+                values = session.run(list(names), pad_batch([encoding], source.pad))
+                yield {n: v.reshape(-1, v.shape[-1]) for n, v in zip(names, values, strict=True)}
+                ticker.advance()
+    finally:
+        # Also when the reader has seen enough and leaves.
+        del session
+        path.unlink()
+        release_memory()

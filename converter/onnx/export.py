@@ -1,0 +1,148 @@
+"""PyTorch to ONNX: dynamic batch and length, held to tight equality with the model it came from."""
+
+import contextlib
+import logging
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from converter.artifact import MAX_IR_VERSION, OnnxModel, TorchModel
+from converter.binding import option
+from converter.errors import StageFailed
+from converter.memory import release_memory
+from converter.onnx.equality import check_equal
+from converter.stage import Context, Outcome, Stage
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+    import torch
+
+OPSET = 18
+
+
+@dataclass(frozen=True)
+class ExportOnnx(Stage[TorchModel, OnnxModel]):
+    """Export with `torch.onnx.export(dynamo=True)`, tidy the graph, and hold the file to the model it came from.
+
+    Raises (from `run`):
+        StageFailed: the file answers otherwise than the model, by more than 1e-4 of the output range.
+        ResourceLimit: the file would exceed 2 GB.
+    """
+
+    opset: int = option(OPSET, "ONNX opset of the file", low=17, high=22)
+
+    name = "export.onnx"
+    summary = "PyTorch to ONNX float32"
+
+    def run(self, given: TorchModel, ctx: Context) -> Outcome[OnnxModel]:
+        from converter.onnx.rewrites.clean import clean_graph
+        from converter.onnx.rewrites.gelu import gelus_for_fusion
+        from converter.onnx.rewrites.gemms import gemms_as_products
+        from converter.onnx.rewrites.idle_biases import drop_idle_biases
+        from converter.onnx.rewrites.projections import merge_projections
+        from converter.onnx.rewrites.residuals import residuals_as_sums
+        from converter.onnx.rewrites.rows import keep_read_rows
+        from converter.onnx.rewrites.transposes import fold_transposes
+        from converter.onnx.write import write_onnx
+
+        path = ctx.work / "onnx" / "model.onnx"
+        path.parent.mkdir(exist_ok=True)
+        with ctx.progress.task("Exporting to ONNX"), _quiet():
+            model = _export(given, self.opset)
+            fold_transposes(model)
+            gemms_as_products(model)
+            facts: dict[str, Any] = {
+                "opset": model.opset_imports[""],
+                "ir_version": model.ir_version,
+                "one_token_nodes": keep_read_rows(model),
+                "idle_biases": drop_idle_biases(model),
+                "merged_projections": merge_projections(model),
+                "residual_sums": residuals_as_sums(model),
+                "gelus": gelus_for_fusion(model),
+            }
+            clean_graph(model)
+            write_onnx(model, path)
+            del model
+            # The exporter's graphs hold each other in rings: their weights would stay until some later collection.
+            release_memory()
+        made = OnnxModel(path, given, output_names(given))
+        return Outcome(made, facts | check_equal(made, ctx))
+
+
+def output_names(model: TorchModel) -> tuple[str, ...]:
+    return (*model.task.model_outputs, *(("sentence_embedding",) if model.head is not None else ()))
+
+
+def _export(given: TorchModel, opset: int) -> "ir.Model":
+    import torch
+
+    sample = _sample(given)
+    batch = torch.export.Dim("batch", min=1, max=4096)
+    length = torch.export.Dim("length", min=1, max=given.max_length)
+    with _eager(given.module), torch.no_grad():
+        try:
+            program = torch.onnx.export(
+                given.graph().eval(),
+                (),
+                kwargs=sample,
+                dynamo=True,
+                opset_version=opset,
+                verbose=False,
+                dynamic_shapes={name: {0: batch, 1: length} for name in sample},
+                input_names=list(sample),
+                output_names=list(output_names(given)),
+            )
+        except torch.onnx.errors.OnnxExporterError as error:
+            raise StageFailed(
+                f"PyTorch cannot export this model to ONNX ({_cause(error)})",
+                where=given.provenance.id,
+                hint="export it to TFLite instead: --target tflite",
+            ) from error
+    assert program is not None
+    model: ir.Model = program.model
+    model.ir_version = min(model.ir_version, MAX_IR_VERSION)
+    return model
+
+
+def _cause(error: BaseException) -> str:
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+
+
+@contextlib.contextmanager
+def _eager(module: "torch.nn.Module") -> Iterator[None]:
+    """Attention written out: the fused form exports with a NaN guard and a dozen shape nodes a layer."""
+    config: Any = module.config
+    before = config._attn_implementation  # noqa: SLF001 - there is no public reader
+    module.set_attn_implementation("eager")  # type: ignore[operator]
+    try:
+        yield
+    finally:
+        module.set_attn_implementation(before)  # type: ignore[operator]
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """The exporter warns of torchvision, of axis names and of its own deprecations: nothing a user can act on."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)
+
+
+def _sample(model: TorchModel) -> "dict[str, torch.Tensor]":
+    """Two texts of different lengths, so that nothing in the trace can depend on a mask of ones."""
+    import torch
+
+    n = min(12, model.max_length)
+    low = {"input_ids": 5, "attention_mask": 1, "token_type_ids": 0}
+    made = {name: torch.full((2, n), low[name], dtype=torch.int64) for name in model.input_names}
+    made["attention_mask"][1, n // 2 :] = 0
+    made["input_ids"][1, n // 2 :] = model.pad.ids["input_ids"]
+    return made

@@ -1,0 +1,1 @@
+"""What the ONNX quantizers are made of."""

@@ -1,0 +1,59 @@
+"""Which channels of an activation are divided, and by how much: searched per product on real tokens.
+
+Three families of factors are tried, each over a grid: those of Outlier Suppression+ (arXiv 2304.09145), which touch
+outliers alone, `max(1, max|x_j|/t)`; those of SmoothQuant (arXiv 2211.10438), `x_j^a / w_j^(1-a)`, with the geometric
+mean of a channel's largest and typical value for `x_j`, which share all channels out between activation and weights;
+and the first on top of the second, which balance what is typical and then cap what sticks out. What a candidate costs
+is measured in the product's output, rounding of both sides included.
+"""
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from converter.onnx.quantize.errors import Reading
+
+THRESHOLDS = (0.7, 0.5, 0.35, 0.25, 0.18, 0.12)
+ALPHAS = (0.6, 0.7, 0.8)
+BALANCED = ((0.5, 0.5, 0.7), (0.5, 0.5, 0.5), (0.5, 0.5, 0.35), (0.3, 0.7, 0.35), (0.25, 0.25, 0.5), (0.25, 0.25, 0.35))
+"""Exponents of a channel's typical value and of its weights, and the threshold above."""
+WEIGHT_SHARE = 0.5
+"""What `round_by_moments` leaves of the error of plain rounding on text that it has not seen, about."""
+
+
+def search_factors(reading: "Reading", *, bounded: bool) -> "tuple[NDArray[np.float32], float]":
+    """Return factors `[in]` and the share of the product's squared error that they leave (1: none are worth it)."""
+    plain = _cost(reading, bounded=bounded)
+    best, least = np.ones(reading.rows.shape[1], dtype=np.float32), plain
+    for factors in _candidates(reading):
+        cost = _cost(reading.scaled(factors), bounded=bounded)
+        if cost < least:
+            best, least = factors, cost
+    return best, least / max(plain, 1e-30)
+
+
+def _cost(reading: "Reading", *, bounded: bool) -> float:
+    low, high = float(reading.rows.min(initial=0)), float(reading.rows.max(initial=0))
+    return reading.activation_error(low, high) + WEIGHT_SHARE * reading.weight_error(bounded=bounded)
+
+
+def _candidates(reading: "Reading") -> "list[NDArray[np.float32]]":
+    largest = np.abs(reading.rows).max(axis=0)
+    top = float(largest.max(initial=0))
+    if top <= 0:
+        return []
+    largest = np.maximum(largest, top * 1e-4)
+    typical = np.maximum(np.sqrt(np.square(reading.rows).mean(axis=0)), top * 1e-6)
+    rows = np.sqrt(np.square(reading.weight).mean(axis=1))
+    rows = np.maximum(rows, max(float(rows.max(initial=0)) * 1e-4, 1e-12))
+    outliers = [np.maximum(1, largest / (top * share)) for share in THRESHOLDS]
+    shared = [(largest * typical) ** (a / 2) / rows ** (1 - a) for a in ALPHAS]
+    capped = []
+    for a, b, share in BALANCED:
+        base = typical**a / rows**b
+        capped.append(base * np.maximum(1, largest / base / (float((largest / base).max()) * share)))
+    # The common size of factors is of no effect; near 1 they keep both sides in float's good range.
+    return [(f / np.exp(np.mean(np.log(f)))).astype(np.float32) for f in (*outliers, *shared, *capped)]

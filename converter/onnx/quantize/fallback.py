@@ -1,0 +1,140 @@
+"""Products that int8 would spoil stay in float: few, found on calibration text, named in the record with the reason.
+
+A product is kept at once if its own output would lose too much. Then the whole int8 file is asked beside the float one;
+as long as its answers lose too much, the products with the most noise of their own go back to float: one, two, four
+more. Errors add up in ways that no product shows alone, so it is the joint figure that decides; and once it is small
+enough, halves of what came last are asked whether they alone would do.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from converter.data.probes import even_sample
+from converter.examples import pad_batch
+from converter.memory import release_memory
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import onnx_ir as ir
+    from numpy.typing import NDArray
+
+    from converter.artifact import OnnxModel
+    from converter.onnx.quantize.prepare import Prepared
+    from converter.onnx.rewrites.sites import Site
+    from converter.stage import Context
+
+    Write = Callable[[ir.Model, Sequence[Site]], dict[str, Any]]
+
+ASKED = 40
+"""Texts that the int8 file and the float one are both asked."""
+ALONE_SHARE = 0.4
+"""A product may lose this share of what the answers may lose."""
+
+
+def quantize_faithfully(
+    prepared: "Prepared", noise: dict[str, float], write: "Write", given: "OnnxModel", ctx: "Context", max_noise: float
+) -> dict[str, Any]:
+    """Write `model.onnx` with as few products in float as `max_noise` allows; returns the facts.
+
+    `noise` is what each product alone loses; `write` quantizes some products of a model, in place.
+    """
+    from converter.onnx.quantize.prepare import finish
+    from converter.onnx.read import read_onnx
+    from converter.onnx.write import write_onnx
+
+    smoothed = prepared.folder / "smoothed.onnx"
+    ranked = sorted(noise, key=lambda n: -noise[n])
+    n_kept = n_alone = sum(noise[n] > max_noise * ALONE_SHARE for n in ranked)
+    write_onnx(prepared.model, smoothed)
+    tried: list[dict[str, Any]] = []
+    facts: dict[str, Any] = {}
+
+    def enough(kept: Sequence[str]) -> bool:
+        """Write the file with `kept` in float; returns whether its answers lose little enough (or cannot be asked)."""
+        model = read_onnx(smoothed)
+        facts.update(write(model, [s for s in prepared.sites_of(model) if s.node.name not in set(kept)]))
+        facts["embedding_tables"] = finish(model, prepared.folder)
+        found = _answer_noise(given, prepared.folder / "model.onnx", ctx)
+        tried.append({"kept_float": len(kept), "answer_noise": found})
+        return found is None or found <= max_noise
+
+    n_before = n_kept
+    while not (passed := enough(ranked[:n_kept])) and n_kept < len(ranked):
+        n_before, n_kept = n_kept, min(len(ranked), max(1, 2 * n_kept))
+    kept = ranked[:n_kept]
+    if passed and n_kept > n_before + 1:
+        kept = _fewest(ranked[:n_alone], ranked[n_before:n_kept], kept, enough)
+    smoothed.unlink()
+    return facts | {
+        "kept_float": {n: round(noise[n], 6) for n in kept},
+        "answer_noise": tried[-1]["answer_noise"],
+        "fallback_steps": tried,
+        "max_noise": max_noise,
+    }
+
+
+def _fewest(
+    alone: Sequence[str], last: Sequence[str], kept: Sequence[str], enough: "Callable[[Sequence[str]], bool]"
+) -> list[str]:
+    """Return the smallest part of `last` that is enough beside `alone`, by halves; `kept` where no part is.
+
+    The file is that of what is returned.
+    """
+    written, best, part = list(kept), list(kept), list(last)
+    halves = [part]
+    while halves:
+        for half in halves:
+            written = [*alone, *half]
+            if enough(written):
+                best, part = written, half
+                break
+        else:
+            break
+        middle = len(part) // 2
+        halves = [part[:middle], part[middle:]] if middle else []
+    if written != best:
+        enough(best)
+    return best
+
+
+def _answer_noise(given: "OnnxModel", made: "Path", ctx: "Context") -> float | None:
+    """Return the share of the answers' variance that int8 costs, over the worst output; None without text."""
+    from converter.onnx.runner import open_lean_session
+
+    if not ctx.calibration:
+        return None
+    source = given.source
+    texts = even_sample(ctx.calibration, ASKED)
+    feeds = [pad_batch([source.task.encode(source.tokenizer, t, source.max_length)], source.pad) for t in texts]
+    answers: list[list[list[NDArray[np.float32]]]] = []
+    with ctx.progress.task("Asking float and int8", total=2 * len(feeds)) as ticker:
+        for path in (given.path, made):
+            session = open_lean_session(path)
+            names = [o.name for o in session.get_outputs()]
+            answers.append([])
+            for feed in feeds:
+                values = session.run(names, {i.name: feed[i.name] for i in session.get_inputs()})
+                answers[-1].append([v[0] for v in values])
+                ticker.advance()
+            del session
+            release_memory()
+    worst = [_share(*(_rows([a[k] for a in side]) for side in answers)) for k in range(len(answers[0][0]))]
+    return round(max(worst), 6)
+
+
+def _rows(values: "list[NDArray[np.float32]]") -> "NDArray[np.float32]":
+    """Return one row a text, one a token of each text, or (start and end of an answer) one a token and number."""
+    if values[0].ndim > 1:
+        return np.concatenate(values)
+    if len({len(v) for v in values}) == 1:
+        return np.stack(values)
+    return np.concatenate(values)[:, None]
+
+
+def _share(wanted: "NDArray[np.float32]", found: "NDArray[np.float32]") -> float:
+    spread = np.square(wanted - wanted.mean(axis=0), dtype=np.float64).sum()
+    error = np.square(found.astype(np.float64) - wanted).sum()
+    return float(error / max(spread, 1e-12)) if np.isfinite(error) else float("inf")

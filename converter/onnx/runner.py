@@ -1,0 +1,78 @@
+"""An ONNX package opened in ONNX Runtime: int64 in, float32 out, on the providers that the target is for."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from converter.errors import PackageDamaged
+from converter.target import Runner, TensorSpec
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+CPU = "CPUExecutionProvider"
+
+
+class OnnxRunner(Runner):
+    """Runs any batch and any length up to the model's maximum."""
+
+    def __init__(self, path: Path, threads: int = 1, providers: Sequence[str] = (CPU,), *, session: Any = None) -> None:
+        import onnxruntime as ort
+
+        try:
+            self.session = open_session(path, threads, providers) if session is None else session
+        except Exception as error:  # noqa: BLE001 - ONNX Runtime's classes are not exported by name
+            raise PackageDamaged(f"ONNX Runtime cannot open it ({_first_line(error)})", where=str(path)) from None
+        self.runtime = f"onnxruntime {ort.__version__} {self.session.get_providers()[0]}"
+        self.inputs = tuple(_spec(i) for i in self.session.get_inputs())
+        self.outputs = tuple(_spec(o) for o in self.session.get_outputs())
+
+    def run(self, feed: "Mapping[str, NDArray[np.int64]]") -> "dict[str, NDArray[np.float32]]":
+        made = self.session.run(None, {i.name: feed[i.name] for i in self.inputs})
+        return dict(zip([o.name for o in self.outputs], made, strict=True))
+
+
+def open_session(path: Path, threads: int = 1, providers: Sequence[str] = (CPU,)) -> Any:
+    """Return an inference session that logs nothing but fatal errors."""
+    import onnxruntime as ort
+
+    return ort.InferenceSession(str(path), _options(threads), providers=list(providers))
+
+
+def open_lean_session(path: Path) -> Any:
+    """Return a session on a file of this tool that leaves the weights in the file: slower to run, light on memory."""
+    import onnxruntime as ort
+
+    from converter.onnx.read import write_view
+
+    view = write_view(path)
+    options = _options(1)
+    # Packed weights would be a second copy of all of them.
+    options.add_session_config_entry("session.disable_prepacking", "1")
+    try:
+        return ort.InferenceSession(str(view), options, providers=[CPU])
+    finally:
+        view.unlink()
+
+
+def _options(threads: int) -> Any:
+    import onnxruntime as ort
+
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 4
+    # Memory patterns are for one shape; texts have many.
+    options.enable_mem_pattern = False
+    return options
+
+
+def _spec(value: Any) -> TensorSpec:
+    kind = {"tensor(int64)": "int64", "tensor(float)": "float32"}.get(value.type, value.type)
+    return TensorSpec(value.name, kind, tuple(d if isinstance(d, int) else None for d in value.shape))
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]

@@ -1,0 +1,1 @@
+"""A sealed folder: manifest, golden vectors, README, verification."""

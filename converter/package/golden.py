@@ -1,0 +1,216 @@
+"""Golden vectors: a few varied texts, their ids, and what package and source answered when the package was sealed."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from converter.errors import PackageDamaged
+from converter.examples import Encoding, Example, PadIds, pad_batch
+from converter.package.manifest import GOLDEN
+from converter.reference import cut_outputs, run_probe
+from converter.stage import SILENT
+from converter.task import Judged, Task
+from converter.validate.answers import run_safely, shorten
+from converter.validate.stability import spread
+from converter.validate.vocabulary import as_seen_by
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from converter.artifact import TorchModel
+    from converter.reference import Reference
+    from converter.target import Runner
+
+N_TEXTS = 16
+MAX_VALUES = 2_000_000
+"""Numbers of all outputs together (8 MB in float32): token vectors must not outweigh the model."""
+TOLERANCES = {"none": 1e-4, "float32": 1e-4, "fp32": 1e-4, "fp16": 1e-2, "float16": 1e-2}
+OTHER_TOLERANCE = 0.05
+"""int8 kernels round and saturate differently from CPU to CPU; on the machine that sealed it, the change is 0."""
+RANGE_FLOOR = 1e-6
+
+
+@dataclass(frozen=True)
+class Golden:
+    """What `golden.safetensors` holds. Arrays by text, outputs as the task compares them."""
+
+    examples: tuple[Example, ...]
+    ids: tuple[dict[str, "NDArray[np.int64]"], ...]
+    package: tuple[dict[str, "NDArray[np.float32]"], ...]
+    source: tuple[dict[str, "NDArray[np.float32]"], ...]
+    output_range: dict[str, float]
+    """Of the source over all probes."""
+
+
+def replay_tolerance(precision: str) -> float:
+    """Return how far replayed outputs may be from the recorded ones, over the output range."""
+    return TOLERANCES.get(precision, OTHER_TOLERANCE)
+
+
+def record_golden(made: "TorchModel", source: "TorchModel", reference: "Reference", runner: "Runner") -> Golden:
+    """Run the package of `made` on a varied choice of the probes; what the source answered is known."""
+    chosen = choose(reference, source.task)
+    few = replace(
+        reference,
+        judged=tuple(reference.judged[i] for i in chosen),
+        decisions=tuple(reference.decisions[i] for i in chosen),
+        scored=(),
+        metric={},
+        chance=None,
+    )
+    limit = min(source.max_length, runner.max_length or source.max_length)
+    shown, seen = as_seen_by(made, source, few, limit, SILENT)
+    probes, theirs = seen.probes, seen.judged
+    mine = [run_probe(shown, p, runner.run) for p in probes]
+    names = [n for n in reference.output_range if all(n in j.outputs for j in mine)]
+    return Golden(
+        examples=tuple(replace(p.example, label=None, where="") for p in probes),
+        ids=tuple({n: p.encoding.inputs[n] for n in source.input_names} for p in probes),
+        package=tuple({n: j.outputs[n] for n in names} for j in mine),
+        source=tuple({n: j.outputs[n] for n in names} for j in theirs),
+        output_range=dict(reference.output_range),
+    )
+
+
+def choose(reference: "Reference", task: Task) -> list[int]:
+    """Return at most `N_TEXTS` probes by index: short to long, of two answers at least where the source gives two."""
+    order = sorted(range(len(reference.judged)), key=lambda i: reference.judged[i].encoding.length)
+    chosen = spread(order, N_TEXTS)
+    while len(chosen) > 2 and sum(_n_values(reference.judged[i]) for i in chosen) > MAX_VALUES:
+        chosen.remove(max(chosen, key=lambda i: _n_values(reference.judged[i])))
+    if len(chosen) > 1 and task.distinct([reference.decisions[i] for i in chosen]) == 1:
+        first = reference.decisions[chosen[0]]
+        other = next((i for i in order if task.same(first, reference.decisions[i]) < 1), None)
+        chosen = chosen if other is None else [*chosen[:-1], other]
+    return chosen
+
+
+def _n_values(judged: Judged) -> int:
+    return sum(v.size for v in judged.outputs.values())
+
+
+def write_golden(golden: Golden, folder: Path) -> None:
+    """Write `golden.safetensors`: the same vectors give the same bytes."""
+    from safetensors.numpy import save_file
+
+    tensors: dict[str, NDArray[Any]] = {}
+    for i in range(len(golden.examples)):
+        for kind in ("ids", "package", "source"):
+            tensors |= {f"{i:02d}.{kind}.{n}": np.ascontiguousarray(v) for n, v in getattr(golden, kind)[i].items()}
+    table = {
+        "examples": [
+            {"text": e.text, "pair": e.pair, "words": None if e.words is None else list(e.words)}
+            for e in golden.examples
+        ],
+        "output_range": golden.output_range,
+    }
+    # One key: a table of several has no order of its own in this format.
+    save_file(tensors, folder / GOLDEN, metadata={"golden": json.dumps(table, sort_keys=True)})
+
+
+def read_golden(folder: Path) -> Golden:
+    """Read `golden.safetensors`.
+
+    Raises:
+        PackageDamaged: it cannot be read, or lacks something.
+
+    """
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(folder / GOLDEN, framework="numpy") as opened:
+            table = json.loads(opened.metadata()["golden"])
+            tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 - no mapping
+        examples = tuple(
+            Example(e["text"], e["pair"], None if e["words"] is None else tuple(e["words"])) for e in table["examples"]
+        )
+        found = Golden(
+            examples=examples,
+            ids=_of("ids", tensors, len(examples)),
+            package=_of("package", tensors, len(examples)),
+            source=_of("source", tensors, len(examples)),
+            output_range={str(k): float(v) for k, v in table["output_range"].items()},
+        )
+    except (SafetensorError, OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise PackageDamaged(f"the golden vectors cannot be read ({error!r})", where=str(folder / GOLDEN)) from None
+    if not examples or not all(found.ids) or not all(found.package) or not all(found.source):
+        raise PackageDamaged("the golden vectors are not complete", where=str(folder / GOLDEN))
+    return found
+
+
+def _of(kind: str, tensors: "Mapping[str, NDArray[Any]]", n: int) -> "tuple[dict[str, NDArray[Any]], ...]":
+    return tuple(
+        {k.removeprefix(head): v for k, v in tensors.items() if k.startswith(head)}
+        for head in (f"{i:02d}.{kind}." for i in range(n))
+    )
+
+
+@dataclass(frozen=True)
+class Replay:
+    """How a package answered its golden texts now."""
+
+    n_texts: int
+    change: float
+    """Worst change from the recorded outputs, over the output range."""
+    n_decisions: int
+    """Texts on which package and source agreed when it was sealed, and still do."""
+
+
+def replay(
+    golden: Golden, task: Task, encodings: Sequence[Encoding], runner: "Runner", pad: PadIds, tolerance: float
+) -> Replay:
+    """Run the golden texts again.
+
+    Raises:
+        PackageDamaged: an output is further than `tolerance` from the recorded one, or an answer is another.
+        RunFailed: the runtime raised.
+
+    """
+    judged, worst = [], 0.0
+    for i, encoding in enumerate(encodings):
+        batch = pad_batch([encoding], pad)
+        made = run_safely(runner.run, {n: batch[n] for n in golden.ids[i]}, golden.examples[i], encoding.length)
+        outputs = cut_outputs(made, 0, encoding, task)
+        worst = max(worst, _change(golden, i, outputs, tolerance))
+        judged.append(Judged(golden.examples[i], encoding, outputs))
+    return Replay(len(judged), worst, _check_decisions(golden, task, judged))
+
+
+def _check_decisions(golden: Golden, task: Task, judged: Sequence[Judged]) -> int:
+    """Every answer that was the source's must still be; returns how many those are."""
+    wanted = task.decisions([replace(j, outputs=golden.source[i]) for i, j in enumerate(judged)])
+    then = task.decisions([replace(j, outputs=golden.package[i]) for i, j in enumerate(judged)])
+    now = task.decisions(judged)
+    agreed = [i for i in range(len(judged)) if task.same(wanted[i], then[i]) == 1]
+    for i in agreed:
+        if task.same(wanted[i], now[i]) < 1:
+            example = golden.examples[i]
+            raise PackageDamaged(
+                f"it answers {shorten(example.text)!r} with {task.describe(now[i], example)!r}, where it and its "
+                f"source answered {task.describe(wanted[i], example)!r}",
+                hint="another runtime version or CPU may do that to int8; the recorded runtime is in the manifest",
+            )
+    return len(agreed)
+
+
+def _change(golden: Golden, i: int, outputs: "Mapping[str, NDArray[np.float32]]", tolerance: float) -> float:
+    worst = 0.0
+    for name, wanted in golden.package[i].items():
+        if name not in outputs:
+            raise PackageDamaged(f"the package has no output {name}, which its golden vectors have")
+        found = outputs[name]
+        scale = max(golden.output_range.get(name, 0.0), RANGE_FLOOR)
+        change = float(np.abs(found - wanted).max()) / scale if found.shape == wanted.shape else float("inf")
+        # Written so that NaN fails.
+        if not change <= tolerance:
+            raise PackageDamaged(
+                f"{name} differs by {change:.3g} of its range from the golden vector of "
+                f"{shorten(golden.examples[i].text)!r}; at most {tolerance:g} wanted",
+                hint="the golden vectors are not this model's, or the runtime computes something else",
+            )
+        worst = max(worst, change)
+    return worst

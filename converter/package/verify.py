@@ -1,0 +1,168 @@
+"""Opening and verifying a sealed folder: offline, without the source."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from converter.errors import ExportError, PackageDamaged, RuntimeMissing
+from converter.package.manifest import check_files, read_manifest
+
+if TYPE_CHECKING:
+    from converter.examples import Encoding, PadIds
+    from converter.package.golden import Golden
+    from converter.target import Runner
+    from converter.task import Task
+
+
+def verify_package(folder: Path, *, threads: int = 1) -> dict[str, Any]:
+    """Check hashes and signature, and replay the golden vectors in the runtime; returns what was found.
+
+    Raises:
+        PackageDamaged: names what is wrong.
+        RuntimeMissing: the package's runtime is not installed; hashes were checked before that.
+
+    """
+    from converter.package.golden import read_golden, replay
+    from converter.validate.answers import RunFailed
+    from converter.validate.interface import load_tokenizer
+
+    manifest = read_manifest(folder)
+    _check_complete(folder, manifest)
+    n_files = check_files(folder, manifest)
+    golden = read_golden(folder)
+    try:
+        tokenizer = load_tokenizer(folder)
+    except Exception as error:  # noqa: BLE001 - tokenizers raises bare Exception
+        raise PackageDamaged(f"the tokenizer does not load ({error})", where=str(folder)) from None
+    task = _task(folder, manifest)
+    runner = _open(folder, manifest, _pad(tokenizer), threads)
+    _check_signature(folder, manifest, runner)
+    encodings = _check_ids(folder, golden, task, tokenizer, int(manifest["max_length"]))
+    tolerance = float(manifest["replay_tolerance"])
+    try:
+        found = replay(golden, task, encodings, runner, _pad(tokenizer), tolerance)
+    except RunFailed as error:
+        raise PackageDamaged(str(error), where=str(folder)) from error
+    return {
+        "target": manifest["target"],
+        "precision": manifest["precision"],
+        "runtime": runner.runtime,
+        "files": n_files,
+        "golden_texts": found.n_texts,
+        "change": found.change,
+        "tolerance": tolerance,
+        "same_answers": found.n_decisions,
+        "gate": manifest["gate"]["status"],
+        **_safe_on(manifest),
+        "not_run": [c["name"] for c in manifest["gate"]["checks"] if c["status"] == "NOT_RUN"],
+    }
+
+
+def _safe_on(manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the instruction sets that the manifest calls safe; nothing where it says nothing of the kind."""
+    found = manifest["gate"].get("facts")
+    sets = found.get("instruction_sets") if isinstance(found, dict) else None
+    safe = sets.get("safe") if isinstance(sets, dict) else None
+    return {"instruction_sets": safe} if isinstance(safe, list) else {}
+
+
+def _check_complete(folder: Path, manifest: Mapping[str, Any]) -> None:
+    """Trust nothing of what is read here: anyone can write a manifest whose digest is right."""
+    gate, checks = manifest.get("gate"), []
+    sound = isinstance(gate, dict) and isinstance(gate.get("status"), str) and isinstance(gate.get("checks"), list)
+    if isinstance(gate, dict) and sound:
+        checks = [c for c in gate["checks"] if not isinstance(c, dict) or not {"name", "status"} <= c.keys()]
+    wanted = (("max_length", int), ("replay_tolerance", (int, float)), ("target_options", dict))
+    missing = [name for name, kind in wanted if not isinstance(manifest.get(name), kind)]
+    missing += [] if sound and not checks else ["gate"]
+    if missing:
+        raise PackageDamaged(
+            f"the manifest has no {missing[0]} that could be read",
+            where=str(folder),
+            hint="fetch the package again, or rebuild it",
+        )
+
+
+def open_sealed(folder: Path, *, threads: int = 1) -> "Runner":
+    """Open a sealed package in its runtime, its files checked."""
+    from converter.validate.interface import load_tokenizer
+
+    manifest = read_manifest(folder)
+    check_files(folder, manifest)
+    return _open(folder, manifest, _pad(load_tokenizer(folder)), threads)
+
+
+def _pad(tokenizer: Any) -> "PadIds":
+    from converter.examples import PadIds
+
+    return PadIds.of(tokenizer)
+
+
+def _task(folder: Path, manifest: Mapping[str, Any]) -> "Task":
+    import transformers
+
+    from converter.registry import task_class
+
+    try:
+        config = transformers.AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+    except (OSError, ValueError, KeyError) as error:
+        raise PackageDamaged(f"config.json does not load ({error})", where=str(folder)) from None
+    return task_class(manifest["task"])(config)
+
+
+def _open(folder: Path, manifest: Mapping[str, Any], pad: "PadIds", threads: int) -> "Runner":
+    from converter.binding import bind
+    from converter.registry import target_class
+
+    cls = target_class(manifest["target"])
+    target = bind(cls, manifest.get("target_options", {}), f"{folder}: target_options")
+    try:
+        return target.open(folder, pad, threads)
+    except ExportError:
+        raise
+    except ImportError as error:
+        extra = f"[{cls.extra}]" if cls.extra else ""
+        raise RuntimeMissing(
+            f"{error.name or error} is not installed, which {cls.name} runs in",
+            hint=f"python -m pip install 'plm-export{extra}'",
+        ) from None
+    except Exception as error:  # noqa: BLE001 - each runtime raises its own classes on a file that it cannot read
+        raise PackageDamaged(
+            f"the runtime does not open {manifest['model_file']} ({error})", where=str(folder)
+        ) from None
+
+
+def signature(runner: "Runner") -> dict[str, Any]:
+    """Return inputs and outputs as they stand in a manifest."""
+    return {
+        kind: [{"name": s.name, "dtype": s.dtype, "shape": list(s.shape)} for s in specs]
+        for kind, specs in (("inputs", runner.inputs), ("outputs", runner.outputs))
+    }
+
+
+def _check_signature(folder: Path, manifest: Mapping[str, Any], runner: "Runner") -> None:
+    wanted, found = manifest.get("signature"), signature(runner)
+    if wanted != found:
+        raise PackageDamaged(
+            f"its inputs and outputs are {found}, the manifest says {wanted}",
+            where=str(folder / manifest["model_file"]),
+        )
+
+
+def _check_ids(folder: Path, golden: "Golden", task: "Task", tokenizer: Any, max_length: int) -> "list[Encoding]":
+    from converter.validate.answers import shorten
+
+    made = []
+    for example, wanted in zip(golden.examples, golden.ids, strict=True):
+        found = task.encode(tokenizer, example, max_length)
+        for name, ids in wanted.items():
+            if name not in found.inputs or not np.array_equal(found.inputs[name], ids):
+                raise PackageDamaged(
+                    f"the tokenizer gives other {name} than recorded for {shorten(example.text)!r}",
+                    where=str(folder),
+                    hint="another version of transformers or tokenizers may do that: see the manifest",
+                )
+        made.append(found)
+    return made

@@ -1,0 +1,1 @@
+"""What logits decide, and scores against gold labels."""

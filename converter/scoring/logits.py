@@ -1,0 +1,250 @@
+"""What a row of logits says: a class, a set of classes or a score. Each kind decides, scores and trains its own way."""
+
+from abc import ABC, abstractmethod
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from converter.data.columns import LABELS, SCORES, Row, as_list, as_number, label_cell
+from converter.examples import Label
+from converter.scoring import metrics
+
+if TYPE_CHECKING:
+    import torch
+    from numpy.typing import NDArray
+
+SCORE_ROOM = 0.025
+"""Scores agree within this share of the source's range: an eighth of a point on the five-point scale of STS-B, where
+people differ by more."""
+
+
+class Reading(ABC):
+    """How the logits of a sequence classifier are read; `labels` are its classes."""
+
+    metric_name: str
+
+    def __init__(self, labels: tuple[str, ...]) -> None:
+        self.labels = labels
+
+    @abstractmethod
+    def label_of(self, row: Row) -> Label:
+        """Return the label of a data row, None where it has none; `ValueError(message, hint)` where it is wrong."""
+
+    @abstractmethod
+    def fault(self, label: Label) -> str:
+        """Say why `label` cannot be one of this model's; empty where it can."""
+
+    @abstractmethod
+    def decisions(self, logits: "Sequence[NDArray[np.float32]]") -> list[Any]: ...
+
+    @abstractmethod
+    def metric(self, gold: Sequence[Any], logits: "Sequence[NDArray[np.float32]]") -> dict[str, float]: ...
+
+    @abstractmethod
+    def chance(self, gold: Sequence[Any]) -> float: ...
+
+    @abstractmethod
+    def soft_loss(self, student: "torch.Tensor", teacher: "torch.Tensor", temperature: float) -> "torch.Tensor": ...
+
+    @abstractmethod
+    def hard_loss(self, logits: "torch.Tensor", gold: Sequence[Any]) -> "torch.Tensor": ...
+
+    def class_of(self, value: Any) -> int:
+        """Return the class of a label's name or index.
+
+        A name wins over an index of the same spelling, since people write the names that they see ("1" … "5" stars).
+        """
+        if isinstance(value, bool):
+            value = int(value)
+        if isinstance(value, float) and value.is_integer():
+            value = int(value)
+        if isinstance(value, str):
+            found = self._by_name(value.strip())
+            if found is not None:
+                return found
+            value = int(value) if value.strip().lstrip("-").isdecimal() else value
+        if isinstance(value, int) and 0 <= value < len(self.labels):
+            return value
+        raise ValueError(
+            f"label {value!r} is none of the model's {len(self.labels)}", f"its labels: {', '.join(self.labels[:20])}"
+        )
+
+    def _by_name(self, name: str) -> int | None:
+        if name in self.labels:
+            return self.labels.index(name)
+        lower = [label.lower() for label in self.labels]
+        return lower.index(name.lower()) if lower.count(name.lower()) == 1 else None
+
+
+class SingleLabel(Reading):
+    """The class of the largest logit."""
+
+    metric_name = "accuracy"
+
+    def label_of(self, row: Row) -> Label:
+        value = label_cell(row, LABELS)
+        # GLUE's test sets carry -1 where the label is kept back.
+        return None if value is None or str(value).strip() == "-1" else self.class_of(value)
+
+    def fault(self, label: Label) -> str:
+        known = isinstance(label, int) and 0 <= label < len(self.labels)
+        return "" if known else f"label {label!r} is none of the model's {len(self.labels)}"
+
+    def decisions(self, logits: "Sequence[NDArray[np.float32]]") -> list[Any]:
+        return [int(np.argmax(row)) for row in logits]
+
+    def metric(self, gold: Sequence[Any], logits: "Sequence[NDArray[np.float32]]") -> dict[str, float]:
+        found = self.decisions(logits)
+        return {
+            "accuracy": metrics.accuracy(gold, found),
+            "f1": metrics.f1(gold, found, len(self.labels)),
+            "matthews": metrics.matthews(gold, found),
+        }
+
+    def chance(self, gold: Sequence[Any]) -> float:
+        """The commonest class for every text."""
+        counts = Counter(gold)
+        return max(counts.values()) / counts.total()
+
+    def soft_loss(self, student: "torch.Tensor", teacher: "torch.Tensor", temperature: float) -> "torch.Tensor":
+        from converter.training.losses import softened_kl
+
+        return softened_kl(student, teacher, temperature)
+
+    def hard_loss(self, logits: "torch.Tensor", gold: Sequence[Any]) -> "torch.Tensor":
+        import torch
+        import torch.nn.functional as F
+
+        return F.cross_entropy(logits, torch.tensor(gold, device=logits.device))
+
+
+class MultiLabel(Reading):
+    """Every class whose sigmoid is above one half, that is, whose logit is above 0."""
+
+    metric_name = "f1"
+
+    def label_of(self, row: Row) -> Label:
+        value = label_cell(row, LABELS)
+        if value is None:
+            return None
+        cells = self._cells(value)
+        as_flags = len(cells) == len(self.labels) and all(str(c).strip() in {"0", "1", "0.0", "1.0"} for c in cells)
+        if as_flags:
+            return tuple(int(float(c)) for c in cells)
+        chosen = {self.class_of(c) for c in cells}
+        return tuple(int(i in chosen) for i in range(len(self.labels)))
+
+    @staticmethod
+    def _cells(value: Any) -> list[Any]:
+        """Split a cell such as `joy, anger` or `[2, 27]`; a list of one 0/1 a class is told apart by its length."""
+        if isinstance(value, str) and not value.lstrip().startswith("["):
+            for mark in ("|", ";", ","):
+                value = value.replace(mark, "\n")
+            return [part.strip() for part in value.split("\n") if part.strip()]
+        return as_list(value, "labels")
+
+    def fault(self, label: Label) -> str:
+        flags = isinstance(label, tuple) and len(label) == len(self.labels) and set(label) <= {0, 1}
+        return (
+            "" if flags else f"labels {label!r} are not one 0 or 1 for each of the model's {len(self.labels)} classes"
+        )
+
+    def decisions(self, logits: "Sequence[NDArray[np.float32]]") -> list[Any]:
+        return [frozenset(int(i) for i in np.flatnonzero(row > 0)) for row in logits]
+
+    def metric(self, gold: Sequence[Any], logits: "Sequence[NDArray[np.float32]]") -> dict[str, float]:
+        found = [tuple(int(v) for v in row > 0) for row in logits]
+        return {"f1": metrics.micro_f1(gold, found), "accuracy": metrics.accuracy([tuple(g) for g in gold], found)}
+
+    def chance(self, gold: Sequence[Any]) -> float:
+        """The best constant set: the k commonest classes, for the best k."""
+        rows = np.asarray(gold)
+        order = np.argsort(-rows.sum(axis=0), kind="stable")
+        scores = []
+        for k in range(1, len(order) + 1):
+            constant = np.zeros(rows.shape[1], dtype=int)
+            constant[order[:k]] = 1
+            scores.append(metrics.micro_f1(rows.tolist(), [constant.tolist()] * len(rows)))
+        return max(scores)
+
+    def soft_loss(self, student: "torch.Tensor", teacher: "torch.Tensor", temperature: float) -> "torch.Tensor":
+        import torch.nn.functional as F
+
+        wanted = (teacher / temperature).sigmoid()
+        # Less the teacher's own entropy: 0 where both agree, like the KL of the other kinds.
+        entropy = F.binary_cross_entropy(wanted, wanted)
+        return (F.binary_cross_entropy_with_logits(student / temperature, wanted) - entropy) * temperature**2
+
+    def hard_loss(self, logits: "torch.Tensor", gold: Sequence[Any]) -> "torch.Tensor":
+        import torch
+        import torch.nn.functional as F
+
+        wanted = torch.tensor(gold, dtype=logits.dtype, device=logits.device)
+        return F.binary_cross_entropy_with_logits(logits, wanted)
+
+
+@dataclass(frozen=True)
+class Score:
+    """A score, and the range of scores that it was judged among."""
+
+    values: tuple[float, ...]
+    scale: float
+
+    def __str__(self) -> str:
+        return ", ".join(f"{v:.4g}" for v in self.values)
+
+    def near(self, other: "Score") -> bool:
+        """Tell whether `other` is within `SCORE_ROOM` of this score's range."""
+        return all(abs(a - b) <= SCORE_ROOM * self.scale for a, b in zip(self.values, other.values, strict=True))
+
+
+class ScoreReading(Reading):
+    """The logit itself is the answer (regression)."""
+
+    metric_name = "spearman"
+
+    def label_of(self, row: Row) -> Label:
+        value = label_cell(row, (*SCORES, *LABELS))
+        return None if value is None else as_number(value, "score")
+
+    def fault(self, label: Label) -> str:
+        return "" if isinstance(label, (int, float)) else f"label {label!r} is not a score"
+
+    def decisions(self, logits: "Sequence[NDArray[np.float32]]") -> list[Any]:
+        if not len(logits):
+            return []
+        rows = np.stack(logits)
+        scale = float(np.max(np.ptp(rows, axis=0)))
+        return [Score(tuple(float(v) for v in row), scale) for row in rows]
+
+    def metric(self, gold: Sequence[Any], logits: "Sequence[NDArray[np.float32]]") -> dict[str, float]:
+        found = [float(row[0]) for row in logits]
+        return {"spearman": metrics.spearman(gold, found), "pearson": metrics.pearson(gold, found)}
+
+    def chance(self, gold: Sequence[Any]) -> float:
+        """A constant orders nothing."""
+        return 0.0
+
+    def soft_loss(self, student: "torch.Tensor", teacher: "torch.Tensor", temperature: float) -> "torch.Tensor":
+        import torch.nn.functional as F
+
+        return F.mse_loss(student, teacher)
+
+    def hard_loss(self, logits: "torch.Tensor", gold: Sequence[Any]) -> "torch.Tensor":
+        import torch
+        import torch.nn.functional as F
+
+        return F.mse_loss(logits[:, 0], torch.tensor(gold, dtype=logits.dtype, device=logits.device))
+
+
+def reading_of(config: Any, labels: tuple[str, ...]) -> Reading:
+    """Choose by the configuration as transformers does: `problem_type`, else one output is a score."""
+    problem = getattr(config, "problem_type", None)
+    if problem == "multi_label_classification":
+        return MultiLabel(labels)
+    if problem == "regression" or config.num_labels == 1:
+        return ScoreReading(labels)
+    return SingleLabel(labels)

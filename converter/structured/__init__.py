@@ -1,0 +1,1 @@
+"""What structured pruning, by shares or to a budget, is made of."""

@@ -1,0 +1,118 @@
+"""A budget of time or size: what is wanted, what the whole model takes, and what a plan would."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from converter.errors import RecipeError
+from converter.structured.costs import CostTable, latency_table, natural_lengths, size_table
+from converter.structured.kernels import Dimensions, Products
+from converter.surgery.count import n_parameters
+from converter.surgery.resize import family_of
+
+if TYPE_CHECKING:
+    from converter.artifact import TorchModel
+    from converter.stage import Context
+    from converter.structured.importance import Evidence
+
+TIMED_TARGET = "cpu-int8"
+"""Whose operators are timed, with ONNX Runtime on one thread, whatever the run's first target is."""
+WIDTHS = {"none": 4, "fp16": 2}
+"""Bytes of a parameter; one in any other precision."""
+
+
+@dataclass(frozen=True)
+class Spending:
+    """A table of costs, and how much of it may be spent."""
+
+    table: CostTable
+    full: float
+    """What the model takes as it is given."""
+    wanted: float
+
+    def facts(self, widths: Sequence[tuple[int, int]], *, missed: bool) -> dict[str, Any]:
+        """Return what a plan takes by the table; `missed` where even the least is too much."""
+        found = self.table.total(widths)
+        made: dict[str, Any] = {
+            "unit": self.table.unit,
+            "source": round(self.full, 4),
+            "wanted": round(self.wanted, 4),
+            "found": round(found, 4),
+            "speedup" if self.table.unit == "ms" else "times_smaller": round(self.full / found, 3),
+            "fixed": round(self.table.fixed, 4),
+            **self.table.about,
+        }
+        facts: dict[str, Any] = {"budget": made}
+        if missed:
+            facts["budget_missed"] = (
+                f"{found:.3g} {self.table.unit} is the least that can be left, {self.wanted:.3g} was asked for "
+                f"({found / self.wanted:.2f} times as much)"
+            )
+        return facts
+
+
+def spend_size(given: "TorchModel", ctx: "Context", megabytes: float) -> Spending:
+    """Return the spending of a package of `megabytes`, as the run's first target stores its weights."""
+    parts = family_of(given).layers(given.module)
+    widths = [(p.n_heads, p.n_neurons) for p in parts]
+    width = WIDTHS.get(ctx.aim.precision if ctx.aim else "", 1)
+    table = size_table(_dimensions(given), n_parameters(given), widths, width)
+    return _refuse_idle(Spending(table, table.total(widths), megabytes), f"size_mb={megabytes:g}")
+
+
+def spend_time(
+    given: "TorchModel", ctx: "Context", evidence: "Evidence", speedup: float | None, milliseconds: float | None
+) -> Spending:
+    """Return the spending of `milliseconds` a text, or of the model's own time over `speedup`.
+
+    Times are those of ONNX Runtime on this machine at the lengths of the text, one thread, in the precision of the
+    run's first target; where that is not `cpu-int8` the facts say for what they stand in.
+    """
+    table = time_table(given, ctx, [e.length for batch in evidence.batches for _, e in batch])
+    full = table.total([(p.n_heads, p.n_neurons) for p in family_of(given).layers(given.module)])
+    wanted = full / speedup if speedup is not None else milliseconds or 0.0
+    asked = f"speedup={speedup:g}" if speedup is not None else f"latency_ms={milliseconds:g}"
+    return _refuse_idle(Spending(table, full, wanted), asked)
+
+
+def time_table(given: "TorchModel", ctx: "Context", lengths: Sequence[int]) -> CostTable:
+    """Return milliseconds by width at the natural lengths of text of `lengths`, timed here or known already."""
+    from converter.structured.head_reads import reads_one_token
+
+    family = family_of(given)
+    parts = family.layers(given.module)
+    widest = max(p.n_heads for p in parts), max(p.n_neurons for p in parts)
+    dimensions = replace(_dimensions(given), one_token=reads_one_token(given))
+    table = latency_table(dimensions, _products(ctx), widest, natural_lengths(lengths), ctx.progress)
+    if ctx.aim is not None and ctx.aim.target != TIMED_TARGET:
+        # Said, not hidden: another runtime has other kernels.
+        table = replace(table, about={**table.about, "stands_in_for": ctx.aim.target})
+    return table.times(dimensions.layers) if family.shares_layers else table
+
+
+def _refuse_idle(spending: Spending, asked: str) -> Spending:
+    if spending.wanted >= spending.full:
+        raise RecipeError(
+            f"{asked} asks for nothing: the model takes {spending.full:.3g} {spending.table.unit} as it is",
+            hint="ask for less",
+        )
+    return spending
+
+
+def _products(ctx: "Context") -> Products:
+    precision = ctx.aim.precision if ctx.aim else "static"
+    if precision in WIDTHS:
+        return "float"
+    return "dynamic" if precision == "dynamic" else "static"
+
+
+def _dimensions(given: "TorchModel") -> Dimensions:
+    parts = family_of(given).layers(given.module)
+    part = max(parts, key=lambda p: p.n_neurons)
+    return Dimensions(
+        hidden=part.attention_output.out_features,
+        head_dim=part.head_dim,
+        ffn_blocks=part.ffn_input.out_features // max(1, part.n_neurons),
+        embeddings=min(int(given.config.vocab_size), 65536),
+        layers=int(given.config.num_hidden_layers) if family_of(given).shares_layers else len(parts),
+    )

@@ -1,0 +1,174 @@
+"""What a sublayer of each width takes of a budget: milliseconds, timed on this machine, or bytes."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from converter.jsonfile import read_json, write_json
+from converter.structured.kernels import Dimensions, Products
+
+if TYPE_CHECKING:
+    from converter.stage import Progress
+    from converter.structured.streams import Kind
+
+CALM = 0.9
+"""Share of a CPU that timing has where nothing else wants one."""
+VERSION = 3
+"""Of the way of timing: tables of another are not used."""
+
+
+@dataclass(frozen=True)
+class CostTable:
+    """Costs at some widths, in between on a line."""
+
+    unit: str
+    fixed: float
+    """What no pruning removes."""
+    heads: tuple[tuple[int, float], ...]
+    neurons: tuple[tuple[int, float], ...]
+    """Width and cost, ascending; width 0 is what a sublayer without units still takes."""
+    about: Mapping[str, Any]
+    """How it was found, for the record."""
+    last: "CostTable | None" = None
+    """Of the last layer, where that computes one token alone: its units are cheap. None: it is a layer like any."""
+
+    def of(self, kind: "Kind", width: int) -> float:
+        widths, costs = zip(*(self.heads if kind == "attention" else self.neurons), strict=True)
+        return float(np.interp(width, widths, costs))
+
+    def layer(self, index: int, n_layers: int) -> "CostTable":
+        """Return the table that holds for one layer of so many."""
+        return self.last if self.last is not None and index == n_layers - 1 else self
+
+    def times(self, passes: int) -> "CostTable":
+        """Return the table of sublayers that are run `passes` times (ALBERT)."""
+        heads = tuple((w, c * passes) for w, c in self.heads)
+        return replace(self, heads=heads, neurons=tuple((w, c * passes) for w, c in self.neurons))
+
+    def total(self, widths: Sequence[tuple[int, int]]) -> float:
+        """Return the cost of a model of these heads and neurons, a layer."""
+        tables = [self.layer(i, len(widths)) for i in range(len(widths))]
+        return self.fixed + sum(
+            table.of("attention", h) + table.of("ffn", n) for table, (h, n) in zip(tables, widths, strict=True)
+        )
+
+
+def size_table(dimensions: Dimensions, n_parameters: int, full: Sequence[tuple[int, int]], width: int) -> CostTable:
+    """Return the table of a package's megabytes, `width` bytes a parameter."""
+    head = 4 * dimensions.hidden * dimensions.head_dim * width / 1e6
+    neuron = (dimensions.ffn_blocks + 1) * dimensions.hidden * width / 1e6
+    most_heads, most_neurons = max(h for h, _ in full), max(n for _, n in full)
+    units = sum(head * h + neuron * n for h, n in full)
+    return CostTable(
+        "MB",
+        n_parameters * width / 1e6 - units,
+        ((0, 0.0), (most_heads, head * most_heads)),
+        ((0, 0.0), (most_neurons, neuron * most_neurons)),
+        {"bytes_per_parameter": width},
+    )
+
+
+def latency_table(
+    dimensions: Dimensions,
+    products: Products,
+    widest: tuple[int, int],
+    lengths: Sequence[int],
+    progress: "Progress",
+) -> CostTable:
+    """Time sublayers in ONNX Runtime, one thread, one text, at `lengths`; a known table is read from the cache."""
+    key = _key(dimensions, products, widest, lengths)
+    file = _cache_file(key)
+    known = _read(file, key)
+    if known is None:
+        from converter.structured.timing import time_sublayers
+
+        known = time_sublayers(dimensions, products, widest, lengths, progress)
+        if known["cpu_share"] < CALM:
+            # Not kept: asked for twice the speed, such a table has given 1.7 times.
+            progress.note(
+                f"sublayers were timed on a busy machine (this process had {known['cpu_share']:.0%} of a CPU): the "
+                "speed may come out otherwise than asked for; run again when nothing else runs"
+            )
+        else:
+            _write(file, key, known)
+    about = {
+        "timed_with": f"onnxruntime {key['runtime']}, {products} products",
+        "lengths": list(lengths),
+        "last_layer_of_one_token": dimensions.one_token,
+        "cpu_share": round(known.get("cpu_share", 1.0), 3),
+    }
+    table = CostTable("ms", known["fixed"], _curve(known["heads"]), _curve(known["neurons"]), about)
+    if not dimensions.one_token:
+        return table
+    last = replace(table, heads=_curve(known["heads_of_one"]), neurons=_curve(known["neurons_of_one"]))
+    return replace(table, last=last)
+
+
+def _curve(points: Sequence[Sequence[float]]) -> tuple[tuple[int, float], ...]:
+    return tuple((int(w), float(c)) for w, c in points)
+
+
+def natural_lengths(lengths: Sequence[int]) -> tuple[int, ...]:
+    """Return five lengths that stand for all: the middles of five equal shares of the texts."""
+    return tuple(int(x) for x in np.quantile(np.asarray(lengths), (0.1, 0.3, 0.5, 0.7, 0.9), method="nearest"))
+
+
+def _key(dimensions: Dimensions, products: Products, widest: tuple[int, int], lengths: Sequence[int]) -> dict[str, Any]:
+    import onnxruntime as ort
+
+    return {
+        "version": VERSION,
+        "machine": _machine(),
+        "runtime": ort.__version__,
+        "products": products,
+        "hidden": dimensions.hidden,
+        "head_dim": dimensions.head_dim,
+        "ffn_blocks": dimensions.ffn_blocks,
+        "embeddings": dimensions.embeddings,
+        "layers": dimensions.layers,
+        "one_token": dimensions.one_token,
+        "widest": list(widest),
+        "lengths": list(lengths),
+    }
+
+
+def _machine() -> str:
+    import platform
+
+    path = Path("/proc/cpuinfo")
+    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else f"{platform.machine()} {platform.processor()}"
+
+
+def _cache_file(key: Mapping[str, Any]) -> Path:
+    import hashlib
+    import json
+
+    from converter.samples import cache_root
+
+    digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]
+    return cache_root() / "latency" / f"{digest}.json"
+
+
+def _read(file: Path, key: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Return a table of the cache, None where there is none that can be used."""
+    from converter.errors import ExportError
+
+    try:
+        table = read_json(file) if file.is_file() else None
+    except ExportError:
+        return None
+    return table["costs"] if isinstance(table, dict) and table.get("key") == key and "costs" in table else None
+
+
+def _write(file: Path, key: Mapping[str, Any], costs: Mapping[str, Any]) -> None:
+    """Keep a table for the next run; a cache that cannot be written only costs time."""
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_json(file, {"key": dict(key), "costs": dict(costs)})
+    except OSError:
+        return

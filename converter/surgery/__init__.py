@@ -1,0 +1,1 @@
+"""What trimming, pruning, sharing and distilling do to modules alike."""

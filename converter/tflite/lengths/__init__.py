@@ -1,0 +1,1 @@
+"""Signatures of several lengths and batches over one set of weights."""

@@ -1,0 +1,1 @@
+"""PyTorch to a TFLite file in float32."""

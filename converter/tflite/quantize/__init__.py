@@ -1,0 +1,1 @@
+"""What the TFLite quantizers are made of."""

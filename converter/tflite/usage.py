@@ -1,0 +1,94 @@
+"""How a TFLite package is called: what its README shows, for this very file."""
+
+from converter.artifact import Bundle
+from converter.tflite.file import signature_names
+from converter.tflite.lengths.shared import has_shared_graph
+from converter.tflite.mediapipe.variant import MEDIAPIPE_FILE
+from converter.tflite.model import lengths_of, mobile_outputs
+
+
+def usage_of(bundle: Bundle, batch: int) -> str:
+    """Return the Markdown; `batch`: the texts a call that signatures were asked for."""
+    path = bundle.folder / bundle.model_file
+    lengths, up_to = lengths_of(signature_names(path))
+    output = mobile_outputs(bundle.source)[0]
+    mediapipe = MEDIAPIPE_NONE.format(why=bundle.left_out.get(MEDIAPIPE_FILE, ""))
+    if (bundle.folder / MEDIAPIPE_FILE).is_file():
+        task, call = MEDIAPIPE_EMBEDS if bundle.source.head is not None else MEDIAPIPE_CLASSIFIES
+        mediapipe = MEDIAPIPE_USAGE.format(task=task, call=call, longest=up_to or lengths[-1])
+    if up_to is not None:
+        return USAGE_ANY.format(longest=up_to, output=output) + mediapipe
+    batches = USAGE_BATCH.format(batch=batch, first=lengths[0]) if batch > 1 else ""
+    named = {"lengths": ", ".join(map(str, lengths)), "first": lengths[0], "longest": lengths[-1]}
+    graphs = USAGE_SHARED if has_shared_graph(path) else ""
+    return USAGE.format(**named, output=output) + graphs + batches + mediapipe
+
+
+MEDIAPIPE_NONE = """
+There is no file for MediaPipe Tasks: {why}.
+"""
+MEDIAPIPE_CLASSIFIES = "TextClassifier", 'classify("Your text").classifications[0].categories'
+MEDIAPIPE_EMBEDS = "TextEmbedder", 'embed("Your text").embeddings[0].embedding'
+MEDIAPIPE_USAGE = """
+`model-mediapipe.tflite` is the same model for MediaPipe Tasks (`{task}`): text in, answer out, with the tokenizer
+inside. MediaPipe splits some text otherwise (accents, non-ASCII capitals, Hangul, control characters): normalize text
+with the tokenizer's own normalizer first, `tokenizer.backend_tokenizer.normalizer.normalize_str(text)`. It feeds every
+token that there is: beyond {longest} the model has no positions left and still answers, otherwise than the package.
+Shorten such text before.
+
+```python
+from mediapipe.tasks.python import BaseOptions, text
+
+options = text.{task}Options(base_options=BaseOptions(model_asset_path="model-mediapipe.tflite"))
+print(text.{task}.create_from_options(options).{call})
+```
+"""
+USAGE_ANY = """\
+`model.tflite` has one signature, `serving_up_to_{longest}`, that takes 1 to {longest} tokens: int32 inputs
+`[1, length]`, without padding. Beyond {longest}, cut the text.
+
+```python
+import numpy as np
+from ai_edge_litert.interpreter import Interpreter
+from transformers import AutoTokenizer
+
+tokenizer = AutoTokenizer.from_pretrained(".")
+run = Interpreter("model.tflite").get_signature_runner("serving_up_to_{longest}")
+
+ids = tokenizer("Your text", truncation=True, max_length={longest})
+print(run(**{{name: np.array([row], dtype=np.int32) for name, row in ids.items()}})["{output}"])
+```
+"""
+USAGE_BATCH = """
+For many texts, `serving_{first}_batch_{batch}` and its like take {batch} texts a call, `[{batch}, length]`: fill what
+is missing with padding. Every signature that is used has its own packed copy of the weights in memory.
+"""
+USAGE_SHARED = """
+One graph, of any length, stands behind all signatures (`WHILE`): its weights are in memory once, whichever lengths are
+used. GPU and NPU delegates want graphs of fixed shapes: `--target tflite:graphs=separate` makes them.
+"""
+USAGE = """\
+`model.tflite` has one signature per length ({lengths} tokens), `serving_{first}` to `serving_{longest}`, over the same
+weights. Inputs are int32 `[1, length]`. Take the shortest signature that the text fits, and pad to its length: ids with
+the tokenizer's padding id, the mask with 0.
+
+```python
+import numpy as np
+from ai_edge_litert.interpreter import Interpreter
+from transformers import AutoTokenizer
+
+tokenizer = AutoTokenizer.from_pretrained(".")
+interpreter = Interpreter("model.tflite")
+lengths = sorted({{int(name.split("_")[1]) for name in interpreter.get_signature_list()}})
+
+ids = tokenizer("Your text", truncation=True, max_length=lengths[-1])
+length = next(n for n in lengths if n >= len(ids["input_ids"]))
+padded = tokenizer.pad(ids, padding="max_length", max_length=length)
+feed = {{name: np.array([row], dtype=np.int32) for name, row in padded.items()}}
+print(interpreter.get_signature_runner(f"serving_{{length}}")(**feed)["{output}"])
+```
+
+Android calls `interpreter.runSignature(inputs, outputs, "serving_{longest}")` with inputs by the names above, iOS
+`interpreter.signatureRunner(with: "serving_{longest}")`; `samples/` has both, and the tokenizer. Called without a
+signature, the file runs `serving_{longest}`.
+"""

@@ -1,0 +1,1 @@
+"""How long packages take, alone and beside each other."""

@@ -1,0 +1,155 @@
+"""Packages, their source and its float32 file timed beside each other: rounds in turn, so a busy machine slows all."""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from converter.errors import UsageError
+from converter.jsonfile import read_json
+from converter.validate.speed import not_worth_it
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from converter.target import Runner, TensorSpec
+
+WARM_UP_RUNS = 3
+LEAST_ROUNDS = 10
+SOURCE, FLOAT32 = "source (PyTorch)", "float32 (ONNX)"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One that is timed."""
+
+    name: str
+    run: "Callable[[Mapping[str, NDArray[np.int64]]], object]"
+    inputs: "tuple[TensorSpec, ...] | tuple[str, ...]"
+    vocabulary: int
+    size_bytes: int
+    lengths: tuple[int, ...] = ()
+    max_batch: int | None = None
+
+    def feed(self, batch: int, length: int) -> "dict[str, NDArray[np.int64]]":
+        """Return random ids: latency of a dense model depends on how many there are, not on which.
+
+        Raises:
+            UsageError: the file takes no such batch or length.
+
+        """
+        if self.max_batch is not None and batch > self.max_batch:
+            raise UsageError(f"{self.name} takes at most {self.max_batch} text(s) at once", where="--batch")
+        if self.lengths and length > max(self.lengths):
+            raise UsageError(f"{self.name} takes at most {max(self.lengths)} tokens", where="--lengths")
+        names = [i if isinstance(i, str) else i.name for i in self.inputs]
+        return random_feed(names, self.vocabulary, batch, length)
+
+
+def random_feed(names: Sequence[str], vocabulary: int, batch: int, length: int) -> "dict[str, NDArray[np.int64]]":
+    """Return random ids under `input_ids`, ones under `attention_mask`, zeros under everything else."""
+    import numpy as np
+
+    ids = np.random.default_rng(0).integers(0, vocabulary, (batch, length), dtype=np.int64)
+    fill = {"input_ids": ids, "attention_mask": np.ones_like(ids)}
+    return {name: fill.get(name, np.zeros_like(ids)) for name in names}
+
+
+def vocabulary_of(folder: Path) -> int:
+    """Return how many token ids a package knows."""
+    table = read_json(folder / "config.json")
+    return int(table.get("vocab_size", 2)) if isinstance(table, dict) else 2
+
+
+def package_entry(folder: Path, threads: int) -> Entry:
+    """Open a package.
+
+    Raises:
+        PackageDamaged: `folder` is no package.
+
+    """
+    from converter.api import open_package
+    from converter.package.manifest import read_manifest
+
+    runner: Runner = open_package(folder, threads=threads)
+    size = (folder / read_manifest(folder)["model_file"]).stat().st_size
+    return Entry(folder.name, runner.run, runner.inputs, vocabulary_of(folder), size, runner.lengths, runner.max_batch)
+
+
+def source_entries(model: str, work: Path, threads: int) -> list[Entry]:
+    """Return the source in PyTorch and as a float32 ONNX file, which is written to `work` once.
+
+    Raises:
+        SourceError: it cannot be read.
+
+    """
+    import torch
+
+    from converter.model_folder.load import load_source
+    from converter.onnx.export import ExportOnnx
+    from converter.onnx.runner import OnnxRunner
+    from converter.reference import torch_run
+    from converter.samples import resolve_model
+    from converter.stage import SILENT, Context, run_stage
+
+    source = load_source(resolve_model(model, SILENT))
+    path = work / "onnx" / "model.onnx"
+    if not path.is_file():
+        run_stage(ExportOnnx(), source, Context(work=work))
+    torch.set_num_threads(threads)
+    runner = OnnxRunner(path, threads)
+    vocabulary = int(source.config.vocab_size)
+    return [
+        Entry(SOURCE, torch_run(source), source.input_names, vocabulary, source.size_bytes),
+        Entry(FLOAT32, runner.run, runner.inputs, vocabulary, path.stat().st_size),
+    ]
+
+
+def time_beside(entries: Sequence[Entry], batch: int, length: int, seconds: float) -> list[dict[str, Any]]:
+    """Return, for each, milliseconds at the median, the 10th and the 90th percentile; all take turns.
+
+    `seconds` is the time spent on each. Where the float32 file or the source is among them, the others are told by
+    how much they are faster than it, and one that is neither smaller nor faster is marked.
+    """
+    feeds = [e.feed(batch, length) for e in entries]
+    for entry, feed in zip(entries, feeds, strict=True):
+        for _ in range(WARM_UP_RUNS):
+            entry.run(feed)
+    times: list[list[float]] = [[] for _ in entries]
+    end = time.perf_counter() + seconds * len(entries)
+    while len(times[0]) < LEAST_ROUNDS or time.perf_counter() < end:
+        for taken, entry, feed in zip(times, entries, feeds, strict=True):
+            started = time.perf_counter()
+            entry.run(feed)
+            taken.append(1000 * (time.perf_counter() - started))
+    rows = [{"package": e.name, **_summary(taken)} for e, taken in zip(entries, times, strict=True)]
+    for row in rows:
+        row["texts_per_second"] = round(1000 * batch / row["milliseconds"], 1)
+    _compare(rows, entries)
+    return rows
+
+
+def _summary(times: list[float]) -> dict[str, Any]:
+    import numpy as np
+
+    low, middle, high = (float(x) for x in np.percentile(times, (10, 50, 90)))
+    return {"milliseconds": round(middle, 3), "p10": round(low, 3), "p90": round(high, 3), "runs": len(times)}
+
+
+def _compare(rows: list[dict[str, Any]], entries: Sequence[Entry]) -> None:
+    known = {e.name: (e.size_bytes, row["milliseconds"]) for e, row in zip(entries, rows, strict=True)}
+    rivals = {key: known[name][1] for name, key in ((SOURCE, "source"), (FLOAT32, "float32")) if name in known}
+    if not rivals:
+        return
+    best = min(rivals.values())
+    for row in rows:
+        size, taken = known[row["package"]]
+        row["size_bytes"] = size
+        row["faster_than_float32"] = round(best / taken, 2)
+        if row["package"] not in (SOURCE, FLOAT32):
+            row["not_worth_it"] = not_worth_it(
+                size / known[SOURCE][0] if SOURCE in known else size / known[FLOAT32][0],
+                {"package": taken, "source": rivals.get("source", best), "float32": rivals.get("float32", best)},
+            )

@@ -1,0 +1,1 @@
+"""What distillation, movement and gradual pruning train with."""

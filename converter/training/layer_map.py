@@ -1,0 +1,116 @@
+"""Which teacher layer a student layer learns from, and the modules that show what is learned of a layer."""
+
+from collections.abc import Sequence
+from contextlib import nullcontext
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+
+from converter.errors import UsageError
+from converter.forward import Forward
+from converter.training.relations import RelationTap
+
+if TYPE_CHECKING:
+    from converter.artifact import TorchModel
+
+
+def map_layers(n_student: int, n_teacher: int, kept: Sequence[int] | None = None) -> tuple[int, ...]:
+    """Return, per student layer, the teacher layer (from 0) whose output it should give.
+
+    With `kept` (the teacher's layers that remain) a student layer stands for itself and the dropped layers behind it,
+    so it learns the output of the last of those; the last layer always learns the teacher's last, which the head reads.
+    Without, layers are spread evenly.
+
+    >>> map_layers(3, 6), map_layers(3, 6, (0, 1, 4))
+    ((1, 3, 5), (0, 3, 5))
+    """
+    if kept is not None and len(kept) == n_student:
+        return tuple(k - 1 for k in (*kept[1:], n_teacher))
+    return tuple(max(0, round((i + 1) * n_teacher / n_student) - 1) for i in range(n_student))
+
+
+def kept_layers(student: "TorchModel", teacher: "TorchModel") -> tuple[int, ...] | None:
+    """Return the teacher's layers that `student` has kept; None where its shape map does not tell."""
+    if student.shape_map is None:
+        return None
+    kept = student.shape_map.layers_kept
+    if teacher.shape_map is None:
+        return kept
+    # The source was pruned already: both maps count layers of the model before that.
+    known = teacher.shape_map.layers_kept
+    return tuple(known.index(k) for k in kept) if set(kept) <= set(known) else None
+
+
+def refuse_layers(layers: Sequence[int], n_student: int, n_teacher: int) -> None:
+    """Raise `UsageError` where a map that was given does not fit the two models."""
+    where = "layers"
+    if len(layers) != n_student:
+        raise UsageError(
+            f"{len(layers)} layers of the teacher are named for {n_student} of the student",
+            where=where,
+            hint="name one for each, as in 1+3+5",
+        )
+    if max(layers) >= n_teacher:
+        raise UsageError(
+            f"the teacher has no layer {max(layers)}: they are 0 to {n_teacher - 1}", where=where, hint="name another"
+        )
+
+
+class Seen(NamedTuple):
+    """What one forward shows."""
+
+    outputs: dict[str, torch.Tensor]
+    hidden: tuple[torch.Tensor, ...] = ()
+    """`[batch, length, width]`, of the layers that were asked for."""
+    relations: tuple[torch.Tensor, ...] = ()
+    """Query, key and value of one layer, `[batch, length, width]` each."""
+
+
+class Tapped(torch.nn.Module):
+    """The measured forward that also shows hidden states (of the layers `hidden`) and queries, keys and values."""
+
+    def __init__(
+        self,
+        model: "TorchModel",
+        hidden: Sequence[int] = (),
+        relations: int | None = None,
+        projection: torch.nn.Module | None = None,
+    ) -> None:
+        super().__init__()
+        self.forward_of = Forward(model)
+        self.hidden = tuple(hidden)
+        self.tap = None if relations is None else RelationTap(model, relations)
+        self.projection = torch.nn.Identity() if projection is None else projection
+
+    def forward(self, feed: dict[str, torch.Tensor]) -> Seen:
+        with self.tap or nullcontext():
+            made = self.forward_of.model(**feed, return_dict=True, output_hidden_states=bool(self.hidden))
+        outputs = self.forward_of.named_outputs(made, feed["attention_mask"])
+        # The first hidden state is the embeddings' output.
+        hidden = tuple(self.projection(made["hidden_states"][1 + i]) for i in self.hidden)
+        return Seen(outputs, hidden, self.tap.taken() if self.tap else ())
+
+
+def hidden_loss(
+    student: Sequence[torch.Tensor], teacher: Sequence[torch.Tensor], attention_mask: torch.Tensor
+) -> torch.Tensor:
+    """Mean squared distance of `[batch, length, width]` states, padding excluded, relative to the teacher's square.
+
+    Relative, since the size of hidden states differs a hundredfold between architectures: 1 is as far off as all zeros.
+    """
+    real = attention_mask.bool()
+    parts = []
+    for state, other in zip(student, teacher, strict=True):
+        wanted = other[real]
+        parts.append((state[real] - wanted).square().mean() / wanted.square().mean().clamp(min=1e-12))
+    return torch.stack(parts).mean()
+
+
+def depth_and_width(model: "TorchModel", feed: dict[str, torch.Tensor]) -> tuple[int, int]:
+    """Return the number of layers and the width of their states, read off one forward.
+
+    Configurations name both in too many ways.
+    """
+    with torch.no_grad():
+        made = Forward(model).model(**feed, return_dict=True, output_hidden_states=True)["hidden_states"]
+    return len(made) - 1, made[-1].shape[-1]

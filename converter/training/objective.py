@@ -1,0 +1,134 @@
+"""What a student learns of its teacher, decided before the first step, and the loss that comes of it."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+
+from converter.training.layer_map import (
+    Seen,
+    Tapped,
+    depth_and_width,
+    hidden_loss,
+    kept_layers,
+    map_layers,
+    refuse_layers,
+)
+from converter.training.losses import similarity_loss
+from converter.training.options import LossWeights, TrainingOptions
+from converter.training.relations import RelationPlan, plan_relations, relation_loss
+
+if TYPE_CHECKING:
+    from converter.artifact import TorchModel
+    from converter.task import Task
+    from converter.training.texts import Text
+
+EMBEDDING = "sentence_embedding"
+PARTS = ("loss", "soft", "hard", "hidden", "relation", "similarity")
+"""The weighted sum, and what it is made of."""
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """Which layers are learned, and from which; empty where answers alone count."""
+
+    mapped: tuple[int, ...] = ()
+    """The teacher's layer of each student layer, where hidden states count."""
+    relations: RelationPlan | None = None
+    projection: torch.nn.Module | None = None
+    """From the student's width to the teacher's, where they differ."""
+
+    @property
+    def key(self) -> str:
+        """Which states of the teacher are looked at, in a word that can name a folder."""
+        return "-".join(map(str, (*self.mapped, "relations", self.relations.teacher_layer if self.relations else "no")))
+
+    def student(self, model: "TorchModel") -> Tapped:
+        """Return the student's forward that shows what is compared."""
+        at = self.relations.student_layer if self.relations else None
+        return Tapped(model, range(len(self.mapped)), at, self.projection)
+
+    def teacher(self, model: "TorchModel") -> Tapped:
+        """Return the teacher's forward that shows the same, layer by layer of the student."""
+        return Tapped(model, self.mapped, self.relations.teacher_layer if self.relations else None)
+
+
+def plan_lesson(
+    student: "TorchModel",
+    teacher: "TorchModel",
+    feeds: tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]],
+    weights: LossWeights,
+    options: TrainingOptions,
+    seed: int,
+) -> Lesson:
+    """Return the lesson; `feeds` are one text as each of the two reads it.
+
+    Raises:
+        UsageError: the layers given do not fit, or there are no relations to learn.
+        SourceError: relations of an architecture whose queries, keys and values are not known.
+
+    """
+    if weights.hidden == weights.relation == 0:
+        return Lesson()
+    (n_own, narrow), (n_known, wide) = (
+        depth_and_width(model, feed) for model, feed in zip((student, teacher), feeds, strict=True)
+    )
+    if options.layers:
+        refuse_layers(options.layers, n_own, n_known)
+    mapped = options.layers or map_layers(n_own, n_known, kept_layers(student, teacher))
+    relations = None
+    if weights.relation > 0:
+        relations = plan_relations(student, teacher, mapped, options.relation_heads)
+    if weights.hidden == 0:
+        return Lesson(relations=relations)
+    return Lesson(mapped, relations, _projection_between(narrow, wide, seed))
+
+
+def _projection_between(narrow: int, wide: int, seed: int) -> torch.nn.Module | None:
+    """Return a map between widths that is learned beside the student; None where they are equal."""
+    if narrow == wide:
+        return None
+    projection = torch.nn.Linear(narrow, wide, bias=False)
+    rng = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        projection.weight.normal_(0.0, narrow**-0.5, generator=rng)
+    return projection
+
+
+def losses(
+    lesson: Lesson,
+    weights: LossWeights,
+    task: "Task",
+    seen: Seen,
+    wanted: Seen | None,
+    attention_mask: torch.Tensor,
+    texts: "Sequence[Text]",
+) -> dict[str, torch.Tensor]:
+    """Return the weighted sum as `loss`, and its parts (0 where a part does not count here)."""
+    # Touches every output, so that the processes agree on which parameters have a gradient, whatever the batch.
+    zero = torch.zeros((), device=attention_mask.device)
+    shown = (*seen.outputs.values(), *seen.hidden, *seen.relations)
+    parts = dict.fromkeys(PARTS, zero) | {"loss": sum((v.sum() * 0.0 for v in shown), zero)}
+    if wanted is not None:
+        parts |= _of_teacher(lesson, weights, task, seen, wanted, attention_mask)
+    if weights.hard > 0:
+        hard = task.hard_loss(seen.outputs, texts)
+        parts["hard"] = zero if hard is None else hard
+    counted: Mapping[str, float] = {name: weights.of(name) for name in PARTS[1:]}
+    return parts | {"loss": sum((weight * parts[name] for name, weight in counted.items()), parts["loss"])}
+
+
+def _of_teacher(
+    lesson: Lesson, weights: LossWeights, task: "Task", seen: Seen, wanted: Seen, attention_mask: torch.Tensor
+) -> dict[str, torch.Tensor]:
+    made = {}
+    if weights.soft > 0:
+        made["soft"] = task.soft_loss(seen.outputs, wanted.outputs, attention_mask, weights.temperature)
+    if lesson.mapped:
+        made["hidden"] = hidden_loss(seen.hidden, wanted.hidden, attention_mask)
+    if lesson.relations is not None:
+        made["relation"] = relation_loss(seen.relations, wanted.relations, attention_mask, lesson.relations.n_heads)
+    if weights.similarity > 0 and EMBEDDING in seen.outputs:
+        made["similarity"] = similarity_loss(seen.outputs[EMBEDDING], wanted.outputs[EMBEDDING])
+    return made

@@ -1,0 +1,78 @@
+"""The teacher's answers, asked anew for every batch, or once for all where they fit on the disk."""
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from converter.training.cached_answers import MEGABYTE, KeptAnswers, expected_bytes
+from converter.training.layer_map import Seen
+from converter.training.objective import Lesson
+from converter.training.texts import Text, feed_batch
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from converter.artifact import TorchModel
+    from converter.stage import Progress
+
+ASKED_AT_ONCE = 32
+KEPT = "teacher-answers"
+"""Folder of what is kept, in the stage's scratch folder."""
+
+
+@dataclass
+class Teacher:
+    """Never changed: it is run without gradients, and copied where it has to go to another device."""
+
+    model: "TorchModel"
+    texts: Sequence[Text]
+    lesson: Lesson
+    device: torch.device
+    kept: KeptAnswers | None = None
+
+    def __post_init__(self) -> None:
+        if self.device.type != "cpu":
+            self.model = replace(
+                self.model, module=copy.deepcopy(self.model.module), head=copy.deepcopy(self.model.head)
+            )
+        self.tapped = self.lesson.teacher(self.model).to(self.device)
+
+    def answers(self, batch: "NDArray[np.int64]", feed: dict[str, torch.Tensor]) -> Seen:
+        """Answer the texts of `batch`, which are padded in `feed`."""
+        if self.kept is not None:
+            return self.kept.take(batch, feed["input_ids"].shape[1], self.device)
+        with torch.no_grad():
+            seen: Seen = self.tapped(feed)
+        return seen
+
+    def keep(self, folder: Path, most_mb: int, progress: "Progress") -> bool:
+        """Ask about every text once and keep the answers under `folder`, unless they take more than `most_mb`.
+
+        Always in the same batches, and whether they are kept does not depend on the machine: a resumed run must see the
+        same bits as one that was not. What an earlier part of the same training has kept there is taken as it is.
+        """
+        lengths = [e.length for _, e in self.texts]
+        order = np.argsort(lengths, kind="stable")
+        shown = self.answers(order[:1], self._feed(order[:1]))
+        outputs = self.model.task.token_outputs
+        if expected_bytes(lengths, shown, outputs) > most_mb * MEGABYTE:
+            return False
+        whole = folder / self.lesson.key / "whole"
+        kept = KeptAnswers(whole.parent, lengths, shown, outputs, fresh=not whole.is_file())
+        if not whole.is_file():
+            with progress.task("Asking the teacher", total=len(order)) as ticker:
+                for at in range(0, len(order), ASKED_AT_ONCE):
+                    rows = order[at : at + ASKED_AT_ONCE]
+                    kept.put(rows, self.answers(rows, self._feed(rows)))
+                    ticker.advance(len(rows))
+            whole.touch()
+        self.kept = kept
+        return True
+
+    def _feed(self, batch: "NDArray[np.int64]") -> dict[str, torch.Tensor]:
+        return feed_batch(self.model, self.texts, batch, self.device)
