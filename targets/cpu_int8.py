@@ -32,7 +32,7 @@ LIMITS = {
 @dataclass(frozen=True)
 class CpuInt8(Target):
     name = "cpu-int8"
-    summary = "int8 ONNX for ONNX Runtime on CPUs, in the Hugging Face layout"
+    summary = "int8 ONNX for ONNX Runtime on CPUs, in the Hugging Face folder layout"
     precisions = ("static", "dynamic", "none")
     auto = ("static", "dynamic")
 

@@ -33,7 +33,7 @@ LIMITS = {
 @dataclass(frozen=True)
 class OrtGpu(Target):
     name = "ort-gpu"
-    summary = "fp16 ONNX for ONNX Runtime on NVIDIA GPUs, in the Hugging Face layout"
+    summary = "fp16 ONNX for ONNX Runtime on NVIDIA GPUs, in the Hugging Face folder layout"
     extra = "gpu"
     precisions = ("fp16", "none")
 

@@ -18,13 +18,13 @@ if TYPE_CHECKING:
 KINDS = ("targets", "tasks", "trim", "prune", "share", "factorize", "distill", "quantize", "families", "samples")
 
 
-@click.command("list", short_help="Name the targets, tasks, methods, families and samples there are.")
+@click.command("list", short_help="List targets, tasks, methods, model families and samples.")
 @click.argument("kind", required=False)
 @json_option
 @quiet_options
 @click.pass_obj
 def list_names(session: Session, kind: str | None) -> int:
-    """Name what there is of KIND (targets, tasks, trim, prune, share, factorize, distill, …); without KIND, all."""
+    """List everything of one KIND (targets, tasks, trim, prune, share, factorize, distill, …), or of all kinds."""
     if kind is not None and kind not in KINDS:
         raise UsageError(f"there is no kind {kind!r}", hint=nearest(kind, KINDS))
     terminal = session.terminal
@@ -65,7 +65,7 @@ def _task_line(task: "type[Task]") -> str:
     return f"architectures named …{task.architecture}"
 
 
-@click.command("describe", short_help="Show what a target or method does, and its options.")
+@click.command("describe", short_help="Show what a target, method or precision does, and its options.")
 @click.argument("name")
 @json_option
 @quiet_options

@@ -23,7 +23,7 @@ class SoftLabels(TeacherOptions, Stage[TorchModel, TorchModel]):
     As a recipe: `compress = [{stage = "prune.structured", speedup = 4}, {stage = "distill.soft", augment = 3}]`
     """
 
-    summary = "learn the source's answers and hidden states"
+    summary = "train the model to reproduce the outputs and hidden states of the source"
     needs_text = True
 
     def forecast(self, now: "Forecast", model: TorchModel, ctx: Context) -> "Forecast":

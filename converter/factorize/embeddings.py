@@ -29,10 +29,10 @@ class EmbeddingFactors(Stage[TorchModel, TorchModel]):
     As a recipe: `compress = [{stage = "factorize.embeddings", rank = 256}, {stage = "distill.soft"}]`
     """
 
-    rank: int = option(0, "columns of the narrow table; 0: half the width", low=0)
+    rank: int = option(0, "rank: columns of the narrow table; 0: half the embedding width", low=0)
 
     name = NAME
-    summary = "the embedding as a narrow table times a small matrix"
+    summary = "low-rank embedding: a narrow table times a small matrix"
     needs_text = True
     bars = ("trim.", "share.codebook", "factorize.embeddings")
 

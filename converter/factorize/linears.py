@@ -32,11 +32,11 @@ class LinearFactors(Stage[TorchModel, TorchModel]):
     """
 
     where: Literal["ffn", "attention", "all"] = option("ffn", "which matrices: ffn, attention or all")
-    ratio: float = option(0.9, "share of their parameters to keep; below 0.8 use prune.structured", low=0.8, high=0.99)
-    texts: int = option(128, "texts that inputs are measured on", low=1)
+    ratio: float = option(0.9, "share of the parameters to keep; below 0.8, use prune.structured", low=0.8, high=0.99)
+    texts: int = option(128, "calibration texts to measure inputs on", low=1)
 
     name = NAME
-    summary = "linear layers as two narrow ones each"
+    summary = "low-rank linear layers: each becomes two narrow ones"
     needs_text = True
     bars = ("prune.", "distill.gradual", "factorize.linears", "share.layers")
 

@@ -26,12 +26,14 @@ class LayerDropping(Stage[TorchModel, TorchModel]):
     As a recipe: `compress = [{stage = "prune.layers", keep = 3}, {stage = "distill.soft"}]`
     """
 
-    keep: int = option(0, "layers to keep; 0: half of them", low=0)
-    indices: tuple[int, ...] = option((), "keep exactly these, counted from 0, as in 0+2+5", low=0)
-    choose: Literal["even", "damage"] = option("even", "spread evenly, or by the least change of the answers")
-    texts: int = option(64, "texts to measure damage on", low=1)
+    keep: int = option(0, "number of layers to keep; 0: half of them", low=0)
+    indices: tuple[int, ...] = option((), "keep exactly these layers, counted from 0, as in 0+2+5", low=0)
+    choose: Literal["even", "damage"] = option(
+        "even", "keep evenly spaced layers, or drop those whose loss changes the answers least"
+    )
+    texts: int = option(64, "calibration texts for choose=damage", low=1)
 
-    summary = "drop whole layers"
+    summary = "remove whole layers"
 
     def __post_init__(self) -> None:
         if self.keep and self.indices:

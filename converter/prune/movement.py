@@ -28,20 +28,20 @@ class MovementPruning(TrainingOptions, Stage[TorchModel, TorchModel]):
     """
 
     sparsity: float | None = option(
-        None, "share of the weights to set to zero; 0.5 where no pattern N:M says", low=0.01, high=0.99
+        None, "share of the weights to set to zero; 0.5 unless an N:M pattern decides", low=0.01, high=0.99
     )
     scope: Literal["global", "layer", "row"] = option(
-        "layer", "rank over the whole model, within each matrix, or within each of its rows"
+        "layer", "rank weights over the whole model, within each matrix, or within each of its rows"
     )
-    pattern: str = option("", "N:M keeps N of M neighbouring inputs, RxC removes blocks of R outputs by C inputs")
-    cuts: int = option(8, "times that weights are ranked anew", low=2, high=64)
-    until: float = option(0.6, "share of the training at which zeros are as many as wanted", low=0.01, high=0.95)
-    temperature: float = option(2.0, "softens both answers before they are compared", low=0.01)
-    soft_weight: float = option(1.0, "weight of the teacher's answers", low=0.0)
-    hard_weight: float = option(0.0, "weight of the data's own labels, where it has them", low=0.0)
-    hidden_weight: float = option(1.0, "weight of the hidden states, layer by layer", low=0.0)
+    pattern: str = option("", "2:4 keeps 2 of 4 neighbouring inputs; 1x4 removes blocks of 1 output by 4 inputs")
+    cuts: int = option(8, "number of times the zeros are chosen again", low=2, high=64)
+    until: float = option(0.6, "share of the training after which the full sparsity is reached", low=0.01, high=0.95)
+    temperature: float = option(2.0, "softmax temperature of teacher and student", low=0.01)
+    soft_weight: float = option(1.0, "loss weight of the teacher's outputs", low=0.0)
+    hard_weight: float = option(0.0, "loss weight of the labels in the data, where it has any", low=0.0)
+    hidden_weight: float = option(1.0, "loss weight of the hidden states, layer by layer", low=0.0)
 
-    summary = "set weights to zero that training moves toward it, while distilling"
+    summary = "movement pruning: set weights to zero that training moves toward zero, while distilling"
     needs_text = True
     bars = ThresholdPruning.bars
 

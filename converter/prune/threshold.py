@@ -38,23 +38,21 @@ class ThresholdPruning(Stage[TorchModel, TorchModel]):
     """
 
     sparsity: float | None = option(
-        None, "share of the weights to set to zero; 0.5 where no pattern N:M says", low=0.01, high=0.99
+        None, "share of the weights to set to zero; 0.5 unless an N:M pattern decides", low=0.01, high=0.99
     )
     scope: Literal["global", "layer", "row"] = option(
-        "layer", "rank over the whole model, within each matrix, or within each of its rows"
+        "layer", "rank weights over the whole model, within each matrix, or within each of its rows"
     )
     score: Literal["magnitude", "wanda", "obs"] = option(
-        "magnitude", "rank by |w|, by |w| x the size of its input, or by what the output loses"
+        "magnitude", "rank by |w| (magnitude), |w| x input norm (wanda), or error of the layer's output (obs)"
     )
-    pattern: str = option("", "N:M keeps N of M neighbouring inputs, RxC removes blocks of R outputs by C inputs")
-    reconstruct: bool = option(False, "fit the weights that stay by least squares (score=obs always does)")
-    steps: int | None = option(
-        None, "rank anew this many times on the way; 8 where weights are fitted, else 1", low=1, high=64
-    )
-    schedule: Literal["cubic", "linear"] = option("cubic", "how the share grows over the steps")
-    texts: int = option(512, "texts that inputs are measured on, and weights fitted to", low=1)
+    pattern: str = option("", "2:4 keeps 2 of 4 neighbouring inputs; 1x4 removes blocks of 1 output by 4 inputs")
+    reconstruct: bool = option(False, "refit the kept weights by least squares (score=obs always does)")
+    steps: int | None = option(None, "number of pruning steps; none: 8 if weights are refitted, else 1", low=1, high=64)
+    schedule: Literal["cubic", "linear"] = option("cubic", "how sparsity grows over the steps")
+    texts: int = option(512, "calibration texts to measure inputs on and to fit weights to", low=1)
 
-    summary = "set the weights that matter least to zero"
+    summary = "set the least important weights to zero (unstructured, N:M or block sparsity)"
     # They fit or merge what is left: zeros would be filled.
     bars = ("prune.structured", "prune.mixed", "distill.gradual", "factorize.linears", "share.layers")
 

@@ -22,14 +22,16 @@ class DynamicInt8(Stage[OnnxModel, OnnxModel]):
     Activations have one scale for the whole batch: a text's answer can depend on its neighbours (`Limits.stability`).
     """
 
-    samples: int = option(256, "calibration texts that smoothing and rounding look at", low=1)
-    smooth: bool = option(True, "move outlier channels of activations into the weights first")
-    bounded: bool = option(True, "keep weights so small that no CPU's 8-bit products saturate (AVX2 without VNNI)")
+    samples: int = option(256, "calibration texts used for smoothing and rounding", low=1)
+    smooth: bool = option(True, "smooth first: move outlier channels of activations into the weights (SmoothQuant)")
+    bounded: bool = option(True, "limit weights so that int8 products cannot saturate on CPUs without VNNI (AVX2)")
     max_noise: float = option(
-        0.05, "share of the answers' variance that int8 may cost; products stay in float until it does not", low=0.0
+        0.05,
+        "highest error of the outputs as a share of their variance; sensitive products stay in float to meet it",
+        low=0.0,
     )
 
-    summary = "dynamic int8, outlier channels smoothed"
+    summary = "int8 weights, activation scales computed per batch at run time"
 
     def run(self, given: OnnxModel, ctx: Context) -> Outcome[OnnxModel]:
         from converter.onnx.quantize.fallback import quantize_faithfully

@@ -30,7 +30,7 @@ COMPARISONS = ("Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Not
 class Fp16(Stage[OnnxModel, OnnxModel]):
     """ONNX Runtime's float16 conversion, mask constants made finite, outputs cast back to float32."""
 
-    summary = "fp16 inside, float32 outputs"
+    summary = "float16 weights and arithmetic, float32 outputs"
 
     def run(self, given: OnnxModel, ctx: Context) -> Outcome[OnnxModel]:
         from converter.onnx.read import read_onnx

@@ -11,7 +11,7 @@ from converter.tflite.quantize.requantize import Scheme, requantize
 class LitertFp16(Stage[TfliteModel, TfliteModel]):
     """Weights of linear layers and embedding tables in fp16."""
 
-    summary = "fp16 weights (LiteRT)"
+    summary = "float16 weights"
 
     def run(self, given: TfliteModel, ctx: Context) -> Outcome[TfliteModel]:
         operations = ["FULLY_CONNECTED", "EMBEDDING_LOOKUP"]

@@ -15,9 +15,9 @@ class LitertMixed(LitertInt4):
     Those of the layers whose output 4 bits disturb most for their size, as measured on text.
     """
 
-    kept: float = option(0.35, "share of the linear layers' weights that stay in 8 bits", low=0.01, high=0.95)
+    kept: float = option(0.35, "share of the linear layers' weights kept in int8", low=0.01, high=0.95)
 
-    summary = "int4 weights, int8 where 4 bits harm most (LiteRT)"
+    summary = "int4 weights, int8 in the layers most sensitive to 4 bits"
 
     def run(self, given: TfliteModel, ctx: Context) -> Outcome[TfliteModel]:
         return self._quantized(given, ctx, "mixed", self.kept)

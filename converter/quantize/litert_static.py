@@ -29,12 +29,18 @@ class LitertStaticInt8(Stage[TfliteModel, TfliteModel]):
     token. Ranges are measured on rows that real text fills to the last token, so padding moves none.
     """
 
-    texts: int = option(16, "texts per length that ranges are measured on", low=1)
-    min_snr: float = option(28.0, "decibels below which a layer is quantized dynamically", low=0.0)
+    texts: int = option(16, "calibration texts per sequence length for the activation ranges", low=1)
+    min_snr: float = option(
+        28.0,
+        "layers whose signal-to-noise ratio in int8 is below this (in dB) use dynamic quantization instead",
+        low=0.0,
+    )
 
-    activation_bits: Literal[8, 16] = option(8, "8, or 16 for accelerators that have it: nothing is too noisy then")
+    activation_bits: Literal[8, 16] = option(
+        8, "8, or 16 for accelerators with int16 activations; with 16, no layer needs dynamic quantization"
+    )
 
-    summary = "static int8 (LiteRT)"
+    summary = "int8 weights and activations, ranges fixed by calibration"
     needs_text = True
 
     def check(self, source: "TorchModel", *, has_text: bool) -> None:

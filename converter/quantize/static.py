@@ -26,18 +26,20 @@ class StaticInt8(Stage[OnnxModel, OnnxModel]):
     grow with the amount of text. A text's answer never depends on its neighbours.
     """
 
-    samples: int = option(256, "calibration texts that are looked at", low=1)
+    samples: int = option(256, "calibration texts used", low=1)
     range: Literal["minmax", "percentile", "mse"] = option(
-        "mse", "an activation's range: minmax, percentile, or mse (least error of the products that it feeds)"
+        "mse", "activation ranges by minmax, percentile, or mse (least error of the matrix products that read them)"
     )
-    smooth: bool = option(True, "move outlier channels of activations into the weights first")
-    bounded: bool = option(True, "keep weights so small that no CPU's 8-bit products saturate (AVX2 without VNNI)")
+    smooth: bool = option(True, "smooth first: move outlier channels of activations into the weights (SmoothQuant)")
+    bounded: bool = option(True, "limit weights so that int8 products cannot saturate on CPUs without VNNI (AVX2)")
     max_noise: float = option(
-        0.05, "share of the answers' variance that int8 may cost; products stay in float until it does not", low=0.0
+        0.05,
+        "highest error of the outputs as a share of their variance; sensitive products stay in float to meet it",
+        low=0.0,
     )
-    portable: bool = option(False, "standard ONNX only (QDQ), no operators of ONNX Runtime's own: slower there")
+    portable: bool = option(False, "standard ONNX operators only (QDQ): runs in every runtime, slower in ONNX Runtime")
 
-    summary = "static int8, calibrated on real text"
+    summary = "int8 weights and activations, ranges fixed by calibration"
     needs_text = True
 
     def run(self, given: OnnxModel, ctx: Context) -> Outcome[OnnxModel]:

@@ -35,11 +35,11 @@ class CodebookSharing(Stage[TorchModel, TorchModel]):
     As a recipe: `compress = [{stage = "share.codebook", bits = 4, exact = 500}]`
     """
 
-    bits: int = option(4, "bits a weight: 4 or 2", low=2, high=4)
-    exact: int = option(500, "tokens, the commonest of the text, whose rows stay whole", low=0)
+    bits: int = option(4, "bits per weight: 4 or 2", low=2, high=4)
+    exact: int = option(500, "number of most frequent tokens whose rows are left unchanged", low=0)
 
     name = NAME
-    summary = "write embedding rows with a shared codebook, 4 or 2 bits a weight"
+    summary = "compress embeddings by vector quantization, to 4 or 2 bits per weight"
     needs_text = True
     bars = ("trim.", "factorize.embeddings", "share.codebook")
 

@@ -32,11 +32,13 @@ class LayerSharing(Stage[TorchModel, TorchModel]):
     As a recipe: `compress = [{stage = "share.layers", keep = 4}, {stage = "distill.soft"}]`
     """
 
-    keep: int = option(0, "different layers to keep; 0: all but one", low=0)
-    merge: Literal["mean", "first", "last"] = option("mean", "what tied layers become: their mean, or one of them")
+    keep: int = option(0, "number of different layers to keep; 0: all but one", low=0)
+    merge: Literal["mean", "first", "last"] = option(
+        "mean", "weights of tied layers: their mean, or those of one of them"
+    )
 
     name = NAME
-    summary = "tie neighbouring layers, stored once"
+    summary = "let neighbouring layers share their weights, which are stored once"
     needs_text = True
     bars = ("prune.structured", "prune.mixed", "prune.layers", "distill.gradual", "share.layers")
 

@@ -25,7 +25,7 @@ SHOWN = 5
 
 @dataclass(frozen=True)
 class VocabularyTrimming(Stage[TorchModel, TorchModel]):
-    """Drop tokens that the text does not take: 31 % of MiniLM-L6 are embeddings, 70 % of XLM-R.
+    """Remove unused vocabulary entries: embeddings are 31 % of the weights of MiniLM-L6, 70 % of XLM-R.
 
     Kept text (the calibration text and `corpus`) is split into the same tokens as before, and the answers to it stay
     the same; `top` and `least` trade that for size. A `top` beyond what the text takes is filled by id,
@@ -38,18 +38,20 @@ class VocabularyTrimming(Stage[TorchModel, TorchModel]):
     As a recipe: `compress = [{stage = "trim.vocabulary", corpus = ["texts.txt"]}]`
     """
 
-    corpus: tuple[str, ...] = option((), "files of text to keep, besides the calibration text (txt, jsonl, csv, tsv)")
+    corpus: tuple[str, ...] = option(
+        (), "more text files whose tokens are kept, besides the calibration text (txt, jsonl, csv, tsv)"
+    )
     top: int = option(
-        0, "keep this many: by their number in the text, then by id; 0: every token that the text takes", low=0
+        0, "number of tokens to keep, most frequent first, then by id; 0: every token that occurs in the text", low=0
     )
-    least: int = option(1, "drop tokens that the text takes less often (1: none, which is lossless)", low=1)
+    least: int = option(1, "keep only tokens that occur at least this often in the text (1: all of them)", low=1)
     characters: Literal["all", "ascii"] = option(
-        "all", "single characters that stay although no text has them: all, or those of ASCII"
+        "all", "single-character tokens kept even if unused: all, or only ASCII"
     )
-    tokens: str = option("", "keep exactly the tokens of this list: one a line, or the tokenizer.json of another run")
+    tokens: str = option("", "file with exactly the tokens to keep: one per line, or the tokenizer.json of another run")
 
     name = NAME
-    summary = "drop tokens that the text does not take, tokenizer and embedding together"
+    summary = "remove vocabulary entries unused in the calibration text, from tokenizer and embedding"
     needs_text = True
 
     def __post_init__(self) -> None:

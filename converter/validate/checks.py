@@ -34,11 +34,13 @@ class Deviation:
     mean_error: float
     cosine: float
     """Mean over probes."""
+    p99_error: float | None = None
+    """99 of 100 values of this output, over all probes, are at most this far from the source's."""
 
 
 @dataclass(frozen=True)
 class WorstText:
-    """A probe that came out far from the source, or decided otherwise."""
+    """A probe with a large error, or with another decision than the source's."""
 
     text: str
     wanted: str

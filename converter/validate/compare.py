@@ -185,7 +185,13 @@ def _deviation(name: str, reference: Reference, answers: Answers, errors: "list[
         max(float(e.max()) for e in errors),
         float(np.mean([e.mean() for e in errors])),
         float(np.mean(cosines)),
+        p99(errors),
     )
+
+
+def p99(errors: "Sequence[NDArray[np.float64]]") -> float:
+    """Return the error that 99 of 100 values of all texts together do not exceed."""
+    return float(np.percentile(np.concatenate([e.ravel() for e in errors]), 99, method="inverted_cdf"))
 
 
 def cosine(wanted: "NDArray[np.float32]", found: "NDArray[np.float32]") -> float:
@@ -220,11 +226,14 @@ def _metric(source: "TorchModel", reference: Reference, answers: Answers, rest: 
 def _worst(
     source: "TorchModel", reference: Reference, answers: Answers, same: Sequence[float], errors: Sequence[float]
 ) -> tuple[WorstText, ...]:
-    """Return the texts that came out worst: other answers first, then by error."""
+    """Return the texts that came out worst: other answers first, then by error; the largest error is among them."""
     if not answers.judged:
         return ()
     found = source.task.decisions(answers.judged)
     order = sorted((i for i in range(len(same)) if errors[i] > 0), key=lambda i: (same[i], -errors[i]))
+    shown = order[:N_WORST]
+    if order and (largest := max(order, key=lambda i: errors[i])) not in shown:
+        shown[-1] = largest
     return tuple(
         WorstText(
             text=shorten(" ⏎ ".join(filter(None, (e.text, e.pair))), 300),
@@ -232,6 +241,6 @@ def _worst(
             found=answers.faults.get(i) or source.task.describe(found[i], e),
             error=float(errors[i]),
         )
-        for i in order[:N_WORST]
+        for i in shown
         for e in (reference.judged[i].example,)
     )
