@@ -4,6 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from converter.limits import Limits
@@ -78,6 +79,8 @@ class Target(ABC):
     """The extra to install where a runtime is missing."""
     precisions: ClassVar[tuple[str, ...]]
     """The target's menu, its default first."""
+    quantizers: ClassVar[Mapping[str, type[Any]]] = MappingProxyType({})
+    """The stage whose options a precision takes; a precision that is not named here takes none."""
     auto: ClassVar[tuple[str, ...]] = ()
     """What `auto` tries, as typed behind `--quantize`; empty: the whole menu but `none`."""
     input_dtype: ClassVar[str] = "int64"

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from converter.artifact import Artifact, Bundle, OnnxModel, TorchModel
 from converter.binding import bind
@@ -34,16 +34,19 @@ class CpuInt8(Target):
     name = "cpu-int8"
     summary = "int8 ONNX for ONNX Runtime on CPUs, in the Hugging Face folder layout"
     precisions = ("static", "dynamic", "none")
+    quantizers: ClassVar[Mapping[str, type[Any]]] = {
+        "static": StaticInt8,
+        "dynamic": DynamicInt8,
+        "none": ExportOnnx,
+    }
     auto = ("static", "dynamic")
 
     def check_runtime(self) -> None:
         """ONNX Runtime is a core dependency."""
 
     def stages(self, precision: str, options: Mapping[str, Any], model: TorchModel) -> Sequence[Stage[Any, Any]]:
-        where = "quantize.cpu-int8"
-        if precision == "none":
-            return (bind(ExportOnnx, options, where),)
-        return (ExportOnnx(), bind(StaticInt8 if precision == "static" else DynamicInt8, options, where))
+        made = bind(self.quantizers[precision], options, "quantize.cpu-int8")
+        return (made,) if precision == "none" else (ExportOnnx(), made)
 
     def emit(self, given: Artifact, source: TorchModel, folder: Path, ctx: Context) -> Bundle:
         assert isinstance(given, OnnxModel)

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -36,15 +36,14 @@ class OrtGpu(Target):
     summary = "fp16 ONNX for ONNX Runtime on NVIDIA GPUs, in the Hugging Face folder layout"
     extra = "gpu"
     precisions = ("fp16", "none")
+    quantizers: ClassVar[Mapping[str, type[Any]]] = {"fp16": Fp16, "none": ExportOnnx}
 
     def check_runtime(self) -> None:
         """Nothing is needed to make it: without a GPU it is proven on the CPU, and `device_check` says so."""
 
     def stages(self, precision: str, options: Mapping[str, Any], model: TorchModel) -> Sequence[Stage[Any, Any]]:
-        where = "quantize.ort-gpu"
-        if precision == "none":
-            return (bind(ExportOnnx, options, where),)
-        return (ExportOnnx(), bind(Fp16, options, where))
+        made = bind(self.quantizers[precision], options, "quantize.ort-gpu")
+        return (made,) if precision == "none" else (ExportOnnx(), made)
 
     def emit(self, given: Artifact, source: TorchModel, folder: Path, ctx: Context) -> Bundle:
         assert isinstance(given, OnnxModel)

@@ -93,6 +93,7 @@ class Tflite(Target):
     summary = "TFLite for LiteRT on Android, iOS and desktop"
     extra = "mobile"
     precisions = ("dynamic", "static", "weights", "mixed", "int4", "fp16", "none")
+    quantizers = QUANTIZERS
     auto = ("dynamic", "static", "fp16")
     input_dtype = "int32"
 
