@@ -126,7 +126,7 @@ def _step(name: str, before: Forecast, now: Forecast, recipe: "Recipe", speed: A
     }
     notes = now.notes[len(before.notes) :]
     if name != "source" and now == before:
-        notes = (*notes, "its size stays, or is known only when it runs")
+        notes = (*notes, "its size does not change, or is known only when it runs")
     seconds = round(pace * (now.passes - before.passes), 1)
     return Step(name, now.parameters, sizes, speed(now), seconds, notes)
 

@@ -139,7 +139,7 @@ def capture_reference(
         SourceError: the source itself answers NaN or infinity; the text is named.
 
     """
-    judged = judge(model, encode_probes(model, examples), torch_run(model), progress, "Asking the source")
+    judged = judge(model, encode_probes(model, examples), torch_run(model), progress, "Running the source model")
     _refuse_nan(judged)
     return _scored(model, judged, [e for e in evaluation or examples if e.label is not None], progress)
 
@@ -151,7 +151,9 @@ def _scored(
     scored = encode_probes(model, labelled)
     known = {j.example: j for j in judged}
     rest = [p for p in scored if p.example not in known]
-    known |= {j.example: j for j in judge_batched(model, rest, torch_run(model), progress, "Scoring the source")}
+    known |= {
+        j.example: j for j in judge_batched(model, rest, torch_run(model), progress, "Evaluating the source model")
+    }
     return _reference(
         model,
         judged,
@@ -187,7 +189,9 @@ def at_length(
         return source, reference
     short = replace(source, max_length=length)
     long = [j.example for j in reference.judged if j.encoding.length > length]
-    cut = iter(judge(short, encode_probes(short, long), torch_run(short), progress, "Asking the source, texts cut"))
+    cut = iter(
+        judge(short, encode_probes(short, long), torch_run(short), progress, "Running the source on truncated texts")
+    )
     judged = tuple(next(cut) if j.encoding.length > length else j for j in reference.judged)
     _refuse_nan(judged)
     if any(p.encoding.length > length for p in reference.scored):
@@ -201,7 +205,7 @@ def _refuse_nan(judged: Sequence[Judged]) -> None:
             if not np.isfinite(value).all():
                 raise SourceError(
                     f"the source itself answers NaN or infinity in {name} to {one.example.text[:80]!r}",
-                    hint="the checkpoint is damaged, or needs more than float32",
+                    hint="the checkpoint is damaged, or overflows float32",
                 )
 
 

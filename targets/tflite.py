@@ -226,7 +226,7 @@ class Tflite(Target):
         tokenizer, facts = Beside(bundle.folder).check(source, reference, longest)
         checks, found = check_variant(bundle, source, reference, runner, ctx)
         opinion, heard = second_opinion(model, source, reference, runner, ctx.work)
-        graphs = {"graphs": "one behind all lengths" if has_shared_graph(model) else "one a signature"}
+        graphs = {"graphs": "one for all lengths" if has_shared_graph(model) else "one per signature"}
         if SHARED in bundle.left_out:
             graphs["not_shared"] = bundle.left_out[SHARED]
         return [tokenizer, opinion, *checks], {**graphs, **facts, **heard, **found, **forecast(model).facts()}

@@ -40,9 +40,9 @@ def second_opinion(
     Reference kernels are slow: a handful of short texts tells a kernel that reads the file otherwise as well as all do.
     """
     if not runner.lengths:
-        return Check(CHECK, Status.NOT_RUN, detail="it reads fixed lengths, and the file takes any"), {}
+        return Check(CHECK, Status.NOT_RUN, detail="it needs fixed sequence lengths, and the file takes any"), {}
     if in_blocks(model):
-        detail = "TensorFlow's reference kernels read weights with a scale a block as zeros"
+        detail = "TensorFlow's reference kernels do not support block-wise quantized weights"
         return Check(CHECK, Status.NOT_RUN, detail=detail), {}
     if importlib.util.find_spec("tensorflow") is None:
         detail = "TensorFlow is not installed: pip install 'plm-export[tensorflow]'"

@@ -43,7 +43,7 @@ class GradualPruning(TeacherOptions, Stage[TorchModel, TorchModel]):
         named = [n for n in ("speedup", "latency_ms", "size_mb") if getattr(self, n) is not None]
         if len(named) != 1:
             raise RecipeError(
-                f"give {' or '.join(named)}, not both" if named else "there is no budget to prune to",
+                f"give {' or '.join(named)}, not both" if named else "there is no goal to prune to",
                 where="distill.gradual",
                 hint="" if named else "give speedup, latency_ms or size_mb",
             )

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 NAME = "factorize.linears"
 HONESTLY = (
-    "two products in the place of one: fewer bytes, but on a CPU faster only well below half of the break-even rank; "
+    "two matrix products instead of one: a smaller file, on a CPU faster only well below half the break-even rank; "
     "prune.structured at the same size is faster and loses less"
 )
 
@@ -44,7 +44,7 @@ class LinearFactors(Stage[TorchModel, TorchModel]):
         from converter.surgery.resize import family_of
 
         if family_of(source).shares_layers:
-            raise UsageError("its layers are one: the file is small already", where=NAME)
+            raise UsageError("its layers share one set of weights: the file is small already", where=NAME)
 
     def run(self, given: TorchModel, ctx: Context) -> Outcome[TorchModel]:
         import torch

@@ -88,7 +88,7 @@ def _check_files(folder: Path) -> dict[str, Any]:
             raise SourceError(
                 f"{pickles[0]} is a pickle, which can run code when it is read; it was not opened",
                 where=str(folder),
-                hint='where you trust it: python -c "from transformers import AutoModel as M; '
+                hint='if you trust it: python -c "from transformers import AutoModel as M; '
                 "M.from_pretrained('FOLDER', weights_only=True).save_pretrained('NEW')\" with its own class",
             )
         raise SourceError("there are no weights (*.safetensors)", where=str(folder), hint=WANTED)
@@ -108,7 +108,7 @@ def _check_safetensors(file: Path) -> None:
         raise SourceError(
             f"the weights cannot be read ({error})",
             where=str(file),
-            hint="the file is damaged or cut off: fetch it again",
+            hint="the file is damaged or incomplete: download it again",
         ) from None
 
 
@@ -188,7 +188,7 @@ def _refuse_partial(info: Mapping[str, Any], folder: Path, *, has_head: bool) ->
         raise SourceError(
             f"the weights lack {missing[0]}{more}: the model would answer at random",
             where=str(folder),
-            hint="was the head trained? give a fine-tuned model, or another --task",
+            hint="is the head trained? use a fine-tuned model, or another --task",
         )
 
 
@@ -221,11 +221,11 @@ def _load_tokenizer(folder: Path, module: "torch.nn.Module") -> Any:
         raise SourceError(
             f"the tokenizer does not load ({_first_line(error)})",
             where=str(folder),
-            hint="its files are damaged or cut off: fetch them again",
+            hint="its files are damaged or incomplete: download them again",
         ) from None
     if not tokenizer.is_fast:
         raise SourceError(
-            "the tokenizer has no fast form (tokenizer.json), which every package needs",
+            "there is no fast tokenizer (tokenizer.json), which every package needs",
             where=str(folder),
             hint="convert it: AutoTokenizer.from_pretrained(FOLDER, use_fast=True).save_pretrained(FOLDER)",
         )
@@ -235,13 +235,13 @@ def _load_tokenizer(folder: Path, module: "torch.nn.Module") -> Any:
         raise SourceError(
             f"the tokenizer has ids up to {largest}, the model {rows} embeddings",
             where=str(folder),
-            hint="the tokenizer is another model's",
+            hint="the tokenizer belongs to another model",
         )
     if len(tokenizer) < LEAST_VOCABULARY * rows:
         raise SourceError(
             f"the tokenizer has {len(tokenizer)} tokens, the model {rows} embeddings",
             where=str(folder),
-            hint="the tokenizer is another model's, or cut off",
+            hint="the tokenizer belongs to another model, or is incomplete",
         )
     if tokenizer.pad_token_id is None:
         raise SourceError(

@@ -91,7 +91,7 @@ def _sentence_module(row: Any, listing: Path) -> SentenceModule:
         raise SourceError("a module needs type and path", where=str(listing), hint="the file is damaged")
     path = PurePosixPath(row["path"])
     if path.is_absolute() or ".." in path.parts or "\\" in row["path"] or ":" in row["path"]:
-        raise SourceError(f"a module lies outside the model: {row['path']!r}", where=str(listing))
+        raise SourceError(f"a module is outside the model's folder: {row['path']!r}", where=str(listing))
     return SentenceModule(row["type"].rsplit(".", 1)[-1], row["path"])
 
 

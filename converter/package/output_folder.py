@@ -43,7 +43,7 @@ class Output:
             )
         if self.out.exists() and any(self.out.iterdir()) and not (self.out / MARK).is_file():
             raise UsageError(
-                "--force replaces only what this tool made, and this folder holds something else",
+                "--force replaces only output of plm-export, and this folder holds something else",
                 where=str(self.out),
                 hint="choose another -o, or remove the folder yourself",
             )

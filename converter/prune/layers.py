@@ -40,7 +40,7 @@ class LayerDropping(Stage[TorchModel, TorchModel]):
             raise RecipeError("give keep or indices, not both", where="prune.layers")
         if self.indices and self.choose == "damage":
             raise RecipeError(
-                "indices say which layers stay: there is nothing for choose=damage to choose",
+                "indices already name the layers to keep: choose has no effect",
                 where="prune.layers",
                 hint="give keep and choose, or indices alone",
             )
@@ -94,7 +94,8 @@ class LayerDropping(Stage[TorchModel, TorchModel]):
         if self.indices:
             if self.indices[-1] >= n_layers:
                 raise RecipeError(
-                    f"there is no layer {self.indices[-1]}: they are 0 to {n_layers - 1}", where="prune.layers.indices"
+                    f"there is no layer {self.indices[-1]}: layers are numbered 0 to {n_layers - 1}",
+                    where="prune.layers.indices",
                 )
             kept = self.indices
         else:

@@ -80,14 +80,12 @@ class StructuredPruning(Stage[TorchModel, TorchModel]):
             raise RecipeError(f"give {' or '.join(chosen)}, not both", where=where)
         if chosen and (self.heads is not None or self.ffn is not None):
             raise RecipeError(
-                f"{chosen[0]} decides how many go: heads and ffn cannot be given beside it",
+                f"{chosen[0]} decides how many are removed: heads and ffn cannot be given too",
                 where=where,
                 hint="leave them out",
             )
         if chosen and self.plan is None and not self.reconstruct:
-            raise RecipeError(
-                f"{chosen[0]} chooses by what is lost after fitting: reconstruct=false does not go with it", where=where
-            )
+            raise RecipeError(f"{chosen[0]} needs the refit: it cannot be combined with reconstruct=false", where=where)
         if self.ratios == (0, 0):
             raise RecipeError("heads and ffn are both 0: nothing would be removed", where=where)
 
@@ -203,7 +201,7 @@ class StructuredPruning(Stage[TorchModel, TorchModel]):
 
         n_sites = 2 * len(family_of(given).layers(given.module))
         total = PASSES * (n_sites + len(evidence.batches)) + (0 if ground else len(evidence.batches))
-        with ctx.progress.task("Fitting what is left", total=total) as ticker:
+        with ctx.progress.task("Refitting what is kept", total=total) as ticker:
             ground = ground or self._ground(given, ctx, evidence, ticker)
             made = fitted(ground, places_of(given, cut), ticker)
         shutil.rmtree(ground.sums.folder)

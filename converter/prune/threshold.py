@@ -60,15 +60,15 @@ class ThresholdPruning(Stage[TorchModel, TorchModel]):
         groups = parse_pattern(self.pattern, f"{NAME}.pattern")
         if groups.share is not None and self.sparsity not in {None, groups.share}:
             raise RecipeError(
-                f"{groups} sets {groups.share:g} of the weights to zero, sparsity says {self.sparsity:g}",
+                f"{groups} sets {groups.share:g} of the weights to zero, but sparsity is {self.sparsity:g}",
                 where=NAME,
                 hint="leave sparsity out",
             )
         if groups.of and self.scope != "layer":
-            raise RecipeError(f"{groups} decides within {groups.of} neighbours: it has no scope", where=f"{NAME}.scope")
+            raise RecipeError(f"{groups} ranks within groups of {groups.of}: leave scope out", where=f"{NAME}.scope")
         if self.fits and self.scope == "global":
             raise RecipeError(
-                "weights are fitted layer by layer: they cannot be ranked over the whole model",
+                "weights are refitted layer by layer, so scope=global is not possible",
                 where=f"{NAME}.scope",
                 hint="scope=layer or scope=row, or reconstruct=false with score=magnitude or wanda",
             )
@@ -126,7 +126,9 @@ class ThresholdPruning(Stage[TorchModel, TorchModel]):
         if self.score == "magnitude" and not self.fits:
             return ()
         if ctx.calibration_is_builtin:
-            ctx.progress.note(f"{NAME}: measuring on built-in text; --calibration FILE with yours does better")
+            ctx.progress.note(
+                f"{NAME}: measuring on built-in text; --calibration FILE with your own text gives better results"
+            )
         evidence = gather_evidence(given, ctx, n_texts=self.texts, max_length=128, loss="answers", score="taylor")
         if self.fits:
             refuse_little(evidence, NAME, hint="give more text, or score=magnitude without reconstruct")

@@ -150,7 +150,7 @@ def _check_range(given: OnnxModel, ctx: Context) -> dict[str, Any]:
                 largest, where = found, name
     if not largest <= MAX_HALF:
         raise StageFailed(
-            f"{where} reaches {largest:.3g}, float16 ends at {MAX_HALF:.0f}",
+            f"{where} reaches {largest:.3g}, the largest float16 is {MAX_HALF:.0f}",
             where=given.source.provenance.id,
             hint="export this model with precision none, or as int8",
         )

@@ -46,9 +46,9 @@ class LitertStaticInt8(Stage[TfliteModel, TfliteModel]):
     def check(self, source: "TorchModel", *, has_text: bool) -> None:
         if not has_text:
             raise DataError(
-                "ranges that stand in the file must come from text like that which the app will see",
+                "static quantization needs calibration text like the text of your app",
                 where="quantize.tflite static",
-                hint="give --calibration FILE, or take the default, which needs no text: --quantize tflite=dynamic",
+                hint="give --calibration FILE, or use the default, which needs none: --quantize tflite=dynamic",
             )
 
     def run(self, given: TfliteModel, ctx: Context) -> Outcome[TfliteModel]:

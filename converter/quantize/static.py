@@ -48,7 +48,7 @@ class StaticInt8(Stage[OnnxModel, OnnxModel]):
         from converter.onnx.quantize.prepare import Wish, prepare
 
         if not ctx.calibration:
-            raise StageFailed("static int8 needs text", where=self.name, hint="give --calibration")
+            raise StageFailed("static quantization needs calibration text", where=self.name, hint="give --calibration")
         wish = Wish(smooth=self.smooth, bounded=self.bounded, fuse=not self.portable, texts=self.samples)
         prepared = prepare(given, ctx.work / self._folder, ctx, wish)
         fit = fit_products(prepared, self.range, ctx.progress, bounded=self.bounded)

@@ -69,7 +69,8 @@ class Reading(ABC):
         if isinstance(value, int) and 0 <= value < len(self.labels):
             return value
         raise ValueError(
-            f"label {value!r} is none of the model's {len(self.labels)}", f"its labels: {', '.join(self.labels[:20])}"
+            f"label {value!r} is not one of the model's {len(self.labels)} labels",
+            f"its labels: {', '.join(self.labels[:20])}",
         )
 
     def _by_name(self, name: str) -> int | None:
@@ -91,7 +92,7 @@ class SingleLabel(Reading):
 
     def fault(self, label: Label) -> str:
         known = isinstance(label, int) and 0 <= label < len(self.labels)
-        return "" if known else f"label {label!r} is none of the model's {len(self.labels)}"
+        return "" if known else f"label {label!r} is not one of the model's {len(self.labels)} labels"
 
     def decisions(self, logits: "Sequence[NDArray[np.float32]]") -> list[Any]:
         return [int(np.argmax(row)) for row in logits]

@@ -20,7 +20,7 @@ ENTRIES = 256
 BITS_OF_A_CODE = 8
 ROW_BYTES = 8
 """A scale, and the place of what is kept whole."""
-TOO_DEAR = "it does not pay: in int8 the plain table is no larger"
+TOO_DEAR = "not worth it: the plain table in int8 is no larger"
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class CodebookSharing(Stage[TorchModel, TorchModel]):
         refuse_tied(source, NAME)
         width = source.module.get_input_embeddings().weight.shape[1]  # type: ignore[operator]
         if width % self._span:
-            raise UsageError(f"rows of {width} weights do not part into pieces of {self._span}", where=NAME)
+            raise UsageError(f"rows of {width} weights cannot be divided into pieces of {self._span}", where=NAME)
 
     @property
     def _span(self) -> int:
@@ -133,12 +133,12 @@ def refuse_tied(model: TorchModel, where: str) -> None:
 
     if model.module.get_output_embeddings() is not None:  # type: ignore[operator]
         raise UsageError(
-            "the output layer of a fill-mask model is its embedding: both would have to change alike",
+            "not supported for fill-mask: the output layer shares its weights with the embedding",
             where=where,
             hint="trim.vocabulary makes both smaller",
         )
     if not isinstance(model.module.get_input_embeddings(), torch.nn.Embedding):  # type: ignore[operator]
-        raise UsageError("the embedding is no plain table any more", where=where, hint="one such stage is enough")
+        raise UsageError("the embedding has already been compressed", where=where, hint="one such stage is enough")
 
 
 def name_of_embedding(module: "torch.nn.Module") -> str:

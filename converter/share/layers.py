@@ -46,7 +46,7 @@ class LayerSharing(Stage[TorchModel, TorchModel]):
         from converter.surgery.resize import family_of
 
         if family_of(source).shares_layers:
-            raise UsageError("its layers are one already", where=NAME)
+            raise UsageError("its layers already share one set of weights", where=NAME)
         n_layers = len(family_of(source).layers(source.module))
         if self.keep >= n_layers:
             raise RecipeError(f"keep must be below the model's {n_layers} layers, found {self.keep}", where=NAME)
@@ -75,7 +75,7 @@ class LayerSharing(Stage[TorchModel, TorchModel]):
                 tries = {g: self._loss(given, g, ctx, ticker) for g in _neighbors(given, groups)}
                 if not tries:
                     raise UsageError(
-                        "no two neighbouring layers are of one shape", where=NAME, hint="share, then prune"
+                        "no two neighbouring layers have the same shape", where=NAME, hint="share, then prune"
                     )
                 groups = min(tries, key=lambda g: tries[g])
                 log.append({"groups": [list(g) for g in groups], "distance": round(tries[groups], 6)})

@@ -35,12 +35,12 @@ def prove_kept(
     """
     if not texts:
         return {"texts": 0}
-    with ctx.progress.task("Splitting the kept text again", total=len(texts)) as ticker:
+    with ctx.progress.task("Tokenizing the kept text again", total=len(texts)) as ticker:
         other = set(split_otherwise(given.tokenizer, made.tokenizer, texts, ticker))
     if lossless and other:
         text = texts[min(other)]
         raise StageFailed(
-            f"{len(other)} kept texts are split otherwise, such as {shorten(text)!r}: "
+            f"{len(other)} kept texts are tokenized differently, such as {shorten(text)!r}: "
             f"{pieces(made.tokenizer, text)[:8]}, were {pieces(given.tokenizer, text)[:8]}",
             where="trim.vocabulary",
         )
@@ -60,7 +60,7 @@ def _compare_answers(given: "TorchModel", made: "TorchModel", examples: Sequence
             # Written so that NaN is another answer.
             if not np.abs(found[name] - kept).max() <= NEARLY * max(float(np.ptp(value)), 1e-12):
                 raise StageFailed(
-                    f"{name} of {shorten(old.example.text)!r} is another after trimming", where="trim.vocabulary"
+                    f"{name} of {shorten(old.example.text)!r} changed after trimming", where="trim.vocabulary"
                 )
 
 
@@ -79,7 +79,7 @@ def held_out(given: "TorchModel", made: "TorchModel", kept: set[str], ctx: "Cont
         return {"texts": 0}
     judged = [p.example for p in (*ctx.reference.probes, *ctx.reference.scored) if not is_edge(p.example)]
     texts = [t for t in dict.fromkeys(texts_of(judged, given.tokenizer.mask_token)) if t not in kept]
-    with ctx.progress.task("Splitting held-out text", total=len(texts)) as ticker:
+    with ctx.progress.task("Tokenizing held-out text", total=len(texts)) as ticker:
         other = split_otherwise(given.tokenizer, made.tokenizer, texts, ticker)
     return {
         "texts": len(texts),

@@ -56,7 +56,7 @@ class VocabularyTrimming(Stage[TorchModel, TorchModel]):
 
     def __post_init__(self) -> None:
         if self.tokens and (self.corpus or self.top or self.least > 1):
-            raise RecipeError("tokens says what is kept: corpus, top and least have nothing to choose", where=NAME)
+            raise RecipeError("tokens already lists what to keep: corpus, top and least have no effect", where=NAME)
 
     def check(self, source: TorchModel, *, has_text: bool) -> None:
         from converter.data.files import read_texts
@@ -68,14 +68,14 @@ class VocabularyTrimming(Stage[TorchModel, TorchModel]):
             return
         if not has_text and not self.corpus:
             raise UsageError(
-                "there is no text that says which tokens are needed",
+                "there is no text to find the used tokens in",
                 where=NAME,
                 hint="give --calibration FILE, or --trim vocabulary:corpus=FILE with text as your users write it",
             )
         floor = len(self._floor(source, table))
         if 0 < self.top < floor:
             raise RecipeError(
-                f"{self.top} tokens are fewer than the {floor} that must stay: special tokens and characters",
+                f"{self.top} tokens are fewer than the {floor} that must be kept: special tokens and characters",
                 where=f"{NAME}.top",
                 hint="characters=ascii keeps fewer" if self.characters == "all" else f"give at least {floor}",
             )
@@ -103,7 +103,7 @@ class VocabularyTrimming(Stage[TorchModel, TorchModel]):
         table = table_of(model.tokenizer)
         chosen = self._chosen(model, table, self._texts(model, ctx), ctx) if not self.tokens else None
         rows = len(self._listed(model, table) if chosen is None else chosen)
-        note = f"{NAME}: {rows} of {now.table.rows} tokens stay"
+        note = f"{NAME}: {rows} of {now.table.rows} tokens kept"
         return spent(replace(now, table=Table(rows, now.table.width, rows * now.table.width)), passes=64, note=note)
 
     def _texts(self, given: TorchModel, ctx: Context) -> list[str]:
@@ -155,7 +155,7 @@ class VocabularyTrimming(Stage[TorchModel, TorchModel]):
             raise UsageError(
                 f"the list drops {names.get(missing[0], missing[0])!r}, a special token",
                 where=self.tokens,
-                hint="special tokens always stay: add them to the list",
+                hint="special tokens cannot be removed: add them to the list",
             )
         ancestors = Ancestors(table)
         return found.union(*(ancestors.of(i) for i in found))

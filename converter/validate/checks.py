@@ -81,7 +81,7 @@ class Evaluation:
             return None
         wanted = [c for c in self.checks if c.status is status and (status is Status.FAIL or c.name in DECISIVE)]
         if not wanted:
-            return "not proven: nothing decisive was checked"
+            return "not proven: neither agreement nor error could be checked"
         return f"{'gate' if status is Status.FAIL else 'not proven'}: {wanted[0].name}: {wanted[0].detail}"
 
 

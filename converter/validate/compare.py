@@ -86,11 +86,11 @@ def finite_check(*asked: Answers) -> Check:
     """Judge that every number of every answer is finite, and of the shape that the source answers with."""
     n = sum(len(a.judged) for a in asked)
     if not n:
-        return Check("finite", Status.NOT_RUN, detail="there are no probes")
+        return Check("finite", Status.NOT_RUN, detail="there are no texts to compare")
     fault = next(filter(None, (a.fault() for a in asked)), None)
     if fault:
         return Check("finite", Status.FAIL, float(n - sum(len(a.faults) for a in asked)), float(n), fault)
-    return Check("finite", Status.PASS, float(n), float(n), f"all outputs are finite numbers for all {n} texts")
+    return Check("finite", Status.PASS, float(n), float(n), f"no NaN or infinite output in {n} texts")
 
 
 def error_checks(deviations: Sequence[Deviation], limits: "Limits", vacuous: str | None) -> list[Check]:
@@ -127,7 +127,7 @@ def agreement_check(agreement: float, same: Sequence[float], limits: "Limits", v
         return Check("agreement", Status.NOT_RUN, None, limits.agreement, vacuous or "no limit is set")
     equal = sum(s >= 1 for s in same)
     detail = (
-        f"{equal} of {len(same)} texts are answered alike (agreement {agreement:.4f}); "
+        f"{equal} of {len(same)} texts get the same answer (agreement {agreement:.4f}); "
         f"at least {limits.agreement:g} wanted"
     )
     return Check("agreement", within(agreement, limits.agreement, at_least=True), agreement, limits.agreement, detail)
@@ -140,7 +140,7 @@ def metric_checks(
     if limits.max_drop is None:
         return []
     if not reference.metric:
-        reason = "no text is labelled: give --eval a file with labels"
+        reason = "there are no labels: give --eval a labelled file"
         return [Check("metric", Status.NOT_RUN, None, limits.max_drop, reason)]
     vacuous = at_chance(reference, source.task)
     if vacuous:
@@ -152,7 +152,7 @@ def metric_checks(
     moved = f"falls by {drop:.4f}" if drop > 0 else f"rises by {-drop:.4f}" if drop < 0 else "stays the same"
     detail = (
         f"{name} {moved} ({reference.metric[name]:.4f} to {metric[name]:.4f} on {len(reference.scored)} labelled "
-        f"texts); at most {limits.max_drop:g} down wanted"
+        f"texts); a drop of at most {limits.max_drop:g} is allowed"
     )
     return [Check("metric", status, drop, limits.max_drop, detail)]
 

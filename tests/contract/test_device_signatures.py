@@ -114,7 +114,7 @@ def test_a_gpu_is_spoken_of_where_shapes_are_fixed(packages: dict[str, Made]) ->
         "any": False,
         "batch": True,
     }
-    assert "which runs 0 pieces: any_length (shapes follow the text)" in texts["any"]
+    assert "which runs 0 pieces: any_length (its shapes are dynamic)" in texts["any"]
 
 
 def test_the_package_says_how_mediapipe_calls_it(packages: dict[str, Made], tiny_sentence_transformer: Path) -> None:
@@ -127,7 +127,7 @@ def test_the_package_says_how_mediapipe_calls_it(packages: dict[str, Made], tiny
         assert len(set(re.findall(r"Text(?:Classifier|Embedder)", text))) == 1
 
 
-@pytest.mark.parametrize("why", ["MediaPipe has no task for token-classification", "it was not asked for"])
+@pytest.mark.parametrize("why", ["MediaPipe has no task for token-classification", "disabled: mediapipe=false"])
 def test_the_package_says_why_it_has_no_file_for_mediapipe(
     why: str, packages: dict[str, Made], tiny: Callable[..., Path], tmp_path: Path
 ) -> None:

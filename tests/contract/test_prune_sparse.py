@@ -131,7 +131,7 @@ def test_the_record_says_what_an_archive_gains(source: TorchModel, tmp_path: Pat
     ("table", "says"),
     [
         ({"pattern": "2:4", "sparsity": 0.6}, "sets 0.5 of the weights to zero"),
-        ({"pattern": "1:4", "scope": "row"}, "has no scope"),
+        ({"pattern": "1:4", "scope": "row"}, "leave scope out"),
         ({"score": "obs", "scope": "global"}, "layer by layer"),
         ({"reconstruct": True, "scope": "global"}, "layer by layer"),
         ({"pattern": "4"}, "not a pattern"),

@@ -62,7 +62,7 @@ def fails(monkeypatch: pytest.MonkeyPatch) -> Callable[[BaseException], None]:
         (["m", "--limit", "agreement=1.5"], 2, "between 0.0 and 1.0"),
         (["m", "--limit", "agreement=most"], 2, "wanted a number"),
         (["m", "--quantize", "dinamic"], 2, "did you mean 'dynamic'"),
-        (["m", "--quantize", "tflite=int8"], 2, "'tflite' is not among this run's targets"),
+        (["m", "--quantize", "tflite=int8"], 2, "'tflite' is not a target of this run"),
         (["m", "--seq_len", "16"], 2, "no target of this run has fixed lengths"),
         (["m", "--distill", "sofd"], 2, "did you mean 'soft'"),
         (["m", "--distill", "soft:tempratur=2"], 2, "did you mean 'temperature'"),

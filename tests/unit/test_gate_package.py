@@ -201,7 +201,7 @@ def test_a_package_shorter_than_the_model_is_judged_on_cut_texts(model: TorchMod
     found = prove(runner)
     assert found.status is Status.PASS
     assert max(seen) == 10
-    assert "cut to 10" in found.facts["note"]
+    assert "truncated to 10" in found.facts["note"]
 
 
 def test_a_failure_names_the_step_that_drifted(model: TorchModel, prove: Prove) -> None:
@@ -216,14 +216,14 @@ def test_a_failure_names_the_step_that_drifted(model: TorchModel, prove: Prove) 
     steps = [("copy", model), ("prune.halve", drifted)]
     found = prove(TorchRunner(drifted), steps=steps)
     assert found.status is Status.FAIL
-    assert "most of it came with prune.halve" in found.reason()
+    assert "most of the error comes from prune.halve" in found.reason()
     assert [b["step"] for b in found.facts["boundaries"]] == ["copy", "prune.halve", "package"]
     assert found.facts["boundaries"][0]["max_error"] < 1e-6
 
 
 def test_a_drift_of_the_last_step_is_the_packages_own(model: TorchModel, prove: Prove) -> None:
     found = prove(TorchRunner(model, lambda out, feed: {"logits": -out["logits"]}), steps=[("copy", model)])
-    assert "most of it came with what the package itself adds" in found.reason()
+    assert "most of the error comes from the export to the package" in found.reason()
 
 
 @pytest.mark.parametrize(

@@ -61,7 +61,7 @@ def test_force_replaces_only_after_success(tmp_path: Path) -> None:
 def test_force_never_replaces_what_this_tool_did_not_make(tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "thesis.tex").write_text("mine")
-    with pytest.raises(UsageError, match="only what this tool made"), Output(tmp_path / "out", force=True):
+    with pytest.raises(UsageError, match="only output of plm-export"), Output(tmp_path / "out", force=True):
         pytest.fail("work began")
     assert (tmp_path / "out" / "thesis.tex").read_text() == "mine"
 

@@ -110,7 +110,7 @@ def _answer_noise(given: "OnnxModel", made: "Path", ctx: "Context") -> float | N
     texts = even_sample(ctx.calibration, ASKED)
     feeds = [pad_batch([source.task.encode(source.tokenizer, t, source.max_length)], source.pad) for t in texts]
     answers: list[list[list[NDArray[np.float32]]]] = []
-    with ctx.progress.task("Asking float and int8", total=2 * len(feeds)) as ticker:
+    with ctx.progress.task("Comparing float and int8", total=2 * len(feeds)) as ticker:
         for path in (given.path, made):
             session = open_lean_session(path)
             names = [o.name for o in session.get_outputs()]
