@@ -62,8 +62,8 @@ def test_several_texts_a_call_are_told_apart(packages: dict[str, Made], tmp_path
 def test_the_readme_says_which_lengths_there_are(name: str, packages: dict[str, Made]) -> None:
     text = " ".join((packages[name].samples / "README.md").read_text(encoding="utf-8").split())
     assert ("a text is run at its own length, without padding" in text) == (name == "any")
-    assert ("(12, 24 tokens, the shortest that a text fits is run)" in text) == (name != "any")
-    assert (f"{BATCH} texts a call, by signatures such as `serving_12_batch_{BATCH}`" in text) == (name == "batch")
+    assert ("(12, 24 tokens; the shortest one that fits the text is used)" in text) == (name != "any")
+    assert (f"{BATCH} texts per call, by signatures such as `serving_12_batch_{BATCH}`" in text) == (name == "batch")
 
 
 @pytest.mark.parametrize("name", ["separate", "shared", "any"])
