@@ -19,7 +19,7 @@ help:
 	@echo "make demo   the bundled sample through all three targets, into ./$(DEMO_OUT)"
 	@echo "make test   lint, types and tests, in an environment of their own"
 	@echo "make lint   ruff and mypy alone"
-	@echo "make bench  the measured claims of the README, into benchmarks/results/"
+	@echo "make bench  the measured figures of README and docs, into benchmarks/results/"
 	@echo "make clean  remove the demo, its environment, and caches"
 
 demo: $(DEMO_VENV)/.ready

@@ -169,7 +169,7 @@ def _precision(target: str, precision: str) -> dict[str, Any]:
 
 
 def _described(name: str, summary: str, cls: type, usage: str) -> dict[str, Any]:
-    doc = inspect.getdoc(cls) or ""
+    doc = (inspect.getdoc(cls) or "").partition("\nRaises")[0].strip()
     # dataclasses write their signature where a class has no docstring of its own
     return {
         "name": name,
@@ -235,18 +235,18 @@ def _show(found: dict[str, Any], terminal: "Terminal") -> None:
     for title in ("option", "default", "type", "range", "what it does"):
         table.add_column(title, overflow="fold", no_wrap=title == "option")
     for o in found["options"]:
-        cells = (o["name"], _text(o["default"]), o["type"], _range(o["low"], o["high"]), o["help"])
+        cells = (o["name"], option_text(o["default"]), o["type"], range_text(o["low"], o["high"]), o["help"])
         table.add_row(*map(escape, cells))
     console.print(table)
 
 
-def _text(value: Any) -> str:
+def option_text(value: Any) -> str:
     if isinstance(value, list):
         return "+".join(map(str, value)) or "none"
     return "none" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
 
 
-def _range(low: float | None, high: float | None) -> str:
+def range_text(low: float | None, high: float | None) -> str:
     if low is None and high is None:
         return ""
     return f"≥ {low:g}" if high is None else f"≤ {high:g}" if low is None else f"{low:g} … {high:g}"

@@ -16,10 +16,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class GradualPruning(TeacherOptions, Stage[TorchModel, TorchModel]):
-    """Cut to a budget along a cubic schedule, training in between (Zhu and Gupta, arXiv 1710.01878; GRAIN, 2212.07634).
+    """Prune to a goal along a cubic schedule, training in between (Zhu and Gupta, arXiv 1710.01878; GRAIN, 2212.07634).
 
-    Each cut measures anew what units mean to the answers, chooses widths as `prune.structured` does, and fits what is
-    left by least squares. The last cut comes at the share `until` of the training; the rest recovers.
+    Each pruning step measures importance again, chooses widths as `prune.structured` does, and refits what is kept by
+    least squares. The last step is at the share `until` of the training; the model recovers in the rest.
 
     As a recipe: `compress = [{stage = "distill.gradual", speedup = 4}]`
     """

@@ -25,8 +25,8 @@ HONESTLY = (
 class LinearFactors(Stage[TorchModel, TorchModel]):
     """Factor matrices so that their outputs on real text change least (SVD-LLM, Wang et al., arXiv 2403.07378).
 
-    Offered for a small part of the parameters only: where more has to go, pruning loses less and is faster. The record
-    has the share of each output that is lost, and what the answers lost.
+    For a small share of the parameters only: beyond that, pruning loses less and is faster. The record has the error of
+    each output, and the change of the answers.
 
     As a recipe: `compress = [{stage = "factorize.linears", where = "ffn", ratio = 0.9}]`
     """

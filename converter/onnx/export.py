@@ -23,10 +23,10 @@ OPSET = 18
 
 @dataclass(frozen=True)
 class ExportOnnx(Stage[TorchModel, OnnxModel]):
-    """Export with `torch.onnx.export(dynamo=True)`, tidy the graph, and hold the file to the model it came from.
+    """Export with `torch.onnx.export(dynamo=True)`, simplify the graph, and compare the file with the PyTorch model.
 
     Raises (from `run`):
-        StageFailed: the file answers otherwise than the model, by more than 1e-4 of the output range.
+        StageFailed: the file differs from the model by more than 1e-4 of the output range.
         ResourceLimit: the file would exceed 2 GB.
     """
 

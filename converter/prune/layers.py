@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 class LayerDropping(Stage[TorchModel, TorchModel]):
     """Drop whole layers (Sajjad et al., arXiv 2004.03844; DistilBERT's student is made so, 1910.01108).
 
-    `even` spreads the kept layers evenly, first and last among them. `damage` drops, one at a time, the layer without
-    which the answers to real text change least.
+    `even` keeps evenly spaced layers, including the first and the last. `damage` removes one layer at a time, the one
+    whose loss changes the answers to calibration text least.
 
     As a recipe: `compress = [{stage = "prune.layers", keep = 3}, {stage = "distill.soft"}]`
     """

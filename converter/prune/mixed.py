@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 class MixedPruning(Stage[TorchModel, TorchModel]):
     """Remove heads and neurons (faster everywhere), then zero weights by |w| x input (smaller archives).
 
-    In this order: zeroed weights would blur the importance of the heads that hold them.
+    In this order, because weights set to zero would distort the importance of their heads.
 
     As a recipe: `compress = [{stage = "prune.mixed", heads = 0.25, ffn = 0.25, sparsity = 0.5}]`
     """

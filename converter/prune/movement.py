@@ -19,10 +19,10 @@ NAME = "prune.movement"
 class MovementPruning(TrainingOptions, Stage[TorchModel, TorchModel]):
     """Distill with weights set to zero by how training moves them (Sanh et al., arXiv 2005.07683).
 
-    A score a weight gathers -w dL/dw, straight through the zeros: it rises where training moves the weight away from
-    zero, and a weight that was zero may come back. Scores start at |w|, what they would be had training brought the
-    weight there: a few hundred steps are too few to start from nothing. The share grows along a cubic schedule (Zhu
-    and Gupta, 1710.01878), is whole at `until` of the training, and the rest recovers.
+    The score of each weight accumulates -w dL/dw with a straight-through gradient: it rises where training moves the
+    weight away from zero, and a weight that was zero may come back. Scores start at |w|, because a few hundred steps
+    are too few to start from zero. Sparsity grows along a cubic schedule (Zhu and Gupta, 1710.01878) and is reached at
+    `until` of the training; the model recovers in the remaining steps.
 
     As a recipe: `compress = [{stage = "prune.movement", sparsity = 0.8, epochs = 5}]`
     """

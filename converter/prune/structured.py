@@ -27,11 +27,12 @@ RATIO = 0.25
 class StructuredPruning(Stage[TorchModel, TorchModel]):
     """Remove the attention heads and FFN neurons that matter least on real text, and refit those that are kept.
 
-    By share (`heads`, `ffn`): the smallest gradient x activation goes, measured anew in several steps (Michel et al.
-    2019, arXiv 1905.10650; Molchanov et al. 2019, 1906.10771; Kwon et al. 2022, 2204.09656). By budget (`speedup`,
-    `latency_ms`, `size_mb`): how much each layer keeps is chosen so that the least is lost within what sublayers take
-    on this machine, timed; a layer may lose all its heads or neurons (ZipLM, 2302.04089). Either way the weights of
-    what stays are fitted by least squares to what the whole model reads and hands on. No labels, no training.
+    By share (`heads`, `ffn`): units with the smallest gradient x activation are removed in several steps, measured
+    again before each (Michel et al. 2019, arXiv 1905.10650; Molchanov et al. 2019, 1906.10771; Kwon et al. 2022,
+    2204.09656). By a goal (`speedup`, `latency_ms`, `size_mb`): the widths of all layers are chosen for the least loss
+    within the goal, by times of sub-layers measured on this machine; a layer may lose all its heads or neurons (ZipLM,
+    2302.04089). In both cases the kept weights are refitted by least squares to the activations of the unpruned model.
+    No labels, no training.
 
     As a recipe: `compress = [{stage = "prune.structured", speedup = 2}]`
     """

@@ -28,11 +28,11 @@ class ThresholdPruning(Stage[TorchModel, TorchModel]):
     """Set the weights of the encoder's linear layers that matter least to zero; embeddings, biases and heads stay.
 
     `magnitude` ranks by |w| (Han et al. 2015, arXiv 1506.02626), `wanda` by |w| x the size of its input on real text
-    (2306.11695), `obs` by what the layer's output loses once the rest of the row has made good what it can (Hassibi
-    and Stork 1993; SparseGPT, 2301.00774). `reconstruct` fits the weights that stay by least squares, layer after
-    layer, to what the whole model makes of the same text; `obs` always does. The schedule is that of Zhu and Gupta
-    2017 (1710.01878): after each step weights are ranked anew, and fitted anew or their inputs measured anew.
-    Magnitudes that are not fitted stay as they are: there one step serves. Quantization and distillation keep zeros.
+    (2306.11695), `obs` by the error of the layer's output after the rest of the row has compensated for it (Hassibi
+    and Stork 1993; SparseGPT, 2301.00774). `reconstruct` refits the kept weights by least squares, layer after
+    layer, to the activations of the unpruned model; `obs` always does. The schedule is that of Zhu and Gupta
+    2017 (1710.01878): after each step weights are ranked again, and refitted or their inputs measured again. Magnitudes
+    that are not refitted do not change, so one step is enough for them. Quantization and distillation keep zeros.
 
     As a recipe: `compress = [{stage = "prune.threshold", score = "obs", sparsity = 0.5}]`
     """

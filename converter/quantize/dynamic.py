@@ -17,9 +17,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class DynamicInt8(Stage[OnnxModel, OnnxModel]):
-    """The large products in int8 with scales taken at run time, after smoothing; embeddings with a scale a row.
+    """The large matrix products in int8 with scales computed at run time, after smoothing; embeddings in int8.
 
-    Activations have one scale for the whole batch: a text's answer can depend on its neighbours (`Limits.stability`).
+    Activations have one scale for the whole batch, so an answer can depend on the other texts of the batch (the limit
+    `stability`).
     """
 
     samples: int = option(256, "calibration texts used for smoothing and rounding", low=1)

@@ -16,7 +16,7 @@ added, and what they gain is within what the choice of texts moves."""
 class LitertDynamicInt8(Stage[TfliteModel, TfliteModel]):
     """ai-edge-quantizer's `dynamic_wi8_afp32`, on linear layers and embedding tables.
 
-    Padding cannot change an answer: each token's activations have their own scale.
+    Activations have one scale per token, so padding cannot change an answer.
     """
 
     embeddings: bool = option(

@@ -14,7 +14,7 @@ PEAK = 4.0
 
 @dataclass(frozen=True)
 class LitertInt4(Stage[TfliteModel, TfliteModel]):
-    """Linear layers in int4, one scale for `block` inputs of an output; embedding tables in int4, one scale a row.
+    """Linear layers in int4, one scale per `block` inputs of an output; embedding tables in int4, one scale per row.
 
     Scales clip outliers where that lowers the error, outlier input channels are smoothed first, and the rounding error
     of each weight is compensated in the following ones (GPTQ, arXiv 2210.17323).

@@ -10,9 +10,9 @@ from converter.tflite.model import TfliteModel
 
 @dataclass(frozen=True)
 class LitertMixed(LitertInt4):
-    """As `int4`, but a share of the weights stays in 8 bits.
+    """As `int4`, but a share of the weights is kept in 8 bits.
 
-    Those of the layers whose output 4 bits disturb most for their size, as measured on text.
+    Those are the layers whose output error in 4 bits is largest for their size, measured on calibration text.
     """
 
     kept: float = option(0.35, "share of the linear layers' weights kept in int8", low=0.01, high=0.95)

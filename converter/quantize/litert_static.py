@@ -24,9 +24,9 @@ ROOM = 4.0
 class LitertStaticInt8(Stage[TfliteModel, TfliteModel]):
     """Linear layers in int8 with fixed ranges; attention, normalization and GELU stay in float.
 
-    A layer whose input or output has outliers so large that 8 bits over the whole range would drown the rest (the
-    feed-forward outputs of BERT: Bondarenko et al., arXiv 2109.12948) is quantized dynamically instead: one scale a
-    token. Ranges are measured on rows that real text fills to the last token, so padding moves none.
+    A layer whose input or output has outliers too large for 8 bits over the whole range (the feed-forward outputs of
+    BERT: Bondarenko et al., arXiv 2109.12948) is quantized dynamically instead, with one scale per token. Ranges are
+    calibrated on text without padding.
     """
 
     texts: int = option(16, "calibration texts per sequence length for the activation ranges", low=1)

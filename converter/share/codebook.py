@@ -25,12 +25,12 @@ TOO_DEAR = "not worth it: the plain table in int8 is no larger"
 
 @dataclass(frozen=True)
 class CodebookSharing(Stage[TorchModel, TorchModel]):
-    """Write every piece of an embedding row as a byte that names one of 256 shared pieces, times a scale a row.
+    """Vector quantization of embeddings: each piece of a row is one of 256 shared pieces, times a scale per row.
 
-    `bits=4`: two weights a byte; `bits=2`: four. On MiniLM-L6 four bits leave 9 % of the rows' size as error, rounding
-    to four bits 13 %, an SVD of the same bytes 46 %. Most of what that does to the answers comes from the commonest
-    tokens, so those keep their rows whole. Vector quantization as in Gersho and Gray (1992); only embeddings: a product
-    by codes has no fast kernel, a lookup needs none.
+    `bits=4`: two weights per byte; `bits=2`: four. On MiniLM-L6 four bits leave a relative error of 9 %, rounding to
+    four bits 13 %, an SVD of the same size 46 %. Most of the effect on the answers comes from the most frequent tokens,
+    so their rows are left unchanged (`exact`). As in Gersho and Gray (1992), for embeddings only: a lookup needs no
+    special kernel, a matrix product would.
 
     As a recipe: `compress = [{stage = "share.codebook", bits = 4, exact = 500}]`
     """

@@ -23,10 +23,10 @@ Groups = tuple[tuple[int, ...], ...]
 
 @dataclass(frozen=True)
 class LayerSharing(Stage[TorchModel, TorchModel]):
-    """Tie neighbouring layers until `keep` different ones are left, each time the two that cost the answers least.
+    """Share the weights of neighbouring layers until `keep` different ones are left, the least harmful pair first.
 
-    A tied model is smaller, not faster: every layer still runs. Without training that costs far more than int8 does
-    (one tie in MiniLM-L6, 8 % of the weights, changes 5 % of its answers on SST-2), so a distillation should follow;
+    The model gets smaller, not faster: every layer still runs. Without training this loses far more than int8 (sharing
+    one pair in MiniLM-L6, 8 % of the weights, changes 5 % of its answers on SST-2), so a distillation should follow;
     ALBERT (arXiv 1909.11942) was trained that way from the start.
 
     As a recipe: `compress = [{stage = "share.layers", keep = 4}, {stage = "distill.soft"}]`

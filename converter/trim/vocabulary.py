@@ -27,13 +27,12 @@ SHOWN = 5
 class VocabularyTrimming(Stage[TorchModel, TorchModel]):
     """Remove unused vocabulary entries: embeddings are 31 % of the weights of MiniLM-L6, 70 % of XLM-R.
 
-    Kept text (the calibration text and `corpus`) is split into the same tokens as before, and the answers to it stay
-    the same; `top` and `least` trade that for size. A `top` beyond what the text takes is filled by id,
-    which is how common a token is in general: of WordPiece and Unigram vocabularies by their order, of BPE by its
-    merges. Special tokens, single characters and bytes always
-    stay, so any text can still be spelled; what is split otherwise is counted on the evaluation text. The method is
-    that of Load What You Need (Abdaoui et al., arXiv 2010.05609) and of vocabulary trimming (Ushio et al., arXiv
-    2305.15020), for WordPiece, BPE and Unigram.
+    The calibration text and `corpus` keep their tokens and their answers; `top` and `least` trade that for size. If
+    `top` is more than the text uses, the rest is filled by id, which follows general frequency: of WordPiece and
+    Unigram vocabularies by their order, of BPE by its merges. Special tokens, single characters and bytes are always
+    kept, so any text can still be encoded; the evaluation text shows how many texts are tokenized differently. The
+    method is that of Load What You Need (Abdaoui et al., arXiv 2010.05609) and of vocabulary trimming (Ushio et al.,
+    arXiv 2305.15020), for WordPiece, BPE and Unigram.
 
     As a recipe: `compress = [{stage = "trim.vocabulary", corpus = ["texts.txt"]}]`
     """

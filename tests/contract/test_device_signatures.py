@@ -123,7 +123,7 @@ def test_the_package_says_how_mediapipe_calls_it(packages: dict[str, Made], tiny
     for source, task, call in ((shared.source, "TextClassifier", "classify("), (embedder, "TextEmbedder", "embed(")):
         text = Tflite().usage(Bundle(shared.folder, "model.tflite", source))
         assert f"text.{task}.create_from_options(options).{call}" in text
-        assert f"beyond {LENGTHS[-1]} the model has no positions left" in text
+        assert f"beyond {LENGTHS[-1]} tokens its answers are wrong" in text
         assert len(set(re.findall(r"Text(?:Classifier|Embedder)", text))) == 1
 
 

@@ -111,7 +111,7 @@ def test_a_budget_that_cannot_be_met_keeps_the_least_and_says_so(source: TorchMo
     made, record = run_stage(StructuredPruning(size_mb=0.001, steps=1), source, context(tmp_path))
     assert sum(h for h, _ in units(made)) == 1
     assert sum(n for _, n in units(made)) == 0
-    assert "0.001 was asked for" in record.facts["budget_missed"]
+    assert "0.001 was requested" in record.facts["budget_missed"]
     met, record = run_stage(StructuredPruning(size_mb=megabytes(source, 0.5), steps=1), source, context(tmp_path))
     assert "budget_missed" not in record.facts
     assert units(met) != units(made)
@@ -198,7 +198,7 @@ def test_what_asks_for_nothing_or_stands_on_nothing_is_refused(source: TorchMode
     with pytest.raises(RecipeError, match="removes nothing"):
         StructuredPruning(plan=str(tmp_path)).run(source, ctx)
     cut = resized(source, [LayerShape((0,), (0, 1))] * 3)
-    with pytest.raises(RecipeError, match="of another model"):
+    with pytest.raises(RecipeError, match="belongs to another model"):
         StructuredPruning(plan=str(tmp_path)).run(cut, ctx)
 
 
