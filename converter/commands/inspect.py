@@ -49,7 +49,7 @@ def lines(folder: str, manifest: Mapping[str, Any]) -> list[str]:
         made.append(f"  {name:11} {number(value)} (source {number(_table(gate, 'source_metric').get(name))})")
     times = _table(gate, "milliseconds")
     if "package" in times:
-        made.append(f"  a text      {milliseconds(times['package'])} (source {milliseconds(times.get('source'))})")
+        made.append(f"  latency     {milliseconds(times['package'])} (source {milliseconds(times.get('source'))})")
     made += [
         f"  {check['status']:8}  {check['name']}: {check.get('detail') or number(check.get('value'))}"
         for check in gate.get("checks", [])

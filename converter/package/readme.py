@@ -82,7 +82,7 @@ def _proof(evaluation: "Evaluation") -> str:
         if other["n_other"]:
             lines += [
                 "",
-                f"Caution: {other['n_other']} of {other['n_texts']} texts answer differently {other['name']}.",
+                f"Caution: {other['n_other']} of {other['n_texts']} texts get a different answer {other['name']}.",
             ]
     notes = [evaluation.facts.get("note"), _trimmed(evaluation)]
     return "\n".join([*lines, *(line for note in notes if note for line in ("", f"Note: {note}."))])

@@ -36,7 +36,7 @@ def show(result: "Result", terminal: "Terminal") -> None:
 
 def columns(table: Mapping[str, Any]) -> tuple[str, ...]:
     """Return the titles; the metric's own name is one of them."""
-    return ("", "size", "a text", "agreement", next(iter(table["source"]["metric"]), "metric"), TYPICAL, "verdict")
+    return ("", "size", "latency", "agreement", next(iter(table["source"]["metric"]), "metric"), TYPICAL, "verdict")
 
 
 def rows(table: Mapping[str, Any]) -> list[tuple[str, ...]]:
@@ -117,7 +117,7 @@ def _warnings(table: Mapping[str, Any]) -> list[str]:
             made.append(f"{name}: {zeros(facts['zeros'], target['size_bytes'])}")
         made += [f"{name}: auto tried {row['precision']}: {row['said']}" for row in facts.get("candidates", ())]
         made += [
-            f"{name}: {other['n_other']} of {other['n_texts']} texts answer differently {other['name']}"
+            f"{name}: {other['n_other']} of {other['n_texts']} texts get a different answer {other['name']}"
             for other in facts.get("stability", ())
             if other["n_other"]
         ]

@@ -40,7 +40,7 @@ class Variation:
     """Largest change of an output, over the output range."""
 
     def sentence(self) -> str:
-        return f"{self.n_other} of {self.n_texts} texts answer differently {self.name}"
+        return f"{self.n_other} of {self.n_texts} texts get a different answer {self.name}"
 
 
 def check_stability(
@@ -57,7 +57,7 @@ def check_stability(
     variations = []
     with progress.task("Running the texts with other padding and in batches", total=2 * len(sample)) as ticker:
         for name, batches in (
-            ("padded to a longer length", _padded(sample, runner.lengths, longest)),
+            ("when padded to a longer length", _padded(sample, runner.lengths, longest)),
             (f"in a batch of {min(BATCH, runner.max_batch or BATCH)}", _batched(sample, runner.max_batch)),
         ):
             pairs: list[tuple[Judged, Judged]] = []

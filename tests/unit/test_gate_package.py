@@ -73,8 +73,8 @@ def test_answers_that_depend_on_the_batch_are_seen(model: TorchModel, prove: Pro
     found = check(prove(TorchRunner(model, leak)), "stability")
     assert found.status is Status.FAIL
     assert found.value == 0.0
-    assert "20 of 20 texts answer differently in a batch of 8" in found.detail
-    assert found.detail.startswith("0 of 20 texts answer differently padded")
+    assert "20 of 20 texts get a different answer in a batch of 8" in found.detail
+    assert found.detail.startswith("0 of 20 texts get a different answer when padded")
 
 
 def test_a_mask_that_leaks_is_seen(model: TorchModel, prove: Prove) -> None:
@@ -83,7 +83,7 @@ def test_a_mask_that_leaks_is_seen(model: TorchModel, prove: Prove) -> None:
 
     found = check(prove(TorchRunner(model, leak)), "stability")
     assert found.status is Status.FAIL
-    assert found.detail.startswith("20 of 20 texts answer differently padded")
+    assert found.detail.startswith("20 of 20 texts get a different answer when padded")
 
 
 def test_nan_in_a_batch_is_another_answer(model: TorchModel, prove: Prove) -> None:

@@ -233,7 +233,7 @@ def test_the_table_has_the_typical_error_and_the_page_the_worst_with_its_text(tm
     made = result(target(evaluation=evaluation(errors=(0.001, 0.66), text="one odd text")))
     table, _, page = reports(tmp_path, made)
     assert rows(table)[2][5] == "33 %"
-    assert re.search(r"the worst has 66 %: <span[^>]*>one odd text</span>", page)
+    assert re.search(r"the worst has 66 %: <span[^>]*>“one odd text”</span>", page)
 
 
 def test_a_report_of_an_earlier_version_has_no_typical_error() -> None:
