@@ -6,7 +6,7 @@ import sys
 
 
 def release_memory() -> None:
-    """Collect rings of dead objects and return the C library's free blocks to the system.
+    """Collect reference cycles and return the C library's free blocks to the system.
 
     glibc keeps freed blocks of a few megabytes, which is what a model's weights are: after an inference session of a
     BERT-base model more than half a gigabyte stayed with the process.

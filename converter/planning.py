@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 TIMED_TEXTS = 6
 ASKED_BY_A_PACKAGE = 2
-"""Times that a package's proof reads every probe (alone, and fed otherwise) at about the source's pace."""
+"""Times that a package's proof reads every probe (alone, and with other padding) at about the source's pace."""
 EXPORT_COPIES = 3.0
 """What exporting takes of memory, in float32 weights (benchmarks/results/memory.json)."""
 TABLE_TARGET = "cpu-int8"

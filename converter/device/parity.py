@@ -40,7 +40,7 @@ class Parity:
     n: int
     n_hard: int
     differing: tuple[str, ...]
-    """The kind and the text of each that came out otherwise."""
+    """The kind and the text of each that got different ids."""
 
     @property
     def share(self) -> float:

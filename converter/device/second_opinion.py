@@ -27,7 +27,7 @@ FLOAT_LIMIT = 1e-3
 """Of the output range: 6e-7 was measured."""
 INTEGER_LIMIT = 0.25
 """Reference kernels round activations to one scale a row, XNNPACK to a scale and a zero point: 0.04 was measured on
-MiniLM. What this is to find (a scale, a transposition, a sign read otherwise) is off by the whole range."""
+MiniLM. What this is to find (a scale, a transposition, a wrong sign) is off by the whole range."""
 SECONDS = 120
 CHILD = Path(__file__).with_name("_reference.py")
 

@@ -64,7 +64,7 @@ class ExportOnnx(Stage[TorchModel, OnnxModel]):
             clean_graph(model)
             write_onnx(model, path)
             del model
-            # The exporter's graphs hold each other in rings: their weights would stay until some later collection.
+            # The exporter's graphs are reference cycles: their weights would stay until some later collection.
             release_memory()
         made = OnnxModel(path, given, output_names(given))
         return Outcome(made, facts | check_equal(made, ctx))

@@ -19,14 +19,14 @@ if TYPE_CHECKING:
 ANSWERED = 32
 """Kept texts that both models are asked."""
 NEARLY = 1e-5
-"""Over the output range: what a product may round otherwise where it has fewer columns (outputs as wide as the
-vocabulary), or where its numbers lie otherwise in memory (MKL on AMD: 1e-7 was measured, Intel the same bits)."""
+"""Over the output range: what a product may round differently where it has fewer columns (outputs as wide as the
+vocabulary), or where its numbers have another memory layout (MKL on AMD: 1e-7 was measured, Intel the same bits)."""
 
 
 def prove_kept(
     given: "TorchModel", made: "TorchModel", texts: Sequence[str], ctx: "Context", *, lossless: bool
 ) -> dict[str, Any]:
-    """Count the kept texts that are split otherwise, and compare answers to some that are not.
+    """Count the kept texts that are tokenized differently, and compare answers to some that are not.
 
     Raises:
         StageFailed: the trimming is to be lossless, and a kept text has other tokens; or the same tokens got another
@@ -74,7 +74,7 @@ def _columns(given: "TorchModel", made: "TorchModel") -> list[int]:
 
 
 def held_out(given: "TorchModel", made: "TorchModel", kept: set[str], ctx: "Context", n_shown: int) -> dict[str, Any]:
-    """Count, on evaluation text that was not kept, what is split otherwise now, and show some of it."""
+    """Count, on evaluation text that was not kept, what is tokenized differently now, and show some of it."""
     if ctx.reference is None:
         return {"texts": 0}
     judged = [p.example for p in (*ctx.reference.probes, *ctx.reference.scored) if not is_edge(p.example)]

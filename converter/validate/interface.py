@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from converter.target import Runner, TensorSpec
 
 DTYPES = {"float": "float32", "double": "float64"}
-"""ONNX Runtime's names for what numpy calls otherwise."""
+"""ONNX Runtime's names of types that numpy names differently."""
 
 
 def dtype_name(spelled: str) -> str:

@@ -34,7 +34,7 @@ class Variation:
     name: str
     n_texts: int
     n_other: int
-    """Texts that were answered otherwise than alone."""
+    """Texts that got a different answer than alone."""
     agreement: float
     moved: float
     """Largest change of an output, over the output range."""

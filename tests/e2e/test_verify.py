@@ -1,6 +1,7 @@
 """A package is made, proven, sealed, verified; and damaged in every way, each of which must be found."""
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -65,6 +66,15 @@ def test_the_manifest_holds_the_provenance_and_no_local_path(package: Path, made
     assert len(table["recipe"]["eval"]["sha256"]) == 64
     assert str(made.parent.parent) not in text
     assert str(Path.cwd()) not in text
+
+
+def test_every_key_of_a_manifest_is_documented(package: Path) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "reference" / "package.md").read_text(encoding="utf-8")
+    rows = page.partition("## Keys of manifest.json")[2].partition("\n## ")[0]
+    documented = set(re.findall(r"`(\w+)`", "\n".join(line.split(" | ")[0] for line in rows.splitlines())))
+    found = set(json.loads((package / "manifest.json").read_text(encoding="utf-8")))
+    assert found <= documented
+    assert documented - found <= {"beside"}, "only files for devices have it"
 
 
 def test_the_readme_says_how_good_it_is_and_how_to_check(package: Path) -> None:

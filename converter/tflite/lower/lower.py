@@ -80,7 +80,7 @@ def _stamped(made: TfliteModel, ctx: Context) -> dict[str, Any]:
         facts = {"stamped": True, **lowered, **_finished(made, made.lengths)}
         return facts | check_equal(made, ctx)
     except (StageFailed, PackageDamaged, RuntimeError, ValueError) as error:
-        # A constant that depends on the length otherwise than by its size, which the comparison finds.
+        # A constant that depends on the sequence length other than by its size, which the comparison finds.
         raise NotAlike(str(error)) from error
 
 
