@@ -12,7 +12,7 @@ from converter.package.output_folder import Output
 from converter.package.seal import seal_package
 from converter.recipe import tried
 from converter.reference import capture_reference
-from converter.stage import SILENT, Context, Progress, Record, Stage, run_stage
+from converter.stage import SILENT, Context, Progress, Record, Stage, check_stage, run_stage
 from converter.target import Aim
 from converter.validate.checks import Evaluation, Status
 from converter.validate.fastest import Made, keep_fastest
@@ -133,14 +133,14 @@ def _missing_runtimes(recipe: "Recipe") -> dict[str, ExportError]:
 def check_options(recipe: "Recipe", source: TorchModel) -> None:
     """Raise for what a target or a stage would refuse: now, not after hours of distillation."""
     for stage in recipe.compress:
-        stage.check(source, has_text=recipe.calibration is not None)
+        check_stage(stage, source, has_text=recipe.calibration is not None)
     for target, precision in zip(recipe.targets, recipe.precisions, strict=True):
         choices = tried(target, precision)
         for one in choices:
             for target_stage in target.stages(one.name, one.options, source):
                 # What one of several candidates refuses is told beside the others that were made.
                 if len(choices) == 1:
-                    target_stage.check(source, has_text=recipe.calibration is not None)
+                    check_stage(target_stage, source, has_text=recipe.calibration is not None)
 
 
 def _context(recipe: "Recipe", source: TorchModel, output: Output, progress: Progress) -> Context:

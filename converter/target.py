@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from converter.artifact import Artifact, Bundle, TorchModel
-    from converter.examples import PadIds
+    from converter.graphs import GraphSpec
     from converter.package.golden import Golden
     from converter.reference import Reference
     from converter.stage import Context, Stage
@@ -21,21 +21,29 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class TensorSpec:
-    """One input or output as callers see it; None is a dynamic dimension."""
+class TensorInfo:
+    """One input or output as an opened file itself tells of it; None is a dynamic dimension."""
 
     name: str
     dtype: str
     shape: tuple[int | None, ...]
 
 
+@dataclass(frozen=True)
+class GraphInfo:
+    """Inputs and outputs of one graph as an opened file itself tells of them."""
+
+    inputs: tuple[TensorInfo, ...]
+    outputs: tuple[TensorInfo, ...]
+
+
 class Runner(ABC):
-    """A shipped file, opened in the runtime that its users have."""
+    """Shipped files, opened in the runtime that their users have."""
 
     runtime: str
     """Name, version and backend, as `onnxruntime 1.32.0 CPUExecutionProvider`."""
-    inputs: tuple[TensorSpec, ...]
-    outputs: tuple[TensorSpec, ...]
+    graphs: "Mapping[str, GraphInfo]"
+    """What callers see of each graph, by its name."""
     max_batch: int | None = None
     """None: any batch; 1: the file takes one text at a time."""
     lengths: tuple[int, ...] = ()
@@ -44,10 +52,11 @@ class Runner(ABC):
     """Longest input that the file takes, in tokens, where that is less than the model's; None: the model's."""
 
     @abstractmethod
-    def run(self, feed: "Mapping[str, NDArray[np.int64]]") -> "dict[str, NDArray[np.float32]]":
+    def run(self, graph: str, feed: "Mapping[str, NDArray[np.int64]]") -> "dict[str, NDArray[np.float32]]":
         """Run one batch of int64 `[batch, length]` inputs, padded by the runner where the file's lengths are fixed.
 
-        Outputs come by name; those with a length axis are cut to the `length` that was fed.
+        A pure function: nothing is kept from one call to the next. Outputs come by name; those with a length axis are
+        cut to the `length` that was fed.
         """
 
 
@@ -101,14 +110,14 @@ class Target(ABC):
         """Write the package's files (all but manifest, golden vectors and README) into the empty `folder`."""
 
     @abstractmethod
-    def open(self, folder: Path, pad: "PadIds", threads: int = 1) -> Runner:
+    def open(self, folder: Path, specs: "Mapping[str, GraphSpec]", threads: int = 1) -> Runner:
         """Open the package in its runtime. Works on a folder alone: no source model is needed."""
 
     @abstractmethod
     def limits(self, precision: str) -> Limits:
         """Return how far a package of this precision may be from its source."""
 
-    def device_check(self, folder: Path, pad: "PadIds") -> DeviceCheck | None:
+    def device_check(self, folder: Path, specs: "Mapping[str, GraphSpec]") -> DeviceCheck | None:
         """Run on the device that the package is for; None where that is this machine's CPU."""
         return None
 

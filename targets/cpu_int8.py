@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 from converter.artifact import Artifact, Bundle, OnnxModel, TorchModel
 from converter.binding import bind
-from converter.examples import PadIds
+from converter.graphs import MODEL, GraphSpec
 from converter.limits import Limits
 from converter.onnx.export import ExportOnnx
-from converter.onnx.package import emit_onnx, find_model, usage
+from converter.onnx.package import emit_onnx, find_models, usage
 from converter.onnx.runner import CPU, OnnxRunner
 from converter.quantize.dynamic import DynamicInt8
 from converter.quantize.static import StaticInt8
@@ -49,8 +49,8 @@ class CpuInt8(Target):
         assert isinstance(given, OnnxModel)
         return emit_onnx(given, source, folder)
 
-    def open(self, folder: Path, pad: PadIds, threads: int = 1) -> Runner:
-        return OnnxRunner(find_model(folder), threads)
+    def open(self, folder: Path, specs: Mapping[str, GraphSpec], threads: int = 1) -> Runner:
+        return OnnxRunner(find_models(folder, specs), threads)
 
     def limits(self, precision: str) -> Limits:
         return LIMITS[precision]
@@ -61,7 +61,7 @@ class CpuInt8(Target):
         """Return no check, as a user may ask for weights without the bound, but what the file is safe on."""
         from converter.onnx.accumulators import instruction_sets
 
-        return [], {"instruction_sets": instruction_sets(find_model(bundle.folder))}
+        return [], {"instruction_sets": instruction_sets(bundle.folder / bundle.files[MODEL])}
 
     def usage(self, bundle: Bundle) -> str:
         return usage(bundle, CPU)

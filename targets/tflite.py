@@ -13,7 +13,7 @@ from converter.device.beside import Beside
 from converter.device.gpu_forecast import forecast
 from converter.device.second_opinion import second_opinion
 from converter.errors import RecipeError, RuntimeMissing, StageFailed
-from converter.examples import PadIds
+from converter.graphs import MODEL, GraphSpec
 from converter.limits import Limits
 from converter.model_folder.files import write_model_files
 from converter.quantize.litert_dynamic import LitertDynamicInt8
@@ -164,7 +164,7 @@ class Tflite(Target):
             left_out[MEDIAPIPE_FILE] = why
         write_model_files(source, folder, {}, max_length=given.lengths[-1])
         Beside(folder).write_tokenizer(source)
-        return Bundle(folder, MODEL_FILE, source, left_out)
+        return Bundle(folder, {MODEL: MODEL_FILE}, source, left_out)
 
     def _shared(self, given: TfliteModel) -> bool:
         """Whether one graph is wanted behind all lengths."""
@@ -183,7 +183,7 @@ class Tflite(Target):
             write_any_length(given.path, path, given.lengths[-1])
         else:
             write_shared(given.path, path, signature_lengths(self.seq_len, source.max_length, FINE_LENGTHS))
-        try_lengths(given, self.open(path.parent, source.pad).run, ctx)
+        try_lengths(given, self.open(path.parent, source.specs).run, ctx)
 
     def _not_shared(self, why: NotAlike) -> StageFailed:
         option = "any_length" if self.any_length else "graphs=shared"
@@ -207,16 +207,16 @@ class Tflite(Target):
             return f"its graph does not take any length ({error})"
         return ""
 
-    def open(self, folder: Path, pad: PadIds, threads: int = 1) -> Runner:
+    def open(self, folder: Path, specs: Mapping[str, GraphSpec], threads: int = 1) -> Runner:
         from converter.tflite.runner import TfliteRunner
 
-        return TfliteRunner(folder / MODEL_FILE, pad, threads)
+        return TfliteRunner(folder / MODEL_FILE, specs, threads)
 
     def own_checks(
         self, bundle: Bundle, source: TorchModel, reference: "Reference", runner: Runner, ctx: Context
     ) -> tuple[list["Check"], dict[str, Any]]:
         longest = min(source.max_length, runner.max_length or source.max_length)
-        model = bundle.folder / bundle.model_file
+        model = bundle.folder / bundle.files[MODEL]
         tokenizer, facts = Beside(bundle.folder).check(source, reference, longest)
         checks, found = check_variant(bundle, source, reference, runner, ctx)
         opinion, heard = second_opinion(model, source, reference, runner, ctx.work)

@@ -70,7 +70,9 @@ def _key(row: Mapping[str, Any]) -> tuple[Any, ...]:
 
 
 def _refuse_other(found: Measurement, manifest: Mapping[str, Any], path: Path) -> None:
-    size = manifest["files"][manifest["model_file"]].get("size_bytes", 0)
+    from converter.package.manifest import model_bytes
+
+    size = model_bytes(manifest)
     if found.model_mb and size and not any(_rounds_to(found.model_mb, size / mega) for mega in MEGABYTES):
         raise DataError(
             f"it was measured with a model of {found.model_mb:g} MB, the package's has {size / 1e6:.4g} MB",

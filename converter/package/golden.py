@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from converter.errors import PackageDamaged
-from converter.examples import Encoding, Example, PadIds, pad_batch
+from converter.examples import Encoding, Example, pad_batch
+from converter.graphs import GraphSpec
 from converter.package.manifest import GOLDEN
-from converter.reference import cut_outputs, run_probe
+from converter.reference import own_outputs, run_probe
 from converter.stage import SILENT
 from converter.task import Judged, Task
 from converter.validate.answers import run_safely, shorten
@@ -161,7 +162,12 @@ class Replay:
 
 
 def replay(
-    golden: Golden, task: Task, encodings: Sequence[Encoding], runner: "Runner", pad: PadIds, tolerance: float
+    golden: Golden,
+    task: Task,
+    encodings: Sequence[Encoding],
+    runner: "Runner",
+    specs: Mapping[str, GraphSpec],
+    tolerance: float,
 ) -> Replay:
     """Run the golden texts again.
 
@@ -172,9 +178,9 @@ def replay(
     """
     judged, worst = [], 0.0
     for i, encoding in enumerate(encodings):
-        batch = pad_batch([encoding], pad)
-        made = run_safely(runner.run, {n: batch[n] for n in golden.ids[i]}, golden.examples[i], encoding.length)
-        outputs = cut_outputs(made, 0, encoding, task)
+        feed = {n: rows for spec in specs.values() for n, rows in pad_batch([encoding], spec).items()}
+        made = run_safely(specs, runner.run, feed, golden.examples[i], encoding.length)
+        outputs = own_outputs(made, 0, encoding, task, specs)
         worst = max(worst, _change(golden, i, outputs, tolerance))
         judged.append(Judged(golden.examples[i], encoding, outputs))
     return Replay(len(judged), worst, _check_decisions(golden, task, judged))

@@ -32,7 +32,7 @@ def package_card(
         _what(precision, bundle, evaluation, source),
         f"## Calling it\n\n{usage}" if usage else "",
         _samples(bundle),
-        TELEMETRY if bundle.model_file.endswith(".onnx") else "",
+        TELEMETRY if any(name.endswith(".onnx") for name in bundle.files.values()) else "",
         _proof(evaluation),
         _files(source),
     ]
@@ -47,11 +47,15 @@ def _what(precision: "Precision", bundle: "Bundle", evaluation: "Evaluation", so
         [
             f"- Task: {source.task.name}",
             f"- Made from: `{made.id}`{revision}, licence: {made.licence or 'not stated by the source'}",
-            f"- Model: `{bundle.model_file}`, precision {precision}, {size}",
+            f"- Model: {_names(bundle)}, precision {precision}, {size}",
             f"- Verdict: {VERDICTS[evaluation.status]}",
             f"- Made by plm-export {converter.__version__}; `manifest.json` has the whole provenance",
         ]
     )
+
+
+def _names(bundle: "Bundle") -> str:
+    return ", ".join(f"`{name}`" for name in dict.fromkeys(bundle.files.values()))
 
 
 def _proof(evaluation: "Evaluation") -> str:

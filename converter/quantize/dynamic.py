@@ -7,6 +7,7 @@ from zlib import crc32
 
 from converter.artifact import OnnxModel
 from converter.binding import option
+from converter.graphs import MODEL
 from converter.stage import Context, Outcome, Stage
 
 if TYPE_CHECKING:
@@ -49,5 +50,5 @@ class DynamicInt8(Stage[OnnxModel, OnnxModel]):
 
         facts = quantize_faithfully(prepared, fit.noise, write, given, ctx, self.max_noise)
         prepared.remove()
-        made = replace(given, path=prepared.folder / "model.onnx", precision="dynamic")
+        made = replace(given, files={MODEL: prepared.folder / "model.onnx"}, precision="dynamic")
         return Outcome(made, prepared.facts | facts | {"noise": fit.noise})

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from converter.artifact import OnnxModel
 from converter.errors import StageFailed
+from converter.graphs import MODEL
 from converter.memory import release_memory
 from converter.stage import Context, Outcome, Stage
 
@@ -41,11 +42,11 @@ class Fp16(Stage[OnnxModel, OnnxModel]):
         path.parent.mkdir(exist_ok=True)
         facts = _check_range(given, ctx)
         with ctx.progress.task("Converting to fp16"), _quiet():
-            model = _to_half(read_onnx(given.path))
+            model = _to_half(read_onnx(given.files[MODEL]))
             clean_graph(model)
             write_onnx(model, path)
         release_memory()
-        made = replace(given, path=path, precision="fp16")
+        made = replace(given, files={MODEL: path}, precision="fp16")
         return Outcome(made, facts)
 
 
@@ -138,7 +139,7 @@ def _check_range(given: OnnxModel, ctx: Context) -> dict[str, Any]:
     texts = ctx.calibration[:TRIED]
     if not texts:
         return {"texts": 0}
-    model = read_onnx(given.path)
+    model = read_onnx(given.files[MODEL])
     names = [str(v.name) for v in float_values(model) if not v.is_graph_output() and _grows(v)]
     folder = ctx.work / "fp16"
     largest, where = 0.0, ""

@@ -8,6 +8,7 @@ from zlib import crc32
 from converter.artifact import OnnxModel
 from converter.binding import option
 from converter.errors import StageFailed
+from converter.graphs import MODEL
 from converter.stage import Context, Outcome, Stage
 
 if TYPE_CHECKING:
@@ -54,7 +55,7 @@ class StaticInt8(Stage[OnnxModel, OnnxModel]):
             prepared, fit.noise, lambda model, sites: self._write(model, sites, fit), given, ctx, self.max_noise
         )
         prepared.remove()
-        made = replace(given, path=prepared.folder / "model.onnx", precision="static")
+        made = replace(given, files={MODEL: prepared.folder / "model.onnx"}, precision="static")
         facts |= {"activations": fit.ranges, "noise": fit.noise}
         return Outcome(made, prepared.facts | facts)
 

@@ -9,12 +9,14 @@ import json
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from converter.errors import ExportError
 
 if TYPE_CHECKING:
+    from converter.graphs import GraphSpec
     from converter.target import Runner
 
 WARM_RUNS = 5
@@ -49,23 +51,25 @@ def main(folder: Path, threads: int, length: int, batch: int) -> dict[str, float
     """Measure in this process, which has opened nothing yet."""
     import importlib
 
+    from converter.graphs import BATCH, MODEL, SEQUENCE, run_graphs
     from converter.package.manifest import read_manifest
-    from converter.timing.comparison import random_feed, vocabulary_of
+    from converter.package.verify import read_specs
 
-    target = read_manifest(folder)["target"]
-    importlib.import_module(RUNTIMES.get(target, OTHER_RUNTIME))
-    opener = _opener(folder)
+    manifest = read_manifest(folder)
+    specs = read_specs(folder, manifest)
+    importlib.import_module(RUNTIMES.get(manifest["target"], OTHER_RUNTIME))
+    opener = _opener(folder, manifest, specs)
     _forget_peak()
     before = _peak_bytes()
     started = time.perf_counter()
     runner = opener(threads)
     loaded = time.perf_counter()
-    rows = random_feed([spec.name for spec in runner.inputs], vocabulary_of(folder), batch, length)
+    rows = specs[MODEL].dummy({BATCH: batch, SEQUENCE: length})
     asked = time.perf_counter()
-    runner.run(rows)
+    run_graphs(specs, runner.run, rows)
     answered = time.perf_counter()
     for _ in range(WARM_RUNS):
-        runner.run(rows)
+        run_graphs(specs, runner.run, rows)
     return {
         "load_ms": round(1000 * (loaded - started), 3),
         "first_ms": round(1000 * (answered - asked), 3),
@@ -96,18 +100,15 @@ def _peak_bytes() -> int:
     return peak_memory_bytes()
 
 
-def _opener(folder: Path) -> Any:
+def _opener(folder: Path, manifest: Mapping[str, Any], specs: "Mapping[str, GraphSpec]") -> Any:
     """Return what opens the package's model alone: no tokenizer, no hashes."""
     from converter.binding import bind
-    from converter.examples import PadIds
-    from converter.package.manifest import read_manifest
     from converter.registry import target_class
 
-    manifest = read_manifest(folder)
     target = bind(target_class(manifest["target"]), manifest.get("target_options", {}), "target_options")
 
     def opened(threads: int) -> "Runner":
-        return target.open(folder, PadIds(), threads)
+        return target.open(folder, specs, threads)
 
     return opened
 

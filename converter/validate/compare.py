@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from converter.reference import Probe, Reference, Run
+from converter.graphs import Run
+from converter.reference import Probe, Reference
 from converter.task import Judged
 from converter.validate.answers import Answers, ask, shorten
 from converter.validate.checks import Check, Deviation, Evaluation, Status, WorstText

@@ -6,8 +6,9 @@ from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from converter.artifact import Artifact, OnnxModel, TorchModel
+from converter.graphs import Run
 from converter.limits import Limits
-from converter.reference import Reference, Run, torch_run
+from converter.reference import Reference, torch_run
 from converter.validate.answers import RunFailed
 from converter.validate.checks import Evaluation
 from converter.validate.compare import compare
@@ -81,5 +82,5 @@ def _run(made: Artifact) -> Run | None:
     if isinstance(made, OnnxModel):
         from converter.onnx.runner import OnnxRunner
 
-        return OnnxRunner(made.path).run
+        return OnnxRunner(made.files).run
     return None

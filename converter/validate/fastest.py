@@ -54,7 +54,7 @@ def _race(target: "Target", made: "Sequence[Made]", ctx: "Context") -> dict[str,
     if not made:
         return {}
     source = made[0].bundle.source
-    runners = {str(m.precision): target.open(m.bundle.folder, source.pad) for m in made}
+    runners = {str(m.precision): target.open(m.bundle.folder, source.specs) for m in made}
     shortest = min(r.max_length or source.max_length for r in runners.values())
     fitting = replace(source, max_length=min(shortest, source.max_length))
     probes = encode_probes(fitting, [j.example for j in ctx.reference.judged])

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 from converter.artifact import OnnxModel
 from converter.errors import RuntimeMissing
-from converter.reference import Reference, Run
+from converter.graphs import Run
+from converter.reference import Reference
 from converter.validate.answers import RunFailed
 from converter.validate.checks import Check, Evaluation, Status
 from converter.validate.compare import NOTHING, compare_answers
@@ -45,7 +46,7 @@ def evaluate_package(
     """
     assert ctx.reference is not None, "the source is asked before any package is made"
     device = _device_check(target, bundle, require_device=require_device)
-    runner = target.open(bundle.folder, bundle.source.pad)
+    runner = target.open(bundle.folder, bundle.source.specs)
     shown, reference = as_seen_by(bundle.source, source, ctx.reference, runner.max_length, ctx.progress)
     doors = [
         check_inputs(runner, shown, target.input_dtype),
@@ -117,11 +118,11 @@ def _float32_run(steps: "Sequence[tuple[str, Artifact]]") -> Run | None:
         return None
     from converter.onnx.runner import OnnxRunner
 
-    return OnnxRunner(plain[-1].path).run
+    return OnnxRunner(plain[-1].files).run
 
 
 def _device_check(target: "Target", bundle: "Bundle", *, require_device: bool) -> list[Check]:
-    found = target.device_check(bundle.folder, bundle.source.pad)
+    found = target.device_check(bundle.folder, bundle.source.specs)
     if found is None:
         return []
     if found.ran:

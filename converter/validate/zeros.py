@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from converter.graphs import MODEL
+
 if TYPE_CHECKING:
     from converter.artifact import Bundle, TorchModel
 
@@ -25,7 +27,7 @@ def zeros_facts(bundle: "Bundle") -> dict[str, Any]:
     wanted = zeros_of_linears(bundle.source)
     if wanted < LEAST:
         return {}
-    path = bundle.folder / bundle.model_file
+    path = bundle.folder / bundle.files[MODEL]
     zeros = weights = 0
     for values in _product_weights(path):
         zeros, weights = zeros + int((values == 0).sum()), weights + values.size

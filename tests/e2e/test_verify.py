@@ -10,6 +10,7 @@ import pytest
 
 from converter import convert, open_package, verify
 from converter.errors import PackageDamaged
+from converter.graphs import MODEL
 from converter.jsonfile import json_text
 from converter.package.golden import read_golden, write_golden
 from converter.package.manifest import DIGEST, _describe, _digest
@@ -53,13 +54,13 @@ def test_a_moved_package_opens_and_answers(package: Path) -> None:
     runner = open_package(package)
     golden = read_golden(package)
     feed = {name: ids[None] for name, ids in golden.ids[0].items()}
-    np.testing.assert_allclose(runner.run(feed)["logits"][0], golden.package[0]["logits"], atol=1e-5)
+    np.testing.assert_allclose(runner.run(MODEL, feed)["logits"][0], golden.package[0]["logits"], atol=1e-5)
 
 
 def test_the_manifest_holds_the_provenance_and_no_local_path(package: Path, made: Path) -> None:
     text = (package / "manifest.json").read_text(encoding="utf-8")
     table = json.loads(text)
-    for key in ("source", "recipe", "versions", "records", "gate", "signature", "runtime", "rebuild", "limits"):
+    for key in ("source", "recipe", "versions", "records", "gate", "graphs", "runtime", "rebuild", "limits"):
         assert table[key], key
     assert all(len(v) == 64 for v in table["source"]["weights_sha256"].values())
     assert len(table["recipe"]["eval"]["sha256"]) == 64
@@ -131,7 +132,7 @@ def test_another_model_under_the_same_name_does_not_replay(package: Path) -> Non
     import onnx
     from onnx import numpy_helper
 
-    name = json.loads((package / "manifest.json").read_text(encoding="utf-8"))["model_file"]
+    name = json.loads((package / "manifest.json").read_text(encoding="utf-8"))["graphs"]["model"]["file"]
     model = onnx.load(str(package / name))
     matrix = max((w for w in model.graph.initializer if len(w.dims) == 2), key=lambda w: w.ByteSize())
     matrix.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(matrix) * np.float32(0.5), matrix.name))

@@ -11,7 +11,7 @@ import pytest
 
 from converter.artifact import Bundle, TorchModel
 from converter.errors import RecipeError, StageFailed
-from converter.examples import PadIds
+from converter.graphs import GraphSpec
 from converter.model_folder.load import load_source
 from converter.package.manifest import read_manifest
 from converter.pipeline import Result, run_recipe
@@ -57,7 +57,7 @@ class Racing(TorchTarget):
         (folder / "model.bin").write_text(self.asked[-1], encoding="utf-8")
         return bundle
 
-    def open(self, folder: Path, pad: PadIds, threads: int = 1) -> Runner:
+    def open(self, folder: Path, specs: Mapping[str, GraphSpec], threads: int = 1) -> Runner:
         return TorchRunner(self.model, CHANGES[(folder / "model.bin").read_text(encoding="utf-8")])
 
     model: ClassVar[TorchModel]

@@ -161,7 +161,12 @@ def package(tmp_path: Path) -> Path:
     OfTwoFiles.folder.mkdir(parents=True)
     (OfTwoFiles.folder / "model.tflite").write_bytes(b"\0" * 1_000_000)
     source = Provenance("tiny").id
-    table = {"target": "tflite", "precision": "none", "task": "text-classification", "model_file": "model.tflite"}
+    table = {
+        "target": "tflite",
+        "precision": "none",
+        "task": "text-classification",
+        "graphs": {"model": {"file": "model.tflite"}},
+    }
     table |= {"source": {"id": source}, "lengths": [16, 32], "target_options": {"batch": 8}}  # type: ignore[dict-item]
     return seal(OfTwoFiles, table).folder  # type: ignore[arg-type]
 

@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from converter.errors import PackageDamaged, RecipeError, UsageError
-from converter.examples import Example, PadIds
+from converter.examples import Example
+from converter.graphs import ModelFacts, encoder_graph
 from converter.model_folder.load import load_source
 from converter.quantize.litert_static import LitertStaticInt8
 from converter.recipe import bind_recipe
@@ -111,4 +112,4 @@ def test_what_is_no_tflite_file_is_told_as_damaged(tmp_path: Path) -> None:
     path = tmp_path / "model.tflite"
     path.write_bytes(b"not a model, though long enough to be one" * 10)
     with pytest.raises(PackageDamaged, match="not a TFLite model"):
-        TfliteRunner(path, PadIds())
+        TfliteRunner(path, encoder_graph(ModelFacts(("input_ids",)), ()))

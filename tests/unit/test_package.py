@@ -12,6 +12,7 @@ import pytest
 from converter.artifact import Bundle, TorchModel
 from converter.errors import PackageDamaged
 from converter.examples import Example
+from converter.graphs import MODEL
 from converter.jsonfile import json_text, json_values
 from converter.model_folder.load import load_source
 from converter.package.golden import (
@@ -33,7 +34,12 @@ from converter.validate.checks import Check, Evaluation, Status
 from tests.tiny import SENTENCES
 from tests.torch_runner import TorchRunner
 
-HEAD = {"target": "cpu-int8", "precision": "none", "task": "text-classification", "model_file": "model.onnx"}
+HEAD = {
+    "target": "cpu-int8",
+    "precision": "none",
+    "task": "text-classification",
+    "graphs": {"model": {"file": "model.onnx"}},
+}
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +58,7 @@ def sealed(model: TorchModel, tmp_path: Path) -> Path:
     (folder / "sub").mkdir(parents=True)
     (folder / "model.onnx").write_bytes(b"0123456789")
     (folder / "sub" / "notes.txt").write_text("notes\n", encoding="utf-8")
-    seal(Bundle(folder, "model.onnx", model), HEAD)
+    seal(Bundle(folder, {MODEL: "model.onnx"}, model), HEAD)
     return folder
 
 
@@ -115,7 +121,15 @@ def test_a_link_is_no_file_of_a_package(sealed: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "changes",
-    [{"files": []}, {"target": 3}, {"model_file": "other.onnx"}, {"files": {"model.onnx": "x"}}, {"format": 2}],
+    [
+        {"files": []},
+        {"target": 3},
+        {"graphs": {"model": {"file": "other.onnx"}}},
+        {"graphs": {}},
+        {"graphs": ["model"]},
+        {"files": {"model.onnx": "x"}},
+        {"format": 3},
+    ],
 )
 def test_a_manifest_without_what_every_package_has_is_refused(sealed: Path, changes: dict[str, object]) -> None:
     rewrite(sealed, **changes)

@@ -13,6 +13,7 @@ import numpy as np
 
 from converter.data.probes import even_sample
 from converter.examples import pad_batch
+from converter.graphs import MODEL
 from converter.memory import release_memory
 
 if TYPE_CHECKING:
@@ -108,10 +109,12 @@ def _answer_noise(given: "OnnxModel", made: "Path", ctx: "Context") -> float | N
         return None
     source = given.source
     texts = even_sample(ctx.calibration, ASKED)
-    feeds = [pad_batch([source.task.encode(source.tokenizer, t, source.max_length)], source.pad) for t in texts]
+    feeds = [
+        pad_batch([source.task.encode(source.tokenizer, t, source.max_length)], source.specs[MODEL]) for t in texts
+    ]
     answers: list[list[list[NDArray[np.float32]]]] = []
     with ctx.progress.task("Asking float and int8", total=2 * len(feeds)) as ticker:
-        for path in (given.path, made):
+        for path in (given.files[MODEL], made):
             session = open_lean_session(path)
             names = [o.name for o in session.get_outputs()]
             answers.append([])

@@ -9,6 +9,7 @@ import numpy as np
 
 from converter.data.probes import even_sample
 from converter.errors import StageFailed
+from converter.graphs import MODEL
 from converter.memory import release_memory
 from converter.onnx.activations import stream_activations
 from converter.onnx.quantize.errors import Reading
@@ -105,11 +106,12 @@ def prepare(given: "OnnxModel", folder: Path, ctx: "Context", wish: Wish) -> Pre
     from converter.onnx.read import read_onnx
 
     folder.mkdir(exist_ok=True)
-    model = read_onnx(given.path)
+    model = read_onnx(given.files[MODEL])
     sites = list(quantizable(model))
     facts: dict[str, Any] = {"products": len(sites)}
     if wish.fuse:
-        masks = padding_masks(given.path, attention_biases(model), given.source.max_length)
+        spec, longest = given.source.specs[MODEL], given.source.max_length
+        masks = padding_masks(given.files[MODEL], attention_biases(model), spec, longest)
         facts["fused_attentions"] = fuse_attention(model, masks)
     nodes = tuple(str(s.node.name) for s in sites)
     names = {str(s.node.name): str(s.given.name) for s in sites}
