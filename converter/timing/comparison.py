@@ -57,11 +57,10 @@ def package_entry(folder: Path, threads: int) -> Entry:
         PackageDamaged: `folder` is no package.
 
     """
-    from converter.api import open_package
     from converter.package.manifest import model_bytes, read_manifest
-    from converter.package.verify import read_specs
+    from converter.package.verify import open_sealed, read_specs
 
-    runner: Runner = open_package(folder, threads=threads)
+    runner: Runner = open_sealed(folder, threads=threads)
     manifest = read_manifest(folder)
     specs = read_specs(folder, manifest)
     return Entry(folder.name, runner.run, specs, model_bytes(manifest), runner.lengths, runner.max_batch)
