@@ -27,7 +27,7 @@ IMPORTS = "import scipy.linalg, torch, transformers, onnx, onnxruntime, onnx_ir"
 OPEN = """
 import json, sys
 from pathlib import Path
-from converter.artifact import OnnxModel
+from converter.onnx.model import OnnxModel
 from converter.examples import Example
 from converter.graphs import MODEL
 from converter.onnx.export import ExportOnnx

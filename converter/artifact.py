@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from converter.errors import SourceError, StageFailed
-from converter.graphs import MODEL, GraphSpec, ModelFacts
+from converter.graphs import MODEL, GraphSpec, ModelFacts, Run
 
 if TYPE_CHECKING:
     import torch
@@ -19,9 +19,6 @@ if TYPE_CHECKING:
     from converter.model_folder.sentence_head import SentenceHead
     from converter.model_folder.shape_map import ShapeMap
     from converter.task import Task
-
-MAX_OPSET = 22  # onnxruntime-web of transformers.js 4 and optimum-onnx 0.1 load up to here
-MAX_IR_VERSION = 10
 
 
 class Artifact(ABC):
@@ -35,6 +32,15 @@ class Artifact(ABC):
     @abstractmethod
     def size_bytes(self) -> int:
         """Bytes of the weights as this representation stores them."""
+
+    @property
+    def file_precision(self) -> str | None:
+        """How the weights are stored in a file that runs on its own; None where this is no such file."""
+        return None
+
+    def runs(self) -> Run | None:
+        """Return how it answers on its own; None where only its package's runtime opens it."""
+        return None
 
 
 @dataclass(frozen=True)
@@ -92,6 +98,11 @@ class TorchModel(Artifact):
 
         return {MODEL: Forward(self)}
 
+    def runs(self) -> Run:
+        from converter.reference import torch_run
+
+        return torch_run(self)
+
     def verify(self) -> None:
         import torch
 
@@ -104,57 +115,6 @@ class TorchModel(Artifact):
                 raise SourceError(
                     f"the weights hold NaN or infinite values in {name}", hint="the checkpoint is damaged"
                 )
-
-
-@dataclass(frozen=True)
-class OnnxModel(Artifact):
-    """ONNX files on disk, one a graph, dynamic batch and length."""
-
-    files: Mapping[str, Path]
-    """By the name of the graph: `{"model": …}` for an encoder."""
-    source: TorchModel
-    """The (compressed) model they were exported from: task, tokenizer and configuration travel with it."""
-    precision: str = "float32"
-
-    @property
-    def size_bytes(self) -> int:
-        return sum(f.stat().st_size for path in self.files.values() for f in path.parent.glob(path.name + "*"))
-
-    def verify(self) -> None:
-        specs = self.source.specs
-        if tuple(self.files) != tuple(specs):
-            raise StageFailed(f"there are ONNX files of {tuple(self.files)}, wanted {tuple(specs)}")
-        for name, path in self.files.items():
-            _verify_onnx(path, specs[name])
-
-
-def _verify_onnx(path: Path, spec: GraphSpec) -> None:
-    import onnx
-
-    from converter.onnx.read import hollow_proto, read_onnx
-
-    # Without the large weights: reading them to look at the graph would hold the model twice more.
-    model, weights = hollow_proto(read_onnx(path))
-    onnx.checker.check_model(model, full_check=False)
-    opset = next(o.version for o in model.opset_import if o.domain in {"", "ai.onnx"})
-    if opset > MAX_OPSET or model.ir_version > MAX_IR_VERSION:
-        raise StageFailed(f"opset {opset}, IR {model.ir_version}: clients load up to {MAX_OPSET} and {MAX_IR_VERSION}")
-    inputs = [i for i in model.graph.input if i.name not in weights]
-    found = tuple(i.name for i in inputs)
-    if found != spec.input_names:
-        raise StageFailed(f"ONNX inputs are {found}, wanted {spec.input_names}")
-    for value in inputs:
-        dims = [d.dim_param or d.dim_value for d in value.type.tensor_type.shape.dim]
-        if not all(isinstance(d, str) for d in dims):
-            raise StageFailed(f"ONNX input {value.name} has the fixed shape {dims}, wanted dynamic batch and length")
-        if value.type.tensor_type.elem_type != onnx.TensorProto.INT64:
-            raise StageFailed(f"ONNX input {value.name} is not int64")
-    for value in model.graph.output:
-        if value.type.tensor_type.elem_type != onnx.TensorProto.FLOAT:
-            raise StageFailed(f"ONNX output {value.name} is not float32")
-    outputs = tuple(o.name for o in model.graph.output)
-    if outputs != spec.output_names:
-        raise StageFailed(f"ONNX outputs are {outputs}, wanted {spec.output_names}")
 
 
 @dataclass(frozen=True)

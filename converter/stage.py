@@ -148,8 +148,8 @@ def check_stage(stage: Stage[Any, Any], source: "TorchModel", *, has_text: bool)
     """
     if source.task.kind not in stage.takes:
         raise UsageError(
-            f"it works on {' and '.join(f'{kind}s' for kind in stage.takes)}, and a model for {source.task.name} is run "
-            f"as {'an' if source.task.kind[0] == 'e' else 'a'} {source.task.kind}",
+            f"it works on {' and '.join(f'{kind}s' for kind in stage.takes)}, and a model for {source.task.name} is "
+            f"run as {'an' if source.task.kind[0] == 'e' else 'a'} {source.task.kind}",
             where=stage.name or type(stage).__name__,
             hint="leave this step out for this model",
         )

@@ -1,7 +1,7 @@
 """The contract of a target: it emits files *and* opens them again."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -132,6 +132,10 @@ class Target(ABC):
     ) -> dict[str, Any]:
         """Write what is made from the golden vectors, such as samples; returns what the manifest keeps of it."""
         return {}
+
+    def product_weights(self, bundle: "Bundle") -> "Iterator[NDArray[Any]]":
+        """Yield the weight matrices of the shipped file's products, as they are stored, one at a time."""
+        return iter(())
 
     def usage(self, bundle: "Bundle") -> str:
         """Return the Markdown that shows how to call this package: its own file, lengths and outputs."""

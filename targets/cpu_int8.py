@@ -1,15 +1,17 @@
 """`cpu-int8`: an ONNX package in the Hugging Face layout for ONNX Runtime on CPUs."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from converter.artifact import Artifact, Bundle, OnnxModel, TorchModel
+from converter.artifact import Artifact, Bundle, TorchModel
 from converter.binding import bind
 from converter.graphs import MODEL, GraphSpec
 from converter.limits import Limits
 from converter.onnx.export import ExportOnnx
+from converter.onnx.model import OnnxModel
 from converter.onnx.package import emit_onnx, find_models, usage
 from converter.onnx.runner import CPU, OnnxRunner
 from converter.quantize.dynamic import DynamicInt8
@@ -18,6 +20,8 @@ from converter.stage import Context, Stage
 from converter.target import Runner, Target
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from converter.reference import Reference
     from converter.validate.checks import Check
 
@@ -62,6 +66,11 @@ class CpuInt8(Target):
         from converter.onnx.accumulators import instruction_sets
 
         return [], {"instruction_sets": instruction_sets(bundle.folder / bundle.files[MODEL])}
+
+    def product_weights(self, bundle: Bundle) -> "Iterator[NDArray[Any]]":
+        from converter.onnx.weights import product_weights
+
+        return chain.from_iterable(product_weights(bundle.folder / f) for f in dict.fromkeys(bundle.files.values()))
 
     def usage(self, bundle: Bundle) -> str:
         return usage(bundle, CPU)

@@ -1,17 +1,19 @@
 """`ort-gpu`: an fp16 ONNX package in the Hugging Face layout for ONNX Runtime's CUDA provider."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from converter.artifact import Artifact, Bundle, OnnxModel, TorchModel
+from converter.artifact import Artifact, Bundle, TorchModel
 from converter.binding import bind
 from converter.graphs import BATCH, SEQUENCE, GraphSpec, run_graphs
 from converter.limits import Limits
 from converter.onnx.export import ExportOnnx
+from converter.onnx.model import OnnxModel
 from converter.onnx.package import emit_onnx, find_models, usage
 from converter.onnx.runner import CPU, OnnxRunner
 from converter.quantize.fp16 import Fp16
@@ -25,6 +27,9 @@ LIMITS = {
     "none": Limits(max_error=1e-4, agreement=0.999, stability=0.999),
     "fp16": Limits(max_error=0.03, cosine=0.999, agreement=0.99, stability=0.99),
 }
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 
 @dataclass(frozen=True)
@@ -64,6 +69,11 @@ class OrtGpu(Target):
         worst = max(_difference(device, host, specs, shape) for shape in ((1, 1), (1, 16), (8, 64)))
         detail = f"{device.runtime}, within {worst:.1e} of the CPU (at most {DEVICE_MAX_ERROR:g} wanted)"
         return DeviceCheck(ran=True, detail=detail, passed=worst <= DEVICE_MAX_ERROR)
+
+    def product_weights(self, bundle: Bundle) -> "Iterator[NDArray[Any]]":
+        from converter.onnx.weights import product_weights
+
+        return chain.from_iterable(product_weights(bundle.folder / f) for f in dict.fromkeys(bundle.files.values()))
 
     def usage(self, bundle: Bundle) -> str:
         return usage(bundle, CUDA)

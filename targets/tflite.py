@@ -2,8 +2,9 @@
 
 import importlib.util
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -36,6 +37,8 @@ from converter.tflite.model import FINE_LENGTHS, SHORTEST, TfliteModel, signatur
 from converter.tflite.usage import usage_of
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from converter.package.golden import Golden
     from converter.reference import Reference
     from converter.validate.checks import Check, Evaluation
@@ -232,6 +235,11 @@ class Tflite(Target):
 
     def limits(self, precision: str) -> Limits:
         return LIMITS[precision]
+
+    def product_weights(self, bundle: Bundle) -> "Iterator[NDArray[Any]]":
+        from converter.tflite.weights import product_weights
+
+        return chain.from_iterable(product_weights(bundle.folder / f) for f in dict.fromkeys(bundle.files.values()))
 
     def usage(self, bundle: Bundle) -> str:
         return usage_of(bundle, self.batch)

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 from converter.examples import pad_batch
 from converter.graphs import MODEL
-from converter.memory import release_memory
 from converter.onnx.write import write_onnx
+from converter.resources import release_memory
 
 if TYPE_CHECKING:
     import numpy as np

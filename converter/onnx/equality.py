@@ -9,12 +9,13 @@ import numpy as np
 from converter.errors import StageFailed
 from converter.examples import Encoding, pad_batch
 from converter.graphs import BATCH, MODEL, SEQUENCE, GraphSpec
-from converter.memory import release_memory
+from converter.resources import release_memory
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from converter.artifact import OnnxModel, TorchModel
+    from converter.artifact import TorchModel
+    from converter.onnx.model import OnnxModel
     from converter.stage import Context
 
 MAX_ERROR = 1e-4

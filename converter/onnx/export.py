@@ -7,12 +7,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from converter.artifact import MAX_IR_VERSION, OnnxModel, TorchModel
+from converter.artifact import TorchModel
 from converter.binding import option
 from converter.errors import StageFailed
 from converter.graphs import BATCH, MODEL, SEQUENCE
-from converter.memory import release_memory
 from converter.onnx.equality import check_equal
+from converter.onnx.model import MAX_IR_VERSION, OnnxModel
+from converter.resources import release_memory
 from converter.rewrite import apply_rewrites
 from converter.stage import Context, Outcome, Stage
 

@@ -5,11 +5,12 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
-from converter.artifact import Bundle, OnnxModel, TorchModel
+from converter.artifact import Bundle, TorchModel
 from converter.errors import PackageDamaged
 from converter.graphs import MODEL
 from converter.jsonfile import read_json, write_json
 from converter.model_folder.files import write_model_files
+from converter.onnx.model import OnnxModel
 
 SUFFIXES = {"none": "", "dynamic": "_quantized", "static": "_quantized", "fp16": "_fp16"}
 """What Optimum and transformers.js look for behind a graph's name, by precision."""

@@ -91,21 +91,6 @@ class Output:
             raise _disk_full(self.out) from error
 
 
-def require_space(folder: Path, size_bytes: int) -> None:
-    """Raise `ResourceLimit` where the disk has no room for `size_bytes` more.
-
-    For libraries that map the files they write: a disk that fills up under them kills the process, and what is half
-    made stays behind.
-    """
-    free = shutil.disk_usage(folder).free
-    if free < size_bytes:
-        raise ResourceLimit(
-            f"the disk has {free / 1e6:.0f} MB left, {size_bytes / 1e6:.0f} MB are needed",
-            where=str(folder.parent),
-            hint="free some space, or choose another -o",
-        )
-
-
 @contextlib.contextmanager
 def _disk_errors(out: Path):  # type: ignore[no-untyped-def]  # noqa: ANN202
     try:

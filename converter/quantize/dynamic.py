@@ -5,9 +5,9 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 from zlib import crc32
 
-from converter.artifact import OnnxModel
 from converter.binding import option
 from converter.graphs import MODEL
+from converter.onnx.model import OnnxModel
 from converter.stage import Context, Outcome, Stage
 
 if TYPE_CHECKING:

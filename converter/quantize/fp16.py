@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from converter.artifact import OnnxModel
 from converter.errors import StageFailed
 from converter.graphs import MODEL
-from converter.memory import release_memory
+from converter.onnx.model import OnnxModel
+from converter.resources import release_memory
 from converter.stage import Context, Outcome, Stage
 
 if TYPE_CHECKING:

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
-from converter.artifact import OnnxModel
 from converter.errors import RuntimeMissing
 from converter.graphs import Run
 from converter.reference import Reference
@@ -55,7 +54,9 @@ def evaluate_package(
         *device,
     ]
     facts = _facts(runner, bundle, source, reference)
-    facts |= vocabulary_facts(bundle.source, source, ctx.reference, reference) | zeros_facts(bundle)
+    facts |= vocabulary_facts(bundle.source, source, ctx.reference, reference) | zeros_facts(
+        bundle, target.product_weights(bundle)
+    )
     if any(c.status is Status.FAIL for c in doors[:2]):
         return unjudged(doors, reference, facts)
     try:
@@ -112,13 +113,9 @@ def _float32_run(steps: "Sequence[tuple[str, Artifact]]") -> Run | None:
 
     None where there is no such file, or where it is the package itself.
     """
-    files = [made for _, made in steps if isinstance(made, OnnxModel)]
-    plain = [made for made in files if made.precision == "float32"]
-    if not plain or len(plain) == len(files):
-        return None
-    from converter.onnx.runner import OnnxRunner
-
-    return OnnxRunner(plain[-1].files).run
+    files = [made for _, made in steps if made.file_precision is not None]
+    plain = [made for made in files if made.file_precision == "float32"]
+    return plain[-1].runs() if plain and len(plain) < len(files) else None
 
 
 def _device_check(target: "Target", bundle: "Bundle", *, require_device: bool) -> list[Check]:

@@ -8,11 +8,12 @@ import numpy as np
 import onnx
 import pytest
 
-from converter.artifact import OnnxModel, TorchModel
+from converter.artifact import TorchModel
 from converter.examples import Example
 from converter.graphs import MODEL
 from converter.model_folder.load import load_source
 from converter.onnx.export import ExportOnnx
+from converter.onnx.model import OnnxModel
 from converter.onnx.runner import OnnxRunner
 from converter.reference import torch_run
 from converter.stage import Context, run_stage

@@ -11,13 +11,14 @@ import onnx
 import onnx_ir as ir
 import pytest
 
-from converter.artifact import OnnxModel, TorchModel
+from converter.artifact import TorchModel
 from converter.errors import StageFailed
 from converter.examples import Example, pad_batch
 from converter.graphs import MODEL, SEQUENCE
 from converter.model_folder.load import load_source
 from converter.onnx.equality import check_equal
 from converter.onnx.export import ExportOnnx
+from converter.onnx.model import OnnxModel
 from converter.onnx.rewrites.projections import new_weight
 from converter.onnx.runner import OnnxRunner
 from converter.onnx.write import write_onnx

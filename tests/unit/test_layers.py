@@ -27,11 +27,11 @@ HEAVY = {
     "sentence_transformers",
     "peft",
 }
-# The building, from the ground up. A room imports what lies below it, and itself: late imports count, imports for type
-# checkers do not. Rooms of one floor do not know each other. Modules at the top of `converter/` are rooms together where
-# they stand in one row: the contracts know each other.
+# The building, from the ground up. A room imports what lies below it, and itself: late imports count, imports for
+# type checkers do not. Rooms of one floor do not know each other. Modules at the top of `converter/` are one room
+# where they stand in one row: the contracts know each other.
 FLOORS: tuple[tuple[tuple[str, ...], ...], ...] = (
-    (("errors", "jsonfile", "binding", "memory", "examples", "family", "limits"),),
+    (("errors", "jsonfile", "binding", "resources", "graphs", "examples", "family", "limits", "rewrite"),),
     (("data",), ("cache",), ("samples",)),
     (("forward", "task", "artifact", "target", "stage", "forecast", "registry", "reference"),),
     (("model_folder",),),

@@ -14,7 +14,7 @@ import numpy as np
 from converter.data.probes import even_sample
 from converter.examples import pad_batch
 from converter.graphs import MODEL
-from converter.memory import release_memory
+from converter.resources import release_memory
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import onnx_ir as ir
     from numpy.typing import NDArray
 
-    from converter.artifact import OnnxModel
+    from converter.onnx.model import OnnxModel
     from converter.onnx.quantize.prepare import Prepared
     from converter.onnx.rewrites.sites import Site
     from converter.stage import Context

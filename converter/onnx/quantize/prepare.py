@@ -10,7 +10,6 @@ import numpy as np
 from converter.data.probes import even_sample
 from converter.errors import StageFailed
 from converter.graphs import MODEL
-from converter.memory import release_memory
 from converter.onnx.activations import stream_activations
 from converter.onnx.quantize.errors import Reading
 from converter.onnx.quantize.factors import search_factors
@@ -20,13 +19,14 @@ from converter.onnx.rewrites.padding import padding_masks
 from converter.onnx.rewrites.projections import array_of
 from converter.onnx.rewrites.sites import quantizable
 from converter.onnx.rewrites.smoothing import Smoothing, apply_smoothing, folds_into_values
+from converter.resources import release_memory
 from converter.rewrite import apply_rewrites
 
 if TYPE_CHECKING:
     import onnx_ir as ir
     from numpy.typing import NDArray
 
-    from converter.artifact import OnnxModel
+    from converter.onnx.model import OnnxModel
     from converter.onnx.rewrites.sites import Site
     from converter.stage import Context, Progress
 

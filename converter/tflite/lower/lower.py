@@ -16,7 +16,7 @@ from converter.errors import PackageDamaged, ResourceLimit, StageFailed
 from converter.examples import Encoding, pad_batch
 from converter.graphs import BATCH, MODEL, SEQUENCE
 from converter.onnx.equality import MAX_ERROR, Differences
-from converter.package.output_folder import require_space
+from converter.resources import require_space
 from converter.rewrite import apply_rewrites
 from converter.stage import Context, Outcome, Stage
 from converter.tflite.derived import Derived
