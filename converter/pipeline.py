@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from converter.recipe import Precision, Recipe
     from converter.target import Target
 
-
 WHAT_NEXT = {
     Status.FAIL: "report.html shows the texts; another --quantize may pass, and --limit says how far is good enough",
     Status.NOT_RUN: "judge by text that the model is for: --eval with labels, or --calibration",
@@ -75,9 +74,15 @@ class Result:
 
 
 def run_recipe(
-    recipe: "Recipe", out: Path, *, force: bool = False, require_device: bool = False, progress: Progress = SILENT
+    recipe: "Recipe",
+    out: Path,
+    *,
+    force: bool = False,
+    wait: bool = False,
+    require_device: bool = False,
+    progress: Progress = SILENT,
 ) -> Result:
-    """Run everything that `recipe` says and move the finished folder to `out` in one rename.
+    """Run everything that `recipe` says and move the finished folder to `out`, see `converter.package.output_folder`.
 
     Raises:
         ExportError: where nothing could be made at all. A failing target does not raise: it is in the result.
@@ -87,7 +92,7 @@ def run_recipe(
     from converter.samples import resolve_model
 
     missing = _missing_runtimes(recipe)
-    with Output(out, force=force) as output:
+    with Output(out, force=force, wait=wait, note=progress.note) as output:
         source = load_source(resolve_model(recipe.model, progress), revision=recipe.revision, task=recipe.task)
         check_options(recipe, source)
         ctx = _context(recipe, source, output, progress)
