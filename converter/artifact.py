@@ -4,9 +4,11 @@ Each artifact's `verify()` is the specification of that representation; `run_sta
 every time.
 """
 
+import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,6 +37,22 @@ class Artifact(ABC):
     @abstractmethod
     def size_bytes(self) -> int:
         """Bytes of the weights as this representation stores them."""
+
+    @property
+    @abstractmethod
+    def digest(self) -> str:
+        """SHA-256, in hex, of the weights as this representation stores them: of the file itself where there is one."""
+
+
+def files_digest(files: Mapping[str, Path]) -> str:
+    """Return the SHA-256 of one file, or of the names and digests of several."""
+    found = {}
+    for name, path in sorted(files.items()):
+        with path.open("rb") as opened:
+            found[name] = hashlib.file_digest(opened, "sha256").hexdigest()
+    if len(found) == 1:
+        return next(iter(found.values()))
+    return hashlib.sha256("".join(f"{name} {one}\n" for name, one in found.items()).encode()).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -86,6 +104,15 @@ class TorchModel(Artifact):
         tensors = {t.data_ptr(): t for t in self.module.state_dict().values()}
         return sum(t.numel() * t.element_size() for t in tensors.values())
 
+    @cached_property
+    def digest(self) -> str:
+        """Of every tensor's name, type, shape and bytes; a tied one once for each of its names."""
+        made = hashlib.sha256()
+        for name, tensor in self.module.state_dict().items():
+            made.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+            made.update(tensor.detach().cpu().contiguous().numpy().reshape(-1).view("uint8").data)
+        return made.hexdigest()
+
     def graphs(self) -> "Mapping[str, torch.nn.Module]":
         """Return what is measured and exported, by name: named int inputs to a dict of named float32 outputs."""
         from converter.forward import Forward
@@ -119,6 +146,10 @@ class OnnxModel(Artifact):
     @property
     def size_bytes(self) -> int:
         return sum(f.stat().st_size for path in self.files.values() for f in path.parent.glob(path.name + "*"))
+
+    @cached_property
+    def digest(self) -> str:
+        return files_digest({f.name: f for path in self.files.values() for f in path.parent.glob(path.name + "*")})
 
     def verify(self) -> None:
         specs = self.source.specs
@@ -171,6 +202,10 @@ class Bundle(Artifact):
     @property
     def size_bytes(self) -> int:
         return sum((self.folder / name).stat().st_size for name in sorted(set(self.files.values())))
+
+    @property
+    def digest(self) -> str:
+        return files_digest({name: self.folder / name for name in self.files.values()})
 
     def verify(self) -> None:
         for needed in (*self.files.values(), "config.json", "tokenizer.json", "tokenizer_config.json"):

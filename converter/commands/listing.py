@@ -96,8 +96,8 @@ def description(name: str) -> dict[str, Any]:
     proper, cls = _class_of(name)
     made: dict[str, Any] = _described(proper, cls.summary, cls, _usage(proper))
     if "." not in proper:
-        made["precisions"] = list(cls.precisions)
-        made["default_precision"] = cls.precisions[0]
+        made["precisions"] = list(cls.menu())
+        made["default_precision"] = next(iter(cls.menu()))
     return made
 
 

@@ -31,6 +31,7 @@ LAYERS = {
     "converter.errors": 0,
     "converter.jsonfile": 0,
     "converter.binding": 1,
+    "converter.graphs": 1,
     "converter.examples": 1,
     "converter.artifact": 1,
     "converter.stage": 1,
