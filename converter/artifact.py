@@ -4,9 +4,11 @@ Each artifact's `verify()` is the specification of that representation; `run_sta
 every time.
 """
 
+import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,6 +36,11 @@ class Artifact(ABC):
         """Bytes of the weights as this representation stores them."""
 
     @property
+    @abstractmethod
+    def digest(self) -> str:
+        """SHA-256, in hex, of the weights as this representation stores them: of the file itself where there is one."""
+
+    @property
     def file_precision(self) -> str | None:
         """How the weights are stored in a file that runs on its own; None where this is no such file."""
         return None
@@ -41,6 +48,17 @@ class Artifact(ABC):
     def runs(self) -> Run | None:
         """Return how it answers on its own; None where only its package's runtime opens it."""
         return None
+
+
+def files_digest(files: Mapping[str, Path]) -> str:
+    """Return the SHA-256 of one file, or of the names and digests of several."""
+    found = {}
+    for name, path in sorted(files.items()):
+        with path.open("rb") as opened:
+            found[name] = hashlib.file_digest(opened, "sha256").hexdigest()
+    if len(found) == 1:
+        return next(iter(found.values()))
+    return hashlib.sha256("".join(f"{name} {one}\n" for name, one in found.items()).encode()).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -92,6 +110,15 @@ class TorchModel(Artifact):
         tensors = {t.data_ptr(): t for t in self.module.state_dict().values()}
         return sum(t.numel() * t.element_size() for t in tensors.values())
 
+    @cached_property
+    def digest(self) -> str:
+        """Of every tensor's name, type, shape and bytes; a tied one once for each of its names."""
+        made = hashlib.sha256()
+        for name, tensor in self.module.state_dict().items():
+            made.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+            made.update(tensor.detach().cpu().contiguous().numpy().reshape(-1).view("uint8").data)
+        return made.hexdigest()
+
     def graphs(self) -> "Mapping[str, torch.nn.Module]":
         """Return what is measured and exported, by name: named int inputs to a dict of named float32 outputs."""
         from converter.forward import Forward
@@ -131,6 +158,10 @@ class Bundle(Artifact):
     @property
     def size_bytes(self) -> int:
         return sum((self.folder / name).stat().st_size for name in sorted(set(self.files.values())))
+
+    @property
+    def digest(self) -> str:
+        return files_digest({name: self.folder / name for name in self.files.values()})
 
     def verify(self) -> None:
         for needed in (*self.files.values(), "config.json", "tokenizer.json", "tokenizer_config.json"):

@@ -108,7 +108,8 @@ class GraphSpec:
                 rows = random.integers(*spec.draw, shape, dtype=spec.dtype, endpoint=True)
             else:
                 rows = np.zeros(shape, dtype=spec.dtype)
-            if padding:
+            # A cache `[batch, heads, past, size]` has no text on its second axis.
+            if padding and isinstance(spec.axes[1], str):
                 last = rows[-1]
                 last[(slice(0, padding) if spec.side == "left" else slice(len(last) - padding, None))] = spec.fill
             made[spec.name] = rows

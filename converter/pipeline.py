@@ -10,16 +10,15 @@ from converter.artifact import Artifact, TorchModel
 from converter.errors import ExportError, GateFailed, UsageError
 from converter.package.output_folder import Output
 from converter.package.seal import seal_package
-from converter.recipe import tried
+from converter.recipe import aim_of, tried
 from converter.reference import capture_reference
 from converter.stage import SILENT, Context, Progress, Record, Stage, check_stage, run_stage
-from converter.target import Aim
 from converter.validate.checks import Evaluation, Status
 from converter.validate.fastest import Made, keep_fastest
 
 if TYPE_CHECKING:
     from converter.examples import Example
-    from converter.recipe import Precision, Recipe
+    from converter.recipe import ChosenPrecision, Recipe
     from converter.target import Target
 
 WHAT_NEXT = {
@@ -171,7 +170,7 @@ def _context(recipe: "Recipe", source: TorchModel, output: Output, progress: Pro
         teacher=source,
         reference=reference,
         progress=progress,
-        aim=Aim(recipe.targets[0].name, tried(recipe.targets[0], recipe.precisions[0])[0].name),
+        aim=aim_of(recipe),
         resume=output.resume,
     )
 
@@ -197,7 +196,7 @@ def _refuse_idle_limit(recipe: "Recipe", judged: "Sequence[Example]") -> None:
 
 
 def _compress(recipe: "Recipe", source: TorchModel, ctx: Context) -> tuple[TorchModel, tuple[Record, ...], Evaluation]:
-    from converter.limits import Limits
+    from converter.precision import Limits
     from converter.reference import torch_run
     from converter.validate.compare import compare
     from converter.validate.vocabulary import as_seen_by
@@ -233,7 +232,7 @@ class _Making:
     require_device: bool
     made: dict[tuple[Stage[Any, Any], ...], tuple[Artifact, Record]] = field(default_factory=dict)
 
-    def target(self, target: "Target", precision: "Precision") -> TargetResult:
+    def target(self, target: "Target", precision: "ChosenPrecision") -> TargetResult:
         """Make, prove and seal one target; its failure is its own."""
         try:
             return self._target(target, precision)
@@ -245,7 +244,7 @@ class _Making:
                 target.name, str(precision), Status.FAIL, error.exit_code, error=str(error), hint=error.hint
             )
 
-    def _target(self, target: "Target", precision: "Precision") -> TargetResult:
+    def _target(self, target: "Target", precision: "ChosenPrecision") -> TargetResult:
         if target.name in self.missing:
             raise self.missing[target.name]
         choices = tried(target, precision)
@@ -254,7 +253,7 @@ class _Making:
             return self._judge(target, made)
         return self._judge(target, self._fastest(target, choices))
 
-    def _make(self, target: "Target", precision: "Precision", folder_name: str) -> Made:
+    def _make(self, target: "Target", precision: "ChosenPrecision", folder_name: str) -> Made:
         from converter.validate.package_check import evaluate_package
 
         artifact, records = self._stages(target.stages(precision.name, precision.options, self.compressed))
@@ -273,7 +272,7 @@ class _Making:
         )
         return Made(precision, bundle, evaluation, records)
 
-    def _fastest(self, target: "Target", choices: "Sequence[Precision]") -> Made:
+    def _fastest(self, target: "Target", choices: "Sequence[ChosenPrecision]") -> Made:
         """Make all candidates, time them together, and keep the fastest of those with the best verdict."""
         made: list[Made] = []
         failed: dict[str, ExportError] = {}

@@ -128,6 +128,10 @@ class Record:
     peak_memory_bytes: int
     """Highest resident size of the process so far (getrusage), not of the stage alone."""
     facts: dict[str, Any]
+    digest_given: str
+    """SHA-256 of what went in and …"""
+    digest_made: str
+    """… of what came out; see `Artifact.digest`."""
 
 
 def options_of(stage: Any) -> dict[str, Any]:
@@ -147,9 +151,10 @@ def check_stage(stage: Stage[Any, Any], source: "TorchModel", *, has_text: bool)
 
     """
     if source.task.kind not in stage.takes:
+        kind = source.task.kind
         raise UsageError(
-            f"it works on {' and '.join(f'{kind}s' for kind in stage.takes)}, and a model for {source.task.name} is "
-            f"run as {'an' if source.task.kind[0] == 'e' else 'a'} {source.task.kind}",
+            f"it works on {' and '.join(f'{known}s' for known in stage.takes)}, and a model for {source.task.name} is "
+            f"run as {'an' if kind[0] == 'e' else 'a'} {kind}",
             where=stage.name or type(stage).__name__,
             hint="leave this step out for this model",
         )
@@ -169,6 +174,8 @@ def run_stage(stage: Stage[Given, Made], given: Given, ctx: Context) -> tuple[Ma
         size_bytes_made=outcome.made.size_bytes,
         peak_memory_bytes=peak_memory_bytes(),
         facts=outcome.facts,
+        digest_given=given.digest,
+        digest_made=outcome.made.digest,
     )
     return outcome.made, record
 

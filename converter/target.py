@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from converter.limits import Limits
+from converter.precision import Limits, Precision
+from converter.registry import quantizers
 
 if TYPE_CHECKING:
     import numpy as np
@@ -75,7 +76,7 @@ class Aim:
     """A package to be made, by name."""
 
     target: str
-    precision: str
+    precision: Precision
 
 
 class Target(ABC):
@@ -85,8 +86,12 @@ class Target(ABC):
     summary: ClassVar[str]
     extra: ClassVar[str] = ""
     """The extra to install where a runtime is missing."""
+    runtime_module: ClassVar[str] = "onnxruntime"
+    """What `open` imports: the memory that it takes itself is no package's."""
+    own: ClassVar[tuple[Precision, ...]]
+    """Precisions that no quantizer makes: `none`."""
     precisions: ClassVar[tuple[str, ...]]
-    """The target's menu, its default first."""
+    """The order of its menu, its default first; quantizers that are not named here come before `none`."""
     auto: ClassVar[tuple[str, ...]] = ()
     """What `auto` tries, as typed behind `--quantize`; empty: the whole menu but `none`."""
     input_dtype: ClassVar[str] = "int64"
@@ -95,7 +100,18 @@ class Target(ABC):
     @classmethod
     def candidates(cls) -> tuple[str, ...]:
         """Return what `auto` makes and measures, in this order."""
-        return cls.auto or tuple(name for name in cls.precisions if name != "none") or cls.precisions[:1]
+        names = tuple(cls.menu())
+        return cls.auto or tuple(name for name in names if name != "none") or names[:1]
+
+    @classmethod
+    def menu(cls) -> dict[str, Precision]:
+        """Return the precisions that it offers by name, its default first: its own, and those of its quantizers."""
+        made = {q.precision.name: q.precision for q in quantizers(cls.name).values()}
+        known = made | {p.name: p for p in cls.own}
+        listed = [name for name in cls.precisions if name in known]
+        more = [name for name in known if name not in listed]
+        place = len(listed) - 1 if listed[1:] and listed[-1] == "none" else len(listed)
+        return {name: known[name] for name in (*listed[:place], *more, *listed[place:])}
 
     @abstractmethod
     def check_runtime(self) -> None:
@@ -113,9 +129,9 @@ class Target(ABC):
     def open(self, folder: Path, specs: "Mapping[str, GraphSpec]", threads: int = 1) -> Runner:
         """Open the package in its runtime. Works on a folder alone: no source model is needed."""
 
-    @abstractmethod
     def limits(self, precision: str) -> Limits:
         """Return how far a package of this precision may be from its source."""
+        return self.menu()[precision].limits
 
     def device_check(self, folder: Path, specs: "Mapping[str, GraphSpec]") -> DeviceCheck | None:
         """Run on the device that the package is for; None where that is this machine's CPU."""

@@ -11,22 +11,18 @@ import numpy as np
 from converter.artifact import Artifact, Bundle, TorchModel
 from converter.binding import bind
 from converter.graphs import BATCH, SEQUENCE, GraphSpec, run_graphs
-from converter.limits import Limits
 from converter.onnx.export import ExportOnnx
 from converter.onnx.model import OnnxModel
 from converter.onnx.package import emit_onnx, find_models, usage
 from converter.onnx.runner import CPU, OnnxRunner
-from converter.quantize.fp16 import Fp16
+from converter.precision import Limits, unquantized
+from converter.registry import quantizers
 from converter.stage import Context, Stage
 from converter.target import DeviceCheck, Runner, Target
 
 CUDA = "CUDAExecutionProvider"
 DEVICE_MAX_ERROR = 0.03
 """CUDA against CPU over the output range: two orders of summation in float16."""
-LIMITS = {
-    "none": Limits(max_error=1e-4, agreement=0.999, stability=0.999),
-    "fp16": Limits(max_error=0.03, cosine=0.999, agreement=0.99, stability=0.99),
-}
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -37,6 +33,7 @@ class OrtGpu(Target):
     name = "ort-gpu"
     summary = "fp16 ONNX for ONNX Runtime on NVIDIA GPUs, in the Hugging Face layout"
     extra = "gpu"
+    own = (unquantized(Limits(max_error=1e-4, agreement=0.999, stability=0.999)),)
     precisions = ("fp16", "none")
 
     def check_runtime(self) -> None:
@@ -46,17 +43,14 @@ class OrtGpu(Target):
         where = "quantize.ort-gpu"
         if precision == "none":
             return (bind(ExportOnnx, options, where),)
-        return (ExportOnnx(), bind(Fp16, options, where))
+        return (ExportOnnx(), bind(quantizers(self.name)[precision], options, where))
 
     def emit(self, given: Artifact, source: TorchModel, folder: Path, ctx: Context) -> Bundle:
         assert isinstance(given, OnnxModel)
-        return emit_onnx(given, source, folder)
+        return emit_onnx(given, source, folder, self.menu())
 
     def open(self, folder: Path, specs: Mapping[str, GraphSpec], threads: int = 1) -> Runner:
         return OnnxRunner(find_models(folder, specs), threads, (CUDA, CPU) if _has_cuda() else (CPU,))
-
-    def limits(self, precision: str) -> Limits:
-        return LIMITS[precision]
 
     def device_check(self, folder: Path, specs: Mapping[str, GraphSpec]) -> DeviceCheck:
         """Run on the GPU, several shapes, and compare with the CPU; `ran` False where there is no GPU."""

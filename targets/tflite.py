@@ -15,14 +15,9 @@ from converter.device.gpu_forecast import forecast
 from converter.device.second_opinion import second_opinion
 from converter.errors import RecipeError, RuntimeMissing, StageFailed
 from converter.graphs import MODEL, GraphSpec
-from converter.limits import Limits
 from converter.model_folder.files import write_model_files
-from converter.quantize.litert_dynamic import LitertDynamicInt8
-from converter.quantize.litert_fp16 import LitertFp16
-from converter.quantize.litert_int4 import LitertInt4
-from converter.quantize.litert_mixed import LitertMixed
-from converter.quantize.litert_static import LitertStaticInt8
-from converter.quantize.litert_weights import LitertWeights
+from converter.precision import Limits, unquantized
+from converter.registry import quantizers
 from converter.stage import Context, Stage
 from converter.target import Runner, Target
 from converter.tflite.lengths.any_length import write_any_length
@@ -44,25 +39,6 @@ if TYPE_CHECKING:
     from converter.validate.checks import Check, Evaluation
 
 MODEL_FILE = "model.tflite"
-QUANTIZERS: Mapping[str, type[Stage[TfliteModel, TfliteModel]]] = {
-    "dynamic": LitertDynamicInt8,
-    "static": LitertStaticInt8,
-    "weights": LitertWeights,
-    "mixed": LitertMixed,
-    "int4": LitertInt4,
-    "fp16": LitertFp16,
-}
-LIMITS = {
-    # float32: 3e-6 was measured on MiniLM; deeper models sum more.
-    "none": Limits(max_error=1e-4, agreement=1.0, stability=1.0),
-    "fp16": Limits(max_error=0.02, agreement=0.995, stability=1.0),
-    "dynamic": Limits(agreement=0.985, stability=0.99, max_drop=0.01),
-    "weights": Limits(agreement=0.985, stability=1.0, max_drop=0.01),
-    "mixed": Limits(agreement=0.97, stability=0.99, max_drop=0.02),
-    "int4": Limits(agreement=0.96, stability=0.99, max_drop=0.03),
-    "static": Limits(agreement=0.97, stability=0.99, max_drop=0.02),
-}
-
 SEPARATE = frozenset({"float32", "fp16", "static"})
 """Precisions that GPUs and NPUs take: with `graphs=auto` their lengths have a graph each."""
 
@@ -90,6 +66,9 @@ class Tflite(Target):
     name = "tflite"
     summary = "TFLite for LiteRT on phones"
     extra = "mobile"
+    runtime_module = "ai_edge_litert.interpreter"
+    # 3e-6 was measured on MiniLM; deeper models sum more.
+    own = (unquantized(Limits(max_error=1e-4, agreement=1.0, stability=1.0)),)
     precisions = ("dynamic", "static", "weights", "mixed", "int4", "fp16", "none")
     auto = ("dynamic", "static", "fp16")
     input_dtype = "int32"
@@ -141,7 +120,7 @@ class Tflite(Target):
                     hint="lengths are an option of the target: --seq-len 16,32",
                 )
             return (lower,)
-        return (lower, bind(QUANTIZERS[precision], options, where))
+        return (lower, bind(quantizers(self.name)[precision], options, where))
 
     def emit(self, given: Artifact, source: TorchModel, folder: Path, ctx: Context) -> Bundle:
         assert isinstance(given, TfliteModel)
@@ -232,9 +211,6 @@ class Tflite(Target):
         self, bundle: Bundle, golden: "Golden", runner: Runner, evaluation: "Evaluation", tolerance: float
     ) -> dict[str, Any]:
         return Beside(bundle.folder).complete(bundle.source, golden, runner, evaluation.facts, tolerance)
-
-    def limits(self, precision: str) -> Limits:
-        return LIMITS[precision]
 
     def product_weights(self, bundle: Bundle) -> "Iterator[NDArray[Any]]":
         from converter.tflite.weights import product_weights

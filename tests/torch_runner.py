@@ -10,7 +10,7 @@ import numpy as np
 from converter.artifact import Bundle, TorchModel
 from converter.examples import Example
 from converter.graphs import MODEL, GraphSpec
-from converter.limits import Limits
+from converter.precision import Limits, unquantized
 from converter.reference import capture_reference, torch_run
 from converter.stage import SILENT, Context
 from converter.target import DeviceCheck, GraphInfo, Runner, Target, TensorInfo
@@ -49,6 +49,7 @@ class TorchTarget(Target):
 
     name = "torch"
     summary = "the PyTorch model itself"
+    own = (unquantized(Limits(agreement=0.98, max_error=1e-3, stability=0.98)),)
     precisions = ("none",)
     make_runner: ClassVar[Callable[[], Runner]]
     device: ClassVar[DeviceCheck | None] = None
@@ -67,9 +68,6 @@ class TorchTarget(Target):
 
     def open(self, folder: Path, specs: Mapping[str, GraphSpec], threads: int = 1) -> Runner:
         return self.make_runner()
-
-    def limits(self, precision: str) -> Limits:
-        return Limits(agreement=0.98, max_error=1e-3, stability=0.98)
 
     def device_check(self, folder: Path, specs: Mapping[str, GraphSpec]) -> DeviceCheck | None:
         return self.device

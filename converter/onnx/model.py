@@ -2,9 +2,10 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
-from converter.artifact import Artifact, TorchModel
+from converter.artifact import Artifact, TorchModel, files_digest
 from converter.errors import StageFailed
 from converter.graphs import GraphSpec, Run
 
@@ -25,6 +26,10 @@ class OnnxModel(Artifact):
     @property
     def size_bytes(self) -> int:
         return sum(f.stat().st_size for path in self.files.values() for f in path.parent.glob(path.name + "*"))
+
+    @cached_property
+    def digest(self) -> str:
+        return files_digest({f.name: f for path in self.files.values() for f in path.parent.glob(path.name + "*")})
 
     @property
     def file_precision(self) -> str:

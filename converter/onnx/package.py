@@ -1,7 +1,7 @@
 """What the two ONNX targets share: the Hugging Face layout, and how to call it."""
 
 import shutil
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,23 +11,17 @@ from converter.graphs import MODEL
 from converter.jsonfile import read_json, write_json
 from converter.model_folder.files import write_model_files
 from converter.onnx.model import OnnxModel
-
-SUFFIXES = {"none": "", "dynamic": "_quantized", "static": "_quantized", "fp16": "_fp16"}
-"""What Optimum and transformers.js look for behind a graph's name, by precision."""
-
-DTYPES = {"": "fp32", "_quantized": "q8", "_fp16": "fp16"}
-"""What transformers.js calls them; without it in config.json it would look for another file."""
+from converter.precision import Precision
 
 
-def emit_onnx(given: OnnxModel, source: TorchModel, folder: Path) -> Bundle:
-    """Write the model under `onnx/` and everything beside it that loaders look for."""
-    precision = "none" if given.precision == "float32" else given.precision
-    suffix = SUFFIXES[precision]
-    files = {name: f"onnx/{name}{suffix}.onnx" for name in given.files}
+def emit_onnx(given: OnnxModel, source: TorchModel, folder: Path, menu: Mapping[str, Precision]) -> Bundle:
+    """Write the model under `onnx/` and everything beside it that loaders look for; `menu`: the target's."""
+    precision = menu["none" if given.precision == "float32" else given.precision]
+    files = {name: f"onnx/{name}{precision.suffix}.onnx" for name in given.files}
     (folder / "onnx").mkdir()
     for name, path in given.files.items():
         shutil.copyfile(path, folder / files[name])
-    write_model_files(source, folder, {"transformers.js_config": {"dtype": DTYPES[suffix]}})
+    write_model_files(source, folder, {"transformers.js_config": {"dtype": precision.client_dtype}})
     if source.head is not None:
         _name_model(folder, files[MODEL], source.max_length)
     return Bundle(folder, files, source)
@@ -50,7 +44,7 @@ def find_models(folder: Path, graphs: Collection[str] = (MODEL,)) -> dict[str, P
     found = sorted((folder / "onnx").glob("*.onnx"))
     made = {}
     for name in graphs:
-        own = [path for path in found if path.stem in {f"{name}{suffix}" for suffix in DTYPES}]
+        own = [path for path in found if path.stem == name or path.stem.startswith(f"{name}_")]
         if len(own) != 1:
             raise PackageDamaged(
                 f"wanted one file of the graph {name} under onnx/, found {len(own)}", where=str(folder)
@@ -68,7 +62,7 @@ def usage(bundle: Bundle, provider: str) -> str:
     parts = [RUNTIME_USAGE, OPTIMUM_USAGE, JAVASCRIPT_USAGE, *([SENTENCE_USAGE] if source.head is not None else [])]
     return "\n".join(parts).format(
         file=file,
-        dtype=DTYPES[Path(file).stem.removeprefix(MODEL)],
+        dtype=read_json(bundle.folder / "config.json")["transformers.js_config"]["dtype"],
         provider=provider,
         task=source.task.name,
         loader=source.task.client_class,

@@ -29,9 +29,6 @@ if TYPE_CHECKING:
 N_TEXTS = 16
 MAX_VALUES = 2_000_000
 """Numbers of all outputs together (8 MB in float32): token vectors must not outweigh the model."""
-TOLERANCES = {"none": 1e-4, "float32": 1e-4, "fp32": 1e-4, "fp16": 1e-2, "float16": 1e-2}
-OTHER_TOLERANCE = 0.05
-"""int8 kernels round and saturate differently from CPU to CPU; on the machine that sealed it, the change is 0."""
 RANGE_FLOOR = 1e-6
 
 
@@ -45,11 +42,6 @@ class Golden:
     source: tuple[dict[str, "NDArray[np.float32]"], ...]
     output_range: dict[str, float]
     """Of the source over all probes."""
-
-
-def replay_tolerance(precision: str) -> float:
-    """Return how far replayed outputs may be from the recorded ones, over the output range."""
-    return TOLERANCES.get(precision, OTHER_TOLERANCE)
 
 
 def record_golden(made: "TorchModel", source: "TorchModel", reference: "Reference", runner: "Runner") -> Golden:

@@ -101,7 +101,8 @@ def model_files(manifest: Mapping[str, Any]) -> dict[str, str]:
 
 def model_bytes(manifest: Mapping[str, Any]) -> int:
     """Return the size of the model: of all its files together."""
-    return sum(int(manifest["files"][f].get("size_bytes", 0)) for f in sorted(set(model_files(manifest).values())))
+    sizes = (manifest["files"][name].get("size_bytes", 0) for name in set(model_files(manifest).values()))
+    return sum(size for size in sizes if isinstance(size, int))
 
 
 def _check_shape(table: Mapping[str, Any], path: Path) -> None:

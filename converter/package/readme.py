@@ -7,7 +7,7 @@ from converter.validate.checks import Status
 
 if TYPE_CHECKING:
     from converter.artifact import Bundle, TorchModel
-    from converter.recipe import Precision
+    from converter.recipe import ChosenPrecision
     from converter.target import Target
     from converter.validate.checks import Evaluation
 
@@ -23,7 +23,7 @@ TELEMETRY = (
 
 
 def package_card(
-    target: "Target", precision: "Precision", bundle: "Bundle", evaluation: "Evaluation", source: "TorchModel"
+    target: "Target", precision: "ChosenPrecision", bundle: "Bundle", evaluation: "Evaluation", source: "TorchModel"
 ) -> str:
     """Return the Markdown. It holds no times and no dates: the same run gives the same bytes."""
     usage = target.usage(bundle).strip()
@@ -39,7 +39,7 @@ def package_card(
     return "\n\n".join(p for p in parts if p) + "\n"
 
 
-def _what(precision: "Precision", bundle: "Bundle", evaluation: "Evaluation", source: "TorchModel") -> str:
+def _what(precision: "ChosenPrecision", bundle: "Bundle", evaluation: "Evaluation", source: "TorchModel") -> str:
     made = source.provenance
     revision = f" at revision `{made.revision}`" if made.revision else ""
     size = f"{bundle.size_bytes / 1e6:.1f} MB; the source's weights are {source.size_bytes / 1e6:.1f} MB in float32"

@@ -17,7 +17,7 @@ from converter.validate.checks import Status
 
 if TYPE_CHECKING:
     from converter.artifact import Bundle, TorchModel
-    from converter.recipe import Precision, Recipe
+    from converter.recipe import ChosenPrecision, Recipe
     from converter.stage import Context
     from converter.target import Runner, Target
     from converter.validate.checks import Evaluation
@@ -41,7 +41,7 @@ DISTRIBUTIONS = (
 
 def seal_package(
     target: "Target",
-    precision: "Precision",
+    precision: "ChosenPrecision",
     bundle: "Bundle",
     evaluation: "Evaluation",
     records: "Sequence[Record]",
@@ -82,13 +82,13 @@ def seal_package(
 
 def _golden(
     target: "Target",
-    precision: "Precision",
+    precision: "ChosenPrecision",
     bundle: "Bundle",
     evaluation: "Evaluation",
     source: "TorchModel",
     ctx: "Context",
 ) -> dict[str, Any]:
-    from converter.package.golden import record_golden, replay_tolerance, write_golden
+    from converter.package.golden import record_golden, write_golden
     from converter.package.verify import signatures
 
     assert ctx.reference is not None, "the source is asked before any package is made"
@@ -96,7 +96,7 @@ def _golden(
     runner = target.open(bundle.folder, specs)
     golden = record_golden(bundle.source, source, ctx.reference, runner)
     write_golden(golden, bundle.folder)
-    tolerance = replay_tolerance(precision.name)
+    tolerance = target.menu()[precision.name].tolerance
     beside = target.accompany(bundle, golden, runner, evaluation, tolerance)
     return {
         "runtime": runner.runtime,

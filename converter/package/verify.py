@@ -106,7 +106,7 @@ def read_specs(folder: Path, manifest: Mapping[str, Any]) -> Mapping[str, GraphS
             return {name: read_spec(name, graph) for name, graph in manifest["graphs"].items()}
         signature = manifest["graphs"][MODEL]["signature"]
         inputs, outputs = (tuple(str(t["name"]) for t in signature[kind]) for kind in ("inputs", "outputs"))
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, OverflowError) as error:
         raise PackageDamaged(f"the manifest's graphs cannot be read ({error!r})", where=str(folder)) from None
     from converter.validate.interface import load_tokenizer
 

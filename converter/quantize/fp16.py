@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 from converter.errors import StageFailed
 from converter.graphs import MODEL
 from converter.onnx.model import OnnxModel
+from converter.precision import Limits, Precision, Quantizer
 from converter.resources import release_memory
-from converter.stage import Context, Outcome, Stage
+from converter.stage import Context, Outcome
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -28,9 +29,18 @@ COMPARISONS = ("Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Not
 
 
 @dataclass(frozen=True)
-class Fp16(Stage[OnnxModel, OnnxModel]):
+class Fp16(Quantizer[OnnxModel]):
     """ONNX Runtime's float16 conversion, mask constants made finite, outputs cast back to float32."""
 
+    target = "ort-gpu"
+    precision = Precision(
+        "fp16",
+        Limits(max_error=0.03, cosine=0.999, agreement=0.99, stability=0.99),
+        bytes_a_weight=2,
+        tolerance=1e-2,
+        suffix="_fp16",
+        client_dtype="fp16",
+    )
     summary = "fp16 inside, float32 outputs"
 
     def run(self, given: OnnxModel, ctx: Context) -> Outcome[OnnxModel]:

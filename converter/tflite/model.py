@@ -1,10 +1,11 @@
 """A TFLite file: one signature per length, all over the same weights."""
 
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from converter.artifact import Artifact, TorchModel
+from converter.artifact import Artifact, TorchModel, files_digest
 from converter.errors import StageFailed, UsageError
 from converter.graphs import MODEL
 
@@ -41,6 +42,10 @@ class TfliteModel(Artifact):
     @property
     def size_bytes(self) -> int:
         return self.path.stat().st_size
+
+    @cached_property
+    def digest(self) -> str:
+        return files_digest({self.path.name: self.path})
 
     def open(self) -> "TfliteRunner":
         """Open the file in the least memory; what ships is measured through its target, on the kernels of its users."""

@@ -9,9 +9,9 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from converter.errors import ExportError
 
@@ -24,8 +24,6 @@ WARM_RUNS = 5
 SECONDS = 300
 CLEAR_REFS = Path("/proc/self/clear_refs")
 FORGET_PEAK = "5"
-RUNTIMES = {"tflite": "ai_edge_litert.interpreter"}
-OTHER_RUNTIME = "onnxruntime"
 
 
 def cold_start(folder: Path, threads: int, length: int, batch: int = 1) -> dict[str, float]:
@@ -52,13 +50,9 @@ def main(folder: Path, threads: int, length: int, batch: int) -> dict[str, float
     import importlib
 
     from converter.graphs import BATCH, MODEL, SEQUENCE, run_graphs
-    from converter.package.manifest import read_manifest
-    from converter.package.verify import read_specs
 
-    manifest = read_manifest(folder)
-    specs = read_specs(folder, manifest)
-    importlib.import_module(RUNTIMES.get(manifest["target"], OTHER_RUNTIME))
-    opener = _opener(folder, manifest, specs)
+    runtime, specs, opener = _package(folder)
+    importlib.import_module(runtime)
     _forget_peak()
     before = _peak_bytes()
     started = time.perf_counter()
@@ -100,17 +94,21 @@ def _peak_bytes() -> int:
     return peak_memory_bytes()
 
 
-def _opener(folder: Path, manifest: Mapping[str, Any], specs: "Mapping[str, GraphSpec]") -> Any:
-    """Return what opens the package's model alone: no tokenizer, no hashes."""
+def _package(folder: Path) -> "tuple[str, Mapping[str, GraphSpec], Callable[[int], Runner]]":
+    """Return the runtime's module, the graphs, and what opens the model alone: no hashes are checked."""
     from converter.binding import bind
+    from converter.package.manifest import read_manifest
+    from converter.package.verify import read_specs
     from converter.registry import target_class
 
+    manifest = read_manifest(folder)
+    specs = read_specs(folder, manifest)
     target = bind(target_class(manifest["target"]), manifest.get("target_options", {}), "target_options")
 
     def opened(threads: int) -> "Runner":
         return target.open(folder, specs, threads)
 
-    return opened
+    return target.runtime_module, specs, opened
 
 
 if __name__ == "__main__":

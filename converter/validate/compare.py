@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from converter.artifact import TorchModel
-    from converter.limits import Limits
+    from converter.precision import Limits
     from converter.stage import Progress
 
 N_WORST = 10

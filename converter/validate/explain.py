@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from converter.artifact import Artifact, TorchModel
-from converter.limits import Limits
+from converter.precision import Limits
 from converter.reference import Reference
 from converter.validate.answers import RunFailed
 from converter.validate.checks import Evaluation

@@ -11,7 +11,7 @@ from converter.validate.speed import race
 
 if TYPE_CHECKING:
     from converter.artifact import Bundle
-    from converter.recipe import Precision
+    from converter.recipe import ChosenPrecision
     from converter.stage import Context, Record
     from converter.target import Target
 
@@ -23,7 +23,7 @@ RANKS = {Status.PASS: 0, Status.NOT_RUN: 1, Status.FAIL: 2}
 class Made:
     """A package that was made and judged, not sealed yet."""
 
-    precision: "Precision"
+    precision: "ChosenPrecision"
     bundle: "Bundle"
     evaluation: Evaluation
     records: "tuple[Record, ...]"

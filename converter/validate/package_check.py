@@ -19,7 +19,7 @@ from converter.validate.zeros import zeros_facts
 
 if TYPE_CHECKING:
     from converter.artifact import Artifact, Bundle, TorchModel
-    from converter.limits import Limits
+    from converter.precision import Limits
     from converter.stage import Context
     from converter.target import Runner, Target
 

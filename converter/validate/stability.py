@@ -19,7 +19,7 @@ from converter.validate.compare import within
 
 if TYPE_CHECKING:
     from converter.artifact import TorchModel
-    from converter.limits import Limits
+    from converter.precision import Limits
     from converter.stage import Progress
     from converter.target import Runner
 

@@ -51,7 +51,7 @@ def exported(tiny: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory
     @cache
     def path(family: str, task: str = "text-classification") -> Path:
         source = load_source(str(tiny(family, task)))
-        return ExportOnnx().run(source, Context(tmp_path_factory.mktemp(family), calibration=texts)).made.path
+        return ExportOnnx().run(source, Context(tmp_path_factory.mktemp(family), calibration=texts)).made.files[MODEL]
 
     return path
 

@@ -118,7 +118,7 @@ def test_padding_changes_nothing_in_static_int8_and_fp16(exported: Callable[...,
 
 def test_only_large_products_are_in_int8(exported: Callable[..., Exported]) -> None:
     given, ctx = exported()
-    graph = onnx.load(str(run_stage(StaticInt8(), given, ctx)[0].path)).graph
+    graph = onnx.load(str(run_stage(StaticInt8(), given, ctx)[0].files[MODEL])).graph
     quantized = {o for n in graph.node if n.op_type == "QuantizeLinear" for o in n.output}
     back = {o for n in graph.node if n.op_type == "DequantizeLinear" for o in n.output}
     assert quantized

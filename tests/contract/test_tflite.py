@@ -151,7 +151,7 @@ def test_rows_of_a_batch_and_padding_change_nothing(bert: TfliteModel, ctx: Cont
 def test_a_text_longer_than_the_longest_signature_is_refused(bert: TfliteModel) -> None:
     feed = {name: np.ones((1, 21), dtype=np.int64) for name in bert.source.input_names}
     with pytest.raises(UsageError, match="21 tokens, the file takes at most 20"):
-        TfliteRunner(bert.path, bert.source.specs).run(MODEL, MODEL, feed)
+        TfliteRunner(bert.path, bert.source.specs).run(MODEL, feed)
 
 
 def test_fp16_halves_the_weights_and_moves_little(bert: TfliteModel, ctx: Context) -> None:

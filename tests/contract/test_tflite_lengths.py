@@ -184,7 +184,7 @@ def test_a_window_of_neighbours_is_kept_beyond_its_width(tiny: Callable[..., Pat
     made, record = run_stage(LowerTflite((6, 30)), source, ctx)
     assert record.facts["max_relative_error"] < FLOAT32_ERROR
     feed = {name: ids[None] for name, ids in filled_rows(source, ctx, 30, 1)[0].inputs.items()}
-    found = TfliteRunner(made.path, source.specs).run(MODEL, MODEL, feed)["logits"]
+    found = TfliteRunner(made.path, source.specs).run(MODEL, feed)["logits"]
     np.testing.assert_allclose(found, torch_run(source)(MODEL, feed)["logits"], atol=FLOAT32_ERROR)
 
 
@@ -194,5 +194,5 @@ def test_the_longest_distance_falls_into_a_bucket_that_is_there(tiny: Callable[.
     source = load_source(str(tiny("deberta-v2", layers=1, position_buckets=32)))
     made = run_stage(LowerTflite((source.max_length,)), source, ctx)[0]
     feed = {name: ids[None] for name, ids in filled_rows(source, ctx, source.max_length, 1)[0].inputs.items()}
-    found = TfliteRunner(made.path, source.specs).run(MODEL, MODEL, feed)["logits"]
+    found = TfliteRunner(made.path, source.specs).run(MODEL, feed)["logits"]
     np.testing.assert_allclose(found, torch_run(source)(MODEL, feed)["logits"], atol=1e-5)

@@ -232,7 +232,7 @@ def test_a_graph_that_the_runtime_does_not_bring_to_other_lengths_is_not_shipped
     assert bundle.left_out.keys() == {SHARED, MEDIAPIPE_FILE}
     assert not (bundle.folder / MEDIAPIPE_FILE).exists()
     feed = {name: ids[None] for name, ids in filled_rows(trigrams.source, ctx, 13, 1)[0].inputs.items()}
-    found = TfliteRunner(path, trigrams.source.specs).run(MODEL, MODEL, feed)["logits"]
+    found = TfliteRunner(path, trigrams.source.specs).run(MODEL, feed)["logits"]
     np.testing.assert_allclose(found, torch_run(trigrams.source)(MODEL, feed)["logits"], atol=1e-4)
     for target, word in ((Tflite(any_length=True), "any_length"), (Tflite(graphs="shared"), "graphs=shared")):
         with pytest.raises(StageFailed, match="does not take all lengths of this model") as caught:

@@ -13,7 +13,7 @@ from converter.errors import PackageDamaged
 from converter.graphs import MODEL
 from converter.jsonfile import json_text
 from converter.package.golden import read_golden, write_golden
-from converter.package.manifest import DIGEST, _describe, _digest
+from converter.package.manifest import DIGEST, _describe, _digest, model_bytes, read_manifest
 from tests.tiny import SENTENCES
 
 
@@ -146,3 +146,62 @@ def test_a_resealed_unchanged_file_still_verifies(package: Path) -> None:
     """The twin of the forgeries: `reseal` alone breaks nothing."""
     reseal(package, "golden.safetensors")
     verify(package)
+
+
+def as_format_1(folder: Path) -> None:
+    """Write the manifest as version 0.1 sealed it: one graph, its file and its signature under names of their own."""
+    table = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+    graph = table.pop("graphs")[MODEL]
+    table |= {"format": 1, "model_file": graph["file"], "signature": graph["signature"]}
+    table[DIGEST] = _digest(table)
+    (folder / "manifest.json").write_text(json_text(table), encoding="utf-8")
+
+
+def test_a_package_of_format_1_verifies_opens_and_answers_as_before(package: Path) -> None:
+    wanted, feed = verify(package), {n: ids[None] for n, ids in read_golden(package).ids[0].items()}
+    before = open_package(package).run(MODEL, feed)["logits"]
+    as_format_1(package)
+    assert verify(package) == wanted
+    np.testing.assert_array_equal(open_package(package).run(MODEL, feed)["logits"], before)
+    assert read_manifest(package)["graphs"][MODEL]["file"] == "onnx/model.onnx"
+
+
+def test_a_package_of_format_1_is_no_less_checked(package: Path) -> None:
+    as_format_1(package)
+    table = json.loads((package / "manifest.json").read_text(encoding="utf-8"))
+    for changes, said in (
+        ({"signature": None}, "graphs cannot be read"),
+        ({"signature": {**table["signature"], "outputs": []}}, "the manifest says"),
+        ({"model_file": "gone.onnx"}, "lacks what every package has"),
+    ):
+        changed = table | changes
+        changed[DIGEST] = _digest(changed)
+        (package / "manifest.json").write_text(json_text(changed), encoding="utf-8")
+        with pytest.raises(PackageDamaged, match=said):
+            verify(package)
+
+
+def test_a_manifest_that_format_1_really_wrote_is_read(tmp_path: Path) -> None:
+    """Sealed by 0.1 (commit f999752) from a tiny RoBERTa: its digest and its spelling are what that version wrote."""
+    shutil.copy(Path(__file__).with_name("manifest-format-1.json"), tmp_path / "manifest.json")
+    manifest = read_manifest(tmp_path)
+    graph = manifest["graphs"][MODEL]
+    assert graph["file"] == "onnx/model_fp16.onnx"
+    assert [t["name"] for t in graph["signature"]["outputs"]] == ["start_logits", "end_logits"]
+    assert model_bytes(manifest) > 0
+
+
+def test_a_graph_that_the_manifest_describes_otherwise_is_told(package: Path) -> None:
+    table = json.loads((package / "manifest.json").read_text(encoding="utf-8"))
+    table["graphs"][MODEL]["inputs"][0]["side"] = "above"
+    table[DIGEST] = _digest(table)
+    (package / "manifest.json").write_text(json_text(table), encoding="utf-8")
+    with pytest.raises(PackageDamaged, match="graphs cannot be read"):
+        verify(package)
+
+
+def test_records_say_what_went_in_and_came_out_by_digest(package: Path) -> None:
+    manifest = read_manifest(package)
+    (record,) = manifest["records"]
+    assert record["digest_made"] == manifest["files"]["onnx/model.onnx"]["sha256"], "what was exported is what ships"
+    assert len(record["digest_given"]) == 64

@@ -11,8 +11,8 @@ import pytest
 from converter.artifact import TorchModel
 from converter.errors import RuntimeMissing
 from converter.graphs import MODEL
-from converter.limits import Limits
 from converter.model_folder.load import load_source
+from converter.precision import Limits
 from converter.target import DeviceCheck, Runner, TensorInfo
 from converter.validate.checks import Check, Evaluation, Status
 from converter.validate.interface import dtype_name

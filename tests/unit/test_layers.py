@@ -31,9 +31,9 @@ HEAVY = {
 # type checkers do not. Rooms of one floor do not know each other. Modules at the top of `converter/` are one room
 # where they stand in one row: the contracts know each other.
 FLOORS: tuple[tuple[tuple[str, ...], ...], ...] = (
-    (("errors", "jsonfile", "binding", "resources", "graphs", "examples", "family", "limits", "rewrite"),),
+    (("errors", "jsonfile", "binding", "resources", "graphs", "examples", "family", "rewrite"),),
     (("data",), ("cache",), ("samples",)),
-    (("forward", "task", "artifact", "target", "stage", "forecast", "registry", "reference"),),
+    (("forward", "task", "artifact", "target", "stage", "forecast", "registry", "reference", "precision"),),
     (("model_folder",),),
     (("surgery",),),
     (("families",), ("training",)),

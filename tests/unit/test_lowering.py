@@ -21,7 +21,7 @@ from converter.tflite.lower.graph import _attention, _layer_norm
 from converter.tflite.model import signature_lengths
 from converter.tflite.quantize.ranges import Activation
 from converter.tflite.runner import TfliteRunner
-from targets.tflite import LIMITS, Tflite
+from targets.tflite import Tflite
 
 
 @pytest.mark.parametrize(
@@ -55,8 +55,8 @@ def test_seq_len_is_bound_and_checked_as_any_option() -> None:
 
 
 def test_every_precision_has_limits() -> None:
-    assert set(LIMITS) == set(Tflite.precisions)
-    assert all(limits.agreement is not None for limits in LIMITS.values())
+    assert tuple(Tflite.menu()) == Tflite.precisions
+    assert all(precision.limits.agreement is not None for precision in Tflite.menu().values())
 
 
 def test_rows_are_filled_with_text_to_the_last_token(tiny: Callable[..., Path], tmp_path: Path) -> None:

@@ -15,20 +15,13 @@ from converter.examples import Example
 from converter.graphs import MODEL
 from converter.jsonfile import json_text, json_values
 from converter.model_folder.load import load_source
-from converter.package.golden import (
-    MAX_VALUES,
-    N_TEXTS,
-    choose,
-    read_golden,
-    record_golden,
-    replay_tolerance,
-    write_golden,
-)
+from converter.package.golden import MAX_VALUES, N_TEXTS, choose, read_golden, record_golden, write_golden
 from converter.package.manifest import DIGEST, _digest, check_files, read_manifest, seal
 from converter.package.seal import portable_recipe, relaxed, without_paths
 from converter.package.verify import verify_package
 from converter.recipe import bind_recipe
 from converter.reference import Reference, capture_reference
+from converter.registry import target_class, target_names
 from converter.stage import SILENT
 from converter.validate.checks import Check, Evaluation, Status
 from tests.tiny import SENTENCES
@@ -249,4 +242,6 @@ def test_broken_golden_vectors_are_named(tmp_path: Path) -> None:
 
 
 def test_exact_precisions_are_replayed_more_tightly_than_int8() -> None:
-    assert replay_tolerance("none") == replay_tolerance("float32") < replay_tolerance("fp16") < replay_tolerance("int8")
+    menus = [target_class(name).menu() for name in target_names()]
+    known = {p.name: p.tolerance for menu in menus for p in menu.values()}
+    assert known["none"] < known["fp16"] < known["static"] == known["dynamic"]
