@@ -30,6 +30,9 @@ class Flags:
     revision: str | None = None
     calibration: str | None = None
     evaluation: str | None = None
+    columns: str | None = None
+    label_map: str | None = None
+    max_length: int | None = None
     max_drop: float | None = None
     limit: tuple[str, ...] = ()
     seq_len: str | None = None
@@ -57,6 +60,9 @@ def recipe_table(flags: Flags, typed: Sequence[str]) -> dict[str, Any]:
         "revision": flags.revision,
         "calibration": flags.calibration,
         "eval": flags.evaluation,
+        "columns": flags.columns,
+        "label_map": flags.label_map,
+        "max_length": flags.max_length,
         "probes": flags.probes,
         "seed": flags.seed,
     }

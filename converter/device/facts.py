@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from converter.data.encode import STRIDE
 from converter.graphs import ENCODER_INPUTS, MODEL
 from converter.tasks.question_answering import MAX_ANSWER_TOKENS
 from converter.tflite.model import ANY_SIGNATURE, BATCH, DEFAULT_LENGTHS, SIGNATURE
@@ -75,6 +76,7 @@ class DeviceFacts:
     any_signature: str = ANY_SIGNATURE
     batch_signature: str = BATCH
     max_answer_tokens: int = MAX_ANSWER_TOKENS
+    stride: int = STRIDE
 
     @property
     def max_length(self) -> int:

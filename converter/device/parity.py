@@ -78,7 +78,7 @@ def prove(
         found = tokenizer.encode(e.hard.text, e.hard.pair, min(e.hard.max_length or max_length, max_length))
         if found != Encoded(e.ids, e.types):
             differing.append(f"{e.hard.kind}: {_shown(e.hard.text, e.hard.pair)}")
-    plain = [p for p in probes if not p.encoding.masked]
+    plain = [p for p in probes if not p.encoding.masked and not p.example.window]
     for p in plain:
         text = p.example.text if p.example.words is None else " ".join(p.example.words)
         # A question always has a context, an empty one where none is given.

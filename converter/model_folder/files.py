@@ -146,3 +146,7 @@ def _write_sentence_files(source: TorchModel, folder: Path) -> None:
         found = next((p for p in (source.folder / modules[0].path / name, source.folder / name) if p.is_file()), None)
         if found is not None:
             shutil.copyfile(found, folder / name)
+    written = folder / "sentence_bert_config.json"
+    table = read_json(written) if written.is_file() else {}
+    if int(table.get("max_seq_length") or 0) > source.max_length:
+        write_json(written, table | {"max_seq_length": source.max_length})

@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING
 
 import converter
 from converter.validate.checks import Status
+from converter.validate.texts import LENGTHS, NOTES, said_of_lengths
 
 if TYPE_CHECKING:
     from converter.artifact import Bundle, TorchModel
@@ -85,7 +86,8 @@ def _proof(evaluation: "Evaluation") -> str:
     for other in evaluation.facts.get("stability", ()):
         if other["n_other"]:
             lines += ["", f"Mind: {other['n_other']} of {other['n_texts']} texts answer differently {other['name']}."]
-    notes = [evaluation.facts.get("note"), _trimmed(evaluation)]
+    facts = evaluation.facts
+    notes = [facts.get("note"), _trimmed(evaluation), said_of_lengths(facts.get(LENGTHS)), *facts.get(NOTES, ())]
     return "\n".join([*lines, *(line for note in notes if note for line in ("", f"Note: {note}."))])
 
 

@@ -91,7 +91,7 @@ def worst_error(evaluation: Mapping[str, Any]) -> float | None:
 
 def notes(table: Mapping[str, Any]) -> list[str]:
     """Return what was missed, what did not run and what a package is not good at, a line each: never in silence."""
-    return [*_warnings(table), *(f"FAIL: {missed}" for missed in table["budgets_missed"])] + [
+    return [*table["notes"], *_warnings(table), *(f"FAIL: {missed}" for missed in table["budgets_missed"])] + [
         f"not run: {target['target']} {check['name']}: {check['detail'] or 'no reason given'}"
         for target in table["targets"]
         for check in (target["evaluation"]["checks"] if target["evaluation"] else ())

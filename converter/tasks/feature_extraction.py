@@ -106,6 +106,10 @@ class FeatureExtraction(Task):
         found = [float(_unit(embedding(a.outputs)) @ _unit(embedding(b.outputs))) for a, b in pairs]
         return {"spearman": metrics.spearman(gold, found), "pearson": metrics.pearson(gold, found)}
 
+    def metric_notes(self, judged: Sequence[Judged]) -> list[str]:
+        scores = {_score(a.example) for a, _ in _pairs(judged)}
+        return ["all pairs of the file have the same score: there is no order to find"] if len(scores) == 1 else []
+
     def chance(self, examples: Sequence[Example]) -> float:
         """A constant orders nothing."""
         return 0.0

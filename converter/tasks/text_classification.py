@@ -68,6 +68,10 @@ class TextClassification(Task):
     def labels(self) -> tuple[str, ...]:
         return tuple(str(self.config.id2label[i]) for i in range(self.config.num_labels))
 
+    @property
+    def label_kind(self) -> str:
+        return self.reading.label_kind
+
     @cached_property
     def reading(self) -> Reading:
         return reading_of(self.config, self.labels)
@@ -97,6 +101,10 @@ class TextClassification(Task):
         if not labelled:
             return {}
         return self.reading.metric([j.example.label for j in labelled], [j.outputs["logits"] for j in labelled])
+
+    def metric_notes(self, judged: Sequence[Judged]) -> list[str]:
+        labelled = [j for j in judged if j.example.label is not None]
+        return self.reading.metric_notes([j.example.label for j in labelled], [j.outputs["logits"] for j in labelled])
 
     def chance(self, examples: Sequence[Example]) -> float:
         return self.reading.chance([e.label for e in examples if e.label is not None])
