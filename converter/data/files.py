@@ -119,7 +119,7 @@ def _refusals(path: Path) -> Iterator[None]:
         raise DataError(f"the file cannot be read ({error.strerror})", where=str(path)) from None
 
 
-def _rows(path: Path, task: "Task" | None, known: Collection[str]) -> Iterator[Located]:
+def _rows(path: Path, task: "Task | None", known: Collection[str]) -> Iterator[Located]:
     if path.is_dir():
         raise DataError("this is a folder", where=str(path), hint=f"give one file: {', '.join(SUFFIXES)}")
     if not path.exists():
