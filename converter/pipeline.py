@@ -16,6 +16,7 @@ from converter.stage import SILENT, Context, Progress, Record, Stage, run_stage
 from converter.target import Aim
 from converter.validate.checks import Evaluation, Status
 from converter.validate.fastest import Made, keep_fastest
+from converter.validate.owner import OwnerVerdict, check_owner
 
 if TYPE_CHECKING:
     from converter.examples import Example
@@ -90,7 +91,7 @@ def run_recipe(
     with Output(out, force=force) as output:
         source = load_source(resolve_model(recipe.model, progress), revision=recipe.revision, task=recipe.task)
         check_options(recipe, source)
-        ctx = _context(recipe, source, output, progress)
+        ctx, owner = _context(recipe, source, output, progress)
         _note_builtin_text(recipe, ctx)
         compressed = source
         compress_records: tuple[Record, ...] = ()
@@ -111,6 +112,7 @@ def run_recipe(
             targets,
             compress_records,
             evaluation,
+            facts={"owner_library": owner.facts()},
         )
         _write_reports(result, output.folder)
         output.commit()
@@ -143,7 +145,8 @@ def check_options(recipe: "Recipe", source: TorchModel) -> None:
                     target_stage.check(source, has_text=recipe.calibration is not None)
 
 
-def _context(recipe: "Recipe", source: TorchModel, output: Output, progress: Progress) -> Context:
+def _context(recipe: "Recipe", source: TorchModel, output: Output, progress: Progress) -> tuple[Context, OwnerVerdict]:
+    """Ask the source, and hold its answers to the library of its owner, before anything is made."""
     from converter.data.files import read_examples
     from converter.data.probes import builtin_examples, calibration_texts, choose_probes
     from converter.samples import resolve_data
@@ -157,18 +160,20 @@ def _context(recipe: "Recipe", source: TorchModel, output: Output, progress: Pro
     reference = capture_reference(
         source, choose_probes(evaluation or calibration, builtin, recipe.n_probes), progress, evaluation
     )
-    return Context(
+    owner = check_owner(source, reference, progress)
+    ctx = Context(
         work=output.work,
         seed=recipe.seed,
         # Never the evaluation text: that would tune on the test.
         calibration=calibration_texts(calibration, builtin, len(calibration) + len(builtin)),
         calibration_is_builtin=not calibration,
         teacher=source,
-        reference=reference,
+        reference=replace(reference, owner=owner.check),
         progress=progress,
         aim=Aim(recipe.targets[0].name, tried(recipe.targets[0], recipe.precisions[0])[0].name),
         resume=output.resume,
     )
+    return ctx, owner
 
 
 def _note_builtin_text(recipe: "Recipe", ctx: Context) -> None:

@@ -9,6 +9,7 @@ import numpy as np
 from converter.errors import SourceError
 from converter.examples import Encoding, Example, pad_batch
 from converter.task import Judged
+from converter.validate.checks import Check
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -45,6 +46,8 @@ class Reference:
     """What a model that ignores its input would score; None where nothing is labelled."""
     scored: tuple[Probe, ...] = ()
     """Every labelled text of the evaluation file (of the probes, where there is none)."""
+    owner: Check | None = None
+    """How these answers compare with those of the library that the source's owner uses."""
 
     @property
     def probes(self) -> tuple[Probe, ...]:
@@ -191,8 +194,10 @@ def at_length(
     judged = tuple(next(cut) if j.encoding.length > length else j for j in reference.judged)
     _refuse_nan(judged)
     if any(p.encoding.length > length for p in reference.scored):
-        return short, _scored(short, judged, [p.example for p in reference.scored], progress)
-    return short, _reference(short, judged, reference.scored, reference.metric, reference.chance)
+        made = _scored(short, judged, [p.example for p in reference.scored], progress)
+    else:
+        made = _reference(short, judged, reference.scored, reference.metric, reference.chance)
+    return short, replace(made, owner=reference.owner)
 
 
 def _refuse_nan(judged: Sequence[Judged]) -> None:

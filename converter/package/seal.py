@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 DISTRIBUTIONS = (
     "torch",
     "transformers",
+    "sentence-transformers",
+    "peft",
     "tokenizers",
     "safetensors",
     "numpy",
