@@ -15,6 +15,7 @@ from converter.reference import capture_reference
 from converter.stage import SILENT, Context, Progress, Record, Stage, check_stage, run_stage
 from converter.validate.checks import Evaluation, Status
 from converter.validate.fastest import Made, keep_fastest
+from converter.validate.owner import OwnerVerdict, check_owner
 
 if TYPE_CHECKING:
     from converter.examples import Example
@@ -93,7 +94,7 @@ def run_recipe(
     with Output(out, force=force, wait=wait, note=progress.note) as output:
         source = load_model(recipe, progress)
         check_options(recipe, source)
-        ctx = _context(recipe, source, output, progress)
+        ctx, owner = _context(recipe, source, output, progress)
         _note_builtin_text(recipe, ctx)
         compressed = source
         compress_records: tuple[Record, ...] = ()
@@ -114,6 +115,7 @@ def run_recipe(
             targets,
             compress_records,
             evaluation,
+            facts={"owner_library": owner.facts()},
         )
         _write_reports(result, output.folder)
         output.commit()
@@ -146,7 +148,8 @@ def check_options(recipe: "Recipe", source: TorchModel) -> None:
                     check_stage(target_stage, source, has_text=recipe.calibration is not None)
 
 
-def _context(recipe: "Recipe", source: TorchModel, output: Output, progress: Progress) -> Context:
+def _context(recipe: "Recipe", source: TorchModel, output: Output, progress: Progress) -> tuple[Context, OwnerVerdict]:
+    """Ask the source, and hold its answers to the library of its owner, before anything is made."""
     from converter.data.probes import builtin_examples, calibration_texts, choose_probes
     from converter.model_folder.given import read_given
 
@@ -156,18 +159,20 @@ def _context(recipe: "Recipe", source: TorchModel, output: Output, progress: Pro
     reference = capture_reference(
         source, choose_probes(given.judged, builtin, recipe.n_probes), progress, given.evaluation, given.notes
     )
-    return Context(
+    owner = check_owner(source, reference, progress)
+    ctx = Context(
         work=output.work,
         seed=recipe.seed,
         # Never the evaluation text: that would tune on the test.
         calibration=calibration_texts(given.calibration, builtin, len(given.calibration) + len(builtin)),
         calibration_is_builtin=not given.calibration,
         teacher=source,
-        reference=reference,
+        reference=replace(reference, owner=owner.check),
         progress=progress,
         aim=aim_of(recipe),
         resume=output.resume,
     )
+    return ctx, owner
 
 
 def _note_builtin_text(recipe: "Recipe", ctx: Context) -> None:

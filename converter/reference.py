@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from converter.artifact import TorchModel
     from converter.stage import Progress
     from converter.task import Task
+    from converter.validate.checks import Check
 
 BATCH_TOKENS = 4096
 """Padded tokens in one batch of the source: bounds memory whatever the lengths are."""
@@ -46,6 +47,8 @@ class Reference:
     """Every labelled text of the evaluation file (of the probes, where there is none); all windows of it."""
     notes: tuple[str, ...] = ()
     """What a reader of the figures must know: how the data was read, and why the metric may mislead."""
+    owner: "Check | None" = None
+    """How these answers compare with those of the library that the source's owner uses."""
 
     @property
     def probes(self) -> tuple[Probe, ...]:
@@ -235,8 +238,10 @@ def at_length(
     judged = tuple(known[p.example] for p in probes)
     _refuse_nan(judged)
     if any(p.encoding.length > length for p in reference.scored):
-        return short, _scored(short, judged, [p.example for p in reference.scored], progress, reference.notes)
-    return short, _reference(short, judged, reference.scored, reference.metric, reference.chance, reference.notes)
+        made = _scored(short, judged, [p.example for p in reference.scored], progress, reference.notes)
+    else:
+        made = _reference(short, judged, reference.scored, reference.metric, reference.chance, reference.notes)
+    return short, replace(made, owner=reference.owner)
 
 
 def _refuse_nan(judged: Sequence[Judged]) -> None:

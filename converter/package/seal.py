@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 DISTRIBUTIONS = (
     "torch",
     "transformers",
+    "sentence-transformers",
+    "peft",
     "tokenizers",
     "safetensors",
     "numpy",

@@ -53,6 +53,7 @@ def evaluate_package(
         check_outputs(runner, shown, reference),
         check_tokenizer(bundle.folder, shown, reference.probes),
         *device,
+        *([reference.owner] if reference.owner else []),
     ]
     facts = _facts(runner, bundle, source, reference) | text_facts(shown, reference)
     facts |= vocabulary_facts(bundle.source, source, ctx.reference, reference)
