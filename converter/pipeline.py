@@ -88,7 +88,9 @@ def run_recipe(
 
     missing = _missing_runtimes(recipe)
     with Output(out, force=force) as output:
-        source = load_source(resolve_model(recipe.model, progress), revision=recipe.revision, task=recipe.task)
+        source = load_source(
+            resolve_model(recipe.model, progress), revision=recipe.revision, task=recipe.task, prompt=recipe.prompt
+        )
         check_options(recipe, source)
         ctx = _context(recipe, source, output, progress)
         _note_builtin_text(recipe, ctx)

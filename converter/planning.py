@@ -69,7 +69,9 @@ def plan_recipe(recipe: "Recipe", *, progress: Progress = SILENT) -> Plan:
     from converter.pipeline import check_options
     from converter.samples import resolve_model
 
-    source = load_source(resolve_model(recipe.model, progress), revision=recipe.revision, task=recipe.task)
+    source = load_source(
+        resolve_model(recipe.model, progress), revision=recipe.revision, task=recipe.task, prompt=recipe.prompt
+    )
     check_options(recipe, source)
     with TemporaryDirectory(prefix="plm-plan-") as work:
         ctx, n_probes = _context(recipe, source, Path(work), progress)

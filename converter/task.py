@@ -38,11 +38,14 @@ class Task(ABC):
     """Outputs of the transformers model that the graph keeps, in order."""
     token_outputs: ClassVar[tuple[str, ...]] = ()
     """Outputs that have a length axis: cut to a text's own tokens before they are judged."""
+    has_labels: ClassVar[bool] = False
+    """Its logits are classes that the configuration names."""
     vocabulary_outputs: ClassVar[tuple[str, ...]] = ()
     """Outputs whose last axis is the vocabulary."""
 
-    def __init__(self, config: Any) -> None:
+    def __init__(self, config: Any, prompt: str = "") -> None:
         self.config = config
+        self.prompt = prompt  # stands before every text, as the owner's library puts it there; the first of a pair
 
     @property
     @abstractmethod

@@ -65,7 +65,8 @@ class Beside:
             return Check(CHECK, Status.NOT_RUN, detail=detail), {FACT: {"why_not": why}}
         wanted = expected(backend, max_length)
         only_second = source.task.name == "question-answering"
-        parity = prove(DeviceTokenizer(self.assets), wanted, reference.probes, max_length, only_second=only_second)
+        shipped, prompt = DeviceTokenizer(self.assets), source.task.prompt
+        parity = prove(shipped, wanted, reference.probes, max_length, only_second=only_second, prompt=prompt)
         check = parity_check(parity)
         found = facts(parity)
         if check.status is Status.PASS:

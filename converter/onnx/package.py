@@ -1,5 +1,6 @@
 """What the two ONNX targets share: the Hugging Face layout, and how to call it."""
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -37,7 +38,7 @@ def emit_onnx(given: OnnxModel, source: TorchModel, folder: Path) -> Bundle:
     (folder / "onnx").mkdir()
     shutil.copyfile(given.path, folder / file)
     write_model_files(source, folder, {"transformers.js_config": {"dtype": DTYPES[file]}})
-    if source.head is not None:
+    if source.sentence is not None:
         _name_model(folder, file, source.max_length)
     return Bundle(folder, file, source)
 
@@ -74,7 +75,9 @@ def usage(bundle: Bundle, provider: str) -> str:
         loader=ORT_CLASSES[source.task.name],
         max_length=source.max_length,
         names=", ".join(f'"{n}"' for n in source.input_names),
+        prompted="  # it puts the prompt before each text itself" if source.task.prompt else "",
         outputs=", ".join(output_names(source)),
+        text=json.dumps(source.task.prompt + "A text.", ensure_ascii=False),
     )
 
 
@@ -89,7 +92,7 @@ from tokenizers import Tokenizer
 tokenizer = Tokenizer.from_file("tokenizer.json")
 tokenizer.enable_truncation({max_length})
 session = ort.InferenceSession("{file}", providers=["{provider}"])
-made = tokenizer.encode("A text.")
+made = tokenizer.encode({text})
 rows = {{"input_ids": made.ids, "attention_mask": made.attention_mask, "token_type_ids": made.type_ids}}
 feed = {{name: np.array([rows[name]], dtype=np.int64) for name in ({names},)}}
 outputs = dict(zip([o.name for o in session.get_outputs()], session.run(None, feed)))  # {outputs}
@@ -103,7 +106,7 @@ from optimum.onnxruntime import {loader} as Model
 from transformers import AutoTokenizer
 
 tokenizer, model = AutoTokenizer.from_pretrained("."), Model.from_pretrained(".", file_name="{file}")
-outputs = model(**tokenizer("A text.", return_tensors="pt"))
+outputs = model(**tokenizer({text}, return_tensors="pt"))
 ```
 """
 JAVASCRIPT_USAGE = """\
@@ -123,5 +126,6 @@ SENTENCE_USAGE = """\
 from sentence_transformers import SentenceTransformer
 
 model = SentenceTransformer(".", backend="onnx")  # sentence_bert_config.json names {file}
+embeddings = model.encode(["A text."]){prompted}
 ```
 """

@@ -34,6 +34,7 @@ DISTRIBUTIONS = (
     "litert-torch",
     "ai-edge-litert",
     "ai-edge-quantizer",
+    "peft",
 )
 """What can change a package's bytes or answers."""
 
@@ -62,6 +63,7 @@ def seal_package(
         "model_file": bundle.model_file,
         "task": source.task.name,
         "labels": list(source.task.labels),
+        "prompt": source.prompt_facts,
         "source": {**asdict(source.provenance), "size_bytes": source.size_bytes, "max_length": source.max_length},
         "recipe": portable_recipe(recipe, source.provenance.id),
         "rebuild": _rebuild(recipe),

@@ -20,6 +20,7 @@ class TextClassification(Task):
     name = "text-classification"
     architecture = "ForSequenceClassification"
     auto_class = "AutoModelForSequenceClassification"
+    has_labels = True
     model_outputs = ("logits",)
 
     @property
@@ -38,7 +39,7 @@ class TextClassification(Task):
         return self.reading.label_of(row)
 
     def encode(self, tokenizer: Any, example: Example, max_length: int) -> Encoding:
-        return encode_text(tokenizer, example, max_length)
+        return encode_text(tokenizer, example, max_length, self.prompt)
 
     def decisions(self, judged: Sequence[Judged]) -> list[Any]:
         return self.reading.decisions([j.outputs["logits"] for j in judged])

@@ -28,6 +28,7 @@ class TokenClassification(Task):
     name = "token-classification"
     architecture = "ForTokenClassification"
     auto_class = "AutoModelForTokenClassification"
+    has_labels = True
     model_outputs = ("logits",)
     token_outputs = ("logits",)
 
