@@ -22,6 +22,7 @@ KEYS = (
     "model",
     "revision",
     "task",
+    "prompt",
     "targets",
     "seed",
     "calibration",
@@ -84,6 +85,8 @@ class Recipe:
     compress: "tuple[Stage[Any, Any], ...]" = ()
     revision: str | None = None
     task: str | None = None
+    prompt: str | None = None
+    """Name of one of the model's prompts; None: its default one."""
     calibration: Path | None = None
     evaluation: Path | None = None
     columns: Mapping[str, str] = field(default_factory=dict)
@@ -182,6 +185,7 @@ def bind_recipe(table: Mapping[str, Any], where: str = "recipe") -> Recipe:
         compress=_ordered(_stages(table.get("compress", []), f"{where}.compress"), f"{where}.compress"),
         revision=_text(table, "revision", where),
         task=_text(table, "task", where),
+        prompt=_text(table, "prompt", where),
         calibration=_path(table, "calibration", where),
         evaluation=_path(table, "eval", where) or own_evaluation(model),
         columns=bind_columns(table.get("columns", {}), f"{where}.columns"),
@@ -201,7 +205,8 @@ def recipe_table(recipe: Recipe) -> dict[str, Any]:
         "seed": recipe.seed,
         "probes": recipe.n_probes,
     }
-    table |= {k: v for k, v in (("revision", recipe.revision), ("task", recipe.task)) if v is not None}
+    named = {"revision": recipe.revision, "task": recipe.task, "prompt": recipe.prompt}
+    table |= {k: v for k, v in named.items() if v is not None}
     table |= {k: str(v) for k, v in (("calibration", recipe.calibration), ("eval", recipe.evaluation)) if v is not None}
     table |= {k: v for k, v in (("columns", dict(recipe.columns)), ("label_map", dict(recipe.label_map))) if v}
     table |= {} if recipe.max_length is None else {"max_length": recipe.max_length}

@@ -49,9 +49,12 @@ class Task(ABC):
     """Tokens that are read at once where the user says nothing; None: as many as the model takes."""
     windowed: ClassVar[bool] = False
     """A text that is longer is read in overlapping windows, whose answers are put together."""
+    has_labels: ClassVar[bool] = False
+    """Its logits are classes that the configuration names."""
 
-    def __init__(self, config: Any) -> None:
+    def __init__(self, config: Any, prompt: str = "") -> None:
         self.config = config
+        self.prompt = prompt  # stands before every text, as the owner's library puts it there; the first of a pair
 
     @property
     @abstractmethod

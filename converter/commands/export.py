@@ -38,6 +38,7 @@ Examples:
     "--quantize", multiple=True, metavar="[TARGET=]PRECISION[:…]", help="Precision, of all targets or of one."
 )
 @click.option("--task", metavar="NAME", help="Overrules the task found in the model's configuration.")
+@click.option("--prompt", metavar="NAME", help="A prompt of the model that stands before every text; see its folder.")
 @click.option("--revision", metavar="REV", help="Commit, tag or branch of a Hub model.")
 @click.option(
     "--calibration", metavar="FILE", help="Real text to prune, distill and calibrate with (txt, jsonl, csv, tsv)."
@@ -74,6 +75,7 @@ def export(  # click passes one argument a flag
     distill: tuple[str, ...],
     quantize: tuple[str, ...],
     task: str | None,
+    prompt: str | None,
     revision: str | None,
     calibration: str | None,
     evaluation: str | None,
@@ -107,6 +109,7 @@ def export(  # click passes one argument a flag
         distill=distill,
         quantize=quantize,
         task=task,
+        prompt=prompt,
         revision=revision,
         calibration=calibration,
         evaluation=evaluation,

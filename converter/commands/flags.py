@@ -27,6 +27,7 @@ class Flags:
     distill: tuple[str, ...] = ()
     quantize: tuple[str, ...] = ()
     task: str | None = None
+    prompt: str | None = None
     revision: str | None = None
     calibration: str | None = None
     evaluation: str | None = None
@@ -57,6 +58,7 @@ def recipe_table(flags: Flags, typed: Sequence[str]) -> dict[str, Any]:
         table["model"] = _model(flags.model)
     plain = {
         "task": flags.task,
+        "prompt": flags.prompt,
         "revision": flags.revision,
         "calibration": flags.calibration,
         "eval": flags.evaluation,

@@ -21,8 +21,12 @@ STRIDE = 128
 """… and those that two windows of a long context share."""
 
 
-def encode_text(tokenizer: Any, example: Example, max_length: int) -> Encoding:
-    """Tokenize a text or a pair, truncated to `max_length` tokens (one window: what follows is not read)."""
+def encode_text(tokenizer: Any, example: Example, max_length: int, prompt: str = "") -> Encoding:
+    """Tokenize a text or a pair, truncated to `max_length` tokens (one window: what follows is not read).
+
+    `prompt` stands before the (first) text.
+    """
+    example = replace(example, text=prompt + example.text) if prompt else example
     if example.pair is not None:
         made = tokenizer(example.text, example.pair, truncation="longest_first", max_length=max_length)
     else:

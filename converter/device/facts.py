@@ -60,6 +60,8 @@ class DeviceFacts:
     """Why they do not."""
     normalized: bool = False
     """The embedding has length 1."""
+    prompt: str = ""
+    """Words that the samples put before every text."""
     mask_id: int = -1
     mask_token: str = ""
     n_differing: int = 0
@@ -153,7 +155,8 @@ def facts_of(
         tokenizer=str(json.loads(tokenizer.backend_tokenizer.to_str())["model"].get("type")),
         wordpiece=not why_not,
         why_not=why_not,
-        normalized=source.head is not None and source.head.normalize,
+        normalized=source.head is not None and source.head.normalized,
+        prompt=source.task.prompt,
         mask_id=-1 if mask is None else int(mask),
         mask_token=str(tokenizer.mask_token or ""),
         n_differing=n_differing,

@@ -49,7 +49,8 @@ def _texts(golden: "Golden", source: "TorchModel", facts: "DeviceFacts") -> Iter
             continue  # the samples' encode gives the first window of a text
         outputs = golden.package[i]
         encoding = limit.task.encode(limit.tokenizer, example, limit.max_length)
-        text = example.text if example.words is None else " ".join(example.words)
+        # As the tokenizer gets it: the self-test of the samples asks their tokenizer itself.
+        text = limit.task.prompt + (example.text if example.words is None else " ".join(example.words))
         ids = golden.ids[i]["input_ids"]
         cells = [
             "text",

@@ -39,7 +39,9 @@ def load_model(recipe: "Recipe", progress: "Progress") -> "TorchModel":
     from converter.model_folder.load import load_source
     from converter.samples import resolve_model
 
-    source = load_source(resolve_model(recipe.model, progress), revision=recipe.revision, task=recipe.task)
+    source = load_source(
+        resolve_model(recipe.model, progress), revision=recipe.revision, task=recipe.task, prompt=recipe.prompt
+    )
     return at_max_length(source, recipe.max_length)
 
 

@@ -1,5 +1,6 @@
 """What the two ONNX targets share: the Hugging Face layout, and how to call it."""
 
+import json
 import shutil
 from collections.abc import Collection, Mapping
 from pathlib import Path
@@ -24,7 +25,7 @@ def emit_onnx(given: OnnxModel, source: TorchModel, folder: Path, menu: Mapping[
     for name, path in given.files.items():
         shutil.copyfile(path, folder / files[name])
     write_model_files(source, folder, {"transformers.js_config": {"dtype": precision.client_dtype}})
-    if source.head is not None:
+    if source.sentence is not None:
         _name_model(folder, files[MODEL], source.max_length)
     return Bundle(folder, files, source)
 
@@ -73,7 +74,9 @@ def usage(bundle: Bundle, provider: str) -> str:
         stride=min(STRIDE, source.max_length // 2),
         longest_span=MAX_ANSWER_TOKENS - 1,
         names=", ".join(f'"{n}"' for n in spec.input_names),
+        prompted="  # it puts the prompt before each text itself" if source.task.prompt else "",
         outputs=", ".join(spec.output_names),
+        text=json.dumps(source.task.prompt + "A text.", ensure_ascii=False),
     )
 
 
@@ -88,7 +91,7 @@ from tokenizers import Tokenizer
 tokenizer = Tokenizer.from_file("tokenizer.json")
 tokenizer.enable_truncation({max_length})
 session = ort.InferenceSession("{file}", providers=["{provider}"])
-made = tokenizer.encode("A text.")
+made = tokenizer.encode({text})
 rows = {{"input_ids": made.ids, "attention_mask": made.attention_mask, "token_type_ids": made.type_ids}}
 feed = {{name: np.array([rows[name]], dtype=np.int64) for name in ({names},)}}
 outputs = dict(zip([o.name for o in session.get_outputs()], session.run(None, feed)))  # {outputs}
@@ -138,7 +141,7 @@ from optimum.onnxruntime import {loader} as Model
 from transformers import AutoTokenizer
 
 tokenizer, model = AutoTokenizer.from_pretrained("."), Model.from_pretrained(".", file_name="{file}")
-outputs = model(**tokenizer("A text.", return_tensors="pt"))
+outputs = model(**tokenizer({text}, return_tensors="pt"))
 ```
 """
 JAVASCRIPT_USAGE = """\
@@ -158,5 +161,6 @@ SENTENCE_USAGE = """\
 from sentence_transformers import SentenceTransformer
 
 model = SentenceTransformer(".", backend="onnx")  # sentence_bert_config.json names {file}
+embeddings = model.encode(["A text."]){prompted}
 ```
 """

@@ -69,7 +69,7 @@ class FeatureExtraction(Task):
         return None if value is None else as_number(value, "score")
 
     def encode(self, tokenizer: Any, example: Example, max_length: int) -> Encoding:
-        return encode_text(tokenizer, example, max_length)
+        return encode_text(tokenizer, example, max_length, self.prompt)
 
     def decisions(self, judged: Sequence[Judged]) -> list[Any]:
         vectors = _unit(np.stack([embedding(j.outputs) for j in judged])) if judged else np.zeros((0, 1))

@@ -28,6 +28,7 @@ class TextClassification(Task):
     name = "text-classification"
     architecture = "ForSequenceClassification"
     auto_class = "AutoModelForSequenceClassification"
+    has_labels = True
 
     @property
     def outputs(self) -> tuple[TensorSpec, ...]:
@@ -80,7 +81,7 @@ class TextClassification(Task):
         return self.reading.label_of(row)
 
     def encode(self, tokenizer: Any, example: Example, max_length: int) -> Encoding:
-        return encode_text(tokenizer, example, max_length)
+        return encode_text(tokenizer, example, max_length, self.prompt)
 
     def decisions(self, judged: Sequence[Judged]) -> list[Any]:
         return self.reading.decisions([j.outputs["logits"] for j in judged])

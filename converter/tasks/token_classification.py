@@ -29,6 +29,7 @@ class TokenClassification(Task):
     name = "token-classification"
     architecture = "ForTokenClassification"
     auto_class = "AutoModelForTokenClassification"
+    has_labels = True
 
     @property
     def outputs(self) -> tuple[TensorSpec, ...]:
