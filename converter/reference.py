@@ -231,7 +231,11 @@ def at_length(
         return source, reference
     short = replace(source, max_length=length)
     in_windows = {replace(j.example, window=0) for j in reference.judged if j.example.window}
-    known = {j.example: j for j in reference.judged if j.encoding.length <= length and j.example not in in_windows}
+    known = {
+        j.example: j
+        for j in reference.judged
+        if j.encoding.length <= length and replace(j.example, window=0) not in in_windows
+    }
     probes = encode_probes(short, windows_of(short, [j.example for j in reference.judged]))
     missing = [p for p in probes if p.example not in known]
     known |= {j.example: j for j in judge(short, missing, torch_run(short), progress, "Asking the source, texts cut")}

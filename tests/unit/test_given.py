@@ -84,12 +84,15 @@ def test_a_context_in_windows_is_one_text_in_figures_and_all_of_it_is_compared(a
     assert "read in overlapping windows" in said_of_lengths(text_facts(asked, reference)["lengths"])
 
 
-def test_a_shorter_length_makes_windows_anew(asked: TorchModel) -> None:
+@pytest.mark.parametrize("length", [32, 48, 56])
+def test_a_shorter_length_makes_windows_anew(asked: TorchModel, length: int) -> None:
     reference = capture_reference(asked, questions(), SILENT)
-    short, seen = at_length(asked, reference, 32, SILENT)
-    assert short.max_length == 32
-    direct = capture_reference(replace(asked, max_length=32), questions(), SILENT)
+    short, seen = at_length(asked, reference, length, SILENT)
+    assert short.max_length == length
+    direct = capture_reference(replace(asked, max_length=length), questions(), SILENT)
     assert [j.example for j in seen.judged] == [j.example for j in direct.judged]
+    ids = [[j.encoding.inputs["input_ids"].tolist() for j in found.judged] for found in (seen, direct)]
+    assert ids[0] == ids[1]
     assert seen.decisions == direct.decisions
     assert (seen.metric, seen.chance, seen.n_scored) == (direct.metric, direct.chance, 3)
 
