@@ -10,18 +10,17 @@ from converter.artifact import Artifact, TorchModel
 from converter.errors import ExportError, GateFailed, UsageError
 from converter.package.output_folder import Output
 from converter.package.seal import seal_package
-from converter.recipe import tried
+from converter.recipe import aim_of, tried
 from converter.reference import capture_reference
-from converter.stage import SILENT, Context, Progress, Record, Stage, run_stage
-from converter.target import Aim
+from converter.stage import SILENT, Context, Progress, Record, Stage, check_stage, run_stage
 from converter.validate.checks import Evaluation, Status
 from converter.validate.fastest import Made, keep_fastest
+from converter.validate.owner import OwnerVerdict, check_owner
 
 if TYPE_CHECKING:
     from converter.examples import Example
-    from converter.recipe import Precision, Recipe
+    from converter.recipe import ChosenPrecision, Recipe
     from converter.target import Target
-
 
 WHAT_NEXT = {
     Status.FAIL: "report.html shows the texts; try another --quantize, or set your own limits with --limit",
@@ -75,22 +74,27 @@ class Result:
 
 
 def run_recipe(
-    recipe: "Recipe", out: Path, *, force: bool = False, require_device: bool = False, progress: Progress = SILENT
+    recipe: "Recipe",
+    out: Path,
+    *,
+    force: bool = False,
+    wait: bool = False,
+    require_device: bool = False,
+    progress: Progress = SILENT,
 ) -> Result:
-    """Run everything that `recipe` says and move the finished folder to `out` in one rename.
+    """Run everything that `recipe` says and move the finished folder to `out`, see `converter.package.output_folder`.
 
     Raises:
         ExportError: where nothing could be made at all. A failing target does not raise: it is in the result.
 
     """
-    from converter.model_folder.load import load_source
-    from converter.samples import resolve_model
+    from converter.model_folder.given import load_model
 
     missing = _missing_runtimes(recipe)
-    with Output(out, force=force) as output:
-        source = load_source(resolve_model(recipe.model, progress), revision=recipe.revision, task=recipe.task)
+    with Output(out, force=force, wait=wait, note=progress.note) as output:
+        source = load_model(recipe, progress)
         check_options(recipe, source)
-        ctx = _context(recipe, source, output, progress)
+        ctx, owner = _context(recipe, source, output, progress)
         _note_builtin_text(recipe, ctx)
         compressed = source
         compress_records: tuple[Record, ...] = ()
@@ -111,6 +115,7 @@ def run_recipe(
             targets,
             compress_records,
             evaluation,
+            facts={"owner_library": owner.facts()},
         )
         _write_reports(result, output.folder)
         output.commit()
@@ -133,42 +138,41 @@ def _missing_runtimes(recipe: "Recipe") -> dict[str, ExportError]:
 def check_options(recipe: "Recipe", source: TorchModel) -> None:
     """Raise for what a target or a stage would refuse: now, not after hours of distillation."""
     for stage in recipe.compress:
-        stage.check(source, has_text=recipe.calibration is not None)
+        check_stage(stage, source, has_text=recipe.calibration is not None)
     for target, precision in zip(recipe.targets, recipe.precisions, strict=True):
         choices = tried(target, precision)
         for one in choices:
             for target_stage in target.stages(one.name, one.options, source):
                 # What one of several candidates refuses is told beside the others that were made.
                 if len(choices) == 1:
-                    target_stage.check(source, has_text=recipe.calibration is not None)
+                    check_stage(target_stage, source, has_text=recipe.calibration is not None)
 
 
-def _context(recipe: "Recipe", source: TorchModel, output: Output, progress: Progress) -> Context:
-    from converter.data.files import read_examples
+def _context(recipe: "Recipe", source: TorchModel, output: Output, progress: Progress) -> tuple[Context, OwnerVerdict]:
+    """Ask the source, and hold its answers to the library of its owner, before anything is made."""
     from converter.data.probes import builtin_examples, calibration_texts, choose_probes
-    from converter.samples import resolve_data
+    from converter.model_folder.given import read_given
 
-    evaluation, calibration = (
-        read_examples(resolve_data(file, progress), source.task) if file else ()
-        for file in (recipe.evaluation, recipe.calibration)
-    )
-    _refuse_idle_limit(recipe, evaluation or calibration)
+    given = read_given(recipe, source, progress)
+    _refuse_idle_limit(recipe, given.judged)
     builtin = builtin_examples(source)
     reference = capture_reference(
-        source, choose_probes(evaluation or calibration, builtin, recipe.n_probes), progress, evaluation
+        source, choose_probes(given.judged, builtin, recipe.n_probes), progress, given.evaluation, given.notes
     )
-    return Context(
+    owner = check_owner(source, reference, progress)
+    ctx = Context(
         work=output.work,
         seed=recipe.seed,
         # Never the evaluation text: that would tune on the test.
-        calibration=calibration_texts(calibration, builtin, len(calibration) + len(builtin)),
-        calibration_is_builtin=not calibration,
+        calibration=calibration_texts(given.calibration, builtin, len(given.calibration) + len(builtin)),
+        calibration_is_builtin=not given.calibration,
         teacher=source,
-        reference=reference,
+        reference=replace(reference, owner=owner.check),
         progress=progress,
-        aim=Aim(recipe.targets[0].name, tried(recipe.targets[0], recipe.precisions[0])[0].name),
+        aim=aim_of(recipe),
         resume=output.resume,
     )
+    return ctx, owner
 
 
 def _note_builtin_text(recipe: "Recipe", ctx: Context) -> None:
@@ -193,7 +197,7 @@ def _refuse_idle_limit(recipe: "Recipe", judged: "Sequence[Example]") -> None:
 
 
 def _compress(recipe: "Recipe", source: TorchModel, ctx: Context) -> tuple[TorchModel, tuple[Record, ...], Evaluation]:
-    from converter.limits import Limits
+    from converter.precision import Limits
     from converter.reference import torch_run
     from converter.validate.compare import compare
     from converter.validate.vocabulary import as_seen_by
@@ -229,7 +233,7 @@ class _Making:
     require_device: bool
     made: dict[tuple[Stage[Any, Any], ...], tuple[Artifact, Record]] = field(default_factory=dict)
 
-    def target(self, target: "Target", precision: "Precision") -> TargetResult:
+    def target(self, target: "Target", precision: "ChosenPrecision") -> TargetResult:
         """Make, prove and seal one target; its failure is its own."""
         try:
             return self._target(target, precision)
@@ -241,7 +245,7 @@ class _Making:
                 target.name, str(precision), Status.FAIL, error.exit_code, error=str(error), hint=error.hint
             )
 
-    def _target(self, target: "Target", precision: "Precision") -> TargetResult:
+    def _target(self, target: "Target", precision: "ChosenPrecision") -> TargetResult:
         if target.name in self.missing:
             raise self.missing[target.name]
         choices = tried(target, precision)
@@ -250,7 +254,7 @@ class _Making:
             return self._judge(target, made)
         return self._judge(target, self._fastest(target, choices))
 
-    def _make(self, target: "Target", precision: "Precision", folder_name: str) -> Made:
+    def _make(self, target: "Target", precision: "ChosenPrecision", folder_name: str) -> Made:
         from converter.validate.package_check import evaluate_package
 
         artifact, records = self._stages(target.stages(precision.name, precision.options, self.compressed))
@@ -269,7 +273,7 @@ class _Making:
         )
         return Made(precision, bundle, evaluation, records)
 
-    def _fastest(self, target: "Target", choices: "Sequence[Precision]") -> Made:
+    def _fastest(self, target: "Target", choices: "Sequence[ChosenPrecision]") -> Made:
         """Make all candidates, time them together, and keep the fastest of those with the best verdict."""
         made: list[Made] = []
         failed: dict[str, ExportError] = {}

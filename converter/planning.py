@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from converter.errors import ExportError
 from converter.forecast import Forecast, forecast_of
-from converter.recipe import tried
+from converter.recipe import aim_of, tried
 from converter.stage import SILENT, Context, Progress
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ class Plan:
     """Of calibration."""
     steps: tuple[Step, ...]
     proof_seconds: float
-    """Asking the source, and proving each package."""
+    """Running the source model, and proving each package."""
     memory_megabytes: float
     """Above what the libraries take."""
 
@@ -65,11 +65,10 @@ def plan_recipe(recipe: "Recipe", *, progress: Progress = SILENT) -> Plan:
         ExportError: what a run of the recipe would refuse before work.
 
     """
-    from converter.model_folder.load import load_source
+    from converter.model_folder.given import load_model
     from converter.pipeline import check_options
-    from converter.samples import resolve_model
 
-    source = load_source(resolve_model(recipe.model, progress), revision=recipe.revision, task=recipe.task)
+    source = load_model(recipe, progress)
     check_options(recipe, source)
     with TemporaryDirectory(prefix="plm-plan-") as work:
         ctx, n_probes = _context(recipe, source, Path(work), progress)
@@ -85,27 +84,22 @@ def plan_recipe(recipe: "Recipe", *, progress: Progress = SILENT) -> Plan:
 
 def _context(recipe: "Recipe", source: "TorchModel", work: Path, progress: Progress) -> tuple[Context, int]:
     """Return what stages may look at, without the source's answers, and how many texts a package is judged by."""
-    from converter.data.files import read_examples
     from converter.data.probes import builtin_examples, calibration_texts, choose_probes
-    from converter.samples import resolve_data
-    from converter.target import Aim
+    from converter.model_folder.given import read_given
 
-    evaluation, given = (
-        read_examples(resolve_data(file, progress), source.task) if file else ()
-        for file in (recipe.evaluation, recipe.calibration)
-    )
+    given = read_given(recipe, source, progress)
     builtin = builtin_examples(source)
-    probes = choose_probes(evaluation or given, builtin, recipe.n_probes)
+    probes = choose_probes(given.judged, builtin, recipe.n_probes)
     ctx = Context(
         work=work,
         seed=recipe.seed,
-        calibration=calibration_texts(given, builtin, len(given) + len(builtin)),
-        calibration_is_builtin=not given,
+        calibration=calibration_texts(given.calibration, builtin, len(given.calibration) + len(builtin)),
+        calibration_is_builtin=not given.calibration,
         teacher=source,
         progress=progress,
-        aim=Aim(recipe.targets[0].name, tried(recipe.targets[0], recipe.precisions[0])[0].name),
+        aim=aim_of(recipe),
     )
-    return ctx, max(len(probes), len(evaluation))
+    return ctx, max(len(probes), len(given.evaluation))
 
 
 def _steps(recipe: "Recipe", source: "TorchModel", ctx: Context, pace: float) -> list[tuple[Step, Forecast]]:
@@ -121,7 +115,7 @@ def _steps(recipe: "Recipe", source: "TorchModel", ctx: Context, pace: float) ->
 
 def _step(name: str, before: Forecast, now: Forecast, recipe: "Recipe", speed: Any, pace: float) -> Step:
     sizes = {
-        t.name: round(now.bytes(tried(t, p)[0].name) / 1e6, 3)
+        t.name: round(now.bytes(t.menu()[tried(t, p)[0].name].bytes_a_weight) / 1e6, 3)
         for t, p in zip(recipe.targets, recipe.precisions, strict=True)
     }
     notes = now.notes[len(before.notes) :]

@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from converter.binding import bind, parse_options, unbind
+from converter.data.names import bind_columns, bind_labels
 from converter.errors import RecipeError, nearest
-from converter.limits import Limits
+from converter.precision import Limits
 from converter.registry import stage_class, target_class
 from converter.samples import is_sample, own_evaluation, resolve_recipe
+from converter.target import Aim
 
 if TYPE_CHECKING:
     from converter.stage import Stage
@@ -20,10 +22,14 @@ KEYS = (
     "model",
     "revision",
     "task",
+    "prompt",
     "targets",
     "seed",
     "calibration",
     "eval",
+    "columns",
+    "label_map",
+    "max_length",
     "probes",
     "compress",
     "quantize",
@@ -41,8 +47,8 @@ COMPRESSED_DROP = 0.02
 
 
 @dataclass(frozen=True)
-class Precision:
-    """One entry of a target's menu, with the options of its quantizer."""
+class ChosenPrecision:
+    """The name of an entry of a target's menu, with the options of its quantizer."""
 
     name: str
     options: Mapping[str, Any] = field(default_factory=dict)
@@ -55,11 +61,17 @@ AUTO = "auto"
 """The precision that makes every candidate of a target and keeps the fastest that passes its gate."""
 
 
-def tried(target: "Target", precision: Precision) -> tuple[Precision, ...]:
+def tried(target: "Target", precision: ChosenPrecision) -> tuple[ChosenPrecision, ...]:
     """Return what a precision stands for: itself, or all candidates of `auto`."""
     if precision.name != AUTO:
         return (precision,)
-    return tuple(Precision(*parse_options(text, f"{target.name}.auto")) for text in target.candidates())
+    return tuple(ChosenPrecision(*parse_options(text, f"{target.name}.auto")) for text in target.candidates())
+
+
+def aim_of(recipe: "Recipe") -> Aim:
+    """Return what a recipe makes first: budgets of time and size are those of it."""
+    target = recipe.targets[0]
+    return Aim(target.name, target.menu()[tried(target, recipe.precisions[0])[0].name])
 
 
 @dataclass(frozen=True)
@@ -68,13 +80,21 @@ class Recipe:
 
     model: str
     targets: "tuple[Target, ...]"
-    precisions: tuple[Precision, ...]
+    precisions: tuple[ChosenPrecision, ...]
     """One a target, in the same order."""
     compress: "tuple[Stage[Any, Any], ...]" = ()
     revision: str | None = None
     task: str | None = None
+    prompt: str | None = None
+    """Name of one of the model's prompts; None: its default one."""
     calibration: Path | None = None
     evaluation: Path | None = None
+    columns: Mapping[str, str] = field(default_factory=dict)
+    """Which column of the data is `text`, `pair` and `label`, where the usual names do not tell."""
+    label_map: Mapping[str, str] = field(default_factory=dict)
+    """A label of the data to the model's (name or index); to `""`: rows with it are left out."""
+    max_length: int | None = None
+    """Longest text in tokens, at most what the model takes; None: that (question answering: as transformers reads)."""
     n_probes: int = DEFAULT_PROBES
     """At most this many texts are compared one by one; the task's metric uses all of `--eval`."""
     limits: Mapping[str, Limits] = field(default_factory=dict)
@@ -114,6 +134,8 @@ def load_recipe_table(path: Path) -> dict[str, Any]:
     for key in ("calibration", "eval"):
         if isinstance(table.get(key), str) and not is_sample(table[key]):
             table[key] = str(path.parent / table[key])
+    if isinstance(table.get("label_map"), str):
+        table["label_map"] = str(path.parent / Path(table["label_map"]).expanduser())
     for stage in table["compress"] if isinstance(table.get("compress"), list) else ():
         if isinstance(stage, dict):
             lay_files(stage, path.parent)
@@ -163,8 +185,12 @@ def bind_recipe(table: Mapping[str, Any], where: str = "recipe") -> Recipe:
         compress=_ordered(_stages(table.get("compress", []), f"{where}.compress"), f"{where}.compress"),
         revision=_text(table, "revision", where),
         task=_text(table, "task", where),
+        prompt=_text(table, "prompt", where),
         calibration=_path(table, "calibration", where),
         evaluation=_path(table, "eval", where) or own_evaluation(model),
+        columns=bind_columns(table.get("columns", {}), f"{where}.columns"),
+        label_map=bind_labels(table.get("label_map"), f"{where}.label_map"),
+        max_length=_whole(table, "max_length", 0, where, low=4) if "max_length" in table else None,
         n_probes=_whole(table, "probes", DEFAULT_PROBES, where, low=1),
         limits=_limits(_table(table, "limits", where), targets, f"{where}.limits"),
         seed=_whole(table, "seed", 0, where, low=0),
@@ -179,8 +205,11 @@ def recipe_table(recipe: Recipe) -> dict[str, Any]:
         "seed": recipe.seed,
         "probes": recipe.n_probes,
     }
-    table |= {k: v for k, v in (("revision", recipe.revision), ("task", recipe.task)) if v is not None}
+    named = {"revision": recipe.revision, "task": recipe.task, "prompt": recipe.prompt}
+    table |= {k: v for k, v in named.items() if v is not None}
     table |= {k: str(v) for k, v in (("calibration", recipe.calibration), ("eval", recipe.evaluation)) if v is not None}
+    table |= {k: v for k, v in (("columns", dict(recipe.columns)), ("label_map", dict(recipe.label_map))) if v}
+    table |= {} if recipe.max_length is None else {"max_length": recipe.max_length}
     table["quantize"] = {
         t.name: {"precision": p.name, **p.options} for t, p in zip(recipe.targets, recipe.precisions, strict=True)
     }
@@ -237,21 +266,21 @@ def _ordered(stages: "list[Stage[Any, Any]]", where: str) -> "tuple[Stage[Any, A
     return tuple(stages)
 
 
-def _precisions(table: Mapping[str, Any], targets: "list[Target]", where: str) -> tuple[Precision, ...]:
+def _precisions(table: Mapping[str, Any], targets: "list[Target]", where: str) -> tuple[ChosenPrecision, ...]:
     _known_targets(table, targets, where)
     made = []
     for target in targets:
-        value = table.get(target.name, table.get(target.name.replace("-", "_"), target.precisions[0]))
+        value = table.get(target.name, table.get(target.name.replace("-", "_"), next(iter(target.menu()))))
         name, options = _precision(value, f"{where}.{target.name}")
         if name == AUTO and options:
             raise RecipeError(
                 f"auto has no option {next(iter(options))!r}", where=where, hint="name the precision to set its options"
             )
-        if name not in (*target.precisions, AUTO):
+        if name not in (*target.menu(), AUTO):
             raise RecipeError(
-                f"{target.name} has no precision {name!r}", where=where, hint=nearest(name, (*target.precisions, AUTO))
+                f"{target.name} has no precision {name!r}", where=where, hint=nearest(name, (*target.menu(), AUTO))
             )
-        made.append(Precision(name, options))
+        made.append(ChosenPrecision(name, options))
     return tuple(made)
 
 

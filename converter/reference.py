@@ -1,6 +1,6 @@
 """The source's own answers, taken before anything is changed."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -8,6 +8,7 @@ import numpy as np
 
 from converter.errors import SourceError
 from converter.examples import Encoding, Example, pad_batch
+from converter.graphs import GraphSpec, Run, run_graphs
 from converter.task import Judged
 
 if TYPE_CHECKING:
@@ -16,8 +17,7 @@ if TYPE_CHECKING:
     from converter.artifact import TorchModel
     from converter.stage import Progress
     from converter.task import Task
-
-Run = Callable[[Mapping[str, "NDArray[np.int64]"]], Mapping[str, "NDArray[np.float32]"]]
+    from converter.validate.checks import Check
 
 BATCH_TOKENS = 4096
 """Padded tokens in one batch of the source: bounds memory whatever the lengths are."""
@@ -44,22 +44,31 @@ class Reference:
     chance: float | None
     """What a model that ignores its input would score; None where nothing is labelled."""
     scored: tuple[Probe, ...] = ()
-    """Every labelled text of the evaluation file (of the probes, where there is none)."""
+    """Every labelled text of the evaluation file (of the probes, where there is none); all windows of it."""
+    notes: tuple[str, ...] = ()
+    """What a reader of the figures must know: how the data was read, and why the metric may mislead."""
+    owner: "Check | None" = None
+    """How these answers compare with those of the library that the source's owner uses."""
 
     @property
     def probes(self) -> tuple[Probe, ...]:
         return tuple(Probe(j.example, j.encoding) for j in self.judged)
 
+    @property
+    def n_scored(self) -> int:
+        """How many texts `metric` is of."""
+        return sum(not p.example.window for p in self.scored)
+
 
 def torch_run(model: "TorchModel") -> Run:
-    """Return a function that runs `model` on int64 batches `[batch, length]`."""
+    """Return a function that runs a graph of `model` on int64 batches `[batch, length]`."""
     import torch
 
-    graph = model.graph().eval()
+    graphs = {name: graph.eval() for name, graph in model.graphs().items()}
 
-    def run(feed: Mapping[str, "NDArray[np.int64]"]) -> dict[str, "NDArray[np.float32]"]:
+    def run(graph: str, feed: Mapping[str, "NDArray[np.int64]"]) -> dict[str, "NDArray[np.float32]"]:
         with torch.inference_mode():
-            made = graph(**{name: torch.from_numpy(rows) for name, rows in feed.items()})
+            made = graphs[graph](**{name: torch.from_numpy(rows) for name, rows in feed.items()})
         return {name: value.numpy() for name, value in made.items()}
 
     return run
@@ -69,18 +78,36 @@ def encode_probes(model: "TorchModel", examples: Sequence[Example]) -> tuple[Pro
     return tuple(Probe(e, model.task.encode(model.tokenizer, e, model.max_length)) for e in examples)
 
 
+def windows_of(model: "TorchModel", examples: Sequence[Example]) -> tuple[Example, ...]:
+    """Return everything that is read of some texts, window by window.
+
+    Windows of a text that is there from its beginning are found anew; others are kept.
+    """
+    whole = {e for e in examples if not e.window}
+    made: list[Example] = []
+    for example in examples:
+        if not example.window:
+            made += model.task.windows(model.tokenizer, example, model.max_length)
+        elif replace(example, window=0) not in whole:
+            made.append(example)
+    return tuple(made)
+
+
 def feed_of(
-    model: "TorchModel", encodings: Sequence[Encoding], length: int | None = None
+    model: "TorchModel", encodings: Sequence[Encoding], lengths: Mapping[str, int] | None = None
 ) -> dict[str, "NDArray[np.int64]"]:
-    """Stack encodings into what the graph takes: another tokenizer (a shipped one) may give more than that."""
-    batch = pad_batch(encodings, model.pad, length)
-    return {name: batch[name] for name in model.input_names}
+    """Stack encodings into what the graphs take: another tokenizer (a shipped one) may give more than that."""
+    made: dict[str, NDArray[np.int64]] = {}
+    for spec in model.specs.values():
+        made |= pad_batch(encodings, spec, lengths)
+    return made
 
 
 def run_probe(model: "TorchModel", probe: Probe, run: Run) -> Judged:
     """Run one text alone at its natural length."""
-    outputs = run(feed_of(model, [probe.encoding]))
-    return Judged(probe.example, probe.encoding, cut_outputs(outputs, 0, probe.encoding, model.task))
+    specs = model.specs
+    outputs = run_graphs(specs, run, feed_of(model, [probe.encoding]))
+    return Judged(probe.example, probe.encoding, own_outputs(outputs, 0, probe.encoding, model.task, specs))
 
 
 def judge(
@@ -104,10 +131,11 @@ def judge_batched(
     with progress.task(title, total=len(probes)) as ticker:
         while len(made) < len(order):
             rows = _next_batch(order[len(made) :], probes)
-            outputs = run(feed_of(model, [probes[i].encoding for i in rows]))
+            specs = model.specs
+            outputs = run_graphs(specs, run, feed_of(model, [probes[i].encoding for i in rows]))
             for row, i in enumerate(rows):
-                probe = probes[i]
-                made[i] = Judged(probe.example, probe.encoding, cut_outputs(outputs, row, probe.encoding, model.task))
+                example, encoding = probes[i].example, probes[i].encoding
+                made[i] = Judged(example, encoding, own_outputs(outputs, row, encoding, model.task, specs))
             ticker.advance(len(rows))
     return tuple(made[i] for i in range(len(probes)))
 
@@ -119,47 +147,61 @@ def _next_batch(waiting: Sequence[int], probes: Sequence[Probe]) -> Sequence[int
     return waiting[:size]
 
 
-def cut_outputs(
-    outputs: Mapping[str, "NDArray[np.float32]"], row: int, encoding: Encoding, task: "Task"
+def own_outputs(
+    outputs: Mapping[str, "NDArray[np.float32]"],
+    row: int,
+    encoding: Encoding,
+    task: "Task",
+    specs: Mapping[str, GraphSpec],
 ) -> dict[str, "NDArray[np.float32]"]:
     """Take one example out of a batch, without its padding, and of that what its task compares."""
-    own = {
-        name: value[row, : encoding.length] if name in task.token_outputs else value[row]
-        for name, value in outputs.items()
-    }
-    return dict(task.compared(own, encoding))
+    *_, last = specs.values()
+    return dict(task.compared(last.own_of(outputs, encoding.lengths, row), encoding))
 
 
 def capture_reference(
-    model: "TorchModel", examples: Sequence[Example], progress: "Progress", evaluation: Sequence[Example] = ()
+    model: "TorchModel",
+    examples: Sequence[Example],
+    progress: "Progress",
+    evaluation: Sequence[Example] = (),
+    notes: Sequence[str] = (),
 ) -> Reference:
     """Run the source on every probe and keep what it answers; score it on the whole of `evaluation`.
+
+    `notes` are those on the data; those on the metric are added.
 
     Raises:
         SourceError: the source itself answers NaN or infinity; the text is named.
 
     """
-    judged = judge(model, encode_probes(model, examples), torch_run(model), progress, "Running the source model")
+    probes = encode_probes(model, windows_of(model, examples))
+    judged = judge(model, probes, torch_run(model), progress, "Running the source model")
     _refuse_nan(judged)
-    return _scored(model, judged, [e for e in evaluation or examples if e.label is not None], progress)
+    return _scored(model, judged, [e for e in evaluation or examples if e.label is not None], progress, notes)
 
 
 def _scored(
-    model: "TorchModel", judged: tuple[Judged, ...], labelled: Sequence[Example], progress: "Progress"
+    model: "TorchModel",
+    judged: tuple[Judged, ...],
+    labelled: Sequence[Example],
+    progress: "Progress",
+    notes: Sequence[str],
 ) -> Reference:
     """Complete a reference: texts that are probes too are not run again for the score."""
-    scored = encode_probes(model, labelled)
+    scored = encode_probes(model, windows_of(model, labelled))
     known = {j.example: j for j in judged}
     rest = [p for p in scored if p.example not in known]
     known |= {
         j.example: j for j in judge_batched(model, rest, torch_run(model), progress, "Evaluating the source model")
     }
+    gold = [known[p.example] for p in scored]
     return _reference(
         model,
         judged,
         scored,
-        metric=model.task.metric([known[p.example] for p in scored]) if scored else {},
-        chance=model.task.chance(labelled) if labelled else None,
+        metric=model.task.metric(gold) if gold else {},
+        chance=model.task.chance([e for e in labelled if not e.window]) if labelled else None,
+        notes=tuple(dict.fromkeys((*notes, *(model.task.metric_notes(gold) if gold else ())))),
     )
 
 
@@ -169,6 +211,7 @@ def _reference(
     scored: tuple[Probe, ...],
     metric: dict[str, float],
     chance: float | None,
+    notes: tuple[str, ...],
 ) -> Reference:
     names = judged[0].outputs if judged else ()
     return Reference(
@@ -178,6 +221,7 @@ def _reference(
         metric=metric,
         chance=chance,
         scored=scored,
+        notes=notes,
     )
 
 
@@ -188,15 +232,24 @@ def at_length(
     if length is None or all(p.encoding.length <= length for p in (*reference.probes, *reference.scored)):
         return source, reference
     short = replace(source, max_length=length)
-    long = [j.example for j in reference.judged if j.encoding.length > length]
-    cut = iter(
-        judge(short, encode_probes(short, long), torch_run(short), progress, "Running the source on truncated texts")
-    )
-    judged = tuple(next(cut) if j.encoding.length > length else j for j in reference.judged)
+    in_windows = {replace(j.example, window=0) for j in reference.judged if j.example.window}
+    known = {
+        j.example: j
+        for j in reference.judged
+        if j.encoding.length <= length and replace(j.example, window=0) not in in_windows
+    }
+    probes = encode_probes(short, windows_of(short, [j.example for j in reference.judged]))
+    missing = [p for p in probes if p.example not in known]
+    known |= {
+        j.example: j for j in judge(short, missing, torch_run(short), progress, "Running the source on truncated texts")
+    }
+    judged = tuple(known[p.example] for p in probes)
     _refuse_nan(judged)
     if any(p.encoding.length > length for p in reference.scored):
-        return short, _scored(short, judged, [p.example for p in reference.scored], progress)
-    return short, _reference(short, judged, reference.scored, reference.metric, reference.chance)
+        made = _scored(short, judged, [p.example for p in reference.scored], progress, reference.notes)
+    else:
+        made = _reference(short, judged, reference.scored, reference.metric, reference.chance, reference.notes)
+    return short, replace(made, owner=reference.owner)
 
 
 def _refuse_nan(judged: Sequence[Judged]) -> None:

@@ -1,20 +1,27 @@
 """What a model is for: how its text is encoded, what its outputs decide, how decisions are scored and trained."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
 from converter.examples import Encoding, Example, Label
+from converter.graphs import GraphSpec, Kind, ModelFacts, TensorSpec, encoder_graph
 
 if TYPE_CHECKING:
     import torch
     from numpy.typing import NDArray
 
+    from converter.data.probes import BuiltinText
+
 Outputs = Mapping[str, "NDArray[np.float32]"]
 """Outputs of one example, by name, without the batch axis and cut to its own tokens."""
+
+
+class NoClientForm(Exception):
+    """A client has no form for this model; the text says why."""
 
 
 @dataclass(frozen=True)
@@ -34,15 +41,52 @@ class Task(ABC):
     """The end of the transformers class that carries this task's head, such as `ForSequenceClassification`."""
     auto_class: ClassVar[str]
     """The transformers `Auto…` class that loads it."""
-    model_outputs: ClassVar[tuple[str, ...]]
-    """Outputs of the transformers model that the graph keeps, in order."""
-    token_outputs: ClassVar[tuple[str, ...]] = ()
-    """Outputs that have a length axis: cut to a text's own tokens before they are judged."""
-    vocabulary_outputs: ClassVar[tuple[str, ...]] = ()
-    """Outputs whose last axis is the vocabulary."""
+    kind: ClassVar[Kind] = "encoder"
+    """What a model with this head is run as."""
+    cuts_second: ClassVar[bool] = False
+    """Of a pair that is too long, the second text alone is cut, as a question's context is."""
+    usual_length: ClassVar[int | None] = None
+    """Tokens that are read at once where the user says nothing; None: as many as the model takes."""
+    windowed: ClassVar[bool] = False
+    """A text that is longer is read in overlapping windows, whose answers are put together."""
+    has_labels: ClassVar[bool] = False
+    """Its logits are classes that the configuration names."""
 
-    def __init__(self, config: Any) -> None:
+    def __init__(self, config: Any, prompt: str = "") -> None:
         self.config = config
+        self.prompt = prompt  # stands before every text, as the owner's library puts it there; the first of a pair
+
+    @property
+    @abstractmethod
+    def outputs(self) -> tuple[TensorSpec, ...]:
+        """Outputs of the transformers model that its graph keeps, in order."""
+
+    def graphs(self, facts: ModelFacts) -> Mapping[str, GraphSpec]:
+        """Declare the graphs of a model of this configuration, in the order in which they run: an encoder has one."""
+        return encoder_graph(facts, self.outputs)
+
+    @property
+    def client_class(self) -> str:
+        """Optimum's class that opens an ONNX package."""
+        return f"ORTModel{self.architecture}"
+
+    @property
+    def sample_kind(self) -> str:
+        """How the samples for apps read the outputs, one of `device.facts.CLASS_NAMES`; empty: they do not know how."""
+        return ""
+
+    def mediapipe_scores(self) -> str:
+        """Return the TFLite operation that makes scores of the outputs, as a task of MediaPipe's wants them.
+
+        Raises:
+            NoClientForm: MediaPipe has no such task.
+
+        """
+        raise NoClientForm(f"MediaPipe has no task for {self.name}")
+
+    def builtin_text(self, text: "BuiltinText") -> tuple[Example, ...]:
+        """Choose, of the text that comes with the tool, what has the shape of this task; edge cases last."""
+        return (*text.texts(), *text.text_edges())
 
     @property
     @abstractmethod
@@ -53,6 +97,16 @@ class Task(ABC):
     def labels(self) -> tuple[str, ...]:
         """Names of the classes, in the order of the logits; empty where the task has none."""
         return ()
+
+    @property
+    def label_kind(self) -> str:
+        """How the rows of data are labelled: `class`, `classes` (several a text), `tags`; empty: by no class names."""
+        return ""
+
+    def column_names(self, roles: Collection[str]) -> dict[str, str]:
+        """Return the names under which a row's `text`, `pair` and `label` are read, where a user named `roles`."""
+        first = "sentence1" if "pair" in roles else "text"
+        return {"text": first, "pair": "sentence2", "label": "label"}
 
     def examples_of(self, row: Mapping[str, Any], where: str) -> tuple[Example, ...]:
         """Read one row of an evaluation file: one example, or the texts of one row that are encoded apart.
@@ -72,6 +126,14 @@ class Task(ABC):
     @abstractmethod
     def encode(self, tokenizer: Any, example: Example, max_length: int) -> Encoding:
         """Tokenize as a user would, truncated to `max_length` tokens."""
+
+    def windows(self, tokenizer: Any, example: Example, max_length: int) -> tuple[Example, ...]:
+        """Return what of an example is read: itself, cut where it is too long; or all windows of its text, in order.
+
+        Each window is an example of its own, so that one example is one encoding and one call. `decisions` and
+        `metric` put together those that are there.
+        """
+        return (example,)
 
     def compared(self, outputs: Outputs, encoding: Encoding) -> Outputs:
         """Return what of one text's outputs is kept and compared: all of it, unless that would fill the memory.
@@ -117,6 +179,10 @@ class Task(ABC):
     @abstractmethod
     def metric(self, judged: Sequence[Judged]) -> dict[str, float]:
         """Score labelled examples; the first key is `metric_name`. Empty where no example has a label."""
+
+    def metric_notes(self, judged: Sequence[Judged]) -> list[str]:
+        """Return what a reader of the metric must know of these labels, a sentence each: why it may mislead."""
+        return []
 
     @abstractmethod
     def chance(self, examples: Sequence[Example]) -> float:

@@ -17,7 +17,7 @@ import click  # noqa: E402
 from converter import registry  # noqa: E402
 from converter.commands.cli import COMMANDS  # noqa: E402
 from converter.commands.listing import descriptions, known, option_text, range_text  # noqa: E402
-from converter.limits import Limits  # noqa: E402
+from converter.precision import Limits  # noqa: E402
 from converter.recipe import COMPRESSED_AGREEMENT, COMPRESSED_DROP  # noqa: E402
 
 FOLDER = ROOT / "docs" / "reference"
@@ -90,10 +90,10 @@ def targets() -> str:
         extra = f" It needs the extra `{cls.extra}`." if cls.extra else ""
         parts += [f"## {name}", f"{sentence(found['summary'])}{extra}", *options(found)]
         parts += [f"Precisions; the first is the default. `auto` tries {listed(cls.candidates())}."]
-        rows = [(f"`{p}`", descriptions(f"{name}={p}")[0]["summary"], *limits(cls, p)) for p in cls.precisions]
+        rows = [(f"`{p}`", descriptions(f"{name}={p}")[0]["summary"], *limits(cls, p)) for p in cls.menu()]
         titles = " | ".join(f"`{limit}`" for limit in LIMITS)
         parts.append(table(f"precision | is | {titles}", rows))
-        for precision in cls.precisions:
+        for precision in cls.menu():
             (one,) = descriptions(f"{name}={precision}")
             if one["options"]:
                 parts += [f"### {name}={precision}", prose(one["about"]), *options(one)]

@@ -64,9 +64,13 @@ def methods(kind: str, does: str) -> str:
 @click.option(
     "--task", metavar="NAME", help="Task, if not the one in the model's configuration; `plm-export list tasks`."
 )
+@click.option("--prompt", metavar="NAME", help="A prompt of the model that stands before every text; see its folder.")
 @click.option("--revision", metavar="REV", help="Commit, tag or branch of a model on the Hugging Face Hub.")
 @click.option("--calibration", metavar="FILE", help="Text to prune, distill and calibrate with (txt, jsonl, csv, tsv).")
 @click.option("--eval", "evaluation", metavar="FILE", help="Labelled text to evaluate on (txt, jsonl, csv, tsv).")
+@click.option("--columns", metavar="text=…,label=…", help="Columns of the data files by name; pair=… is a second text.")
+@click.option("--label-map", metavar="FILE", help="What the data calls the model's labels (json, toml, tsv).")
+@click.option("--max-length", type=int, metavar="N", help="Longest text in tokens; at most what the model takes.")
 @click.option("--max-drop", type=float, metavar="X", help="Largest allowed drop of the metric: 0.005 is half a point.")
 @click.option(
     "--limit",
@@ -82,7 +86,8 @@ def methods(kind: str, does: str) -> str:
 )
 @click.option("--probes", type=int, metavar="N", help="How many texts are compared one by one; default 400.")
 @click.option("--seed", type=int, metavar="N", help="Random seed; default 0.")
-@click.option("--force", is_flag=True, help="Replace the output folder if it exists.")
+@click.option("--force", is_flag=True, help="Replace an earlier output in DIR; refused where DIR holds any other file.")
+@click.option("--wait", is_flag=True, help="Wait while another run writes to DIR, instead of being refused.")
 @click.option(
     "--require-device", is_flag=True, help="Fail if the target device (a CUDA GPU) is not available for the check."
 )
@@ -105,9 +110,13 @@ def export(  # click passes one argument a flag
     distill: tuple[str, ...],
     quantize: tuple[str, ...],
     task: str | None,
+    prompt: str | None,
     revision: str | None,
     calibration: str | None,
     evaluation: str | None,
+    columns: str | None,
+    label_map: str | None,
+    max_length: int | None,
     max_drop: float | None,
     limit: tuple[str, ...],
     seq_len: str | None,
@@ -115,6 +124,7 @@ def export(  # click passes one argument a flag
     probes: int | None,
     seed: int | None,
     force: bool,
+    wait: bool,
     require_device: bool,
     dry_run: bool,
 ) -> int:
@@ -134,9 +144,13 @@ def export(  # click passes one argument a flag
         distill=distill,
         quantize=quantize,
         task=task,
+        prompt=prompt,
         revision=revision,
         calibration=calibration,
         evaluation=evaluation,
+        columns=columns,
+        label_map=label_map,
+        max_length=max_length,
         max_drop=max_drop,
         limit=limit,
         seq_len=seq_len,
@@ -144,6 +158,7 @@ def export(  # click passes one argument a flag
         probes=probes,
         seed=seed,
         force=force,
+        wait=wait,
         require_device=require_device,
         dry_run=dry_run,
     )
@@ -152,6 +167,7 @@ def export(  # click passes one argument a flag
 
 def run(session: Session, flags: Flags) -> int:
     """Run the export and show how it came out; returns the exit code."""
+    from converter.package.output_folder import resume_folder
     from converter.recipe import bind_recipe
 
     terminal = session.terminal
@@ -159,7 +175,7 @@ def run(session: Session, flags: Flags) -> int:
     table = recipe_table(flags, session.argv)
     recipe = bind_recipe(table, where=str(flags.recipe) if flags.recipe else "recipe")
     out = output_folder(flags, recipe.model)
-    session.resume = out.absolute().parent / f".{out.name}.resume"
+    session.resume = resume_folder(out)
     if flags.dry_run:
         return _dry_run(session, recipe)
     if "targets" not in table:
@@ -177,7 +193,14 @@ def _make(session: Session, flags: Flags, recipe: "Recipe", out: Path) -> int:
 
         progress = terminal.progress()
         with progress.task("Exporting"):
-            result = convert(recipe, out, force=flags.force, require_device=flags.require_device, progress=progress)
+            result = convert(
+                recipe,
+                out,
+                force=flags.force,
+                wait=flags.wait,
+                require_device=flags.require_device,
+                progress=progress,
+            )
         if terminal.json:
             session.print_json(report_table(result))
         else:

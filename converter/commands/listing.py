@@ -99,7 +99,7 @@ def descriptions(name: str) -> list[dict[str, Any]]:
 
     """
     from converter import registry
-    from converter.limits import Limits
+    from converter.precision import Limits
 
     dashed, plain = name.replace("_", "-"), name.replace("-", "_")
     if name == "limits":
@@ -127,14 +127,14 @@ def menu() -> list[tuple[str, str]]:
     """Return every target with each of its precisions, as `--quantize TARGET=PRECISION` takes them."""
     from converter import registry
 
-    return [(target, p) for target in registry.target_names() for p in registry.target_class(target).precisions]
+    return [(target, p) for target in registry.target_names() for p in registry.target_class(target).menu()]
 
 
 def _names(target: str, precision: str) -> set[str]:
     """Return the names of a precision: its own, with its target, and that of its stage, which records have."""
     from converter import registry
 
-    quantizer = registry.target_class(target).quantizers.get(precision)
+    quantizer = registry.quantizers(target).get(precision)
     stage = quantizer.__module__.removeprefix("converter.") if quantizer else precision
     return {precision, f"{target.replace('-', '_')}={precision}", stage, stage.rpartition(".")[2]}
 
@@ -144,7 +144,7 @@ def _target(name: str) -> dict[str, Any]:
 
     cls = registry.target_class(name)
     made = _described(name, cls.summary, cls, f"--target {name}:KEY=VALUE,…, or [target.{name}] in a recipe")
-    return made | {"precisions": list(cls.precisions), "default_precision": cls.precisions[0]}
+    return made | {"precisions": list(cls.menu()), "default_precision": next(iter(cls.menu()))}
 
 
 def _method(name: str) -> dict[str, Any]:
@@ -159,10 +159,10 @@ def _method(name: str) -> dict[str, Any]:
 def _precision(target: str, precision: str) -> dict[str, Any]:
     from converter import registry
 
-    typed, cls = f"{target}={precision}", registry.target_class(target).quantizers.get(precision)
-    summary = cls.summary if cls and precision != "none" else "float32, not quantized"
-    options = ":KEY=VALUE,…" if cls and dataclasses.fields(cls) else ""
-    usage = f"--quantize {typed}{options}, or [quantize] in a recipe"
+    typed, cls = f"{target}={precision}", registry.quantizers(target).get(precision)
+    summary = cls.summary if cls else "float32, not quantized"
+    typed_options = ":KEY=VALUE,…" if cls and options(cls) else ""
+    usage = f"--quantize {typed}{typed_options}, or [quantize] in a recipe"
     if cls is None:
         return {"name": typed, "summary": summary, "about": "", "usage": usage, "options": []}
     return _described(typed, summary, cls, usage)

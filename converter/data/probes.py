@@ -2,12 +2,15 @@
 
 import json
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from converter.artifact import TorchModel
 from converter.examples import Example
+
+if TYPE_CHECKING:
+    from converter.artifact import TorchModel
 
 EDGE = "built-in edge case: "
 """How `where` of an edge case begins: what no sample of ordinary text holds, but users type."""
@@ -18,17 +21,6 @@ MOST_TOKENS_PER_BYTE = 0.4
 """English takes about 0.2 tokens a byte in its own vocabulary, a foreign script spelled byte by byte up to 1."""
 LONG_TOKENS = 512
 """Longest edge case that is not cut; a text beyond the limit is tried where the limit is at most twice this."""
-PAIR_LABELS = frozenset(
-    {"entailment", "contradiction", "not_entailment", "duplicate", "not_duplicate", "equivalent", "not_equivalent"}
-)
-MASKED = (
-    "The capital of France is [MASK].",
-    "She drinks a cup of [MASK] every morning.",
-    "The [MASK] of the story is hard to [MASK].",
-    "[MASK] is the largest planet of our solar system.",
-    "He opened the [MASK] and looked outside.",
-    "Two plus two is [MASK].",
-)
 ODD_TEXTS = {
     "empty": "",
     "spaces": "   ",
@@ -49,24 +41,41 @@ ODD_TEXTS = {
 }
 
 
-def builtin_examples(model: TorchModel) -> tuple[Example, ...]:
-    """Return our own text in the shape that the model's task takes, edge cases last.
+@dataclass(frozen=True)
+class BuiltinText:
+    """The text that comes with the tool, as far as the vocabulary of `model` spells it; a task takes what fits it.
 
-    Texts that the vocabulary mostly cannot spell are left out; edge cases are kept whatever the vocabulary.
+    Edge cases are kept whatever the vocabulary.
     """
-    match model.task.name:
-        case "question-answering":
-            return (*_questions(model), *_question_edges(model))
-        case "text-classification" if PAIR_LABELS & {label.lower() for label in model.task.labels}:
-            return (*_pairs(), *_pair_edges(model))
-        case "text-classification":
-            scores = _pairs() if len(model.task.labels) == 1 else ()
-            return (*_texts(model), *scores, *_text_edges(model), *_pair_edges(model))
-        case "fill-mask":
-            masked = tuple(Example(text, where="built-in") for text in MASKED)
-            return (*masked, *_texts(model), *_text_edges(model))
-        case _:
-            return (*_texts(model), *_text_edges(model))
+
+    model: "TorchModel"
+
+    def of(self, texts: Sequence[str]) -> tuple[Example, ...]:
+        """Return a task's own sentences as examples, all of them."""
+        return tuple(Example(text, where="built-in") for text in texts)
+
+    def texts(self) -> tuple[Example, ...]:
+        return _texts(self.model)
+
+    def pairs(self) -> tuple[Example, ...]:
+        return _pairs()
+
+    def questions(self) -> tuple[Example, ...]:
+        return _questions(self.model)
+
+    def text_edges(self) -> tuple[Example, ...]:
+        return _text_edges(self.model)
+
+    def pair_edges(self) -> tuple[Example, ...]:
+        return _pair_edges(self.model)
+
+    def question_edges(self) -> tuple[Example, ...]:
+        return _question_edges(self.model)
+
+
+def builtin_examples(model: "TorchModel") -> tuple[Example, ...]:
+    """Return our own text in the shape that the model's task takes, edge cases last."""
+    return model.task.builtin_text(BuiltinText(model))
 
 
 def choose_probes(given: Sequence[Example], builtin: Sequence[Example], limit: int) -> tuple[Example, ...]:
@@ -122,12 +131,12 @@ def _of_kind(kind: str) -> Iterable[dict[str, Any]]:
     return (row for row in _rows() if row["kind"] == kind)
 
 
-def _texts(model: TorchModel) -> tuple[Example, ...]:
+def _texts(model: "TorchModel") -> tuple[Example, ...]:
     texts = [row["text"] for row in _of_kind("text")]
     return tuple(Example(text, where="built-in") for text in _fitting(model.tokenizer, texts, texts))
 
 
-def _questions(model: TorchModel) -> tuple[Example, ...]:
+def _questions(model: "TorchModel") -> tuple[Example, ...]:
     made = [(question, row["context"]) for row in _of_kind("question") for question in row["questions"]]
     kept = _fitting(model.tokenizer, made, [context for _, context in made])
     return tuple(Example(question, context, where="built-in") for question, context in kept)
@@ -150,11 +159,11 @@ def _fitting(tokenizer: Any, items: Sequence[Any], texts: Sequence[str]) -> list
     return [item for i, item in enumerate(items) if i in good]
 
 
-def _text_edges(model: TorchModel) -> tuple[Example, ...]:
+def _text_edges(model: "TorchModel") -> tuple[Example, ...]:
     return tuple(Example(text, where=EDGE + name) for name, text in (ODD_TEXTS | _long_texts(model)).items())
 
 
-def _pair_edges(model: TorchModel) -> tuple[Example, ...]:
+def _pair_edges(model: "TorchModel") -> tuple[Example, ...]:
     long = _long_texts(model)
     plain = "The weather was good, and the train was on time."
     made = {
@@ -169,7 +178,7 @@ def _pair_edges(model: TorchModel) -> tuple[Example, ...]:
     return tuple(Example(a, b, where=EDGE + name) for name, (a, b) in made.items())
 
 
-def _question_edges(model: TorchModel) -> tuple[Example, ...]:
+def _question_edges(model: "TorchModel") -> tuple[Example, ...]:
     long = _long_texts(model)
     question, context = "What was good?", "The weather was good, and the train was on time."
     made = {
@@ -187,7 +196,7 @@ def _question_edges(model: TorchModel) -> tuple[Example, ...]:
     return tuple(Example(q, c, where=EDGE + name) for name, (q, c) in made.items())
 
 
-def _long_texts(model: TorchModel) -> dict[str, str]:
+def _long_texts(model: "TorchModel") -> dict[str, str]:
     """Make ordinary text that just fits and, where that is affordable, text that must be cut."""
     made = {"near the limit": _of_length(model, min(model.max_length, LONG_TOKENS))}
     if model.max_length <= LONG_TOKENS * 2:
@@ -195,7 +204,7 @@ def _long_texts(model: TorchModel) -> dict[str, str]:
     return made
 
 
-def _of_length(model: TorchModel, n_tokens: int) -> str:
+def _of_length(model: "TorchModel", n_tokens: int) -> str:
     """Join sentences, again and again from the start, to as many whole words as `n_tokens` tokens hold."""
     sentences = [row["text"] for row in _of_kind("text") if row["lang"] == "en"]
     words = [word for sentence in sentences for word in sentence.split()]

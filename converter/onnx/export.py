@@ -7,11 +7,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from converter.artifact import MAX_IR_VERSION, OnnxModel, TorchModel
+from converter.artifact import TorchModel
 from converter.binding import option
 from converter.errors import StageFailed
-from converter.memory import release_memory
+from converter.graphs import BATCH, MODEL, SEQUENCE
 from converter.onnx.equality import check_equal
+from converter.onnx.model import MAX_IR_VERSION, OnnxModel
+from converter.resources import release_memory
+from converter.rewrite import apply_rewrites
 from converter.stage import Context, Outcome, Stage
 
 if TYPE_CHECKING:
@@ -19,6 +22,8 @@ if TYPE_CHECKING:
     import torch
 
 OPSET = 18
+RECORDED = ("one_token_nodes", "idle_biases", "merged_projections", "residual_sums", "gelus")
+"""The rewrites whose number of changes stands in the record: those that users meet in the graph."""
 
 
 @dataclass(frozen=True)
@@ -36,54 +41,40 @@ class ExportOnnx(Stage[TorchModel, OnnxModel]):
     summary = "PyTorch to ONNX float32"
 
     def run(self, given: TorchModel, ctx: Context) -> Outcome[OnnxModel]:
-        from converter.onnx.rewrites.clean import clean_graph
-        from converter.onnx.rewrites.gelu import gelus_for_fusion
-        from converter.onnx.rewrites.gemms import gemms_as_products
-        from converter.onnx.rewrites.idle_biases import drop_idle_biases
-        from converter.onnx.rewrites.projections import merge_projections
-        from converter.onnx.rewrites.residuals import residuals_as_sums
-        from converter.onnx.rewrites.rows import keep_read_rows
-        from converter.onnx.rewrites.transposes import fold_transposes
+        from converter.onnx.rewrites.order import EXPORTED, soundness_of
         from converter.onnx.write import write_onnx
 
         path = ctx.work / "onnx" / "model.onnx"
         path.parent.mkdir(exist_ok=True)
         with ctx.progress.task("Exporting to ONNX"), _quiet():
             model = _export(given, self.opset)
-            fold_transposes(model)
-            gemms_as_products(model)
+            changes = apply_rewrites(EXPORTED, model, soundness_of(model))
             facts: dict[str, Any] = {
                 "opset": model.opset_imports[""],
                 "ir_version": model.ir_version,
-                "one_token_nodes": keep_read_rows(model),
-                "idle_biases": drop_idle_biases(model),
-                "merged_projections": merge_projections(model),
-                "residual_sums": residuals_as_sums(model),
-                "gelus": gelus_for_fusion(model),
+                **{name: changes[name] for name in RECORDED},
             }
-            clean_graph(model)
             write_onnx(model, path)
             del model
             # The exporter's graphs are reference cycles: their weights would stay until some later collection.
             release_memory()
-        made = OnnxModel(path, given, output_names(given))
+        made = OnnxModel({MODEL: path}, given)
         return Outcome(made, facts | check_equal(made, ctx))
-
-
-def output_names(model: TorchModel) -> tuple[str, ...]:
-    return (*model.task.model_outputs, *(("sentence_embedding",) if model.head is not None else ()))
 
 
 def _export(given: TorchModel, opset: int) -> "ir.Model":
     import torch
 
-    sample = _sample(given)
+    spec, n = given.specs[MODEL], min(12, given.max_length)
+    # Two texts of different lengths, so that nothing in the trace can depend on a mask of ones.
+    feed = spec.dummy({BATCH: 2, SEQUENCE: n}, padding=n - n // 2)
+    sample = {name: torch.from_numpy(rows) for name, rows in feed.items()}
     batch = torch.export.Dim("batch", min=1, max=4096)
     length = torch.export.Dim("length", min=1, max=given.max_length)
     with _eager(given.module), torch.no_grad():
         try:
             program = torch.onnx.export(
-                given.graph().eval(),
+                given.graphs()[MODEL].eval(),
                 (),
                 kwargs=sample,
                 dynamo=True,
@@ -91,7 +82,7 @@ def _export(given: TorchModel, opset: int) -> "ir.Model":
                 verbose=False,
                 dynamic_shapes={name: {0: batch, 1: length} for name in sample},
                 input_names=list(sample),
-                output_names=list(output_names(given)),
+                output_names=list(spec.output_names),
             )
         except torch.onnx.errors.OnnxExporterError as error:
             raise StageFailed(
@@ -134,15 +125,3 @@ def _quiet() -> Iterator[None]:
             yield
     finally:
         logging.disable(before)
-
-
-def _sample(model: TorchModel) -> "dict[str, torch.Tensor]":
-    """Two texts of different lengths, so that nothing in the trace can depend on a mask of ones."""
-    import torch
-
-    n = min(12, model.max_length)
-    low = {"input_ids": 5, "attention_mask": 1, "token_type_ids": 0}
-    made = {name: torch.full((2, n), low[name], dtype=torch.int64) for name in model.input_names}
-    made["attention_mask"][1, n // 2 :] = 0
-    made["input_ids"][1, n // 2 :] = model.pad.ids["input_ids"]
-    return made

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from converter.errors import PackageDamaged
-from converter.examples import Encoding, Example, PadIds, pad_batch
+from converter.examples import Encoding, Example, pad_batch
+from converter.graphs import GraphSpec
 from converter.package.manifest import GOLDEN
-from converter.reference import cut_outputs, run_probe
+from converter.reference import own_outputs, run_probe
 from converter.stage import SILENT
 from converter.task import Judged, Task
 from converter.validate.answers import run_safely, shorten
@@ -28,9 +29,6 @@ if TYPE_CHECKING:
 N_TEXTS = 16
 MAX_VALUES = 2_000_000
 """Numbers of all outputs together (8 MB in float32): token vectors must not outweigh the model."""
-TOLERANCES = {"none": 1e-4, "float32": 1e-4, "fp32": 1e-4, "fp16": 1e-2, "float16": 1e-2}
-OTHER_TOLERANCE = 0.05
-"""int8 kernels round and saturate differently from CPU to CPU; on the machine that sealed it, the change is 0."""
 RANGE_FLOOR = 1e-6
 
 
@@ -46,24 +44,14 @@ class Golden:
     """Of the source over all probes."""
 
 
-def replay_tolerance(precision: str) -> float:
-    """Return how far replayed outputs may be from the recorded ones, over the output range."""
-    return TOLERANCES.get(precision, OTHER_TOLERANCE)
-
-
 def record_golden(made: "TorchModel", source: "TorchModel", reference: "Reference", runner: "Runner") -> Golden:
     """Run the package of `made` on a varied choice of the probes; what the source answered is known."""
     chosen = choose(reference, source.task)
-    few = replace(
-        reference,
-        judged=tuple(reference.judged[i] for i in chosen),
-        decisions=tuple(reference.decisions[i] for i in chosen),
-        scored=(),
-        metric={},
-        chance=None,
-    )
+    few = _only(reference, chosen)
     limit = min(source.max_length, runner.max_length or source.max_length)
     shown, seen = as_seen_by(made, source, few, limit, SILENT)
+    if len(seen.judged) > len(chosen):  # a shorter length makes more windows of a long text
+        seen = _only(seen, choose(seen, source.task))
     probes, theirs = seen.probes, seen.judged
     mine = [run_probe(shown, p, runner.run) for p in probes]
     names = [n for n in reference.output_range if all(n in j.outputs for j in mine)]
@@ -76,6 +64,17 @@ def record_golden(made: "TorchModel", source: "TorchModel", reference: "Referenc
     )
 
 
+def _only(reference: "Reference", chosen: Sequence[int]) -> "Reference":
+    return replace(
+        reference,
+        judged=tuple(reference.judged[i] for i in chosen),
+        decisions=tuple(reference.decisions[i] for i in chosen),
+        scored=(),
+        metric={},
+        chance=None,
+    )
+
+
 def choose(reference: "Reference", task: Task) -> list[int]:
     """Return at most `N_TEXTS` probes by index: short to long, of two answers at least where the source gives two."""
     order = sorted(range(len(reference.judged)), key=lambda i: reference.judged[i].encoding.length)
@@ -84,7 +83,7 @@ def choose(reference: "Reference", task: Task) -> list[int]:
         chosen.remove(max(chosen, key=lambda i: _n_values(reference.judged[i])))
     if len(chosen) > 1 and task.distinct([reference.decisions[i] for i in chosen]) == 1:
         first = reference.decisions[chosen[0]]
-        other = next((i for i in order if task.same(first, reference.decisions[i]) < 1), None)
+        other = next((i for i in order if task.distinct([first, reference.decisions[i]]) > 1), None)
         chosen = chosen if other is None else [*chosen[:-1], other]
     return chosen
 
@@ -104,6 +103,7 @@ def write_golden(golden: Golden, folder: Path) -> None:
     table = {
         "examples": [
             {"text": e.text, "pair": e.pair, "words": None if e.words is None else list(e.words)}
+            | ({"window": e.window} if e.window else {})
             for e in golden.examples
         ],
         "output_range": golden.output_range,
@@ -126,7 +126,13 @@ def read_golden(folder: Path) -> Golden:
             table = json.loads(opened.metadata()["golden"])
             tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 - no mapping
         examples = tuple(
-            Example(e["text"], e["pair"], None if e["words"] is None else tuple(e["words"])) for e in table["examples"]
+            Example(
+                e["text"],
+                e["pair"],
+                None if e["words"] is None else tuple(e["words"]),
+                window=int(e.get("window", 0)),
+            )
+            for e in table["examples"]
         )
         found = Golden(
             examples=examples,
@@ -161,7 +167,12 @@ class Replay:
 
 
 def replay(
-    golden: Golden, task: Task, encodings: Sequence[Encoding], runner: "Runner", pad: PadIds, tolerance: float
+    golden: Golden,
+    task: Task,
+    encodings: Sequence[Encoding],
+    runner: "Runner",
+    specs: Mapping[str, GraphSpec],
+    tolerance: float,
 ) -> Replay:
     """Run the golden texts again.
 
@@ -172,9 +183,9 @@ def replay(
     """
     judged, worst = [], 0.0
     for i, encoding in enumerate(encodings):
-        batch = pad_batch([encoding], pad)
-        made = run_safely(runner.run, {n: batch[n] for n in golden.ids[i]}, golden.examples[i], encoding.length)
-        outputs = cut_outputs(made, 0, encoding, task)
+        feed = {n: rows for spec in specs.values() for n, rows in pad_batch([encoding], spec).items()}
+        made = run_safely(specs, runner.run, feed, golden.examples[i], encoding.length)
+        outputs = own_outputs(made, 0, encoding, task, specs)
         worst = max(worst, _change(golden, i, outputs, tolerance))
         judged.append(Judged(golden.examples[i], encoding, outputs))
     return Replay(len(judged), worst, _check_decisions(golden, task, judged))

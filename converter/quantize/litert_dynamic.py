@@ -3,7 +3,8 @@
 from dataclasses import dataclass
 
 from converter.binding import option
-from converter.stage import Context, Outcome, Stage
+from converter.precision import Limits, Precision, Quantizer
+from converter.stage import Context, Outcome
 from converter.tflite.model import TfliteModel
 from converter.tflite.quantize.requantize import Fit, Scheme, requantize
 
@@ -13,7 +14,7 @@ added, and what they gain is within what the choice of texts moves."""
 
 
 @dataclass(frozen=True)
-class LitertDynamicInt8(Stage[TfliteModel, TfliteModel]):
+class LitertDynamicInt8(Quantizer[TfliteModel]):
     """ai-edge-quantizer's `dynamic_wi8_afp32`, on linear layers and embedding tables.
 
     Activations have one scale per token, so padding cannot change an answer.
@@ -27,6 +28,8 @@ class LitertDynamicInt8(Stage[TfliteModel, TfliteModel]):
     )
     texts: int = option(32, "calibration texts that weight rounding is fitted to; 0: round to nearest", low=0)
 
+    target = "tflite"
+    precision = Precision("dynamic", Limits(agreement=0.985, stability=0.99, max_drop=0.01))
     summary = "int8 weights, activation scales computed per token at run time"
     needs_text = True
 

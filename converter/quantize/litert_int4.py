@@ -4,7 +4,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from converter.binding import option
-from converter.stage import Context, Outcome, Stage
+from converter.precision import Limits, Precision, Quantizer
+from converter.stage import Context, Outcome
 from converter.tflite.model import TfliteModel
 from converter.tflite.quantize.requantize import Fit, Scheme, requantize
 
@@ -13,7 +14,7 @@ PEAK = 4.0
 
 
 @dataclass(frozen=True)
-class LitertInt4(Stage[TfliteModel, TfliteModel]):
+class LitertInt4(Quantizer[TfliteModel]):
     """Linear layers in int4, one scale per `block` inputs of an output; embedding tables in int4, one scale per row.
 
     Scales clip outliers where that lowers the error, outlier input channels are smoothed first, and the rounding error
@@ -27,6 +28,8 @@ class LitertInt4(Stage[TfliteModel, TfliteModel]):
     embeddings: Literal[4, 8] = option(4, "bits of large embedding tables: 4 or 8")
     texts: int = option(64, "calibration texts that weight rounding is fitted to (GPTQ)", low=1)
 
+    target = "tflite"
+    precision = Precision("int4", Limits(agreement=0.96, stability=0.99, max_drop=0.03))
     summary = "int4 weights in blocks"
     needs_text = True
 

@@ -9,6 +9,7 @@ import numpy as np
 from converter.data.columns import LABELS, SCORES, as_number, label_cell, text_example
 from converter.data.encode import encode_text
 from converter.examples import Encoding, Example, Label
+from converter.graphs import BATCH, SEQUENCE, TensorSpec
 from converter.scoring import metrics
 from converter.task import Judged, Outputs, Task
 
@@ -39,9 +40,20 @@ class FeatureExtraction(Task):
     name = "feature-extraction"
     architecture = "Model"
     auto_class = "AutoModel"
-    model_outputs = ("last_hidden_state",)
-    token_outputs = ("last_hidden_state",)
     metric_name = "spearman"
+
+    @property
+    def outputs(self) -> tuple[TensorSpec, ...]:
+        return (TensorSpec("last_hidden_state", "float32", (BATCH, SEQUENCE, int(self.config.hidden_size))),)
+
+    @property
+    def client_class(self) -> str:
+        return "ORTModelForFeatureExtraction"
+
+    @property
+    def sample_kind(self) -> str:
+        """A model with a sentence head gives its embedding itself."""
+        return "tokens"
 
     def examples_of(self, row: Mapping[str, Any], where: str) -> tuple[Example, ...]:
         example = text_example(row, where, self.label_of)
@@ -57,7 +69,7 @@ class FeatureExtraction(Task):
         return None if value is None else as_number(value, "score")
 
     def encode(self, tokenizer: Any, example: Example, max_length: int) -> Encoding:
-        return encode_text(tokenizer, example, max_length)
+        return encode_text(tokenizer, example, max_length, self.prompt)
 
     def decisions(self, judged: Sequence[Judged]) -> list[Any]:
         vectors = _unit(np.stack([embedding(j.outputs) for j in judged])) if judged else np.zeros((0, 1))
@@ -93,6 +105,10 @@ class FeatureExtraction(Task):
         gold = [_score(a.example) for a, _ in pairs]
         found = [float(_unit(embedding(a.outputs)) @ _unit(embedding(b.outputs))) for a, b in pairs]
         return {"spearman": metrics.spearman(gold, found), "pearson": metrics.pearson(gold, found)}
+
+    def metric_notes(self, judged: Sequence[Judged]) -> list[str]:
+        scores = {_score(a.example) for a, _ in _pairs(judged)}
+        return ["all pairs of the file have the same score: there is no order to find"] if len(scores) == 1 else []
 
     def chance(self, examples: Sequence[Example]) -> float:
         """A constant orders nothing."""

@@ -7,11 +7,19 @@ from typing import TYPE_CHECKING, Any
 from converter.data.encode import encode_text
 from converter.errors import DataError
 from converter.examples import Encoding, Example, Label
-from converter.scoring.logits import Reading, Score, reading_of
-from converter.task import Judged, Task
+from converter.graphs import BATCH, TensorSpec
+from converter.scoring.logits import MultiLabel, Reading, Score, ScoreReading, reading_of
+from converter.task import Judged, NoClientForm, Task
 
 if TYPE_CHECKING:
     import torch
+
+    from converter.data.probes import BuiltinText
+
+PAIR_LABELS = frozenset(
+    {"entailment", "contradiction", "not_entailment", "duplicate", "not_duplicate", "equivalent", "not_equivalent"}
+)
+"""Labels of heads that judge pairs of texts."""
 
 
 class TextClassification(Task):
@@ -20,7 +28,38 @@ class TextClassification(Task):
     name = "text-classification"
     architecture = "ForSequenceClassification"
     auto_class = "AutoModelForSequenceClassification"
-    model_outputs = ("logits",)
+    has_labels = True
+
+    @property
+    def outputs(self) -> tuple[TensorSpec, ...]:
+        return (TensorSpec("logits", "float32", (BATCH, len(self.labels))),)
+
+    @property
+    def sample_kind(self) -> str:
+        match self.reading:
+            case MultiLabel():
+                return "multi"
+            case ScoreReading():
+                return "score"
+            case _:
+                return "classes"
+
+    def mediapipe_scores(self) -> str:
+        if len(self.labels) < 2:
+            raise NoClientForm("MediaPipe has no task for regression with one score")
+        match self.reading:
+            case MultiLabel():
+                return "LOGISTIC"
+            case ScoreReading():
+                raise NoClientForm("MediaPipe has no task for regression scores")
+            case _:
+                return "SOFTMAX"
+
+    def builtin_text(self, text: "BuiltinText") -> tuple[Example, ...]:
+        if PAIR_LABELS & {label.lower() for label in self.labels}:
+            return (*text.pairs(), *text.pair_edges())
+        scores = text.pairs() if len(self.labels) == 1 else ()
+        return (*text.texts(), *scores, *text.text_edges(), *text.pair_edges())
 
     @property
     def metric_name(self) -> str:
@@ -30,6 +69,10 @@ class TextClassification(Task):
     def labels(self) -> tuple[str, ...]:
         return tuple(str(self.config.id2label[i]) for i in range(self.config.num_labels))
 
+    @property
+    def label_kind(self) -> str:
+        return self.reading.label_kind
+
     @cached_property
     def reading(self) -> Reading:
         return reading_of(self.config, self.labels)
@@ -38,7 +81,7 @@ class TextClassification(Task):
         return self.reading.label_of(row)
 
     def encode(self, tokenizer: Any, example: Example, max_length: int) -> Encoding:
-        return encode_text(tokenizer, example, max_length)
+        return encode_text(tokenizer, example, max_length, self.prompt)
 
     def decisions(self, judged: Sequence[Judged]) -> list[Any]:
         return self.reading.decisions([j.outputs["logits"] for j in judged])
@@ -59,6 +102,10 @@ class TextClassification(Task):
         if not labelled:
             return {}
         return self.reading.metric([j.example.label for j in labelled], [j.outputs["logits"] for j in labelled])
+
+    def metric_notes(self, judged: Sequence[Judged]) -> list[str]:
+        labelled = [j for j in judged if j.example.label is not None]
+        return self.reading.metric_notes([j.example.label for j in labelled], [j.outputs["logits"] for j in labelled])
 
     def chance(self, examples: Sequence[Example]) -> float:
         return self.reading.chance([e.label for e in examples if e.label is not None])

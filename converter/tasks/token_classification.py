@@ -1,7 +1,7 @@
 """Token classification: one tag a word, from the first of its tokens."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -10,6 +10,7 @@ from converter.data.columns import tags_of, words_example
 from converter.data.encode import encode_words
 from converter.errors import DataError, nearest
 from converter.examples import Encoding, Example, Label
+from converter.graphs import BATCH, SEQUENCE, TensorSpec
 from converter.scoring import metrics
 from converter.task import Judged, Task
 
@@ -28,8 +29,15 @@ class TokenClassification(Task):
     name = "token-classification"
     architecture = "ForTokenClassification"
     auto_class = "AutoModelForTokenClassification"
-    model_outputs = ("logits",)
-    token_outputs = ("logits",)
+    has_labels = True
+
+    @property
+    def outputs(self) -> tuple[TensorSpec, ...]:
+        return (TensorSpec("logits", "float32", (BATCH, SEQUENCE, len(self.labels))),)
+
+    @property
+    def sample_kind(self) -> str:
+        return "tags"
 
     @property
     def metric_name(self) -> str:
@@ -39,6 +47,13 @@ class TokenClassification(Task):
     @property
     def labels(self) -> tuple[str, ...]:
         return tuple(str(self.config.id2label[i]) for i in range(self.config.num_labels))
+
+    @property
+    def label_kind(self) -> str:
+        return "tags"
+
+    def column_names(self, roles: Collection[str]) -> dict[str, str]:
+        return {"text": "tokens" if "label" in roles else "text", "pair": "sentence2", "label": "ner_tags"}
 
     @property
     def _has_entities(self) -> bool:
@@ -57,7 +72,8 @@ class TokenClassification(Task):
             return tag
         if str(tag).isdecimal() and int(tag) < len(self.labels):
             return self.labels[int(tag)]
-        raise ValueError(f"tag {tag!r} is not one of the model's tags", nearest(str(tag), self.labels))
+        hint = f"{nearest(str(tag), self.labels)}; --label-map FILE says which tag of the data is which of the model's"
+        raise ValueError(f"tag {tag!r} is not one of the model's tags", hint)
 
     def encode(self, tokenizer: Any, example: Example, max_length: int) -> Encoding:
         return encode_words(tokenizer, example, max_length)
@@ -99,6 +115,12 @@ class TokenClassification(Task):
         found = self.decisions(labelled)
         share = {"accuracy": metrics.tag_accuracy(gold, found)}
         return {**metrics.entity_scores(gold, found), **share} if self._has_entities else share
+
+    def metric_notes(self, judged: Sequence[Judged]) -> list[str]:
+        gold = {tag for j in judged if j.example.label is not None for tag in _tags_of(j.example)}
+        if gold == {OUTSIDE} and self._has_entities:
+            return ["no word of the file is of an entity: f1 is 0 whatever the model answers"]
+        return []
 
     def chance(self, examples: Sequence[Example]) -> float:
         """The best of answering the same tag for every word."""

@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
-from converter.artifact import OnnxModel
 from converter.errors import RuntimeMissing
-from converter.reference import Reference, Run
+from converter.graphs import Run
+from converter.reference import Reference
 from converter.validate.answers import RunFailed
 from converter.validate.checks import Check, Evaluation, Status
 from converter.validate.compare import NOTHING, compare_answers
@@ -14,12 +14,13 @@ from converter.validate.explain import explain
 from converter.validate.interface import check_inputs, check_outputs, check_tokenizer
 from converter.validate.speed import measure_speed, not_worth_it, time_lengths
 from converter.validate.stability import check_stability
+from converter.validate.texts import text_facts
 from converter.validate.vocabulary import as_seen_by, vocabulary_facts
 from converter.validate.zeros import zeros_facts
 
 if TYPE_CHECKING:
     from converter.artifact import Artifact, Bundle, TorchModel
-    from converter.limits import Limits
+    from converter.precision import Limits
     from converter.stage import Context
     from converter.target import Runner, Target
 
@@ -45,16 +46,18 @@ def evaluate_package(
     """
     assert ctx.reference is not None, "the source is asked before any package is made"
     device = _device_check(target, bundle, require_device=require_device)
-    runner = target.open(bundle.folder, bundle.source.pad)
+    runner = target.open(bundle.folder, bundle.source.specs)
     shown, reference = as_seen_by(bundle.source, source, ctx.reference, runner.max_length, ctx.progress)
     doors = [
         check_inputs(runner, shown, target.input_dtype),
         check_outputs(runner, shown, reference),
         check_tokenizer(bundle.folder, shown, reference.probes),
         *device,
+        *([reference.owner] if reference.owner else []),
     ]
-    facts = _facts(runner, bundle, source, reference)
-    facts |= vocabulary_facts(bundle.source, source, ctx.reference, reference) | zeros_facts(bundle)
+    facts = _facts(runner, bundle, source, reference) | text_facts(shown, reference)
+    facts |= vocabulary_facts(bundle.source, source, ctx.reference, reference)
+    facts |= zeros_facts(bundle, target.product_weights(bundle))
     if any(c.status is Status.FAIL for c in doors[:2]):
         return unjudged(doors, reference, facts)
     try:
@@ -111,17 +114,13 @@ def _float32_run(steps: "Sequence[tuple[str, Artifact]]") -> Run | None:
 
     None where there is no such file, or where it is the package itself.
     """
-    files = [made for _, made in steps if isinstance(made, OnnxModel)]
-    plain = [made for made in files if made.precision == "float32"]
-    if not plain or len(plain) == len(files):
-        return None
-    from converter.onnx.runner import OnnxRunner
-
-    return OnnxRunner(plain[-1].path).run
+    files = [made for _, made in steps if made.file_precision is not None]
+    plain = [made for made in files if made.file_precision == "float32"]
+    return plain[-1].runs() if plain and len(plain) < len(files) else None
 
 
 def _device_check(target: "Target", bundle: "Bundle", *, require_device: bool) -> list[Check]:
-    found = target.device_check(bundle.folder, bundle.source.pad)
+    found = target.device_check(bundle.folder, bundle.source.specs)
     if found is None:
         return []
     if found.ran:

@@ -1,6 +1,6 @@
 """The ONNX folders, opened unchanged by the clients that people have, answer as our own runner does.
 
-The clients' environments are made by `benchmarks/clients.py`; where one is absent its tests are skipped, visibly.
+`make clients` makes their environments; where one is absent its tests are skipped, and the end of the run says so.
 """
 
 import json
@@ -14,15 +14,15 @@ import numpy as np
 import pytest
 
 from converter.data.encode import encode_text
-from converter.examples import Example, PadIds
+from converter.examples import Example
+from converter.graphs import MODEL, ModelFacts, encoder_graph
 from converter.model_folder.load import load_source
-from converter.onnx.package import find_model
+from converter.onnx.package import find_models
 from converter.onnx.runner import OnnxRunner
 from converter.registry import target_class
 from converter.stage import Context, run_stages
 from tests.tiny import SENTENCES, make_tiny_sentence_transformer
 
-CACHE = Path("~/.cache/plm-export-clients").expanduser()
 HERE = Path(__file__).parent
 LONG = " ".join(SENTENCES[:8])
 TEXTS: list[tuple[str, str | None]] = [
@@ -36,22 +36,6 @@ TEXTS: list[tuple[str, str | None]] = [
 Answers = dict[str, Any]
 
 pytestmark = pytest.mark.client
-
-
-@pytest.fixture(scope="session")
-def node_modules() -> Path:
-    folder = Path(os.environ.get("PLM_EXPORT_NODE_MODULES", CACHE / "js" / "node_modules"))
-    if not (folder / "@huggingface" / "transformers").is_dir():
-        pytest.skip("transformers.js is not there: python benchmarks/clients.py sets it up")
-    return folder
-
-
-@pytest.fixture(scope="session")
-def client_python() -> Path:
-    python = Path(os.environ.get("PLM_EXPORT_OPTIMUM_PYTHON", CACHE / "python" / "bin" / "python"))
-    if not python.is_file():
-        pytest.skip("Optimum's environment is not there: python benchmarks/clients.py sets it up")
-    return python
 
 
 @pytest.fixture(scope="session")
@@ -101,9 +85,9 @@ def ask(command: list[str], tmp_path: Path, **question: Any) -> Answers:
 
 def ours(folder: Path, inputs: dict[str, list[int]]) -> dict[str, np.ndarray]:
     """Run our own runner on the ids that the client used."""
-    runner = OnnxRunner(find_model(folder))
+    runner = OnnxRunner(find_models(folder))
     rows = {"token_type_ids": [0] * len(inputs["input_ids"])} | inputs
-    return runner.run({i.name: np.array([rows[i.name]], dtype=np.int64) for i in runner.inputs})
+    return runner.run(MODEL, {i.name: np.array([rows[i.name]], dtype=np.int64) for i in runner.graphs[MODEL].inputs})
 
 
 def wanted_ids(source: Path, text: str, pair: str | None) -> dict[str, list[int]]:
@@ -208,6 +192,6 @@ def test_a_client_that_answers_otherwise_is_noticed(package: Callable[..., Path]
 
 def test_packages_hold_one_model_that_opens_by_the_folder_alone(package: Callable[..., Path]) -> None:
     folder = package("bert", "text-classification")
-    runner = target_class("cpu-int8")().open(folder, PadIds())
-    assert {o.name: o.dtype for o in runner.outputs} == {"logits": "float32"}
-    assert {i.dtype for i in runner.inputs} == {"int64"}
+    runner = target_class("cpu-int8")().open(folder, encoder_graph(ModelFacts(("input_ids", "attention_mask")), ()))
+    assert {o.name: o.dtype for o in runner.graphs[MODEL].outputs} == {"logits": "float32"}
+    assert {i.dtype for i in runner.graphs[MODEL].inputs} == {"int64"}

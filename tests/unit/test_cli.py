@@ -211,7 +211,7 @@ def test_a_precision_is_described_for_each_target_that_offers_it(name: str, plm_
     from converter.registry import target_class, target_names
 
     found = json.loads(plm_export("describe", name, "--json")[1])
-    assert {d["name"] for d in found} == {f"{t}={name}" for t in target_names() if name in target_class(t).precisions}
+    assert {d["name"] for d in found} == {f"{t}={name}" for t in target_names() if name in target_class(t).menu()}
     said = plm_export("describe", name)[1]
     assert all(d["name"] in said and option["name"] in said for d in found for option in d["options"])
 

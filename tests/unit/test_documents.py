@@ -75,11 +75,12 @@ def tried(line: str) -> str:
 
 @pytest.fixture
 def beside_a_recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Work where the recipes that the documents name are."""
+    """Work where the recipes and the label map that the documents name are."""
     blocks = [block for _, kind, block in BLOCKS if kind == "toml"]
     for block in blocks:
         if block.startswith("# ") and (name := block.splitlines()[0][2:]).endswith(".toml"):
             (tmp_path / name).write_text(block, encoding="utf-8")
+    (tmp_path / "map.tsv").write_text("good\tpositive\nbad\tnegative\n", encoding="utf-8")
     (tmp_path / "sample_models").symlink_to(ROOT / "sample_models")
     monkeypatch.chdir(tmp_path)
 

@@ -9,24 +9,24 @@ import numpy as np
 
 from converter.data.probes import even_sample
 from converter.errors import StageFailed
-from converter.memory import release_memory
+from converter.graphs import MODEL
 from converter.onnx.activations import stream_activations
 from converter.onnx.quantize.errors import Reading
 from converter.onnx.quantize.factors import search_factors
 from converter.onnx.quantize.observed import Observed
 from converter.onnx.rewrites.attention import attention_biases, fuse_attention
-from converter.onnx.rewrites.clean import clean_graph, shorten_names
-from converter.onnx.rewrites.embeddings import quantize_embeddings
 from converter.onnx.rewrites.padding import padding_masks
 from converter.onnx.rewrites.projections import array_of
 from converter.onnx.rewrites.sites import quantizable
 from converter.onnx.rewrites.smoothing import Smoothing, apply_smoothing, folds_into_values
+from converter.resources import release_memory
+from converter.rewrite import apply_rewrites
 
 if TYPE_CHECKING:
     import onnx_ir as ir
     from numpy.typing import NDArray
 
-    from converter.artifact import OnnxModel
+    from converter.onnx.model import OnnxModel
     from converter.onnx.rewrites.sites import Site
     from converter.stage import Context, Progress
 
@@ -105,11 +105,12 @@ def prepare(given: "OnnxModel", folder: Path, ctx: "Context", wish: Wish) -> Pre
     from converter.onnx.read import read_onnx
 
     folder.mkdir(exist_ok=True)
-    model = read_onnx(given.path)
+    model = read_onnx(given.files[MODEL])
     sites = list(quantizable(model))
     facts: dict[str, Any] = {"products": len(sites)}
     if wish.fuse:
-        masks = padding_masks(given.path, attention_biases(model), given.source.max_length)
+        spec, longest = given.source.specs[MODEL], given.source.max_length
+        masks = padding_masks(given.files[MODEL], attention_biases(model), spec, longest)
         facts["fused_attentions"] = fuse_attention(model, masks)
     nodes = tuple(str(s.node.name) for s in sites)
     names = {str(s.node.name): str(s.given.name) for s in sites}
@@ -165,15 +166,10 @@ def _reading(group: "Sequence[Site]", observed: Observed) -> Reading:
 
 def finish(model: "ir.Model", folder: Path) -> int:
     """Put the embeddings into int8 and write `model.onnx`, clean; returns how many tables there were."""
-    from converter.onnx.rewrites.sequence_first import put_sequence_first
-    from converter.onnx.rewrites.splits import separate_products
+    from converter.onnx.rewrites.order import QUANTIZED, soundness_of
     from converter.onnx.write import write_onnx
 
-    separate_products(model)
-    put_sequence_first(model)
-    tables = quantize_embeddings(model)
-    clean_graph(model)
-    shorten_names(model)
+    changes = apply_rewrites(QUANTIZED, model, soundness_of(model))
     write_onnx(model, folder / "model.onnx")
     release_memory()
-    return tables
+    return changes["embedding_tables"]

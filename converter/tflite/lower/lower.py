@@ -14,16 +14,15 @@ from converter.artifact import TorchModel
 from converter.binding import option
 from converter.errors import PackageDamaged, ResourceLimit, StageFailed
 from converter.examples import Encoding, pad_batch
+from converter.graphs import BATCH, MODEL, SEQUENCE
 from converter.onnx.equality import MAX_ERROR, Differences
-from converter.package.output_folder import require_space
+from converter.resources import require_space
+from converter.rewrite import apply_rewrites
 from converter.stage import Context, Outcome, Stage
 from converter.tflite.derived import Derived
 from converter.tflite.file import read_flat, shorten_names, write_flat
 from converter.tflite.lengths.stamp import NotAlike, stamp
-from converter.tflite.lower.narrow import narrow
-from converter.tflite.lower.norm import keep_axes
-from converter.tflite.lower.scale import fold_scales
-from converter.tflite.lower.shift import fold_shifts
+from converter.tflite.lower.order import LOWERED, NARROWED, Subgraph, unsound
 from converter.tflite.model import SIGNATURE, TfliteModel, mobile_outputs, signature_lengths
 from converter.tflite.quiet import quiet
 
@@ -103,18 +102,17 @@ def _finished(made: TfliteModel, lengths: tuple[int, ...] | None) -> dict[str, A
     try:
         model = read_flat(raw)
         derived = Derived(model)
-        for graph in model.subgraphs:
-            fold_scales(model, graph, derived)
-            keep_axes(model, graph)
-            fold_shifts(model, graph, derived)
-        narrowed = [narrow(model, graph) for graph in model.subgraphs]
+        graphs = [Subgraph(model, graph, derived) for graph in model.subgraphs]
+        for graph in graphs:
+            apply_rewrites(LOWERED, graph, unsound)
+        narrowed = [apply_rewrites(NARROWED, graph, unsound) for graph in graphs]
         if lengths is not None:
             stamp(model, lengths)
         shorten_names(model)
         write_flat(model, made.path)
     finally:
         raw.unlink()
-    return {"operations": len(model.subgraphs[0].operators), "narrowed_to_one_token": narrowed[0]}
+    return {"operations": len(model.subgraphs[0].operators), **narrowed[0]}
 
 
 def _convert(given: TorchModel, made: TfliteModel, *, lean: bool) -> bool:
@@ -132,7 +130,8 @@ def _convert(given: TorchModel, made: TfliteModel, *, lean: bool) -> bool:
     converter: Any = litert_torch.Converter()
     # The longest comes first: it is what a caller gets who asks for no signature, and it takes every text.
     for length in reversed(made.lengths):
-        sample = {name: torch.ones(1, length, dtype=torch.int32) for name in given.input_names}
+        feed = given.specs[MODEL].dummy({BATCH: 1, SEQUENCE: length})
+        sample = {name: torch.from_numpy(rows).int() for name, rows in feed.items()}
         converter = converter.signature(f"{SIGNATURE}{length}", graph, sample_kwargs=sample)
     options = {"lightweight_conversion": True, "runtime_constant_folding": False} if lean else {}
     with quiet():
@@ -208,8 +207,8 @@ def check_equal(made: TfliteModel, ctx: Context) -> dict[str, Any]:
     with ctx.progress.task("Comparing with PyTorch", total=len(made.lengths)) as ticker:
         for length in made.lengths:
             for text in _texts(made, ctx, length):
-                feed = pad_batch([text], source.pad)
-                wanted, found = wanted_run(feed), runner.run(feed)
+                feed = pad_batch([text], source.specs[MODEL])
+                wanted, found = wanted_run(MODEL, feed), runner.run(MODEL, feed)
                 for name in made.output_names:
                     differences.add(name, length, wanted[name], found[name])
             ticker.advance()
@@ -229,4 +228,4 @@ def _texts(made: TfliteModel, ctx: Context, length: int) -> list[Encoding]:
 
     full = filled_rows(made.source, ctx, length, TEXTS_A_LENGTH)
     short = max(1, length * 2 // 3)
-    return [*full, *(Encoding({n: ids[:short] for n, ids in row.inputs.items()}) for row in full)]
+    return [*full, *(row.resized(short) for row in full)]
