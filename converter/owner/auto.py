@@ -192,32 +192,35 @@ class AutoLibrary(OwnerLibrary):
 
 
 class QuestionLibrary(AutoLibrary):
-    """Question answering: the context in windows of the tokenizer's own making.
+    """Question answering: the context in overlapping windows of the tokenizer's own making, each a call of its own.
 
-    Compared is the first window: every window is one call of the same graph.
+    Windows share as many tokens as those of transformers' pipeline (4.57), and fewer where a long question leaves
+    little room for the context, on which the pipeline fails.
     """
 
     def _tokenized(self, questions: Sequence[Question]) -> dict[str, "torch.Tensor"]:
-        windows = [self._first_window(q.example.text, q.example.pair or "") for q in questions]
+        windows = [self._window(q.example.text, q.example.pair or "", q.example.window) for q in questions]
         kept = {name: [window[name] for window in windows] for name in self.tokenizer.model_input_names}
         return dict(self.tokenizer.pad(kept, padding=True, return_tensors="pt"))
 
-    def _first_window(self, text: str, context: str) -> dict[str, list[int]]:
+    def _window(self, text: str, context: str, number: int) -> dict[str, list[int]]:
         limit = min(self.tokenizer.model_max_length, self.max_length)
         asked = len(self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
         room = limit - self.tokenizer.num_special_tokens_to_add(pair=True) - asked
         if room <= 0:
             # A question that alone fills the window leaves none for the context.
             return dict(self.tokenizer(text, context, max_length=limit, truncation="longest_first"))
+        stride = min(STRIDE, limit // 2)
         made = self.tokenizer(
             text,
             context,
             max_length=limit,
             truncation="only_second",
-            stride=min(STRIDE, room // 2),
+            stride=stride if stride < room * 3 // 4 else room // 2,
             return_overflowing_tokens=True,
         )
-        return {name: made[name][0] for name in self.tokenizer.model_input_names}
+        last = len(made[self.tokenizer.model_input_names[0]]) - 1
+        return {name: made[name][min(number, last)] for name in self.tokenizer.model_input_names}
 
 
 def _accepted(model: Any) -> set[str]:

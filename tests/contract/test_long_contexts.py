@@ -16,6 +16,7 @@ import pytest
 
 from converter.artifact import Bundle, TorchModel
 from converter.examples import Example
+from converter.graphs import MODEL
 from converter.model_folder.load import load_source
 from converter.onnx.export import ExportOnnx
 from converter.onnx.package import usage
@@ -73,7 +74,7 @@ def test_the_python_sample_reads_all_windows(every_kind: dict[str, Made], source
 
     def outputs(ids: list[int], types: list[int]) -> dict[str, np.ndarray]:
         rows = {"input_ids": ids, "attention_mask": [1] * len(ids), "token_type_ids": types}
-        made = run({n: np.array([rows[n]], dtype=np.int64) for n in source.input_names})
+        made = run(MODEL, {n: np.array([rows[n]], dtype=np.int64) for n in source.input_names})
         return {n: v[0] for n, v in made.items()}
 
     model = object.__new__(module.QuestionAnswerer)

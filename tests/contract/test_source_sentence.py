@@ -13,6 +13,7 @@ import torch
 from converter.artifact import TorchModel
 from converter.errors import UsageError
 from converter.examples import Example, pad_batch
+from converter.graphs import MODEL
 from converter.model_folder.load import load_source
 from converter.model_folder.save import save_model
 from converter.model_folder.sentence_head import SENTENCE, TOKENS, Pool
@@ -63,8 +64,8 @@ def ours(model: TorchModel, texts: Sequence[str]) -> np.ndarray:
     """Our graph's vectors: each text alone, and all in one batch, which must agree."""
     encoded = [model.task.encode(model.tokenizer, Example(t), model.max_length) for t in texts]
     with torch.inference_mode():
-        run = model.graph()
-        alone = [run(**_feed(pad_batch([e], model.pad)))["sentence_embedding"][0].numpy() for e in encoded]
+        run = model.graphs()[MODEL]
+        alone = [run(**_feed(pad_batch([e], model.specs[MODEL])))["sentence_embedding"][0].numpy() for e in encoded]
         batch = model.tokenizer(
             [model.task.prompt + t for t in texts],
             padding=True,
@@ -230,7 +231,9 @@ def test_a_cross_encoder_gives_the_scores_of_its_library(
     assert model.task.name == "text-classification"
     encoded = [model.task.encode(model.tokenizer, Example(*p), model.max_length) for p in PAIRS]
     with torch.inference_mode():
-        logits = torch.cat([model.graph()(**_feed(pad_batch([e], model.pad)))["logits"] for e in encoded])
+        logits = torch.cat(
+            [model.graphs()[MODEL](**_feed(pad_batch([e], model.specs[MODEL])))["logits"] for e in encoded]
+        )
     found = (logits.sigmoid() if activation is None else logits).squeeze(-1).numpy()
     np.testing.assert_allclose(found, wanted, atol=1e-5)
     save_model(model, tmp_path / "saved")

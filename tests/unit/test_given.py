@@ -5,7 +5,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from converter.limits import Limits
 
 from converter.artifact import TorchModel
 from converter.data.names import read_label_map
@@ -14,6 +13,7 @@ from converter.examples import Answer, Example
 from converter.model_folder.given import at_max_length, read_given
 from converter.model_folder.load import load_source
 from converter.package.golden import choose, read_golden, record_golden, write_golden
+from converter.precision import Limits
 from converter.recipe import bind_recipe, load_recipe_table, save_recipe
 from converter.reference import at_length, capture_reference, torch_run
 from converter.stage import SILENT

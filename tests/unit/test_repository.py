@@ -10,7 +10,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 CODE = sorted(p for package in ("converter", "targets", "sample_models") for p in (ROOT / package).rglob("*.py"))
-MAX_FILE_LINES, MAX_FUNCTION_LINES = 350, 40
+MAX_FILE_LINES, MAX_FUNCTION_LINES = 400, 40
 BANNED_ENDINGS = re.compile(r"(Manager|Helper|Utils|Handler|Processor|Base|Impl)$")
 
 
