@@ -1,12 +1,12 @@
-"""Beam search as transformers does it: the best `beams` beginnings go on, and finished texts compete by their scores."""
+"""Beam search as transformers does it: the best beginnings go on, and finished texts compete by their scores."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from converter.generate.settings import GenerationSettings
 from converter.generate.rules import Rule, log_softmax
+from converter.generate.settings import GenerationSettings
 from converter.generate.steps import Steps
 
 if TYPE_CHECKING:

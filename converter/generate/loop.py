@@ -9,8 +9,8 @@ import numpy as np
 from converter.errors import UsageError
 from converter.generate.beams import search_beams
 from converter.generate.graphs import DECODER
-from converter.generate.settings import GenerationSettings
 from converter.generate.rules import Rule, sampling_rules, scoring_rules, softmax
+from converter.generate.settings import GenerationSettings
 from converter.generate.steps import Run, Steps
 from converter.graphs import GraphSpec
 

@@ -1,4 +1,4 @@
-"""What is done to the scores of the next token before one is chosen: as transformers' logits processors, in their order."""
+"""What is done to the next token's scores before one is chosen: transformers' logits processors, in their order."""
 
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -37,7 +37,7 @@ def scoring_rules(settings: GenerationSettings, prompt: int, total: int, padding
     if settings.forced_eos_ids:
         rules.append(_force(settings.forced_eos_ids, total - 1))
     if settings.suppressed:
-        rules.append(_forbid(settings.suppressed, lambda length: True))
+        rules.append(_forbid(settings.suppressed, lambda _: True))
     if settings.suppressed_first:
         first = prompt if prompt > 1 or settings.forced_bos_id is None else prompt + 1
         rules.append(_forbid(settings.suppressed_first, lambda length: length == first))

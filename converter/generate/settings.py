@@ -1,4 +1,4 @@
-"""What chooses tokens and what ends a text: the settings of one generation, with the meaning transformers gives them."""
+"""What chooses tokens and what ends a text: settings of one generation, with the meaning transformers gives them."""
 
 from dataclasses import dataclass
 from typing import Literal

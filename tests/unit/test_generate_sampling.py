@@ -6,6 +6,7 @@ import pytest
 from converter.generate.loop import generate
 from converter.generate.rules import sampling_rules, softmax
 from converter.generate.settings import GenerationSettings
+from converter.generate.steps import Run
 from converter.graphs import BATCH, MODEL, PAST, SEQUENCE, VOCABULARY, GraphSpec, TensorSpec
 
 SPEC = GraphSpec(
@@ -19,7 +20,7 @@ def scores(rows: int = 5, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).normal(0, 3, (rows, 60)).astype(np.float32)
 
 
-def constant(logits: np.ndarray):
+def constant(logits: np.ndarray) -> Run:
     """A model that says the same whatever it is asked."""
 
     def run(graph: str, feed: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
