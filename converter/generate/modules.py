@@ -39,7 +39,7 @@ class CausalGraph(torch.nn.Module):
         self.model = model
         self.position_ids = position_ids
 
-    def forward(self, **feed: torch.Tensor) -> dict[str, torch.Tensor]:
+    def forward(self, feed: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         past = filled_cache(feed, SELF)
         made = self.model(
             input_ids=feed["input_ids"],
@@ -59,7 +59,7 @@ class EncoderGraph(torch.nn.Module):
         super().__init__()
         self.encoder = model.get_encoder()
 
-    def forward(self, **feed: torch.Tensor) -> dict[str, torch.Tensor]:
+    def forward(self, feed: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         made = self.encoder(input_ids=feed["input_ids"], attention_mask=feed["attention_mask"])
         return {"last_hidden_state": made.last_hidden_state}
 
@@ -75,7 +75,7 @@ class DecoderGraph(torch.nn.Module):
         super().__init__()
         self.model = model
 
-    def forward(self, **feed: torch.Tensor) -> dict[str, torch.Tensor]:
+    def forward(self, feed: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         first = feed[f"{PAST_PREFIX}0.encoder.key"]
         own, cross = filled_cache(feed, CROSS[:2]), filled_cache(feed, CROSS[2:])
         past = EncoderDecoderCache(own, cross)
@@ -141,7 +141,7 @@ def torch_graphs_run(model: Any) -> "Run":
 
     def run(graph: str, feed: "Mapping[str, NDArray[Any]]") -> "dict[str, NDArray[np.float32]]":
         with torch.inference_mode():
-            made = modules[graph](**{name: torch.from_numpy(np.ascontiguousarray(rows)) for name, rows in feed.items()})
+            made = modules[graph]({name: torch.from_numpy(np.ascontiguousarray(rows)) for name, rows in feed.items()})
         return {name: value.numpy() for name, value in made.items()}
 
     return run
