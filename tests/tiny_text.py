@@ -182,3 +182,70 @@ def continue_in_transformers(model: Any, feed: dict[str, np.ndarray], **options:
 
     tensors = {name: torch.from_numpy(rows) for name, rows in feed.items()}
     return model.generate(**tensors, **({"do_sample": False, "pad_token_id": pad_of(model)} | options)).numpy()
+
+
+def train_sentencepiece(path: Any, sentences: list[str], size: int = 180, kind: str = "unigram") -> list[str]:
+    """Write a SentencePiece model trained on `sentences` to `path`; returns its pieces."""
+    import io
+
+    import sentencepiece
+
+    made = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(sentences),
+        model_writer=made,
+        vocab_size=size,
+        model_type=kind,
+        minloglevel=2,
+        unk_id=1,
+        bos_id=-1,
+        eos_id=0,
+        pad_id=-1,
+        hard_vocab_limit=False,
+        num_threads=1,
+    )
+    path.write_bytes(made.getvalue())
+    model = sentencepiece.SentencePieceProcessor(model_proto=made.getvalue())
+    return [model.id_to_piece(i) for i in range(len(model))]
+
+
+def make_marian_tokenizer(folder: Any) -> Any:
+    """Write Marian's files to `folder`, the other language written backwards and with letters of its own."""
+    import json
+
+    from transformers import MarianTokenizer
+
+    from tests.tiny import SENTENCES
+
+    ours = [*SENTENCES, "don't stop <b>now</b> a&b ..."] * 20
+    theirs = [" ".join(w[::-1] for w in s.split()).replace("ee", "ø").replace("th", "þð") for s in ours]
+    pieces = [train_sentencepiece(folder / f"{n}.spm", s) for n, s in (("source", ours), ("target", theirs))]
+    vocabulary = list(dict.fromkeys(["</s>", "<unk>", *pieces[0], *pieces[1], ">>deu<<", "<pad>"]))
+    (folder / "vocab.json").write_text(json.dumps({p: i for i, p in enumerate(vocabulary)}))
+    files = {"source_spm": folder / "source.spm", "target_spm": folder / "target.spm", "vocab": folder / "vocab.json"}
+    tokenizer = MarianTokenizer(**{name: str(path) for name, path in files.items()})
+    tokenizer.save_pretrained(folder)
+    return tokenizer
+
+
+def make_m2m100_tokenizer(folder: Any, kind: str = "bpe") -> Any:
+    """Write M2M100's files to `folder`: one SentencePiece model for all languages."""
+    import json
+
+    from transformers import M2M100Tokenizer
+    from transformers.models.m2m_100.tokenization_m2m_100 import FAIRSEQ_LANGUAGE_CODES
+
+    from tests.tiny import SENTENCES
+
+    pieces = train_sentencepiece(folder / "sentencepiece.bpe.model", list(SENTENCES) * 20, 220, kind)
+    vocabulary = list(dict.fromkeys(["<s>", "<pad>", "</s>", "<unk>", *pieces]))
+    (folder / "vocab.json").write_text(json.dumps({p: i for i, p in enumerate(vocabulary)}))
+    codes = FAIRSEQ_LANGUAGE_CODES["m2m100"]
+    tokenizer = M2M100Tokenizer(
+        str(folder / "vocab.json"),
+        str(folder / "sentencepiece.bpe.model"),
+        src_lang="en",
+        additional_special_tokens=[f"__{code}__" for code in codes],
+    )
+    tokenizer.save_pretrained(folder)
+    return tokenizer

@@ -1,6 +1,7 @@
 """The scores of tokens that are given, not chosen: what a model says at every step of a text that is fixed."""
 
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -32,7 +33,5 @@ def forced_logits(
     ends = np.cumsum([n for n in steps if n])
     cuts = [0, *(int(e) for e in ends if e < ids.shape[1]), ids.shape[1]]
     asked = Steps(run, specs, encoding)
-    made = [
-        asked.step(ids[:, a:b], None if mask is None else mask[:, a:b]) for a, b in zip(cuts, cuts[1:], strict=False)
-    ]
+    made = [asked.step(ids[:, a:b], None if mask is None else mask[:, a:b]) for a, b in pairwise(cuts)]
     return np.concatenate(made, axis=1)

@@ -36,7 +36,7 @@ def check_text_graphs(model: Any, specs: Mapping[str, GraphSpec], run: Run, long
 
     """
     differences, titles = Differences(), []
-    for case in _cases(model, specs, longest):
+    for case in _cases(specs, longest):
         wanted = plain_logits(model, case.encoding, case.answer)
         real = np.ones(wanted.shape[:2], dtype=bool) if case.answer is not None else case.encoding["attention_mask"] > 0
         for way, steps in CACHED.items():
@@ -72,7 +72,7 @@ def plain_logits(
     return logits
 
 
-def _cases(model: Any, specs: Mapping[str, GraphSpec], longest: int) -> Iterator[_Case]:
+def _cases(specs: Mapping[str, GraphSpec], longest: int) -> Iterator[_Case]:
     random = np.random.default_rng(0)
     two = DECODER in specs
     ids = next(t for t in next(iter(specs.values())).inputs if t.name == "input_ids")
