@@ -202,7 +202,7 @@ def _characters(pieces: SentencePieces) -> set[str]:
 
 def _bpe(pieces: SentencePieces, vocabulary: Mapping[str, int]) -> Any:
     """Return the merges that the pieces came from: every way to make a piece of two others, the best piece first."""
-    from tokenizers.models import BPE as Merging
+    from tokenizers import models
 
     order = {piece: i for i, piece in enumerate(pieces.scores)}
     pairs = [
@@ -212,7 +212,7 @@ def _bpe(pieces: SentencePieces, vocabulary: Mapping[str, int]) -> Any:
         if piece[:i] in order and piece[i:] in order
     ]
     known = [pair for _, _, pair in sorted(pairs) if all(p in vocabulary for p in (*pair, "".join(pair)))]
-    return Merging(dict(vocabulary), known, unk_token="<unk>", fuse_unk=True)  # noqa: S106 - no password
+    return models.BPE(dict(vocabulary), known, unk_token="<unk>", fuse_unk=True)  # noqa: S106 - no password
 
 
 def _ending(template: str, ids: Mapping[str, int]) -> Any:
