@@ -1,7 +1,8 @@
 """`sample:NAME` as a model or recipe, `sample:NAME/FILE` as data: `sample_models/` is imported only when asked for."""
 
+import importlib
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from converter.errors import DataError, RecipeError, nearest
 
@@ -19,7 +20,7 @@ def resolve_model(model: str, progress: "Progress") -> str:
     """Return the folder of `sample:NAME`, making it first where needed; anything else is returned as it is."""
     if not is_sample(model):
         return model
-    import sample_models
+    sample_models = _sample_models()
 
     name = model.removeprefix(PREFIX)
     if name == sample_models.DEFAULT:
@@ -31,7 +32,7 @@ def own_evaluation(model: str) -> Path | None:
     """Return the file that a sample is judged by where the recipe names none; None for any other model."""
     if not is_sample(model):
         return None
-    import sample_models
+    sample_models = _sample_models()
 
     name = model.removeprefix(PREFIX)
     file = sample_models.evaluation(name)
@@ -47,7 +48,7 @@ def resolve_data(path: Path, progress: "Progress") -> Path:
     """
     if not is_sample(str(path)):
         return path
-    import sample_models
+    sample_models = _sample_models()
 
     name, _, file = str(path).removeprefix(PREFIX).partition("/")
     folder = sample_models.folder(name, progress)
@@ -66,7 +67,7 @@ def resolve_recipe(path: Path) -> Path:
     """
     if not is_sample(str(path)):
         return path
-    import sample_models
+    sample_models = _sample_models()
 
     name, known = str(path).removeprefix(PREFIX), sample_models.recipes()
     if name not in known:
@@ -74,8 +75,6 @@ def resolve_recipe(path: Path) -> Path:
     return known[name]
 
 
-def cache_root() -> Path:
-    """Return the folder that keeps what can be made again: samples, tables of times."""
-    from sample_models._cache import cache_root as root
-
-    return root()
+def _sample_models() -> Any:
+    """Samples are found as targets are, by the name of their folder: nothing in `converter` depends on them."""
+    return importlib.import_module("sample_models")

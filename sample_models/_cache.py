@@ -2,7 +2,6 @@
 
 import fcntl
 import hashlib
-import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
@@ -10,18 +9,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from converter.cache.location import cache_root
+
 if TYPE_CHECKING:
     from converter.stage import Progress
 
 Make = Callable[[Path, "Progress"], None]
-
-
-def cache_root() -> Path:
-    """Return `$PLM_EXPORT_CACHE`, else `plm-export` in the user's cache folder. It may be deleted at any time."""
-    own = os.environ.get("PLM_EXPORT_CACHE")
-    if own:
-        return Path(own).expanduser().absolute()
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser().absolute() / "plm-export"
 
 
 def cached(name: str, make: Make, progress: "Progress") -> Path:

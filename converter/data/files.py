@@ -5,20 +5,22 @@ import csv
 import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from converter.data.columns import KNOWN, Row, misspelled, texts_of_row
 from converter.data.delimited import read_table
 from converter.errors import DataError
 from converter.examples import Example
-from converter.task import Task
+
+if TYPE_CHECKING:
+    from converter.task import Task
 
 SUFFIXES = (".txt", ".jsonl", ".json", ".csv", ".tsv")
 Located = tuple[str, Row]
 """`file:line`, and the row there with lower-case column names."""
 
 
-def read_examples(path: Path, task: Task) -> tuple[Example, ...]:
+def read_examples(path: Path, task: "Task") -> tuple[Example, ...]:
     """Read `path` as `task` needs it; rows are read one at a time, in the file's order.
 
     A `.txt` has no labels: it calibrates, and judges agreement, but no metric comes of it.

@@ -4,10 +4,12 @@ import json
 from collections.abc import Iterable, Sequence
 from functools import cache
 from importlib.resources import files
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from converter.artifact import TorchModel
 from converter.examples import Example
+
+if TYPE_CHECKING:
+    from converter.artifact import TorchModel
 
 EDGE = "built-in edge case: "
 """How `where` of an edge case begins: what no sample of ordinary text holds, but users type."""
@@ -49,7 +51,7 @@ ODD_TEXTS = {
 }
 
 
-def builtin_examples(model: TorchModel) -> tuple[Example, ...]:
+def builtin_examples(model: "TorchModel") -> tuple[Example, ...]:
     """Return our own text in the shape that the model's task takes, edge cases last.
 
     Texts that the vocabulary mostly cannot spell are left out; edge cases are kept whatever the vocabulary.
@@ -122,12 +124,12 @@ def _of_kind(kind: str) -> Iterable[dict[str, Any]]:
     return (row for row in _rows() if row["kind"] == kind)
 
 
-def _texts(model: TorchModel) -> tuple[Example, ...]:
+def _texts(model: "TorchModel") -> tuple[Example, ...]:
     texts = [row["text"] for row in _of_kind("text")]
     return tuple(Example(text, where="built-in") for text in _fitting(model.tokenizer, texts, texts))
 
 
-def _questions(model: TorchModel) -> tuple[Example, ...]:
+def _questions(model: "TorchModel") -> tuple[Example, ...]:
     made = [(question, row["context"]) for row in _of_kind("question") for question in row["questions"]]
     kept = _fitting(model.tokenizer, made, [context for _, context in made])
     return tuple(Example(question, context, where="built-in") for question, context in kept)
@@ -150,11 +152,11 @@ def _fitting(tokenizer: Any, items: Sequence[Any], texts: Sequence[str]) -> list
     return [item for i, item in enumerate(items) if i in good]
 
 
-def _text_edges(model: TorchModel) -> tuple[Example, ...]:
+def _text_edges(model: "TorchModel") -> tuple[Example, ...]:
     return tuple(Example(text, where=EDGE + name) for name, text in (ODD_TEXTS | _long_texts(model)).items())
 
 
-def _pair_edges(model: TorchModel) -> tuple[Example, ...]:
+def _pair_edges(model: "TorchModel") -> tuple[Example, ...]:
     long = _long_texts(model)
     plain = "The weather was good, and the train was on time."
     made = {
@@ -169,7 +171,7 @@ def _pair_edges(model: TorchModel) -> tuple[Example, ...]:
     return tuple(Example(a, b, where=EDGE + name) for name, (a, b) in made.items())
 
 
-def _question_edges(model: TorchModel) -> tuple[Example, ...]:
+def _question_edges(model: "TorchModel") -> tuple[Example, ...]:
     long = _long_texts(model)
     question, context = "What was good?", "The weather was good, and the train was on time."
     made = {
@@ -187,7 +189,7 @@ def _question_edges(model: TorchModel) -> tuple[Example, ...]:
     return tuple(Example(q, c, where=EDGE + name) for name, (q, c) in made.items())
 
 
-def _long_texts(model: TorchModel) -> dict[str, str]:
+def _long_texts(model: "TorchModel") -> dict[str, str]:
     """Make ordinary text that just fits and, where that is affordable, text that must be cut."""
     made = {"near the limit": _of_length(model, min(model.max_length, LONG_TOKENS))}
     if model.max_length <= LONG_TOKENS * 2:
@@ -195,7 +197,7 @@ def _long_texts(model: TorchModel) -> dict[str, str]:
     return made
 
 
-def _of_length(model: TorchModel, n_tokens: int) -> str:
+def _of_length(model: "TorchModel", n_tokens: int) -> str:
     """Join sentences, again and again from the start, to as many whole words as `n_tokens` tokens hold."""
     sentences = [row["text"] for row in _of_kind("text") if row["lang"] == "en"]
     words = [word for sentence in sentences for word in sentence.split()]

@@ -12,6 +12,7 @@ from converter.binding import option
 from converter.errors import StageFailed
 from converter.memory import release_memory
 from converter.onnx.equality import check_equal
+from converter.rewrite import apply_rewrites
 from converter.stage import Context, Outcome, Stage
 
 if TYPE_CHECKING:
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     import torch
 
 OPSET = 18
+RECORDED = ("one_token_nodes", "idle_biases", "merged_projections", "residual_sums", "gelus")
+"""The rewrites whose number of changes stands in the record: those that users meet in the graph."""
 
 
 @dataclass(frozen=True)
@@ -36,35 +39,22 @@ class ExportOnnx(Stage[TorchModel, OnnxModel]):
     summary = "PyTorch to ONNX float32"
 
     def run(self, given: TorchModel, ctx: Context) -> Outcome[OnnxModel]:
-        from converter.onnx.rewrites.clean import clean_graph
-        from converter.onnx.rewrites.gelu import gelus_for_fusion
-        from converter.onnx.rewrites.gemms import gemms_as_products
-        from converter.onnx.rewrites.idle_biases import drop_idle_biases
-        from converter.onnx.rewrites.projections import merge_projections
-        from converter.onnx.rewrites.residuals import residuals_as_sums
-        from converter.onnx.rewrites.rows import keep_read_rows
-        from converter.onnx.rewrites.transposes import fold_transposes
+        from converter.onnx.rewrites.order import EXPORTED, soundness_of
         from converter.onnx.write import write_onnx
 
         path = ctx.work / "onnx" / "model.onnx"
         path.parent.mkdir(exist_ok=True)
         with ctx.progress.task("Exporting to ONNX"), quiet_exporter():
             model = _export(given, self.opset)
-            fold_transposes(model)
-            gemms_as_products(model)
+            changes = apply_rewrites(EXPORTED, model, soundness_of(model))
             facts: dict[str, Any] = {
                 "opset": model.opset_imports[""],
                 "ir_version": model.ir_version,
-                "one_token_nodes": keep_read_rows(model),
-                "idle_biases": drop_idle_biases(model),
-                "merged_projections": merge_projections(model),
-                "residual_sums": residuals_as_sums(model),
-                "gelus": gelus_for_fusion(model),
+                **{name: changes[name] for name in RECORDED},
             }
-            clean_graph(model)
             write_onnx(model, path)
             del model
-            # The exporter's graphs hold each other in rings: their weights would stay until some later collection.
+            # The exporter's graphs are reference cycles: their weights would stay until some later collection.
             release_memory()
         made = OnnxModel(path, given, output_names(given))
         return Outcome(made, facts | check_equal(made, ctx))

@@ -148,7 +148,7 @@ def _cache_file(key: Mapping[str, Any]) -> Path:
     import hashlib
     import json
 
-    from converter.samples import cache_root
+    from converter.cache.location import cache_root
 
     digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]
     return cache_root() / "latency" / f"{digest}.json"

@@ -70,10 +70,10 @@ def package_entry(folder: Path, threads: int) -> Entry:
         PackageDamaged: `folder` is no package.
 
     """
-    from converter.api import open_package
     from converter.package.manifest import read_manifest
+    from converter.package.verify import open_sealed
 
-    runner: Runner = open_package(folder, threads=threads)
+    runner: Runner = open_sealed(folder, threads=threads)
     size = (folder / read_manifest(folder)["model_file"]).stat().st_size
     return Entry(folder.name, runner.run, runner.inputs, vocabulary_of(folder), size, runner.lengths, runner.max_batch)
 

@@ -15,12 +15,11 @@ from converter.onnx.quantize.errors import Reading
 from converter.onnx.quantize.factors import search_factors
 from converter.onnx.quantize.observed import Observed
 from converter.onnx.rewrites.attention import attention_biases, fuse_attention
-from converter.onnx.rewrites.clean import clean_graph, shorten_names
-from converter.onnx.rewrites.embeddings import quantize_embeddings
 from converter.onnx.rewrites.padding import padding_masks
 from converter.onnx.rewrites.projections import array_of
 from converter.onnx.rewrites.sites import quantizable
 from converter.onnx.rewrites.smoothing import Smoothing, apply_smoothing, folds_into_values
+from converter.rewrite import apply_rewrites
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -165,15 +164,10 @@ def _reading(group: "Sequence[Site]", observed: Observed) -> Reading:
 
 def finish(model: "ir.Model", folder: Path) -> int:
     """Put the embeddings into int8 and write `model.onnx`, clean; returns how many tables there were."""
-    from converter.onnx.rewrites.sequence_first import put_sequence_first
-    from converter.onnx.rewrites.splits import separate_products
+    from converter.onnx.rewrites.order import QUANTIZED, soundness_of
     from converter.onnx.write import write_onnx
 
-    separate_products(model)
-    put_sequence_first(model)
-    tables = quantize_embeddings(model)
-    clean_graph(model)
-    shorten_names(model)
+    changes = apply_rewrites(QUANTIZED, model, soundness_of(model))
     write_onnx(model, folder / "model.onnx")
     release_memory()
-    return tables
+    return changes["embedding_tables"]

@@ -18,6 +18,12 @@ def gemms_as_products(model: "ir.Model") -> int:
     return len(found)
 
 
+def without_gemms(model: "ir.Model") -> str:
+    """Return what is wrong where a plain `Gemm` is left, which no later rewrite would see; empty where none is."""
+    left = [n for n in model.graph if n.op_type == "Gemm" and _is_plain(n)]
+    return f"{len(left)} plain Gemm operators" if left else ""
+
+
 def _is_plain(node: "ir.Node") -> bool:
     values = {name: a.value for name, a in node.attributes.items()}
     plain = values.get("alpha", 1.0) == values.get("beta", 1.0) == 1.0 and not values.get("transA", 0)

@@ -51,6 +51,12 @@ def put_sequence_first(model: "ir.Model") -> int:
     return len(found)
 
 
+def without_attention_operators(model: "ir.Model") -> str:
+    """Return what is wrong where an attention operator is left, whose heads would be copied; empty where none is."""
+    left = [n for n in model.graph if n.op_type == "MultiHeadAttention"]
+    return f"{len(left)} MultiHeadAttention operators" if left else ""
+
+
 def _is_of_one_token(value: "ir.Value | None", leading: "set[ir.Node]") -> bool:
     """Whether `keep_read_rows` left one token of this query."""
     node = value.producer() if value is not None else None

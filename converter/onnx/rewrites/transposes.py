@@ -18,10 +18,9 @@ def fold_transposes(model: "ir.Model") -> int:
 
     made: dict[str, ir.Value] = {}
     gone = 0
-    for node in list(model.graph):
-        weight = node.inputs[0] if node.op_type == "Transpose" else None
-        if weight is None or not is_weight(weight, rank=2) or _keeps_order(node):
-            continue
+    for node in [n for n in model.graph if _turns_weight(n)]:
+        weight = node.inputs[0]
+        assert weight is not None
         name = str(weight.name)
         if name not in made:
             made[name] = _transposed(model.graph, weight, f"{name}.transposed")
@@ -31,6 +30,16 @@ def fold_transposes(model: "ir.Model") -> int:
         if not weight.uses():
             del model.graph.initializers[name]
     return gone
+
+
+def without_transposed_weights(model: "ir.Model") -> str:
+    """Return what is wrong where a weight matrix is still transposed at every call; empty where none is."""
+    left = [n for n in model.graph if _turns_weight(n)]
+    return f"{len(left)} transposed weights" if left else ""
+
+
+def _turns_weight(node: "ir.Node") -> bool:
+    return node.op_type == "Transpose" and is_weight(node.inputs[0], rank=2) and not _keeps_order(node)
 
 
 def _keeps_order(node: "ir.Node") -> bool:

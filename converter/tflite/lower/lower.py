@@ -16,14 +16,12 @@ from converter.errors import PackageDamaged, ResourceLimit, StageFailed
 from converter.examples import Encoding, pad_batch
 from converter.onnx.equality import MAX_ERROR, Differences
 from converter.package.output_folder import require_space
+from converter.rewrite import apply_rewrites
 from converter.stage import Context, Outcome, Stage
 from converter.tflite.derived import Derived
 from converter.tflite.file import read_flat, shorten_names, write_flat
 from converter.tflite.lengths.stamp import NotAlike, stamp
-from converter.tflite.lower.narrow import narrow
-from converter.tflite.lower.norm import keep_axes
-from converter.tflite.lower.scale import fold_scales
-from converter.tflite.lower.shift import fold_shifts
+from converter.tflite.lower.order import LOWERED, NARROWED, Subgraph, unsound
 from converter.tflite.model import SIGNATURE, TfliteModel, mobile_outputs, signature_lengths
 from converter.tflite.quiet import quiet
 
@@ -103,18 +101,17 @@ def _finished(made: TfliteModel, lengths: tuple[int, ...] | None) -> dict[str, A
     try:
         model = read_flat(raw)
         derived = Derived(model)
-        for graph in model.subgraphs:
-            fold_scales(model, graph, derived)
-            keep_axes(model, graph)
-            fold_shifts(model, graph, derived)
-        narrowed = [narrow(model, graph) for graph in model.subgraphs]
+        graphs = [Subgraph(model, graph, derived) for graph in model.subgraphs]
+        for graph in graphs:
+            apply_rewrites(LOWERED, graph, unsound)
+        narrowed = [apply_rewrites(NARROWED, graph, unsound) for graph in graphs]
         if lengths is not None:
             stamp(model, lengths)
         shorten_names(model)
         write_flat(model, made.path)
     finally:
         raw.unlink()
-    return {"operations": len(model.subgraphs[0].operators), "narrowed_to_one_token": narrowed[0]}
+    return {"operations": len(model.subgraphs[0].operators), **narrowed[0]}
 
 
 def _convert(given: TorchModel, made: TfliteModel, *, lean: bool) -> bool:
