@@ -117,15 +117,10 @@ def _dynamic_shapes(spec: GraphSpec) -> dict[str, dict[int, Any]]:
 
 
 def _tidy(model: "ir.Model", spec: GraphSpec) -> None:
-    from converter.onnx.rewrites.clean import clean_graph
-    from converter.onnx.rewrites.gemms import gemms_as_products
-    from converter.onnx.rewrites.tied_tables import share_transposed_tables
-    from converter.onnx.rewrites.transposes import fold_transposes
+    from converter.onnx.rewrites.order import WITH_CACHE, soundness_of
+    from converter.rewrite import apply_rewrites
 
-    fold_transposes(model)
-    gemms_as_products(model)
-    clean_graph(model)
-    share_transposed_tables(model)
+    apply_rewrites(WITH_CACHE, model, soundness_of(model))
     model.graph.name = {MODEL: "decoder", DECODER: "decoder", ENCODER: "encoder"}[spec.name]
     for value, tensor in (
         *zip(model.graph.inputs, spec.inputs, strict=True),

@@ -105,6 +105,17 @@ def test_the_files_are_named_and_ordered_as_clients_expect(family: str, exported
 
 
 @pytest.mark.parametrize("family", FAMILIES)
+def test_no_reshape_around_the_cache_works_its_shape_out(family: str, exported: Callable[[str], Exported]) -> None:
+    """Each is an operator more for every token, and some are four: a decoder is called for one row at a time."""
+    import onnx
+
+    for path in exported(family).files.values():
+        graph = onnx.load(path).graph
+        constant = {i.name for i in graph.initializer}
+        assert all(n.input[1] in constant for n in graph.node if n.op_type == "Reshape")
+
+
+@pytest.mark.parametrize("family", FAMILIES)
 def test_every_parameter_is_in_a_file_once(family: str, exported: Callable[[str], Exported]) -> None:
     import onnx
 
