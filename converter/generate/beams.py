@@ -26,8 +26,12 @@ class _Pool:
     lengths: "NDArray[np.int64]"
 
     def pick(self, places: "NDArray[np.int64]") -> "_Pool":
-        taken = [np.take_along_axis(a, places, axis=1) for a in (self.scores, self.ended, self.lengths)]
-        return _Pool(np.take_along_axis(self.sequences, places[:, :, None], axis=1), *taken)
+        return _Pool(
+            np.take_along_axis(self.sequences, places[:, :, None], axis=1),
+            np.take_along_axis(self.scores, places, axis=1),
+            np.take_along_axis(self.ended, places, axis=1),
+            np.take_along_axis(self.lengths, places, axis=1),
+        )
 
     def joined(self, other: "_Pool") -> "_Pool":
         pairs = [(getattr(self, n), getattr(other, n)) for n in ("sequences", "scores", "ended", "lengths")]
@@ -94,7 +98,7 @@ class _Search:
         self._length += 1
         tokens = candidates.sequences[:, :, self._length - 1]
         candidates.ended = np.isin(tokens, eos) | (self._length >= self._total)
-        going = candidates.scores + candidates.ended * _LOW
+        going = np.where(candidates.ended, candidates.scores + _LOW, candidates.scores)
         order = _top(going, beams)
         self._running = candidates.pick(order)
         self._running.scores = np.take_along_axis(going, order, axis=1)

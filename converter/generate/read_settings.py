@@ -9,8 +9,8 @@ from converter.generate.settings import GenerationSettings
 from converter.jsonfile import read_table
 
 FILE = "generation_config.json"
-_NEUTRAL = (None, False, 0, 1, 1.0, [], {}, "")
-"""Values with which every setting changes nothing, but for those of `_NEUTRAL_OWN`."""
+_NEUTRAL: tuple[Any, ...] = (None, False, 0, 1, 1.0, [], {}, "")
+"""Values with which none of the unsupported settings changes anything."""
 
 
 def _one(value: Any) -> int | None:

@@ -35,7 +35,8 @@ def check_text_graphs(model: Any, specs: Mapping[str, GraphSpec], run: Run, long
         StageFailed: logits are further off than 1e-4 of their range, or not finite; names the worst case.
 
     """
-    differences, titles = Differences(), []
+    differences = Differences()
+    titles: list[str] = []
     for case in _cases(specs, longest):
         wanted = plain_logits(model, case.encoding, case.answer)
         real = np.ones(wanted.shape[:2], dtype=bool) if case.answer is not None else case.encoding["attention_mask"] > 0
