@@ -32,24 +32,25 @@ import json, statistics, sys, time
 from pathlib import Path
 import numpy as np
 from transformers import AutoTokenizer
-from converter.examples import PadIds
+from converter.graphs import MODEL
 from converter.tflite.runner import TfliteRunner
+from converter.package.manifest import read_manifest
+from converter.package.verify import read_specs
 
 job = json.loads(sys.stdin.read())
 folder = Path(job["folder"])
 tokenizer = AutoTokenizer.from_pretrained(folder)
-pad = PadIds({"input_ids": tokenizer.pad_token_id, "attention_mask": 0, "token_type_ids": 0})
-runner = TfliteRunner(folder / "model.tflite", pad)
+runner = TfliteRunner(folder / "model.tflite", read_specs(folder, read_manifest(folder)))
 rows = []
 for text in job["texts"]:
     ids = tokenizer(text, truncation=True, max_length=runner.max_length)
     rows.append({name: np.array([row], dtype=np.int64) for name, row in ids.items()})
-answers = [runner.run(row)["logits"].argmax(-1).ravel().tolist() for row in rows]
+answers = [runner.run(MODEL, row)["logits"].argmax(-1).ravel().tolist() for row in rows]
 rounds = []
 for _ in range(5):
     started = time.perf_counter()
     for row in rows[::4]:
-        runner.run(row)
+        runner.run(MODEL, row)
     rounds.append(1e3 * (time.perf_counter() - started) / len(rows[::4]))
 print(json.dumps({"answers": answers, "ms_per_text": round(statistics.median(rounds), 3)}))
 """

@@ -25,8 +25,10 @@ CHILD = """
 import json, statistics, sys, time
 import numpy as np
 from pathlib import Path
-from converter.examples import PadIds
+from converter.graphs import MODEL
 from converter.tflite.runner import TfliteRunner
+from converter.package.manifest import read_manifest
+from converter.package.verify import read_specs
 
 def resident(kind="VmRSS"):
     lines = Path("/proc/self/status").read_text().splitlines()
@@ -34,16 +36,17 @@ def resident(kind="VmRSS"):
 
 import ai_edge_litert.interpreter
 job = json.loads(sys.stdin.read())
-pad = PadIds({"input_ids": 0, "attention_mask": 0, "token_type_ids": 0})
+folder = Path(job["model"]).parent
+specs = read_specs(folder, read_manifest(folder))
 rows = [{k: np.array([v], dtype=np.int64) for k, v in row.items()} for row in job["rows"]]
 before, own, started = resident(), resident("RssAnon"), time.perf_counter()
-runner = TfliteRunner(Path(job["model"]), pad)
+runner = TfliteRunner(Path(job["model"]), specs)
 loaded = time.perf_counter()
-runner.run(rows[0])
+runner.run(MODEL, rows[0])
 first, one = time.perf_counter(), resident()
-answers = [int(runner.run(row)["logits"].argmax()) for row in rows]
+answers = [int(runner.run(MODEL, row)["logits"].argmax()) for row in rows]
 used, owned = resident(), resident("RssAnon")
-runs = {"ours": runner.run}
+runs = {"ours": lambda row: runner.run(MODEL, row)}
 if job["peer"]:
     import onnxruntime
     options = onnxruntime.SessionOptions()
@@ -63,7 +66,7 @@ for n in runner.lengths or (16, 32, 64, 128):
     times = []
     for _ in range(40):
         at = time.perf_counter()
-        runner.run(row)
+        runner.run(MODEL, row)
         times.append(1e3 * (time.perf_counter() - at))
     by_length[n] = round(statistics.median(times), 3)
 print(json.dumps({

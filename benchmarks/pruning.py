@@ -32,6 +32,8 @@ from typing import TYPE_CHECKING, Any
 from _curves import Line, draw
 from _measure import RESULTS, SHARED, machine, plm_export, save
 
+from converter.graphs import MODEL
+
 if TYPE_CHECKING:
     from converter.artifact import TorchModel
     from converter.target import Runner
@@ -206,7 +208,7 @@ def judge(data: Data, rows: Mapping[str, dict[str, Any]], work: Path) -> dict[st
     source = load_source(resolve_model(data.model, SILENT))
     target = target_class("cpu-int8")()
     runners = {
-        key: target.open(work / key.replace(" ", "-") / str(row["folder"]), source.pad) for key, row in rows.items()
+        key: target.open(work / key.replace(" ", "-") / str(row["folder"]), source.specs) for key, row in rows.items()
     }
     made = {key: dict(row) for key, row in rows.items()}
     for split, file in (("dev", data.dev), ("test", data.test)):
@@ -238,9 +240,9 @@ def speeds(source: "TorchModel", probes: Sequence[Any], runners: "Mapping[str, R
         found: dict[str, list[float]] = {key: [] for key in runners}
         for _ in range(ROUNDS):
             for key, runner in runners.items():
-                runner.run(feed)
+                runner.run(MODEL, feed)
                 started = time.perf_counter()
-                runner.run(feed)
+                runner.run(MODEL, feed)
                 found[key].append(time.perf_counter() - started)
         for key, times in found.items():
             least[key].append(1000 * min(times))

@@ -27,9 +27,10 @@ IMPORTS = "import scipy.linalg, torch, transformers, onnx, onnxruntime, onnx_ir"
 OPEN = """
 import json, sys
 from pathlib import Path
-from converter.artifact import OnnxModel
+from converter.onnx.model import OnnxModel
 from converter.examples import Example
-from converter.onnx.export import ExportOnnx, output_names
+from converter.graphs import MODEL
+from converter.onnx.export import ExportOnnx
 from converter.data.probes import builtin_examples
 from converter.model_folder.load import load_source
 from converter.stage import Context, run_stage
@@ -41,7 +42,7 @@ ctx = Context(work=work, calibration=texts)
 """ % (TEXTS, TEXTS)  # noqa: UP031 - the code is full of braces
 EXPORT = f"{OPEN}run_stage(ExportOnnx(), source, ctx)"
 QUANTIZE = """
-given = OnnxModel(work / "onnx" / "model.onnx", source, output_names(source))
+given = OnnxModel({MODEL: work / "onnx" / "model.onnx"}, source)
 _, record = run_stage(stage, given, ctx)
 print(json.dumps({"seconds": record.seconds, "products": record.facts["products"]}))
 """

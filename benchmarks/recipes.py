@@ -24,6 +24,8 @@ from typing import TYPE_CHECKING, Any
 from _measure import RESULTS, machine, plm_export, save
 from pruning import DATA, score
 
+from converter.graphs import MODEL
+
 if TYPE_CHECKING:
     from converter.artifact import TorchModel
     from converter.target import Runner
@@ -111,7 +113,7 @@ def opened(out: Path, row: Mapping[str, Any]) -> Opened:
 
     smaller = out / "compressed"
     model = load_source(str(smaller) if smaller.is_dir() else DATA["sst2"].model)
-    return Opened(model, target_class("cpu-int8")().open(out / str(row["folder"]), model.pad))
+    return Opened(model, target_class("cpu-int8")().open(out / str(row["folder"]), model.specs))
 
 
 def speeds(packages: Mapping[str, Opened]) -> dict[str, dict[str, float]]:
@@ -130,9 +132,9 @@ def speeds(packages: Mapping[str, Opened]) -> dict[str, dict[str, float]]:
         found: dict[str, list[float]] = {name: [] for name in packages}
         for _ in range(ROUNDS):
             for name, package in packages.items():
-                package.runner.run(feeds[name][number])
+                package.runner.run(MODEL, feeds[name][number])
                 started = time.perf_counter()
-                package.runner.run(feeds[name][number])
+                package.runner.run(MODEL, feeds[name][number])
                 found[name].append(time.perf_counter() - started)
         for name, times in found.items():
             best[name].append(1000 * min(times))

@@ -22,17 +22,21 @@ def convert(
     out: str | Path,
     *,
     force: bool = False,
+    wait: bool = False,
     require_device: bool = False,
     progress: Progress = SILENT,
 ) -> Result:
     """Make every package that `recipe` (a `Recipe`, or the table of one) asks for, prove it, and write it under `out`.
+
+    `force` replaces an output of this tool at `out`, and nothing else; `wait` waits for another run that is writing
+    there, instead of refusing.
 
     Raises:
         ExportError: nothing could be made. A single target that failed does not raise; see `Result.exit_code`.
 
     """
     bound = recipe if isinstance(recipe, Recipe) else bind_recipe(recipe)
-    return run_recipe(bound, Path(out), force=force, require_device=require_device, progress=progress)
+    return run_recipe(bound, Path(out), force=force, wait=wait, require_device=require_device, progress=progress)
 
 
 def verify(package: str | Path, *, threads: int = 1) -> dict[str, Any]:

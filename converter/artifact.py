@@ -4,14 +4,16 @@ Each artifact's `verify()` is the specification of that representation; `run_sta
 every time.
 """
 
+import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from converter.errors import SourceError, StageFailed
-from converter.examples import PadIds
+from converter.graphs import MODEL, GraphSpec, ModelFacts, Run
 
 if TYPE_CHECKING:
     import torch
@@ -19,9 +21,6 @@ if TYPE_CHECKING:
     from converter.model_folder.sentence_head import SentenceHead
     from converter.model_folder.shape_map import ShapeMap
     from converter.task import Task
-
-MAX_OPSET = 22  # onnxruntime-web of transformers.js 4 and optimum-onnx 0.1 load up to here
-MAX_IR_VERSION = 10
 
 
 class Artifact(ABC):
@@ -35,6 +34,31 @@ class Artifact(ABC):
     @abstractmethod
     def size_bytes(self) -> int:
         """Bytes of the weights as this representation stores them."""
+
+    @property
+    @abstractmethod
+    def digest(self) -> str:
+        """SHA-256, in hex, of the weights as this representation stores them: of the file itself where there is one."""
+
+    @property
+    def file_precision(self) -> str | None:
+        """How the weights are stored in a file that runs on its own; None where this is no such file."""
+        return None
+
+    def runs(self) -> Run | None:
+        """Return how it answers on its own; None where only its package's runtime opens it."""
+        return None
+
+
+def files_digest(files: Mapping[str, Path]) -> str:
+    """Return the SHA-256 of one file, or of the names and digests of several."""
+    found = {}
+    for name, path in sorted(files.items()):
+        with path.open("rb") as opened:
+            found[name] = hashlib.file_digest(opened, "sha256").hexdigest()
+    if len(found) == 1:
+        return next(iter(found.values()))
+    return hashlib.sha256("".join(f"{name} {one}\n" for name, one in found.items()).encode()).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -76,8 +100,9 @@ class TorchModel(Artifact):
         return self.module.config
 
     @property
-    def pad(self) -> PadIds:
-        return PadIds.of(self.tokenizer)
+    def specs(self) -> Mapping[str, GraphSpec]:
+        """What each graph takes and gives, by the graph's name."""
+        return self.task.graphs(ModelFacts.of(self.tokenizer, self.input_names, embeds=self.head is not None))
 
     @property
     def size_bytes(self) -> int:
@@ -85,11 +110,25 @@ class TorchModel(Artifact):
         tensors = {t.data_ptr(): t for t in self.module.state_dict().values()}
         return sum(t.numel() * t.element_size() for t in tensors.values())
 
-    def graph(self) -> "torch.nn.Module":
-        """Return the module that is measured and exported: named int inputs to a dict of named float32 outputs."""
+    @cached_property
+    def digest(self) -> str:
+        """Of every tensor's name, type, shape and bytes; a tied one once for each of its names."""
+        made = hashlib.sha256()
+        for name, tensor in self.module.state_dict().items():
+            made.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+            made.update(tensor.detach().cpu().contiguous().numpy().reshape(-1).view("uint8").data)
+        return made.hexdigest()
+
+    def graphs(self) -> "Mapping[str, torch.nn.Module]":
+        """Return what is measured and exported, by name: named int inputs to a dict of named float32 outputs."""
         from converter.forward import Forward
 
-        return Forward(self)
+        return {MODEL: Forward(self)}
+
+    def runs(self) -> Run:
+        from converter.reference import torch_run
+
+        return torch_run(self)
 
     def verify(self) -> None:
         import torch
@@ -106,69 +145,26 @@ class TorchModel(Artifact):
 
 
 @dataclass(frozen=True)
-class OnnxModel(Artifact):
-    """An ONNX file on disk, one graph, dynamic batch and length."""
-
-    path: Path
-    source: TorchModel
-    """The (compressed) model it was exported from: task, tokenizer and configuration travel with it."""
-    output_names: tuple[str, ...]
-    precision: str = "float32"
-
-    @property
-    def size_bytes(self) -> int:
-        return sum(f.stat().st_size for f in self.path.parent.glob(self.path.name + "*"))
-
-    def verify(self) -> None:
-        import onnx
-
-        from converter.onnx.read import hollow_proto, read_onnx
-
-        # Without the large weights: reading them to look at the graph would hold the model twice more.
-        model, weights = hollow_proto(read_onnx(self.path))
-        onnx.checker.check_model(model, full_check=False)
-        opset = next(o.version for o in model.opset_import if o.domain in {"", "ai.onnx"})
-        if opset > MAX_OPSET or model.ir_version > MAX_IR_VERSION:
-            raise StageFailed(
-                f"opset {opset}, IR {model.ir_version}: clients load up to {MAX_OPSET} and {MAX_IR_VERSION}"
-            )
-        inputs = [i for i in model.graph.input if i.name not in weights]
-        found = tuple(i.name for i in inputs)
-        if found != self.source.input_names:
-            raise StageFailed(f"ONNX inputs are {found}, wanted {self.source.input_names}")
-        for value in inputs:
-            dims = [d.dim_param or d.dim_value for d in value.type.tensor_type.shape.dim]
-            if not all(isinstance(d, str) for d in dims):
-                raise StageFailed(
-                    f"ONNX input {value.name} has the fixed shape {dims}, wanted dynamic batch and length"
-                )
-            if value.type.tensor_type.elem_type != onnx.TensorProto.INT64:
-                raise StageFailed(f"ONNX input {value.name} is not int64")
-        for value in model.graph.output:
-            if value.type.tensor_type.elem_type != onnx.TensorProto.FLOAT:
-                raise StageFailed(f"ONNX output {value.name} is not float32")
-        outputs = tuple(o.name for o in model.graph.output)
-        if outputs != self.output_names:
-            raise StageFailed(f"ONNX outputs are {outputs}, wanted {self.output_names}")
-
-
-@dataclass(frozen=True)
 class Bundle(Artifact):
     """The files of one package, before they are sealed: what is measured is what ships."""
 
     folder: Path
-    model_file: str
-    """The model, relative to `folder`."""
+    files: Mapping[str, str]
+    """The model, relative to `folder`, by the name of the graph. Graphs may share a file."""
     source: TorchModel
     left_out: Mapping[str, str] = field(default_factory=dict)
     """What the package could have held and does not, and why."""
 
     @property
     def size_bytes(self) -> int:
-        return (self.folder / self.model_file).stat().st_size
+        return sum((self.folder / name).stat().st_size for name in sorted(set(self.files.values())))
+
+    @property
+    def digest(self) -> str:
+        return files_digest({name: self.folder / name for name in self.files.values()})
 
     def verify(self) -> None:
-        for needed in (self.model_file, "config.json", "tokenizer.json", "tokenizer_config.json"):
+        for needed in (*self.files.values(), "config.json", "tokenizer.json", "tokenizer_config.json"):
             path = self.folder / needed
             if not path.is_file() or path.stat().st_size == 0:
                 raise StageFailed(f"the package lacks {needed}, or it is empty")

@@ -1,16 +1,15 @@
 """Text to judge and calibrate by, and its token ids."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+from converter.graphs import SEQUENCE, GraphSpec
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
-
-INPUT_NAMES = ("input_ids", "attention_mask", "token_type_ids")
-"""Every encoder input this tool knows, in the order that graphs list them."""
 
 
 @dataclass(frozen=True)
@@ -45,9 +44,11 @@ class Example:
 class Encoding:
     """Token ids of one example, without padding.
 
-    `inputs` maps each input name to int64 `[length]`. `word_ids` and `offsets` (characters, per token) are there for
-    tags and spans; `sequence_ids` tells the question (0) from the context (1), None for special tokens. `masked`
-    pairs each mask's position with the token id behind it (-1: not known).
+    `inputs` maps each input name to int64 `[length]`, `lengths` each axis that texts differ on to this one's length on
+    it: an encoder has one, the sequence, and it is taken from `input_ids` where nothing is given. `word_ids` and
+    `offsets` (characters, per token) are there for tags and spans; `sequence_ids` tells the question (0) from the
+    context (1), None for special tokens. `masked` pairs each mask's position with the token id behind it (-1: not
+    known).
     """
 
     inputs: dict[str, "NDArray[np.int64]"]
@@ -56,31 +57,40 @@ class Encoding:
     offsets: tuple[tuple[int, int], ...] = ()
     truncated: bool = False
     masked: tuple[tuple[int, int], ...] = ()
+    lengths: Mapping[str, int] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not self.lengths:
+            object.__setattr__(self, "lengths", {SEQUENCE: len(self.inputs["input_ids"])})
+        for name, ids in self.inputs.items():
+            if len(ids) not in self.lengths.values():
+                raise ValueError(f"{name} has {len(ids)} positions, which is the length of no axis: {self.lengths}")
 
     @property
     def length(self) -> int:
-        return int(self.inputs["input_ids"].shape[0])
+        """Positions on the longest axis: what limits of length are for, and what texts are sorted and batched by."""
+        return max(self.lengths.values())
+
+    def resized(self, length: int) -> "Encoding":
+        """Return the same tokens, cut or repeated to `length` of them on the sequence axis, for timing and shapes."""
+        same = {n: ids for n, ids in self.inputs.items() if len(ids) != self.lengths[SEQUENCE]}
+        cut = {n: np.resize(ids, length) for n, ids in self.inputs.items() if n not in same}
+        return Encoding({**same, **cut}, lengths={**self.lengths, SEQUENCE: length})
 
 
-@dataclass(frozen=True)
-class PadIds:
-    """What each input is filled with beyond a text's own tokens."""
+def pad_batch(
+    encodings: Sequence[Encoding], spec: GraphSpec, lengths: Mapping[str, int] | None = None
+) -> dict[str, "NDArray[np.int64]"]:
+    """Stack encodings into what a graph takes of them, padded as it declares.
 
-    ids: dict[str, int] = field(default_factory=lambda: {"input_ids": 0, "attention_mask": 0, "token_type_ids": 0})
-
-    @classmethod
-    def of(cls, tokenizer: Any) -> "PadIds":
-        pad = tokenizer.pad_token_id
-        return cls({"input_ids": 0 if pad is None else int(pad), "attention_mask": 0, "token_type_ids": 0})
-
-
-def pad_batch(encodings: Sequence[Encoding], pad: PadIds, length: int | None = None) -> dict[str, "NDArray[np.int64]"]:
-    """Stack encodings to int64 `[batch, length]`; `length` defaults to the longest, and may not be shorter."""
-    wanted = max(e.length for e in encodings) if length is None else length
+    An axis is as long as the longest text, or as `lengths` says, which may not be less.
+    """
+    wanted = {axis: max(e.lengths[axis] for e in encodings) for axis in encodings[0].lengths} | dict(lengths or {})
     made: dict[str, NDArray[np.int64]] = {}
-    for name in encodings[0].inputs:
-        rows = np.full((len(encodings), wanted), pad.ids[name], dtype=np.int64)
+    for tensor in (t for t in spec.inputs if t.name in encodings[0].inputs):
+        rows = np.full((len(encodings), wanted[str(tensor.axes[1])]), tensor.fill, dtype=np.int64)
         for row, encoding in zip(rows, encodings, strict=True):
-            row[: encoding.length] = encoding.inputs[name]
-        made[name] = rows
+            ids = encoding.inputs[tensor.name]
+            row[(slice(len(row) - len(ids), None) if tensor.side == "left" else slice(0, len(ids)))] = ids
+        made[tensor.name] = rows
     return made

@@ -8,8 +8,6 @@ if TYPE_CHECKING:
 
     from converter.artifact import TorchModel
 
-STORED = {"none": 4, "fp16": 2}
-"""Bytes of a weight by precision; one in any other."""
 MATRIX = 32
 """A parameter with fewer rows or columns is a bias, a norm or a classifier: it stays float in int8."""
 SCALE_BYTES = 4
@@ -17,15 +15,14 @@ SCALE_BYTES = 4
 
 @dataclass(frozen=True)
 class Table:
-    """The word embeddings: `parameters` in the package's precision, `fixed_bytes` in any (codes, ids)."""
+    """The word embeddings: `parameters` as the package stores weights, `fixed_bytes` in any (codes, ids)."""
 
     rows: int
     width: int
     parameters: int
     fixed_bytes: int = 0
 
-    def bytes(self, precision: str) -> int:
-        stored = STORED.get(precision, 1)
+    def bytes(self, stored: int) -> int:
         scales = self.rows * SCALE_BYTES if stored == 1 and not self.fixed_bytes else 0
         return self.fixed_bytes + self.parameters * stored + scales
 
@@ -51,10 +48,12 @@ class Forecast:
     def parameters(self) -> int:
         return self.table.parameters + self.matrices + self.others
 
-    def bytes(self, precision: str) -> int:
-        """Return the bytes of the weights in a package; graph and names add some hundred kilobytes."""
-        stored = STORED.get(precision, 1)
-        return self.table.bytes(precision) + self.matrices * stored + self.others * (2 if precision == "fp16" else 4)
+    def bytes(self, stored: int) -> int:
+        """Return the bytes of the weights in a package that has `stored` bytes a weight.
+
+        Graph and names add some hundred kilobytes.
+        """
+        return self.table.bytes(stored) + self.matrices * stored + self.others * (2 if stored == 2 else 4)
 
 
 def forecast_of(model: "TorchModel") -> Forecast:

@@ -20,7 +20,7 @@ class Forward(torch.nn.Module):
         super().__init__()
         self.model = model.module
         self.head = model.head
-        self.outputs = model.task.model_outputs
+        self.outputs = tuple(t.name for t in model.task.outputs)
 
     def forward(
         self, input_ids: torch.Tensor, attention_mask: torch.Tensor, token_type_ids: torch.Tensor | None = None

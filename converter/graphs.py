@@ -21,6 +21,8 @@ EMBEDDING = "embedding"
 """The width of a sentence embedding, which the modules behind the model choose."""
 
 Side = Literal["left", "right"]
+Kind = Literal["encoder", "decoder", "encoder-decoder"]
+"""What a model is run as: one call for a text; a call for a token, with a cache; or the one before the other."""
 Run = Callable[[str, Mapping[str, "NDArray[np.int64]"]], Mapping[str, "NDArray[np.float32]"]]
 """The name of a graph and a feed to outputs by name: a model in PyTorch, or a package in its runtime."""
 
@@ -106,7 +108,8 @@ class GraphSpec:
                 rows = random.integers(*spec.draw, shape, dtype=spec.dtype, endpoint=True)
             else:
                 rows = np.zeros(shape, dtype=spec.dtype)
-            if padding:
+            # A cache `[batch, heads, past, size]` has no text on its second axis.
+            if padding and isinstance(spec.axes[1], str):
                 last = rows[-1]
                 last[(slice(0, padding) if spec.side == "left" else slice(len(last) - padding, None))] = spec.fill
             made[spec.name] = rows

@@ -10,18 +10,16 @@ from converter.artifact import Artifact, TorchModel
 from converter.errors import ExportError, GateFailed, UsageError
 from converter.package.output_folder import Output
 from converter.package.seal import seal_package
-from converter.recipe import tried
+from converter.recipe import aim_of, tried
 from converter.reference import capture_reference
-from converter.stage import SILENT, Context, Progress, Record, Stage, run_stage
-from converter.target import Aim
+from converter.stage import SILENT, Context, Progress, Record, Stage, check_stage, run_stage
 from converter.validate.checks import Evaluation, Status
 from converter.validate.fastest import Made, keep_fastest
 
 if TYPE_CHECKING:
     from converter.examples import Example
-    from converter.recipe import Precision, Recipe
+    from converter.recipe import ChosenPrecision, Recipe
     from converter.target import Target
-
 
 WHAT_NEXT = {
     Status.FAIL: "report.html shows the texts; another --quantize may pass, and --limit says how far is good enough",
@@ -75,9 +73,15 @@ class Result:
 
 
 def run_recipe(
-    recipe: "Recipe", out: Path, *, force: bool = False, require_device: bool = False, progress: Progress = SILENT
+    recipe: "Recipe",
+    out: Path,
+    *,
+    force: bool = False,
+    wait: bool = False,
+    require_device: bool = False,
+    progress: Progress = SILENT,
 ) -> Result:
-    """Run everything that `recipe` says and move the finished folder to `out` in one rename.
+    """Run everything that `recipe` says and move the finished folder to `out`, see `converter.package.output_folder`.
 
     Raises:
         ExportError: where nothing could be made at all. A failing target does not raise: it is in the result.
@@ -87,7 +91,7 @@ def run_recipe(
     from converter.samples import resolve_model
 
     missing = _missing_runtimes(recipe)
-    with Output(out, force=force) as output:
+    with Output(out, force=force, wait=wait, note=progress.note) as output:
         source = load_source(resolve_model(recipe.model, progress), revision=recipe.revision, task=recipe.task)
         check_options(recipe, source)
         ctx = _context(recipe, source, output, progress)
@@ -133,14 +137,14 @@ def _missing_runtimes(recipe: "Recipe") -> dict[str, ExportError]:
 def check_options(recipe: "Recipe", source: TorchModel) -> None:
     """Raise for what a target or a stage would refuse: now, not after hours of distillation."""
     for stage in recipe.compress:
-        stage.check(source, has_text=recipe.calibration is not None)
+        check_stage(stage, source, has_text=recipe.calibration is not None)
     for target, precision in zip(recipe.targets, recipe.precisions, strict=True):
         choices = tried(target, precision)
         for one in choices:
             for target_stage in target.stages(one.name, one.options, source):
                 # What one of several candidates refuses is told beside the others that were made.
                 if len(choices) == 1:
-                    target_stage.check(source, has_text=recipe.calibration is not None)
+                    check_stage(target_stage, source, has_text=recipe.calibration is not None)
 
 
 def _context(recipe: "Recipe", source: TorchModel, output: Output, progress: Progress) -> Context:
@@ -166,7 +170,7 @@ def _context(recipe: "Recipe", source: TorchModel, output: Output, progress: Pro
         teacher=source,
         reference=reference,
         progress=progress,
-        aim=Aim(recipe.targets[0].name, tried(recipe.targets[0], recipe.precisions[0])[0].name),
+        aim=aim_of(recipe),
         resume=output.resume,
     )
 
@@ -192,7 +196,7 @@ def _refuse_idle_limit(recipe: "Recipe", judged: "Sequence[Example]") -> None:
 
 
 def _compress(recipe: "Recipe", source: TorchModel, ctx: Context) -> tuple[TorchModel, tuple[Record, ...], Evaluation]:
-    from converter.limits import Limits
+    from converter.precision import Limits
     from converter.reference import torch_run
     from converter.validate.compare import compare
     from converter.validate.vocabulary import as_seen_by
@@ -228,7 +232,7 @@ class _Making:
     require_device: bool
     made: dict[tuple[Stage[Any, Any], ...], tuple[Artifact, Record]] = field(default_factory=dict)
 
-    def target(self, target: "Target", precision: "Precision") -> TargetResult:
+    def target(self, target: "Target", precision: "ChosenPrecision") -> TargetResult:
         """Make, prove and seal one target; its failure is its own."""
         try:
             return self._target(target, precision)
@@ -240,7 +244,7 @@ class _Making:
                 target.name, str(precision), Status.FAIL, error.exit_code, error=str(error), hint=error.hint
             )
 
-    def _target(self, target: "Target", precision: "Precision") -> TargetResult:
+    def _target(self, target: "Target", precision: "ChosenPrecision") -> TargetResult:
         if target.name in self.missing:
             raise self.missing[target.name]
         choices = tried(target, precision)
@@ -249,7 +253,7 @@ class _Making:
             return self._judge(target, made)
         return self._judge(target, self._fastest(target, choices))
 
-    def _make(self, target: "Target", precision: "Precision", folder_name: str) -> Made:
+    def _make(self, target: "Target", precision: "ChosenPrecision", folder_name: str) -> Made:
         from converter.validate.package_check import evaluate_package
 
         artifact, records = self._stages(target.stages(precision.name, precision.options, self.compressed))
@@ -268,7 +272,7 @@ class _Making:
         )
         return Made(precision, bundle, evaluation, records)
 
-    def _fastest(self, target: "Target", choices: "Sequence[Precision]") -> Made:
+    def _fastest(self, target: "Target", choices: "Sequence[ChosenPrecision]") -> Made:
         """Make all candidates, time them together, and keep the fastest of those with the best verdict."""
         made: list[Made] = []
         failed: dict[str, ExportError] = {}

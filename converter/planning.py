@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from converter.errors import ExportError
 from converter.forecast import Forecast, forecast_of
-from converter.recipe import tried
+from converter.recipe import aim_of, tried
 from converter.stage import SILENT, Context, Progress
 
 if TYPE_CHECKING:
@@ -88,7 +88,6 @@ def _context(recipe: "Recipe", source: "TorchModel", work: Path, progress: Progr
     from converter.data.files import read_examples
     from converter.data.probes import builtin_examples, calibration_texts, choose_probes
     from converter.samples import resolve_data
-    from converter.target import Aim
 
     evaluation, given = (
         read_examples(resolve_data(file, progress), source.task) if file else ()
@@ -103,7 +102,7 @@ def _context(recipe: "Recipe", source: "TorchModel", work: Path, progress: Progr
         calibration_is_builtin=not given,
         teacher=source,
         progress=progress,
-        aim=Aim(recipe.targets[0].name, tried(recipe.targets[0], recipe.precisions[0])[0].name),
+        aim=aim_of(recipe),
     )
     return ctx, max(len(probes), len(evaluation))
 
@@ -121,7 +120,7 @@ def _steps(recipe: "Recipe", source: "TorchModel", ctx: Context, pace: float) ->
 
 def _step(name: str, before: Forecast, now: Forecast, recipe: "Recipe", speed: Any, pace: float) -> Step:
     sizes = {
-        t.name: round(now.bytes(tried(t, p)[0].name) / 1e6, 3)
+        t.name: round(now.bytes(t.menu()[tried(t, p)[0].name].bytes_a_weight) / 1e6, 3)
         for t, p in zip(recipe.targets, recipe.precisions, strict=True)
     }
     notes = now.notes[len(before.notes) :]

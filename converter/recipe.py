@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 from converter.binding import bind, parse_options, unbind
 from converter.errors import RecipeError, nearest
-from converter.limits import Limits
+from converter.precision import Limits
 from converter.registry import stage_class, target_class
 from converter.samples import is_sample, own_evaluation, resolve_recipe
+from converter.target import Aim
 
 if TYPE_CHECKING:
     from converter.stage import Stage
@@ -41,8 +42,8 @@ COMPRESSED_DROP = 0.02
 
 
 @dataclass(frozen=True)
-class Precision:
-    """One entry of a target's menu, with the options of its quantizer."""
+class ChosenPrecision:
+    """The name of an entry of a target's menu, with the options of its quantizer."""
 
     name: str
     options: Mapping[str, Any] = field(default_factory=dict)
@@ -55,11 +56,17 @@ AUTO = "auto"
 """The precision that makes every candidate of a target and keeps the fastest that passes its gate."""
 
 
-def tried(target: "Target", precision: Precision) -> tuple[Precision, ...]:
+def tried(target: "Target", precision: ChosenPrecision) -> tuple[ChosenPrecision, ...]:
     """Return what a precision stands for: itself, or all candidates of `auto`."""
     if precision.name != AUTO:
         return (precision,)
-    return tuple(Precision(*parse_options(text, f"{target.name}.auto")) for text in target.candidates())
+    return tuple(ChosenPrecision(*parse_options(text, f"{target.name}.auto")) for text in target.candidates())
+
+
+def aim_of(recipe: "Recipe") -> Aim:
+    """Return what a recipe makes first: budgets of time and size are those of it."""
+    target = recipe.targets[0]
+    return Aim(target.name, target.menu()[tried(target, recipe.precisions[0])[0].name])
 
 
 @dataclass(frozen=True)
@@ -68,7 +75,7 @@ class Recipe:
 
     model: str
     targets: "tuple[Target, ...]"
-    precisions: tuple[Precision, ...]
+    precisions: tuple[ChosenPrecision, ...]
     """One a target, in the same order."""
     compress: "tuple[Stage[Any, Any], ...]" = ()
     revision: str | None = None
@@ -237,21 +244,21 @@ def _ordered(stages: "list[Stage[Any, Any]]", where: str) -> "tuple[Stage[Any, A
     return tuple(stages)
 
 
-def _precisions(table: Mapping[str, Any], targets: "list[Target]", where: str) -> tuple[Precision, ...]:
+def _precisions(table: Mapping[str, Any], targets: "list[Target]", where: str) -> tuple[ChosenPrecision, ...]:
     _known_targets(table, targets, where)
     made = []
     for target in targets:
-        value = table.get(target.name, table.get(target.name.replace("-", "_"), target.precisions[0]))
+        value = table.get(target.name, table.get(target.name.replace("-", "_"), next(iter(target.menu()))))
         name, options = _precision(value, f"{where}.{target.name}")
         if name == AUTO and options:
             raise RecipeError(
                 f"auto has no option {next(iter(options))!r}", where=where, hint="name the precision to set its options"
             )
-        if name not in (*target.precisions, AUTO):
+        if name not in (*target.menu(), AUTO):
             raise RecipeError(
-                f"{target.name} has no precision {name!r}", where=where, hint=nearest(name, (*target.precisions, AUTO))
+                f"{target.name} has no precision {name!r}", where=where, hint=nearest(name, (*target.menu(), AUTO))
             )
-        made.append(Precision(name, options))
+        made.append(ChosenPrecision(name, options))
     return tuple(made)
 
 

@@ -1,6 +1,6 @@
 """The source's own answers, taken before anything is changed."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -8,6 +8,7 @@ import numpy as np
 
 from converter.errors import SourceError
 from converter.examples import Encoding, Example, pad_batch
+from converter.graphs import GraphSpec, Run, run_graphs
 from converter.task import Judged
 
 if TYPE_CHECKING:
@@ -16,8 +17,6 @@ if TYPE_CHECKING:
     from converter.artifact import TorchModel
     from converter.stage import Progress
     from converter.task import Task
-
-Run = Callable[[Mapping[str, "NDArray[np.int64]"]], Mapping[str, "NDArray[np.float32]"]]
 
 BATCH_TOKENS = 4096
 """Padded tokens in one batch of the source: bounds memory whatever the lengths are."""
@@ -52,14 +51,14 @@ class Reference:
 
 
 def torch_run(model: "TorchModel") -> Run:
-    """Return a function that runs `model` on int64 batches `[batch, length]`."""
+    """Return a function that runs a graph of `model` on int64 batches `[batch, length]`."""
     import torch
 
-    graph = model.graph().eval()
+    graphs = {name: graph.eval() for name, graph in model.graphs().items()}
 
-    def run(feed: Mapping[str, "NDArray[np.int64]"]) -> dict[str, "NDArray[np.float32]"]:
+    def run(graph: str, feed: Mapping[str, "NDArray[np.int64]"]) -> dict[str, "NDArray[np.float32]"]:
         with torch.inference_mode():
-            made = graph(**{name: torch.from_numpy(rows) for name, rows in feed.items()})
+            made = graphs[graph](**{name: torch.from_numpy(rows) for name, rows in feed.items()})
         return {name: value.numpy() for name, value in made.items()}
 
     return run
@@ -70,17 +69,20 @@ def encode_probes(model: "TorchModel", examples: Sequence[Example]) -> tuple[Pro
 
 
 def feed_of(
-    model: "TorchModel", encodings: Sequence[Encoding], length: int | None = None
+    model: "TorchModel", encodings: Sequence[Encoding], lengths: Mapping[str, int] | None = None
 ) -> dict[str, "NDArray[np.int64]"]:
-    """Stack encodings into what the graph takes: another tokenizer (a shipped one) may give more than that."""
-    batch = pad_batch(encodings, model.pad, length)
-    return {name: batch[name] for name in model.input_names}
+    """Stack encodings into what the graphs take: another tokenizer (a shipped one) may give more than that."""
+    made: dict[str, NDArray[np.int64]] = {}
+    for spec in model.specs.values():
+        made |= pad_batch(encodings, spec, lengths)
+    return made
 
 
 def run_probe(model: "TorchModel", probe: Probe, run: Run) -> Judged:
     """Run one text alone at its natural length."""
-    outputs = run(feed_of(model, [probe.encoding]))
-    return Judged(probe.example, probe.encoding, cut_outputs(outputs, 0, probe.encoding, model.task))
+    specs = model.specs
+    outputs = run_graphs(specs, run, feed_of(model, [probe.encoding]))
+    return Judged(probe.example, probe.encoding, own_outputs(outputs, 0, probe.encoding, model.task, specs))
 
 
 def judge(
@@ -104,10 +106,11 @@ def judge_batched(
     with progress.task(title, total=len(probes)) as ticker:
         while len(made) < len(order):
             rows = _next_batch(order[len(made) :], probes)
-            outputs = run(feed_of(model, [probes[i].encoding for i in rows]))
+            specs = model.specs
+            outputs = run_graphs(specs, run, feed_of(model, [probes[i].encoding for i in rows]))
             for row, i in enumerate(rows):
-                probe = probes[i]
-                made[i] = Judged(probe.example, probe.encoding, cut_outputs(outputs, row, probe.encoding, model.task))
+                example, encoding = probes[i].example, probes[i].encoding
+                made[i] = Judged(example, encoding, own_outputs(outputs, row, encoding, model.task, specs))
             ticker.advance(len(rows))
     return tuple(made[i] for i in range(len(probes)))
 
@@ -119,15 +122,16 @@ def _next_batch(waiting: Sequence[int], probes: Sequence[Probe]) -> Sequence[int
     return waiting[:size]
 
 
-def cut_outputs(
-    outputs: Mapping[str, "NDArray[np.float32]"], row: int, encoding: Encoding, task: "Task"
+def own_outputs(
+    outputs: Mapping[str, "NDArray[np.float32]"],
+    row: int,
+    encoding: Encoding,
+    task: "Task",
+    specs: Mapping[str, GraphSpec],
 ) -> dict[str, "NDArray[np.float32]"]:
     """Take one example out of a batch, without its padding, and of that what its task compares."""
-    own = {
-        name: value[row, : encoding.length] if name in task.token_outputs else value[row]
-        for name, value in outputs.items()
-    }
-    return dict(task.compared(own, encoding))
+    *_, last = specs.values()
+    return dict(task.compared(last.own_of(outputs, encoding.lengths, row), encoding))
 
 
 def capture_reference(

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from types import ModuleType
 
     from converter.family import Family
+    from converter.precision import Quantizer
     from converter.stage import Stage
     from converter.target import Target
     from converter.task import Task
@@ -52,6 +53,17 @@ def stage_class(name: str) -> "type[Stage[Any, Any]]":
     found = _only_class(importlib.import_module(f"converter.{wanted}"), Stage)
     found.name = wanted
     return found
+
+
+@cache
+def quantizers(target: str) -> "dict[str, type[Quantizer[Any]]]":
+    """Return the quantizers that are for a target, by the name of the precision that each makes."""
+    from converter.precision import Quantizer
+
+    found = (
+        _only_class(importlib.import_module(f"converter.quantize.{n}"), Quantizer) for n in names("converter.quantize")
+    )
+    return {cls.precision.name: cls for cls in found if cls.target == target}
 
 
 def target_names() -> tuple[str, ...]:

@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, TypeVar
 
 from converter.artifact import Artifact
+from converter.errors import UsageError
+from converter.graphs import Kind
 
 if TYPE_CHECKING:
     from converter.artifact import TorchModel
@@ -89,6 +91,8 @@ class Stage(ABC, Generic[Given, Made]):
     name: ClassVar[str] = ""
     """`folder.file`, given by the registry."""
     summary: ClassVar[str] = ""
+    takes: ClassVar[tuple[Kind, ...]] = ("encoder",)
+    """The kinds of models that it knows; another is refused before any work."""
     needs_text: ClassVar[bool] = False
     """Works from `Context.calibration`."""
     bars: ClassVar[tuple[str, ...]] = ()
@@ -124,6 +128,10 @@ class Record:
     peak_memory_bytes: int
     """Highest resident size of the process so far (getrusage), not of the stage alone."""
     facts: dict[str, Any]
+    digest_given: str
+    """SHA-256 of what went in and …"""
+    digest_made: str
+    """… of what came out; see `Artifact.digest`."""
 
 
 def options_of(stage: Any) -> dict[str, Any]:
@@ -133,6 +141,24 @@ def options_of(stage: Any) -> dict[str, Any]:
 
 def _plain(value: Any) -> Any:
     return [_plain(v) for v in value] if isinstance(value, (tuple, list)) else value
+
+
+def check_stage(stage: Stage[Any, Any], source: "TorchModel", *, has_text: bool) -> None:
+    """Raise where it can be told from the source that `stage` would refuse it; see `Stage.check`.
+
+    Raises:
+        UsageError: it does not know this kind of model.
+
+    """
+    if source.task.kind not in stage.takes:
+        kind = source.task.kind
+        raise UsageError(
+            f"it works on {' and '.join(f'{known}s' for known in stage.takes)}, and a model for {source.task.name} is "
+            f"run as {'an' if kind[0] == 'e' else 'a'} {kind}",
+            where=stage.name or type(stage).__name__,
+            hint="leave this step out for this model",
+        )
+    stage.check(source, has_text=has_text)
 
 
 def run_stage(stage: Stage[Given, Made], given: Given, ctx: Context) -> tuple[Made, Record]:
@@ -148,6 +174,8 @@ def run_stage(stage: Stage[Given, Made], given: Given, ctx: Context) -> tuple[Ma
         size_bytes_made=outcome.made.size_bytes,
         peak_memory_bytes=peak_memory_bytes(),
         facts=outcome.facts,
+        digest_given=given.digest,
+        digest_made=outcome.made.digest,
     )
     return outcome.made, record
 

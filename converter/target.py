@@ -1,19 +1,20 @@
 """The contract of a target: it emits files *and* opens them again."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from converter.limits import Limits
+from converter.precision import Limits, Precision
+from converter.registry import quantizers
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
     from converter.artifact import Artifact, Bundle, TorchModel
-    from converter.examples import PadIds
+    from converter.graphs import GraphSpec
     from converter.package.golden import Golden
     from converter.reference import Reference
     from converter.stage import Context, Stage
@@ -21,21 +22,29 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class TensorSpec:
-    """One input or output as callers see it; None is a dynamic dimension."""
+class TensorInfo:
+    """One input or output as an opened file itself tells of it; None is a dynamic dimension."""
 
     name: str
     dtype: str
     shape: tuple[int | None, ...]
 
 
+@dataclass(frozen=True)
+class GraphInfo:
+    """Inputs and outputs of one graph as an opened file itself tells of them."""
+
+    inputs: tuple[TensorInfo, ...]
+    outputs: tuple[TensorInfo, ...]
+
+
 class Runner(ABC):
-    """A shipped file, opened in the runtime that its users have."""
+    """Shipped files, opened in the runtime that their users have."""
 
     runtime: str
     """Name, version and backend, as `onnxruntime 1.32.0 CPUExecutionProvider`."""
-    inputs: tuple[TensorSpec, ...]
-    outputs: tuple[TensorSpec, ...]
+    graphs: "Mapping[str, GraphInfo]"
+    """What callers see of each graph, by its name."""
     max_batch: int | None = None
     """None: any batch; 1: the file takes one text at a time."""
     lengths: tuple[int, ...] = ()
@@ -44,10 +53,11 @@ class Runner(ABC):
     """Longest input that the file takes, in tokens, where that is less than the model's; None: the model's."""
 
     @abstractmethod
-    def run(self, feed: "Mapping[str, NDArray[np.int64]]") -> "dict[str, NDArray[np.float32]]":
+    def run(self, graph: str, feed: "Mapping[str, NDArray[np.int64]]") -> "dict[str, NDArray[np.float32]]":
         """Run one batch of int64 `[batch, length]` inputs, padded by the runner where the file's lengths are fixed.
 
-        Outputs come by name; those with a length axis are cut to the `length` that was fed.
+        A pure function: nothing is kept from one call to the next. Outputs come by name; those with a length axis are
+        cut to the `length` that was fed.
         """
 
 
@@ -66,7 +76,7 @@ class Aim:
     """A package to be made, by name."""
 
     target: str
-    precision: str
+    precision: Precision
 
 
 class Target(ABC):
@@ -76,8 +86,12 @@ class Target(ABC):
     summary: ClassVar[str]
     extra: ClassVar[str] = ""
     """The extra to install where a runtime is missing."""
+    runtime_module: ClassVar[str] = "onnxruntime"
+    """What `open` imports: the memory that it takes itself is no package's."""
+    own: ClassVar[tuple[Precision, ...]]
+    """Precisions that no quantizer makes: `none`."""
     precisions: ClassVar[tuple[str, ...]]
-    """The target's menu, its default first."""
+    """The order of its menu, its default first; quantizers that are not named here come before `none`."""
     auto: ClassVar[tuple[str, ...]] = ()
     """What `auto` tries, as typed behind `--quantize`; empty: the whole menu but `none`."""
     input_dtype: ClassVar[str] = "int64"
@@ -86,7 +100,18 @@ class Target(ABC):
     @classmethod
     def candidates(cls) -> tuple[str, ...]:
         """Return what `auto` makes and measures, in this order."""
-        return cls.auto or tuple(name for name in cls.precisions if name != "none") or cls.precisions[:1]
+        names = tuple(cls.menu())
+        return cls.auto or tuple(name for name in names if name != "none") or names[:1]
+
+    @classmethod
+    def menu(cls) -> dict[str, Precision]:
+        """Return the precisions that it offers by name, its default first: its own, and those of its quantizers."""
+        made = {q.precision.name: q.precision for q in quantizers(cls.name).values()}
+        known = made | {p.name: p for p in cls.own}
+        listed = [name for name in cls.precisions if name in known]
+        more = [name for name in known if name not in listed]
+        place = len(listed) - 1 if listed[1:] and listed[-1] == "none" else len(listed)
+        return {name: known[name] for name in (*listed[:place], *more, *listed[place:])}
 
     @abstractmethod
     def check_runtime(self) -> None:
@@ -101,14 +126,14 @@ class Target(ABC):
         """Write the package's files (all but manifest, golden vectors and README) into the empty `folder`."""
 
     @abstractmethod
-    def open(self, folder: Path, pad: "PadIds", threads: int = 1) -> Runner:
+    def open(self, folder: Path, specs: "Mapping[str, GraphSpec]", threads: int = 1) -> Runner:
         """Open the package in its runtime. Works on a folder alone: no source model is needed."""
 
-    @abstractmethod
     def limits(self, precision: str) -> Limits:
         """Return how far a package of this precision may be from its source."""
+        return self.menu()[precision].limits
 
-    def device_check(self, folder: Path, pad: "PadIds") -> DeviceCheck | None:
+    def device_check(self, folder: Path, specs: "Mapping[str, GraphSpec]") -> DeviceCheck | None:
         """Run on the device that the package is for; None where that is this machine's CPU."""
         return None
 
@@ -123,6 +148,10 @@ class Target(ABC):
     ) -> dict[str, Any]:
         """Write what is made from the golden vectors, such as samples; returns what the manifest keeps of it."""
         return {}
+
+    def product_weights(self, bundle: "Bundle") -> "Iterator[NDArray[Any]]":
+        """Yield the weight matrices of the shipped file's products, as they are stored, one at a time."""
+        return iter(())
 
     def usage(self, bundle: "Bundle") -> str:
         """Return the Markdown that shows how to call this package: its own file, lengths and outputs."""

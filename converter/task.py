@@ -8,13 +8,20 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from converter.examples import Encoding, Example, Label
+from converter.graphs import GraphSpec, Kind, ModelFacts, TensorSpec, encoder_graph
 
 if TYPE_CHECKING:
     import torch
     from numpy.typing import NDArray
 
+    from converter.data.probes import BuiltinText
+
 Outputs = Mapping[str, "NDArray[np.float32]"]
 """Outputs of one example, by name, without the batch axis and cut to its own tokens."""
+
+
+class NoClientForm(Exception):
+    """A client has no form for this model; the text says why."""
 
 
 @dataclass(frozen=True)
@@ -34,15 +41,45 @@ class Task(ABC):
     """The end of the transformers class that carries this task's head, such as `ForSequenceClassification`."""
     auto_class: ClassVar[str]
     """The transformers `Auto…` class that loads it."""
-    model_outputs: ClassVar[tuple[str, ...]]
-    """Outputs of the transformers model that the graph keeps, in order."""
-    token_outputs: ClassVar[tuple[str, ...]] = ()
-    """Outputs that have a length axis: cut to a text's own tokens before they are judged."""
-    vocabulary_outputs: ClassVar[tuple[str, ...]] = ()
-    """Outputs whose last axis is the vocabulary."""
+    kind: ClassVar[Kind] = "encoder"
+    """What a model with this head is run as."""
+    cuts_second: ClassVar[bool] = False
+    """Of a pair that is too long, the second text alone is cut, as a question's context is."""
 
     def __init__(self, config: Any) -> None:
         self.config = config
+
+    @property
+    @abstractmethod
+    def outputs(self) -> tuple[TensorSpec, ...]:
+        """Outputs of the transformers model that its graph keeps, in order."""
+
+    def graphs(self, facts: ModelFacts) -> Mapping[str, GraphSpec]:
+        """Declare the graphs of a model of this configuration, in the order in which they run: an encoder has one."""
+        return encoder_graph(facts, self.outputs)
+
+    @property
+    def client_class(self) -> str:
+        """Optimum's class that opens an ONNX package."""
+        return f"ORTModel{self.architecture}"
+
+    @property
+    def sample_kind(self) -> str:
+        """How the samples for apps read the outputs, one of `device.facts.CLASS_NAMES`; empty: they do not know how."""
+        return ""
+
+    def mediapipe_scores(self) -> str:
+        """Return the TFLite operation that makes scores of the outputs, as a task of MediaPipe's wants them.
+
+        Raises:
+            NoClientForm: MediaPipe has no such task.
+
+        """
+        raise NoClientForm(f"MediaPipe has no task for {self.name}")
+
+    def builtin_text(self, text: "BuiltinText") -> tuple[Example, ...]:
+        """Choose, of the text that comes with the tool, what has the shape of this task; edge cases last."""
+        return (*text.texts(), *text.text_edges())
 
     @property
     @abstractmethod

@@ -1,38 +1,35 @@
 """`cpu-int8`: an ONNX package in the Hugging Face layout for ONNX Runtime on CPUs."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from converter.artifact import Artifact, Bundle, OnnxModel, TorchModel
+from converter.artifact import Artifact, Bundle, TorchModel
 from converter.binding import bind
-from converter.examples import PadIds
-from converter.limits import Limits
+from converter.graphs import MODEL, GraphSpec
 from converter.onnx.export import ExportOnnx
-from converter.onnx.package import emit_onnx, find_model, usage
+from converter.onnx.model import OnnxModel
+from converter.onnx.package import emit_onnx, find_models, usage
 from converter.onnx.runner import CPU, OnnxRunner
-from converter.quantize.dynamic import DynamicInt8
-from converter.quantize.static import StaticInt8
+from converter.precision import Limits, unquantized
+from converter.registry import quantizers
 from converter.stage import Context, Stage
 from converter.target import Runner, Target
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from converter.reference import Reference
     from converter.validate.checks import Check
-
-LIMITS = {
-    "none": Limits(max_error=1e-4, agreement=0.999, stability=0.999),
-    # One scale for a whole batch: a text's answer can change with its neighbours (Limits.stability says how often).
-    "dynamic": Limits(agreement=0.97, stability=0.97, max_drop=0.02),
-    "static": Limits(agreement=0.97, stability=0.999, max_drop=0.02),
-}
 
 
 @dataclass(frozen=True)
 class CpuInt8(Target):
     name = "cpu-int8"
     summary = "int8 ONNX for ONNX Runtime on CPUs, in the Hugging Face layout"
+    own = (unquantized(Limits(max_error=1e-4, agreement=0.999, stability=0.999)),)
     precisions = ("static", "dynamic", "none")
     auto = ("static", "dynamic")
 
@@ -43,17 +40,14 @@ class CpuInt8(Target):
         where = "quantize.cpu-int8"
         if precision == "none":
             return (bind(ExportOnnx, options, where),)
-        return (ExportOnnx(), bind(StaticInt8 if precision == "static" else DynamicInt8, options, where))
+        return (ExportOnnx(), bind(quantizers(self.name)[precision], options, where))
 
     def emit(self, given: Artifact, source: TorchModel, folder: Path, ctx: Context) -> Bundle:
         assert isinstance(given, OnnxModel)
-        return emit_onnx(given, source, folder)
+        return emit_onnx(given, source, folder, self.menu())
 
-    def open(self, folder: Path, pad: PadIds, threads: int = 1) -> Runner:
-        return OnnxRunner(find_model(folder), threads)
-
-    def limits(self, precision: str) -> Limits:
-        return LIMITS[precision]
+    def open(self, folder: Path, specs: Mapping[str, GraphSpec], threads: int = 1) -> Runner:
+        return OnnxRunner(find_models(folder, specs), threads)
 
     def own_checks(
         self, bundle: Bundle, source: TorchModel, reference: "Reference", runner: Runner, ctx: Context
@@ -61,7 +55,12 @@ class CpuInt8(Target):
         """Return no check, as a user may ask for weights without the bound, but what the file is safe on."""
         from converter.onnx.accumulators import instruction_sets
 
-        return [], {"instruction_sets": instruction_sets(find_model(bundle.folder))}
+        return [], {"instruction_sets": instruction_sets(bundle.folder / bundle.files[MODEL])}
+
+    def product_weights(self, bundle: Bundle) -> "Iterator[NDArray[Any]]":
+        from converter.onnx.weights import product_weights
+
+        return chain.from_iterable(product_weights(bundle.folder / f) for f in dict.fromkeys(bundle.files.values()))
 
     def usage(self, bundle: Bundle) -> str:
         return usage(bundle, CPU)

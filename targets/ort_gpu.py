@@ -1,33 +1,31 @@
 """`ort-gpu`: an fp16 ONNX package in the Hugging Face layout for ONNX Runtime's CUDA provider."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from converter.artifact import Artifact, Bundle, OnnxModel, TorchModel
+from converter.artifact import Artifact, Bundle, TorchModel
 from converter.binding import bind
-from converter.examples import PadIds
-from converter.limits import Limits
+from converter.graphs import BATCH, SEQUENCE, GraphSpec, run_graphs
 from converter.onnx.export import ExportOnnx
-from converter.onnx.package import emit_onnx, find_model, usage
+from converter.onnx.model import OnnxModel
+from converter.onnx.package import emit_onnx, find_models, usage
 from converter.onnx.runner import CPU, OnnxRunner
-from converter.quantize.fp16 import Fp16
+from converter.precision import Limits, unquantized
+from converter.registry import quantizers
 from converter.stage import Context, Stage
 from converter.target import DeviceCheck, Runner, Target
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
 
 CUDA = "CUDAExecutionProvider"
 DEVICE_MAX_ERROR = 0.03
 """CUDA against CPU over the output range: two orders of summation in float16."""
-LIMITS = {
-    "none": Limits(max_error=1e-4, agreement=0.999, stability=0.999),
-    "fp16": Limits(max_error=0.03, cosine=0.999, agreement=0.99, stability=0.99),
-}
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 
 @dataclass(frozen=True)
@@ -35,6 +33,7 @@ class OrtGpu(Target):
     name = "ort-gpu"
     summary = "fp16 ONNX for ONNX Runtime on NVIDIA GPUs, in the Hugging Face layout"
     extra = "gpu"
+    own = (unquantized(Limits(max_error=1e-4, agreement=0.999, stability=0.999)),)
     precisions = ("fp16", "none")
 
     def check_runtime(self) -> None:
@@ -44,29 +43,31 @@ class OrtGpu(Target):
         where = "quantize.ort-gpu"
         if precision == "none":
             return (bind(ExportOnnx, options, where),)
-        return (ExportOnnx(), bind(Fp16, options, where))
+        return (ExportOnnx(), bind(quantizers(self.name)[precision], options, where))
 
     def emit(self, given: Artifact, source: TorchModel, folder: Path, ctx: Context) -> Bundle:
         assert isinstance(given, OnnxModel)
-        return emit_onnx(given, source, folder)
+        return emit_onnx(given, source, folder, self.menu())
 
-    def open(self, folder: Path, pad: PadIds, threads: int = 1) -> Runner:
-        return OnnxRunner(find_model(folder), threads, (CUDA, CPU) if _has_cuda() else (CPU,))
+    def open(self, folder: Path, specs: Mapping[str, GraphSpec], threads: int = 1) -> Runner:
+        return OnnxRunner(find_models(folder, specs), threads, (CUDA, CPU) if _has_cuda() else (CPU,))
 
-    def limits(self, precision: str) -> Limits:
-        return LIMITS[precision]
-
-    def device_check(self, folder: Path, pad: PadIds) -> DeviceCheck:
+    def device_check(self, folder: Path, specs: Mapping[str, GraphSpec]) -> DeviceCheck:
         """Run on the GPU, several shapes, and compare with the CPU; `ran` False where there is no GPU."""
         if not _has_cuda():
             return DeviceCheck(ran=False, detail="onnxruntime has no CUDA provider here; proven on the CPU provider")
-        path = find_model(folder)
-        device, host = OnnxRunner(path, providers=(CUDA, CPU)), OnnxRunner(path)
+        files = find_models(folder, specs)
+        device, host = OnnxRunner(files, providers=(CUDA, CPU)), OnnxRunner(files)
         if CUDA not in device.runtime:
             return DeviceCheck(ran=False, detail=f"the CUDA provider did not start; {device.runtime} ran instead")
-        worst = max(_difference(device, host, shape) for shape in ((1, 1), (1, 16), (8, 64)))
+        worst = max(_difference(device, host, specs, shape) for shape in ((1, 1), (1, 16), (8, 64)))
         detail = f"{device.runtime}, within {worst:.1e} of the CPU (at most {DEVICE_MAX_ERROR:g} wanted)"
         return DeviceCheck(ran=True, detail=detail, passed=worst <= DEVICE_MAX_ERROR)
+
+    def product_weights(self, bundle: Bundle) -> "Iterator[NDArray[Any]]":
+        from converter.onnx.weights import product_weights
+
+        return chain.from_iterable(product_weights(bundle.folder / f) for f in dict.fromkeys(bundle.files.values()))
 
     def usage(self, bundle: Bundle) -> str:
         return usage(bundle, CUDA)
@@ -78,13 +79,10 @@ def _has_cuda() -> bool:
     return CUDA in ort.get_available_providers()
 
 
-def _difference(device: OnnxRunner, host: OnnxRunner, shape: tuple[int, int]) -> float:
+def _difference(device: OnnxRunner, host: OnnxRunner, specs: Mapping[str, GraphSpec], shape: tuple[int, int]) -> float:
     """Return the largest error over the output range; infinite where an output is not finite."""
-    ids = np.random.default_rng(shape).integers(5, 100, shape)
-    feed: dict[str, NDArray[np.int64]] = {i.name: np.zeros(shape, dtype=np.int64) for i in host.inputs}
-    feed["input_ids"] += ids
-    feed["attention_mask"] += 1
-    wanted, found = host.run(feed), device.run(feed)
+    feed = next(iter(specs.values())).dummy({BATCH: shape[0], SEQUENCE: shape[1]})
+    wanted, found = (run_graphs(specs, runner.run, feed) for runner in (host, device))
     if not all(np.isfinite(v).all() for v in found.values()):
         return float("inf")
     return max(float(np.abs(found[n] - v).max()) / max(float(np.ptp(v)), 1e-6) for n, v in wanted.items())

@@ -2,8 +2,9 @@
 
 import importlib.util
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -13,15 +14,10 @@ from converter.device.beside import Beside
 from converter.device.gpu_forecast import forecast
 from converter.device.second_opinion import second_opinion
 from converter.errors import RecipeError, RuntimeMissing, StageFailed
-from converter.examples import PadIds
-from converter.limits import Limits
+from converter.graphs import MODEL, GraphSpec
 from converter.model_folder.files import write_model_files
-from converter.quantize.litert_dynamic import LitertDynamicInt8
-from converter.quantize.litert_fp16 import LitertFp16
-from converter.quantize.litert_int4 import LitertInt4
-from converter.quantize.litert_mixed import LitertMixed
-from converter.quantize.litert_static import LitertStaticInt8
-from converter.quantize.litert_weights import LitertWeights
+from converter.precision import Limits, unquantized
+from converter.registry import quantizers
 from converter.stage import Context, Stage
 from converter.target import Runner, Target
 from converter.tflite.lengths.any_length import write_any_length
@@ -36,30 +32,13 @@ from converter.tflite.model import FINE_LENGTHS, SHORTEST, TfliteModel, signatur
 from converter.tflite.usage import usage_of
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from converter.package.golden import Golden
     from converter.reference import Reference
     from converter.validate.checks import Check, Evaluation
 
 MODEL_FILE = "model.tflite"
-QUANTIZERS: Mapping[str, type[Stage[TfliteModel, TfliteModel]]] = {
-    "dynamic": LitertDynamicInt8,
-    "static": LitertStaticInt8,
-    "weights": LitertWeights,
-    "mixed": LitertMixed,
-    "int4": LitertInt4,
-    "fp16": LitertFp16,
-}
-LIMITS = {
-    # float32: 3e-6 was measured on MiniLM; deeper models sum more.
-    "none": Limits(max_error=1e-4, agreement=1.0, stability=1.0),
-    "fp16": Limits(max_error=0.02, agreement=0.995, stability=1.0),
-    "dynamic": Limits(agreement=0.985, stability=0.99, max_drop=0.01),
-    "weights": Limits(agreement=0.985, stability=1.0, max_drop=0.01),
-    "mixed": Limits(agreement=0.97, stability=0.99, max_drop=0.02),
-    "int4": Limits(agreement=0.96, stability=0.99, max_drop=0.03),
-    "static": Limits(agreement=0.97, stability=0.99, max_drop=0.02),
-}
-
 SEPARATE = frozenset({"float32", "fp16", "static"})
 """Precisions that GPUs and NPUs take: with `graphs=auto` their lengths have a graph each."""
 
@@ -87,6 +66,9 @@ class Tflite(Target):
     name = "tflite"
     summary = "TFLite for LiteRT on phones"
     extra = "mobile"
+    runtime_module = "ai_edge_litert.interpreter"
+    # 3e-6 was measured on MiniLM; deeper models sum more.
+    own = (unquantized(Limits(max_error=1e-4, agreement=1.0, stability=1.0)),)
     precisions = ("dynamic", "static", "weights", "mixed", "int4", "fp16", "none")
     auto = ("dynamic", "static", "fp16")
     input_dtype = "int32"
@@ -138,7 +120,7 @@ class Tflite(Target):
                     hint="lengths are an option of the target: --seq-len 16,32",
                 )
             return (lower,)
-        return (lower, bind(QUANTIZERS[precision], options, where))
+        return (lower, bind(quantizers(self.name)[precision], options, where))
 
     def emit(self, given: Artifact, source: TorchModel, folder: Path, ctx: Context) -> Bundle:
         assert isinstance(given, TfliteModel)
@@ -164,7 +146,7 @@ class Tflite(Target):
             left_out[MEDIAPIPE_FILE] = why
         write_model_files(source, folder, {}, max_length=given.lengths[-1])
         Beside(folder).write_tokenizer(source)
-        return Bundle(folder, MODEL_FILE, source, left_out)
+        return Bundle(folder, {MODEL: MODEL_FILE}, source, left_out)
 
     def _shared(self, given: TfliteModel) -> bool:
         """Whether one graph is wanted behind all lengths."""
@@ -183,7 +165,7 @@ class Tflite(Target):
             write_any_length(given.path, path, given.lengths[-1])
         else:
             write_shared(given.path, path, signature_lengths(self.seq_len, source.max_length, FINE_LENGTHS))
-        try_lengths(given, self.open(path.parent, source.pad).run, ctx)
+        try_lengths(given, self.open(path.parent, source.specs).run, ctx)
 
     def _not_shared(self, why: NotAlike) -> StageFailed:
         option = "any_length" if self.any_length else "graphs=shared"
@@ -207,16 +189,16 @@ class Tflite(Target):
             return f"its graph does not take any length ({error})"
         return ""
 
-    def open(self, folder: Path, pad: PadIds, threads: int = 1) -> Runner:
+    def open(self, folder: Path, specs: Mapping[str, GraphSpec], threads: int = 1) -> Runner:
         from converter.tflite.runner import TfliteRunner
 
-        return TfliteRunner(folder / MODEL_FILE, pad, threads)
+        return TfliteRunner(folder / MODEL_FILE, specs, threads)
 
     def own_checks(
         self, bundle: Bundle, source: TorchModel, reference: "Reference", runner: Runner, ctx: Context
     ) -> tuple[list["Check"], dict[str, Any]]:
         longest = min(source.max_length, runner.max_length or source.max_length)
-        model = bundle.folder / bundle.model_file
+        model = bundle.folder / bundle.files[MODEL]
         tokenizer, facts = Beside(bundle.folder).check(source, reference, longest)
         checks, found = check_variant(bundle, source, reference, runner, ctx)
         opinion, heard = second_opinion(model, source, reference, runner, ctx.work)
@@ -230,8 +212,10 @@ class Tflite(Target):
     ) -> dict[str, Any]:
         return Beside(bundle.folder).complete(bundle.source, golden, runner, evaluation.facts, tolerance)
 
-    def limits(self, precision: str) -> Limits:
-        return LIMITS[precision]
+    def product_weights(self, bundle: Bundle) -> "Iterator[NDArray[Any]]":
+        from converter.tflite.weights import product_weights
+
+        return chain.from_iterable(product_weights(bundle.folder / f) for f in dict.fromkeys(bundle.files.values()))
 
     def usage(self, bundle: Bundle) -> str:
         return usage_of(bundle, self.batch)

@@ -5,6 +5,7 @@ from typing import Any
 
 from converter.artifact import TorchModel
 from converter.examples import Example
+from converter.graphs import MODEL
 from converter.reference import feed_of, torch_run
 from converter.stage import Context
 from converter.surgery.resize import family_of
@@ -19,7 +20,7 @@ def context(tmp_path: Path, calibration: tuple[Example, ...] = PLAIN, seed: int 
 
 def answers(model: TorchModel) -> dict[str, Any]:
     encodings = [model.task.encode(model.tokenizer, e, model.max_length) for e in PLAIN[:6]]
-    return dict(torch_run(model)(feed_of(model, encodings)))
+    return dict(torch_run(model)(MODEL, feed_of(model, encodings)))
 
 
 def units(model: TorchModel) -> list[tuple[int, int]]:

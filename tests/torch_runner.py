@@ -8,11 +8,12 @@ from typing import Any, ClassVar
 import numpy as np
 
 from converter.artifact import Bundle, TorchModel
-from converter.examples import Example, PadIds
-from converter.limits import Limits
+from converter.examples import Example
+from converter.graphs import MODEL, GraphSpec
+from converter.precision import Limits, unquantized
 from converter.reference import capture_reference, torch_run
 from converter.stage import SILENT, Context
-from converter.target import DeviceCheck, Runner, Target, TensorSpec
+from converter.target import DeviceCheck, GraphInfo, Runner, Target, TensorInfo
 from tests.tiny import SENTENCES
 
 Feed = Mapping[str, np.ndarray]
@@ -30,11 +31,16 @@ class TorchRunner(Runner):
 
     def __init__(self, model: TorchModel, change: Change = unchanged) -> None:
         self._run, self._change = torch_run(model), change
-        self.inputs = tuple(TensorSpec(n, "int64", (None, None)) for n in model.input_names)
-        self.outputs = tuple(TensorSpec(n, "float32", (None, None)) for n in model.task.model_outputs)
+        spec = model.specs[MODEL]
+        self.graphs = {
+            MODEL: GraphInfo(
+                tuple(TensorInfo(n, "int64", (None, None)) for n in spec.input_names),
+                tuple(TensorInfo(n, "float32", (None, None)) for n in spec.output_names),
+            )
+        }
 
-    def run(self, feed: Feed) -> Outputs:
-        return self._change(dict(self._run(feed)), feed)
+    def run(self, graph: str, feed: Feed) -> Outputs:
+        return self._change(dict(self._run(graph, feed)), feed)
 
 
 @dataclass(frozen=True)
@@ -43,6 +49,7 @@ class TorchTarget(Target):
 
     name = "torch"
     summary = "the PyTorch model itself"
+    own = (unquantized(Limits(agreement=0.98, max_error=1e-3, stability=0.98)),)
     precisions = ("none",)
     make_runner: ClassVar[Callable[[], Runner]]
     device: ClassVar[DeviceCheck | None] = None
@@ -57,15 +64,12 @@ class TorchTarget(Target):
         source.tokenizer.save_pretrained(folder)
         source.config.save_pretrained(folder)
         (folder / "model.bin").write_bytes(b"weights" * 1000)
-        return Bundle(folder, "model.bin", source)
+        return Bundle(folder, {MODEL: "model.bin"}, source)
 
-    def open(self, folder: Path, pad: PadIds, threads: int = 1) -> Runner:
+    def open(self, folder: Path, specs: Mapping[str, GraphSpec], threads: int = 1) -> Runner:
         return self.make_runner()
 
-    def limits(self, precision: str) -> Limits:
-        return Limits(agreement=0.98, max_error=1e-3, stability=0.98)
-
-    def device_check(self, folder: Path, pad: PadIds) -> DeviceCheck | None:
+    def device_check(self, folder: Path, specs: Mapping[str, GraphSpec]) -> DeviceCheck | None:
         return self.device
 
 

@@ -153,7 +153,7 @@ def _interrupted(session: Session) -> int:
 
 @contextlib.contextmanager
 def _signals() -> Iterator[list[float]]:
-    """Turn SIGINT and SIGTERM into KeyboardInterrupt; yields when they came.
+    """Turn SIGINT, SIGTERM and SIGHUP into KeyboardInterrupt; yields when they came.
 
     A second one within seconds is ignored, because it would cut short the removal of what was half made. A later one
     counts again: a library may have swallowed the first.
@@ -169,7 +169,10 @@ def _signals() -> Iterator[list[float]]:
     if threading.current_thread() is not threading.main_thread():
         yield came
         return
-    before = {number: signal.signal(number, handler) for number in (signal.SIGINT, signal.SIGTERM)}
+    # A terminal that is closed ends a run, but not one that `nohup` has told to go on.
+    hangup = () if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN else (signal.SIGHUP,)
+    numbers = (signal.SIGINT, signal.SIGTERM, *hangup)
+    before = {number: signal.signal(number, handler) for number in numbers}
     try:
         yield came
     finally:

@@ -14,7 +14,7 @@ def take_results(session: Session, package: Path, results: Sequence[Path], devic
 
     if not device or not device.strip():
         raise UsageError("a measurement needs the name of its device", where="--device", hint='--device "Pixel 9"')
-    rows = import_results(package, results, " ".join(device.split()))
+    rows = import_results(package, results, " ".join(device.split()), session.terminal.say)
     if session.terminal.json:
         session.print_json(rows)
     else:

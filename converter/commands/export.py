@@ -49,7 +49,8 @@ Examples:
 @click.option("--portable", is_flag=True, help="Standard ONNX operators only, for cpu-int8: slower, opened anywhere.")
 @click.option("--probes", type=int, metavar="N", help="Texts that are compared one by one.")
 @click.option("--seed", type=int, metavar="N", help="Seed of everything random; default 0.")
-@click.option("--force", is_flag=True, help="Replace the output folder if it exists.")
+@click.option("--force", is_flag=True, help="Replace an earlier output in DIR; refused where DIR holds any other file.")
+@click.option("--wait", is_flag=True, help="Wait while another run writes to DIR, instead of being refused.")
 @click.option("--require-device", is_flag=True, help="Fail where a package cannot be tried on its device here.")
 @click.option("--dry-run", is_flag=True, help="Check everything that was asked for, print the recipe, make nothing.")
 @json_option
@@ -80,6 +81,7 @@ def export(  # click passes one argument a flag
     probes: int | None,
     seed: int | None,
     force: bool,
+    wait: bool,
     require_device: bool,
     dry_run: bool,
 ) -> int:
@@ -109,6 +111,7 @@ def export(  # click passes one argument a flag
         probes=probes,
         seed=seed,
         force=force,
+        wait=wait,
         require_device=require_device,
         dry_run=dry_run,
     )
@@ -117,6 +120,7 @@ def export(  # click passes one argument a flag
 
 def run(session: Session, flags: Flags) -> int:
     """Run the export and show how it came out; returns the exit code."""
+    from converter.package.output_folder import resume_folder
     from converter.recipe import bind_recipe
 
     terminal = session.terminal
@@ -124,7 +128,7 @@ def run(session: Session, flags: Flags) -> int:
     table = recipe_table(flags, session.argv)
     recipe = bind_recipe(table, where=str(flags.recipe) if flags.recipe else "recipe")
     out = output_folder(flags, recipe.model)
-    session.resume = out.absolute().parent / f".{out.name}.resume"
+    session.resume = resume_folder(out)
     if flags.dry_run:
         return _dry_run(session, recipe)
     if "targets" not in table:
@@ -142,7 +146,14 @@ def _make(session: Session, flags: Flags, recipe: "Recipe", out: Path) -> int:
 
         progress = terminal.progress()
         with progress.task("Exporting"):
-            result = convert(recipe, out, force=flags.force, require_device=flags.require_device, progress=progress)
+            result = convert(
+                recipe,
+                out,
+                force=flags.force,
+                wait=flags.wait,
+                require_device=flags.require_device,
+                progress=progress,
+            )
         if terminal.json:
             session.print_json(report_table(result))
         else:

@@ -37,6 +37,7 @@ class Flags:
     probes: int | None = None
     seed: int | None = None
     force: bool = False
+    wait: bool = False
     require_device: bool = False
     dry_run: bool = False
 

@@ -35,13 +35,14 @@ def lines(folder: str, manifest: Mapping[str, Any]) -> list[str]:
     gate, source = _table(manifest, "gate"), _table(manifest, "source")
     files = _table(manifest, "files")
     total = sum(f.get("size_bytes", 0) for f in files.values() if isinstance(f, Mapping))
-    model = files.get(manifest.get("model_file", ""), {})
+    models = {str(g.get("file")): None for g in _table(manifest, "graphs").values() if isinstance(g, Mapping)}
+    held = sum(_table(files, name).get("size_bytes", 0) for name in models)
     tool = _table(manifest, "tool")
     made = [
         f"{folder}: {manifest.get('target')}, {manifest.get('precision')}, {manifest.get('task')}",
         f"  from        {source.get('id')}" + (f" at {source['revision']}" if source.get("revision") else ""),
         f"  licence     {source.get('licence') or 'not stated'}",
-        f"  model       {manifest.get('model_file')}, {size(model.get('size_bytes'))} (all files {size(total)})",
+        f"  model       {', '.join(models)}, {size(held)} (all files {size(total)})",
         f"  made by     {tool.get('name')} {tool.get('version')}",
         f"  gate        {gate.get('status')}, agreement {share(gate.get('agreement'))}, {gate.get('n_probes')} texts",
     ]

@@ -89,15 +89,15 @@ def description(name: str) -> dict[str, Any]:
         UsageError: there is nothing of that name; the nearest is named.
 
     """
-    from converter.limits import Limits
+    from converter.precision import Limits
 
     if name == "limits":
         return _described("limits", "Limits of the gate", Limits, "--limit NAME=X, or [limits] in a recipe")
     proper, cls = _class_of(name)
     made: dict[str, Any] = _described(proper, cls.summary, cls, _usage(proper))
     if "." not in proper:
-        made["precisions"] = list(cls.precisions)
-        made["default_precision"] = cls.precisions[0]
+        made["precisions"] = list(cls.menu())
+        made["default_precision"] = next(iter(cls.menu()))
     return made
 
 

@@ -109,7 +109,7 @@ class Terminal:
         return self._log.read().decode("utf-8", "replace")[-REPLAYED_CHARACTERS:]
 
     def _write(self, text: str) -> None:
-        with contextlib.suppress(BrokenPipeError):
+        with contextlib.suppress(OSError):  # a reader that has gone, a terminal that was closed
             self._err.write(text + "\n")
             self._err.flush()
 

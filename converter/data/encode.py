@@ -6,7 +6,8 @@ from typing import Any
 import numpy as np
 
 from converter.errors import SourceError
-from converter.examples import INPUT_NAMES, Encoding, Example
+from converter.examples import Encoding, Example
+from converter.graphs import ENCODER_INPUTS
 
 MASK_EVERY = 7
 """One token of seven (15 %, as BERT was trained) is hidden where a text has no mask of its own …"""
@@ -97,7 +98,7 @@ def from_batch_encoding(made: Any) -> Encoding:
     """Keep what this project uses of a tokenizer's result."""
     fast = made.encodings[0]
     return Encoding(
-        inputs={n: np.asarray(made[n], dtype=np.int64) for n in INPUT_NAMES if n in made},
+        inputs={n: np.asarray(made[n], dtype=np.int64) for n in ENCODER_INPUTS if n in made},
         word_ids=tuple(fast.word_ids),
         sequence_ids=tuple(fast.sequence_ids),
         offsets=tuple(fast.offsets),

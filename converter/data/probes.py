@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
@@ -20,17 +21,6 @@ MOST_TOKENS_PER_BYTE = 0.4
 """English takes about 0.2 tokens a byte in its own vocabulary, a foreign script spelled byte by byte up to 1."""
 LONG_TOKENS = 512
 """Longest edge case that is not cut; a text beyond the limit is tried where the limit is at most twice this."""
-PAIR_LABELS = frozenset(
-    {"entailment", "contradiction", "not_entailment", "duplicate", "not_duplicate", "equivalent", "not_equivalent"}
-)
-MASKED = (
-    "The capital of France is [MASK].",
-    "She drinks a cup of [MASK] every morning.",
-    "The [MASK] of the story is hard to [MASK].",
-    "[MASK] is the largest planet of our solar system.",
-    "He opened the [MASK] and looked outside.",
-    "Two plus two is [MASK].",
-)
 ODD_TEXTS = {
     "empty": "",
     "spaces": "   ",
@@ -51,24 +41,41 @@ ODD_TEXTS = {
 }
 
 
-def builtin_examples(model: "TorchModel") -> tuple[Example, ...]:
-    """Return our own text in the shape that the model's task takes, edge cases last.
+@dataclass(frozen=True)
+class BuiltinText:
+    """The text that comes with the tool, as far as the vocabulary of `model` spells it; a task takes what fits it.
 
-    Texts that the vocabulary mostly cannot spell are left out; edge cases are kept whatever the vocabulary.
+    Edge cases are kept whatever the vocabulary.
     """
-    match model.task.name:
-        case "question-answering":
-            return (*_questions(model), *_question_edges(model))
-        case "text-classification" if PAIR_LABELS & {label.lower() for label in model.task.labels}:
-            return (*_pairs(), *_pair_edges(model))
-        case "text-classification":
-            scores = _pairs() if len(model.task.labels) == 1 else ()
-            return (*_texts(model), *scores, *_text_edges(model), *_pair_edges(model))
-        case "fill-mask":
-            masked = tuple(Example(text, where="built-in") for text in MASKED)
-            return (*masked, *_texts(model), *_text_edges(model))
-        case _:
-            return (*_texts(model), *_text_edges(model))
+
+    model: "TorchModel"
+
+    def of(self, texts: Sequence[str]) -> tuple[Example, ...]:
+        """Return a task's own sentences as examples, all of them."""
+        return tuple(Example(text, where="built-in") for text in texts)
+
+    def texts(self) -> tuple[Example, ...]:
+        return _texts(self.model)
+
+    def pairs(self) -> tuple[Example, ...]:
+        return _pairs()
+
+    def questions(self) -> tuple[Example, ...]:
+        return _questions(self.model)
+
+    def text_edges(self) -> tuple[Example, ...]:
+        return _text_edges(self.model)
+
+    def pair_edges(self) -> tuple[Example, ...]:
+        return _pair_edges(self.model)
+
+    def question_edges(self) -> tuple[Example, ...]:
+        return _question_edges(self.model)
+
+
+def builtin_examples(model: "TorchModel") -> tuple[Example, ...]:
+    """Return our own text in the shape that the model's task takes, edge cases last."""
+    return model.task.builtin_text(BuiltinText(model))
 
 
 def choose_probes(given: Sequence[Example], builtin: Sequence[Example], limit: int) -> tuple[Example, ...]:

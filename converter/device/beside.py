@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from converter.device.facts import DeviceFacts, facts_of
+from converter.device.facts import DeviceFacts, facts_of, kind_of
 from converter.device.golden_table import write_golden_table
 from converter.device.gpu_forecast import FACT as GPU_FACT
 from converter.device.parity import CHECK, backend_of, expected, facts, parity_check, prove, write_parity
@@ -30,9 +30,11 @@ def tables_of(source: "TorchModel") -> Tables:
     """Return the tokenizer of a model as tables.
 
     Raises:
-        NoTables: it has no such form; says why.
+        NoTables: it has no such form, or no sample is there to read them; says why.
 
     """
+    if not kind_of(source):
+        raise NoTables(f"there are no samples for {source.task.name}")
     if source.tokenizer.truncation_side != "right":
         raise NoTables("it cuts texts at their beginning")
     return read_tables(backend_of(source))
@@ -64,8 +66,8 @@ class Beside:
             detail = f"the package has no tokenizer of its own for devices: {why}; an app needs a library"
             return Check(CHECK, Status.NOT_RUN, detail=detail), {FACT: {"why_not": why}}
         wanted = expected(backend, max_length)
-        only_second = source.task.name == "question-answering"
-        parity = prove(DeviceTokenizer(self.assets), wanted, reference.probes, max_length, only_second=only_second)
+        shipped, only_second = DeviceTokenizer(self.assets), source.task.cuts_second
+        parity = prove(shipped, wanted, reference.probes, max_length, only_second=only_second)
         check = parity_check(parity)
         found = facts(parity)
         if check.status is Status.PASS:
@@ -87,13 +89,16 @@ class Beside:
         self, source: "TorchModel", golden: "Golden", runner: "Runner", known: Mapping[str, Any], tolerance: float
     ) -> dict[str, Any]:
         """Write the samples; returns what the manifest keeps of them."""
+        runtime = least_runtime(self.folder)
+        if not kind_of(source):
+            return {KEY: runtime[MODEL_FILE]}
         proof = known.get(FACT, {})
         table = facts_of(
             source,
             runner,
             why_not=str(proof.get("why_not", "")),
             n_differing=sum(not d.startswith("your text") for d in proof.get("differing", ())),
-            runtime=least_runtime(self.folder),
+            runtime=runtime,
             graph_inputs=inputs_in_order(self.folder),
         )
         made = check_facts(table)

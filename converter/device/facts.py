@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from converter.graphs import ENCODER_INPUTS, MODEL
 from converter.tasks.question_answering import MAX_ANSWER_TOKENS
 from converter.tflite.model import ANY_SIGNATURE, BATCH, DEFAULT_LENGTHS, SIGNATURE
 
@@ -95,7 +96,7 @@ class DeviceFacts:
         has so many kinds of text.
         """
         signature = f"{self.any_signature}{self.any_up_to}" if self.any_up_to else f"{self.signature}{length}"
-        ranges = {"attention_mask": "1,1", "token_type_ids": "0,0"}
+        ranges = {n: f"{t.draw[0]},{t.draw[1]}" for n, t in ENCODER_INPUTS.items() if n != "input_ids"}
         told = {
             "signature_to_run_for": signature,
             "input_layer": ",".join(self.graph_inputs),
@@ -119,26 +120,8 @@ class DeviceFacts:
 
 
 def kind_of(source: "TorchModel") -> str:
-    """Return how the outputs of a model become an answer."""
-    from converter.scoring.logits import MultiLabel, ScoreReading
-    from converter.tasks.text_classification import TextClassification
-
-    if source.head is not None:
-        return "embedding"
-    if isinstance(source.task, TextClassification):
-        match source.task.reading:
-            case MultiLabel():
-                return "multi"
-            case ScoreReading():
-                return "score"
-            case _:
-                return "classes"
-    return {
-        "token-classification": "tags",
-        "question-answering": "span",
-        "fill-mask": "mask",
-        "feature-extraction": "tokens",
-    }[source.task.name]
+    """Return how the outputs of a model become an answer, one of `CLASS_NAMES`; empty where no sample knows how."""
+    return "embedding" if source.head is not None else source.task.sample_kind
 
 
 def facts_of(
@@ -153,17 +136,18 @@ def facts_of(
     """Gather what the samples need; `why_not` says why they bring no tokenizer, empty where they do."""
     import json
 
-    tokenizer = source.tokenizer
+    tokenizer, graph = source.tokenizer, runner.graphs[MODEL]
     mask = getattr(tokenizer, "mask_token_id", None)
     return DeviceFacts(
         model=source.provenance.id,
         kind=kind_of(source),
         lengths=runner.lengths,
-        inputs=tuple(s.name for s in runner.inputs),
-        outputs=tuple(s.name for s in runner.outputs),
-        width=int(runner.outputs[0].shape[-1] or 0),
+        inputs=tuple(s.name for s in graph.inputs),
+        outputs=tuple(s.name for s in graph.outputs),
+        width=int(graph.outputs[0].shape[-1] or 0),
         labels=source.task.labels,
-        pad=dict(source.pad.ids),
+        # Of inputs that the model has not, too: samples are written for all.
+        pad={t.name: t.fill for t in (*ENCODER_INPUTS.values(), *source.specs[MODEL].inputs)},
         tokenizer=str(json.loads(tokenizer.backend_tokenizer.to_str())["model"].get("type")),
         wordpiece=not why_not,
         why_not=why_not,

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from converter.errors import ExportError
+from converter.examples import pad_batch
+from converter.graphs import MODEL, SEQUENCE
 from converter.tflite.file import in_blocks
 from converter.tflite.model import SIGNATURE
 from converter.validate.checks import Check, Status
@@ -74,10 +76,8 @@ def _ask(folder: Path, model: Path, source: "TorchModel", probes: "Sequence[Prob
     for i, probe in enumerate(probes):
         length = next(n for n in runner.lengths if n >= probe.encoding.length)
         texts[str(i)] = f"{SIGNATURE}{length}"
-        for spec in runner.inputs:
-            row = np.full((1, length), source.pad.ids[spec.name], dtype=np.int32)
-            row[0, : probe.encoding.length] = probe.encoding.inputs[spec.name]
-            feeds[f"{i}.{spec.name}"] = row
+        batch = pad_batch([probe.encoding], source.specs[MODEL], {SEQUENCE: length})
+        feeds |= {f"{i}.{name}": rows.astype(np.int32) for name, rows in batch.items()}
     (folder / "job.json").write_text(json.dumps({"model": str(model.resolve()), "texts": texts}), encoding="utf-8")
     np.savez(folder / "feeds.npz", **feeds)
     try:
@@ -100,11 +100,11 @@ def _worst(
     """Return the largest distance between both runtimes over the output range, on the texts' own tokens."""
     worst = 0.0
     for i, probe in enumerate(probes):
-        mine = runner.run({s.name: probe.encoding.inputs[s.name][None] for s in runner.inputs})
+        spec = source.specs[MODEL]
+        mine = runner.run(MODEL, pad_batch([probe.encoding], spec))
+        others = spec.own_of({name: made[f"{i}.{name}"] for name in mine}, probe.encoding.lengths)
         for name, value in mine.items():
-            theirs = made[f"{i}.{name}"]
-            if name in source.task.token_outputs:
-                theirs = theirs[:, : probe.encoding.length]
+            theirs = others[name]
             scale = max(reference.output_range.get(name, 0.0), 1e-6)
             error = float(np.abs(theirs - value).max()) / scale if theirs.shape == value.shape else float("inf")
             worst = error if not error <= worst else worst

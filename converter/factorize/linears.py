@@ -100,7 +100,7 @@ class LinearFactors(Stage[TorchModel, TorchModel]):
         import torch
 
         from converter.data.probes import even_sample
-        from converter.reference import encode_probes, feed_of, torch_run
+        from converter.reference import encode_probes, run_probe, torch_run
 
         made = {n: torch.zeros(m.in_features, m.in_features, dtype=torch.float64) for n, m in linears.items()}
 
@@ -117,7 +117,7 @@ class LinearFactors(Stage[TorchModel, TorchModel]):
             run = torch_run(model)
             with ctx.progress.task("Measuring inputs", total=len(probes)) as ticker:
                 for probe in probes:
-                    run(feed_of(model, [probe.encoding]))
+                    run_probe(model, probe, run)
                     ticker.advance()
         finally:
             for handle in handles:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from converter.artifact import Provenance, TorchModel
 from converter.errors import SourceError
-from converter.examples import INPUT_NAMES
+from converter.graphs import ENCODER_INPUTS
 from converter.jsonfile import read_table
 from converter.model_folder.architecture import check_model_type, choose_task
 from converter.model_folder.locate import encoder_folder_of, locate
@@ -258,7 +258,7 @@ def _agree_on_inputs(module: "torch.nn.Module", tokenizer: Any) -> tuple[str, ..
     import inspect
 
     accepted = inspect.signature(module.forward).parameters
-    names = tuple(n for n in INPUT_NAMES if n in tokenizer.model_input_names and n in accepted)
+    names = tuple(n for n in ENCODER_INPUTS if n in tokenizer.model_input_names and n in accepted)
     tokenizer.model_input_names = list(names)
     return names
 

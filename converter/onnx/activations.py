@@ -5,8 +5,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from converter.examples import pad_batch
-from converter.memory import release_memory
+from converter.graphs import MODEL
 from converter.onnx.write import write_onnx
+from converter.resources import release_memory
 
 if TYPE_CHECKING:
     import numpy as np
@@ -49,7 +50,7 @@ def stream_activations(
         with progress.task("Watching activations", total=len(texts)) as ticker:
             for text in texts:
                 encoding = source.task.encode(source.tokenizer, text, source.max_length)
-                values = session.run(list(names), pad_batch([encoding], source.pad))
+                values = session.run(list(names), pad_batch([encoding], source.specs[MODEL]))
                 yield {n: v.reshape(-1, v.shape[-1]) for n, v in zip(names, values, strict=True)}
                 ticker.advance()
     finally:

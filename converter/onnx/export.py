@@ -7,11 +7,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from converter.artifact import MAX_IR_VERSION, OnnxModel, TorchModel
+from converter.artifact import TorchModel
 from converter.binding import option
 from converter.errors import StageFailed
-from converter.memory import release_memory
+from converter.graphs import BATCH, MODEL, SEQUENCE
 from converter.onnx.equality import check_equal
+from converter.onnx.model import MAX_IR_VERSION, OnnxModel
+from converter.resources import release_memory
 from converter.rewrite import apply_rewrites
 from converter.stage import Context, Outcome, Stage
 
@@ -56,24 +58,23 @@ class ExportOnnx(Stage[TorchModel, OnnxModel]):
             del model
             # The exporter's graphs are reference cycles: their weights would stay until some later collection.
             release_memory()
-        made = OnnxModel(path, given, output_names(given))
+        made = OnnxModel({MODEL: path}, given)
         return Outcome(made, facts | check_equal(made, ctx))
-
-
-def output_names(model: TorchModel) -> tuple[str, ...]:
-    return (*model.task.model_outputs, *(("sentence_embedding",) if model.head is not None else ()))
 
 
 def _export(given: TorchModel, opset: int) -> "ir.Model":
     import torch
 
-    sample = _sample(given)
+    spec, n = given.specs[MODEL], min(12, given.max_length)
+    # Two texts of different lengths, so that nothing in the trace can depend on a mask of ones.
+    feed = spec.dummy({BATCH: 2, SEQUENCE: n}, padding=n - n // 2)
+    sample = {name: torch.from_numpy(rows) for name, rows in feed.items()}
     batch = torch.export.Dim("batch", min=1, max=4096)
     length = torch.export.Dim("length", min=1, max=given.max_length)
     with eager_attention(given.module), torch.no_grad():
         try:
             program = torch.onnx.export(
-                given.graph().eval(),
+                given.graphs()[MODEL].eval(),
                 (),
                 kwargs=sample,
                 dynamo=True,
@@ -81,7 +82,7 @@ def _export(given: TorchModel, opset: int) -> "ir.Model":
                 verbose=False,
                 dynamic_shapes={name: {0: batch, 1: length} for name in sample},
                 input_names=list(sample),
-                output_names=list(output_names(given)),
+                output_names=list(spec.output_names),
             )
         except torch.onnx.errors.OnnxExporterError as error:
             raise StageFailed(
@@ -124,15 +125,3 @@ def quiet_exporter() -> Iterator[None]:
             yield
     finally:
         logging.disable(before)
-
-
-def _sample(model: TorchModel) -> "dict[str, torch.Tensor]":
-    """Two texts of different lengths, so that nothing in the trace can depend on a mask of ones."""
-    import torch
-
-    n = min(12, model.max_length)
-    low = {"input_ids": 5, "attention_mask": 1, "token_type_ids": 0}
-    made = {name: torch.full((2, n), low[name], dtype=torch.int64) for name in model.input_names}
-    made["attention_mask"][1, n // 2 :] = 0
-    made["input_ids"][1, n // 2 :] = model.pad.ids["input_ids"]
-    return made

@@ -1,45 +1,30 @@
 """What the two ONNX targets share: the Hugging Face layout, and how to call it."""
 
 import shutil
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-from converter.artifact import Bundle, OnnxModel, TorchModel
+from converter.artifact import Bundle, TorchModel
 from converter.errors import PackageDamaged
+from converter.graphs import MODEL
 from converter.jsonfile import read_json, write_json
 from converter.model_folder.files import write_model_files
-from converter.onnx.export import output_names
-
-FILES = {
-    "none": "onnx/model.onnx",
-    "dynamic": "onnx/model_quantized.onnx",
-    "static": "onnx/model_quantized.onnx",
-    "fp16": "onnx/model_fp16.onnx",
-}
-"""The names that Optimum and transformers.js look for, by precision."""
-
-DTYPES = {"onnx/model.onnx": "fp32", "onnx/model_quantized.onnx": "q8", "onnx/model_fp16.onnx": "fp16"}
-"""What transformers.js calls them; without it in config.json it would look for another file."""
-
-ORT_CLASSES = {
-    "text-classification": "ORTModelForSequenceClassification",
-    "token-classification": "ORTModelForTokenClassification",
-    "question-answering": "ORTModelForQuestionAnswering",
-    "feature-extraction": "ORTModelForFeatureExtraction",
-    "fill-mask": "ORTModelForMaskedLM",
-}
+from converter.onnx.model import OnnxModel
+from converter.precision import Precision
 
 
-def emit_onnx(given: OnnxModel, source: TorchModel, folder: Path) -> Bundle:
-    """Write the model under `onnx/` and everything beside it that loaders look for."""
-    precision = "none" if given.precision == "float32" else given.precision
-    file = FILES[precision]
+def emit_onnx(given: OnnxModel, source: TorchModel, folder: Path, menu: Mapping[str, Precision]) -> Bundle:
+    """Write the model under `onnx/` and everything beside it that loaders look for; `menu`: the target's."""
+    precision = menu["none" if given.precision == "float32" else given.precision]
+    files = {name: f"onnx/{name}{precision.suffix}.onnx" for name in given.files}
     (folder / "onnx").mkdir()
-    shutil.copyfile(given.path, folder / file)
-    write_model_files(source, folder, {"transformers.js_config": {"dtype": DTYPES[file]}})
+    for name, path in given.files.items():
+        shutil.copyfile(path, folder / files[name])
+    write_model_files(source, folder, {"transformers.js_config": {"dtype": precision.client_dtype}})
     if source.head is not None:
-        _name_model(folder, file, source.max_length)
-    return Bundle(folder, file, source)
+        _name_model(folder, files[MODEL], source.max_length)
+    return Bundle(folder, files, source)
 
 
 def _name_model(folder: Path, file: str, max_length: int) -> None:
@@ -49,32 +34,41 @@ def _name_model(folder: Path, file: str, max_length: int) -> None:
     write_json(path, table | {"model_args": {**table.get("model_args", {}), "file_name": file}})
 
 
-def find_model(folder: Path) -> Path:
-    """Return the one model of a package.
+def find_models(folder: Path, graphs: Collection[str] = (MODEL,)) -> dict[str, Path]:
+    """Return the file of each graph of a package, which is named after the graph.
 
     Raises:
-        PackageDamaged: there is none, or more than one.
+        PackageDamaged: one has none, or more than one; or there are others.
 
     """
     found = sorted((folder / "onnx").glob("*.onnx"))
-    if len(found) != 1:
-        raise PackageDamaged(f"wanted one model under onnx/, found {len(found)}", where=str(folder))
-    return found[0]
+    made = {}
+    for name in graphs:
+        own = [path for path in found if path.stem == name or path.stem.startswith(f"{name}_")]
+        if len(own) != 1:
+            raise PackageDamaged(
+                f"wanted one file of the graph {name} under onnx/, found {len(own)}", where=str(folder)
+            )
+        made[name] = own[0]
+    if len(found) > len(made):
+        raise PackageDamaged(f"wanted {len(made)} model(s) under onnx/, found {len(found)}", where=str(folder))
+    return made
 
 
 def usage(bundle: Bundle, provider: str) -> str:
     """Return the Markdown that shows three ways to call the package (four where it makes embeddings)."""
-    source = bundle.source
+    source, file = bundle.source, bundle.files[MODEL]
+    spec = source.specs[MODEL]
     parts = [RUNTIME_USAGE, OPTIMUM_USAGE, JAVASCRIPT_USAGE, *([SENTENCE_USAGE] if source.head is not None else [])]
     return "\n".join(parts).format(
-        file=bundle.model_file,
-        dtype=DTYPES[bundle.model_file],
+        file=file,
+        dtype=read_json(bundle.folder / "config.json")["transformers.js_config"]["dtype"],
         provider=provider,
         task=source.task.name,
-        loader=ORT_CLASSES[source.task.name],
+        loader=source.task.client_class,
         max_length=source.max_length,
-        names=", ".join(f'"{n}"' for n in source.input_names),
-        outputs=", ".join(output_names(source)),
+        names=", ".join(f'"{n}"' for n in spec.input_names),
+        outputs=", ".join(spec.output_names),
     )
 
 

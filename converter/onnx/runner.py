@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from converter.errors import PackageDamaged
-from converter.target import Runner, TensorSpec
+from converter.target import GraphInfo, Runner, TensorInfo
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -18,20 +18,37 @@ CPU = "CPUExecutionProvider"
 class OnnxRunner(Runner):
     """Runs any batch and any length up to the model's maximum."""
 
-    def __init__(self, path: Path, threads: int = 1, providers: Sequence[str] = (CPU,), *, session: Any = None) -> None:
+    def __init__(
+        self,
+        files: Mapping[str, Path],
+        threads: int = 1,
+        providers: Sequence[str] = (CPU,),
+        *,
+        sessions: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Open `files`, by graph; `sessions`: those opened already."""
         import onnxruntime as ort
 
-        try:
-            self.session = open_session(path, threads, providers) if session is None else session
-        except Exception as error:  # noqa: BLE001 - ONNX Runtime's classes are not exported by name
-            raise PackageDamaged(f"ONNX Runtime cannot open it ({_first_line(error)})", where=str(path)) from None
-        self.runtime = f"onnxruntime {ort.__version__} {self.session.get_providers()[0]}"
-        self.inputs = tuple(_spec(i) for i in self.session.get_inputs())
-        self.outputs = tuple(_spec(o) for o in self.session.get_outputs())
+        if sessions is None:
+            sessions = {name: _opened(path, threads, providers) for name, path in files.items()}
+        self.sessions = sessions
+        self.runtime = f"onnxruntime {ort.__version__} {next(iter(sessions.values())).get_providers()[0]}"
+        self.graphs = {
+            name: GraphInfo(tuple(map(_info, s.get_inputs())), tuple(map(_info, s.get_outputs())))
+            for name, s in sessions.items()
+        }
 
-    def run(self, feed: "Mapping[str, NDArray[np.int64]]") -> "dict[str, NDArray[np.float32]]":
-        made = self.session.run(None, {i.name: feed[i.name] for i in self.inputs})
-        return dict(zip([o.name for o in self.outputs], made, strict=True))
+    def run(self, graph: str, feed: "Mapping[str, NDArray[np.int64]]") -> "dict[str, NDArray[np.float32]]":
+        info = self.graphs[graph]
+        made = self.sessions[graph].run(None, {i.name: feed[i.name] for i in info.inputs})
+        return dict(zip([o.name for o in info.outputs], made, strict=True))
+
+
+def _opened(path: Path, threads: int, providers: Sequence[str]) -> Any:
+    try:
+        return open_session(path, threads, providers)
+    except Exception as error:  # noqa: BLE001 - ONNX Runtime's classes are not exported by name
+        raise PackageDamaged(f"ONNX Runtime cannot open it ({_first_line(error)})", where=str(path)) from None
 
 
 def open_session(path: Path, threads: int = 1, providers: Sequence[str] = (CPU,)) -> Any:
@@ -69,9 +86,9 @@ def _options(threads: int) -> Any:
     return options
 
 
-def _spec(value: Any) -> TensorSpec:
+def _info(value: Any) -> TensorInfo:
     kind = {"tensor(int64)": "int64", "tensor(float)": "float32"}.get(value.type, value.type)
-    return TensorSpec(value.name, kind, tuple(d if isinstance(d, int) else None for d in value.shape))
+    return TensorInfo(value.name, kind, tuple(d if isinstance(d, int) else None for d in value.shape))
 
 
 def _first_line(error: BaseException) -> str:

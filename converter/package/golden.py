@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from converter.errors import PackageDamaged
-from converter.examples import Encoding, Example, PadIds, pad_batch
+from converter.examples import Encoding, Example, pad_batch
+from converter.graphs import GraphSpec
 from converter.package.manifest import GOLDEN
-from converter.reference import cut_outputs, run_probe
+from converter.reference import own_outputs, run_probe
 from converter.stage import SILENT
 from converter.task import Judged, Task
 from converter.validate.answers import run_safely, shorten
@@ -28,9 +29,6 @@ if TYPE_CHECKING:
 N_TEXTS = 16
 MAX_VALUES = 2_000_000
 """Numbers of all outputs together (8 MB in float32): token vectors must not outweigh the model."""
-TOLERANCES = {"none": 1e-4, "float32": 1e-4, "fp32": 1e-4, "fp16": 1e-2, "float16": 1e-2}
-OTHER_TOLERANCE = 0.05
-"""int8 kernels round and saturate differently from CPU to CPU; on the machine that sealed it, the change is 0."""
 RANGE_FLOOR = 1e-6
 
 
@@ -44,11 +42,6 @@ class Golden:
     source: tuple[dict[str, "NDArray[np.float32]"], ...]
     output_range: dict[str, float]
     """Of the source over all probes."""
-
-
-def replay_tolerance(precision: str) -> float:
-    """Return how far replayed outputs may be from the recorded ones, over the output range."""
-    return TOLERANCES.get(precision, OTHER_TOLERANCE)
 
 
 def record_golden(made: "TorchModel", source: "TorchModel", reference: "Reference", runner: "Runner") -> Golden:
@@ -161,7 +154,12 @@ class Replay:
 
 
 def replay(
-    golden: Golden, task: Task, encodings: Sequence[Encoding], runner: "Runner", pad: PadIds, tolerance: float
+    golden: Golden,
+    task: Task,
+    encodings: Sequence[Encoding],
+    runner: "Runner",
+    specs: Mapping[str, GraphSpec],
+    tolerance: float,
 ) -> Replay:
     """Run the golden texts again.
 
@@ -172,9 +170,9 @@ def replay(
     """
     judged, worst = [], 0.0
     for i, encoding in enumerate(encodings):
-        batch = pad_batch([encoding], pad)
-        made = run_safely(runner.run, {n: batch[n] for n in golden.ids[i]}, golden.examples[i], encoding.length)
-        outputs = cut_outputs(made, 0, encoding, task)
+        feed = {n: rows for spec in specs.values() for n, rows in pad_batch([encoding], spec).items()}
+        made = run_safely(specs, runner.run, feed, golden.examples[i], encoding.length)
+        outputs = own_outputs(made, 0, encoding, task, specs)
         worst = max(worst, _change(golden, i, outputs, tolerance))
         judged.append(Judged(golden.examples[i], encoding, outputs))
     return Replay(len(judged), worst, _check_decisions(golden, task, judged))

@@ -8,6 +8,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from converter.errors import PackageDamaged
+from converter.graphs import MODEL
 from converter.jsonfile import json_text, write_json
 
 if TYPE_CHECKING:
@@ -17,7 +18,9 @@ MANIFEST = "manifest.json"
 REJECTED = "rejected.json"
 GOLDEN = "golden.safetensors"
 README = "README.md"
-FORMAT = 1
+FORMAT = 2
+OLD_FORMAT = 1
+"""Of one graph alone: its file as `model_file`, and what the runtime said of it as `signature`. Still read."""
 DIGEST = "manifest_sha256"
 """The manifest's own digest, over the rest of it: a slip of one byte in it is found like in any other file."""
 
@@ -54,7 +57,7 @@ def _digest(table: Mapping[str, Any]) -> str:
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
-    """Read a package's manifest.
+    """Read a package's manifest; one of an older format is returned as the current one would have it.
 
     Raises:
         PackageDamaged: there is none, it is not one of this tool's, it has changed, or the gate rejected the package.
@@ -74,23 +77,46 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         raise PackageDamaged("there is no manifest.json: not a sealed package", where=str(folder)) from None
     except (OSError, UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
         raise PackageDamaged(f"the manifest cannot be read ({error})", where=str(path)) from None
-    if not isinstance(table, dict) or table.get("format") != FORMAT:
+    if not isinstance(table, dict) or table.get("format") not in (FORMAT, OLD_FORMAT):
         raise PackageDamaged("the manifest is not one that this version reads", where=str(path))
     # The text too: what is written is canonical, so any other spelling is a change.
     if table.get(DIGEST) != _digest(table) or text != json_text(table):
         raise PackageDamaged("manifest.json has changed since it was sealed", where=str(folder))
+    if table["format"] == OLD_FORMAT:
+        table = _upgraded(table)
     _check_shape(table, path)
     return table
 
 
+def _upgraded(old: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a manifest of one graph with that graph by its name; its specs are not in it."""
+    graph = {"file": old.get("model_file"), "signature": old.get("signature")}
+    return {**{k: v for k, v in old.items() if k not in {"model_file", "signature"}}, "graphs": {MODEL: graph}}
+
+
+def model_files(manifest: Mapping[str, Any]) -> dict[str, str]:
+    """Return the file of each graph, by the graph's name."""
+    return {name: graph["file"] for name, graph in manifest["graphs"].items()}
+
+
+def model_bytes(manifest: Mapping[str, Any]) -> int:
+    """Return the size of the model: of all its files together."""
+    sizes = (manifest["files"][name].get("size_bytes", 0) for name in set(model_files(manifest).values()))
+    return sum(size for size in sizes if isinstance(size, int))
+
+
 def _check_shape(table: Mapping[str, Any], path: Path) -> None:
     """Trust nothing of a manifest but what it must have: anyone can compute a digest."""
-    texts = ("target", "precision", "model_file", "task")
+    texts = ("target", "precision", "task")
     wanted = all(isinstance(table.get(k), str) for k in texts) and isinstance(table.get("files"), dict)
     described = wanted and all(
         isinstance(d, dict) and isinstance(d.get("sha256"), str) for d in table["files"].values()
     )
-    if not described or table["model_file"] not in table["files"]:
+    graphs = table.get("graphs")
+    named = isinstance(graphs, dict) and all(
+        isinstance(g, dict) and g.get("file") in table["files"] for g in graphs.values()
+    )
+    if not described or not graphs or not named:
         raise PackageDamaged("the manifest lacks what every package has", where=str(path))
     for name in table["files"]:
         parts = PurePosixPath(name).parts

@@ -7,7 +7,7 @@ from converter.validate.checks import Status
 
 if TYPE_CHECKING:
     from converter.artifact import Bundle, TorchModel
-    from converter.recipe import Precision
+    from converter.recipe import ChosenPrecision
     from converter.target import Target
     from converter.validate.checks import Evaluation
 
@@ -23,7 +23,7 @@ TELEMETRY = (
 
 
 def package_card(
-    target: "Target", precision: "Precision", bundle: "Bundle", evaluation: "Evaluation", source: "TorchModel"
+    target: "Target", precision: "ChosenPrecision", bundle: "Bundle", evaluation: "Evaluation", source: "TorchModel"
 ) -> str:
     """Return the Markdown. It holds no times and no dates: the same run gives the same bytes."""
     usage = target.usage(bundle).strip()
@@ -32,14 +32,14 @@ def package_card(
         _what(precision, bundle, evaluation, source),
         f"## Calling it\n\n{usage}" if usage else "",
         _samples(bundle),
-        TELEMETRY if bundle.model_file.endswith(".onnx") else "",
+        TELEMETRY if any(name.endswith(".onnx") for name in bundle.files.values()) else "",
         _proof(evaluation),
         _files(source),
     ]
     return "\n\n".join(p for p in parts if p) + "\n"
 
 
-def _what(precision: "Precision", bundle: "Bundle", evaluation: "Evaluation", source: "TorchModel") -> str:
+def _what(precision: "ChosenPrecision", bundle: "Bundle", evaluation: "Evaluation", source: "TorchModel") -> str:
     made = source.provenance
     revision = f" at revision `{made.revision}`" if made.revision else ""
     size = f"{bundle.size_bytes / 1e6:.1f} MB; the source's weights are {source.size_bytes / 1e6:.1f} MB in float32"
@@ -47,11 +47,15 @@ def _what(precision: "Precision", bundle: "Bundle", evaluation: "Evaluation", so
         [
             f"- Task: {source.task.name}",
             f"- Made from: `{made.id}`{revision}, licence: {made.licence or 'not stated by the source'}",
-            f"- Model: `{bundle.model_file}`, precision {precision}, {size}",
+            f"- Model: {_names(bundle)}, precision {precision}, {size}",
             f"- Verdict: {VERDICTS[evaluation.status]}",
             f"- Made by plm-export {converter.__version__}; `manifest.json` has the whole provenance",
         ]
     )
+
+
+def _names(bundle: "Bundle") -> str:
+    return ", ".join(f"`{name}`" for name in dict.fromkeys(bundle.files.values()))
 
 
 def _proof(evaluation: "Evaluation") -> str:

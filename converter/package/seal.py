@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import converter
 from converter.binding import unbind
+from converter.graphs import spec_table
 from converter.jsonfile import json_values
 from converter.package.installed import installed
 from converter.package.manifest import README, Package, seal
@@ -16,9 +17,9 @@ from converter.validate.checks import Status
 
 if TYPE_CHECKING:
     from converter.artifact import Bundle, TorchModel
-    from converter.recipe import Precision, Recipe
+    from converter.recipe import ChosenPrecision, Recipe
     from converter.stage import Context
-    from converter.target import Target
+    from converter.target import Runner, Target
     from converter.validate.checks import Evaluation
 
 DISTRIBUTIONS = (
@@ -40,7 +41,7 @@ DISTRIBUTIONS = (
 
 def seal_package(
     target: "Target",
-    precision: "Precision",
+    precision: "ChosenPrecision",
     bundle: "Bundle",
     evaluation: "Evaluation",
     records: "Sequence[Record]",
@@ -59,7 +60,7 @@ def seal_package(
         "target": target.name,
         "target_options": unbind(target),
         "precision": str(precision),
-        "model_file": bundle.model_file,
+        "graphs": {name: {"file": bundle.files[name], **spec_table(s)} for name, s in bundle.source.specs.items()},
         "task": source.task.name,
         "labels": list(source.task.labels),
         "source": {**asdict(source.provenance), "size_bytes": source.size_bytes, "max_length": source.max_length},
@@ -81,30 +82,39 @@ def seal_package(
 
 def _golden(
     target: "Target",
-    precision: "Precision",
+    precision: "ChosenPrecision",
     bundle: "Bundle",
     evaluation: "Evaluation",
     source: "TorchModel",
     ctx: "Context",
 ) -> dict[str, Any]:
-    from converter.package.golden import record_golden, replay_tolerance, write_golden
-    from converter.package.verify import signature
+    from converter.package.golden import record_golden, write_golden
+    from converter.package.verify import signatures
 
     assert ctx.reference is not None, "the source is asked before any package is made"
-    runner = target.open(bundle.folder, bundle.source.pad)
+    specs = bundle.source.specs
+    runner = target.open(bundle.folder, specs)
     golden = record_golden(bundle.source, source, ctx.reference, runner)
     write_golden(golden, bundle.folder)
-    tolerance = replay_tolerance(precision.name)
+    tolerance = target.menu()[precision.name].tolerance
     beside = target.accompany(bundle, golden, runner, evaluation, tolerance)
     return {
         "runtime": runner.runtime,
-        "signature": signature(runner),
+        # A package may leave outputs out that the model has.
+        "graphs": {
+            name: {"file": bundle.files[name], **spec_table(spec.giving(_outputs(runner, name))), "signature": told}
+            for (name, spec), told in zip(specs.items(), signatures(runner).values(), strict=True)
+        },
         "max_length": min(source.max_length, runner.max_length or source.max_length),
         "max_batch": runner.max_batch,
         "lengths": list(runner.lengths),
         "replay_tolerance": tolerance,
         **({"beside": beside} if beside else {}),
     }
+
+
+def _outputs(runner: "Runner", graph: str) -> tuple[str, ...]:
+    return tuple(info.name for info in runner.graphs[graph].outputs)
 
 
 def gate_table(evaluation: "Evaluation") -> dict[str, Any]:

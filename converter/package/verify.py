@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from converter.errors import ExportError, PackageDamaged, RuntimeMissing
-from converter.package.manifest import check_files, read_manifest
+from converter.graphs import MODEL, GraphSpec, ModelFacts, read_spec
+from converter.package.manifest import check_files, model_files, read_manifest
 
 if TYPE_CHECKING:
-    from converter.examples import Encoding, PadIds
+    from converter.examples import Encoding
     from converter.package.golden import Golden
     from converter.target import Runner
     from converter.task import Task
@@ -37,12 +38,13 @@ def verify_package(folder: Path, *, threads: int = 1) -> dict[str, Any]:
     except Exception as error:  # noqa: BLE001 - tokenizers raises bare Exception
         raise PackageDamaged(f"the tokenizer does not load ({error})", where=str(folder)) from None
     task = _task(folder, manifest)
-    runner = _open(folder, manifest, _pad(tokenizer), threads)
+    specs = read_specs(folder, manifest)
+    runner = _open(folder, manifest, specs, threads)
     _check_signature(folder, manifest, runner)
     encodings = _check_ids(folder, golden, task, tokenizer, int(manifest["max_length"]))
     tolerance = float(manifest["replay_tolerance"])
     try:
-        found = replay(golden, task, encodings, runner, _pad(tokenizer), tolerance)
+        found = replay(golden, task, encodings, runner, specs, tolerance)
     except RunFailed as error:
         raise PackageDamaged(str(error), where=str(folder)) from error
     return {
@@ -87,17 +89,30 @@ def _check_complete(folder: Path, manifest: Mapping[str, Any]) -> None:
 
 def open_sealed(folder: Path, *, threads: int = 1) -> "Runner":
     """Open a sealed package in its runtime, its files checked."""
-    from converter.validate.interface import load_tokenizer
-
     manifest = read_manifest(folder)
     check_files(folder, manifest)
-    return _open(folder, manifest, _pad(load_tokenizer(folder)), threads)
+    return _open(folder, manifest, read_specs(folder, manifest), threads)
 
 
-def _pad(tokenizer: Any) -> "PadIds":
-    from converter.examples import PadIds
+def read_specs(folder: Path, manifest: Mapping[str, Any]) -> Mapping[str, GraphSpec]:
+    """Return what each graph of a package takes and gives: as its manifest says, else (format 1) as its task does.
 
-    return PadIds.of(tokenizer)
+    Raises:
+        PackageDamaged: what the manifest says cannot be read.
+
+    """
+    try:
+        if all("inputs" in graph for graph in manifest["graphs"].values()):
+            return {name: read_spec(name, graph) for name, graph in manifest["graphs"].items()}
+        signature = manifest["graphs"][MODEL]["signature"]
+        inputs, outputs = (tuple(str(t["name"]) for t in signature[kind]) for kind in ("inputs", "outputs"))
+    except (ValueError, KeyError, TypeError, OverflowError) as error:
+        raise PackageDamaged(f"the manifest's graphs cannot be read ({error!r})", where=str(folder)) from None
+    from converter.validate.interface import load_tokenizer
+
+    facts = ModelFacts.of(load_tokenizer(folder), inputs, embeds="sentence_embedding" in outputs)
+    declared = _task(folder, manifest).graphs(facts)
+    return {name: spec.giving(outputs) for name, spec in declared.items()}
 
 
 def _task(folder: Path, manifest: Mapping[str, Any]) -> "Task":
@@ -112,14 +127,14 @@ def _task(folder: Path, manifest: Mapping[str, Any]) -> "Task":
     return task_class(manifest["task"])(config)
 
 
-def _open(folder: Path, manifest: Mapping[str, Any], pad: "PadIds", threads: int) -> "Runner":
+def _open(folder: Path, manifest: Mapping[str, Any], specs: Mapping[str, GraphSpec], threads: int) -> "Runner":
     from converter.binding import bind
     from converter.registry import target_class
 
     cls = target_class(manifest["target"])
     target = bind(cls, manifest.get("target_options", {}), f"{folder}: target_options")
     try:
-        return target.open(folder, pad, threads)
+        return target.open(folder, specs, threads)
     except ExportError:
         raise
     except ImportError as error:
@@ -130,25 +145,29 @@ def _open(folder: Path, manifest: Mapping[str, Any], pad: "PadIds", threads: int
         ) from None
     except Exception as error:  # noqa: BLE001 - each runtime raises its own classes on a file that it cannot read
         raise PackageDamaged(
-            f"the runtime does not open {manifest['model_file']} ({error})", where=str(folder)
+            f"the runtime does not open {', '.join(model_files(manifest).values())} ({error})", where=str(folder)
         ) from None
 
 
-def signature(runner: "Runner") -> dict[str, Any]:
-    """Return inputs and outputs as they stand in a manifest."""
+def signatures(runner: "Runner") -> dict[str, dict[str, Any]]:
+    """Return inputs and outputs of each graph, as the runtime tells of them, in the form that a manifest has."""
     return {
-        kind: [{"name": s.name, "dtype": s.dtype, "shape": list(s.shape)} for s in specs]
-        for kind, specs in (("inputs", runner.inputs), ("outputs", runner.outputs))
+        name: {
+            kind: [{"name": t.name, "dtype": t.dtype, "shape": list(t.shape)} for t in tensors]
+            for kind, tensors in (("inputs", graph.inputs), ("outputs", graph.outputs))
+        }
+        for name, graph in runner.graphs.items()
     }
 
 
 def _check_signature(folder: Path, manifest: Mapping[str, Any], runner: "Runner") -> None:
-    wanted, found = manifest.get("signature"), signature(runner)
-    if wanted != found:
-        raise PackageDamaged(
-            f"its inputs and outputs are {found}, the manifest says {wanted}",
-            where=str(folder / manifest["model_file"]),
-        )
+    found = signatures(runner)
+    for name, graph in manifest["graphs"].items():
+        if graph.get("signature") != found.get(name):
+            raise PackageDamaged(
+                f"inputs and outputs of {name} are {found.get(name)}, the manifest says {graph.get('signature')}",
+                where=str(folder / graph["file"]),
+            )
 
 
 def _check_ids(folder: Path, golden: "Golden", task: "Task", tokenizer: Any, max_length: int) -> "list[Encoding]":

@@ -9,6 +9,7 @@ import torch
 
 from converter.artifact import TorchModel
 from converter.examples import Encoding
+from converter.graphs import MODEL
 from converter.reference import feed_of
 
 if TYPE_CHECKING:
@@ -38,6 +39,6 @@ def measure_input_norms(
         with ExitStack() as hooks, torch.inference_mode():
             for number, linear in enumerate(linears):
                 hooks.callback(linear.register_forward_pre_hook(watch(number)).remove)
-            model.graph()(**feed)
+            model.graphs()[MODEL](**feed)
         ticker.advance()
     return [(s / max(n, 1)).sqrt().float().clamp(min=math.ulp(0.0)) for s, n in zip(sums, counts, strict=True)]

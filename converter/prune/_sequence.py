@@ -10,6 +10,7 @@ import torch
 
 from converter.artifact import TorchModel
 from converter.examples import Encoding
+from converter.graphs import MODEL
 from converter.reference import feed_of
 
 if TYPE_CHECKING:
@@ -64,7 +65,7 @@ def in_groups(
                 calls[name] = calls.get(name, 0) + 1
 
             hooks.callback(linear.register_forward_pre_hook(count).remove)
-        model.graph()(**_feed(model, batch))
+        model.graphs()[MODEL](**_feed(model, batch))
     groups: list[tuple[str, dict[str, int]]] = []
     for name, n_calls in calls.items():
         found = LAYER.search(name)
@@ -116,7 +117,7 @@ def _watched(
         for name, linear in linears.items():
             hooks.callback(linear.register_forward_hook(watch(name)).remove)
         with suppress(_Reached):
-            model.graph()(**feed)
+            model.graphs()[MODEL](**feed)
     return seen
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from converter.artifact import TorchModel
 from converter.binding import option
 from converter.errors import RecipeError
+from converter.graphs import MODEL
 from converter.stage import Context, Outcome, Stage
 
 if TYPE_CHECKING:
@@ -133,7 +134,9 @@ def _damage(given: TorchModel, kept: tuple[int, ...], batches: Any, ticker: "Tic
     for batch in batches:
         feed = {n: torch.from_numpy(rows) for n, rows in feed_of(given, [e for _, e in batch]).items()}
         with torch.no_grad():
-            distance = given.task.soft_loss(smaller.graph()(**feed), given.graph()(**feed), feed["attention_mask"], 1.0)
+            distance = given.task.soft_loss(
+                smaller.graphs()[MODEL](**feed), given.graphs()[MODEL](**feed), feed["attention_mask"], 1.0
+            )
         total, count = total + float(distance) * len(batch), count + len(batch)
         ticker.advance()
     return total / count

@@ -5,9 +5,11 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 from zlib import crc32
 
-from converter.artifact import OnnxModel
 from converter.binding import option
-from converter.stage import Context, Outcome, Stage
+from converter.graphs import MODEL
+from converter.onnx.model import OnnxModel
+from converter.precision import Limits, Precision, Quantizer
+from converter.stage import Context, Outcome
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -16,7 +18,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class DynamicInt8(Stage[OnnxModel, OnnxModel]):
+class DynamicInt8(Quantizer[OnnxModel]):
     """The large products in int8 with scales taken at run time, after smoothing; embeddings with a scale a row.
 
     Activations have one scale for the whole batch: a text's answer can depend on its neighbours (`Limits.stability`).
@@ -29,6 +31,14 @@ class DynamicInt8(Stage[OnnxModel, OnnxModel]):
         0.05, "share of the answers' variance that int8 may cost; products stay in float until it does not", low=0.0
     )
 
+    target = "cpu-int8"
+    precision = Precision(
+        "dynamic",
+        # One scale for a whole batch: a text's answer can change with its neighbours (Limits.stability says how often).
+        Limits(agreement=0.97, stability=0.97, max_drop=0.02),
+        suffix="_quantized",
+        client_dtype="q8",
+    )
     summary = "dynamic int8, outlier channels smoothed"
 
     def run(self, given: OnnxModel, ctx: Context) -> Outcome[OnnxModel]:
@@ -49,5 +59,5 @@ class DynamicInt8(Stage[OnnxModel, OnnxModel]):
 
         facts = quantize_faithfully(prepared, fit.noise, write, given, ctx, self.max_noise)
         prepared.remove()
-        made = replace(given, path=prepared.folder / "model.onnx", precision="dynamic")
+        made = replace(given, files={MODEL: prepared.folder / "model.onnx"}, precision="dynamic")
         return Outcome(made, prepared.facts | facts | {"noise": fit.noise})

@@ -6,10 +6,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from converter.artifact import OnnxModel
 from converter.errors import StageFailed
-from converter.memory import release_memory
-from converter.stage import Context, Outcome, Stage
+from converter.graphs import MODEL
+from converter.onnx.model import OnnxModel
+from converter.precision import Limits, Precision, Quantizer
+from converter.resources import release_memory
+from converter.stage import Context, Outcome
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -27,9 +29,18 @@ COMPARISONS = ("Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Not
 
 
 @dataclass(frozen=True)
-class Fp16(Stage[OnnxModel, OnnxModel]):
+class Fp16(Quantizer[OnnxModel]):
     """ONNX Runtime's float16 conversion, mask constants made finite, outputs cast back to float32."""
 
+    target = "ort-gpu"
+    precision = Precision(
+        "fp16",
+        Limits(max_error=0.03, cosine=0.999, agreement=0.99, stability=0.99),
+        bytes_a_weight=2,
+        tolerance=1e-2,
+        suffix="_fp16",
+        client_dtype="fp16",
+    )
     summary = "fp16 inside, float32 outputs"
 
     def run(self, given: OnnxModel, ctx: Context) -> Outcome[OnnxModel]:
@@ -41,11 +52,11 @@ class Fp16(Stage[OnnxModel, OnnxModel]):
         path.parent.mkdir(exist_ok=True)
         facts = _check_range(given, ctx)
         with ctx.progress.task("Converting to fp16"), _quiet():
-            model = _to_half(read_onnx(given.path))
+            model = _to_half(read_onnx(given.files[MODEL]))
             clean_graph(model)
             write_onnx(model, path)
         release_memory()
-        made = replace(given, path=path, precision="fp16")
+        made = replace(given, files={MODEL: path}, precision="fp16")
         return Outcome(made, facts)
 
 
@@ -138,7 +149,7 @@ def _check_range(given: OnnxModel, ctx: Context) -> dict[str, Any]:
     texts = ctx.calibration[:TRIED]
     if not texts:
         return {"texts": 0}
-    model = read_onnx(given.path)
+    model = read_onnx(given.files[MODEL])
     names = [str(v.name) for v in float_values(model) if not v.is_graph_output() and _grows(v)]
     folder = ctx.work / "fp16"
     largest, where = 0.0, ""

@@ -3,7 +3,8 @@
 from dataclasses import dataclass
 
 from converter.binding import option
-from converter.stage import Context, Outcome, Stage
+from converter.precision import Limits, Precision, Quantizer
+from converter.stage import Context, Outcome
 from converter.tflite.model import TfliteModel
 from converter.tflite.quantize.requantize import Fit, Scheme, requantize
 
@@ -13,7 +14,7 @@ added, and what they gain is within what the choice of texts moves."""
 
 
 @dataclass(frozen=True)
-class LitertDynamicInt8(Stage[TfliteModel, TfliteModel]):
+class LitertDynamicInt8(Quantizer[TfliteModel]):
     """ai-edge-quantizer's `dynamic_wi8_afp32`, on linear layers and embedding tables.
 
     Padding cannot change an answer: each token's activations have their own scale.
@@ -23,6 +24,8 @@ class LitertDynamicInt8(Stage[TfliteModel, TfliteModel]):
     smooth: float = option(0.5, "share of strong input channels' strength that goes into the weights; 0: none", low=0.0)
     texts: int = option(32, "texts that weights are fitted to; 0: rounded as they are", low=0)
 
+    target = "tflite"
+    precision = Precision("dynamic", Limits(agreement=0.985, stability=0.99, max_drop=0.01))
     summary = "dynamic int8 (LiteRT)"
     needs_text = True
 

@@ -2,15 +2,20 @@
 
 from dataclasses import dataclass
 
-from converter.stage import Context, Outcome, Stage
+from converter.precision import Limits, Precision, Quantizer
+from converter.stage import Context, Outcome
 from converter.tflite.model import TfliteModel
 from converter.tflite.quantize.requantize import Scheme, requantize
 
 
 @dataclass(frozen=True)
-class LitertFp16(Stage[TfliteModel, TfliteModel]):
+class LitertFp16(Quantizer[TfliteModel]):
     """Weights of linear layers and embedding tables in fp16."""
 
+    target = "tflite"
+    precision = Precision(
+        "fp16", Limits(max_error=0.02, agreement=0.995, stability=1.0), bytes_a_weight=2, tolerance=1e-2
+    )
     summary = "fp16 weights (LiteRT)"
 
     def run(self, given: TfliteModel, ctx: Context) -> Outcome[TfliteModel]:

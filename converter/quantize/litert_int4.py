@@ -4,7 +4,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from converter.binding import option
-from converter.stage import Context, Outcome, Stage
+from converter.precision import Limits, Precision, Quantizer
+from converter.stage import Context, Outcome
 from converter.tflite.model import TfliteModel
 from converter.tflite.quantize.requantize import Fit, Scheme, requantize
 
@@ -13,7 +14,7 @@ PEAK = 4.0
 
 
 @dataclass(frozen=True)
-class LitertInt4(Stage[TfliteModel, TfliteModel]):
+class LitertInt4(Quantizer[TfliteModel]):
     """Linear layers in int4, one scale for `block` inputs of an output; embedding tables in int4, one scale a row.
 
     Scales clip what is rare where that leaves less error, strong input channels are smoothed first, and what rounding
@@ -25,6 +26,8 @@ class LitertInt4(Stage[TfliteModel, TfliteModel]):
     embeddings: Literal[4, 8] = option(4, "bits of embedding tables with many rows: 4 or 8")
     texts: int = option(64, "texts that weights are fitted to", low=1)
 
+    target = "tflite"
+    precision = Precision("int4", Limits(agreement=0.96, stability=0.99, max_drop=0.03))
     summary = "int4 weights in blocks (LiteRT)"
     needs_text = True
 

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from converter.binding import option
+from converter.precision import Limits, Precision
 from converter.quantize.litert_int4 import LitertInt4
 from converter.stage import Context, Outcome
 from converter.tflite.model import TfliteModel
@@ -17,6 +18,8 @@ class LitertMixed(LitertInt4):
 
     kept: float = option(0.35, "share of the linear layers' weights that stay in 8 bits", low=0.01, high=0.95)
 
+    target = "tflite"
+    precision = Precision("mixed", Limits(agreement=0.97, stability=0.99, max_drop=0.02))
     summary = "int4 weights, int8 where 4 bits harm most (LiteRT)"
 
     def run(self, given: TfliteModel, ctx: Context) -> Outcome[TfliteModel]:

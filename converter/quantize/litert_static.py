@@ -8,7 +8,8 @@ import numpy as np
 
 from converter.binding import option
 from converter.errors import DataError
-from converter.stage import Context, Outcome, Stage
+from converter.precision import Limits, Precision, Quantizer
+from converter.stage import Context, Outcome
 from converter.tflite.model import TfliteModel
 from converter.tflite.quantize.requantize import Rule, Scheme, requantize
 
@@ -21,7 +22,7 @@ ROOM = 4.0
 
 
 @dataclass(frozen=True)
-class LitertStaticInt8(Stage[TfliteModel, TfliteModel]):
+class LitertStaticInt8(Quantizer[TfliteModel]):
     """Linear layers in int8 with fixed ranges; attention, normalization and GELU stay in float.
 
     A layer whose input or output has outliers so large that 8 bits over the whole range would drown the rest (the
@@ -34,6 +35,8 @@ class LitertStaticInt8(Stage[TfliteModel, TfliteModel]):
 
     activation_bits: Literal[8, 16] = option(8, "8, or 16 for accelerators that have it: nothing is too noisy then")
 
+    target = "tflite"
+    precision = Precision("static", Limits(agreement=0.97, stability=0.99, max_drop=0.02))
     summary = "static int8 (LiteRT)"
     needs_text = True
 

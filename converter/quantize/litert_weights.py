@@ -2,18 +2,21 @@
 
 from dataclasses import dataclass
 
-from converter.stage import Context, Outcome, Stage
+from converter.precision import Limits, Precision, Quantizer
+from converter.stage import Context, Outcome
 from converter.tflite.model import TfliteModel
 from converter.tflite.quantize.requantize import Scheme, requantize
 
 
 @dataclass(frozen=True)
-class LitertWeights(Stage[TfliteModel, TfliteModel]):
+class LitertWeights(Quantizer[TfliteModel]):
     """Weights of linear layers in int8, widened when the file is loaded: small to send, as large and slow to run.
 
     For delegates without integer products, and where dynamic int8 loses too much.
     """
 
+    target = "tflite"
+    precision = Precision("weights", Limits(agreement=0.985, stability=1.0, max_drop=0.01))
     summary = "int8 weights, float arithmetic (LiteRT)"
 
     def run(self, given: TfliteModel, ctx: Context) -> Outcome[TfliteModel]:

@@ -5,10 +5,12 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 from zlib import crc32
 
-from converter.artifact import OnnxModel
 from converter.binding import option
 from converter.errors import StageFailed
-from converter.stage import Context, Outcome, Stage
+from converter.graphs import MODEL
+from converter.onnx.model import OnnxModel
+from converter.precision import Limits, Precision, Quantizer
+from converter.stage import Context, Outcome
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -18,7 +20,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class StaticInt8(Stage[OnnxModel, OnnxModel]):
+class StaticInt8(Quantizer[OnnxModel]):
     """The large products only: unsigned 8-bit activations with fixed ranges, signed 8-bit weights, a scale per output.
 
     LayerNorm, Softmax, GELU and residual additions stay in float: with them in int8 a tagger's F1 fell from 0.94 to
@@ -37,6 +39,10 @@ class StaticInt8(Stage[OnnxModel, OnnxModel]):
     )
     portable: bool = option(False, "standard ONNX only (QDQ), no operators of ONNX Runtime's own: slower there")
 
+    target = "cpu-int8"
+    precision = Precision(
+        "static", Limits(agreement=0.97, stability=0.999, max_drop=0.02), suffix="_quantized", client_dtype="q8"
+    )
     summary = "static int8, calibrated on real text"
     needs_text = True
 
@@ -54,7 +60,7 @@ class StaticInt8(Stage[OnnxModel, OnnxModel]):
             prepared, fit.noise, lambda model, sites: self._write(model, sites, fit), given, ctx, self.max_noise
         )
         prepared.remove()
-        made = replace(given, path=prepared.folder / "model.onnx", precision="static")
+        made = replace(given, files={MODEL: prepared.folder / "model.onnx"}, precision="static")
         facts |= {"activations": fit.ranges, "noise": fit.noise}
         return Outcome(made, prepared.facts | facts)
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from converter.artifact import TorchModel
 from converter.binding import option
 from converter.errors import RecipeError, UsageError
+from converter.graphs import MODEL
 from converter.stage import Context, Outcome, Stage
 
 if TYPE_CHECKING:
@@ -108,7 +109,9 @@ class LayerSharing(Stage[TorchModel, TorchModel]):
         encodings = [p.encoding for p in encode_probes(given, even_sample(ctx.calibration, TRIED))]
         feed = {n: torch.from_numpy(rows) for n, rows in feed_of(given, encodings).items()}
         with torch.no_grad():
-            loss = given.task.soft_loss(smaller.graph()(**feed), given.graph()(**feed), feed["attention_mask"], 1.0)
+            loss = given.task.soft_loss(
+                smaller.graphs()[MODEL](**feed), given.graphs()[MODEL](**feed), feed["attention_mask"], 1.0
+            )
         ticker.advance()
         return float(loss)
 

@@ -17,8 +17,6 @@ if TYPE_CHECKING:
 
 TIMED_TARGET = "cpu-int8"
 """Whose operators are timed, with ONNX Runtime on one thread, whatever the run's first target is."""
-WIDTHS = {"none": 4, "fp16": 2}
-"""Bytes of a parameter; one in any other precision."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +53,7 @@ def spend_size(given: "TorchModel", ctx: "Context", megabytes: float) -> Spendin
     """Return the spending of a package of `megabytes`, as the run's first target stores its weights."""
     parts = family_of(given).layers(given.module)
     widths = [(p.n_heads, p.n_neurons) for p in parts]
-    width = WIDTHS.get(ctx.aim.precision if ctx.aim else "", 1)
+    width = ctx.aim.precision.bytes_a_weight if ctx.aim else 1
     table = size_table(_dimensions(given), n_parameters(given), widths, width)
     return _refuse_idle(Spending(table, table.total(widths), megabytes), f"size_mb={megabytes:g}")
 
@@ -100,10 +98,9 @@ def _refuse_idle(spending: Spending, asked: str) -> Spending:
 
 
 def _products(ctx: "Context") -> Products:
-    precision = ctx.aim.precision if ctx.aim else "static"
-    if precision in WIDTHS:
+    if ctx.aim is not None and ctx.aim.precision.bytes_a_weight > 1:
         return "float"
-    return "dynamic" if precision == "dynamic" else "static"
+    return "dynamic" if ctx.aim is not None and ctx.aim.precision.name == "dynamic" else "static"
 
 
 def _dimensions(given: "TorchModel") -> Dimensions:

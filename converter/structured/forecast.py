@@ -51,8 +51,8 @@ def by_layers(now: Forecast, model: "TorchModel", kept: Sequence[int], texts: in
 def _gauge(stage: "StructuredPruning", model: "TorchModel", ctx: "Context") -> "Callable[[Forecast], float]":
     """Return what a budget counts of a model: megabytes, or milliseconds by the table of this machine."""
     if stage.size_mb is not None:
-        precision = ctx.aim.precision if ctx.aim else ""
-        return lambda then: then.bytes(precision) / 1e6
+        stored = ctx.aim.precision.bytes_a_weight if ctx.aim else 1
+        return lambda then: then.bytes(stored) / 1e6
     table = table_of(model, ctx)
     return lambda then: table.total(then.widths)
 

@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from converter.graphs import BATCH, MODEL, SEQUENCE
 from converter.surgery.resize import family_of
 
 if TYPE_CHECKING:
@@ -27,15 +28,13 @@ def reads_one_token(model: "TorchModel") -> bool:
         return output + zeros[-1]
 
     length = min(LENGTH, model.max_length)
-    # Every vocabulary has so many words, and every model a first kind of token.
-    rows = {"input_ids": torch.arange(length), "attention_mask": torch.ones(length, dtype=torch.int64)}
-    zero = torch.zeros(length, dtype=torch.int64)
-    feed = {name: rows.get(name, zero).unsqueeze(0) for name in model.input_names}
+    made = model.specs[MODEL].dummy({BATCH: 1, SEQUENCE: length})
+    feed = {name: torch.from_numpy(rows) for name, rows in made.items()}
     last = family.layers(model.module)[-1].ffn_output
     handle = last.register_forward_hook(adding_zeros)
     try:
         with torch.enable_grad():
-            answers = model.graph()(**feed)
+            answers = model.graphs()[MODEL](**feed)
             weights = torch.Generator().manual_seed(0)
             total = sum((v * torch.randn(v.shape, generator=weights)).sum() for v in answers.values())
             (found,) = torch.autograd.grad(total, zeros)

@@ -22,6 +22,7 @@ import torch
 from converter.artifact import TorchModel
 from converter.errors import DataError, StageFailed
 from converter.examples import Encoding, Example
+from converter.graphs import MODEL
 from converter.reference import feed_of
 from converter.structured.plan import Loss, Score, UnitScores
 from converter.surgery.resize import family_of
@@ -173,7 +174,7 @@ def _gate_gradients(
             wide = heads.repeat_interleave(part.head_dim, dim=1)
             for linear, gate in ((part.attention_output, wide), (part.ffn_output, neurons)):
                 hooks.callback(linear.register_forward_pre_hook(_gated(gate, mask)).remove)
-        outputs = model.graph()(**feed)
+        outputs = model.graphs()[MODEL](**feed)
         loss = sum_of_losses(model, outputs, feed, batch, evidence, moved_answers(unpruned, feed, evidence, rng))
         grads = torch.autograd.grad(loss, [g for pair in gates for g in pair])
     return list(zip(grads[::2], grads[1::2], strict=True))
@@ -200,7 +201,7 @@ def moved_answers(
     if evidence.by_labels:
         return {}
     with torch.no_grad():
-        answers = unpruned.graph()(**feed)
+        answers = unpruned.graphs()[MODEL](**feed)
     return {n: v + NOISE * v.std() * torch.randn(v.shape, generator=rng) for n, v in answers.items()}
 
 

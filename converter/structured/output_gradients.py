@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from converter.graphs import MODEL
 from converter.reference import feed_of
 from converter.structured.importance import Evidence, moved_answers, sum_of_losses
 from converter.structured.streams import Site, linear_of, sites_of
@@ -61,7 +62,7 @@ def measure_pull(
             for site in sites:
                 hook = _adding_zeros(site, feed["attention_mask"].shape, zeros)
                 hooks.callback(linear_of(parts, site).register_forward_hook(hook).remove)
-            outputs = model.graph()(**feed)
+            outputs = model.graphs()[MODEL](**feed)
             loss = sum_of_losses(model, outputs, feed, batch, evidence, moved_answers(unpruned, feed, evidence, rng))
             grads = torch.autograd.grad(loss, [z for _, z in zeros])
         _take(made, [s for s, _ in zeros], grads, feed["attention_mask"].bool(), number)

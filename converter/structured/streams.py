@@ -14,6 +14,7 @@ import torch
 
 from converter.artifact import TorchModel
 from converter.examples import Encoding
+from converter.graphs import MODEL
 from converter.reference import feed_of
 from converter.surgery.resize import family_of
 
@@ -66,7 +67,7 @@ class Stream:
         self.model = model
         self.family = family_of(model)
         self.feeds = [{n: torch.from_numpy(r) for n, r in feed_of(model, batch).items()} for batch in batches]
-        self._graph = model.graph().eval()
+        self._graph = model.graphs()[MODEL].eval()
         self._kept: list[Any] = [None] * len(self.feeds)
         self._done = 0
 
@@ -192,7 +193,7 @@ def head_of(stream: Stream) -> torch.nn.Linear | None:
         hooks.callback(parts[-1].layer.register_forward_hook(lambda *_: reached.clear()).remove)
         for linear in (m for m in module.modules() if isinstance(m, torch.nn.Linear) and id(m) not in inside):
             hooks.callback(linear.register_forward_pre_hook(lambda m, _: reached.append(m)).remove)
-        stream.model.graph().eval()(**stream.feeds[0])
+        stream.model.graphs()[MODEL].eval()(**stream.feeds[0])
     width = linear_of(parts, sites_of(parts)[-1]).out_features
     # A decoder that is the embeddings, too, is not the head's own.
     users = [

@@ -9,6 +9,7 @@ import numpy as np
 from converter.data.columns import LABELS, SCORES, as_number, label_cell, text_example
 from converter.data.encode import encode_text
 from converter.examples import Encoding, Example, Label
+from converter.graphs import BATCH, SEQUENCE, TensorSpec
 from converter.scoring import metrics
 from converter.task import Judged, Outputs, Task
 
@@ -39,9 +40,20 @@ class FeatureExtraction(Task):
     name = "feature-extraction"
     architecture = "Model"
     auto_class = "AutoModel"
-    model_outputs = ("last_hidden_state",)
-    token_outputs = ("last_hidden_state",)
     metric_name = "spearman"
+
+    @property
+    def outputs(self) -> tuple[TensorSpec, ...]:
+        return (TensorSpec("last_hidden_state", "float32", (BATCH, SEQUENCE, int(self.config.hidden_size))),)
+
+    @property
+    def client_class(self) -> str:
+        return "ORTModelForFeatureExtraction"
+
+    @property
+    def sample_kind(self) -> str:
+        """A model with a sentence head gives its embedding itself."""
+        return "tokens"
 
     def examples_of(self, row: Mapping[str, Any], where: str) -> tuple[Example, ...]:
         example = text_example(row, where, self.label_of)

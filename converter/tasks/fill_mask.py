@@ -9,11 +9,23 @@ import numpy as np
 from converter.data.columns import LABELS, label_cell
 from converter.data.encode import encode_masked
 from converter.examples import Encoding, Example, Label
+from converter.graphs import BATCH, SEQUENCE, VOCABULARY, TensorSpec
 from converter.scoring import metrics
 from converter.task import Judged, Outputs, Task
 
 if TYPE_CHECKING:
     import torch
+
+    from converter.data.probes import BuiltinText
+
+MASKED = (
+    "The capital of France is [MASK].",
+    "She drinks a cup of [MASK] every morning.",
+    "The [MASK] of the story is hard to [MASK].",
+    "[MASK] is the largest planet of our solar system.",
+    "He opened the [MASK] and looked outside.",
+    "Two plus two is [MASK].",
+)
 
 
 class FillMask(Task):
@@ -26,10 +38,18 @@ class FillMask(Task):
     name = "fill-mask"
     architecture = "ForMaskedLM"
     auto_class = "AutoModelForMaskedLM"
-    model_outputs = ("logits",)
-    token_outputs = ("logits",)
-    vocabulary_outputs = ("logits",)
     metric_name = "accuracy"
+
+    @property
+    def outputs(self) -> tuple[TensorSpec, ...]:
+        return (TensorSpec("logits", "float32", (BATCH, SEQUENCE, VOCABULARY)),)
+
+    @property
+    def sample_kind(self) -> str:
+        return "mask"
+
+    def builtin_text(self, text: "BuiltinText") -> tuple[Example, ...]:
+        return (*text.of(MASKED), *text.texts(), *text.text_edges())
 
     def label_of(self, row: Mapping[str, Any]) -> Label:
         """Return the words behind the masks; none given: what stands in the text."""

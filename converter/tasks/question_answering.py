@@ -9,6 +9,7 @@ import numpy as np
 from converter.data.columns import question_example
 from converter.data.encode import encode_question
 from converter.examples import Answer, Encoding, Example
+from converter.graphs import BATCH, SEQUENCE, TensorSpec
 from converter.scoring import metrics
 from converter.task import Judged, Task
 
@@ -16,6 +17,9 @@ if TYPE_CHECKING:
     import torch
     from numpy.typing import NDArray
 
+    from converter.data.probes import BuiltinText
+
+LOGITS = ("start_logits", "end_logits")
 MAX_ANSWER_TOKENS = 30
 """As in the evaluation scripts of transformers."""
 
@@ -40,9 +44,19 @@ class QuestionAnswering(Task):
     name = "question-answering"
     architecture = "ForQuestionAnswering"
     auto_class = "AutoModelForQuestionAnswering"
-    model_outputs = ("start_logits", "end_logits")
-    token_outputs = ("start_logits", "end_logits")
+    cuts_second = True
     metric_name = "f1"
+
+    @property
+    def outputs(self) -> tuple[TensorSpec, ...]:
+        return tuple(TensorSpec(name, "float32", (BATCH, SEQUENCE)) for name in LOGITS)
+
+    @property
+    def sample_kind(self) -> str:
+        return "span"
+
+    def builtin_text(self, text: "BuiltinText") -> tuple[Example, ...]:
+        return (*text.questions(), *text.question_edges())
 
     def examples_of(self, row: Mapping[str, Any], where: str) -> tuple[Example, ...]:
         return (question_example(row, where),)
@@ -95,7 +109,7 @@ class QuestionAnswering(Task):
         parts = [
             # A finite floor: -inf minus -inf would be NaN inside the divergence.
             softened_kl(student[n].masked_fill(padding, -1e4), teacher[n].masked_fill(padding, -1e4), temperature)
-            for n in self.model_outputs
+            for n in LOGITS
         ]
         return (parts[0] + parts[1]) / 2
 
@@ -114,7 +128,7 @@ class QuestionAnswering(Task):
         for i, (_, encoding) in enumerate(batch):
             mask[i, encoding.length :] = True
         total = torch.zeros(())
-        for part, name in enumerate(self.model_outputs):
+        for part, name in enumerate(LOGITS):
             logits = outputs[name].masked_fill(mask.to(outputs[name].device), -1e4)[rows]
             total = total.to(logits.device) + F.cross_entropy(
                 logits, torch.tensor([span[part] for _, span in gold], device=logits.device)

@@ -7,11 +7,19 @@ from typing import TYPE_CHECKING, Any
 from converter.data.encode import encode_text
 from converter.errors import DataError
 from converter.examples import Encoding, Example, Label
-from converter.scoring.logits import Reading, Score, reading_of
-from converter.task import Judged, Task
+from converter.graphs import BATCH, TensorSpec
+from converter.scoring.logits import MultiLabel, Reading, Score, ScoreReading, reading_of
+from converter.task import Judged, NoClientForm, Task
 
 if TYPE_CHECKING:
     import torch
+
+    from converter.data.probes import BuiltinText
+
+PAIR_LABELS = frozenset(
+    {"entailment", "contradiction", "not_entailment", "duplicate", "not_duplicate", "equivalent", "not_equivalent"}
+)
+"""Labels of heads that judge pairs of texts."""
 
 
 class TextClassification(Task):
@@ -20,7 +28,37 @@ class TextClassification(Task):
     name = "text-classification"
     architecture = "ForSequenceClassification"
     auto_class = "AutoModelForSequenceClassification"
-    model_outputs = ("logits",)
+
+    @property
+    def outputs(self) -> tuple[TensorSpec, ...]:
+        return (TensorSpec("logits", "float32", (BATCH, len(self.labels))),)
+
+    @property
+    def sample_kind(self) -> str:
+        match self.reading:
+            case MultiLabel():
+                return "multi"
+            case ScoreReading():
+                return "score"
+            case _:
+                return "classes"
+
+    def mediapipe_scores(self) -> str:
+        if len(self.labels) < 2:
+            raise NoClientForm("MediaPipe has no task for one score")
+        match self.reading:
+            case MultiLabel():
+                return "LOGISTIC"
+            case ScoreReading():
+                raise NoClientForm("MediaPipe has no task for numbers that are no shares of one")
+            case _:
+                return "SOFTMAX"
+
+    def builtin_text(self, text: "BuiltinText") -> tuple[Example, ...]:
+        if PAIR_LABELS & {label.lower() for label in self.labels}:
+            return (*text.pairs(), *text.pair_edges())
+        scores = text.pairs() if len(self.labels) == 1 else ()
+        return (*text.texts(), *scores, *text.text_edges(), *text.pair_edges())
 
     @property
     def metric_name(self) -> str:

@@ -10,6 +10,7 @@ from converter.data.columns import tags_of, words_example
 from converter.data.encode import encode_words
 from converter.errors import DataError, nearest
 from converter.examples import Encoding, Example, Label
+from converter.graphs import BATCH, SEQUENCE, TensorSpec
 from converter.scoring import metrics
 from converter.task import Judged, Task
 
@@ -28,8 +29,14 @@ class TokenClassification(Task):
     name = "token-classification"
     architecture = "ForTokenClassification"
     auto_class = "AutoModelForTokenClassification"
-    model_outputs = ("logits",)
-    token_outputs = ("logits",)
+
+    @property
+    def outputs(self) -> tuple[TensorSpec, ...]:
+        return (TensorSpec("logits", "float32", (BATCH, SEQUENCE, len(self.labels))),)
+
+    @property
+    def sample_kind(self) -> str:
+        return "tags"
 
     @property
     def metric_name(self) -> str:

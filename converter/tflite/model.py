@@ -1,11 +1,13 @@
 """A TFLite file: one signature per length, all over the same weights."""
 
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from converter.artifact import Artifact, TorchModel
+from converter.artifact import Artifact, TorchModel, files_digest
 from converter.errors import StageFailed, UsageError
+from converter.graphs import MODEL
 
 if TYPE_CHECKING:
     from converter.tflite.runner import TfliteRunner
@@ -41,23 +43,28 @@ class TfliteModel(Artifact):
     def size_bytes(self) -> int:
         return self.path.stat().st_size
 
+    @cached_property
+    def digest(self) -> str:
+        return files_digest({self.path.name: self.path})
+
     def open(self) -> "TfliteRunner":
         """Open the file in the least memory; what ships is measured through its target, on the kernels of its users."""
         from converter.tflite.runner import TfliteRunner
 
-        return TfliteRunner(self.path, self.source.pad, xnnpack=False)
+        return TfliteRunner(self.path, self.source.specs, xnnpack=False)
 
     def verify(self) -> None:
         runner = self.open()
         if runner.lengths != self.lengths:
             raise StageFailed(f"the TFLite file has signatures for {runner.lengths}, wanted {self.lengths}")
-        inputs = tuple(spec.name for spec in runner.inputs)
-        if inputs != self.source.input_names:
-            raise StageFailed(f"TFLite inputs are {inputs}, wanted {self.source.input_names}")
-        outputs = {spec.name for spec in runner.outputs}
+        graph = runner.graphs[MODEL]
+        inputs = tuple(spec.name for spec in graph.inputs)
+        if inputs != self.source.specs[MODEL].input_names:
+            raise StageFailed(f"TFLite inputs are {inputs}, wanted {self.source.specs[MODEL].input_names}")
+        outputs = {spec.name for spec in graph.outputs}
         if outputs != set(self.output_names):
             raise StageFailed(f"TFLite outputs are {sorted(outputs)}, wanted {sorted(self.output_names)}")
-        for specs, wanted in ((runner.inputs, "int32"), (runner.outputs, "float32")):
+        for specs, wanted in ((graph.inputs, "int32"), (graph.outputs, "float32")):
             for spec in specs:
                 if spec.dtype != wanted:
                     raise StageFailed(f"{spec.name} is {spec.dtype} in the TFLite file, wanted {wanted}")
@@ -100,4 +107,4 @@ def lengths_of(names: list[str]) -> tuple[tuple[int, ...], int | None]:
 
 def mobile_outputs(model: TorchModel) -> tuple[str, ...]:
     """Return what the file gives: the task's outputs, or the embedding alone where the model has a sentence head."""
-    return model.task.model_outputs if model.head is None else ("sentence_embedding",)
+    return model.specs[MODEL].output_names if model.head is None else ("sentence_embedding",)

@@ -7,15 +7,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from converter.errors import PackageDamaged, UsageError
-from converter.examples import INPUT_NAMES, PadIds
-from converter.target import Runner, TensorSpec
+from converter.graphs import MODEL, SEQUENCE, GraphSpec
+from converter.target import GraphInfo, Runner, TensorInfo
 from converter.tflite.model import ANY_SIGNATURE, BATCH, SIGNATURE, lengths_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
-
-SPAN_OUTPUTS = ("start_logits", "end_logits")
-"""Outputs `[batch, length]`; the other outputs with a length axis have three axes."""
 
 
 class TfliteRunner(Runner):
@@ -28,7 +25,7 @@ class TfliteRunner(Runner):
 
     """
 
-    def __init__(self, path: Path, pad: PadIds, threads: int = 1, *, xnnpack: bool = True) -> None:
+    def __init__(self, path: Path, specs: Mapping[str, GraphSpec], threads: int = 1, *, xnnpack: bool = True) -> None:
         from ai_edge_litert.interpreter import Interpreter, OpResolverType
 
         kernels = OpResolverType.AUTO if xnnpack else OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES
@@ -48,15 +45,20 @@ class TfliteRunner(Runner):
         self.max_length = any_up_to or found[-1]
         self.max_batch = _batch(names)
         self.runtime = f"ai-edge-litert {_version()} CPU{' XNNPACK' * xnnpack}"
-        self._pad = pad
+        self._specs = specs
         self._signatures: dict[str, Any] = {}
         self._any = None if any_up_to is None else self._interpreter.get_signature_runner(f"{ANY_SIGNATURE}{any_up_to}")
         shortest = self._any or self._signature(found[0], 1)
         details = shortest.get_input_details()
-        self.inputs = tuple(_spec(n, details[n]) for n in INPUT_NAMES if n in details)
-        self.outputs = tuple(_spec(n, d) for n, d in sorted(shortest.get_output_details().items()))
+        known = [n for n in specs[MODEL].input_names if n in details]
+        self.graphs = {
+            MODEL: GraphInfo(
+                tuple(_info(n, details[n]) for n in (*known, *sorted(details.keys() - set(known)))),
+                tuple(_info(n, d) for n, d in sorted(shortest.get_output_details().items())),
+            )
+        }
 
-    def run(self, feed: "Mapping[str, NDArray[np.int64]]") -> "dict[str, NDArray[np.float32]]":
+    def run(self, graph: str, feed: "Mapping[str, NDArray[np.int64]]") -> "dict[str, NDArray[np.float32]]":
         """Run the rows one after the other, or as many at a time as the file takes; see `Runner.run`.
 
         Raises:
@@ -71,18 +73,19 @@ class TfliteRunner(Runner):
                 hint="truncate to the tokenizer's model_max_length, or export with a longer --seq-len",
             )
         size = 1 if rows == 1 else self.max_batch or 1
-        made = [self._rows(feed, slice(i, min(i + size, rows)), size, fitting) for i in range(0, rows, size)]
-        return {name: _cut(name, np.concatenate([m[name] for m in made]), length) for name in made[0]}
+        spec = self._specs[graph]
+        made = [self._rows(spec, feed, slice(i, min(i + size, rows)), size, fitting) for i in range(0, rows, size)]
+        return spec.own_of({name: np.concatenate([m[name] for m in made]) for name in made[0]}, {SEQUENCE: length})
 
     def _rows(
-        self, feed: "Mapping[str, NDArray[np.int64]]", rows: slice, size: int, length: int
+        self, spec: GraphSpec, feed: "Mapping[str, NDArray[np.int64]]", rows: slice, size: int, length: int
     ) -> "dict[str, NDArray[np.float32]]":
         """Run some rows in one call of `size` texts; texts that are missing are padding from end to end."""
         n_rows, padded = rows.stop - rows.start, {}
-        for name in (spec.name for spec in self.inputs):
-            ids = feed[name][rows]
-            padded[name] = np.full((size, length), self._pad.ids[name], dtype=np.int32)
-            padded[name][:n_rows, : ids.shape[1]] = ids
+        for tensor in spec.inputs:
+            ids = feed[tensor.name][rows]
+            padded[tensor.name] = np.full((size, length), tensor.fill, dtype=np.int32)
+            padded[tensor.name][:n_rows, : ids.shape[1]] = ids
         made = (self._any or self._signature(length, size))(**padded)
         return {name: value[:n_rows] for name, value in made.items()}
 
@@ -100,13 +103,9 @@ def _batch(names: list[str]) -> int:
     return max([1, *(int(size) for size in sizes if size.isdigit())])
 
 
-def _spec(name: str, detail: Mapping[str, Any]) -> TensorSpec:
+def _info(name: str, detail: Mapping[str, Any]) -> TensorInfo:
     shape = tuple(None if n < 0 else int(n) for n in detail["shape_signature"])
-    return TensorSpec(name, np.dtype(detail["dtype"]).name, shape)
-
-
-def _cut(name: str, value: "NDArray[np.float32]", length: int) -> "NDArray[np.float32]":
-    return value[:, :length] if value.ndim == 3 or name in SPAN_OUTPUTS else value
+    return TensorInfo(name, np.dtype(detail["dtype"]).name, shape)
 
 
 def _version() -> str:

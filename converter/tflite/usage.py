@@ -1,6 +1,7 @@
 """How a TFLite package is called: what its README shows, for this very file."""
 
 from converter.artifact import Bundle
+from converter.graphs import MODEL
 from converter.tflite.file import signature_names
 from converter.tflite.lengths.shared import has_shared_graph
 from converter.tflite.mediapipe.variant import MEDIAPIPE_FILE
@@ -9,7 +10,7 @@ from converter.tflite.model import lengths_of, mobile_outputs
 
 def usage_of(bundle: Bundle, batch: int) -> str:
     """Return the Markdown; `batch`: the texts a call that signatures were asked for."""
-    path = bundle.folder / bundle.model_file
+    path = bundle.folder / bundle.files[MODEL]
     lengths, up_to = lengths_of(signature_names(path))
     output = mobile_outputs(bundle.source)[0]
     mediapipe = MEDIAPIPE_NONE.format(why=bundle.left_out.get(MEDIAPIPE_FILE, ""))

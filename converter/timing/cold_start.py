@@ -9,12 +9,14 @@ import json
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from converter.errors import ExportError
 
 if TYPE_CHECKING:
+    from converter.graphs import GraphSpec
     from converter.target import Runner
 
 WARM_RUNS = 5
@@ -22,8 +24,6 @@ WARM_RUNS = 5
 SECONDS = 300
 CLEAR_REFS = Path("/proc/self/clear_refs")
 FORGET_PEAK = "5"
-RUNTIMES = {"tflite": "ai_edge_litert.interpreter"}
-OTHER_RUNTIME = "onnxruntime"
 
 
 def cold_start(folder: Path, threads: int, length: int, batch: int = 1) -> dict[str, float]:
@@ -49,23 +49,21 @@ def main(folder: Path, threads: int, length: int, batch: int) -> dict[str, float
     """Measure in this process, which has opened nothing yet."""
     import importlib
 
-    from converter.package.manifest import read_manifest
-    from converter.timing.comparison import random_feed, vocabulary_of
+    from converter.graphs import BATCH, MODEL, SEQUENCE, run_graphs
 
-    target = read_manifest(folder)["target"]
-    importlib.import_module(RUNTIMES.get(target, OTHER_RUNTIME))
-    opener = _opener(folder)
+    runtime, specs, opener = _package(folder)
+    importlib.import_module(runtime)
     _forget_peak()
     before = _peak_bytes()
     started = time.perf_counter()
     runner = opener(threads)
     loaded = time.perf_counter()
-    rows = random_feed([spec.name for spec in runner.inputs], vocabulary_of(folder), batch, length)
+    rows = specs[MODEL].dummy({BATCH: batch, SEQUENCE: length})
     asked = time.perf_counter()
-    runner.run(rows)
+    run_graphs(specs, runner.run, rows)
     answered = time.perf_counter()
     for _ in range(WARM_RUNS):
-        runner.run(rows)
+        run_graphs(specs, runner.run, rows)
     return {
         "load_ms": round(1000 * (loaded - started), 3),
         "first_ms": round(1000 * (answered - asked), 3),
@@ -96,20 +94,21 @@ def _peak_bytes() -> int:
     return peak_memory_bytes()
 
 
-def _opener(folder: Path) -> Any:
-    """Return what opens the package's model alone: no tokenizer, no hashes."""
+def _package(folder: Path) -> "tuple[str, Mapping[str, GraphSpec], Callable[[int], Runner]]":
+    """Return the runtime's module, the graphs, and what opens the model alone: no hashes are checked."""
     from converter.binding import bind
-    from converter.examples import PadIds
     from converter.package.manifest import read_manifest
+    from converter.package.verify import read_specs
     from converter.registry import target_class
 
     manifest = read_manifest(folder)
+    specs = read_specs(folder, manifest)
     target = bind(target_class(manifest["target"]), manifest.get("target_options", {}), "target_options")
 
     def opened(threads: int) -> "Runner":
-        return target.open(folder, PadIds(), threads)
+        return target.open(folder, specs, threads)
 
-    return opened
+    return target.runtime_module, specs, opened
 
 
 if __name__ == "__main__":

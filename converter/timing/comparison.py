@@ -1,20 +1,20 @@
 """Packages, their source and its float32 file timed beside each other: rounds in turn, so a busy machine slows all."""
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from converter.errors import UsageError
-from converter.jsonfile import read_json
+from converter.graphs import BATCH, MODEL, SEQUENCE, GraphSpec, Run, run_graphs
 from converter.validate.speed import not_worth_it
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from converter.target import Runner, TensorSpec
+    from converter.target import Runner
 
 WARM_UP_RUNS = 3
 LEAST_ROUNDS = 10
@@ -26,15 +26,14 @@ class Entry:
     """One that is timed."""
 
     name: str
-    run: "Callable[[Mapping[str, NDArray[np.int64]]], object]"
-    inputs: "tuple[TensorSpec, ...] | tuple[str, ...]"
-    vocabulary: int
+    run: Run
+    specs: Mapping[str, GraphSpec]
     size_bytes: int
     lengths: tuple[int, ...] = ()
     max_batch: int | None = None
 
     def feed(self, batch: int, length: int) -> "dict[str, NDArray[np.int64]]":
-        """Return random ids: latency of a dense model depends on how many there are, not on which.
+        """Return made-up ids: latency of a dense model depends on how many there are, not on which.
 
         Raises:
             UsageError: the file takes no such batch or length.
@@ -44,23 +43,11 @@ class Entry:
             raise UsageError(f"{self.name} takes at most {self.max_batch} text(s) at once", where="--batch")
         if self.lengths and length > max(self.lengths):
             raise UsageError(f"{self.name} takes at most {max(self.lengths)} tokens", where="--lengths")
-        names = [i if isinstance(i, str) else i.name for i in self.inputs]
-        return random_feed(names, self.vocabulary, batch, length)
+        return self.specs[MODEL].dummy({BATCH: batch, SEQUENCE: length})
 
-
-def random_feed(names: Sequence[str], vocabulary: int, batch: int, length: int) -> "dict[str, NDArray[np.int64]]":
-    """Return random ids under `input_ids`, ones under `attention_mask`, zeros under everything else."""
-    import numpy as np
-
-    ids = np.random.default_rng(0).integers(0, vocabulary, (batch, length), dtype=np.int64)
-    fill = {"input_ids": ids, "attention_mask": np.ones_like(ids)}
-    return {name: fill.get(name, np.zeros_like(ids)) for name in names}
-
-
-def vocabulary_of(folder: Path) -> int:
-    """Return how many token ids a package knows."""
-    table = read_json(folder / "config.json")
-    return int(table.get("vocab_size", 2)) if isinstance(table, dict) else 2
+    def call(self, feed: "Mapping[str, NDArray[np.int64]]") -> None:
+        """Run the graphs once."""
+        run_graphs(self.specs, self.run, feed)
 
 
 def package_entry(folder: Path, threads: int) -> Entry:
@@ -70,12 +57,13 @@ def package_entry(folder: Path, threads: int) -> Entry:
         PackageDamaged: `folder` is no package.
 
     """
-    from converter.package.manifest import read_manifest
-    from converter.package.verify import open_sealed
+    from converter.package.manifest import model_bytes, read_manifest
+    from converter.package.verify import open_sealed, read_specs
 
     runner: Runner = open_sealed(folder, threads=threads)
-    size = (folder / read_manifest(folder)["model_file"]).stat().st_size
-    return Entry(folder.name, runner.run, runner.inputs, vocabulary_of(folder), size, runner.lengths, runner.max_batch)
+    manifest = read_manifest(folder)
+    specs = read_specs(folder, manifest)
+    return Entry(folder.name, runner.run, specs, model_bytes(manifest), runner.lengths, runner.max_batch)
 
 
 def source_entries(model: str, work: Path, threads: int) -> list[Entry]:
@@ -99,11 +87,10 @@ def source_entries(model: str, work: Path, threads: int) -> list[Entry]:
     if not path.is_file():
         run_stage(ExportOnnx(), source, Context(work=work))
     torch.set_num_threads(threads)
-    runner = OnnxRunner(path, threads)
-    vocabulary = int(source.config.vocab_size)
+    runner = OnnxRunner({MODEL: path}, threads)
     return [
-        Entry(SOURCE, torch_run(source), source.input_names, vocabulary, source.size_bytes),
-        Entry(FLOAT32, runner.run, runner.inputs, vocabulary, path.stat().st_size),
+        Entry(SOURCE, torch_run(source), source.specs, source.size_bytes),
+        Entry(FLOAT32, runner.run, source.specs, path.stat().st_size),
     ]
 
 
@@ -116,13 +103,13 @@ def time_beside(entries: Sequence[Entry], batch: int, length: int, seconds: floa
     feeds = [e.feed(batch, length) for e in entries]
     for entry, feed in zip(entries, feeds, strict=True):
         for _ in range(WARM_UP_RUNS):
-            entry.run(feed)
+            entry.call(feed)
     times: list[list[float]] = [[] for _ in entries]
     end = time.perf_counter() + seconds * len(entries)
     while len(times[0]) < LEAST_ROUNDS or time.perf_counter() < end:
         for taken, entry, feed in zip(times, entries, feeds, strict=True):
             started = time.perf_counter()
-            entry.run(feed)
+            entry.call(feed)
             taken.append(1000 * (time.perf_counter() - started))
     rows = [{"package": e.name, **_summary(taken)} for e, taken in zip(entries, times, strict=True)]
     for row in rows:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from converter.graphs import MODEL, SEQUENCE
 from converter.training.cached_answers import MEGABYTE, KeptAnswers, expected_bytes
 from converter.training.layer_map import Seen
 from converter.training.objective import Lesson
@@ -59,7 +60,7 @@ class Teacher:
         lengths = [e.length for _, e in self.texts]
         order = np.argsort(lengths, kind="stable")
         shown = self.answers(order[:1], self._feed(order[:1]))
-        outputs = self.model.task.token_outputs
+        outputs = self.model.specs[MODEL].outputs_along(SEQUENCE)
         if expected_bytes(lengths, shown, outputs) > most_mb * MEGABYTE:
             return False
         whole = folder / self.lesson.key / "whole"

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from converter.examples import Encoding, Example, pad_batch
+from converter.graphs import MODEL
 
 if TYPE_CHECKING:
     import torch
@@ -65,7 +66,7 @@ def feed_batch(
     """Return the texts of `batch` as the model's inputs, padded to the longest of them."""
     import torch
 
-    padded = pad_batch([texts[i][1] for i in batch], model.pad)
+    padded = pad_batch([texts[i][1] for i in batch], model.specs[MODEL])
     return {n: torch.from_numpy(rows).to(device) for n, rows in padded.items() if n in model.input_names}
 
 

@@ -8,6 +8,7 @@ import numpy as np
 from converter.data.probes import even_sample, is_edge
 from converter.errors import StageFailed
 from converter.examples import Example
+from converter.graphs import MODEL, VOCABULARY
 from converter.reference import encode_probes, run_probe, torch_run
 from converter.surgery.token_usage import pieces, split_otherwise, texts_of
 from converter.validate.answers import shorten
@@ -52,11 +53,12 @@ def prove_kept(
 
 def _compare_answers(given: "TorchModel", made: "TorchModel", examples: Sequence[Example]) -> None:
     before, after = torch_run(given), torch_run(made)
+    wide = given.specs[MODEL].outputs_along(VOCABULARY)
     assert made.source_ids is not None
     for old, new in zip(encode_probes(given, examples), encode_probes(made, examples), strict=True):
         wanted, found = run_probe(given, old, before).outputs, run_probe(made, new, after).outputs
         for name, value in wanted.items():
-            kept = value[..., _columns(given, made)] if name in given.task.vocabulary_outputs else value
+            kept = value[..., _columns(given, made)] if name in wide else value
             # Written so that NaN is another answer.
             if not np.abs(found[name] - kept).max() <= NEARLY * max(float(np.ptp(value)), 1e-12):
                 raise StageFailed(

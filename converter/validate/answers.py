@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from converter.examples import Example
-from converter.reference import Probe, Run, cut_outputs, feed_of
+from converter.graphs import GraphSpec, Run, run_graphs
+from converter.reference import Probe, feed_of, own_outputs
 from converter.task import Judged
 
 if TYPE_CHECKING:
@@ -53,11 +54,12 @@ def ask(
         RunFailed: the runtime raised.
 
     """
-    made, faults = [], {}
+    made, faults, specs = [], {}, model.specs
     with progress.task(title, total=len(probes)) as ticker:
         for i, probe in enumerate(probes):
-            found = run_safely(run, feed_of(model, [probe.encoding]), probe.example, probe.encoding.length)
-            own = cut_outputs(found, 0, probe.encoding, model.task)
+            feed = feed_of(model, [probe.encoding])
+            found = run_safely(specs, run, feed, probe.example, probe.encoding.length)
+            own = own_outputs(found, 0, probe.encoding, model.task, specs)
             outputs, fault = _sound(own, wanted[i].outputs if wanted else own)
             if fault:
                 faults[i] = fault
@@ -71,16 +73,16 @@ def shorten(text: str, limit: int = 80) -> str:
 
 
 def run_safely(
-    run: Run, feed: "Mapping[str, NDArray[np.int64]]", example: Example, length: int
+    specs: Mapping[str, GraphSpec], run: Run, feed: "Mapping[str, NDArray[np.int64]]", example: Example, length: int
 ) -> "Mapping[str, NDArray[np.float32]]":
-    """Run one batch.
+    """Run one batch through the graphs.
 
     Raises:
         RunFailed: the runtime raised; its classes of error are its own, so all are caught.
 
     """
     try:
-        return run(feed)
+        return run_graphs(specs, run, feed)
     except Exception as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
         raise RunFailed(f"it does not run on {shorten(example.text)!r} ({length} tokens): {reason}") from error

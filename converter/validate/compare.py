@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from converter.reference import Probe, Reference, Run
+from converter.graphs import Run
+from converter.reference import Probe, Reference
 from converter.task import Judged
 from converter.validate.answers import Answers, ask, shorten
 from converter.validate.checks import Check, Deviation, Evaluation, Status, WorstText
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from converter.artifact import TorchModel
-    from converter.limits import Limits
+    from converter.precision import Limits
     from converter.stage import Progress
 
 N_WORST = 10

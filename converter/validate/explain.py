@@ -5,9 +5,9 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from converter.artifact import Artifact, OnnxModel, TorchModel
-from converter.limits import Limits
-from converter.reference import Reference, Run, torch_run
+from converter.artifact import Artifact, TorchModel
+from converter.precision import Limits
+from converter.reference import Reference
 from converter.validate.answers import RunFailed
 from converter.validate.checks import Evaluation
 from converter.validate.compare import compare
@@ -64,7 +64,7 @@ def _only(source: TorchModel, reference: Reference, rows: Sequence[int]) -> Refe
 def _boundary(
     source: TorchModel, reference: Reference, name: str, made: Artifact, progress: "Progress"
 ) -> Boundary | None:
-    run = _run(made)
+    run = made.runs()
     if run is None:
         return None
     try:
@@ -72,14 +72,3 @@ def _boundary(
     except RunFailed as error:
         return Boundary(name, math.inf, 0.0, str(error))
     return Boundary(name, max((d.max_error for d in result.deviations), default=math.inf), result.agreement)
-
-
-def _run(made: Artifact) -> Run | None:
-    """Return how an artifact runs on its own; None for those that only their package's runtime opens."""
-    if isinstance(made, TorchModel):
-        return torch_run(made)
-    if isinstance(made, OnnxModel):
-        from converter.onnx.runner import OnnxRunner
-
-        return OnnxRunner(made.path).run
-    return None

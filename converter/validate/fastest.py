@@ -11,7 +11,7 @@ from converter.validate.speed import race
 
 if TYPE_CHECKING:
     from converter.artifact import Bundle
-    from converter.recipe import Precision
+    from converter.recipe import ChosenPrecision
     from converter.stage import Context, Record
     from converter.target import Target
 
@@ -23,7 +23,7 @@ RANKS = {Status.PASS: 0, Status.NOT_RUN: 1, Status.FAIL: 2}
 class Made:
     """A package that was made and judged, not sealed yet."""
 
-    precision: "Precision"
+    precision: "ChosenPrecision"
     bundle: "Bundle"
     evaluation: Evaluation
     records: "tuple[Record, ...]"
@@ -54,7 +54,7 @@ def _race(target: "Target", made: "Sequence[Made]", ctx: "Context") -> dict[str,
     if not made:
         return {}
     source = made[0].bundle.source
-    runners = {str(m.precision): target.open(m.bundle.folder, source.pad) for m in made}
+    runners = {str(m.precision): target.open(m.bundle.folder, source.specs) for m in made}
     shortest = min(r.max_length or source.max_length for r in runners.values())
     fitting = replace(source, max_length=min(shortest, source.max_length))
     probes = encode_probes(fitting, [j.example for j in ctx.reference.judged])

@@ -6,13 +6,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from converter.target import GraphInfo
 from converter.validate.answers import shorten
 from converter.validate.checks import Check, Status
 
 if TYPE_CHECKING:
     from converter.artifact import TorchModel
     from converter.reference import Probe, Reference
-    from converter.target import Runner, TensorSpec
+    from converter.target import Runner, TensorInfo
 
 DTYPES = {"float": "float32", "double": "float64"}
 """ONNX Runtime's names for what numpy calls otherwise."""
@@ -31,17 +32,26 @@ def dtype_name(spelled: str) -> str:
 
 def check_inputs(runner: "Runner", source: "TorchModel", dtype: str) -> Check:
     """Callers feed what the tokenizer gives: every input must be one of those, in the type they use."""
-    return _check_specs("inputs", runner.inputs, set(source.input_names), set(), dtype)
+    checks = [
+        _check_specs("inputs", _info(runner, name).inputs, set(spec.input_names), set(), dtype)
+        for name, spec in source.specs.items()
+    ]
+    return next((c for c in checks if c.status is Status.FAIL), checks[-1])
 
 
 def check_outputs(runner: "Runner", source: "TorchModel", reference: "Reference") -> Check:
     """Outputs carry the source's names, in float32. An embedding package may leave the token vectors out."""
     wanted = set(reference.output_range)
     optional = {"last_hidden_state"} if source.head is not None else set()
-    return _check_specs("outputs", runner.outputs, wanted - optional, optional, "float32")
+    *_, last = source.specs
+    return _check_specs("outputs", _info(runner, last).outputs, wanted - optional, optional, "float32")
 
 
-def _check_specs(name: str, specs: "Sequence[TensorSpec]", needed: set[str], optional: set[str], dtype: str) -> Check:
+def _info(runner: "Runner", graph: str) -> GraphInfo:
+    return runner.graphs.get(graph, GraphInfo((), ()))
+
+
+def _check_specs(name: str, specs: "Sequence[TensorInfo]", needed: set[str], optional: set[str], dtype: str) -> Check:
     found = [s.name for s in specs]
     for spec in specs:
         if spec.name not in needed | optional:

@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
-from converter.artifact import OnnxModel
 from converter.errors import RuntimeMissing
-from converter.reference import Reference, Run
+from converter.graphs import Run
+from converter.reference import Reference
 from converter.validate.answers import RunFailed
 from converter.validate.checks import Check, Evaluation, Status
 from converter.validate.compare import NOTHING, compare_answers
@@ -19,7 +19,7 @@ from converter.validate.zeros import zeros_facts
 
 if TYPE_CHECKING:
     from converter.artifact import Artifact, Bundle, TorchModel
-    from converter.limits import Limits
+    from converter.precision import Limits
     from converter.stage import Context
     from converter.target import Runner, Target
 
@@ -45,7 +45,7 @@ def evaluate_package(
     """
     assert ctx.reference is not None, "the source is asked before any package is made"
     device = _device_check(target, bundle, require_device=require_device)
-    runner = target.open(bundle.folder, bundle.source.pad)
+    runner = target.open(bundle.folder, bundle.source.specs)
     shown, reference = as_seen_by(bundle.source, source, ctx.reference, runner.max_length, ctx.progress)
     doors = [
         check_inputs(runner, shown, target.input_dtype),
@@ -54,7 +54,9 @@ def evaluate_package(
         *device,
     ]
     facts = _facts(runner, bundle, source, reference)
-    facts |= vocabulary_facts(bundle.source, source, ctx.reference, reference) | zeros_facts(bundle)
+    facts |= vocabulary_facts(bundle.source, source, ctx.reference, reference) | zeros_facts(
+        bundle, target.product_weights(bundle)
+    )
     if any(c.status is Status.FAIL for c in doors[:2]):
         return unjudged(doors, reference, facts)
     try:
@@ -111,17 +113,13 @@ def _float32_run(steps: "Sequence[tuple[str, Artifact]]") -> Run | None:
 
     None where there is no such file, or where it is the package itself.
     """
-    files = [made for _, made in steps if isinstance(made, OnnxModel)]
-    plain = [made for made in files if made.precision == "float32"]
-    if not plain or len(plain) == len(files):
-        return None
-    from converter.onnx.runner import OnnxRunner
-
-    return OnnxRunner(plain[-1].path).run
+    files = [made for _, made in steps if made.file_precision is not None]
+    plain = [made for made in files if made.file_precision == "float32"]
+    return plain[-1].runs() if plain and len(plain) < len(files) else None
 
 
 def _device_check(target: "Target", bundle: "Bundle", *, require_device: bool) -> list[Check]:
-    found = target.device_check(bundle.folder, bundle.source.pad)
+    found = target.device_check(bundle.folder, bundle.source.specs)
     if found is None:
         return []
     if found.ran:

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from converter.examples import Encoding
-from converter.reference import Run, feed_of, torch_run
+from converter.graphs import Run, run_graphs
+from converter.reference import feed_of, torch_run
 from converter.validate.stability import spread
 
 if TYPE_CHECKING:
@@ -75,8 +75,8 @@ def time_lengths(
         for length in lengths:
             if time.perf_counter() - started > BUDGET_SECONDS:
                 break
-            filled = Encoding({name: np.resize(ids, length) for name, ids in text.inputs.items()})
-            made[length] = round(1000 * _turns({"": run}, feed_of(source, [filled], length))[""], 3)
+            feed = feed_of(source, [text.resized(length)])
+            made[length] = round(1000 * _turns(source, {"": run}, feed)[""], 3)
             ticker.advance()
     return made
 
@@ -90,7 +90,7 @@ def race(
         started = time.perf_counter()
         for i, probe in enumerate(_mixed(spread(probes, SAMPLE))):
             feed = feed_of(source, [probe.encoding])
-            for name, seconds in _turns(runs, feed).items():
+            for name, seconds in _turns(source, runs, feed).items():
                 found[name].append((probe.encoding.length, seconds))
             ticker.advance()
             if i + 1 >= LEAST and time.perf_counter() - started > BUDGET_SECONDS:
@@ -98,15 +98,16 @@ def race(
     return found
 
 
-def _turns(runs: Mapping[str, Run], feed: "Mapping[str, NDArray[np.int64]]") -> dict[str, float]:
+def _turns(source: "TorchModel", runs: Mapping[str, Run], feed: "Mapping[str, NDArray[np.int64]]") -> dict[str, float]:
     """Return the best of some rounds of each."""
+    specs = source.specs
     taken: dict[str, list[float]] = {name: [] for name in runs}
     for run in runs.values():
-        run(feed)  # the first run of a length allocates
+        run_graphs(specs, run, feed)  # the first run of a length allocates
     for _ in range(REPEATS):
         for name, run in runs.items():
             started = time.perf_counter()
-            run(feed)
+            run_graphs(specs, run, feed)
             taken[name].append(time.perf_counter() - started)
     return {name: min(times) for name, times in taken.items()}
 

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from converter.reference import cut_outputs, feed_of
+from converter.graphs import SEQUENCE
+from converter.reference import feed_of, own_outputs
 from converter.task import Judged
 from converter.validate.answers import run_safely
 from converter.validate.checks import Check, Status
@@ -18,7 +19,7 @@ from converter.validate.compare import within
 
 if TYPE_CHECKING:
     from converter.artifact import TorchModel
-    from converter.limits import Limits
+    from converter.precision import Limits
     from converter.stage import Progress
     from converter.target import Runner
 
@@ -98,8 +99,13 @@ def _batched(sample: Sequence[Judged], max_batch: int | None) -> Iterator[tuple[
 
 
 def _run(source: "TorchModel", rows: Sequence[Judged], length: int, runner: "Runner") -> list[Judged]:
-    outputs = run_safely(runner.run, feed_of(source, [r.encoding for r in rows], length), rows[0].example, length)
-    return [Judged(r.example, r.encoding, cut_outputs(outputs, i, r.encoding, source.task)) for i, r in enumerate(rows)]
+    specs = source.specs
+    feed = feed_of(source, [r.encoding for r in rows], {SEQUENCE: length})
+    outputs = run_safely(specs, runner.run, feed, rows[0].example, length)
+    return [
+        Judged(r.example, r.encoding, own_outputs(outputs, i, r.encoding, source.task, specs))
+        for i, r in enumerate(rows)
+    ]
 
 
 def _variation(

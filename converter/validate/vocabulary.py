@@ -12,6 +12,7 @@ import numpy as np
 
 from converter.data.encode import MASK_SPELLINGS
 from converter.examples import Encoding
+from converter.graphs import MODEL, SEQUENCE, VOCABULARY
 from converter.reference import Probe, Reference, at_length, encode_probes, run_probe, torch_run
 from converter.task import Judged
 
@@ -74,7 +75,9 @@ def _asked(source: "TorchModel", made: "TorchModel", mine: Judged, probe: Probe)
     n_masks = len(mine.encoding.masked), len(probe.encoding.masked)
     if any(s in probe.example.text for s in MASK_SPELLINGS) and n_masks[0] == n_masks[1]:
         return mine
-    if not source.task.vocabulary_outputs or _same_tokens(mine.encoding, probe.encoding, made.source_ids):
+    if not source.specs[MODEL].outputs_along(VOCABULARY) or _same_tokens(
+        mine.encoding, probe.encoding, made.source_ids
+    ):
         return mine
     ids = np.asarray([made.source_ids[i] for i in probe.encoding.inputs["input_ids"]], dtype=np.int64)
     encoding = replace(probe.encoding, inputs={**probe.encoding.inputs, "input_ids": ids})
@@ -84,7 +87,7 @@ def _asked(source: "TorchModel", made: "TorchModel", mine: Judged, probe: Probe)
 def _laid_out(source: "TorchModel", made: "TorchModel", mine: Judged, probe: Probe) -> Judged:
     """Return the source's answer with a row for every token of the package and a column for every one it knows."""
     assert made.source_ids is not None
-    wide, outputs = source.task.vocabulary_outputs, dict(mine.outputs)
+    wide, outputs = source.specs[MODEL].outputs_along(VOCABULARY), dict(mine.outputs)
     if not wide and not _same_tokens(mine.encoding, probe.encoding, made.source_ids):
         outputs = _aligned(source, mine, probe.encoding)
     columns = list(made.source_ids)
@@ -93,8 +96,8 @@ def _laid_out(source: "TorchModel", made: "TorchModel", mine: Judged, probe: Pro
 
 def _aligned(source: "TorchModel", mine: Judged, new: Encoding) -> dict[str, Any]:
     """Give every token of the package what the source answered at the same place of the text."""
-    rows = _places(mine.encoding, new)
-    return {n: v[rows] if n in source.task.token_outputs else v for n, v in mine.outputs.items()}
+    rows, long = _places(mine.encoding, new), source.specs[MODEL].outputs_along(SEQUENCE)
+    return {n: v[rows] if n in long else v for n, v in mine.outputs.items()}
 
 
 def _places(old: Encoding, new: Encoding) -> list[int]:

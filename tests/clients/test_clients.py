@@ -14,9 +14,10 @@ import numpy as np
 import pytest
 
 from converter.data.encode import encode_text
-from converter.examples import Example, PadIds
+from converter.examples import Example
+from converter.graphs import MODEL, ModelFacts, encoder_graph
 from converter.model_folder.load import load_source
-from converter.onnx.package import find_model
+from converter.onnx.package import find_models
 from converter.onnx.runner import OnnxRunner
 from converter.registry import target_class
 from converter.stage import Context, run_stages
@@ -101,9 +102,9 @@ def ask(command: list[str], tmp_path: Path, **question: Any) -> Answers:
 
 def ours(folder: Path, inputs: dict[str, list[int]]) -> dict[str, np.ndarray]:
     """Run our own runner on the ids that the client used."""
-    runner = OnnxRunner(find_model(folder))
+    runner = OnnxRunner(find_models(folder))
     rows = {"token_type_ids": [0] * len(inputs["input_ids"])} | inputs
-    return runner.run({i.name: np.array([rows[i.name]], dtype=np.int64) for i in runner.inputs})
+    return runner.run(MODEL, {i.name: np.array([rows[i.name]], dtype=np.int64) for i in runner.graphs[MODEL].inputs})
 
 
 def wanted_ids(source: Path, text: str, pair: str | None) -> dict[str, list[int]]:
@@ -208,6 +209,6 @@ def test_a_client_that_answers_otherwise_is_noticed(package: Callable[..., Path]
 
 def test_packages_hold_one_model_that_opens_by_the_folder_alone(package: Callable[..., Path]) -> None:
     folder = package("bert", "text-classification")
-    runner = target_class("cpu-int8")().open(folder, PadIds())
-    assert {o.name: o.dtype for o in runner.outputs} == {"logits": "float32"}
-    assert {i.dtype for i in runner.inputs} == {"int64"}
+    runner = target_class("cpu-int8")().open(folder, encoder_graph(ModelFacts(("input_ids", "attention_mask")), ()))
+    assert {o.name: o.dtype for o in runner.graphs[MODEL].outputs} == {"logits": "float32"}
+    assert {i.dtype for i in runner.graphs[MODEL].inputs} == {"int64"}

@@ -82,13 +82,14 @@ def ask(python: Path, client: str, file: Path, texts: Sequence[str]) -> list[Any
 def embeddings(source: TorchModel, texts: Sequence[str]) -> np.ndarray:
     """Return what the source says of each text, `[texts, width]`."""
     from converter.examples import Example
+    from converter.graphs import MODEL
     from converter.reference import feed_of, torch_run
 
     run = torch_run(source)
     made = []
     for text in texts:
         encoding = source.task.encode(source.tokenizer, Example(text), source.max_length)
-        made.append(run(feed_of(source, [encoding], encoding.length))["sentence_embedding"][0])
+        made.append(run(MODEL, feed_of(source, [encoding]))["sentence_embedding"][0])
     return np.stack(made)
 
 

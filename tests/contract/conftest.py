@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from converter.artifact import TorchModel
+from converter.graphs import MODEL
 from converter.stage import Context
 from tests.contract.device_packages import LENGTHS, MODELS, Made, OfTorch, make_beside, tokenizers_asked_once
 from tests.distilling import TEXTS
@@ -39,8 +40,8 @@ def packages(tiny: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory
         for name, target in targets.items():
             folder = tmp_path_factory.mktemp(name)
             bundle = target.emit(lowered, source, folder, ctx)
-            facts = forecast(folder / bundle.model_file).facts()
-            made[name] = make_beside(folder, source, target.open(folder, source.pad), facts)
+            facts = forecast(folder / bundle.files[MODEL]).facts()
+            made[name] = make_beside(folder, source, target.open(folder, source.specs), facts)
     return made
 
 

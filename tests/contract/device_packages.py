@@ -19,11 +19,12 @@ from converter.device.facts import DeviceFacts, facts_of
 from converter.device.samples import write_samples
 from converter.device.tables import read_tables
 from converter.examples import Example
+from converter.graphs import MODEL
 from converter.model_folder.load import load_source
 from converter.package.golden import record_golden, write_golden
 from converter.reference import Reference, capture_reference, torch_run
 from converter.stage import SILENT
-from converter.target import Runner, TensorSpec
+from converter.target import GraphInfo, Runner, TensorInfo
 from tests.tiny import SENTENCES
 
 STUBS = Path(__file__).parent / "stubs"
@@ -60,13 +61,15 @@ class OfTorch(Runner):
 
     def __init__(self, source: TorchModel) -> None:
         self._run = torch_run(source)
-        self._shown = ("sentence_embedding",) if source.head is not None else source.task.model_outputs
-        self.inputs = tuple(TensorSpec(n, "int32", (1, LENGTHS[0])) for n in source.input_names)
-        made = self.run({n: np.ones((1, LENGTHS[0]), dtype=np.int64) for n in source.input_names})
-        self.outputs = tuple(TensorSpec(n, "float32", v.shape) for n, v in sorted(made.items()))
+        self._shown = ("sentence_embedding",) if source.head is not None else source.specs[MODEL].output_names
+        made = self.run(MODEL, {n: np.ones((1, LENGTHS[0]), dtype=np.int64) for n in source.input_names})
+        inputs = tuple(TensorInfo(n, "int32", (1, LENGTHS[0])) for n in source.input_names)
+        self.graphs = {
+            MODEL: GraphInfo(inputs, tuple(TensorInfo(n, "float32", v.shape) for n, v in sorted(made.items())))
+        }
 
-    def run(self, feed: Mapping[str, Any]) -> dict[str, Any]:
-        return {n: v for n, v in self._run(feed).items() if n in self._shown}
+    def run(self, graph: str, feed: Mapping[str, Any]) -> dict[str, Any]:
+        return {n: v for n, v in self._run(graph, feed).items() if n in self._shown}
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from converter.artifact import TorchModel
 from converter.distill.soft import SoftLabels
 from converter.errors import SourceError
 from converter.examples import Example
+from converter.graphs import MODEL
 from converter.model_folder.load import load_source
 from converter.model_folder.save import save_model
 from converter.prune.structured import StructuredPruning
@@ -27,7 +28,7 @@ SHRINK = StructuredPruning(0.5, 0.5, steps=1)
 
 def answers(model: TorchModel) -> dict[str, np.ndarray]:
     encodings = [model.task.encode(model.tokenizer, e, model.max_length) for e in TEXTS[:6]]
-    return dict(torch_run(model)(feed_of(model, encodings)))
+    return dict(torch_run(model)(MODEL, feed_of(model, encodings)))
 
 
 def saved_and_loaded(model: TorchModel, folder: Path) -> TorchModel:

@@ -10,6 +10,7 @@ import pytest
 from converter.artifact import TorchModel
 from converter.device.facts import CLASS_NAMES, kind_of
 from converter.device.samples import PACKAGE
+from converter.graphs import MODEL
 from tests.contract.device_packages import (
     KINDS,
     LENGTHS,
@@ -137,7 +138,7 @@ def java(every_kind: dict[str, Made], lstrip: Made, tmp_path_factory: pytest.Tem
 
 
 def _java(java: dict[str, Path], kind: str, made: Made, assets: Path, how: str = "as recorded") -> tuple[int, str]:
-    size = _numbers(made.source, int(made.runner.outputs[0].shape[-1] or 0))
+    size = _numbers(made.source, int(made.runner.graphs[MODEL].outputs[0].shape[-1] or 0))
     done = run(compiler("java"), "-XX:TieredStopAtLevel=1", "-cp", java[kind], f"made.{kind}.Drive", assets, size, how)
     return done.returncode, done.stdout + done.stderr
 
@@ -190,7 +191,7 @@ def _outputs(row: list[str], size: int) -> dict[str, np.ndarray]:
 def test_pythons_comparison_can_fail(kind: str, every_kind: dict[str, Made]) -> None:
     made = every_kind[kind]
     near = python_sample(made).near
-    size = _numbers(made.source, int(made.runner.outputs[0].shape[-1] or 0))
+    size = _numbers(made.source, int(made.runner.graphs[MODEL].outputs[0].shape[-1] or 0))
     rows = _rows(made.samples / "assets")
     ranges = {row[1]: float(row[2]) for row in rows if row[0] == "range"}
     texts = [row for row in rows if row[0] == "text"]
@@ -220,7 +221,7 @@ def test_pythons_comparison_can_fail(kind: str, every_kind: dict[str, Made]) -> 
 def test_cpp_compares_as_it_says(name: str, every_kind: dict[str, Made], lstrip: Made, tmp_path: Path) -> None:
     made = {**every_kind, "lstrip": lstrip}[name]
     model = CLASS_NAMES[kind_of(made.source)]
-    rest = f"{{-1,{made.runner.outputs[0].shape[-1]}}}"
+    rest = f"{{-1,{made.runner.graphs[MODEL].outputs[0].shape[-1]}}}"
     flags = (f"-DMODEL={model}", '-DKEY="serving_24"', "-DLENGTH=24")
     check = build_check(made.samples, tmp_path, rest, *flags)
     done = run(check, made.samples / "assets", "answers")
@@ -235,7 +236,7 @@ def test_cpp_gives_back_what_it_took_and_tries_again(
     samples = made.write(tmp_path / "any", lengths=(), any_up_to=24) if any_length else made.samples
     key = "serving_up_to_24" if any_length else "serving_24"
     flags = ("-DMODEL=MaskFiller", "-DMASKS", f'-DKEY="{key}"', "-DLENGTH=24")
-    check = build_check(samples, tmp_path, f"{{-1,{made.runner.outputs[0].shape[-1]}}}", *flags)
+    check = build_check(samples, tmp_path, f"{{-1,{made.runner.graphs[MODEL].outputs[0].shape[-1]}}}", *flags)
     done = run(check, made.samples / "assets", "memory")
     assert done.returncode == 0, done.stderr[-2000:]
 

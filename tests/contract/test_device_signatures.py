@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from converter.artifact import Bundle
+from converter.graphs import MODEL
 from converter.model_folder.load import load_source
 from converter.tflite.mediapipe.variant import MEDIAPIPE_FILE
 from targets.tflite import Tflite
@@ -121,7 +122,7 @@ def test_the_package_says_how_mediapipe_calls_it(packages: dict[str, Made], tiny
     shared = packages["shared"]
     embedder = load_source(str(tiny_sentence_transformer))
     for source, task, call in ((shared.source, "TextClassifier", "classify("), (embedder, "TextEmbedder", "embed(")):
-        text = Tflite().usage(Bundle(shared.folder, "model.tflite", source))
+        text = Tflite().usage(Bundle(shared.folder, {MODEL: "model.tflite"}, source))
         assert f"text.{task}.create_from_options(options).{call}" in text
         assert f"beyond {LENGTHS[-1]} the model has no positions left" in text
         assert len(set(re.findall(r"Text(?:Classifier|Embedder)", text))) == 1
@@ -133,7 +134,7 @@ def test_the_package_says_why_it_has_no_file_for_mediapipe(
 ) -> None:
     shutil.copyfile(packages["shared"].folder / "model.tflite", tmp_path / "model.tflite")
     source = load_source(str(tiny("bert", "token-classification")))
-    bundle = Bundle(tmp_path, "model.tflite", source, {MEDIAPIPE_FILE: why})
+    bundle = Bundle(tmp_path, {MODEL: "model.tflite"}, source, {MEDIAPIPE_FILE: why})
     assert f"no file for MediaPipe Tasks: {why}." in Tflite().usage(bundle)
 
 

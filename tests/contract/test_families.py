@@ -12,6 +12,7 @@ import torch
 from converter.artifact import TorchModel
 from converter.errors import StageFailed
 from converter.examples import Example
+from converter.graphs import MODEL
 from converter.model_folder.load import load_source
 from converter.model_folder.save import save_model
 from converter.model_folder.shape_map import LayerShape
@@ -31,7 +32,7 @@ def feed(model: TorchModel, texts: Sequence[str] = SENTENCES[:6]) -> dict[str, A
 
 
 def answers(model: TorchModel) -> dict[str, Any]:
-    return dict(torch_run(model)(feed(model)))
+    return dict(torch_run(model)(MODEL, feed(model)))
 
 
 def uneven(model: TorchModel, seed: int = 0) -> list[LayerShape]:
@@ -171,7 +172,7 @@ def test_a_pruned_model_exports(family: str, tiny: Callable[..., Path], tmp_path
     source = load_source(str(tiny(family)))
     made = resized(source, uneven(source))
     onnx, _ = run_stage(ExportOnnx(), made, Context(work=tmp_path))
-    session = onnxruntime.InferenceSession(str(onnx.path), providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(str(onnx.files[MODEL]), providers=["CPUExecutionProvider"])
     batch = feed(made)
     found = session.run(None, {name: batch[name] for name in made.input_names})
     same({"logits": found[0]}, answers(made), LAW)

@@ -9,6 +9,7 @@ import onnx_ir as ir
 import pytest
 
 from converter.examples import Example
+from converter.graphs import ENCODER_INPUTS, MODEL, ModelFacts, encoder_graph
 from converter.model_folder.load import load_source
 from converter.onnx.export import ExportOnnx
 from converter.onnx.rewrites.attention import attention_biases, fuse_attention
@@ -23,6 +24,8 @@ from tests.tiny import SENTENCES
 FUSED = ("bert", "albert", "mpnet")
 """One of the plain kind, one with shared layers, one that adds relative positions to its scores."""
 LEFT_ALONE = ("deberta-v2", "modernbert")
+
+SPEC = encoder_graph(ModelFacts(tuple(ENCODER_INPUTS), vocabulary=40), ())[MODEL]
 
 
 def _answers(path: Path, seed: int = 0) -> list[np.ndarray]:
@@ -48,7 +51,7 @@ def exported(tiny: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory
     @cache
     def path(family: str, task: str = "text-classification") -> Path:
         source = load_source(str(tiny(family, task)))
-        return ExportOnnx().run(source, Context(tmp_path_factory.mktemp(family), calibration=texts)).made.path
+        return ExportOnnx().run(source, Context(tmp_path_factory.mktemp(family), calibration=texts)).made.files[MODEL]
 
     return path
 
@@ -61,7 +64,7 @@ def test_fused_attention_answers_alike_and_the_rest_is_left_alone(
     path = exported(family)
     model = ir.load(path)
     biases = attention_biases(model)
-    masks = padding_masks(path, biases, 64) if plain_masks else frozenset()
+    masks = padding_masks(path, biases, SPEC, 64) if plain_masks else frozenset()
     assert masks == (biases if plain_masks and family != "mpnet" else frozenset())
     fused = fuse_attention(model, masks)
     assert fused == (3 if family in FUSED else 0)
@@ -81,7 +84,7 @@ def test_tokens_as_first_axis_change_no_answer(
 ) -> None:
     path = exported(family, task)
     model = ir.load(path)
-    fuse_attention(model, padding_masks(path, attention_biases(model), 64))
+    fuse_attention(model, padding_masks(path, attention_biases(model), SPEC, 64))
     assert put_sequence_first(model) == 3
     ops = [n.op_type for n in model.graph]
     assert "MultiHeadAttention" not in ops
@@ -126,7 +129,7 @@ def test_masks_with_a_window_are_not_taken_for_padding(tmp_path: Path) -> None:
         near = np.abs(np.arange(n)[:, None] - np.arange(n)[None]) < window
         path = tmp_path / f"{window}.onnx"
         _window_model(near[None, None], path)
-        assert padding_masks(path, ["bias"], n) == wanted
+        assert padding_masks(path, ["bias"], SPEC, n) == wanted
 
 
 def _window_model(near: np.ndarray, path: Path) -> None:

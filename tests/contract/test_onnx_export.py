@@ -8,10 +8,12 @@ import numpy as np
 import onnx
 import pytest
 
-from converter.artifact import OnnxModel, TorchModel
+from converter.artifact import TorchModel
 from converter.examples import Example
+from converter.graphs import MODEL
 from converter.model_folder.load import load_source
 from converter.onnx.export import ExportOnnx
+from converter.onnx.model import OnnxModel
 from converter.onnx.runner import OnnxRunner
 from converter.reference import torch_run
 from converter.stage import Context, run_stage
@@ -36,13 +38,13 @@ def test_the_file_answers_like_the_model_at_any_batch_and_length(
     made, facts = export(source, tmp_path)
     assert facts["max_relative_error"] <= 1e-4
     assert f"1x{source.max_length}" in facts["shapes"]
-    runner, wanted_run = OnnxRunner(made.path), torch_run(source)
+    runner, wanted_run = OnnxRunner(made.files), torch_run(source)
     rng = np.random.default_rng(0)
     for batch, length in ((1, 1), (3, 2), (5, 17), (1, source.max_length)):
         feed = {name: np.zeros((batch, length), dtype=np.int64) for name in source.input_names}
         feed["input_ids"] += rng.integers(5, 40, (batch, length))
         feed["attention_mask"] += 1
-        wanted, found = wanted_run(feed), runner.run(feed)
+        wanted, found = wanted_run(MODEL, feed), runner.run(MODEL, feed)
         assert set(found) == set(wanted)
         for name, value in wanted.items():
             assert found[name].dtype == np.float32
@@ -54,7 +56,7 @@ def test_a_sentence_model_gives_both_hidden_states_and_the_embedding(
 ) -> None:
     source = load_source(str(tiny_sentence_transformer))
     made, _ = export(source, tmp_path)
-    assert made.output_names == ("last_hidden_state", "sentence_embedding")
+    assert source.specs[MODEL].output_names == ("last_hidden_state", "sentence_embedding")
     shapes = [[d.dim_param or d.dim_value for d in o.type.tensor_type.shape.dim] for o in _graph(made).output]
     assert shapes == [["batch", "length", 32], ["batch", 32]]
 
@@ -75,18 +77,18 @@ def test_exporting_again_gives_the_same_bytes_and_leaves_the_source_as_it_was(
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
         files.append(export(source, tmp_path / name)[0])
-    assert files[0].path.read_bytes() == files[1].path.read_bytes()
+    assert files[0].files[MODEL].read_bytes() == files[1].files[MODEL].read_bytes()
     assert source.config._attn_implementation == before
     _assert_tells_nothing(files[0])
 
 
 def _assert_tells_nothing(made: OnnxModel) -> None:
     """Nothing of the machine that the file was made on."""
-    raw = made.path.read_bytes()
+    raw = made.files[MODEL].read_bytes()
     for leak in (b"stack_trace", b".py", str(Path.cwd()).encode(), b"site-packages", b"transformers"):
         assert leak not in raw
     assert not any(n.doc_string or n.metadata_props for n in _graph(made).node)
 
 
 def _graph(made: OnnxModel) -> Any:
-    return onnx.load(str(made.path)).graph
+    return onnx.load(str(made.files[MODEL])).graph

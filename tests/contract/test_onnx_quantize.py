@@ -1,6 +1,7 @@
 """int8 and fp16 files answer like the float model, on the shipped file, in ONNX Runtime."""
 
 import dataclasses
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,13 +11,14 @@ import onnx
 import onnx_ir as ir
 import pytest
 
-from converter.artifact import OnnxModel, TorchModel
+from converter.artifact import TorchModel
 from converter.errors import StageFailed
 from converter.examples import Example, pad_batch
+from converter.graphs import MODEL, SEQUENCE
 from converter.model_folder.load import load_source
 from converter.onnx.equality import check_equal
 from converter.onnx.export import ExportOnnx
-from converter.onnx.package import FILES
+from converter.onnx.model import OnnxModel
 from converter.onnx.rewrites.projections import new_weight
 from converter.onnx.runner import OnnxRunner
 from converter.onnx.write import write_onnx
@@ -54,12 +56,13 @@ def exported(tiny: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory
 
 def outputs(model: OnnxModel, padding: int = 0) -> np.ndarray:
     """Return the first output of every sentence, alone, without what belongs to padding."""
-    runner, source = OnnxRunner(model.path), model.source
+    runner, source = OnnxRunner(model.files), model.source
     made = []
     for text in TEXTS:
         encoding = source.task.encode(source.tokenizer, text, source.max_length)
-        feed = pad_batch([encoding], source.pad, min(encoding.length + padding, source.max_length))
-        value = runner.run(feed)[model.output_names[0]][0]
+        lengths = {SEQUENCE: min(encoding.length + padding, source.max_length)}
+        feed = pad_batch([encoding], source.specs[MODEL], lengths)
+        value = runner.run(MODEL, feed)[source.specs[MODEL].output_names[0]][0]
         made.append(value[: encoding.length] if value.ndim > 1 else value[None])
     return np.concatenate(made)
 
@@ -115,7 +118,7 @@ def test_padding_changes_nothing_in_static_int8_and_fp16(exported: Callable[...,
 
 def test_only_large_products_are_in_int8(exported: Callable[..., Exported]) -> None:
     given, ctx = exported()
-    graph = onnx.load(str(run_stage(StaticInt8(), given, ctx)[0].path)).graph
+    graph = onnx.load(str(run_stage(StaticInt8(), given, ctx)[0].files[MODEL])).graph
     quantized = {o for n in graph.node if n.op_type == "QuantizeLinear" for o in n.output}
     back = {o for n in graph.node if n.op_type == "DequantizeLinear" for o in n.output}
     assert quantized
@@ -166,7 +169,7 @@ def test_products_that_int8_would_spoil_stay_float_and_are_named(
     assert strict.facts["answer_noise"] <= plain["answer_noise"] / 3
     noisiest = max(plain["noise"], key=lambda n: plain["noise"][n])
     assert noisiest in strict.facts["kept_float"]
-    assert "MatMul" in {n.op_type for n in onnx.load(str(strict_model.path)).graph.node}
+    assert "MatMul" in {n.op_type for n in onnx.load(str(strict_model.files[MODEL])).graph.node}
 
 
 def test_the_portable_file_holds_standard_operators_only_and_answers_alike(exported: Callable[..., Exported]) -> None:
@@ -175,7 +178,7 @@ def test_the_portable_file_holds_standard_operators_only_and_answers_alike(expor
     fast, _ = run_stage(StaticInt8(), given, ctx)
     domains = [
         {(n.domain, o.domain) for n in model.graph.node for o in model.opset_import}
-        for model in (onnx.load(str(m.path)) for m in (portable, fast))
+        for model in (onnx.load(str(m.files[MODEL])) for m in (portable, fast))
     ]
     assert all(pair == ("", "") for pair in domains[0])
     assert any("com.microsoft" in pair for pair in domains[1])
@@ -191,7 +194,7 @@ def test_static_int8_without_text_is_refused(exported: Callable[..., Exported], 
 def test_fp16_masks_are_finite_and_outputs_float32(exported: Callable[..., Exported]) -> None:
     given, ctx = exported()
     made, _ = run_stage(Fp16(), given, ctx)
-    graph = onnx.load(str(made.path)).graph
+    graph = onnx.load(str(made.files[MODEL])).graph
     halves = [onnx.numpy_helper.to_array(i) for i in graph.initializer if i.data_type == onnx.TensorProto.FLOAT16]
     assert halves
     assert all(np.isfinite(h).all() for h in halves)
@@ -213,7 +216,7 @@ def test_a_file_that_drifts_from_pytorch_is_refused(exported: Callable[..., Expo
 
 def _scaled(given: OnnxModel, factor: float, folder: Path) -> OnnxModel:
     """Return the model with its first output times `factor`, in two steps that fp16 cannot hold where it is large."""
-    model = ir.load(given.path)
+    model = ir.load(given.files[MODEL])
     output = model.graph.outputs[0]
     node = output.producer()
     assert node is not None
@@ -252,7 +255,7 @@ def test_the_layout_is_the_one_loaders_look_for(
         artifact, _ = run_stage(stage, artifact, ctx)
     bundle = chosen.emit(artifact, given.source, tmp_path, ctx)
     bundle.verify()
-    assert bundle.model_file == file
+    assert bundle.files[MODEL] == file
     config = json.loads((tmp_path / "config.json").read_text())
     assert config["transformers.js_config"] == {"dtype": dtype}
     assert config["id2label"] == {str(i): name for i, name in enumerate(given.source.task.labels)}
@@ -264,7 +267,7 @@ def test_the_layout_is_the_one_loaders_look_for(
     assert settings["pad_token"] == "[PAD]"
     assert str(Path.home()) not in "".join(p.read_text() for p in tmp_path.glob("*.json"))
     shown = chosen.usage(bundle)
-    assert {name for name in FILES.values() if name in shown} == {file}
+    assert set(re.findall(r"onnx/\w+\.onnx", shown)) == {file}
     assert f"dtype '{dtype}'" in shown
 
 
@@ -277,7 +280,7 @@ def test_a_device_that_is_not_there_is_not_passed(exported: Callable[..., Export
     target = target_class("ort-gpu")()
     made, _ = run_stage(Fp16(), given, ctx)
     target.emit(made, given.source, tmp_path, ctx)
-    check = target.device_check(tmp_path, given.source.pad)
+    check = target.device_check(tmp_path, given.source.specs)
     assert check is not None
     assert not check.ran
     assert "CUDA" in check.detail

@@ -13,6 +13,7 @@ from converter.artifact import TorchModel
 from converter.binding import bind
 from converter.errors import DataError, RecipeError, SourceError, StageFailed
 from converter.examples import Example
+from converter.graphs import MODEL
 from converter.model_folder.load import load_source
 from converter.model_folder.save import save_model
 from converter.model_folder.shape_map import LayerShape
@@ -98,7 +99,7 @@ def test_a_gate_gradient_is_the_effect_of_closing_the_gate(source: TorchModel, t
         gate[head] = scale
         hook = part.attention_output.register_forward_pre_hook(lambda _, a: (a[0] * gate.reshape(-1),))
         feed = {n: torch.from_numpy(r) for n, r in feed_of(source, [encoding]).items()}
-        value = source.task.hard_loss(source.graph()(**feed), [(LABELLED[0], encoding)])
+        value = source.task.hard_loss(source.graphs()[MODEL](**feed), [(LABELLED[0], encoding)])
         hook.remove()
         assert value is not None
         return float(value.detach().double())

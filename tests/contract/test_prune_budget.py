@@ -16,7 +16,7 @@ from converter.model_folder.load import load_source
 from converter.model_folder.save import save_model
 from converter.model_folder.shape_map import LayerShape
 from converter.prune.structured import StructuredPruning
-from converter.registry import stage_class
+from converter.registry import stage_class, target_class
 from converter.stage import run_stage
 from converter.structured.budget import time_table
 from converter.structured.importance import gather_evidence
@@ -102,7 +102,7 @@ def test_a_faster_model_is_faster_by_its_table(
     assert "static products" in budget["timed_with"]
     assert budget["last_layer_of_one_token"]
     for target, said in (("cpu-int8", None), ("tflite", "tflite")):
-        ctx = replace(context(tmp_path), aim=Aim(target, "static"))
+        ctx = replace(context(tmp_path), aim=Aim(target, target_class(target).menu()["static"]))
         assert time_table(source, ctx, budget["lengths"]).about.get("stands_in_for") == said
     assert made.size_bytes < source.size_bytes
 

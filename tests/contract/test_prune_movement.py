@@ -10,6 +10,7 @@ import torch
 from converter.binding import bind
 from converter.errors import RecipeError, UsageError
 from converter.examples import Example
+from converter.graphs import MODEL
 from converter.model_folder.load import load_source
 from converter.model_folder.save import save_model
 from converter.prune._movement import ScoredLinear, _rank
@@ -66,7 +67,7 @@ def test_zeros_are_as_many_as_asked_for_and_the_model_opens_again(
     assert all(torch.equal(m.weight, before[n]) for n, m in encoder_linears(source).items())
     save_model(made, tmp_path / "saved")
     encodings = [p.encoding for p in encode_probes(source, PLAIN[:3])]
-    first, again = (torch_run(m)(feed_of(m, encodings)) for m in (made, load_source(str(tmp_path / "saved"))))
+    first, again = (torch_run(m)(MODEL, feed_of(m, encodings)) for m in (made, load_source(str(tmp_path / "saved"))))
     assert all((first[n] == again[n]).all() for n in first)
 
 

@@ -27,10 +27,10 @@ class Otherwise(Runner):
     """A runtime that reads the file otherwise: its logits come in another order."""
 
     def __init__(self, runner: Runner) -> None:
-        self.inputs, self.outputs, self.lengths, self._run = runner.inputs, runner.outputs, runner.lengths, runner.run
+        self.graphs, self.lengths, self._run = runner.graphs, runner.lengths, runner.run
 
-    def run(self, feed: Mapping[str, Any]) -> dict[str, Any]:
-        return {name: value[..., ::-1] for name, value in self._run(feed).items()}
+    def run(self, graph: str, feed: Mapping[str, Any]) -> dict[str, Any]:
+        return {name: value[..., ::-1] for name, value in self._run(graph, feed).items()}
 
 
 def test_a_runtime_that_reads_the_file_otherwise_is_noticed(package: Made, tmp_path: Path) -> None:

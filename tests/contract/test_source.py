@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from converter.errors import SourceError, UsageError
 from converter.examples import Example
+from converter.graphs import MODEL
 from converter.model_folder.load import load_source
 from converter.model_folder.save import save_model
 from tests.tiny import FAMILIES
@@ -70,7 +71,7 @@ def test_the_longest_input_really_fits_the_model(family: str, tiny: Tiny) -> Non
     feed = {name: torch.ones((1, model.max_length), dtype=torch.int64) for name in model.input_names}
     feed["input_ids"] *= 7
     with torch.inference_mode():
-        assert torch.isfinite(model.graph()(**feed)["logits"]).all()
+        assert torch.isfinite(model.graphs()[MODEL](**feed)["logits"]).all()
 
 
 @pytest.mark.parametrize(
@@ -92,7 +93,7 @@ def test_a_sentence_transformer_brings_its_pooling_into_the_graph(tiny_sentence_
     model = load_source(str(tiny_sentence_transformer))
     assert model.task.name == "feature-extraction"
     feed = {name: torch.ones((2, 5), dtype=torch.int64) for name in model.input_names}
-    made = model.graph()(**feed)
+    made = model.graphs()[MODEL](**feed)
     assert set(made) == {"last_hidden_state", "sentence_embedding"}
     assert torch.allclose(made["sentence_embedding"].norm(dim=-1), torch.ones(2), atol=1e-5)
 
@@ -104,7 +105,7 @@ def test_the_sentence_head_answers_like_sentence_transformers(tiny_sentence_tran
     model = load_source(str(tiny_sentence_transformer))
     batch = model.tokenizer(texts, padding=True, return_tensors="pt")
     with torch.inference_mode():
-        found = model.graph()(**{n: batch[n] for n in model.input_names})["sentence_embedding"]
+        found = model.graphs()[MODEL](**{n: batch[n] for n in model.input_names})["sentence_embedding"]
     assert torch.allclose(found, torch.from_numpy(wanted), atol=1e-5)
 
 

@@ -16,6 +16,7 @@ import pytest
 from converter.artifact import TorchModel
 from converter.errors import ResourceLimit, RuntimeMissing, StageFailed, UsageError
 from converter.examples import Example, pad_batch
+from converter.graphs import MODEL, SEQUENCE
 from converter.model_folder.load import load_source
 from converter.quantize.litert_dynamic import LitertDynamicInt8
 from converter.quantize.litert_fp16 import LitertFp16
@@ -60,8 +61,8 @@ def _error(made: TfliteModel, run: TfliteRunner, ctx: Context) -> float:
         for row in filled_rows(made.source, ctx, length, 3):
             for n in (length, length - 3):
                 feed = {name: ids[None, :n] for name, ids in row.inputs.items()}
-                wanted.append({n: wanted_run(feed)[n] for n in made.output_names})
-                found.append(run.run(feed))
+                wanted.append({n: wanted_run(MODEL, feed)[n] for n in made.output_names})
+                found.append(run.run(MODEL, feed))
     worst = 0.0
     for name in made.output_names:
         a, b = (np.concatenate([o[name].ravel() for o in outputs]) for outputs in (wanted, found))
@@ -82,24 +83,24 @@ def test_every_family_answers_as_in_pytorch_and_in_int8(family: str, tiny: Calla
 def test_every_task_keeps_its_outputs(task: str, tiny: Callable[..., Path], ctx: Context) -> None:
     source = load_source(str(tiny("bert", task, layers=1)))
     made = _lowered(source, ctx, 12)
-    assert made.output_names == source.task.model_outputs
-    runner = TfliteRunner(made.path, source.pad)
+    assert made.output_names == source.specs[MODEL].output_names
+    runner = TfliteRunner(made.path, source.specs)
     assert _error(made, runner, ctx) <= FLOAT32_ERROR
     # Every output of these tasks has a length axis, cut to what was fed.
-    found = runner.run(pad_batch(filled_rows(source, ctx, 7, 2), source.pad))
+    found = runner.run(MODEL, pad_batch(filled_rows(source, ctx, 7, 2), source.specs[MODEL]))
     assert {value.shape[:2] for value in found.values()} == {(2, 7)}
 
 
 def test_an_embedding_model_gives_its_embedding_alone(tiny_sentence_transformer: Path, ctx: Context) -> None:
     made = _lowered(load_source(str(tiny_sentence_transformer)), ctx, 12)
-    runner = TfliteRunner(made.path, made.source.pad)
-    assert [o.name for o in runner.outputs] == ["sentence_embedding"]
+    runner = TfliteRunner(made.path, made.source.specs)
+    assert [o.name for o in runner.graphs[MODEL].outputs] == ["sentence_embedding"]
     assert _error(made, runner, ctx) <= FLOAT32_ERROR
 
 
 def test_inputs_are_int32_by_name_and_every_length_is_a_signature(bert: TfliteModel) -> None:
-    runner = TfliteRunner(bert.path, bert.source.pad)
-    assert [(i.name, i.dtype, i.shape) for i in runner.inputs] == [
+    runner = TfliteRunner(bert.path, bert.source.specs)
+    assert [(i.name, i.dtype, i.shape) for i in runner.graphs[MODEL].inputs] == [
         (name, "int32", (1, LENGTHS[0])) for name in ("input_ids", "attention_mask", "token_type_ids")
     ]
     assert (runner.lengths, runner.max_length, runner.max_batch) == (LENGTHS, LENGTHS[-1], 1)
@@ -137,23 +138,25 @@ def test_the_longest_signature_is_the_default(bert: TfliteModel) -> None:
 
 
 def test_rows_of_a_batch_and_padding_change_nothing(bert: TfliteModel, ctx: Context) -> None:
-    runner = TfliteRunner(bert.path, bert.source.pad)
+    runner = TfliteRunner(bert.path, bert.source.specs)
     rows = filled_rows(bert.source, ctx, 5, 3)
-    together = runner.run(pad_batch(rows, bert.source.pad, 9))["logits"]  # 9 tokens: the longer signature
+    together = runner.run(MODEL, pad_batch(rows, bert.source.specs[MODEL], {SEQUENCE: 9}))[
+        "logits"
+    ]  # 9 tokens: the longer signature
     for row, found in zip(rows, together, strict=True):
-        alone = runner.run(pad_batch([row], bert.source.pad))["logits"][0]
+        alone = runner.run(MODEL, pad_batch([row], bert.source.specs[MODEL]))["logits"][0]
         np.testing.assert_allclose(found, alone, atol=1e-5)
 
 
 def test_a_text_longer_than_the_longest_signature_is_refused(bert: TfliteModel) -> None:
     feed = {name: np.ones((1, 21), dtype=np.int64) for name in bert.source.input_names}
     with pytest.raises(UsageError, match="21 tokens, the file takes at most 20"):
-        TfliteRunner(bert.path, bert.source.pad).run(feed)
+        TfliteRunner(bert.path, bert.source.specs).run(MODEL, feed)
 
 
 def test_fp16_halves_the_weights_and_moves_little(bert: TfliteModel, ctx: Context) -> None:
     made = run_stage(LitertFp16(), bert, ctx)[0]
-    assert 0 < _error(made, TfliteRunner(made.path, bert.source.pad), ctx) < 0.01
+    assert 0 < _error(made, TfliteRunner(made.path, bert.source.specs), ctx) < 0.01
     assert _weight_bytes(made.path) < 0.6 * _weight_bytes(bert.path)
 
 
@@ -171,7 +174,7 @@ def _weight_bytes(path: Path) -> int:
 def test_static_int8_fixes_ranges_and_leaves_noisy_layers_dynamic(bert: TfliteModel, ctx: Context) -> None:
     made, record = run_stage(LitertStaticInt8(texts=4, min_snr=0.0), bert, ctx)
     assert record.facts["kept_dynamic"] == 0
-    assert 0 < _error(made, TfliteRunner(made.path, bert.source.pad), ctx) < DYNAMIC_ERROR
+    assert 0 < _error(made, TfliteRunner(made.path, bert.source.specs), ctx) < DYNAMIC_ERROR
     assert _operations(made.path)["QUANTIZE"] > 0
     loose, record = run_stage(LitertStaticInt8(texts=4, min_snr=200.0), bert, ctx)
     assert record.facts["kept_dynamic"] == record.facts["layers"] > 0
@@ -266,9 +269,9 @@ def test_the_package_stands_alone_and_its_readme_code_runs(bert: TfliteModel, ct
     bundle.verify()
     assert (tmp_path / "labels.txt").read_text(encoding="utf-8").splitlines() == list(bert.source.task.labels)
     assert json.loads((tmp_path / "tokenizer_config.json").read_text("utf-8"))["model_max_length"] == LENGTHS[-1]
-    feed = pad_batch(filled_rows(bert.source, ctx, 6, 1), bert.source.pad)
-    wanted = torch_run(bert.source)(feed)["logits"]
-    np.testing.assert_allclose(target.open(tmp_path, bert.source.pad).run(feed)["logits"], wanted, atol=1e-4)
+    feed = pad_batch(filled_rows(bert.source, ctx, 6, 1), bert.source.specs[MODEL])
+    wanted = torch_run(bert.source)(MODEL, feed)["logits"]
+    np.testing.assert_allclose(target.open(tmp_path, bert.source.specs).run(MODEL, feed)["logits"], wanted, atol=1e-4)
     code = target.usage(bundle).split("```python\n")[1].split("```")[0]
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-1000:]

@@ -2,7 +2,6 @@
 
 import shutil
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +9,7 @@ import pytest
 
 from converter.errors import RecipeError, StageFailed
 from converter.examples import Example, pad_batch
+from converter.graphs import MODEL
 from converter.model_folder.load import load_source
 from converter.quantize.litert_dynamic import LitertDynamicInt8
 from converter.stage import Context, run_stage
@@ -45,13 +45,13 @@ def test_several_texts_a_call_are_answered_as_each_alone(quantized: TfliteModel,
     shutil.copy(quantized.path, path)
     add_batches(path, BATCH)
     source = quantized.source
-    one, several = TfliteRunner(quantized.path, source.pad), TfliteRunner(path, source.pad)
+    one, several = TfliteRunner(quantized.path, source.specs), TfliteRunner(path, source.specs)
     assert (one.max_batch, several.max_batch, several.lengths) == (1, BATCH, LENGTHS)
     rows = filled_rows(source, ctx, 12, 4)
-    rows[1] = replace(rows[1], inputs={name: ids[:5] for name, ids in rows[1].inputs.items()})
-    feed = pad_batch(rows, source.pad)  # four texts: a full call, and one with room left
-    alone = np.concatenate([one.run({n: ids[i : i + 1] for n, ids in feed.items()})["logits"] for i in range(4)])
-    assert np.array_equal(several.run(feed)["logits"], alone)
+    rows[1] = rows[1].resized(5)
+    feed = pad_batch(rows, source.specs[MODEL])  # four texts: a full call, and one with room left
+    alone = np.concatenate([one.run(MODEL, {n: ids[i : i + 1] for n, ids in feed.items()})["logits"] for i in range(4)])
+    assert np.array_equal(several.run(MODEL, feed)["logits"], alone)
     assert len(np.unique(alone.round(6), axis=0)) > 1, "texts that are answered alike show nothing"
     assert path.stat().st_size < 1.7 * quantized.size_bytes + 60_000
 

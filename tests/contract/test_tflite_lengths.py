@@ -10,6 +10,7 @@ import pytest
 from converter.device.runtime import min_runtime_version
 from converter.errors import UsageError
 from converter.examples import Example
+from converter.graphs import MODEL
 from converter.model_folder.load import load_source
 from converter.quantize.litert_dynamic import LitertDynamicInt8
 from converter.quantize.litert_int4 import LitertInt4
@@ -83,13 +84,13 @@ def test_an_architecture_that_allows_no_stamp_is_lowered_at_every_length(
 def test_one_file_takes_any_length_up_to_its_longest(bert: TfliteModel, ctx: Context, tmp_path: Path) -> None:
     path = tmp_path / "any.tflite"
     write_any_length(bert.path, path, LENGTHS[-1])
-    runner, wanted = TfliteRunner(path, bert.source.pad), torch_run(bert.source)
-    assert (runner.lengths, runner.max_length, runner.inputs[0].shape) == ((), LENGTHS[-1], (1, None))
+    runner, wanted = TfliteRunner(path, bert.source.specs), torch_run(bert.source)
+    assert (runner.lengths, runner.max_length, runner.graphs[MODEL].inputs[0].shape) == ((), LENGTHS[-1], (1, None))
     for length in (20, 3, 1, 13, 2, 19, 20):
         feed = _feed(bert, ctx, length)
-        np.testing.assert_allclose(runner.run(feed)["logits"], wanted(feed)["logits"], atol=FLOAT32_ERROR)
+        np.testing.assert_allclose(runner.run(MODEL, feed)["logits"], wanted(MODEL, feed)["logits"], atol=FLOAT32_ERROR)
     with pytest.raises(UsageError, match="21 tokens, the file takes at most 20"):
-        runner.run({n: np.ones((1, 21), np.int64) for n in bert.source.input_names})
+        runner.run(MODEL, {n: np.ones((1, 21), np.int64) for n in bert.source.input_names})
 
 
 def test_past_its_longest_the_last_position_goes_on(bert: TfliteModel, tmp_path: Path) -> None:
@@ -111,7 +112,7 @@ def test_one_length_alone_makes_no_file_for_any(bert: TfliteModel, tmp_path: Pat
 
 
 def test_every_precision_answers_and_is_as_small_as_it_says(bert: TfliteModel, ctx: Context) -> None:
-    wanted = torch_run(bert.source)(_feed(bert, ctx, 11))["logits"]
+    wanted = torch_run(bert.source)(MODEL, _feed(bert, ctx, 11))["logits"]
     sizes = {}
     for name, stage in {
         "dynamic": LitertDynamicInt8(texts=4),
@@ -121,7 +122,7 @@ def test_every_precision_answers_and_is_as_small_as_it_says(bert: TfliteModel, c
         "int16": LitertStaticInt8(texts=4, activation_bits=16),
     }.items():
         made = run_stage(stage, bert, ctx)[0]
-        found = TfliteRunner(made.path, bert.source.pad).run(_feed(bert, ctx, 11))["logits"]
+        found = TfliteRunner(made.path, bert.source.specs).run(MODEL, _feed(bert, ctx, 11))["logits"]
         assert np.abs(found - wanted).max() < (1.0 if name in {"int4", "mixed"} else 0.2), name
         sizes[name] = sum(b.data.nbytes for b in read_flat(made.path).buffers if b.data is not None)
     assert max(sizes.values()) < 0.5 * bert.size_bytes
@@ -150,7 +151,7 @@ def test_a_runtime_that_answers_4_bits_otherwise_refuses_them(bert: TfliteModel,
     versions = {c.builtinCode: c.version for c in read_flat(made.path).operatorCodes if c.builtinCode in BY_ROW}
     assert versions[FULLY_CONNECTED] == 14
     assert min_runtime_version(made.path) == "2.21.0"
-    assert np.isfinite(TfliteRunner(made.path, bert.source.pad).run(_feed(bert, ctx, 11))["logits"]).all()
+    assert np.isfinite(TfliteRunner(made.path, bert.source.specs).run(MODEL, _feed(bert, ctx, 11))["logits"]).all()
 
 
 @pytest.mark.parametrize("large", [1, 1 << 30])
@@ -183,8 +184,8 @@ def test_a_window_of_neighbours_is_kept_beyond_its_width(tiny: Callable[..., Pat
     made, record = run_stage(LowerTflite((6, 30)), source, ctx)
     assert record.facts["max_relative_error"] < FLOAT32_ERROR
     feed = {name: ids[None] for name, ids in filled_rows(source, ctx, 30, 1)[0].inputs.items()}
-    found = TfliteRunner(made.path, source.pad).run(feed)["logits"]
-    np.testing.assert_allclose(found, torch_run(source)(feed)["logits"], atol=FLOAT32_ERROR)
+    found = TfliteRunner(made.path, source.specs).run(MODEL, feed)["logits"]
+    np.testing.assert_allclose(found, torch_run(source)(MODEL, feed)["logits"], atol=FLOAT32_ERROR)
 
 
 @pytest.mark.slow
@@ -193,5 +194,5 @@ def test_the_longest_distance_falls_into_a_bucket_that_is_there(tiny: Callable[.
     source = load_source(str(tiny("deberta-v2", layers=1, position_buckets=32)))
     made = run_stage(LowerTflite((source.max_length,)), source, ctx)[0]
     feed = {name: ids[None] for name, ids in filled_rows(source, ctx, source.max_length, 1)[0].inputs.items()}
-    found = TfliteRunner(made.path, source.pad).run(feed)["logits"]
-    np.testing.assert_allclose(found, torch_run(source)(feed)["logits"], atol=1e-5)
+    found = TfliteRunner(made.path, source.specs).run(MODEL, feed)["logits"]
+    np.testing.assert_allclose(found, torch_run(source)(MODEL, feed)["logits"], atol=1e-5)

@@ -12,6 +12,7 @@ import pytest
 from converter.artifact import Bundle
 from converter.data.probes import builtin_examples, choose_probes
 from converter.examples import Example
+from converter.graphs import MODEL
 from converter.model_folder.load import load_source
 from converter.reference import capture_reference
 from converter.stage import SILENT, Context, run_stage
@@ -54,8 +55,8 @@ def _checked(bert: TfliteModel, folder: Path, ctx: Context, left_out: str = "") 
     probes = choose_probes((), builtin_examples(bert.source), 6)
     source = replace(bert.source, max_length=LENGTHS[-1])
     reference = capture_reference(source, probes, SILENT, ())
-    bundle = Bundle(folder, "model.tflite", bert.source, {MEDIAPIPE_FILE: left_out})
-    return check_variant(bundle, source, reference, TfliteRunner(bert.path, source.pad), ctx)
+    bundle = Bundle(folder, {MODEL: "model.tflite"}, bert.source, {MEDIAPIPE_FILE: left_out})
+    return check_variant(bundle, source, reference, TfliteRunner(bert.path, source.specs), ctx)
 
 
 def _changed(variant: Path, folder: Path, change: Callable[[Any], None], bert: TfliteModel) -> Path:

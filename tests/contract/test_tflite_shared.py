@@ -12,6 +12,7 @@ from converter.artifact import TorchModel
 from converter.device.gpu_forecast import forecast
 from converter.errors import RecipeError, StageFailed
 from converter.examples import Example
+from converter.graphs import MODEL
 from converter.model_folder.load import load_source
 from converter.quantize.litert_dynamic import LitertDynamicInt8
 from converter.reference import torch_run
@@ -61,11 +62,11 @@ def _feed(made: TfliteModel, ctx: Context, length: int) -> dict[str, Any]:
 def test_every_length_answers_whatever_was_asked_before(
     bert: TfliteModel, shared: Path, ctx: Context, *, xnnpack: bool
 ) -> None:
-    runner, wanted = TfliteRunner(shared, bert.source.pad, xnnpack=xnnpack), torch_run(bert.source)
+    runner, wanted = TfliteRunner(shared, bert.source.specs, xnnpack=xnnpack), torch_run(bert.source)
     assert runner.lengths == LENGTHS
     for length in UP_AND_DOWN:
         feed = _feed(bert, ctx, length)
-        np.testing.assert_allclose(runner.run(feed)["logits"], wanted(feed)["logits"], atol=1e-4)
+        np.testing.assert_allclose(runner.run(MODEL, feed)["logits"], wanted(MODEL, feed)["logits"], atol=1e-4)
 
 
 def test_a_constant_that_repeats_for_each_token_follows_the_length(
@@ -75,17 +76,17 @@ def test_a_constant_that_repeats_for_each_token_follows_the_length(
     source = load_source(str(tiny("roberta", layers=1)))
     made = run_stage(LowerTflite(LOWERED), replace(source, max_length=LOWERED[-1]), ctx)[0]
     write_shared(made.path, tmp_path / "roberta.tflite", LENGTHS)
-    runner, wanted = TfliteRunner(tmp_path / "roberta.tflite", source.pad), torch_run(source)
+    runner, wanted = TfliteRunner(tmp_path / "roberta.tflite", source.specs), torch_run(source)
     for length in UP_AND_DOWN:
         feed = _feed(made, ctx, length)
-        np.testing.assert_allclose(runner.run(feed)["logits"], wanted(feed)["logits"], atol=1e-4)
+        np.testing.assert_allclose(runner.run(MODEL, feed)["logits"], wanted(MODEL, feed)["logits"], atol=1e-4)
 
 
 def test_the_compiled_model_api_gets_the_same(bert: TfliteModel, shared: Path, ctx: Context) -> None:
     """It gives outputs their place before the run, which tensors that a loop makes do not have."""
     from ai_edge_litert.compiled_model import CompiledModel
 
-    compiled, runner = CompiledModel.from_file(str(shared)), TfliteRunner(shared, bert.source.pad)
+    compiled, runner = CompiledModel.from_file(str(shared)), TfliteRunner(shared, bert.source.specs)
     signatures = compiled.get_signature_list()
     for length in UP_AND_DOWN:
         feed, key = _feed(bert, ctx, length), f"serving_{length}"
@@ -94,7 +95,7 @@ def test_the_compiled_model_api_gets_the_same(bert: TfliteModel, shared: Path, c
         for name, buffer in zip(signatures[key]["inputs"], given, strict=True):
             buffer.write(feed[name].astype(np.int32))
         compiled.run_by_index(number, given, made)
-        np.testing.assert_array_equal(made[0].read(3, np.float32), runner.run(feed)["logits"].ravel())
+        np.testing.assert_array_equal(made[0].read(3, np.float32), runner.run(MODEL, feed)["logits"].ravel())
 
 
 def test_without_its_last_reshape_the_compiled_model_api_would_refuse_it(shared: Path, tmp_path: Path) -> None:
@@ -123,12 +124,12 @@ def test_a_graph_that_hands_on_its_inputs_would_keep_the_length_before(
     inputs = body.inputs[1 : 1 + n_inputs]
     body.outputs = np.array([body.outputs[0], *inputs, *body.outputs[1 + n_inputs :]], np.int32)
     write_flat(model, tmp_path / "handed_on.tflite")
-    runner, wanted = TfliteRunner(tmp_path / "handed_on.tflite", bert.source.pad), torch_run(bert.source)
+    runner, wanted = TfliteRunner(tmp_path / "handed_on.tflite", bert.source.specs), torch_run(bert.source)
     right = []
     for length in UP_AND_DOWN:
         feed = _feed(bert, ctx, length)
         try:
-            right.append(np.allclose(runner.run(feed)["logits"], wanted(feed)["logits"], atol=1e-4))
+            right.append(np.allclose(runner.run(MODEL, feed)["logits"], wanted(MODEL, feed)["logits"], atol=1e-4))
         except RuntimeError:
             right.append(False)
             break
@@ -226,13 +227,13 @@ def test_a_graph_that_the_runtime_does_not_bring_to_other_lengths_is_not_shipped
 ) -> None:
     (tmp_path / "auto").mkdir()
     bundle = Tflite().emit(trigrams, trigrams.source, tmp_path / "auto", ctx)
-    path = bundle.folder / bundle.model_file
+    path = bundle.folder / bundle.files[MODEL]
     assert not has_shared_graph(path)
     assert bundle.left_out.keys() == {SHARED, MEDIAPIPE_FILE}
     assert not (bundle.folder / MEDIAPIPE_FILE).exists()
     feed = {name: ids[None] for name, ids in filled_rows(trigrams.source, ctx, 13, 1)[0].inputs.items()}
-    found = TfliteRunner(path, trigrams.source.pad).run(feed)["logits"]
-    np.testing.assert_allclose(found, torch_run(trigrams.source)(feed)["logits"], atol=1e-4)
+    found = TfliteRunner(path, trigrams.source.specs).run(MODEL, feed)["logits"]
+    np.testing.assert_allclose(found, torch_run(trigrams.source)(MODEL, feed)["logits"], atol=1e-4)
     for target, word in ((Tflite(any_length=True), "any_length"), (Tflite(graphs="shared"), "graphs=shared")):
         with pytest.raises(StageFailed, match="does not take all lengths of this model") as caught:
             _emitted(trigrams, target, tmp_path / word, ctx)

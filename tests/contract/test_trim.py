@@ -12,9 +12,9 @@ from converter.artifact import TorchModel
 from converter.binding import bind
 from converter.errors import DataError, RecipeError, SourceError, StageFailed, UsageError
 from converter.examples import Example
-from converter.limits import Limits
 from converter.model_folder.load import load_source
 from converter.model_folder.save import save_model
+from converter.precision import Limits
 from converter.reference import capture_reference, encode_probes, run_probe, torch_run
 from converter.stage import SILENT, Context, run_stage
 from converter.surgery.tokenizer import Ancestors, cut_table, open_table, pieces_of, table_of

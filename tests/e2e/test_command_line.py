@@ -132,8 +132,16 @@ def test_a_failed_gate_exits_3_and_seals_nothing(
     assert not list((tmp_path / "out").rglob("manifest.json"))
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-@pytest.mark.parametrize("moment", ["loading", "working"])
+@pytest.mark.parametrize(
+    ("number", "moment"),
+    [
+        (signal.SIGINT, "loading"),
+        (signal.SIGINT, "working"),
+        (signal.SIGTERM, "loading"),
+        (signal.SIGTERM, "working"),
+        (signal.SIGHUP, "working"),  # the terminal was closed
+    ],
+)
 def test_an_interrupted_run_leaves_nothing(
     number: signal.Signals, moment: str, tiny: Callable[..., Path], tmp_path: Path
 ) -> None:

@@ -10,9 +10,10 @@ import pytest
 
 from converter import convert, open_package, verify
 from converter.errors import PackageDamaged
+from converter.graphs import MODEL
 from converter.jsonfile import json_text
 from converter.package.golden import read_golden, write_golden
-from converter.package.manifest import DIGEST, _describe, _digest
+from converter.package.manifest import DIGEST, _describe, _digest, model_bytes, read_manifest
 from tests.tiny import SENTENCES
 
 
@@ -53,13 +54,13 @@ def test_a_moved_package_opens_and_answers(package: Path) -> None:
     runner = open_package(package)
     golden = read_golden(package)
     feed = {name: ids[None] for name, ids in golden.ids[0].items()}
-    np.testing.assert_allclose(runner.run(feed)["logits"][0], golden.package[0]["logits"], atol=1e-5)
+    np.testing.assert_allclose(runner.run(MODEL, feed)["logits"][0], golden.package[0]["logits"], atol=1e-5)
 
 
 def test_the_manifest_holds_the_provenance_and_no_local_path(package: Path, made: Path) -> None:
     text = (package / "manifest.json").read_text(encoding="utf-8")
     table = json.loads(text)
-    for key in ("source", "recipe", "versions", "records", "gate", "signature", "runtime", "rebuild", "limits"):
+    for key in ("source", "recipe", "versions", "records", "gate", "graphs", "runtime", "rebuild", "limits"):
         assert table[key], key
     assert all(len(v) == 64 for v in table["source"]["weights_sha256"].values())
     assert len(table["recipe"]["eval"]["sha256"]) == 64
@@ -131,7 +132,7 @@ def test_another_model_under_the_same_name_does_not_replay(package: Path) -> Non
     import onnx
     from onnx import numpy_helper
 
-    name = json.loads((package / "manifest.json").read_text(encoding="utf-8"))["model_file"]
+    name = json.loads((package / "manifest.json").read_text(encoding="utf-8"))["graphs"]["model"]["file"]
     model = onnx.load(str(package / name))
     matrix = max((w for w in model.graph.initializer if len(w.dims) == 2), key=lambda w: w.ByteSize())
     matrix.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(matrix) * np.float32(0.5), matrix.name))
@@ -145,3 +146,62 @@ def test_a_resealed_unchanged_file_still_verifies(package: Path) -> None:
     """The twin of the forgeries: `reseal` alone breaks nothing."""
     reseal(package, "golden.safetensors")
     verify(package)
+
+
+def as_format_1(folder: Path) -> None:
+    """Write the manifest as version 0.1 sealed it: one graph, its file and its signature under names of their own."""
+    table = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+    graph = table.pop("graphs")[MODEL]
+    table |= {"format": 1, "model_file": graph["file"], "signature": graph["signature"]}
+    table[DIGEST] = _digest(table)
+    (folder / "manifest.json").write_text(json_text(table), encoding="utf-8")
+
+
+def test_a_package_of_format_1_verifies_opens_and_answers_as_before(package: Path) -> None:
+    wanted, feed = verify(package), {n: ids[None] for n, ids in read_golden(package).ids[0].items()}
+    before = open_package(package).run(MODEL, feed)["logits"]
+    as_format_1(package)
+    assert verify(package) == wanted
+    np.testing.assert_array_equal(open_package(package).run(MODEL, feed)["logits"], before)
+    assert read_manifest(package)["graphs"][MODEL]["file"] == "onnx/model.onnx"
+
+
+def test_a_package_of_format_1_is_no_less_checked(package: Path) -> None:
+    as_format_1(package)
+    table = json.loads((package / "manifest.json").read_text(encoding="utf-8"))
+    for changes, said in (
+        ({"signature": None}, "graphs cannot be read"),
+        ({"signature": {**table["signature"], "outputs": []}}, "the manifest says"),
+        ({"model_file": "gone.onnx"}, "lacks what every package has"),
+    ):
+        changed = table | changes
+        changed[DIGEST] = _digest(changed)
+        (package / "manifest.json").write_text(json_text(changed), encoding="utf-8")
+        with pytest.raises(PackageDamaged, match=said):
+            verify(package)
+
+
+def test_a_manifest_that_format_1_really_wrote_is_read(tmp_path: Path) -> None:
+    """Sealed by 0.1 (commit f999752) from a tiny RoBERTa: its digest and its spelling are what that version wrote."""
+    shutil.copy(Path(__file__).with_name("manifest-format-1.json"), tmp_path / "manifest.json")
+    manifest = read_manifest(tmp_path)
+    graph = manifest["graphs"][MODEL]
+    assert graph["file"] == "onnx/model_fp16.onnx"
+    assert [t["name"] for t in graph["signature"]["outputs"]] == ["start_logits", "end_logits"]
+    assert model_bytes(manifest) > 0
+
+
+def test_a_graph_that_the_manifest_describes_otherwise_is_told(package: Path) -> None:
+    table = json.loads((package / "manifest.json").read_text(encoding="utf-8"))
+    table["graphs"][MODEL]["inputs"][0]["side"] = "above"
+    table[DIGEST] = _digest(table)
+    (package / "manifest.json").write_text(json_text(table), encoding="utf-8")
+    with pytest.raises(PackageDamaged, match="graphs cannot be read"):
+        verify(package)
+
+
+def test_records_say_what_went_in_and_came_out_by_digest(package: Path) -> None:
+    manifest = read_manifest(package)
+    (record,) = manifest["records"]
+    assert record["digest_made"] == manifest["files"]["onnx/model.onnx"]["sha256"], "what was exported is what ships"
+    assert len(record["digest_given"]) == 64

@@ -13,6 +13,7 @@ import pytest
 from converter import Result, convert, load_recipe, open_package, verify
 from converter.errors import SourceError
 from converter.examples import Example
+from converter.graphs import MODEL
 from converter.model_folder.load import load_source
 from converter.reference import encode_probes, feed_of, judge, torch_run
 from converter.registry import families
@@ -71,7 +72,10 @@ def cosines(out: Path, target: str) -> list[float]:
     made = []
     for text in SENTENCES[:8]:
         feed = feed_of(model, [model.task.encode(model.tokenizer, Example(text), LENGTHS[-1])])
-        a, b = (run(feed)[model.task.model_outputs[0]].ravel().astype(np.float64) for run in (wanted, package.run))
+        a, b = (
+            run(MODEL, feed)[model.specs[MODEL].output_names[0]].ravel().astype(np.float64)
+            for run in (wanted, package.run)
+        )
         made.append(float(a @ b / np.sqrt((a @ a) * (b @ b))))
     return made
 
@@ -168,9 +172,9 @@ def test_pairs_keep_their_token_types(tiny: Callable[..., Path], tmp_path: Path)
     encoding = model.task.encode(model.tokenizer, Example("the old town", "near the lake"), LENGTHS[-1])
     feed = feed_of(model, [encoding])
     assert feed["token_type_ids"].any()
-    np.testing.assert_allclose(package.run(feed)["logits"], torch_run(model)(feed)["logits"], atol=1e-4)
+    np.testing.assert_allclose(package.run(MODEL, feed)["logits"], torch_run(model)(MODEL, feed)["logits"], atol=1e-4)
     single = {**feed, "token_type_ids": np.zeros_like(feed["token_type_ids"])}
-    assert not np.allclose(package.run(single)["logits"], torch_run(model)(feed)["logits"], atol=1e-2)
+    assert not np.allclose(package.run(single)["logits"], torch_run(model)(MODEL, feed)["logits"], atol=1e-2)
 
 
 STRANGERS = {"megatron-bert": "MegatronBertConfig", "ernie": "ErnieConfig"}

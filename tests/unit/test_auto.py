@@ -11,11 +11,12 @@ import pytest
 
 from converter.artifact import Bundle, TorchModel
 from converter.errors import RecipeError, StageFailed
-from converter.examples import PadIds
+from converter.graphs import GraphSpec
 from converter.model_folder.load import load_source
 from converter.package.manifest import read_manifest
 from converter.pipeline import Result, run_recipe
-from converter.recipe import Precision, Recipe, bind_recipe, recipe_table
+from converter.precision import Precision
+from converter.recipe import ChosenPrecision, Recipe, bind_recipe, recipe_table
 from converter.report.summary import report_table
 from converter.report.table import notes
 from converter.stage import Context
@@ -57,7 +58,7 @@ class Racing(TorchTarget):
         (folder / "model.bin").write_text(self.asked[-1], encoding="utf-8")
         return bundle
 
-    def open(self, folder: Path, pad: PadIds, threads: int = 1) -> Runner:
+    def open(self, folder: Path, specs: Mapping[str, GraphSpec], threads: int = 1) -> Runner:
         return TorchRunner(self.model, CHANGES[(folder / "model.bin").read_text(encoding="utf-8")])
 
     model: ClassVar[TorchModel]
@@ -67,8 +68,9 @@ class Racing(TorchTarget):
 def race(tiny: Callable[..., Path], tmp_path: Path) -> Make:
     def run(*candidates: str) -> Result:
         model = load_source(str(tiny()))
-        target = type("Made", (Racing,), {"auto": candidates, "precisions": candidates, "model": model})()
-        return run_recipe(Recipe(str(tiny()), (target,), (Precision("auto"),), n_probes=20), tmp_path / "out")
+        own = tuple(Precision(name, TorchTarget.own[0].limits) for name in candidates)
+        target = type("Made", (Racing,), {"auto": candidates, "own": own, "precisions": candidates, "model": model})()
+        return run_recipe(Recipe(str(tiny()), (target,), (ChosenPrecision("auto"),), n_probes=20), tmp_path / "out")
 
     return run
 

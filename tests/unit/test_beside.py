@@ -7,16 +7,21 @@ import numpy as np
 import pytest
 
 from converter.errors import UsageError
-from converter.timing.comparison import FLOAT32, SOURCE, Entry, random_feed, time_beside
+from converter.graphs import ENCODER_INPUTS, ModelFacts, encoder_graph
+from converter.timing.comparison import FLOAT32, SOURCE, Entry, time_beside
+
+SPECS = encoder_graph(ModelFacts(tuple(ENCODER_INPUTS), vocabulary=10), ())
 
 
 def entry(name: str, seconds: float, size: int, calls: list[str] | None = None, **limits: Any) -> Entry:
-    def run(feed: Any) -> None:
+    def run(graph: str, feed: Any) -> dict[str, Any]:
+        assert graph == "model"
         if calls is not None:
             calls.append(name)
         time.sleep(seconds)
+        return {}
 
-    return Entry(name, run, ("input_ids", "attention_mask", "token_type_ids"), 10, size, **limits)
+    return Entry(name, run, SPECS, size, **limits)
 
 
 def test_all_take_turns() -> None:
@@ -45,11 +50,11 @@ def test_a_package_that_is_neither_smaller_nor_faster_is_marked() -> None:
 
 
 def test_feeds_are_of_the_vocabulary_and_the_same_every_time() -> None:
-    made = random_feed(["input_ids", "attention_mask", "token_type_ids"], 10, 2, 8)
+    made, again = entry("one", 0, 1).feed(2, 8), entry("another", 0, 1).feed(2, 8)
     assert made["input_ids"].max() < 10
     assert (made["attention_mask"] == 1).all()
     assert (made["token_type_ids"] == 0).all()
-    np.testing.assert_array_equal(made["input_ids"], random_feed(["input_ids"], 10, 2, 8)["input_ids"])
+    np.testing.assert_array_equal(made["input_ids"], again["input_ids"])
 
 
 def test_what_a_file_cannot_take_is_refused() -> None:

@@ -151,7 +151,7 @@ def test_checkpoints_that_are_kept_are_named(
 
 def test_help_needs_no_heavy_import() -> None:
     code = (
-        "import sys; from converter import cli; cli.run(['--help']); cli.run(['export', '--help']);"
+        "import sys; from converter.commands import cli; cli.run(['--help']); cli.run(['export', '--help']);"
         "heavy = {'torch', 'numpy', 'transformers', 'onnx', 'onnxruntime', 'tensorflow', 'litert_torch', 'rich'};"
         "sys.exit(str(sorted(heavy & set(sys.modules))) if heavy & set(sys.modules) else 0)"
     )

@@ -11,8 +11,8 @@ import pytest
 from converter.artifact import TorchModel
 from converter.errors import SourceError
 from converter.examples import Example
-from converter.limits import Limits
 from converter.model_folder.load import load_source
+from converter.precision import Limits
 from converter.reference import (
     Reference,
     at_length,

@@ -12,6 +12,11 @@ from converter.device.device_results import import_results, known_results
 from converter.device.measured import read_measurements
 from converter.errors import DataError
 from converter.package.manifest import check_files, read_manifest, seal
+from converter.package.output_marker import judge, write_marker
+from converter.pipeline import Result, TargetResult
+from converter.recipe import bind_recipe
+from converter.report.write import write_reports
+from converter.validate.checks import Status
 
 PRINTED = """\
 INFO: STARTING!
@@ -161,7 +166,12 @@ def package(tmp_path: Path) -> Path:
     OfTwoFiles.folder.mkdir(parents=True)
     (OfTwoFiles.folder / "model.tflite").write_bytes(b"\0" * 1_000_000)
     source = Provenance("tiny").id
-    table = {"target": "tflite", "precision": "none", "task": "text-classification", "model_file": "model.tflite"}
+    table = {
+        "target": "tflite",
+        "precision": "none",
+        "task": "text-classification",
+        "graphs": {"model": {"file": "model.tflite"}},
+    }
     table |= {"source": {"id": source}, "lengths": [16, 32], "target_options": {"batch": 8}}  # type: ignore[dict-item]
     return seal(OfTwoFiles, table).folder  # type: ignore[arg-type]
 
@@ -240,6 +250,57 @@ def test_a_report_that_cannot_be_written_loses_nothing(
         import_results(package, [result], "Pixel 9")
     assert known_results(package) == known
     assert sorted(path.name for path in package.parent.iterdir()) == ["tflite", "tflite.devices.json"]
+
+
+def _report(folder: Path) -> None:
+    recipe = bind_recipe({"model": "m", "targets": ["cpu-int8"]})
+    target = TargetResult("tflite", "none", Status.PASS, folder="tflite")
+    write_reports(Result(recipe, "m", "text-classification", folder, 1, (target,)), folder)
+
+
+def test_a_file_of_somebody_elses_with_the_lists_name_stays(package: Path, tmp_path: Path) -> None:
+    mine = package.with_name("tflite.devices.json")
+    mine.write_text('["mine"]', encoding="utf-8")
+    with pytest.raises(DataError, match="is not one"):
+        import_results(package, [_file(tmp_path, _printed())], "Pixel 9")
+    assert mine.read_text(encoding="utf-8") == '["mine"]'
+
+
+def test_what_was_measured_with_an_earlier_package_is_kept(package: Path, tmp_path: Path) -> None:
+    path, notes = package.with_name("tflite.devices.json"), []
+    for word in ("first", "second"):
+        path.write_text(json.dumps({"package": word, "results": [word]}), encoding="utf-8")
+        assert import_results(package, [_file(tmp_path, _printed())], "Pixel 9", notes.append) == known_results(package)
+    kept = [package.with_name(f"tflite.earlier{n}.devices.json") for n in ("", "-2")]
+    assert [json.loads(p.read_text(encoding="utf-8"))["results"] for p in kept] == [["first"], ["second"]]
+    assert [note.endswith(str(p)) for note, p in zip(notes, kept, strict=True)] == [True, True]
+
+
+@pytest.mark.parametrize("name", ["report.html", "report.json"])
+@pytest.mark.parametrize("marked", [True, False])
+def test_a_report_that_somebody_changed_is_not_drawn_again(
+    name: str, marked: bool, package: Path, tmp_path: Path
+) -> None:
+    folder, notes = package.parent, []
+    _report(folder)
+    if marked:
+        write_marker(folder)
+    (folder / name).write_text((folder / name).read_text(encoding="utf-8") + " ", encoding="utf-8")
+    before = {p.name: p.read_bytes() for p in folder.glob("report.*")}
+    import_results(package, [_file(tmp_path, _printed())], "Pixel 9", notes.append)
+    assert {p.name: p.read_bytes() for p in folder.glob("report.*")} == before
+    assert (name if marked else "report.json") in notes[0]
+
+
+def test_a_report_that_was_drawn_again_is_still_ours(package: Path, tmp_path: Path) -> None:
+    folder = package.parent
+    _report(folder)
+    write_marker(folder)
+    import_results(package, [_file(tmp_path, _printed())], "Pixel 9")
+    import_results(package, [_file(tmp_path, _printed(32), "b")], "Pixel 9")
+    (target,) = json.loads((folder / "report.json").read_text(encoding="utf-8"))["targets"]
+    assert [row["length"] for row in target["devices"]] == [16, 32]
+    assert judge(folder).foreign == ()
 
 
 @pytest.mark.parametrize(

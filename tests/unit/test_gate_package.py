@@ -10,9 +10,10 @@ import pytest
 
 from converter.artifact import TorchModel
 from converter.errors import RuntimeMissing
-from converter.limits import Limits
+from converter.graphs import MODEL
 from converter.model_folder.load import load_source
-from converter.target import DeviceCheck, Runner, TensorSpec
+from converter.precision import Limits
+from converter.target import DeviceCheck, Runner, TensorInfo
 from converter.validate.checks import Check, Evaluation, Status
 from converter.validate.interface import dtype_name
 from converter.validate.package_check import evaluate_package
@@ -115,7 +116,7 @@ def test_fixed_lengths_are_compared_with_the_next_one(model: TorchModel, prove: 
 
 def test_a_missing_output_fails_before_anything_is_compared(model: TorchModel, prove: Prove) -> None:
     runner = TorchRunner(model)
-    runner.outputs = (TensorSpec("output_0", "float32", (None, 3)),)
+    runner.graphs = {MODEL: replace(runner.graphs[MODEL], outputs=(TensorInfo("output_0", "float32", (None, 3)),))}
     found = prove(runner)
     assert found.status is Status.FAIL
     assert "output_0" in check(found, "outputs").detail
@@ -124,7 +125,8 @@ def test_a_missing_output_fails_before_anything_is_compared(model: TorchModel, p
 @pytest.mark.parametrize(("side", "dtype"), [("inputs", "int32"), ("outputs", "float16")])
 def test_another_type_than_callers_use_fails(model: TorchModel, prove: Prove, side: str, dtype: str) -> None:
     runner = TorchRunner(model)
-    setattr(runner, side, tuple(replace(s, dtype=dtype) for s in getattr(runner, side)))
+    graph = runner.graphs[MODEL]
+    runner.graphs = {MODEL: replace(graph, **{side: tuple(replace(t, dtype=dtype) for t in getattr(graph, side))})}
     found = prove(runner)
     assert check(found, side).status is Status.FAIL
     assert dtype in check(found, side).detail
@@ -132,7 +134,9 @@ def test_another_type_than_callers_use_fails(model: TorchModel, prove: Prove, si
 
 def test_an_input_that_the_tokenizer_does_not_give_fails(model: TorchModel, prove: Prove) -> None:
     runner = TorchRunner(model)
-    runner.inputs = (*runner.inputs, TensorSpec("position_ids", "int64", (None, None)))
+    graph = runner.graphs[MODEL]
+    inputs = (*graph.inputs, TensorInfo("position_ids", "int64", (None, None)))
+    runner.graphs = {MODEL: replace(graph, inputs=inputs)}
     assert check(prove(runner), "inputs").status is Status.FAIL
 
 

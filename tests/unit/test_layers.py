@@ -1,4 +1,4 @@
-"""Imports point only down the layers, and nothing heavy stands between the user and `--help`."""
+"""Every folder has a floor, imports point only down, and nothing heavy stands between the user and `--help`."""
 
 import ast
 import subprocess
@@ -24,33 +24,36 @@ HEAVY = {
     "accelerate",
     "scipy",
     "sklearn",
+    "sentence_transformers",
+    "peft",
 }
-# Section 2 of the design: a module may import its own layer and those below. The longest prefix counts; what is not
-# listed is layer 2, where stages, tasks, families and checks live.
-LAYERS = {
-    "converter.errors": 0,
-    "converter.jsonfile": 0,
-    "converter.binding": 1,
-    "converter.examples": 1,
-    "converter.artifact": 1,
-    "converter.stage": 1,
-    "converter.forecast": 1,
-    "converter.registry": 1,
-    "converter.recipe": 3,
-    "converter.package.manifest": 3,
-    "converter.package.seal": 3,
-    "converter.package.golden": 3,
-    "converter.package.verify": 3,
-    "converter.report": 3,
-    "converter.pipeline": 4,
-    "converter.planning": 4,
-    "converter.api": 4,
-    "converter.commands": 5,
-    "converter.commands.cli": 5,
-    "converter": 2,
-    "targets": 3,
-    "sample_models": 3,
-}
+# The building, from the ground up. A room imports what lies below it, and itself: late imports count, imports for
+# type checkers do not. Rooms of one floor do not know each other. Modules at the top of `converter/` are one room
+# where they stand in one row: the contracts know each other.
+FLOORS: tuple[tuple[tuple[str, ...], ...], ...] = (
+    (("errors", "jsonfile", "binding", "resources", "graphs", "examples", "family", "rewrite"),),
+    (("data",), ("cache",), ("samples",)),
+    (("forward", "task", "artifact", "target", "stage", "forecast", "registry", "reference", "precision"),),
+    (("model_folder",),),
+    (("surgery",),),
+    (("families",), ("training",)),
+    (("scoring",),),
+    (("tasks",), ("validate",)),
+    (("onnx",),),
+    (("tflite",), ("structured",)),
+    (("prune",), ("trim",), ("quantize",)),
+    (("distill",), ("share",)),
+    (("factorize",),),
+    (("recipe",), ("sample_models",)),
+    (("package",),),
+    (("report",), ("timing",)),
+    (("device",),),
+    (("pipeline",), ("targets",)),
+    (("planning", "api"),),
+    (("commands",),),
+)
+HEIGHTS = {name: height for height, rooms in enumerate(FLOORS) for room in rooms for name in room}
+ROOMS = {name: room for rooms in FLOORS for room in rooms for name in room}
 
 
 def modules() -> list[str]:
@@ -61,68 +64,94 @@ def modules() -> list[str]:
     )
 
 
+MODULES = frozenset(modules())
+
+
 def file_of(module: str) -> Path:
     path = ROOT / Path(*module.split("."))
     return path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
 
 
-def layer(module: str) -> int:
+def name_of_room(module: str) -> str:
     parts = module.split(".")
-    return next(LAYERS[name] for i in range(len(parts), 0, -1) if (name := ".".join(parts[:i])) in LAYERS)
+    return parts[1] if parts[0] == "converter" and len(parts) > 1 else parts[0]
 
 
-def top_imports(tree: ast.Module) -> Iterator[str]:
-    """Yield what an import of the module itself imports: not what stands in functions or under TYPE_CHECKING."""
-    yield from _imports(_top_statements(tree.body))
-
-
-def _top_statements(body: list[ast.stmt]) -> Iterator[ast.AST]:
-    for node in body:
-        if isinstance(node, ast.If):
-            if "TYPE_CHECKING" not in ast.unparse(node.test):
-                yield from _top_statements([*node.body, *node.orelse])
-        elif isinstance(node, ast.Try):
-            yield from _top_statements([*node.body, *node.orelse, *(s for h in node.handlers for s in h.body)])
-        elif isinstance(node, (ast.Import, ast.ImportFrom)):
-            yield node
-
-
-def _imports(nodes: Iterator[ast.AST]) -> Iterator[str]:
-    for node in nodes:
-        if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
+def imports(tree: ast.Module, *, late: bool = True) -> Iterator[tuple[int, str]]:
+    """Yield line and dotted name of what is imported; `late`: inside functions too, never under TYPE_CHECKING."""
+    waiting: list[ast.AST] = list(tree.body)
+    while waiting:
+        node = waiting.pop()
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+            waiting += node.orelse
+        elif isinstance(node, ast.Import):
+            yield from ((node.lineno, alias.name) for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, "imports are absolute"
             assert node.module is not None
-            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+            yield from ((node.lineno, f"{node.module}.{alias.name}") for alias in node.names)
+        elif late or not isinstance(node, (ast.FunctionDef, ast.Lambda)):
+            waiting += list(ast.iter_child_nodes(node))
+
+
+def module_behind(name: str) -> str | None:
+    """Return the module of this project that an imported name is, or is in."""
+    parts = name.split(".")
+    return next((m for i in (len(parts), len(parts) - 1) if (m := ".".join(parts[:i])) in MODULES), None)
 
 
 def climbs(module: str, imported: str) -> bool:
-    return imported.partition(".")[0] in PACKAGES and layer(imported) > layer(module)
+    """Whether importing `imported` goes up, or across a floor. The package itself only says what is public."""
+    below, above = name_of_room(module), name_of_room(imported)
+    if imported == "converter" or module == "converter" or ROOMS[below] == ROOMS[above]:
+        return False
+    return HEIGHTS[above] >= HEIGHTS[below]
 
 
-@pytest.mark.parametrize("module", modules())
-def test_imports_point_only_down_the_layers(module: str) -> None:
-    tree = ast.parse(file_of(module).read_text(encoding="utf-8"))
-    up = [name for name in top_imports(tree) if climbs(module, name)]
-    assert not up, f"{module} (layer {layer(module)}) imports {up[0]} (layer {layer(up[0])})"
+def faults_of(module: str, tree: ast.Module) -> list[str]:
+    found = []
+    for line, name in imports(tree):
+        imported = module_behind(name)
+        if imported is None:
+            continue
+        if climbs(module, imported):
+            found.append(f"{module}:{line} imports {imported}, which lies above it or beside it")
+        private = any(part.startswith("_") for part in imported.split("."))
+        if private and imported.rpartition(".")[0] != module.rpartition(".")[0] and not imported.startswith(module):
+            found.append(f"{module}:{line} imports {imported}, which is private to its folder")
+        if module.startswith("converter") and imported.partition(".")[0] == "targets":
+            found.append(f"{module}:{line} imports {imported}: targets are found by their folder")
+    return found
 
 
-def test_an_import_that_climbs_is_seen() -> None:
-    tree = ast.parse("import os\nif True:\n    from converter.commands.cli import main\n")
-    assert [name for name in top_imports(tree) if climbs("converter.errors", name)] == ["converter.commands.cli.main"]
+def test_every_module_has_a_floor() -> None:
+    assert {name_of_room(m) for m in MODULES if m != "converter"} == set(HEIGHTS)
 
 
-def test_imports_for_types_or_inside_functions_are_not_top_imports() -> None:
-    tree = ast.parse("if TYPE_CHECKING:\n    import torch\ndef f():\n    import torch\n")
-    assert list(top_imports(tree)) == []
+def test_imports_point_only_down_the_floors() -> None:
+    faults = [f for m in sorted(MODULES) for f in faults_of(m, ast.parse(file_of(m).read_text(encoding="utf-8")))]
+    assert not faults, "\n".join(faults)
 
 
-@pytest.mark.parametrize("module", [m for m in modules() if m.startswith("converter")])
-def test_the_converter_names_no_target(module: str) -> None:
-    tree = ast.parse(file_of(module).read_text(encoding="utf-8"))
-    named = [name for name in _imports(ast.walk(tree)) if name.partition(".")[0] == "targets"]
-    assert not named, f"{module} imports {named[0]}: targets are found by their folder"
+@pytest.mark.parametrize(
+    ("module", "code", "fault"),
+    [
+        ("converter.errors", "if True:\n    from converter.commands.cli import main", "above it"),
+        ("converter.data.files", "def late():\n    from converter.package.seal import seal_package", "above it"),
+        ("converter.onnx.read", "from converter.quantize import static", "above it"),
+        ("converter.prune.layers", "from converter.trim.vocabulary import VocabularyTrimming", "beside it"),
+        ("converter.distill.gradual", "from converter.prune._mask import zeros", "private"),
+        ("converter.api", "import targets.tflite", "found by their folder"),
+    ],
+)
+def test_an_import_that_climbs_is_seen(module: str, code: str, fault: str) -> None:
+    assert any(fault in found for found in faults_of(module, ast.parse(code)))
+
+
+def test_imports_for_type_checkers_do_not_count() -> None:
+    tree = ast.parse("if TYPE_CHECKING:\n    import torch\ndef f():\n    import numpy\n")
+    assert [name for _, name in imports(tree)] == ["numpy"]
+    assert not list(imports(tree, late=False))
 
 
 def loaded_by(code: str) -> set[str]:

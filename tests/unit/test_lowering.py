@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from converter.errors import PackageDamaged, RecipeError, UsageError
-from converter.examples import Example, PadIds
+from converter.examples import Example
+from converter.graphs import ModelFacts, encoder_graph
 from converter.model_folder.load import load_source
 from converter.quantize.litert_static import LitertStaticInt8
 from converter.recipe import bind_recipe
@@ -20,7 +21,7 @@ from converter.tflite.lower.graph import _attention, _layer_norm
 from converter.tflite.model import signature_lengths
 from converter.tflite.quantize.ranges import Activation
 from converter.tflite.runner import TfliteRunner
-from targets.tflite import LIMITS, Tflite
+from targets.tflite import Tflite
 
 
 @pytest.mark.parametrize(
@@ -54,8 +55,8 @@ def test_seq_len_is_bound_and_checked_as_any_option() -> None:
 
 
 def test_every_precision_has_limits() -> None:
-    assert set(LIMITS) == set(Tflite.precisions)
-    assert all(limits.agreement is not None for limits in LIMITS.values())
+    assert tuple(Tflite.menu()) == Tflite.precisions
+    assert all(precision.limits.agreement is not None for precision in Tflite.menu().values())
 
 
 def test_rows_are_filled_with_text_to_the_last_token(tiny: Callable[..., Path], tmp_path: Path) -> None:
@@ -111,4 +112,4 @@ def test_what_is_no_tflite_file_is_told_as_damaged(tmp_path: Path) -> None:
     path = tmp_path / "model.tflite"
     path.write_bytes(b"not a model, though long enough to be one" * 10)
     with pytest.raises(PackageDamaged, match="not a TFLite model"):
-        TfliteRunner(path, PadIds())
+        TfliteRunner(path, encoder_graph(ModelFacts(("input_ids",)), ()))

@@ -12,28 +12,27 @@ import pytest
 from converter.artifact import Bundle, TorchModel
 from converter.errors import PackageDamaged
 from converter.examples import Example
+from converter.graphs import MODEL
 from converter.jsonfile import json_text, json_values
 from converter.model_folder.load import load_source
-from converter.package.golden import (
-    MAX_VALUES,
-    N_TEXTS,
-    choose,
-    read_golden,
-    record_golden,
-    replay_tolerance,
-    write_golden,
-)
+from converter.package.golden import MAX_VALUES, N_TEXTS, choose, read_golden, record_golden, write_golden
 from converter.package.manifest import DIGEST, _digest, check_files, read_manifest, seal
 from converter.package.seal import portable_recipe, relaxed, without_paths
 from converter.package.verify import verify_package
 from converter.recipe import bind_recipe
 from converter.reference import Reference, capture_reference
+from converter.registry import target_class, target_names
 from converter.stage import SILENT
 from converter.validate.checks import Check, Evaluation, Status
 from tests.tiny import SENTENCES
 from tests.torch_runner import TorchRunner
 
-HEAD = {"target": "cpu-int8", "precision": "none", "task": "text-classification", "model_file": "model.onnx"}
+HEAD = {
+    "target": "cpu-int8",
+    "precision": "none",
+    "task": "text-classification",
+    "graphs": {"model": {"file": "model.onnx"}},
+}
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +51,7 @@ def sealed(model: TorchModel, tmp_path: Path) -> Path:
     (folder / "sub").mkdir(parents=True)
     (folder / "model.onnx").write_bytes(b"0123456789")
     (folder / "sub" / "notes.txt").write_text("notes\n", encoding="utf-8")
-    seal(Bundle(folder, "model.onnx", model), HEAD)
+    seal(Bundle(folder, {MODEL: "model.onnx"}, model), HEAD)
     return folder
 
 
@@ -115,7 +114,15 @@ def test_a_link_is_no_file_of_a_package(sealed: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "changes",
-    [{"files": []}, {"target": 3}, {"model_file": "other.onnx"}, {"files": {"model.onnx": "x"}}, {"format": 2}],
+    [
+        {"files": []},
+        {"target": 3},
+        {"graphs": {"model": {"file": "other.onnx"}}},
+        {"graphs": {}},
+        {"graphs": ["model"]},
+        {"files": {"model.onnx": "x"}},
+        {"format": 3},
+    ],
 )
 def test_a_manifest_without_what_every_package_has_is_refused(sealed: Path, changes: dict[str, object]) -> None:
     rewrite(sealed, **changes)
@@ -235,4 +242,6 @@ def test_broken_golden_vectors_are_named(tmp_path: Path) -> None:
 
 
 def test_exact_precisions_are_replayed_more_tightly_than_int8() -> None:
-    assert replay_tolerance("none") == replay_tolerance("float32") < replay_tolerance("fp16") < replay_tolerance("int8")
+    menus = [target_class(name).menu() for name in target_names()]
+    known = {p.name: p.tolerance for menu in menus for p in menu.values()}
+    assert known["none"] < known["fp16"] < known["static"] == known["dynamic"]

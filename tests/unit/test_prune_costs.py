@@ -12,6 +12,7 @@ import pytest
 
 from converter.artifact import TorchModel
 from converter.examples import Example
+from converter.graphs import MODEL
 from converter.model_folder.load import load_source
 from converter.onnx.export import ExportOnnx
 from converter.quantize.static import StaticInt8
@@ -139,6 +140,6 @@ def test_what_is_timed_has_the_operators_of_packages(products: Products, source:
         made, _ = run_stage(StaticInt8(max_noise=1e9, smooth=False), made, ctx)
     dimensions = Dimensions(HIDDEN, HIDDEN // HEADS, layers=3, one_token=reads_one_token(source))
     chain = onnx.load_from_string(_whole(dimensions, products, ((HEADS, NEURONS), (HEADS, NEURONS))).model())
-    wanted, found = (Counter(n.op_type for n in m.graph.node) for m in (onnx.load(made.path), chain))
+    wanted, found = (Counter(n.op_type for n in m.graph.node) for m in (onnx.load(made.files[MODEL]), chain))
     counted = COUNTED if products == "static" else COUNTED_FLOAT
     assert {op: found[op] for op in counted} == {op: wanted[op] for op in counted}

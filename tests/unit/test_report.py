@@ -42,7 +42,7 @@ def evaluation(*checks: Check, errors: tuple[float, ...] = (0.001, 0.02), text: 
 
 
 def result(*targets: TargetResult, model: str = "some-model") -> Result:
-    record = Record("prune.structured", {"heads": 0.5}, 1.5, 100, 60, 10**9, pruned())
+    record = Record("prune.structured", {"heads": 0.5}, 1.5, 100, 60, 10**9, pruned(), "a" * 64, "b" * 64)
     return Result(
         bind_recipe({"model": "m", "targets": ["cpu-int8"]}),
         model,
@@ -69,7 +69,7 @@ def target(status: Status = Status.PASS, **changes: Any) -> TargetResult:
         "cpu-int8",
         25_000_000,
         evaluation(),
-        (Record("export", {}, 2.0, 1, 2, 3, {}),),
+        (Record("export", {}, 2.0, 1, 2, 3, {}, "b" * 64, "c" * 64),),
     )
     return replace(made, **changes)
 

@@ -23,7 +23,7 @@ def test_every_length_is_timed_filled_while_there_is_time(
     reference = capture_reference(source, choose_probes((), builtin_examples(source), 6), SILENT, ())
     fed: list[tuple[int, bool]] = []
 
-    def run(feed: Mapping[str, Any]) -> dict[str, Any]:
+    def run(graph: str, feed: Mapping[str, Any]) -> dict[str, Any]:
         fed.append((feed["input_ids"].shape[1], bool(feed["attention_mask"].all())))
         return {}
 

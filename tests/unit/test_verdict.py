@@ -13,7 +13,7 @@ from converter.examples import Example
 from converter.model_folder.load import load_source
 from converter.package.manifest import check_files, read_manifest
 from converter.pipeline import Result, run_recipe
-from converter.recipe import Precision, Recipe, bind_recipe
+from converter.recipe import ChosenPrecision, Recipe, bind_recipe
 from converter.reference import capture_reference
 from converter.stage import SILENT
 from converter.target import DeviceCheck
@@ -42,7 +42,7 @@ def make(tiny: Callable[..., Path], tmp_path: Path) -> Make:
         data = tmp_path / "dev.tsv"
         data.write_text("sentence\tlabel\n" + "".join(rows), encoding="utf-8")
         target = torch_target(lambda: TorchRunner(source, change), device)
-        recipe = Recipe(folder, (target,), (Precision("none"),), evaluation=data)
+        recipe = Recipe(folder, (target,), (ChosenPrecision("none"),), evaluation=data)
         return run_recipe(recipe, tmp_path / "out", require_device=require_device)
 
     return run

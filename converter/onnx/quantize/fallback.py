@@ -13,7 +13,8 @@ import numpy as np
 
 from converter.data.probes import even_sample
 from converter.examples import pad_batch
-from converter.memory import release_memory
+from converter.graphs import MODEL, SEQUENCE, TensorSpec
+from converter.resources import release_memory
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     import onnx_ir as ir
     from numpy.typing import NDArray
 
-    from converter.artifact import OnnxModel
+    from converter.onnx.model import OnnxModel
     from converter.onnx.quantize.prepare import Prepared
     from converter.onnx.rewrites.sites import Site
     from converter.stage import Context
@@ -108,10 +109,12 @@ def _answer_noise(given: "OnnxModel", made: "Path", ctx: "Context") -> float | N
         return None
     source = given.source
     texts = even_sample(ctx.calibration, ASKED)
-    feeds = [pad_batch([source.task.encode(source.tokenizer, t, source.max_length)], source.pad) for t in texts]
+    feeds = [
+        pad_batch([source.task.encode(source.tokenizer, t, source.max_length)], source.specs[MODEL]) for t in texts
+    ]
     answers: list[list[list[NDArray[np.float32]]]] = []
     with ctx.progress.task("Asking float and int8", total=2 * len(feeds)) as ticker:
-        for path in (given.path, made):
+        for path in (given.files[MODEL], made):
             session = open_lean_session(path)
             names = [o.name for o in session.get_outputs()]
             answers.append([])
@@ -121,17 +124,17 @@ def _answer_noise(given: "OnnxModel", made: "Path", ctx: "Context") -> float | N
                 ticker.advance()
             del session
             release_memory()
-    worst = [_share(*(_rows([a[k] for a in side]) for side in answers)) for k in range(len(answers[0][0]))]
+    outputs = source.specs[MODEL].outputs
+    worst = [_share(*(_rows(spec, [a[k] for a in side]) for side in answers)) for k, spec in enumerate(outputs)]
     return round(max(worst), 6)
 
 
-def _rows(values: "list[NDArray[np.float32]]") -> "NDArray[np.float32]":
-    """Return one row a text, one a token of each text, or (start and end of an answer) one a token and number."""
-    if values[0].ndim > 1:
-        return np.concatenate(values)
-    if len({len(v) for v in values}) == 1:
+def _rows(spec: TensorSpec, values: "list[NDArray[np.float32]]") -> "NDArray[np.float32]":
+    """Return one row a text, or one a token of each text (start and end of an answer have a number a token)."""
+    if SEQUENCE not in spec.axes:
         return np.stack(values)
-    return np.concatenate(values)[:, None]
+    rows = np.concatenate(values)
+    return rows if rows.ndim > 1 else rows[:, None]
 
 
 def _share(wanted: "NDArray[np.float32]", found: "NDArray[np.float32]") -> float:

@@ -9,7 +9,7 @@ import numpy as np
 
 from converter.data.probes import even_sample
 from converter.errors import StageFailed
-from converter.memory import release_memory
+from converter.graphs import MODEL
 from converter.onnx.activations import stream_activations
 from converter.onnx.quantize.errors import Reading
 from converter.onnx.quantize.factors import search_factors
@@ -19,13 +19,14 @@ from converter.onnx.rewrites.padding import padding_masks
 from converter.onnx.rewrites.projections import array_of
 from converter.onnx.rewrites.sites import quantizable
 from converter.onnx.rewrites.smoothing import Smoothing, apply_smoothing, folds_into_values
+from converter.resources import release_memory
 from converter.rewrite import apply_rewrites
 
 if TYPE_CHECKING:
     import onnx_ir as ir
     from numpy.typing import NDArray
 
-    from converter.artifact import OnnxModel
+    from converter.onnx.model import OnnxModel
     from converter.onnx.rewrites.sites import Site
     from converter.stage import Context, Progress
 
@@ -104,11 +105,12 @@ def prepare(given: "OnnxModel", folder: Path, ctx: "Context", wish: Wish) -> Pre
     from converter.onnx.read import read_onnx
 
     folder.mkdir(exist_ok=True)
-    model = read_onnx(given.path)
+    model = read_onnx(given.files[MODEL])
     sites = list(quantizable(model))
     facts: dict[str, Any] = {"products": len(sites)}
     if wish.fuse:
-        masks = padding_masks(given.path, attention_biases(model), given.source.max_length)
+        spec, longest = given.source.specs[MODEL], given.source.max_length
+        masks = padding_masks(given.files[MODEL], attention_biases(model), spec, longest)
         facts["fused_attentions"] = fuse_attention(model, masks)
     nodes = tuple(str(s.node.name) for s in sites)
     names = {str(s.node.name): str(s.given.name) for s in sites}

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from converter.graphs import BATCH, SEQUENCE, GraphSpec
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
@@ -19,7 +21,7 @@ MAX_CELLS = 2**22
 """A mask of 2048 × 2048 is still tried at full length; beyond that nothing is claimed."""
 
 
-def padding_masks(path: Path, names: Collection[str], max_length: int) -> frozenset[str]:
+def padding_masks(path: Path, names: Collection[str], spec: GraphSpec, max_length: int) -> frozenset[str]:
     """Return those of the values `names` of the file that equal the padding mask, up to `max_length`.
 
     Each is computed for several batches and lengths, the longest too, where a sliding window would show. A value that
@@ -41,7 +43,8 @@ def padding_masks(path: Path, names: Collection[str], max_length: int) -> frozen
         mask = np.ones((batch, length), dtype=np.int64)
         for row in range(1 if batch > 1 else 0, batch):
             mask[row, random.integers(1, length + 1) :] = 0
-        feed = {i.name: mask if i.name == "attention_mask" else np.ones_like(mask) for i in session.get_inputs()}
+        dummy = spec.dummy({BATCH: batch, SEQUENCE: length}) | {"attention_mask": mask}
+        feed = {i.name: dummy[i.name] for i in session.get_inputs()}
         for name, found in zip(sorted(names), session.run(sorted(names), feed), strict=True):
             if not _is_padding(found, mask):
                 kept.discard(name)

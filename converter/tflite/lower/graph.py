@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.overrides import TorchFunctionMode
 
+from converter.graphs import BATCH, MODEL, SEQUENCE, GraphSpec
+
 if TYPE_CHECKING:
     from converter.artifact import TorchModel
 
@@ -25,9 +27,9 @@ class MobileGraph(torch.nn.Module):
 
     def __init__(self, model: "TorchModel", output_names: tuple[str, ...], longest: int) -> None:
         super().__init__()
-        self.traced = model.graph()
+        self.traced = model.graphs()[MODEL]
         self.output_names = output_names
-        self.padding_only = _masks_padding_only(self.traced, model.input_names, longest)
+        self.padding_only = _masks_padding_only(self.traced, model.specs[MODEL], longest)
         """Whether all that attention masks is padding: one mask then serves every layer and every row."""
 
     def forward(
@@ -40,13 +42,13 @@ class MobileGraph(torch.nn.Module):
         return {name: made[name] for name in self.output_names}
 
 
-def _masks_padding_only(traced: torch.nn.Module, names: tuple[str, ...], longest: int) -> bool:
+def _masks_padding_only(traced: torch.nn.Module, spec: GraphSpec, longest: int) -> bool:
     """Run as many tokens as there will be, and look at every mask that attention is given.
 
     As many: a window of neighbours (ModernBERT's) masks nothing until the text is longer than it.
     """
-    sample = {name: torch.ones(1, longest, dtype=torch.int32) for name in names}
-    sample["attention_mask"][:, -PADDED:] = 0
+    feed = spec.dummy({BATCH: 1, SEQUENCE: longest}, padding=min(PADDED, longest))
+    sample = {name: torch.from_numpy(rows).int() for name, rows in feed.items()}
     with torch.no_grad(), _Masks() as seen:
         traced(**sample)
     visible = sample["attention_mask"][:, None, None].bool()

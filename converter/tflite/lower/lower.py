@@ -14,8 +14,9 @@ from converter.artifact import TorchModel
 from converter.binding import option
 from converter.errors import PackageDamaged, ResourceLimit, StageFailed
 from converter.examples import Encoding, pad_batch
+from converter.graphs import BATCH, MODEL, SEQUENCE
 from converter.onnx.equality import MAX_ERROR, Differences
-from converter.package.output_folder import require_space
+from converter.resources import require_space
 from converter.rewrite import apply_rewrites
 from converter.stage import Context, Outcome, Stage
 from converter.tflite.derived import Derived
@@ -129,7 +130,8 @@ def _convert(given: TorchModel, made: TfliteModel, *, lean: bool) -> bool:
     converter: Any = litert_torch.Converter()
     # The longest comes first: it is what a caller gets who asks for no signature, and it takes every text.
     for length in reversed(made.lengths):
-        sample = {name: torch.ones(1, length, dtype=torch.int32) for name in given.input_names}
+        feed = given.specs[MODEL].dummy({BATCH: 1, SEQUENCE: length})
+        sample = {name: torch.from_numpy(rows).int() for name, rows in feed.items()}
         converter = converter.signature(f"{SIGNATURE}{length}", graph, sample_kwargs=sample)
     options = {"lightweight_conversion": True, "runtime_constant_folding": False} if lean else {}
     with quiet():
@@ -203,8 +205,8 @@ def check_equal(made: TfliteModel, ctx: Context) -> dict[str, Any]:
     with ctx.progress.task("Comparing with PyTorch", total=len(made.lengths)) as ticker:
         for length in made.lengths:
             for text in _texts(made, ctx, length):
-                feed = pad_batch([text], source.pad)
-                wanted, found = wanted_run(feed), runner.run(feed)
+                feed = pad_batch([text], source.specs[MODEL])
+                wanted, found = wanted_run(MODEL, feed), runner.run(MODEL, feed)
                 for name in made.output_names:
                     differences.add(name, length, wanted[name], found[name])
             ticker.advance()
@@ -224,4 +226,4 @@ def _texts(made: TfliteModel, ctx: Context, length: int) -> list[Encoding]:
 
     full = filled_rows(made.source, ctx, length, TEXTS_A_LENGTH)
     short = max(1, length * 2 // 3)
-    return [*full, *(Encoding({n: ids[:short] for n, ids in row.inputs.items()}) for row in full)]
+    return [*full, *(row.resized(short) for row in full)]

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from converter.artifact import Bundle
+from converter.graphs import MODEL
 from converter.stage import Context
 from converter.tflite.file import read_flat, text
 from converter.tflite.lengths.trial import try_lengths
@@ -47,7 +48,7 @@ def try_variant(given: TfliteModel, path: Path, ctx: Context) -> None:
     kind, run = scores_of(given.source), open_variant(path)
     try_lengths(
         given,
-        lambda feed: {output: run(feed).astype(np.float32)},
+        lambda _, feed: {output: run(feed).astype(np.float32)},
         ctx,
         lambda values: _scores(values.astype(np.float64), kind),
     )
@@ -72,8 +73,8 @@ def check_variant(
     distances = []
     with ctx.progress.task("Comparing the MediaPipe variant", total=len(probes)) as ticker:
         for probe in probes:
-            feed = feed_of(source, [probe.encoding], probe.encoding.length)
-            wanted = next(iter(runner.run(feed).values())).astype(np.float64)
+            feed = feed_of(source, [probe.encoding])
+            wanted = next(iter(runner.run(MODEL, feed).values())).astype(np.float64)
             distances.append(distance(run(feed), _scores(wanted, scores), scores))
             ticker.advance()
     facts: dict[str, Any] = {"file": path.name, "size_bytes": path.stat().st_size}

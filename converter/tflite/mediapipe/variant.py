@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from converter.scoring.logits import MultiLabel, ScoreReading
-from converter.tasks.text_classification import TextClassification
+from converter.task import NoClientForm
 from converter.tflite.file import add_buffer, add_tensor, read_flat, shape_of, text, write_flat
 from converter.tflite.lengths.stamp import NotAlike, stamp
 from converter.tflite.positions import ANY, operation
@@ -65,17 +64,10 @@ def scores_of(source: "TorchModel") -> str | None:
     """Return the operation that turns outputs to scores; None for an embedding model."""
     if source.head is not None:
         return None
-    if not isinstance(source.task, TextClassification):
-        raise Inexpressible(f"MediaPipe has no task for {source.task.name}")
-    if len(source.task.labels) < 2:
-        raise Inexpressible("MediaPipe has no task for one score")
-    match source.task.reading:
-        case MultiLabel():
-            return "LOGISTIC"
-        case ScoreReading():
-            raise Inexpressible("MediaPipe has no task for numbers that are no shares of one")
-        case _:
-            return "SOFTMAX"
+    try:
+        return source.task.mediapipe_scores()
+    except NoClientForm as error:
+        raise Inexpressible(str(error)) from None
 
 
 def vocabulary_of(tokenizer: Any) -> list[str]:

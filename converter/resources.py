@@ -1,0 +1,40 @@
+"""Memory and disk: given back when no longer used, asked for before it is needed."""
+
+import ctypes
+import gc
+import shutil
+import sys
+from pathlib import Path
+
+from converter.errors import ResourceLimit
+
+
+def release_memory() -> None:
+    """Collect reference cycles and return the C library's free blocks to the system.
+
+    glibc keeps freed blocks of a few megabytes, which is what a model's weights are: after an inference session of a
+    BERT-base model more than half a gigabyte stayed with the process.
+    """
+    gc.collect()
+    if sys.platform != "linux":
+        return
+    try:
+        ctypes.CDLL(None).malloc_trim(0)
+    except AttributeError:
+        # Another C library (musl): it returns large blocks by itself.
+        return
+
+
+def require_space(folder: Path, size_bytes: int) -> None:
+    """Raise `ResourceLimit` where the disk has no room for `size_bytes` more.
+
+    For libraries that map the files they write: a disk that fills up under them kills the process, and what is half
+    made stays behind.
+    """
+    free = shutil.disk_usage(folder).free
+    if free < size_bytes:
+        raise ResourceLimit(
+            f"the disk has {free / 1e6:.0f} MB left, {size_bytes / 1e6:.0f} MB are needed",
+            where=str(folder.parent),
+            hint="free some space, or choose another -o",
+        )
