@@ -55,9 +55,9 @@ def measure(family: str, count: int) -> dict[str, Any]:
     """Return how many prompts of `count` are continued alike: alone, in one padded batch, and by beam search."""
     from converter.generate.loop import Generated, generate
     from converter.generate.modules import graph_specs
+    from converter.onnx.runner import OnnxRunner
     from converter.onnx.text_equality import check_text_graphs
     from converter.onnx.text_export import export_text_graphs
-    from converter.onnx.text_runner import open_graphs
 
     model = make_text_model(family)
     specs = graph_specs(model, pad_id=pad_of(model))
@@ -66,7 +66,7 @@ def measure(family: str, count: int) -> dict[str, Any]:
         files = export_text_graphs(model, specs, Path(folder))
         seconds = time.perf_counter() - started
         size = sum(f.stat().st_size for f in files.values())
-        run = open_graphs(files)
+        run = OnnxRunner(files).run
         facts = check_text_graphs(model, specs, run, POSITIONS)
         texts, settings = prompts(count, seed=7), settings_of(model, max_new_tokens=NEW)
 

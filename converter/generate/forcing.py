@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from converter.generate.graphs import DECODER
-from converter.generate.steps import Run, Steps
-from converter.graphs import GraphSpec
+from converter.generate.steps import Steps
+from converter.graphs import GraphSpec, Run
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

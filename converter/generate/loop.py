@@ -11,8 +11,8 @@ from converter.generate.beams import search_beams
 from converter.generate.graphs import DECODER
 from converter.generate.rules import Rule, sampling_rules, scoring_rules, softmax
 from converter.generate.settings import GenerationSettings
-from converter.generate.steps import Run, Steps
-from converter.graphs import GraphSpec
+from converter.generate.steps import Steps
+from converter.graphs import GraphSpec, Run
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

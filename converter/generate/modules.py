@@ -20,12 +20,10 @@ from converter.generate.graphs import (
     causal_graphs,
     encoder_decoder_graphs,
 )
-from converter.graphs import MODEL, GraphSpec
+from converter.graphs import MODEL, GraphSpec, Run
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
-
-    from converter.generate.steps import Run
 
 SELF, CROSS = ("key", "value"), ("decoder.key", "decoder.value", "encoder.key", "encoder.value")
 """The tensors of one layer's cache, in the order that clients expect."""
@@ -135,7 +133,7 @@ def takes_positions(model: Any) -> bool:
     return "position_ids" in inspect.signature(model.forward).parameters
 
 
-def torch_graphs_run(model: Any) -> "Run":
+def torch_graphs_run(model: Any) -> Run:
     """Return the model in PyTorch as a `run` for the loop."""
     modules = graph_modules(model)
 

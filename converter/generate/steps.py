@@ -1,18 +1,15 @@
 """One model being asked token by token: what is fed at each step, and the cache between steps."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from converter.generate.graphs import DECODER, ENCODER, cache_names, decoder_of
-from converter.graphs import PAST, GraphSpec, TensorSpec
+from converter.graphs import PAST, GraphSpec, Run, TensorSpec
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
-
-Run = Callable[[str, "Mapping[str, NDArray[Any]]"], "Mapping[str, NDArray[Any]]"]
-"""The name of a graph and a feed to outputs by name. It keeps nothing between calls."""
 
 
 class Steps:

@@ -9,8 +9,7 @@ import numpy as np
 from converter.errors import StageFailed
 from converter.generate.forcing import forced_logits
 from converter.generate.graphs import DECODER
-from converter.generate.steps import Run
-from converter.graphs import GraphSpec
+from converter.graphs import GraphSpec, Run
 from converter.onnx.equality import MAX_ERROR, Differences
 
 if TYPE_CHECKING:

@@ -5,11 +5,11 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from converter.artifact import MAX_IR_VERSION
 from converter.errors import StageFailed
 from converter.generate.graphs import DECODER, ENCODER, PAST_ENCODER, PAST_PREFIX, TOTAL
 from converter.graphs import BATCH, ENCODER_SEQUENCE, MODEL, PAST, SEQUENCE, GraphSpec, TensorSpec
 from converter.onnx.export import OPSET, eager_attention, first_cause, quiet_exporter
+from converter.onnx.model import MAX_IR_VERSION
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -42,8 +42,8 @@ def export_text_graphs(
 
     """
     from converter.generate.modules import graph_modules
-    from converter.memory import release_memory
     from converter.onnx.write import write_onnx
+    from converter.resources import release_memory
 
     folder.mkdir(parents=True, exist_ok=True)
     files = {}

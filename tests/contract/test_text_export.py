@@ -10,8 +10,7 @@ import pytest
 
 from converter.errors import StageFailed
 from converter.generate.loop import Generated, generate
-from converter.generate.steps import Run
-from converter.graphs import GraphSpec
+from converter.graphs import GraphSpec, Run
 from tests.tiny_text import (
     CAUSAL,
     ENCODER_DECODER,
@@ -41,8 +40,8 @@ class Exported:
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Exported]:
     from converter.generate.modules import graph_specs
+    from converter.onnx.runner import OnnxRunner
     from converter.onnx.text_export import export_text_graphs
-    from converter.onnx.text_runner import open_graphs
 
     made: dict[str, Exported] = {}
 
@@ -51,7 +50,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Export
             model = make_text_model(family)
             specs = graph_specs(model, pad_id=pad_of(model))
             files = export_text_graphs(model, specs, tmp_path_factory.mktemp(family))
-            made[family] = Exported(model, specs, files, open_graphs(files))
+            made[family] = Exported(model, specs, files, OnnxRunner(files).run)
         return made[family]
 
     return export

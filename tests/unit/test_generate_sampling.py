@@ -6,8 +6,7 @@ import pytest
 from converter.generate.loop import generate
 from converter.generate.rules import sampling_rules, softmax
 from converter.generate.settings import GenerationSettings
-from converter.generate.steps import Run
-from converter.graphs import BATCH, MODEL, PAST, SEQUENCE, VOCABULARY, GraphSpec, TensorSpec
+from converter.graphs import BATCH, MODEL, PAST, SEQUENCE, VOCABULARY, GraphSpec, Run, TensorSpec
 
 SPEC = GraphSpec(
     MODEL,
