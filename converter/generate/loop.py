@@ -50,10 +50,12 @@ def generate(
     With beams `on_tokens` is called when they are done, since until then any token may be replaced.
 
     Raises:
-        UsageError: a text leaves no room for an answer, or the model has no start token.
+        UsageError: a text is empty or leaves no room for an answer, or the model has no start token.
+        ValueError: a causal model's texts are padded on the right.
 
     """
     mask = np.asarray(encoding["attention_mask"], dtype=np.int64)
+    _check_batch(mask, causal=DECODER not in specs)
     longest = int(mask.sum(axis=1).max())
     if DECODER in specs:
         prompt, real, padding = _start(settings, len(mask), longest), 1, np.zeros(len(mask), dtype=np.int64)
@@ -72,6 +74,13 @@ def generate(
     else:
         made = _one_by_one(steps, logits, prompt, total, settings, rules, on_tokens)
     return Generated(made, prompt.shape[1])
+
+
+def _check_batch(mask: "NDArray[np.int64]", *, causal: bool) -> None:
+    if not mask.size or not mask.any(axis=1).all():
+        raise UsageError("a text without a token cannot be continued", hint="give it at least one word")
+    if causal and not mask[:, -1].all():
+        raise ValueError("texts of a causal model are padded on the left: the next token follows the last one")
 
 
 def _start(settings: GenerationSettings, rows: int, longest: int) -> "NDArray[np.int64]":

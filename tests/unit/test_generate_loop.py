@@ -19,6 +19,7 @@ from tests.tiny_text import (
     continue_in_transformers,
     make_text_model,
     pad_of,
+    padded,
     prompts,
     settings_of,
 )
@@ -194,6 +195,19 @@ def test_padding_takes_no_positions() -> None:
     """A short text beside a long one may be as long an answer as the model's positions allow the long one."""
     found = written("gpt2", [[5, 6], list(range(5, 90))], context=96, max_new_tokens=50, eos_ids=())
     assert [len(t) for t in found] == [12, 12]
+
+
+@pytest.mark.parametrize("texts", [[[]], [[5, 6], []]], ids=str)
+@pytest.mark.parametrize("family", ["gpt2", "bart"])
+def test_a_text_without_a_token_is_refused(family: str, texts: list[list[int]]) -> None:
+    with pytest.raises(UsageError, match="without a token"):
+        written(family, texts)
+
+
+def test_a_causal_batch_padded_on_the_right_is_no_batch() -> None:
+    model, run, specs = parts("gpt2")
+    with pytest.raises(ValueError, match="on the left"):
+        generate(run, specs, padded([[5, 6], [5]], "right", 0), settings_of(model, max_new_tokens=1))
 
 
 def test_an_answer_needs_a_token_to_start_with() -> None:

@@ -9,6 +9,7 @@ import pytest
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from converter.onnx.rewrites.reshapes import constant_shapes, products_of_rows
+from converter.onnx.rewrites.shared_heads import ask_shared_heads
 from converter.onnx.rewrites.tied_tables import share_transposed_tables
 
 FLATTENED = """
@@ -115,3 +116,51 @@ def test_an_output_layer_of_its_own_is_kept() -> None:
     other = table.T.copy()
     other[0, 0] += 1
     assert share_transposed_tables(made(TIED, {"table": table, "turned": other}, {})) == 0
+
+
+SHARED = """
+<ir_version: 10, opset_import: ["": 18]>
+attention (float[batch, 4, length, 8] q, float[batch, 2, past, 8] k, float[batch, 2, past, 8] v)
+    => (float[batch, 4, length, 8] y)
+<int64[1] two = {2}, int64[5] wide = {1, 1, 2, 1, 1}, int64[4] heads = {0, 4, -1, 8}>
+{
+    k5 = Unsqueeze(k, two)
+    k_wide = Expand(k5, wide)
+    k_heads = Reshape(k_wide, heads)
+    k_turned = Transpose<perm=[0, 1, 3, 2]>(k_heads)
+    scores = MatMul(q, k_turned)
+    weights = Softmax(scores)
+    v5 = Unsqueeze(v, two)
+    v_wide = Expand(v5, wide)
+    v_heads = Reshape(v_wide, heads)
+    mixed = MatMul(weights, v_heads)
+    y = Relu(mixed)
+}
+"""
+SHARED_SHAPES = {
+    **{f"{x}_wide": ["batch", 2, 2, "past", 8] for x in "kv"},
+    **{f"{x}_heads": ["batch", 4, "past", 8] for x in "kv"},
+    "k_turned": ["batch", 4, 8, "past"],
+    "scores": ["batch", 4, "length", "past"],
+    "weights": ["batch", 4, "length", "past"],
+    "mixed": ["batch", 4, "length", 8],
+}
+
+
+@pytest.mark.parametrize(("length", "past"), [(1, 7), (3, 3), (1, 1)])
+def test_keys_that_heads_share_are_not_copied_for_each(length: int, past: int) -> None:
+    random = np.random.default_rng(0)
+    sizes = {"q": (2, 4, length, 8), "k": (2, 2, past, 8), "v": (2, 2, past, 8)}
+    feed = {name: random.normal(size=size).astype(np.float32) for name, size in sizes.items()}
+    model = made(SHARED, {}, SHARED_SHAPES)
+    before = answer(model, **feed)
+    assert ask_shared_heads(model) == 2
+    RemoveUnusedNodesPass()(model)
+    assert "Expand" not in kinds(model)
+    assert np.allclose(answer(model, **feed), before, atol=1e-6)
+
+
+def test_copied_keys_that_something_else_reads_are_kept() -> None:
+    text = SHARED.replace("[batch, 4, length, 8] y)\n", "[batch, 4, length, 8] y, float[batch, 4, past, 8] z)\n")
+    model = made(text.replace("    k_turned =", "    z = Relu(k_heads)\n    k_turned ="), {}, SHARED_SHAPES)
+    assert ask_shared_heads(model) == 1, "the values alone"
