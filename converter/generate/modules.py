@@ -11,6 +11,7 @@ import torch
 from transformers import DynamicCache, EncoderDecoderCache
 from transformers.cache_utils import DynamicLayer
 
+from converter.errors import SourceError
 from converter.generate.graphs import (
     DECODER,
     ENCODER,
@@ -27,6 +28,10 @@ if TYPE_CHECKING:
 
 SELF, CROSS = ("key", "value"), ("decoder.key", "decoder.value", "encoder.key", "encoder.value")
 """The tensors of one layer's cache, in the order that clients expect."""
+
+
+SELF_KINDS = ("keys", "values")
+"""What a layer of a cache calls them."""
 
 
 class CausalGraph(torch.nn.Module):
@@ -118,7 +123,12 @@ def graph_modules(model: Any) -> dict[str, torch.nn.Module]:
 
 
 def graph_specs(model: Any, *, pad_id: int = 0) -> dict[str, GraphSpec]:
-    """Return what the graphs of a model take and give. The sizes of its cache are read off one call."""
+    """Return what the graphs of a model take and give. The sizes of its cache are read off one call.
+
+    Raises:
+        SourceError: the model keeps something else than keys and values between tokens.
+
+    """
     vocabulary = int(model.get_input_embeddings().weight.shape[0])
     cache, width = _measure(model)
     if model.config.is_encoder_decoder:
@@ -153,13 +163,32 @@ def _measure(model: Any) -> tuple[CacheSizes, int]:
     ids = torch.ones((1, 2), dtype=torch.int64)
     with torch.inference_mode():
         if not model.config.is_encoder_decoder:
-            layers = model(input_ids=ids, use_cache=True).past_key_values.layers
-            return _sizes((((layer.keys, layer.values) for layer in layers)), SELF), 0
+            past = getattr(model(input_ids=ids, use_cache=True), "past_key_values", None)
+            return _sizes(((layer.keys, layer.values) for layer in _layers(past, model)), SELF), 0
         made = model(input_ids=ids, decoder_input_ids=ids, use_cache=True)
     past = made.past_key_values
-    pairs = zip(past.self_attention_cache.layers, past.cross_attention_cache.layers, strict=True)
+    own, cross = (_layers(getattr(past, f"{kind}_attention_cache", None), model) for kind in ("self", "cross"))
+    pairs = zip(own, cross, strict=True)
     sizes = _sizes(((a.keys, a.values, b.keys, b.values) for a, b in pairs), CROSS)
     return sizes, int(made.encoder_last_hidden_state.shape[-1])
+
+
+def _layers(cache: Any, model: Any) -> list[Any]:
+    """Return the layers of a cache of keys and values, one a layer of the model.
+
+    Raises:
+        SourceError: the model keeps something else between tokens.
+
+    """
+    layers = list(getattr(cache, "layers", None) or ())
+    kept = [getattr(layer, kind, None) for layer in layers for kind in SELF_KINDS]
+    if not layers or not all(isinstance(t, torch.Tensor) and t.dim() == 4 for t in kept):
+        raise SourceError(
+            "it keeps something else than keys and values between tokens, which is not supported",
+            where=type(model).__name__,
+            hint="export a model whose layers all are attention (GPT-2, Llama, Qwen, Gemma, T5, BART …)",
+        )
+    return layers
 
 
 def _sizes(layers: Iterator[tuple[torch.Tensor, ...]], kinds: tuple[str, ...]) -> CacheSizes:

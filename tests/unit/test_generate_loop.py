@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from converter.errors import UsageError
+from converter.errors import SourceError, UsageError
 from converter.generate.loop import Generated, generate
 from converter.generate.settings import GenerationSettings
 from converter.graphs import GraphSpec
@@ -208,6 +208,16 @@ def test_a_causal_batch_padded_on_the_right_is_no_batch() -> None:
     model, run, specs = parts("gpt2")
     with pytest.raises(ValueError, match="on the left"):
         generate(run, specs, padded([[5, 6], [5]], "right", 0), settings_of(model, max_new_tokens=1))
+
+
+def test_a_model_without_keys_and_values_is_refused_by_name() -> None:
+    import transformers
+
+    from converter.generate.modules import graph_specs
+
+    config = transformers.MambaConfig(vocab_size=60, hidden_size=16, state_size=4, num_hidden_layers=2)
+    with pytest.raises(SourceError, match="MambaForCausalLM: it keeps something else than keys and values"):
+        graph_specs(transformers.AutoModelForCausalLM.from_config(config).eval())
 
 
 def test_an_answer_needs_a_token_to_start_with() -> None:
