@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-CAUSAL = ("gpt2", "llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3", "smollm3", "phi3")
+CAUSAL = ("gpt2", "llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3", "smollm3", "phi3", "qwen2_moe")
 ENCODER_DECODER = ("marian", "t5", "mt5", "bart", "mbart", "m2m_100")
 VOCABULARY, POSITIONS = 120, 96
 
@@ -133,6 +133,13 @@ def _configs() -> dict[str, Callable[[], Any]]:
         "gemma3": llama_like(t.Gemma3TextConfig, **windowed),
         "smollm3": llama_like(t.SmolLM3Config, num_hidden_layers=4),
         "phi3": llama_like(t.Phi3Config),
+        "qwen2_moe": llama_like(
+            t.Qwen2MoeConfig,
+            num_experts=4,
+            num_experts_per_tok=2,
+            moe_intermediate_size=32,
+            shared_expert_intermediate_size=64,
+        ),
         "marian": bart_like(
             t.MarianConfig,
             pad_token_id=VOCABULARY - 1,

@@ -1,7 +1,7 @@
 """Models that write text to ONNX: one file a graph, with a cache, under the names that clients look for."""
 
-from collections.abc import Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -47,7 +47,7 @@ def export_text_graphs(
 
     folder.mkdir(parents=True, exist_ok=True)
     files = {}
-    with quiet_exporter(), eager_attention(model):
+    with quiet_exporter(), eager_attention(model), _gathered_experts(model):
         for name, module in graph_modules(model).items():
             made = _export(module, specs[name], opset)
             _tidy(made, specs[name])
@@ -82,6 +82,25 @@ def _export(module: "torch.nn.Module", spec: GraphSpec, opset: int) -> "ir.Model
     made: ir.Model = program.model
     made.ir_version = min(made.ir_version, MAX_IR_VERSION)
     return made
+
+
+@contextmanager
+def _gathered_experts(module: "torch.nn.Module") -> Iterator[None]:
+    """Mixtures of experts with the weights of the chosen ones gathered: the other forms branch on the data."""
+    model: Any = module
+    before = getattr(model.config, "_experts_implementation", None)
+    if before is None:
+        yield
+        return
+    try:
+        model.set_experts_implementation("batched_mm")
+    except ValueError:  # has no experts, or knows one way only
+        yield
+        return
+    try:
+        yield
+    finally:
+        model.set_experts_implementation(before)
 
 
 def _patched() -> AbstractContextManager[None]:
