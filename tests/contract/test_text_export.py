@@ -114,7 +114,8 @@ def test_no_reshape_around_the_cache_works_its_shape_out(family: str, exported: 
     for path in exported(family).files.values():
         graph = onnx.load(path).graph
         constant = {i.name for i in graph.initializer}
-        assert all(n.input[1] in constant for n in graph.node if n.op_type == "Reshape")
+        # Positions that M2M100 looks up are unfolded to batch and length: once, before the layers.
+        assert sum(n.input[1] not in constant for n in graph.node if n.op_type == "Reshape") <= 1
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -127,7 +128,9 @@ def test_every_parameter_is_in_a_file_once(family: str, exported: Callable[[str]
     if model.config.is_encoder_decoder:
         parts = {"encoder_model": [model.get_encoder()], "decoder_model_merged": [model.get_decoder(), model.lm_head]}
     for name, path in made.files.items():
-        parameters = {id(p): p.numel() * 4 for part in parts[name] for p in part.parameters()}
+        # Sinusoidal positions are a buffer.
+        tensors = [t for part in parts[name] for t in (*part.parameters(), *part.buffers())]
+        parameters = {id(t): t.numel() * 4 for t in tensors}
         held = sum(onnx.numpy_helper.to_array(i).nbytes for i in onnx.load(path).graph.initializer)
         # Constants of a few hundred bytes are 5 % of a model this small.
         assert held <= sum(parameters.values()) * 1.05 + 1024

@@ -8,6 +8,7 @@ import onnx_ir as ir
 import pytest
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
+from converter.onnx.rewrites.gemms import gemms_as_products
 from converter.onnx.rewrites.reshapes import constant_shapes, products_of_rows
 from converter.onnx.rewrites.shared_heads import ask_shared_heads
 from converter.onnx.rewrites.tied_tables import share_transposed_tables
@@ -164,3 +165,17 @@ def test_copied_keys_that_something_else_reads_are_kept() -> None:
     text = SHARED.replace("[batch, 4, length, 8] y)\n", "[batch, 4, length, 8] y, float[batch, 4, past, 8] z)\n")
     model = made(text.replace("    k_turned =", "    z = Relu(k_heads)\n    k_turned ="), {}, SHARED_SHAPES)
     assert ask_shared_heads(model) == 1, "the values alone"
+
+
+@pytest.mark.parametrize("bias", [True, False], ids=["with bias", "without"])
+def test_a_gemm_becomes_a_product_even_where_zeros_were_dropped(bias: bool) -> None:
+    text = FLATTENED.replace("    product = MatMul(rows, weight)\n", "").replace(
+        "total = Add(product, bias)", "total = Gemm(rows, weight, bias)" if bias else "total = Gemm(rows, weight)"
+    )
+    model = made(text, weights(), SHAPES)
+    x = np.random.default_rng(1).normal(size=(2, 3, 6)).astype(np.float32)
+    before = answer(model, x=x)
+    assert gemms_as_products(model) == 1
+    assert "Gemm" not in kinds(model)
+    assert products_of_rows(model) == 1
+    assert np.allclose(answer(model, x=x), before, atol=1e-6)
