@@ -158,6 +158,24 @@ def settings_of_table(table: Mapping[str, Any], where: str) -> GenerationSetting
         raise SourceError(str(error), where=where, hint="correct it in a copy of the folder") from None
 
 
+def table_of_settings(settings: GenerationSettings) -> dict[str, Any]:
+    """Return the settings under transformers' names, as a package's generation_config.json has them.
+
+    What is as it is by default is left out, and so are the seed and the number of positions, which that file has not.
+    """
+    neutral, table = GenerationSettings(), {}
+    for name, (ours, read) in KEYS.items():
+        value = getattr(settings, ours)
+        if value != getattr(neutral, ours):
+            one = read is _ids and len(value) == 1
+            table[name] = value[0] if one else _plain(value)
+    return table
+
+
+def _plain(value: Any) -> Any:
+    return [_plain(v) for v in value] if isinstance(value, tuple) else value
+
+
 def _with_start(settings: GenerationSettings, config: Mapping[str, Any], context: int | None) -> GenerationSettings:
     from dataclasses import replace
 

@@ -9,7 +9,13 @@ import pytest
 
 from converter.errors import SourceError, UsageError
 from converter.generate.languages import target_language, target_languages
-from converter.generate.read_settings import KEYS, read_settings, text_prefix
+from converter.generate.read_settings import (
+    KEYS,
+    read_settings,
+    settings_of_table,
+    table_of_settings,
+    text_prefix,
+)
 from converter.generate.settings import GenerationSettings
 
 
@@ -87,6 +93,26 @@ def test_every_setting_is_one_of_transformers() -> None:
 
     known = set(vars(GenerationConfig()))
     assert set(KEYS) <= known
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        GenerationSettings(),
+        GenerationSettings(eos_ids=(3,), pad_id=0, max_new_tokens=7, sample=True, temperature=0.7, top_k=5, top_p=0.9),
+        GenerationSettings(
+            eos_ids=(3, 4), bad_words=((1,), (2, 3)), early_stopping="never", beams=4, suppressed=(9, 8)
+        ),
+    ],
+    ids=["default", "sampling", "beams"],
+)
+def test_settings_are_written_as_transformers_reads_them(settings: GenerationSettings) -> None:
+    from transformers import GenerationConfig
+
+    table = json.loads(json.dumps(table_of_settings(settings)))
+    assert settings_of_table(table, "") == settings
+    theirs = GenerationConfig(**table)
+    assert all(getattr(theirs, name) == value for name, value in table.items())
 
 
 class Tokenizer:
