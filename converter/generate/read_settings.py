@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from converter.errors import SourceError, UsageError
-from converter.generate.settings import GenerationSettings
+from converter.generate.settings import DEFAULT_TOP_K, GenerationSettings
 from converter.jsonfile import read_table
 
 FILE = "generation_config.json"
@@ -75,7 +75,7 @@ KEYS: Mapping[str, tuple[str, Callable[[Any], Any]]] = {
     "early_stopping": ("early_stopping", _stopping),
     "do_sample": ("sample", bool),
     "temperature": ("temperature", _number(1)),
-    "top_k": ("top_k", _whole),
+    "top_k": ("top_k", lambda value: DEFAULT_TOP_K if value is None else _whole(value)),
     "top_p": ("top_p", _number(1)),
     "min_p": ("min_p", _number(0)),
 }

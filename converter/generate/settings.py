@@ -7,6 +7,8 @@ from converter.errors import UsageError
 
 DEFAULT_NEW_TOKENS = 20
 """What transformers generates where nobody says how much."""
+DEFAULT_TOP_K = 50
+"""What transformers draws from where nobody says of how many."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +45,7 @@ class GenerationSettings:
     sample: bool = False
     seed: int = 0
     temperature: float = 1.0
-    top_k: int = 0
+    top_k: int = DEFAULT_TOP_K
     """0: all tokens."""
     top_p: float = 1.0
     min_p: float = 0.0

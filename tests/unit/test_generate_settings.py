@@ -88,11 +88,14 @@ def test_a_setting_that_changes_nothing_is_no_reason_to_refuse(tmp_path: Path) -
     assert read_settings(made) == GenerationSettings()
 
 
-def test_every_setting_is_one_of_transformers() -> None:
+def test_every_setting_is_one_of_transformers_and_has_its_default() -> None:
     from transformers import GenerationConfig
 
     known = set(vars(GenerationConfig()))
     assert set(KEYS) <= known
+    defaults = GenerationConfig._get_default_generation_params()
+    unset = settings_of_table({k: v for k, v in defaults.items() if k in KEYS and k != "max_length"}, "")
+    assert unset == GenerationSettings()
 
 
 @pytest.mark.parametrize(
