@@ -4,34 +4,47 @@ VENV ?= .venv
 DEMO_VENV ?= .venv-demo
 DEMO_OUT ?= demo-out
 WORKERS ?= 2
+# The clients that open our packages, each in an environment of its own; tests/clients uses those that are here.
+CLIENTS ?= $(HOME)/.cache/plm-export-clients
 TEST_EXTRAS := mobile,samples,tensorflow,dev
 DEMO_EXTRAS := mobile,samples
 
 SHELL := bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint bench clean
+.PHONY: help demo test lint clients bench clean
 PIP_FLAGS := -qq --disable-pip-version-check --no-input -c constraints.txt
 # One thread a worker: more only fight over the cores. Nothing in a test may reach for the network or for telemetry.
-TEST_ENV := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false HF_HUB_OFFLINE=1 ORT_DISABLE_TELEMETRY=1
+TEST_ENV := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false HF_HUB_OFFLINE=1 ORT_DISABLE_TELEMETRY=1 \
+  PLM_EXPORT_CLIENTS="$(CLIENTS)"
 
 help:
 	@echo "make demo   the bundled sample through all three targets, into ./$(DEMO_OUT)"
-	@echo "make test   lint, types and tests, in an environment of their own"
+	@echo "make test   lint, types and tests, in an environment of their own; PYTEST_ARGS=tests/unit for some of them"
 	@echo "make lint   ruff and mypy alone"
+	@echo "make clients  transformers.js, Optimum and MediaPipe, for the tests that open packages in them"
 	@echo "make bench  the measured claims of the README, into benchmarks/results/"
 	@echo "make clean  remove the demo, its environment, and caches"
 
 demo: $(DEMO_VENV)/.ready
 	$(DEMO_VENV)/bin/plm-export --target tflite --target cpu-int8 --target ort-gpu -o $(DEMO_OUT) --force
 
-test: lint
-	$(TEST_ENV) $(VENV)/bin/python -m pytest -n $(WORKERS) --dist worksteal $(PYTEST_ARGS)
+# The types are checked beside the tests; what mypy says is shown when these are done.
+test: $(VENV)/.ready
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	@said=$$(mktemp); $(VENV)/bin/mypy >"$$said" 2>&1 & types=$$!; \
+	trap 'kill "$$types" 2>/dev/null || true; rm -f "$$said"' EXIT; \
+	tested=0; $(TEST_ENV) $(VENV)/bin/python -m pytest -n $(WORKERS) --dist worksteal $(PYTEST_ARGS) || tested=$$?; \
+	typed=0; wait "$$types" || typed=$$?; echo "mypy: $$(cat "$$said")"; exit $$((tested ? tested : typed))
 
 lint: $(VENV)/.ready
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
+
+clients:
+	@"$(PYTHON)" tests/clients/environments.py "$(CLIENTS)"
 
 bench: $(VENV)/.ready
 	$(VENV)/bin/python benchmarks/pipeline.py

@@ -2,40 +2,36 @@
 
     python benchmarks/clients.py [--cache FOLDER] [--only mediapipe]
 
-Sets their environments up once (Node 20 for the first, an older transformers for the next two, one of its own for
-MediaPipe), runs tests/clients in them and writes `benchmarks/results/clients.json`. `PLM_EXPORT_NODE_MODULES`,
-`PLM_EXPORT_OPTIMUM_PYTHON` and `PLM_EXPORT_MEDIAPIPE_PYTHON` name environments that are there already.
+Makes their environments where they are missing, as `make clients` does, runs tests/clients in them and writes
+`benchmarks/results/clients.json`. `PLM_EXPORT_NODE_MODULES`, `PLM_EXPORT_OPTIMUM_PYTHON` and
+`PLM_EXPORT_MEDIAPIPE_PYTHON` name environments that are there already.
 """
 
 import argparse
+import json
 import os
-import shutil
 import subprocess
 import sys
 import tempfile
-import venv
 import xml.etree.ElementTree as ET
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from _measure import known, machine, save
 
-TRANSFORMERS_JS = "@huggingface/transformers@4.3.1"
-PYTHON_CLIENTS = ("optimum-onnx[onnxruntime]==0.1.0", "transformers==4.57.6", "sentence-transformers==5.7.0")
-MEDIAPIPE = "mediapipe==1.2.2"
-TORCH = "torch==2.13.0"
 ROOT = Path(__file__).resolve().parent.parent
+ENVIRONMENTS = ROOT / "tests" / "clients" / "environments.py"
 
 
 @dataclass(frozen=True)
 class Client:
-    """One environment: the variable that tells the tests where it is, and how it is made in a folder."""
+    """One environment: the variable that tells the tests where it is, and what it is within the client's folder."""
 
     variable: str
     tests: str
-    set_up: Callable[[Path], Path]
+    path: str
     versions: Callable[[Path], dict[str, str]]
 
 
@@ -46,7 +42,7 @@ def main() -> int:
     given = parser.parse_args()
     chosen = {given.only: CLIENTS[given.only]} if given.only else CLIENTS
     places = {
-        client.variable: Path(os.environ.get(client.variable) or client.set_up(given.cache / name))
+        client.variable: Path(os.environ.get(client.variable) or set_up(given.cache, name, client))
         for name, client in chosen.items()
     }
     found = run_tests({client.tests for client in chosen.values()}, places)
@@ -73,38 +69,16 @@ def merged(before: dict[str, Any], found: tuple[dict[str, str], dict[str, Any]])
     }
 
 
-def set_up_node(folder: Path) -> Path:
-    """Install transformers.js; its native runtime comes inside the package, so no install script needs to run."""
-    if shutil.which("npm") is None:
-        sys.exit("npm is missing: install Node 20")
-    folder.mkdir(parents=True, exist_ok=True)
-    if not (folder / "node_modules" / "@huggingface" / "transformers").is_dir():
-        (folder / "package.json").write_text('{"private": true}\n', encoding="utf-8")
-        flags = ["--ignore-scripts", "--no-audit", "--no-fund", "--silent"]
-        subprocess.run(["npm", "install", *flags, TRANSFORMERS_JS], cwd=folder, check=True)
-    return folder / "node_modules"
+def set_up(cache: Path, name: str, client: Client) -> Path:
+    subprocess.run([sys.executable, ENVIRONMENTS, cache, name], check=True)
+    if not (cache / name / ".ready").is_file():
+        sys.exit(f"the environment {name} cannot be made: measured is with all clients, or with --only")
+    return cache / name / client.path
 
 
-def set_up_python(folder: Path) -> Path:
-    return environment(folder, (TORCH,), PYTHON_CLIENTS)
-
-
-def set_up_mediapipe(folder: Path) -> Path:
-    return environment(folder, (MEDIAPIPE,))
-
-
-def environment(folder: Path, *steps: Sequence[str]) -> Path:
-    python = folder / "bin" / "python"
-    if not (folder / ".ready").is_file():
-        venv.create(folder, with_pip=True, clear=True)
-        for packages in steps:
-            subprocess.run([python, "-m", "pip", "install", "-q", *packages], check=True)
-        (folder / ".ready").touch()
-    return python
-
-
-def node_versions(_: Path) -> dict[str, str]:
-    return {"transformers.js": TRANSFORMERS_JS.rsplit("@", 1)[1]}
+def node_versions(modules: Path) -> dict[str, str]:
+    package = json.loads((modules / "@huggingface" / "transformers" / "package.json").read_text(encoding="utf-8"))
+    return {"transformers.js": package["version"]}
 
 
 def python_versions(python: Path) -> dict[str, str]:
@@ -146,12 +120,11 @@ def _recorded(case: ET.Element) -> dict[str, str]:
     return {str(p.get("name")): str(p.get("value")) for p in case.iter("property")}
 
 
+ONNX, TFLITE = "tests/clients/test_clients.py", "tests/clients/test_mediapipe.py"
 CLIENTS = {
-    "js": Client("PLM_EXPORT_NODE_MODULES", "tests/clients/test_clients.py", set_up_node, node_versions),
-    "python": Client("PLM_EXPORT_OPTIMUM_PYTHON", "tests/clients/test_clients.py", set_up_python, python_versions),
-    "mediapipe": Client(
-        "PLM_EXPORT_MEDIAPIPE_PYTHON", "tests/clients/test_mediapipe.py", set_up_mediapipe, mediapipe_versions
-    ),
+    "js": Client("PLM_EXPORT_NODE_MODULES", ONNX, "node_modules", node_versions),
+    "python": Client("PLM_EXPORT_OPTIMUM_PYTHON", ONNX, "bin/python", python_versions),
+    "mediapipe": Client("PLM_EXPORT_MEDIAPIPE_PYTHON", TFLITE, "bin/python", mediapipe_versions),
 }
 
 if __name__ == "__main__":

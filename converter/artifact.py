@@ -18,6 +18,7 @@ from converter.graphs import MODEL, GraphSpec, ModelFacts, Run
 if TYPE_CHECKING:
     import torch
 
+    from converter.model_folder.sentence_config import SentenceFolder
     from converter.model_folder.sentence_head import SentenceHead
     from converter.model_folder.shape_map import ShapeMap
     from converter.task import Task
@@ -89,7 +90,9 @@ class TorchModel(Artifact):
     folder: Path
     """Where tokenizer and configuration files are copied from."""
     head: "SentenceHead | None" = None
-    """Pooling and normalization of an embedding model."""
+    """The modules after the encoder of an embedding model: pooling, projections, normalization."""
+    sentence: "SentenceFolder | None" = None
+    """What a sentence-transformers folder says of the model; `default_prompt_name` is the prompt that is applied."""
     shape_map: "ShapeMap | None" = None
     """What pruning has left; None for an unpruned model."""
     source_ids: tuple[int, ...] | None = None
@@ -103,6 +106,13 @@ class TorchModel(Artifact):
     def specs(self) -> Mapping[str, GraphSpec]:
         """What each graph takes and gives, by the graph's name."""
         return self.task.graphs(ModelFacts.of(self.tokenizer, self.input_names, embeds=self.head is not None))
+
+    @property
+    def prompt_facts(self) -> dict[str, str | None] | None:
+        """Name and text of the prompt that stands before every text, as a manifest keeps them; None without one."""
+        if not self.task.prompt:
+            return None
+        return {"name": self.sentence.default_prompt_name if self.sentence else None, "text": self.task.prompt}
 
     @property
     def size_bytes(self) -> int:

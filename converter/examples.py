@@ -38,6 +38,8 @@ class Example:
     where: str = ""
     group: str = ""
     """Examples of one group are sampled and scored together: the two texts of a similarity pair."""
+    window: int = 0
+    """Which of the overlapping windows of a long text this is: the text is whole in each of them."""
 
 
 @dataclass(frozen=True)

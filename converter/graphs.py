@@ -4,7 +4,7 @@ A task declares them once (`Task.graphs`). Whoever must know whether an output h
 with and on which side, or what a made-up input looks like, asks here.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -55,6 +55,11 @@ class TensorSpec:
         return rows[tuple(places)]
 
 
+def names_along(tensors: Iterable[TensorSpec], axis: str) -> tuple[str, ...]:
+    """Return the names of the tensors that have `axis`, in order."""
+    return tuple(t.name for t in tensors if axis in t.axes)
+
+
 @dataclass(frozen=True)
 class GraphSpec:
     """One graph: a function of named tensors."""
@@ -73,7 +78,7 @@ class GraphSpec:
 
     def outputs_along(self, axis: str) -> tuple[str, ...]:
         """Return the outputs that have `axis`, in order."""
-        return tuple(t.name for t in self.outputs if axis in t.axes)
+        return names_along(self.outputs, axis)
 
     def sizes(self, feed: "Mapping[str, NDArray[Any]]") -> dict[str, int]:
         """Return the size of each named axis of what is fed."""

@@ -15,6 +15,7 @@ from converter.reference import capture_reference
 from converter.stage import SILENT, Context, Progress, Record, Stage, check_stage, run_stage
 from converter.validate.checks import Evaluation, Status
 from converter.validate.fastest import Made, keep_fastest
+from converter.validate.owner import OwnerVerdict, check_owner
 
 if TYPE_CHECKING:
     from converter.examples import Example
@@ -87,14 +88,13 @@ def run_recipe(
         ExportError: where nothing could be made at all. A failing target does not raise: it is in the result.
 
     """
-    from converter.model_folder.load import load_source
-    from converter.samples import resolve_model
+    from converter.model_folder.given import load_model
 
     missing = _missing_runtimes(recipe)
     with Output(out, force=force, wait=wait, note=progress.note) as output:
-        source = load_source(resolve_model(recipe.model, progress), revision=recipe.revision, task=recipe.task)
+        source = load_model(recipe, progress)
         check_options(recipe, source)
-        ctx = _context(recipe, source, output, progress)
+        ctx, owner = _context(recipe, source, output, progress)
         _note_builtin_text(recipe, ctx)
         compressed = source
         compress_records: tuple[Record, ...] = ()
@@ -115,6 +115,7 @@ def run_recipe(
             targets,
             compress_records,
             evaluation,
+            facts={"owner_library": owner.facts()},
         )
         _write_reports(result, output.folder)
         output.commit()
@@ -147,32 +148,31 @@ def check_options(recipe: "Recipe", source: TorchModel) -> None:
                     check_stage(target_stage, source, has_text=recipe.calibration is not None)
 
 
-def _context(recipe: "Recipe", source: TorchModel, output: Output, progress: Progress) -> Context:
-    from converter.data.files import read_examples
+def _context(recipe: "Recipe", source: TorchModel, output: Output, progress: Progress) -> tuple[Context, OwnerVerdict]:
+    """Ask the source, and hold its answers to the library of its owner, before anything is made."""
     from converter.data.probes import builtin_examples, calibration_texts, choose_probes
-    from converter.samples import resolve_data
+    from converter.model_folder.given import read_given
 
-    evaluation, calibration = (
-        read_examples(resolve_data(file, progress), source.task) if file else ()
-        for file in (recipe.evaluation, recipe.calibration)
-    )
-    _refuse_idle_limit(recipe, evaluation or calibration)
+    given = read_given(recipe, source, progress)
+    _refuse_idle_limit(recipe, given.judged)
     builtin = builtin_examples(source)
     reference = capture_reference(
-        source, choose_probes(evaluation or calibration, builtin, recipe.n_probes), progress, evaluation
+        source, choose_probes(given.judged, builtin, recipe.n_probes), progress, given.evaluation, given.notes
     )
-    return Context(
+    owner = check_owner(source, reference, progress, recipe.prompt)
+    ctx = Context(
         work=output.work,
         seed=recipe.seed,
         # Never the evaluation text: that would tune on the test.
-        calibration=calibration_texts(calibration, builtin, len(calibration) + len(builtin)),
-        calibration_is_builtin=not calibration,
+        calibration=calibration_texts(given.calibration, builtin, len(given.calibration) + len(builtin)),
+        calibration_is_builtin=not given.calibration,
         teacher=source,
-        reference=reference,
+        reference=replace(reference, owner=owner.check),
         progress=progress,
         aim=aim_of(recipe),
         resume=output.resume,
     )
+    return ctx, owner
 
 
 def _note_builtin_text(recipe: "Recipe", ctx: Context) -> None:

@@ -65,11 +65,10 @@ def plan_recipe(recipe: "Recipe", *, progress: Progress = SILENT) -> Plan:
         ExportError: what a run of the recipe would refuse before work.
 
     """
-    from converter.model_folder.load import load_source
+    from converter.model_folder.given import load_model
     from converter.pipeline import check_options
-    from converter.samples import resolve_model
 
-    source = load_source(resolve_model(recipe.model, progress), revision=recipe.revision, task=recipe.task)
+    source = load_model(recipe, progress)
     check_options(recipe, source)
     with TemporaryDirectory(prefix="plm-plan-") as work:
         ctx, n_probes = _context(recipe, source, Path(work), progress)
@@ -85,26 +84,22 @@ def plan_recipe(recipe: "Recipe", *, progress: Progress = SILENT) -> Plan:
 
 def _context(recipe: "Recipe", source: "TorchModel", work: Path, progress: Progress) -> tuple[Context, int]:
     """Return what stages may look at, without the source's answers, and how many texts a package is judged by."""
-    from converter.data.files import read_examples
     from converter.data.probes import builtin_examples, calibration_texts, choose_probes
-    from converter.samples import resolve_data
+    from converter.model_folder.given import read_given
 
-    evaluation, given = (
-        read_examples(resolve_data(file, progress), source.task) if file else ()
-        for file in (recipe.evaluation, recipe.calibration)
-    )
+    given = read_given(recipe, source, progress)
     builtin = builtin_examples(source)
-    probes = choose_probes(evaluation or given, builtin, recipe.n_probes)
+    probes = choose_probes(given.judged, builtin, recipe.n_probes)
     ctx = Context(
         work=work,
         seed=recipe.seed,
-        calibration=calibration_texts(given, builtin, len(given) + len(builtin)),
-        calibration_is_builtin=not given,
+        calibration=calibration_texts(given.calibration, builtin, len(given.calibration) + len(builtin)),
+        calibration_is_builtin=not given.calibration,
         teacher=source,
         progress=progress,
         aim=aim_of(recipe),
     )
-    return ctx, max(len(probes), len(evaluation))
+    return ctx, max(len(probes), len(given.evaluation))
 
 
 def _steps(recipe: "Recipe", source: "TorchModel", ctx: Context, pace: float) -> list[tuple[Step, Forecast]]:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from converter.binding import bind, parse_options, unbind
+from converter.data.names import bind_columns, bind_labels
 from converter.errors import RecipeError, nearest
 from converter.precision import Limits
 from converter.registry import stage_class, target_class
@@ -21,10 +22,14 @@ KEYS = (
     "model",
     "revision",
     "task",
+    "prompt",
     "targets",
     "seed",
     "calibration",
     "eval",
+    "columns",
+    "label_map",
+    "max_length",
     "probes",
     "compress",
     "quantize",
@@ -80,8 +85,16 @@ class Recipe:
     compress: "tuple[Stage[Any, Any], ...]" = ()
     revision: str | None = None
     task: str | None = None
+    prompt: str | None = None
+    """Name of one of the model's prompts; None: its default one."""
     calibration: Path | None = None
     evaluation: Path | None = None
+    columns: Mapping[str, str] = field(default_factory=dict)
+    """Which column of the data is `text`, `pair` and `label`, where the usual names do not tell."""
+    label_map: Mapping[str, str] = field(default_factory=dict)
+    """A label of the data to the model's (name or index); to `""`: rows with it are left out."""
+    max_length: int | None = None
+    """Longest text in tokens, at most what the model takes; None: that (question answering: as transformers reads)."""
     n_probes: int = DEFAULT_PROBES
     """At most this many texts are compared one by one; the task's metric uses all of `--eval`."""
     limits: Mapping[str, Limits] = field(default_factory=dict)
@@ -121,6 +134,8 @@ def load_recipe_table(path: Path) -> dict[str, Any]:
     for key in ("calibration", "eval"):
         if isinstance(table.get(key), str) and not is_sample(table[key]):
             table[key] = str(path.parent / table[key])
+    if isinstance(table.get("label_map"), str):
+        table["label_map"] = str(path.parent / Path(table["label_map"]).expanduser())
     for stage in table["compress"] if isinstance(table.get("compress"), list) else ():
         if isinstance(stage, dict):
             lay_files(stage, path.parent)
@@ -170,8 +185,12 @@ def bind_recipe(table: Mapping[str, Any], where: str = "recipe") -> Recipe:
         compress=_ordered(_stages(table.get("compress", []), f"{where}.compress"), f"{where}.compress"),
         revision=_text(table, "revision", where),
         task=_text(table, "task", where),
+        prompt=_text(table, "prompt", where),
         calibration=_path(table, "calibration", where),
         evaluation=_path(table, "eval", where) or own_evaluation(model),
+        columns=bind_columns(table.get("columns", {}), f"{where}.columns"),
+        label_map=bind_labels(table.get("label_map"), f"{where}.label_map"),
+        max_length=_whole(table, "max_length", 0, where, low=4) if "max_length" in table else None,
         n_probes=_whole(table, "probes", DEFAULT_PROBES, where, low=1),
         limits=_limits(_table(table, "limits", where), targets, f"{where}.limits"),
         seed=_whole(table, "seed", 0, where, low=0),
@@ -186,8 +205,11 @@ def recipe_table(recipe: Recipe) -> dict[str, Any]:
         "seed": recipe.seed,
         "probes": recipe.n_probes,
     }
-    table |= {k: v for k, v in (("revision", recipe.revision), ("task", recipe.task)) if v is not None}
+    named = {"revision": recipe.revision, "task": recipe.task, "prompt": recipe.prompt}
+    table |= {k: v for k, v in named.items() if v is not None}
     table |= {k: str(v) for k, v in (("calibration", recipe.calibration), ("eval", recipe.evaluation)) if v is not None}
+    table |= {k: v for k, v in (("columns", dict(recipe.columns)), ("label_map", dict(recipe.label_map))) if v}
+    table |= {} if recipe.max_length is None else {"max_length": recipe.max_length}
     table["quantize"] = {
         t.name: {"precision": p.name, **p.options} for t, p in zip(recipe.targets, recipe.precisions, strict=True)
     }

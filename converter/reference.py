@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from converter.artifact import TorchModel
     from converter.stage import Progress
     from converter.task import Task
+    from converter.validate.checks import Check
 
 BATCH_TOKENS = 4096
 """Padded tokens in one batch of the source: bounds memory whatever the lengths are."""
@@ -43,11 +44,20 @@ class Reference:
     chance: float | None
     """What a model that ignores its input would score; None where nothing is labelled."""
     scored: tuple[Probe, ...] = ()
-    """Every labelled text of the evaluation file (of the probes, where there is none)."""
+    """Every labelled text of the evaluation file (of the probes, where there is none); all windows of it."""
+    notes: tuple[str, ...] = ()
+    """What a reader of the figures must know: how the data was read, and why the metric may mislead."""
+    owner: "Check | None" = None
+    """How these answers compare with those of the library that the source's owner uses."""
 
     @property
     def probes(self) -> tuple[Probe, ...]:
         return tuple(Probe(j.example, j.encoding) for j in self.judged)
+
+    @property
+    def n_scored(self) -> int:
+        """How many texts `metric` is of."""
+        return sum(not p.example.window for p in self.scored)
 
 
 def torch_run(model: "TorchModel") -> Run:
@@ -66,6 +76,21 @@ def torch_run(model: "TorchModel") -> Run:
 
 def encode_probes(model: "TorchModel", examples: Sequence[Example]) -> tuple[Probe, ...]:
     return tuple(Probe(e, model.task.encode(model.tokenizer, e, model.max_length)) for e in examples)
+
+
+def windows_of(model: "TorchModel", examples: Sequence[Example]) -> tuple[Example, ...]:
+    """Return everything that is read of some texts, window by window.
+
+    Windows of a text that is there from its beginning are found anew; others are kept.
+    """
+    whole = {e for e in examples if not e.window}
+    made: list[Example] = []
+    for example in examples:
+        if not example.window:
+            made += model.task.windows(model.tokenizer, example, model.max_length)
+        elif replace(example, window=0) not in whole:
+            made.append(example)
+    return tuple(made)
 
 
 def feed_of(
@@ -135,33 +160,46 @@ def own_outputs(
 
 
 def capture_reference(
-    model: "TorchModel", examples: Sequence[Example], progress: "Progress", evaluation: Sequence[Example] = ()
+    model: "TorchModel",
+    examples: Sequence[Example],
+    progress: "Progress",
+    evaluation: Sequence[Example] = (),
+    notes: Sequence[str] = (),
 ) -> Reference:
     """Run the source on every probe and keep what it answers; score it on the whole of `evaluation`.
+
+    `notes` are those on the data; those on the metric are added.
 
     Raises:
         SourceError: the source itself answers NaN or infinity; the text is named.
 
     """
-    judged = judge(model, encode_probes(model, examples), torch_run(model), progress, "Asking the source")
+    probes = encode_probes(model, windows_of(model, examples))
+    judged = judge(model, probes, torch_run(model), progress, "Asking the source")
     _refuse_nan(judged)
-    return _scored(model, judged, [e for e in evaluation or examples if e.label is not None], progress)
+    return _scored(model, judged, [e for e in evaluation or examples if e.label is not None], progress, notes)
 
 
 def _scored(
-    model: "TorchModel", judged: tuple[Judged, ...], labelled: Sequence[Example], progress: "Progress"
+    model: "TorchModel",
+    judged: tuple[Judged, ...],
+    labelled: Sequence[Example],
+    progress: "Progress",
+    notes: Sequence[str],
 ) -> Reference:
     """Complete a reference: texts that are probes too are not run again for the score."""
-    scored = encode_probes(model, labelled)
+    scored = encode_probes(model, windows_of(model, labelled))
     known = {j.example: j for j in judged}
     rest = [p for p in scored if p.example not in known]
     known |= {j.example: j for j in judge_batched(model, rest, torch_run(model), progress, "Scoring the source")}
+    gold = [known[p.example] for p in scored]
     return _reference(
         model,
         judged,
         scored,
-        metric=model.task.metric([known[p.example] for p in scored]) if scored else {},
-        chance=model.task.chance(labelled) if labelled else None,
+        metric=model.task.metric(gold) if gold else {},
+        chance=model.task.chance([e for e in labelled if not e.window]) if labelled else None,
+        notes=tuple(dict.fromkeys((*notes, *(model.task.metric_notes(gold) if gold else ())))),
     )
 
 
@@ -171,6 +209,7 @@ def _reference(
     scored: tuple[Probe, ...],
     metric: dict[str, float],
     chance: float | None,
+    notes: tuple[str, ...],
 ) -> Reference:
     names = judged[0].outputs if judged else ()
     return Reference(
@@ -180,6 +219,7 @@ def _reference(
         metric=metric,
         chance=chance,
         scored=scored,
+        notes=notes,
     )
 
 
@@ -190,13 +230,22 @@ def at_length(
     if length is None or all(p.encoding.length <= length for p in (*reference.probes, *reference.scored)):
         return source, reference
     short = replace(source, max_length=length)
-    long = [j.example for j in reference.judged if j.encoding.length > length]
-    cut = iter(judge(short, encode_probes(short, long), torch_run(short), progress, "Asking the source, texts cut"))
-    judged = tuple(next(cut) if j.encoding.length > length else j for j in reference.judged)
+    in_windows = {replace(j.example, window=0) for j in reference.judged if j.example.window}
+    known = {
+        j.example: j
+        for j in reference.judged
+        if j.encoding.length <= length and replace(j.example, window=0) not in in_windows
+    }
+    probes = encode_probes(short, windows_of(short, [j.example for j in reference.judged]))
+    missing = [p for p in probes if p.example not in known]
+    known |= {j.example: j for j in judge(short, missing, torch_run(short), progress, "Asking the source, texts cut")}
+    judged = tuple(known[p.example] for p in probes)
     _refuse_nan(judged)
     if any(p.encoding.length > length for p in reference.scored):
-        return short, _scored(short, judged, [p.example for p in reference.scored], progress)
-    return short, _reference(short, judged, reference.scored, reference.metric, reference.chance)
+        made = _scored(short, judged, [p.example for p in reference.scored], progress, reference.notes)
+    else:
+        made = _reference(short, judged, reference.scored, reference.metric, reference.chance, reference.notes)
+    return short, replace(made, owner=reference.owner)
 
 
 def _refuse_nan(judged: Sequence[Judged]) -> None:

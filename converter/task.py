@@ -1,7 +1,7 @@
 """What a model is for: how its text is encoded, what its outputs decide, how decisions are scored and trained."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -45,9 +45,16 @@ class Task(ABC):
     """What a model with this head is run as."""
     cuts_second: ClassVar[bool] = False
     """Of a pair that is too long, the second text alone is cut, as a question's context is."""
+    usual_length: ClassVar[int | None] = None
+    """Tokens that are read at once where the user says nothing; None: as many as the model takes."""
+    windowed: ClassVar[bool] = False
+    """A text that is longer is read in overlapping windows, whose answers are put together."""
+    has_labels: ClassVar[bool] = False
+    """Its logits are classes that the configuration names."""
 
-    def __init__(self, config: Any) -> None:
+    def __init__(self, config: Any, prompt: str = "") -> None:
         self.config = config
+        self.prompt = prompt  # stands before every text, as the owner's library puts it there; the first of a pair
 
     @property
     @abstractmethod
@@ -91,6 +98,16 @@ class Task(ABC):
         """Names of the classes, in the order of the logits; empty where the task has none."""
         return ()
 
+    @property
+    def label_kind(self) -> str:
+        """How the rows of data are labelled: `class`, `classes` (several a text), `tags`; empty: by no class names."""
+        return ""
+
+    def column_names(self, roles: Collection[str]) -> dict[str, str]:
+        """Return the names under which a row's `text`, `pair` and `label` are read, where a user named `roles`."""
+        first = "sentence1" if "pair" in roles else "text"
+        return {"text": first, "pair": "sentence2", "label": "label"}
+
     def examples_of(self, row: Mapping[str, Any], where: str) -> tuple[Example, ...]:
         """Read one row of an evaluation file: one example, or the texts of one row that are encoded apart.
 
@@ -109,6 +126,14 @@ class Task(ABC):
     @abstractmethod
     def encode(self, tokenizer: Any, example: Example, max_length: int) -> Encoding:
         """Tokenize as a user would, truncated to `max_length` tokens."""
+
+    def windows(self, tokenizer: Any, example: Example, max_length: int) -> tuple[Example, ...]:
+        """Return what of an example is read: itself, cut where it is too long; or all windows of its text, in order.
+
+        Each window is an example of its own, so that one example is one encoding and one call. `decisions` and
+        `metric` put together those that are there.
+        """
+        return (example,)
 
     def compared(self, outputs: Outputs, encoding: Encoding) -> Outputs:
         """Return what of one text's outputs is kept and compared: all of it, unless that would fill the memory.
@@ -154,6 +179,10 @@ class Task(ABC):
     @abstractmethod
     def metric(self, judged: Sequence[Judged]) -> dict[str, float]:
         """Score labelled examples; the first key is `metric_name`. Empty where no example has a label."""
+
+    def metric_notes(self, judged: Sequence[Judged]) -> list[str]:
+        """Return what a reader of the metric must know of these labels, a sentence each: why it may mislead."""
+        return []
 
     @abstractmethod
     def chance(self, examples: Sequence[Example]) -> float:

@@ -1,34 +1,133 @@
-"""Fixtures that every kind of test shares."""
+"""Fixtures that every kind of test shares, and what is done once for all of them."""
 
-from collections.abc import Callable
+import fcntl
+import gc
+import importlib
+import re
+import shutil
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import settings
 
+from tests.exported_once import Shared
 from tests.tiny import make_tiny, make_tiny_sentence_transformer
 
 # A busy machine is no counterexample.
 settings.register_profile("plm-export", deadline=None)
 settings.load_profile("plm-export")
 
+LIBRARIES = (
+    "torch.onnx",
+    "torch._dynamo",
+    "transformers",
+    "onnxscript",
+    "onnxruntime",
+    "sklearn.metrics",
+    "litert_torch",
+)
+"""What nearly every test outside tests/unit imports."""
+
+
+FROZEN_AT = 100_000
+"""Objects beside the frozen ones from which a collection of all takes noticeably long."""
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Import the libraries once, before any test is timed or interrupted."""
+    if any("/unit/" not in item.nodeid for item in session.items):
+        for name in LIBRARIES:
+            with suppress(ImportError):
+                importlib.import_module(name)
+        _freeze()
+
+
+def pytest_runtest_logfinish() -> None:
+    if len(gc.get_objects()) > FROZEN_AT:
+        _freeze()
+
+
+def _freeze() -> None:
+    """Take what libraries keep for good, a million objects, out of the garbage collector's sight.
+
+    A collection looks at every object that is in sight: 0.3 seconds with these libraries, and an export asks for ten.
+    """
+    gc.collect()
+    gc.freeze()
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_terminal_summary(terminalreporter: Any) -> Iterator[None]:
+    """Say at the very end which clients were not there: a skipped test is easily overlooked."""
+    yield
+    skipped = [report for report in terminalreporter.stats.get("skipped", []) if "client" in report.keywords]
+    for reason, number in Counter(report.longrepr[2].removeprefix("Skipped: ") for report in skipped).items():
+        terminalreporter.write_line(f"NOT TESTED IN A CLIENT: {number} tests, {reason}", yellow=True, bold=True)
+
 
 @pytest.fixture(scope="session")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
-    """Return `tiny(family, task, **options)`: the folder of a tiny model, made once a session. Do not write into it."""
-    made: dict[str, Path] = {}
+def run_folder(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path:
+    """Return a folder that all workers of this run share."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base if worker_id == "master" else base.parent) / "shared"
+    folder.mkdir(exist_ok=True)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def exporters(run_folder: Path) -> Iterator[Shared]:
+    """Let PyTorch's exporter and litert-torch work once in this run for the same module: see tests/exported_once.py."""
+    with pytest.MonkeyPatch.context() as patch:
+        shared = Shared(run_folder / "exported")
+        shared.patch(patch)
+        yield shared
+
+
+@pytest.fixture(autouse=True)
+def _exported_once(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Share exports, but not in a test that replaces code, nor in one that exports twice to compare."""
+    if "/unit/" in request.node.nodeid:
+        yield
+        return
+    exporters: Shared = request.getfixturevalue("exporters")
+    exporters.on = not {"monkeypatch", "exported_anew"} & set(request.fixturenames)
+    yield
+    exporters.on = True
+
+
+@pytest.fixture
+def exported_anew() -> None:
+    """Have every export of a test really done: it is about exporting twice."""
+
+
+@pytest.fixture(scope="session")
+def tiny(run_folder: Path) -> Callable[..., Path]:
+    """Return `tiny(family, task, **options)`: the folder of a tiny model, made once a run. Do not write into it."""
 
     def folder(family: str = "bert", task: str = "text-classification", **options: Any) -> Path:
-        key = f"{family}-{task}-{sorted(options.items())}"
-        if key not in made:
-            made[key] = make_tiny(tmp_path_factory.mktemp(f"{family}-{task}"), family, task, **options)
-        return made[key]
+        named = (re.sub(r"[^\w.]", "", f"{name}{value}") for name, value in sorted(options.items()))
+        wanted = run_folder / "-".join((family, task, *named))
+        return _once(wanted, lambda partial: make_tiny(partial, family, task, **options))
 
     return folder
 
 
 @pytest.fixture(scope="session")
-def tiny_sentence_transformer(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def tiny_sentence_transformer(run_folder: Path) -> Path:
     """Return the folder of a tiny sentence-transformers model. Do not write into it."""
-    return make_tiny_sentence_transformer(tmp_path_factory.mktemp("sentences"))
+    return _once(run_folder / "sentences", make_tiny_sentence_transformer)
+
+
+def _once(wanted: Path, make: Callable[[Path], Path]) -> Path:
+    """Return a folder: the first worker that wants it makes it, another one waits."""
+    with wanted.with_name(f".{wanted.name}.lock").open("w") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        if not wanted.is_dir():
+            partial = wanted.with_name(f".{wanted.name}.partial")
+            shutil.rmtree(partial, ignore_errors=True)
+            make(partial).rename(wanted)
+    return wanted

@@ -38,11 +38,15 @@ Examples:
     "--quantize", multiple=True, metavar="[TARGET=]PRECISION[:…]", help="Precision, of all targets or of one."
 )
 @click.option("--task", metavar="NAME", help="Overrules the task found in the model's configuration.")
+@click.option("--prompt", metavar="NAME", help="A prompt of the model that stands before every text; see its folder.")
 @click.option("--revision", metavar="REV", help="Commit, tag or branch of a Hub model.")
 @click.option(
     "--calibration", metavar="FILE", help="Real text to prune, distill and calibrate with (txt, jsonl, csv, tsv)."
 )
 @click.option("--eval", "evaluation", metavar="FILE", help="Labelled text to judge by (txt, jsonl, csv, tsv).")
+@click.option("--columns", metavar="text=…,label=…", help="Columns of the data files by name; pair=… is a second text.")
+@click.option("--label-map", metavar="FILE", help="What the data calls the model's labels (json, toml, tsv).")
+@click.option("--max-length", type=int, metavar="N", help="Longest text in tokens; at most what the model takes.")
 @click.option("--max-drop", type=float, metavar="X", help="Most that the metric may fall: 0.005 is half a point.")
 @click.option("--limit", multiple=True, metavar="[TARGET.]NAME=X", help="Another limit of the gate: agreement=0.98.")
 @click.option("--seq-len", metavar="N,N,…", help="Lengths of a TFLite file, in tokens: 16,32,64.")
@@ -71,9 +75,13 @@ def export(  # click passes one argument a flag
     distill: tuple[str, ...],
     quantize: tuple[str, ...],
     task: str | None,
+    prompt: str | None,
     revision: str | None,
     calibration: str | None,
     evaluation: str | None,
+    columns: str | None,
+    label_map: str | None,
+    max_length: int | None,
     max_drop: float | None,
     limit: tuple[str, ...],
     seq_len: str | None,
@@ -101,9 +109,13 @@ def export(  # click passes one argument a flag
         distill=distill,
         quantize=quantize,
         task=task,
+        prompt=prompt,
         revision=revision,
         calibration=calibration,
         evaluation=evaluation,
+        columns=columns,
+        label_map=label_map,
+        max_length=max_length,
         max_drop=max_drop,
         limit=limit,
         seq_len=seq_len,

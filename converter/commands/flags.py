@@ -27,9 +27,13 @@ class Flags:
     distill: tuple[str, ...] = ()
     quantize: tuple[str, ...] = ()
     task: str | None = None
+    prompt: str | None = None
     revision: str | None = None
     calibration: str | None = None
     evaluation: str | None = None
+    columns: str | None = None
+    label_map: str | None = None
+    max_length: int | None = None
     max_drop: float | None = None
     limit: tuple[str, ...] = ()
     seq_len: str | None = None
@@ -54,9 +58,13 @@ def recipe_table(flags: Flags, typed: Sequence[str]) -> dict[str, Any]:
         table["model"] = _model(flags.model)
     plain = {
         "task": flags.task,
+        "prompt": flags.prompt,
         "revision": flags.revision,
         "calibration": flags.calibration,
         "eval": flags.evaluation,
+        "columns": flags.columns,
+        "label_map": flags.label_map,
+        "max_length": flags.max_length,
         "probes": flags.probes,
         "seed": flags.seed,
     }

@@ -1,12 +1,12 @@
 """Rows of an evaluation file: which fields hold the texts, the words, the question and the label."""
 
-import ast
 import difflib
-import json
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
+from converter.data.literals import parse_literal
 from converter.errors import DataError
 from converter.examples import Answer, Example, Label
 
@@ -21,12 +21,29 @@ PAIRS = (
     ("question", "passage"),
 )
 """Columns of two texts that are encoded together, as the data sets of GLUE name them."""
-TEXTS = ("sentence", "text", "content", "review", "title")
+TEXTS = (
+    "sentence",
+    "text",
+    "content",
+    "review",
+    "comment_text",
+    "comment",
+    "review_text",
+    "reviewtext",
+    "tweet",
+    "body",
+    "message",
+    "utterance",
+    "document",
+    "description",
+    "headline",
+    "title",
+)
 LABELS = ("label", "labels", "gold_label", "is_duplicate", "quality", "class")
 SCORES = ("score", "similarity_score", "similarity", "relatedness_score")
 WORDS = ("tokens", "words")
 TAGS = ("ner_tags", "tags", "labels", "label", "pos_tags", "chunk_tags")
-QUESTION, CONTEXT, ANSWERS = ("question",), ("context",), ("answers", "answer")
+QUESTION, CONTEXT, ANSWERS = ("question",), ("context",), ("answers", "answer", "answer_text")
 
 KNOWN = frozenset(
     {*TEXTS, *LABELS, *SCORES, *WORDS, *TAGS, *QUESTION, *CONTEXT, *ANSWERS, *(n for p in PAIRS for n in p)}
@@ -35,6 +52,14 @@ KNOWN = frozenset(
 Row = Mapping[str, Any]
 """Column names, lower case and stripped, to cells: text from tables, any JSON value from JSON."""
 LabelReader = Callable[[Row], Label]
+
+
+@dataclass(frozen=True)
+class LabelCells:
+    """The labels of one row, and whether they are one 0 or 1 a class; that is decided once for a whole file."""
+
+    cells: tuple[Any, ...]
+    as_flags: bool
 
 
 def text_example(row: Row, where: str, label_of: LabelReader) -> Example:
@@ -72,6 +97,10 @@ def question_example(row: Row, where: str) -> Example:
     context = _text(row, "context", where)
     name = _first(row, ANSWERS)
     given = None if name is None else _decoded(row[name])
+    if given in (None, "") and str(row.get("is_impossible")).lower() == "true":  # SQuAD 2.0
+        given = []
+    if isinstance(given, str) and given and str(row.get("answer_start", "")).isdecimal():
+        given = {"text": [given], "answer_start": [int(row["answer_start"])]}
     label = None if given is None or given == "" else _answer(given, context, where)
     return Example(_text(row, "question", where), context, label=label, where=where)
 
@@ -134,11 +163,20 @@ def as_list(value: Any, name: str) -> list[Any]:
     raise ValueError(f"{name} is not a list: {value!r:.60}")
 
 
+def label_list(value: Any) -> list[Any]:
+    """Split a cell such as `joy, anger`, `[2, 27]` or `["joy"]` into labels; `ValueError` where it is no list."""
+    if isinstance(value, str) and not value.lstrip().startswith("["):
+        mark = next((m for m in ("\n", "|", ";", ",") if m in value), ",")  # a name may hold the ones after
+        return [part.strip() for part in value.split(mark) if part.strip()]
+    return as_list(value, "labels")
+
+
 def missing_columns(row: Row, where: str, wanted: str) -> DataError:
     """Return the error that names the columns found, those wanted and the nearest."""
     found = ", ".join(row) or "none"
     near = next((f"did you mean {n[0]!r} by {c!r}?" for c in row if (n := _close(c))), "")
-    return DataError(f"columns missing: found {found}; wanted {wanted}", where=where, hint=near)
+    hint = near or "--columns text=NAME,label=NAME says which column is what (pair=NAME: a second text)"
+    return DataError(f"columns missing: found {found}; wanted {wanted}", where=where, hint=hint)
 
 
 def misspelled(columns: Iterable[str]) -> tuple[str, str] | None:
@@ -181,16 +219,18 @@ def _decoded(value: Any) -> Any:
     if not isinstance(value, str) or value.lstrip()[:1] not in {"[", "{"}:
         return value
     try:
-        return json.loads(value)
-    except json.JSONDecodeError:
-        pass
-    try:
-        return ast.literal_eval(value.strip())
-    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        return parse_literal(value)
+    except ValueError:
         return value
 
 
 def _answer(given: Any, context: str, where: str) -> Answer:
+    if isinstance(given, str) and given.lstrip()[:1] in {"[", "{"} and given not in context:
+        raise DataError(
+            f"the answers cannot be read: {given!r:.60}",
+            where=where,
+            hint='wanted JSON, or a Python literal: {"text": ["…"], "answer_start": [0]} (empty: no answer)',
+        )
     texts, starts = _answer_parts(given, where)
     if not any(texts):
         return Answer((), ())

@@ -1,6 +1,7 @@
 """Token ids of one example, as the model's own tokenizer makes them."""
 
 from dataclasses import replace
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -14,10 +15,18 @@ MASK_EVERY = 7
 MOST_MASKS = 3
 """… up to three: one mask's logits are as wide as the vocabulary."""
 MASK_SPELLINGS = ("[MASK]", "<mask>")
+WINDOW = 384
+"""Tokens of question and context that are read at once, as transformers' pipeline does …"""
+STRIDE = 128
+"""… and those that two windows of a long context share."""
 
 
-def encode_text(tokenizer: Any, example: Example, max_length: int) -> Encoding:
-    """Tokenize a text or a pair, truncated to `max_length` tokens (one window: what follows is not read)."""
+def encode_text(tokenizer: Any, example: Example, max_length: int, prompt: str = "") -> Encoding:
+    """Tokenize a text or a pair, truncated to `max_length` tokens (one window: what follows is not read).
+
+    `prompt` stands before the (first) text.
+    """
+    example = replace(example, text=prompt + example.text) if prompt else example
     if example.pair is not None:
         made = tokenizer(example.text, example.pair, truncation="longest_first", max_length=max_length)
     else:
@@ -50,12 +59,47 @@ def _word_of(start: int, end: int, text: str, owner: list[int | None]) -> int | 
 
 
 def encode_question(tokenizer: Any, example: Example, max_length: int) -> Encoding:
-    """Tokenize question and context; the context is cut, the question only where it alone is too long."""
-    context = example.pair or ""
+    """Tokenize question and context: of a long context the window that the example names (the last that there is)."""
+    found = question_windows(tokenizer, example.text, example.pair or "", max_length)
+    return found[min(example.window, len(found) - 1)]
+
+
+@lru_cache(maxsize=4)
+def question_windows(tokenizer: Any, question: str, context: str, max_length: int) -> tuple[Encoding, ...]:
+    """Return the overlapping windows of a context, each behind the whole question, as transformers' pipeline cuts them.
+
+    A question that alone is too long is cut, and there is one window.
+    """
     room = max_length - tokenizer.num_special_tokens_to_add(pair=True)
-    question_length = len(tokenizer(example.text, add_special_tokens=False, verbose=False)["input_ids"])
-    strategy = "only_second" if question_length < room else "longest_first"
-    return from_batch_encoding(tokenizer(example.text, context, truncation=strategy, max_length=max_length))
+    question_length = len(tokenizer(question, add_special_tokens=False, verbose=False)["input_ids"])
+    if question_length >= room:
+        return (from_batch_encoding(tokenizer(question, context, truncation="longest_first", max_length=max_length)),)
+    made = tokenizer(
+        question,
+        context,
+        truncation="only_second",
+        max_length=max_length,
+        stride=question_stride(max_length, room - question_length),
+        return_overflowing_tokens=True,
+    )
+    return tuple(
+        Encoding(
+            inputs={n: np.asarray(made[n][i], dtype=np.int64) for n in ENCODER_INPUTS if n in made},
+            word_ids=tuple(one.word_ids),
+            sequence_ids=tuple(one.sequence_ids),
+            offsets=tuple(one.offsets),
+        )
+        for i, one in enumerate(made.encodings)
+    )
+
+
+def question_stride(max_length: int, room: int) -> int:
+    """Return how many tokens of the context two windows share: transformers' 128, or half a window where that is less.
+
+    `room` is what a window has for the context: a long question leaves little, and then they share half of that.
+    """
+    stride = min(STRIDE, max_length // 2)
+    return stride if stride < room * 3 // 4 else room // 2
 
 
 def encode_masked(tokenizer: Any, example: Example, max_length: int) -> Encoding:

@@ -3,43 +3,92 @@
 import contextlib
 import csv
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from converter.data.columns import KNOWN, Row, misspelled, texts_of_row
 from converter.data.delimited import read_table
+from converter.data.names import check_label_map
+from converter.data.survey import MORE_LABELS, MORE_TAGS, DataOptions, Layout, Located, survey
+from converter.data.text_lines import read_text_rows
 from converter.errors import DataError
 from converter.examples import Example
 
 if TYPE_CHECKING:
     from converter.task import Task
 
-SUFFIXES = (".txt", ".jsonl", ".json", ".csv", ".tsv")
-Located = tuple[str, Row]
-"""`file:line`, and the row there with lower-case column names."""
+LINES = (".txt", ".conll", ".bio", ".iob", ".iob2")
+SUFFIXES = (".txt", ".jsonl", ".json", ".csv", ".tsv", ".conll")
+AS_IT_IS = DataOptions()
+
+
+@dataclass(frozen=True)
+class Data:
+    """What a file holds, and what a user must know of how it was read (sentences, without a path)."""
+
+    examples: tuple[Example, ...]
+    notes: tuple[str, ...] = ()
 
 
 def read_examples(path: Path, task: "Task") -> tuple[Example, ...]:
-    """Read `path` as `task` needs it; rows are read one at a time, in the file's order.
-
-    A `.txt` has no labels: it calibrates, and judges agreement, but no metric comes of it.
+    """Read `path` as `task` needs it, in the file's order.
 
     Raises:
         DataError: the file or a row cannot be used; says which and why.
 
     """
+    return read_data(path, task).examples
+
+
+def read_data(path: Path, task: "Task", options: DataOptions = AS_IT_IS, *, judged: bool = False) -> Data:
+    """Read `path` as `task` needs it and say how: the columns taken, what was left out, what was not read.
+
+    It is read twice, a row at a time: how a column is to be read depends on all of its rows. `judged`: it is what
+    models are judged by, so that labels are looked for in earnest.
+
+    Raises:
+        DataError: the file or a row cannot be used; says which and why.
+
+    """
+    check_label_map(options.label_map, task)
     made: list[Example] = []
+    left_out = 0
     with _refusals(path):
-        for where, row in _rows(path):
+        known = _known(task, options)
+        layout = survey(_rows(path, task, known), task, options, path.name)
+        for where, row in _rows(path, task, known):
             if not made:
-                _refuse_misspelled(row, where)
-            made += task.examples_of(row, where)
+                _refuse_misspelled(row, where, layout)
+            read = layout.apply(row, where)
+            left_out += read is None
+            made += task.examples_of(read, where) if read is not None else ()
     if not made:
         raise DataError("the file holds no row", where=str(path), hint="give at least one text")
     examples = tuple(made)
     task.check_labels(examples)
-    return examples
+    return Data(examples, (*layout.notes, *_notes(path.name, layout, examples, left_out, judged=judged)))
+
+
+def _known(task: "Task", options: DataOptions) -> frozenset[str]:
+    """Return the columns that tell a table's first line for a header."""
+    labels = (name.strip().lower() for name in (*task.labels, *options.columns.values(), *options.label_map))
+    return KNOWN | {*labels, *MORE_LABELS, *MORE_TAGS}
+
+
+def _notes(name: str, layout: Layout, examples: tuple[Example, ...], left_out: int, *, judged: bool) -> Iterator[str]:
+    if left_out:
+        yield f"{name}: rows left out, since their label (or --label-map) says that they have none: {left_out}"
+    if not judged:
+        return
+    none = sum(e.label is None for e in examples)
+    if none and none < len(examples):
+        yield f"{name}: {none} of {len(examples)} texts have no label and count for no metric"
+    if none == len(examples):
+        unread = f"; columns that are not read: {', '.join(layout.unread[:12])}" if layout.unread else ""
+        hint = " (--columns label=NAME takes one for the labels)" if layout.unread else ""
+        yield f"{name} has no labels that are read, so there is no metric{unread}{hint}"
 
 
 def read_texts(path: Path) -> Iterator[str]:
@@ -51,7 +100,7 @@ def read_texts(path: Path) -> Iterator[str]:
     """
     n_texts = 0
     with _refusals(path):
-        for where, row in _rows(path):
+        for where, row in _rows(path, None, KNOWN):
             for text in texts_of_row(row, where):
                 n_texts += 1
                 yield text
@@ -70,20 +119,21 @@ def _refusals(path: Path) -> Iterator[None]:
         raise DataError(f"the file cannot be read ({error.strerror})", where=str(path)) from None
 
 
-def _rows(path: Path) -> Iterator[Located]:
+def _rows(path: Path, task: "Task | None", known: Collection[str]) -> Iterator[Located]:
     if path.is_dir():
         raise DataError("this is a folder", where=str(path), hint=f"give one file: {', '.join(SUFFIXES)}")
     if not path.exists():
         raise DataError("no such file", where=str(path), hint=_near(path))
     match path.suffix.lower():
-        case ".txt":
-            return _text_rows(path)
+        case suffix if suffix in LINES:
+            tags = task.labels if task is not None and task.label_kind == "tags" else ()
+            return read_text_rows(path, lambda: read_lines(path), tags, conll=task is None or bool(tags))
         case ".jsonl":
             return _json_lines(path)
         case ".json":
             return _json_rows(path)
         case ".csv" | ".tsv":
-            return _table_rows(path)
+            return _table_rows(path, known)
         case other:
             raise DataError(
                 f"the extension {other!r} is not known", where=str(path), hint=f"known: {', '.join(SUFFIXES)}"
@@ -117,13 +167,6 @@ def read_lines(path: Path) -> Iterator[tuple[int, str]]:
                     where=f"{path}:{number}",
                     hint="save the file as UTF-8 (it may be Latin-1 or Windows-1252 now)",
                 ) from None
-
-
-def _text_rows(path: Path) -> Iterator[Located]:
-    for number, line in read_lines(path):
-        text = line.rstrip("\r\n")
-        if text.strip():
-            yield f"{path}:{number}", {"text": text}
 
 
 def _json_lines(path: Path) -> Iterator[Located]:
@@ -175,11 +218,11 @@ def _json_row(value: Any, where: str) -> Row:
     return {str(k).strip().lower(): v for k, v in value.items()}
 
 
-def _table_rows(path: Path) -> Iterator[Located]:
+def _table_rows(path: Path, known: Collection[str]) -> Iterator[Located]:
     rows = read_table(path, lambda: (line for _, line in read_lines(path)))
     _, header = next(rows, (1, []))
     columns = [name.strip().lower() for name in header]
-    _check_header(columns, path)
+    _check_header(columns, path, known)
     for number, cells in rows:
         where = f"{path}:{number}"
         if len(cells) != len(columns):
@@ -193,17 +236,17 @@ def _table_rows(path: Path) -> Iterator[Located]:
         yield where, dict(zip(columns, cells, strict=True))
 
 
-def _check_header(columns: list[str], path: Path) -> None:
+def _check_header(columns: list[str], path: Path, known: Collection[str]) -> None:
     where = f"{path}:1"
     if not columns:
         raise DataError("the file is empty", where=str(path))
-    if not any(name in KNOWN for name in columns):
+    if not any(name in known for name in columns):
         raise DataError(
             f"no column is known: found {', '.join(c[:40] for c in columns[:8])}",
             where=where,
             hint=_header_hint(columns),
         )
-    twice = [name for name in columns if columns.count(name) > 1 and name in KNOWN]
+    twice = [name for name in columns if columns.count(name) > 1 and name in known]
     if twice:
         raise DataError(f"two columns are named {twice[0]!r}", where=where)
 
@@ -213,12 +256,15 @@ def _header_hint(columns: list[str]) -> str:
         return "its cells seem to be parted by something else: commas part a .csv, tabs a .tsv"
     if any(" " in name or name.lstrip("-").isdecimal() for name in columns):
         return "the file seems to lack its header: put a first line such as sentence and label above it"
-    return "wanted such as sentence (or text) and label, or sentence1, sentence2 and score"
+    return (
+        "wanted such as sentence (or text) and label, or sentence1, sentence2 and score; "
+        "--columns text=NAME,label=NAME says which column is what"
+    )
 
 
-def _refuse_misspelled(row: Row, where: str) -> None:
+def _refuse_misspelled(row: Row, where: str, layout: Layout) -> None:
     found = misspelled(row)
-    if found:
+    if found and not layout.label and not layout.one_each:
         raise DataError(
             f"the column {found[0]!r} is not known",
             where=where,

@@ -66,8 +66,9 @@ class Beside:
             detail = f"the package has no tokenizer of its own for devices: {why}; an app needs a library"
             return Check(CHECK, Status.NOT_RUN, detail=detail), {FACT: {"why_not": why}}
         wanted = expected(backend, max_length)
-        shipped, only_second = DeviceTokenizer(self.assets), source.task.cuts_second
-        parity = prove(shipped, wanted, reference.probes, max_length, only_second=only_second)
+        only_second = source.task.cuts_second
+        shipped, prompt = DeviceTokenizer(self.assets), source.task.prompt
+        parity = prove(shipped, wanted, reference.probes, max_length, only_second=only_second, prompt=prompt)
         check = parity_check(parity)
         found = facts(parity)
         if check.status is Status.PASS:

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from converter.data.encode import STRIDE
 from converter.graphs import ENCODER_INPUTS, MODEL
 from converter.tasks.question_answering import MAX_ANSWER_TOKENS
 from converter.tflite.model import ANY_SIGNATURE, BATCH, DEFAULT_LENGTHS, SIGNATURE
@@ -59,6 +60,8 @@ class DeviceFacts:
     """Why they do not."""
     normalized: bool = False
     """The embedding has length 1."""
+    prompt: str = ""
+    """Words that the samples put before every text."""
     mask_id: int = -1
     mask_token: str = ""
     n_differing: int = 0
@@ -75,6 +78,7 @@ class DeviceFacts:
     any_signature: str = ANY_SIGNATURE
     batch_signature: str = BATCH
     max_answer_tokens: int = MAX_ANSWER_TOKENS
+    stride: int = STRIDE
 
     @property
     def max_length(self) -> int:
@@ -151,7 +155,8 @@ def facts_of(
         tokenizer=str(json.loads(tokenizer.backend_tokenizer.to_str())["model"].get("type")),
         wordpiece=not why_not,
         why_not=why_not,
-        normalized=source.head is not None and source.head.normalize,
+        normalized=source.head is not None and source.head.normalized,
+        prompt=source.task.prompt,
         mask_id=-1 if mask is None else int(mask),
         mask_token=str(tokenizer.mask_token or ""),
         n_differing=n_differing,

@@ -68,19 +68,20 @@ def prove(
     max_length: int,
     *,
     only_second: bool = False,
+    prompt: str = "",
 ) -> Parity:
     """Compare the shipped tables' ids with the original's: on the hard texts, and on the probes that have no masks.
 
-    `only_second`: of a pair, the second text is cut (a question's context).
+    `only_second`: of a pair, the second text is cut (a question's context). `prompt` stands before every probe.
     """
     differing = []
     for e in wanted:
         found = tokenizer.encode(e.hard.text, e.hard.pair, min(e.hard.max_length or max_length, max_length))
         if found != Encoded(e.ids, e.types):
             differing.append(f"{e.hard.kind}: {_shown(e.hard.text, e.hard.pair)}")
-    plain = [p for p in probes if not p.encoding.masked]
+    plain = [p for p in probes if not p.encoding.masked and not p.example.window]
     for p in plain:
-        text = p.example.text if p.example.words is None else " ".join(p.example.words)
+        text = prompt + (p.example.text if p.example.words is None else " ".join(p.example.words))
         # A question always has a context, an empty one where none is given.
         pair = p.example.pair or "" if only_second else p.example.pair
         found = tokenizer.encode(text, pair, max_length, only_second=only_second)

@@ -1,1 +1,1 @@
-"""A model on disk: found, read, and written again."""
+"""A model on disk: read whole, or refused by name."""

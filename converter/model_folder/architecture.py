@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from converter.errors import SourceError, UsageError, nearest
+from converter.model_folder.sentence_config import RERANKER
 from converter.registry import task_class, task_names
 
 ENCODERS = ("bert", "distilbert", "roberta", "xlm-roberta", "albert", "electra", "mpnet", "deberta-v2", "modernbert")
@@ -50,8 +51,10 @@ def _other_than_encoder(kind: str) -> str | None:
     return None if any(kind in names for names in reads_text) else "no text encoder"
 
 
-def choose_task(raw: Mapping[str, Any], wanted: str | None, *, has_sentence_head: bool, where: str) -> str:
+def choose_task(raw: Mapping[str, Any], wanted: str | None, *, sentence: str | None, where: str) -> str:
     """Return the task's name: what was asked for, unless the config names the head of another; else what it names.
+
+    `sentence` is what sentence-transformers makes of the folder, None where it is not one of its own.
 
     Raises:
         SourceError: the config names a head that is for no task here.
@@ -61,7 +64,9 @@ def choose_task(raw: Mapping[str, Any], wanted: str | None, *, has_sentence_head
     architecture = _architecture(raw)
     found = _task_of(architecture)
     if wanted is None:
-        if has_sentence_head or not architecture:
+        if sentence == RERANKER:
+            return "text-classification"
+        if sentence is not None or not architecture:
             return ANY_TASK
         if found is None:
             raise SourceError(

@@ -13,8 +13,9 @@ from typing import Any
 
 from converter.artifact import TorchModel
 from converter.errors import StageFailed
-from converter.jsonfile import read_json, write_json
-from converter.model_folder.locate import sentence_modules
+from converter.jsonfile import read_json, read_table, write_json
+from converter.model_folder.labels import label_line
+from converter.model_folder.sentence_config import ENCODER_FILES, MODEL_FILE, RERANKER
 
 NEUTRAL_CLASS = "PreTrainedTokenizerFast"
 """Every version and transformers.js know it; files saved by transformers 5 name classes that 4.57 lacks."""
@@ -23,7 +24,6 @@ CLASS_BY_MODEL_TYPE = {"bert": "BertTokenizer", "electra": "ElectraTokenizer", "
 """transformers.js gives token types to pairs only under these names; a neutral class would lose them."""
 
 SPECIAL_TOKENS = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
-SENTENCE_FILES = ("config_sentence_transformers.json", "sentence_bert_config.json")
 MODULE_FILES = ("config.json", "model.safetensors")
 """All that a module after the encoder is read from; whatever else lies there, such as a pickle, is not handed on."""
 ROUND_TRIP = (
@@ -50,9 +50,9 @@ def write_model_files(
     _write_tokenizer(source, folder)
     if source.task.labels:
         (folder / "labels.txt").write_text(
-            "".join(f"{' '.join(name.split())}\n" for name in source.task.labels), encoding="utf-8"
+            "".join(f"{label_line(name)}\n" for name in source.task.labels), encoding="utf-8", newline="\n"
         )
-    if source.head is not None:
+    if source.sentence is not None:
         _write_sentence_files(source, folder)
 
 
@@ -133,8 +133,11 @@ def _ids(tokenizer: Any, text: str, pair: str | None, names: tuple[str, ...]) ->
 
 def _write_sentence_files(source: TorchModel, folder: Path) -> None:
     """Copy pooling and its kin; the encoder itself stands in the package's root, so `modules.json` must say so."""
-    modules = sentence_modules(source.folder)
-    listed = read_json(source.folder / "modules.json")
+    assert source.sentence is not None
+    modules, listing = source.sentence.modules, source.folder / "modules.json"
+    # Older cross-encoders have none: with it, current versions find the model's file by its name.
+    own = [{"idx": i, "name": m.name, "path": m.path, "type": m.type} for i, m in enumerate(modules)]
+    listed = read_json(listing) if listing.is_file() else own
     write_json(folder / "modules.json", [m | {"path": "" if i == 0 else m["path"]} for i, m in enumerate(listed)])
     for module in modules[1:]:
         # Normalize has nothing to save, and not every download keeps empty folders.
@@ -142,7 +145,24 @@ def _write_sentence_files(source: TorchModel, folder: Path) -> None:
         for name in MODULE_FILES:
             if (source.folder / module.path / name).is_file():
                 shutil.copyfile(source.folder / module.path / name, folder / module.path / name)
-    for name in SENTENCE_FILES:
-        found = next((p for p in (source.folder / modules[0].path / name, source.folder / name) if p.is_file()), None)
-        if found is not None:
-            shutil.copyfile(found, folder / name)
+    _write_sentence_settings(source, folder)
+
+
+def _write_sentence_settings(source: TorchModel, folder: Path) -> None:
+    """Write what sentence-transformers does to text: the prompt that was judged becomes the default one."""
+    assert source.sentence is not None
+    of_model = source.folder / MODEL_FILE
+    table = read_table(of_model) if of_model.is_file() else {}
+    if source.sentence.kind == RERANKER and not table:
+        table = {"model_type": RERANKER, "prompts": {}, "activation_fn": source.sentence.activation}
+    if table.get("default_prompt_name") != source.sentence.default_prompt_name:
+        table |= {"default_prompt_name": source.sentence.default_prompt_name}
+    if table:
+        write_json(folder / MODEL_FILE, table)
+    encoder = source.folder / source.sentence.modules[0].path
+    found = next((p for name in ENCODER_FILES if (p := encoder / name).is_file()), None)
+    settings = {} if found is None else read_table(found)
+    if source.sentence.kind == RERANKER:
+        settings = {"transformer_task": "sequence-classification"} | settings
+    if settings:
+        write_json(folder / ENCODER_FILES[0], settings | {"max_seq_length": source.max_length})

@@ -1,20 +1,35 @@
 """A local folder or Hub id to a `TorchModel`: safetensors only, no remote code, no pickle, float32."""
 
 import hashlib
-import os
-import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from converter.artifact import Provenance, TorchModel
-from converter.errors import SourceError
-from converter.graphs import ENCODER_INPUTS
+from converter.errors import ExportError, SourceError
+from converter.graphs import MODEL
 from converter.jsonfile import read_table
-from converter.model_folder.architecture import check_model_type, choose_task
-from converter.model_folder.locate import encoder_folder_of, locate
+from converter.model_folder.adapters import Adapter, find_adapter
+from converter.model_folder.architecture import ANY_TASK, check_model_type, choose_task
+from converter.model_folder.causes import refusal
+from converter.model_folder.contents import (
+    check_config,
+    check_files,
+    check_inputs,
+    check_keys,
+    check_remote_code,
+    weight_files,
+)
+from converter.model_folder.labels import check_labels
+from converter.model_folder.locate import SentenceModule, encoder_folder_of, locate
 from converter.model_folder.replacement_map import StandIns
+from converter.model_folder.said import first_line
+from converter.model_folder.sentence_config import RERANKER, SentenceFolder, read_sentence_folder
+from converter.model_folder.sentence_steps import check_modules, read_head
 from converter.model_folder.shape_map import ShapeMap
+from converter.model_folder.tokenizer import agree_on_inputs, has_tokenizer, load_tokenizer, max_length, prompt_length
+from converter.model_folder.weights import check_weights
 from converter.registry import task_class
 
 if TYPE_CHECKING:
@@ -23,65 +38,124 @@ if TYPE_CHECKING:
     from converter.task import Task
 
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+TRANSFORMER = SentenceModule("Transformer", "", "sentence_transformers.models.Transformer", "0")
 WANTED = "a model's folder holds config.json, model.safetensors and a tokenizer"
-LEAST_VOCABULARY = 0.75
-"""Share of the embeddings that a model's own tokenizer uses at least: tables are padded, but by a few per cent."""
-_NUMBER = re.compile(r"\.\d+\.")
-UNBOUNDED = 10**6
-"""Tokenizers without a limit state about 1e30."""
 
 
-def load_source(model: str, *, revision: str | None = None, task: str | None = None) -> TorchModel:
+def load_source(
+    model: str, *, revision: str | None = None, task: str | None = None, prompt: str | None = None
+) -> TorchModel:
     """Load `model` (a folder, else a Hub id at `revision`).
+
+    `prompt` names one of its prompts; without it the model's default one stands before every text.
 
     Raises:
         SourceError: nothing there, damaged, refused, or of a kind that cannot be exported; says what to do.
-        UsageError: `task` is unknown, or the model has no head for it.
+        UsageError: `task` is unknown, or the model has no head for it; the model has no such prompt.
 
     """
-    from converter.model_folder.sentence_head import read_sentence_head
-
     folder, resolved = locate(model, revision)
-    encoder_folder = encoder_folder_of(folder)
-    raw = _check_files(encoder_folder)
-    head = read_sentence_head(folder)
-    name = choose_task(raw, task, has_sentence_head=head is not None, where=str(encoder_folder))
-    module, shape_map = _load_module(encoder_folder, task_class(name))
-    tokenizer = _load_tokenizer(encoder_folder, module)
-    made_task = task_class(name)(module.config)
+    try:
+        return _read(folder, model if resolved else Path(model).resolve().name, resolved, task, prompt)
+    except (ExportError, MemoryError):
+        raise
+    except Exception as error:
+        said = {"kind": type(error).__name__, "detail": first_line(error)}
+        raise refusal("unforeseen", folder, said) from error
+
+
+def _read(folder: Path, name: str, revision: str | None, task: str | None, prompt: str | None) -> TorchModel:
+    sentence = read_sentence_folder(folder)
+    if sentence is not None:
+        check_modules(sentence, folder)
+    own = encoder_folder_of(folder)
+    for part in dict.fromkeys((folder, own)):
+        _check_not_empty(part)
+        check_files(part)
+    adapter = find_adapter(own)
+    encoder = own if adapter is None else adapter.base
+    raw = _check_files(encoder)
+    wanted = task or (adapter.task if adapter else None)
+    kind = choose_task(raw, wanted, sentence=sentence.kind if sentence else None, where=str(encoder))
+    module, shape_map = _load_module(encoder, task_class(kind), raw, adapter)
+    tokenizer = load_tokenizer(own if adapter is None or has_tokenizer(own) else encoder, module, sentence)
     source = TorchModel(
         module=module,
-        task=made_task,
+        task=task_class(kind)(module.config),
         tokenizer=tokenizer,
-        input_names=_agree_on_inputs(module, tokenizer),
-        max_length=_max_length(encoder_folder, folder, module, tokenizer),
+        input_names=agree_on_inputs(module, tokenizer),
+        max_length=max_length(module, tokenizer, sentence),
         provenance=Provenance(
-            id=model if resolved else Path(model).resolve().name,
-            revision=resolved,
-            weights_sha256=_hashes(encoder_folder),
+            id=name,
+            revision=revision,
+            weights_sha256=_hashes(encoder) | ({} if adapter is None else _hashes(own, "adapter_model.safetensors")),
             licence=_licence(folder),
             dtype=str(raw.get("dtype") or raw.get("torch_dtype") or "float32"),
         ),
         folder=folder,
-        head=head if name == "feature-extraction" else None,
         shape_map=shape_map,
     )
+    source = _as_sentence_transformers(source, sentence or _reranker(raw, kind) or SentenceFolder(()), prompt)
     source.verify()
+    _try(source)
     return source
+
+
+def _try(source: TorchModel) -> None:
+    """Run a short and a longest text once: what fails here would fail anywhere, and be nobody's fault there."""
+    import torch
+
+    words = source.tokenizer("a b c", truncation=True, max_length=source.max_length)
+    longest = source.tokenizer("a " * source.max_length, truncation=True, max_length=source.max_length)
+    for made in (words, longest):
+        try:
+            with torch.inference_mode():
+                source.graphs()[MODEL](**{name: torch.tensor([made[name]]) for name in source.input_names})
+        except Exception as error:  # noqa: BLE001 - models raise what they like
+            said = {"length": len(made["input_ids"]), "detail": first_line(error)}
+            raise refusal("not-run", source.folder, said) from None
+
+
+def _reranker(raw: Mapping[str, Any], task: str) -> SentenceFolder | None:
+    """Return what an older cross-encoder says of itself, in config.json alone; None for any other model."""
+    told = raw.get("sentence_transformers")
+    if task != "text-classification" or not (told or "sbert_ce_default_activation_function" in raw):
+        return None
+    path = told.get("activation_fn") if isinstance(told, Mapping) else raw.get("sbert_ce_default_activation_function")
+    return SentenceFolder((TRANSFORMER,), RERANKER, activation=path)
+
+
+def _as_sentence_transformers(source: TorchModel, sentence: SentenceFolder, name: str | None) -> TorchModel:
+    """Give a model what stands around its encoder: modules after it and the prompt before every text."""
+    of_folder = sentence.kind == RERANKER or source.task.name == ANY_TASK
+    if not of_folder and name is None:  # another head of the encoder, which the folder's prompts are not for
+        return source
+    prompt = sentence.prompt(name)
+    source.task.prompt = prompt.text
+    head = None
+    if sentence.modules and source.task.name == ANY_TASK:
+        head = read_head(
+            sentence,
+            source.folder,
+            source.config.hidden_size,
+            left_padded=source.tokenizer.padding_side == "left",
+            prompt_length=prompt_length(source.tokenizer, prompt.text, source.max_length),
+        )
+    kept = replace(sentence, default_prompt_name=prompt.name) if sentence.modules else None
+    return replace(source, head=head, sentence=kept)
+
+
+def _check_not_empty(folder: Path) -> None:
+    if not folder.is_dir() or not any(folder.iterdir()):
+        raise SourceError("the folder is empty", where=str(folder), hint=WANTED)
 
 
 def _check_files(folder: Path) -> dict[str, Any]:
     """Return config.json's table once everything needed is there and nothing is refused."""
-    if not folder.is_dir() or not any(folder.iterdir()):
-        raise SourceError("the folder is empty", where=str(folder), hint=WANTED)
+    _check_not_empty(folder)
     raw = read_table(folder / "config.json")
-    if raw.get("auto_map"):
-        raise SourceError(
-            "the model needs remote code, which is never run",
-            where=str(folder),
-            hint="export a model that transformers itself implements",
-        )
-    weights = sorted(folder.glob("*.safetensors"))
+    check_config(raw, folder / "config.json")
+    weights = _weight_files(folder)
     if not weights:
         pickles = [f.name for f in sorted(folder.iterdir()) if f.suffix in PICKLES]
         if pickles:
@@ -98,6 +172,12 @@ def _check_files(folder: Path) -> dict[str, Any]:
     return raw
 
 
+def _weight_files(folder: Path) -> list[Path]:
+    """Return the files that are read: those of a folder that this project saved are all that there are."""
+    compressed = (folder / "shape_map.json").is_file() or (folder / "stand_ins.json").is_file()
+    return sorted(folder.glob("*.safetensors")) if compressed else weight_files(folder)
+
+
 def _check_safetensors(file: Path) -> None:
     from safetensors import SafetensorError, safe_open
 
@@ -112,39 +192,63 @@ def _check_safetensors(file: Path) -> None:
         ) from None
 
 
-def _load_module(folder: Path, task: "type[Task]") -> "tuple[torch.nn.Module, ShapeMap | None]":
-    import torch
+def _load_module(
+    folder: Path, task: "type[Task]", raw: Mapping[str, Any], adapter: Adapter | None
+) -> "tuple[torch.nn.Module, ShapeMap | None]":
     import transformers
 
     from converter.model_folder.compressed import load_pruned
 
     shape_map, stand_ins = ShapeMap.load(folder), StandIns.load(folder)
+    check_remote_code(raw, task.auto_class, folder)
+    config = _config(folder)
+    _check_inputs(config, folder)
+    check_keys(raw, config, _class_of(config), folder / "config.json")
+    if task.has_labels:
+        check_labels(raw, folder / "config.json")
     auto = getattr(transformers, task.auto_class)
     try:
-        config = _config(folder)
         if shape_map is not None or stand_ins is not None:
             module = load_pruned(folder, auto, config, _attention(config), shape_map, stand_ins or StandIns())
             return module, shape_map
-        module, info = auto.from_pretrained(
-            folder,
-            config=config,
-            dtype=torch.float32,
-            trust_remote_code=False,
-            use_safetensors=True,
-            local_files_only=True,
-            output_loading_info=True,
-            ignore_mismatched_sizes=True,  # so that the mismatch is listed; `_refuse_partial` refuses it by name
-            attn_implementation=_attention(config),
-        )
-    except (OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError) as error:
-        raise SourceError(
-            f"the model does not load ({_first_line(error)})",
-            where=str(folder),
-            hint="the weights must match config.json",
-        ) from None
-    _refuse_partial(info, folder, has_head=task.architecture != "Model")
-    _refuse_left_over(info["unexpected_keys"], module, folder)
+        if adapter is None:
+            module, info = _from_pretrained(auto, folder, config)
+        else:
+            if adapter.labels() is not None:
+                config.num_labels = adapter.labels()
+            with adapter.base_alone() as base:
+                module, info = _from_pretrained(auto, base, config)
+            info["missing_keys"] = [n for n in info["missing_keys"] if not adapter.brings(n)]
+            info["mismatched_keys"] = [m for m in info["mismatched_keys"] if not adapter.brings(str(m[0]))]
+    except (OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError, ImportError) as error:
+        raise refusal("not-loaded", folder, {"detail": first_line(error)}) from None
+    check_weights(info, module, folder, has_head=task.architecture != "Model")
+    if adapter is not None:
+        module = adapter.merged(module)
     return module.eval().requires_grad_(requires_grad=True), None
+
+
+def _from_pretrained(auto: Any, folder: Path, config: Any) -> "tuple[torch.nn.Module, dict[str, Any]]":
+    import torch
+
+    module, info = auto.from_pretrained(
+        folder,
+        config=config,
+        dtype=torch.float32,
+        trust_remote_code=False,
+        use_safetensors=True,
+        local_files_only=True,
+        output_loading_info=True,
+        ignore_mismatched_sizes=True,  # so that the mismatch is listed; `check_weights` refuses it by name
+        attn_implementation=_attention(config),
+    )
+    return module, info
+
+
+def _check_inputs(config: Any, folder: Path) -> None:
+    cls = _class_of(config)
+    if cls is not None:
+        check_inputs(config, cls.forward, folder)
 
 
 def _config(folder: Path) -> Any:
@@ -154,143 +258,29 @@ def _config(folder: Path) -> Any:
         return transformers.AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
     except Exception as error:  # noqa: BLE001 - each configuration class checks its fields in its own way
         raise SourceError(
-            f"config.json is not valid ({_first_line(error)})",
+            f"config.json is not valid ({first_line(error)})",
             where=str(folder / "config.json"),
             hint="compare it with that of the original model",
         ) from None
 
 
-def _attention(config: Any) -> str:
-    """Return `sdpa` where the architecture has it."""
+def _class_of(config: Any) -> Any:
+    """Return the encoder's class, None where transformers has none."""
     from transformers import AutoModel
 
     cls = AutoModel._model_mapping.get(type(config), None)  # noqa: SLF001 - the only map from config to class
-    cls = cls[0] if isinstance(cls, tuple) else cls
-    return "sdpa" if getattr(cls, "_supports_sdpa", False) else "eager"
+    return cls[0] if isinstance(cls, tuple) else cls
 
 
-def _refuse_partial(info: Mapping[str, Any], folder: Path, *, has_head: bool) -> None:
-    """A weight that was not in the file is random: that is refused, whatever transformers thinks of it.
-
-    Weights that are really tied to others are not among the missing. A pooler is nothing that is exported of a model
-    without a head; a head reads it.
-    """
-    missing = sorted(n for n in info["missing_keys"] if has_head or ".pooler." not in f".{n}")
-    wrong = [str(m[0] if isinstance(m, tuple) else m) for m in info.get("mismatched_keys", ())]
-    if wrong:
-        raise SourceError(
-            f"{wrong[0]} has another shape than config.json says",
-            where=str(folder),
-            hint="the weights must match config.json",
-        )
-    if missing:
-        more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
-        raise SourceError(
-            f"the weights lack {missing[0]}{more}: the model would answer at random",
-            where=str(folder),
-            hint="was the head trained? give a fine-tuned model, or another --task",
-        )
+def _attention(config: Any) -> str:
+    """Return `sdpa` where the architecture has it."""
+    return "sdpa" if getattr(_class_of(config), "_supports_sdpa", False) else "eager"
 
 
-def _refuse_left_over(names: Iterable[str], module: "torch.nn.Module", folder: Path) -> None:
-    """Refuse weights of more layers than config.json counts: the model would be another one, and nobody would see.
-
-    Heads that the task does not use are left over too, and are nobody's loss.
-    """
-    prefix = f"{getattr(module, 'base_model_prefix', '')}."
-    known = {_NUMBER.sub(".N.", name).removeprefix(prefix) for name in module.state_dict()}
-    layers = sorted(n for n in names if _NUMBER.search(n) and _NUMBER.sub(".N.", n).removeprefix(prefix) in known)
-    if layers:
-        more = f" and {len(layers) - 1} more" if len(layers) > 1 else ""
-        raise SourceError(
-            f"the weights hold {layers[0]}{more}, for which config.json has no layer",
-            where=str(folder),
-            hint="the weights must match config.json",
-        )
-
-
-def _load_tokenizer(folder: Path, module: "torch.nn.Module") -> Any:
-    import transformers
-
-    wanted = ("tokenizer.json", "vocab.txt", "spiece.model", "sentencepiece.bpe.model", "vocab.json")
-    if not any((folder / name).is_file() for name in wanted):
-        raise SourceError("there is no tokenizer", where=str(folder), hint=f"one of {', '.join(wanted)} is needed")
-    try:
-        tokenizer = transformers.AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
-    except Exception as error:  # noqa: BLE001 - tokenizers raises bare Exception
-        raise SourceError(
-            f"the tokenizer does not load ({_first_line(error)})",
-            where=str(folder),
-            hint="its files are damaged or cut off: fetch them again",
-        ) from None
-    if not tokenizer.is_fast:
-        raise SourceError(
-            "the tokenizer has no fast form (tokenizer.json), which every package needs",
-            where=str(folder),
-            hint="convert it: AutoTokenizer.from_pretrained(FOLDER, use_fast=True).save_pretrained(FOLDER)",
-        )
-    largest = max(tokenizer.get_vocab().values())
-    rows = module.get_input_embeddings().weight.shape[0]  # type: ignore[operator]
-    if largest >= rows:
-        raise SourceError(
-            f"the tokenizer has ids up to {largest}, the model {rows} embeddings",
-            where=str(folder),
-            hint="the tokenizer is another model's",
-        )
-    if len(tokenizer) < LEAST_VOCABULARY * rows:
-        raise SourceError(
-            f"the tokenizer has {len(tokenizer)} tokens, the model {rows} embeddings",
-            where=str(folder),
-            hint="the tokenizer is another model's, or cut off",
-        )
-    if tokenizer.pad_token_id is None:
-        raise SourceError(
-            "the tokenizer has no pad token", where=str(folder), hint="set pad_token in tokenizer_config.json"
-        )
-    return tokenizer
-
-
-def _agree_on_inputs(module: "torch.nn.Module", tokenizer: Any) -> tuple[str, ...]:
-    """Return the inputs that the tokenizer gives and the model takes; the tokenizer gives no others from now on.
-
-    DistilBERT takes no token types, yet many of its checkpoints are saved with BERT's tokenizer, which gives them.
-    """
-    import inspect
-
-    accepted = inspect.signature(module.forward).parameters
-    names = tuple(n for n in ENCODER_INPUTS if n in tokenizer.model_input_names and n in accepted)
-    tokenizer.model_input_names = list(names)
-    return names
-
-
-def _max_length(encoder: Path, folder: Path, module: "torch.nn.Module", tokenizer: Any) -> int:
-    """Return the longest input: the least of what positions, tokenizer and sentence-transformers allow."""
-    config: Any = module.config
-    found = [int(tokenizer.model_max_length)] if tokenizer.model_max_length < UNBOUNDED else []
-    positions = getattr(config, "max_position_embeddings", None)
-    if positions:
-        found.append(int(positions) - _unused_positions(module))
-    sentence = next(
-        (p for p in (encoder / "sentence_bert_config.json", folder / "sentence_bert_config.json") if p.is_file()), None
-    )
-    if sentence is not None:
-        limit = read_table(sentence).get("max_seq_length")
-        found += [limit] if isinstance(limit, int) and limit > 0 else []
-    return max(4, min(found, default=512))
-
-
-def _unused_positions(module: "torch.nn.Module") -> int:
-    """Return how many rows of the table no token gets: RoBERTa and its kin count positions from the padding id on."""
-    import torch
-
-    for name, part in module.named_modules():
-        if name.endswith("position_embeddings") and isinstance(part, torch.nn.Embedding):
-            return 0 if part.padding_idx is None else part.padding_idx + 1
-    return 0
-
-
-def _hashes(folder: Path) -> dict[str, str]:
-    return {f.name: sha256_file(f) for f in sorted(folder.glob("*.safetensors"))}
+def _hashes(folder: Path, name: str | None = None) -> dict[str, str]:
+    """Hash what is loaded, and nothing that only lies there."""
+    files = _weight_files(folder) if name is None else [folder / name]
+    return {f.name: sha256_file(f) for f in files}
 
 
 def sha256_file(path: Path) -> str:
@@ -313,9 +303,3 @@ def _licence(folder: Path) -> str | None:
         if key.strip() in {"license", "licence"}:
             return value.strip() or None
     return None
-
-
-def _first_line(error: BaseException) -> str:
-    if isinstance(error, KeyError):  # says the key and nothing else
-        return f"{error} is not known"
-    return (str(error).strip().splitlines() or [type(error).__name__])[0].replace(str(Path.cwd()) + os.sep, "")[:300]

@@ -6,6 +6,9 @@ from typing import Any
 
 from converter.errors import SourceError, UsageError
 from converter.jsonfile import read_json
+from converter.model_folder.causes import refusal
+
+MODULE_ROW = ("idx", "name", "path", "type", "kwargs")
 
 
 def locate(model: str, revision: str | None) -> tuple[Path, str | None]:
@@ -67,6 +70,11 @@ class SentenceModule:
     """The class without its package: `Transformer`, `Pooling`, `Dense`, `Normalize`."""
     path: str
     """Its folder, relative to the model's; empty for the model's own."""
+    type: str = ""
+    """The class with its package."""
+    name: str = ""
+    kwargs: tuple[str, ...] = ()
+    """Arguments that a caller of the model hands to this module."""
 
 
 def sentence_modules(folder: Path) -> tuple[SentenceModule, ...]:
@@ -83,16 +91,21 @@ def sentence_modules(folder: Path) -> tuple[SentenceModule, ...]:
     table = read_json(listing)
     if not isinstance(table, list) or not table:
         raise SourceError("modules.json lists no module", where=str(listing))
-    return tuple(_sentence_module(row, listing) for row in table)
+    return tuple(_sentence_module(row, listing, place) for place, row in enumerate(table))
 
 
-def _sentence_module(row: Any, listing: Path) -> SentenceModule:
+def _sentence_module(row: Any, listing: Path, place: int) -> SentenceModule:
     if not isinstance(row, dict) or not all(isinstance(row.get(key), str) for key in ("type", "path")):
         raise SourceError("a module needs type and path", where=str(listing), hint="the file is damaged")
     path = PurePosixPath(row["path"])
     if path.is_absolute() or ".." in path.parts or "\\" in row["path"] or ":" in row["path"]:
         raise SourceError(f"a module lies outside the model: {row['path']!r}", where=str(listing))
-    return SentenceModule(row["type"].rsplit(".", 1)[-1], row["path"])
+    for key in row:
+        if key not in MODULE_ROW:
+            raise refusal("module-row", listing, {"key": key})
+    kwargs = row.get("kwargs") or []
+    named = tuple(map(str, kwargs)) if isinstance(kwargs, list | dict) else (str(kwargs),)
+    return SentenceModule(row["type"].rsplit(".", 1)[-1], row["path"], row["type"], str(row.get("name", place)), named)
 
 
 def encoder_folder_of(folder: Path) -> Path:

@@ -1,17 +1,20 @@
 """What the two ONNX targets share: the Hugging Face layout, and how to call it."""
 
+import json
 import shutil
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 from converter.artifact import Bundle, TorchModel
+from converter.data.encode import STRIDE
 from converter.errors import PackageDamaged
 from converter.graphs import MODEL
 from converter.jsonfile import read_json, write_json
 from converter.model_folder.files import write_model_files
 from converter.onnx.model import OnnxModel
 from converter.precision import Precision
+from converter.tasks.question_answering import MAX_ANSWER_TOKENS
 
 
 def emit_onnx(given: OnnxModel, source: TorchModel, folder: Path, menu: Mapping[str, Precision]) -> Bundle:
@@ -22,7 +25,7 @@ def emit_onnx(given: OnnxModel, source: TorchModel, folder: Path, menu: Mapping[
     for name, path in given.files.items():
         shutil.copyfile(path, folder / files[name])
     write_model_files(source, folder, {"transformers.js_config": {"dtype": precision.client_dtype}})
-    if source.head is not None:
+    if source.sentence is not None:
         _name_model(folder, files[MODEL], source.max_length)
     return Bundle(folder, files, source)
 
@@ -59,7 +62,8 @@ def usage(bundle: Bundle, provider: str) -> str:
     """Return the Markdown that shows three ways to call the package (four where it makes embeddings)."""
     source, file = bundle.source, bundle.files[MODEL]
     spec = source.specs[MODEL]
-    parts = [RUNTIME_USAGE, OPTIMUM_USAGE, JAVASCRIPT_USAGE, *([SENTENCE_USAGE] if source.head is not None else [])]
+    runtime = WINDOWS_USAGE if source.task.windowed else RUNTIME_USAGE
+    parts = [runtime, OPTIMUM_USAGE, JAVASCRIPT_USAGE, *([SENTENCE_USAGE] if source.head is not None else [])]
     return "\n".join(parts).format(
         file=file,
         dtype=read_json(bundle.folder / "config.json")["transformers.js_config"]["dtype"],
@@ -67,8 +71,12 @@ def usage(bundle: Bundle, provider: str) -> str:
         task=source.task.name,
         loader=source.task.client_class,
         max_length=source.max_length,
+        stride=min(STRIDE, source.max_length // 2),
+        longest_span=MAX_ANSWER_TOKENS - 1,
         names=", ".join(f'"{n}"' for n in spec.input_names),
+        prompted="  # it puts the prompt before each text itself" if source.task.prompt else "",
         outputs=", ".join(spec.output_names),
+        text=json.dumps(source.task.prompt + "A text.", ensure_ascii=False),
     )
 
 
@@ -83,10 +91,46 @@ from tokenizers import Tokenizer
 tokenizer = Tokenizer.from_file("tokenizer.json")
 tokenizer.enable_truncation({max_length})
 session = ort.InferenceSession("{file}", providers=["{provider}"])
-made = tokenizer.encode("A text.")
+made = tokenizer.encode({text})
 rows = {{"input_ids": made.ids, "attention_mask": made.attention_mask, "token_type_ids": made.type_ids}}
 feed = {{name: np.array([rows[name]], dtype=np.int64) for name in ({names},)}}
 outputs = dict(zip([o.name for o in session.get_outputs()], session.run(None, feed)))  # {outputs}
+```
+"""
+WINDOWS_USAGE = """\
+### ONNX Runtime
+
+A context longer than {max_length} tokens is read in overlapping windows, and the likeliest of their answers is taken,
+as the pipeline of transformers does; "no answer" where that is likelier in every window.
+
+```python
+import numpy as np
+import onnxruntime as ort
+from tokenizers import Tokenizer
+
+question, context = "Who came?", "Anna came on Monday."
+tokenizer = Tokenizer.from_file("tokenizer.json")
+session = ort.InferenceSession("{file}", providers=["{provider}"])
+asked = tokenizer.encode(question, add_special_tokens=False)
+room = {max_length} - tokenizer.num_special_tokens_to_add(True) - len(asked)
+stride = {stride} if {stride} < room * 3 // 4 else room // 2  # tokens that two windows share
+tokenizer.enable_truncation({max_length}, stride=stride, strategy="only_second")
+first = tokenizer.encode(question, context)
+answers, nothing = {{}}, 1.0
+for made in [first, *first.overflowing]:
+    rows = {{"input_ids": made.ids, "attention_mask": made.attention_mask, "token_type_ids": made.type_ids}}
+    feed = {{name: np.array([rows[name]], dtype=np.int64) for name in ({names},)}}
+    logits = session.run(["start_logits", "end_logits"], feed)
+    tokens = [0] + [i for i, text in enumerate(made.sequence_ids) if text == 1]  # the first says "no answer"
+    start, end = (np.exp(row[0, tokens] - row[0, tokens].max()) for row in logits)
+    scores = np.outer(start / start.sum(), end / end.sum())
+    spans = np.triu(np.tril(scores[1:, 1:], {longest_span}))
+    i, k = np.unravel_index(spans.argmax(), spans.shape)
+    text = context[made.offsets[tokens[1 + i]][0] : made.offsets[tokens[1 + k]][1]].strip()
+    answers[text] = answers.get(text, 0.0) + spans[i, k]
+    nothing = min(nothing, scores[0, 0])
+answer = max(answers, key=answers.get)
+print(answer if answers[answer] >= nothing else "no answer")
 ```
 """
 OPTIMUM_USAGE = """\
@@ -97,7 +141,7 @@ from optimum.onnxruntime import {loader} as Model
 from transformers import AutoTokenizer
 
 tokenizer, model = AutoTokenizer.from_pretrained("."), Model.from_pretrained(".", file_name="{file}")
-outputs = model(**tokenizer("A text.", return_tensors="pt"))
+outputs = model(**tokenizer({text}, return_tensors="pt"))
 ```
 """
 JAVASCRIPT_USAGE = """\
@@ -117,5 +161,6 @@ SENTENCE_USAGE = """\
 from sentence_transformers import SentenceTransformer
 
 model = SentenceTransformer(".", backend="onnx")  # sentence_bert_config.json names {file}
+embeddings = model.encode(["A text."]){prompted}
 ```
 """

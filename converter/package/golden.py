@@ -47,16 +47,11 @@ class Golden:
 def record_golden(made: "TorchModel", source: "TorchModel", reference: "Reference", runner: "Runner") -> Golden:
     """Run the package of `made` on a varied choice of the probes; what the source answered is known."""
     chosen = choose(reference, source.task)
-    few = replace(
-        reference,
-        judged=tuple(reference.judged[i] for i in chosen),
-        decisions=tuple(reference.decisions[i] for i in chosen),
-        scored=(),
-        metric={},
-        chance=None,
-    )
+    few = _only(reference, chosen)
     limit = min(source.max_length, runner.max_length or source.max_length)
     shown, seen = as_seen_by(made, source, few, limit, SILENT)
+    if len(seen.judged) > len(chosen):  # a shorter length makes more windows of a long text
+        seen = _only(seen, choose(seen, source.task))
     probes, theirs = seen.probes, seen.judged
     mine = [run_probe(shown, p, runner.run) for p in probes]
     names = [n for n in reference.output_range if all(n in j.outputs for j in mine)]
@@ -69,6 +64,17 @@ def record_golden(made: "TorchModel", source: "TorchModel", reference: "Referenc
     )
 
 
+def _only(reference: "Reference", chosen: Sequence[int]) -> "Reference":
+    return replace(
+        reference,
+        judged=tuple(reference.judged[i] for i in chosen),
+        decisions=tuple(reference.decisions[i] for i in chosen),
+        scored=(),
+        metric={},
+        chance=None,
+    )
+
+
 def choose(reference: "Reference", task: Task) -> list[int]:
     """Return at most `N_TEXTS` probes by index: short to long, of two answers at least where the source gives two."""
     order = sorted(range(len(reference.judged)), key=lambda i: reference.judged[i].encoding.length)
@@ -77,7 +83,7 @@ def choose(reference: "Reference", task: Task) -> list[int]:
         chosen.remove(max(chosen, key=lambda i: _n_values(reference.judged[i])))
     if len(chosen) > 1 and task.distinct([reference.decisions[i] for i in chosen]) == 1:
         first = reference.decisions[chosen[0]]
-        other = next((i for i in order if task.same(first, reference.decisions[i]) < 1), None)
+        other = next((i for i in order if task.distinct([first, reference.decisions[i]]) > 1), None)
         chosen = chosen if other is None else [*chosen[:-1], other]
     return chosen
 
@@ -97,6 +103,7 @@ def write_golden(golden: Golden, folder: Path) -> None:
     table = {
         "examples": [
             {"text": e.text, "pair": e.pair, "words": None if e.words is None else list(e.words)}
+            | ({"window": e.window} if e.window else {})
             for e in golden.examples
         ],
         "output_range": golden.output_range,
@@ -119,7 +126,13 @@ def read_golden(folder: Path) -> Golden:
             table = json.loads(opened.metadata()["golden"])
             tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 - no mapping
         examples = tuple(
-            Example(e["text"], e["pair"], None if e["words"] is None else tuple(e["words"])) for e in table["examples"]
+            Example(
+                e["text"],
+                e["pair"],
+                None if e["words"] is None else tuple(e["words"]),
+                window=int(e.get("window", 0)),
+            )
+            for e in table["examples"]
         )
         found = Golden(
             examples=examples,

@@ -7,6 +7,8 @@ from collections.abc import Iterable
 PACKAGES = (
     "torch",
     "transformers",
+    "sentence-transformers",
+    "peft",
     "accelerate",
     "onnx",
     "onnxscript",

@@ -1,9 +1,12 @@
 """The README of a package: what it is, how to call it, how good it is, how to check it."""
 
+import json
 from typing import TYPE_CHECKING
 
 import converter
+from converter.model_folder.sentence_config import RERANKER
 from converter.validate.checks import Status
+from converter.validate.texts import LENGTHS, NOTES, said_of_lengths
 
 if TYPE_CHECKING:
     from converter.artifact import Bundle, TorchModel
@@ -48,6 +51,7 @@ def _what(precision: "ChosenPrecision", bundle: "Bundle", evaluation: "Evaluatio
             f"- Task: {source.task.name}",
             f"- Made from: `{made.id}`{revision}, licence: {made.licence or 'not stated by the source'}",
             f"- Model: {_names(bundle)}, precision {precision}, {size}",
+            *_around(source),
             f"- Verdict: {VERDICTS[evaluation.status]}",
             f"- Made by plm-export {converter.__version__}; `manifest.json` has the whole provenance",
         ]
@@ -56,6 +60,27 @@ def _what(precision: "ChosenPrecision", bundle: "Bundle", evaluation: "Evaluatio
 
 def _names(bundle: "Bundle") -> str:
     return ", ".join(f"`{name}`" for name in dict.fromkeys(bundle.files.values()))
+
+
+def _around(source: "TorchModel") -> list[str]:
+    """Say what stands around the model: a prompt, and what a cross-encoder makes of its logits."""
+    lines, sentence = [], source.sentence
+    if source.task.prompt:
+        named = f" (its name: {sentence.default_prompt_name})" if sentence and sentence.default_prompt_name else ""
+        shown = json.dumps(source.task.prompt, ensure_ascii=False).replace("`", "'")  # quoted: its last space counts
+        lines.append(
+            f"- Prompt: `{shown}`{named} stands before every text: the package was judged with it, and answers "
+            "otherwise without it"
+        )
+    if source.head is not None and sentence is not None and sentence.truncate_dim:
+        lines.append(f"- Embeddings are cut to their first {sentence.truncate_dim} numbers, as the model's folder says")
+    if sentence is not None and sentence.kind == RERANKER:
+        default = "torch.nn.Sigmoid" if len(source.task.labels) == 1 else "torch.nn.Identity"
+        applied = sentence.activation or default
+        lines.append(
+            f"- Cross-encoder: `CrossEncoder.predict` returns `{_cell(applied)}` of the logits that the file gives"
+        )
+    return lines
 
 
 def _proof(evaluation: "Evaluation") -> str:
@@ -85,7 +110,8 @@ def _proof(evaluation: "Evaluation") -> str:
     for other in evaluation.facts.get("stability", ()):
         if other["n_other"]:
             lines += ["", f"Mind: {other['n_other']} of {other['n_texts']} texts answer differently {other['name']}."]
-    notes = [evaluation.facts.get("note"), _trimmed(evaluation)]
+    facts = evaluation.facts
+    notes = [facts.get("note"), _trimmed(evaluation), said_of_lengths(facts.get(LENGTHS)), *facts.get(NOTES, ())]
     return "\n".join([*lines, *(line for note in notes if note for line in ("", f"Note: {note}."))])
 
 

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 DISTRIBUTIONS = (
     "torch",
     "transformers",
+    "sentence-transformers",
+    "peft",
     "tokenizers",
     "safetensors",
     "numpy",
@@ -35,6 +37,7 @@ DISTRIBUTIONS = (
     "litert-torch",
     "ai-edge-litert",
     "ai-edge-quantizer",
+    "peft",
 )
 """What can change a package's bytes or answers."""
 
@@ -63,6 +66,7 @@ def seal_package(
         "graphs": {name: {"file": bundle.files[name], **spec_table(s)} for name, s in bundle.source.specs.items()},
         "task": source.task.name,
         "labels": list(source.task.labels),
+        "prompt": source.prompt_facts,
         "source": {**asdict(source.provenance), "size_bytes": source.size_bytes, "max_length": source.max_length},
         "recipe": portable_recipe(recipe, source.provenance.id),
         "rebuild": _rebuild(recipe),

@@ -124,7 +124,7 @@ def _task(folder: Path, manifest: Mapping[str, Any]) -> "Task":
         config = transformers.AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
     except (OSError, ValueError, KeyError) as error:
         raise PackageDamaged(f"config.json does not load ({error})", where=str(folder)) from None
-    return task_class(manifest["task"])(config)
+    return task_class(manifest["task"])(config, str((manifest.get("prompt") or {}).get("text", "")))
 
 
 def _open(folder: Path, manifest: Mapping[str, Any], specs: Mapping[str, GraphSpec], threads: int) -> "Runner":

@@ -12,6 +12,7 @@ from converter.jsonfile import json_values
 from converter.package.installed import installed
 from converter.recipe import recipe_table
 from converter.validate.checks import Status
+from converter.validate.texts import LENGTHS, NOTES, said_of_lengths
 
 if TYPE_CHECKING:
     from converter.pipeline import Result, TargetResult
@@ -37,6 +38,7 @@ def report_table(result: "Result") -> dict[str, Any]:
         "source": source_row(result),
         "compressed": _evaluation(result.compressed),
         "budgets_missed": list(result.budgets_missed),
+        "notes": notes_on_text(result),
         "compress_records": [asdict(r) for r in result.compress_records],
         "targets": [_target(t) for t in result.targets],
         "recipe": recipe_table(result.recipe),
@@ -67,6 +69,17 @@ def source_row(result: "Result") -> dict[str, Any]:
         "milliseconds": times[len(times) // 2] if times else None,
         "n_probes": found[0].n_probes if found else 0,
     }
+
+
+def notes_on_text(result: "Result") -> list[str]:
+    """Return what was said of the data, the metric and texts too long, once; by package where it is not of all."""
+    said: dict[str, list[str]] = {}
+    judged = [t for t in result.targets if t.evaluation is not None]
+    for target in judged:
+        facts = target.evaluation.facts if target.evaluation else {}
+        for sentence in filter(None, (*facts.get(NOTES, ()), said_of_lengths(facts.get(LENGTHS)))):
+            said.setdefault(sentence, []).append(target.target)
+    return [s if len(names) == len(judged) else f"{', '.join(names)}: {s}" for s, names in said.items()]
 
 
 def _target(target: "TargetResult") -> dict[str, Any]:

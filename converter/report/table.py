@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from converter.report.summary import PAGE_FILE, report_table
-from converter.report.words import NOTHING, error, milliseconds, number, share, size, times, zeros
+from converter.report.words import NOTHING, error, milliseconds, number, owner, share, size, times, zeros
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -91,7 +91,9 @@ def worst_error(evaluation: Mapping[str, Any]) -> float | None:
 
 def notes(table: Mapping[str, Any]) -> list[str]:
     """Return what was missed, what did not run and what a package is not good at, a line each: never in silence."""
-    return [*_warnings(table), *(f"FAIL: {missed}" for missed in table["budgets_missed"])] + [
+    read = owner(table["facts"].get("owner_library"))
+    source = [f"source: {read}"] if read else []
+    return [*source, *table["notes"], *_warnings(table), *(f"FAIL: {missed}" for missed in table["budgets_missed"])] + [
         f"not run: {target['target']} {check['name']}: {check['detail'] or 'no reason given'}"
         for target in table["targets"]
         for check in (target["evaluation"]["checks"] if target["evaluation"] else ())

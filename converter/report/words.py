@@ -101,3 +101,15 @@ def tick(value: float) -> str:
 def cosine(value: float | None) -> str:
     """Six digits: what matters is how far it is from 1."""
     return NOTHING if value is None else f"{value:.6f}"
+
+
+def owner(found: Mapping[str, Any] | None) -> str:
+    """How the source's answers compare with those of its owner's library, in one line; empty where nothing is known."""
+    if not found:
+        return ""
+    if found["status"] != "PASS":
+        return f"not compared with its owner's library: {found['detail']}"
+    batch = (
+        f" ({found['batched']} of them in batches padded on the {found['padding_side']})" if found["batched"] else ""
+    )
+    return f"read as {found['library']} reads it: same answers to {found['texts']} raw texts{batch}"

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from converter.data.columns import LABELS, SCORES, Row, as_list, as_number, label_cell
+from converter.data.columns import LABELS, SCORES, LabelCells, Row, as_number, label_cell, label_list
 from converter.examples import Label
 from converter.scoring import metrics
 
@@ -25,6 +25,8 @@ class Reading(ABC):
     """How the logits of a sequence classifier are read; `labels` are its classes."""
 
     metric_name: str
+    label_kind = ""
+    """`class` or `classes` where a row's label is one or several of the class names."""
 
     def __init__(self, labels: tuple[str, ...]) -> None:
         self.labels = labels
@@ -42,6 +44,10 @@ class Reading(ABC):
 
     @abstractmethod
     def metric(self, gold: Sequence[Any], logits: "Sequence[NDArray[np.float32]]") -> dict[str, float]: ...
+
+    def metric_notes(self, gold: Sequence[Any], logits: "Sequence[NDArray[np.float32]]") -> list[str]:
+        """Return why the metric on these labels may mislead, a sentence each."""
+        return []
 
     @abstractmethod
     def chance(self, gold: Sequence[Any]) -> float: ...
@@ -65,24 +71,46 @@ class Reading(ABC):
             found = self._by_name(value.strip())
             if found is not None:
                 return found
-            value = int(value) if value.strip().lstrip("-").isdecimal() else value
+            value = _WRITTEN.get(value.strip().lower(), value) if len(self.labels) == 2 else value
+        if isinstance(value, str):
+            whole = value.strip().removesuffix(".0")
+            value = int(whole) if whole.lstrip("-").isdecimal() else value
         if isinstance(value, int) and 0 <= value < len(self.labels):
             return value
+        counted = "; are the classes counted from 1?" if value == len(self.labels) else ""
         raise ValueError(
-            f"label {value!r} is none of the model's {len(self.labels)}", f"its labels: {', '.join(self.labels[:20])}"
+            f"label {value!r} is none of the model's {len(self.labels)}",
+            f"its labels: {', '.join(self.labels[:20])}{counted}; --label-map FILE says which of the data's is which",
         )
 
     def _by_name(self, name: str) -> int | None:
+        """Find a name as it is, else without case, else with spaces for `_` and `-` (fastText has no spaces)."""
         if name in self.labels:
             return self.labels.index(name)
-        lower = [label.lower() for label in self.labels]
-        return lower.index(name.lower()) if lower.count(name.lower()) == 1 else None
+        for plain in (str.lower, _spaced):
+            names = [plain(label) for label in self.labels]
+            if names.count(plain(name)) == 1:
+                return names.index(plain(name))
+        return None
+
+
+_WRITTEN = {"true": 1, "false": 0}
+_TRUE, _FALSE = frozenset({"1", "1.0", "true"}), frozenset({"0", "0.0", "false"})
+
+
+def _alike(gold: Sequence[Any]) -> bool:
+    return bool(gold) and len(set(gold)) == 1
+
+
+def _spaced(name: str) -> str:
+    return name.lower().replace("_", " ").replace("-", " ")
 
 
 class SingleLabel(Reading):
     """The class of the largest logit."""
 
     metric_name = "accuracy"
+    label_kind = "class"
 
     def label_of(self, row: Row) -> Label:
         value = label_cell(row, LABELS)
@@ -103,6 +131,18 @@ class SingleLabel(Reading):
             "f1": metrics.f1(gold, found, len(self.labels)),
             "matthews": metrics.matthews(gold, found),
         }
+
+    def metric_notes(self, gold: Sequence[Any], logits: "Sequence[NDArray[np.float32]]") -> list[str]:
+        if len(set(gold)) == 1:
+            only = f"all {len(gold)} labels of the file are {self.labels[gold[0]]!r}"
+            return [f"{only}: accuracy says how often the model answers that, and f1 and matthews say nothing"]
+        found = metrics.renumbered(gold, self.decisions(logits), len(self.labels))
+        if found is None:
+            return []
+        order, before, after = found
+        pairs = ", ".join(f"{i} → {self.labels[k]}" for i, k in enumerate(order) if i != k)
+        gain = f"accuracy is {before:.4f}, and would be {after:.4f} with the data's labels read otherwise ({pairs})"
+        return [f"{gain}: its order of classes may not be the model's; --label-map FILE says which is which"]
 
     def chance(self, gold: Sequence[Any]) -> float:
         """The commonest class for every text."""
@@ -125,26 +165,28 @@ class MultiLabel(Reading):
     """Every class whose sigmoid is above one half, that is, whose logit is above 0."""
 
     metric_name = "f1"
+    label_kind = "classes"
 
     def label_of(self, row: Row) -> Label:
         value = label_cell(row, LABELS)
         if value is None:
             return None
-        cells = self._cells(value)
-        as_flags = len(cells) == len(self.labels) and all(str(c).strip() in {"0", "1", "0.0", "1.0"} for c in cells)
-        if as_flags:
-            return tuple(int(float(c)) for c in cells)
-        chosen = {self.class_of(c) for c in cells}
+        given = value if isinstance(value, LabelCells) else self._cells(value)
+        if given.as_flags:
+            return tuple(int(str(c).strip().lower() in _TRUE) for c in given.cells)
+        chosen = {self.class_of(c) for c in given.cells}
+        if len(chosen) < len(given.cells):
+            raise ValueError(
+                f"labels {list(given.cells)} name a class twice",
+                "lists are names or indices of classes in a whole file, or one 0 or 1 a class in a whole file",
+            )
         return tuple(int(i in chosen) for i in range(len(self.labels)))
 
-    @staticmethod
-    def _cells(value: Any) -> list[Any]:
-        """Split a cell such as `joy, anger` or `[2, 27]`; a list of one 0/1 a class is told apart by its length."""
-        if isinstance(value, str) and not value.lstrip().startswith("["):
-            for mark in ("|", ";", ","):
-                value = value.replace(mark, "\n")
-            return [part.strip() for part in value.split("\n") if part.strip()]
-        return as_list(value, "labels")
+    def _cells(self, value: Any) -> LabelCells:
+        """Tell by one row alone whether its list is one 0 or 1 a class; of a file, `survey` tells by all rows."""
+        cells = label_list(value)
+        flags = len(cells) == len(self.labels) and all(str(c).strip().lower() in _TRUE | _FALSE for c in cells)
+        return LabelCells(tuple(cells), flags)
 
     def fault(self, label: Label) -> str:
         flags = isinstance(label, tuple) and len(label) == len(self.labels) and set(label) <= {0, 1}
@@ -158,6 +200,12 @@ class MultiLabel(Reading):
     def metric(self, gold: Sequence[Any], logits: "Sequence[NDArray[np.float32]]") -> dict[str, float]:
         found = [tuple(int(v) for v in row > 0) for row in logits]
         return {"f1": metrics.micro_f1(gold, found), "accuracy": metrics.accuracy([tuple(g) for g in gold], found)}
+
+    def metric_notes(self, gold: Sequence[Any], logits: "Sequence[NDArray[np.float32]]") -> list[str]:
+        never = [name for name, n in zip(self.labels, np.sum(gold, axis=0), strict=True) if not n] if gold else []
+        if gold and len(never) == len(self.labels):
+            return ["no text of the file has any label: f1 is 0 whatever the model answers"]
+        return [f"no text of the file has the label {', '.join(never[:8])}: f1 does not tell of it"] if never else []
 
     def chance(self, gold: Sequence[Any]) -> float:
         """The best constant set: the k commonest classes, for the best k."""
@@ -223,6 +271,9 @@ class ScoreReading(Reading):
     def metric(self, gold: Sequence[Any], logits: "Sequence[NDArray[np.float32]]") -> dict[str, float]:
         found = [float(row[0]) for row in logits]
         return {"spearman": metrics.spearman(gold, found), "pearson": metrics.pearson(gold, found)}
+
+    def metric_notes(self, gold: Sequence[Any], logits: "Sequence[NDArray[np.float32]]") -> list[str]:
+        return [f"all {len(gold)} scores of the file are the same: there is no order to find"] if _alike(gold) else []
 
     def chance(self, gold: Sequence[Any]) -> float:
         """A constant orders nothing."""

@@ -14,10 +14,10 @@ if TYPE_CHECKING:
 AT_ONCE = 256
 
 
-def texts_of(examples: Iterable[Example], mask_token: str | None) -> Iterator[str]:
+def texts_of(examples: Iterable[Example], mask_token: str | None, prompt: str = "") -> Iterator[str]:
     """Yield all text of `examples`, whole and as their tasks write it, words behind masks among it."""
     for example in examples:
-        yield from _spelled(example.text, mask_token)
+        yield from _spelled(prompt + example.text, mask_token)
         if example.pair is not None:
             yield example.pair
         if example.words is not None:

@@ -31,7 +31,7 @@ def with_vocabulary(model: TorchModel, tokenizer: Any, kept: Sequence[int]) -> T
     return replace(
         model,
         module=module,
-        task=type(model.task)(module.config),
+        task=type(model.task)(module.config, model.task.prompt),
         tokenizer=tokenizer,
         source_ids=tuple(kept) if before is None else tuple(before[i] for i in kept),
     )

@@ -69,7 +69,7 @@ class FeatureExtraction(Task):
         return None if value is None else as_number(value, "score")
 
     def encode(self, tokenizer: Any, example: Example, max_length: int) -> Encoding:
-        return encode_text(tokenizer, example, max_length)
+        return encode_text(tokenizer, example, max_length, self.prompt)
 
     def decisions(self, judged: Sequence[Judged]) -> list[Any]:
         vectors = _unit(np.stack([embedding(j.outputs) for j in judged])) if judged else np.zeros((0, 1))
@@ -105,6 +105,10 @@ class FeatureExtraction(Task):
         gold = [_score(a.example) for a, _ in pairs]
         found = [float(_unit(embedding(a.outputs)) @ _unit(embedding(b.outputs))) for a, b in pairs]
         return {"spearman": metrics.spearman(gold, found), "pearson": metrics.pearson(gold, found)}
+
+    def metric_notes(self, judged: Sequence[Judged]) -> list[str]:
+        scores = {_score(a.example) for a, _ in _pairs(judged)}
+        return ["all pairs of the file have the same score: there is no order to find"] if len(scores) == 1 else []
 
     def chance(self, examples: Sequence[Example]) -> float:
         """A constant orders nothing."""

@@ -28,6 +28,7 @@ class TextClassification(Task):
     name = "text-classification"
     architecture = "ForSequenceClassification"
     auto_class = "AutoModelForSequenceClassification"
+    has_labels = True
 
     @property
     def outputs(self) -> tuple[TensorSpec, ...]:
@@ -68,6 +69,10 @@ class TextClassification(Task):
     def labels(self) -> tuple[str, ...]:
         return tuple(str(self.config.id2label[i]) for i in range(self.config.num_labels))
 
+    @property
+    def label_kind(self) -> str:
+        return self.reading.label_kind
+
     @cached_property
     def reading(self) -> Reading:
         return reading_of(self.config, self.labels)
@@ -76,7 +81,7 @@ class TextClassification(Task):
         return self.reading.label_of(row)
 
     def encode(self, tokenizer: Any, example: Example, max_length: int) -> Encoding:
-        return encode_text(tokenizer, example, max_length)
+        return encode_text(tokenizer, example, max_length, self.prompt)
 
     def decisions(self, judged: Sequence[Judged]) -> list[Any]:
         return self.reading.decisions([j.outputs["logits"] for j in judged])
@@ -97,6 +102,10 @@ class TextClassification(Task):
         if not labelled:
             return {}
         return self.reading.metric([j.example.label for j in labelled], [j.outputs["logits"] for j in labelled])
+
+    def metric_notes(self, judged: Sequence[Judged]) -> list[str]:
+        labelled = [j for j in judged if j.example.label is not None]
+        return self.reading.metric_notes([j.example.label for j in labelled], [j.outputs["logits"] for j in labelled])
 
     def chance(self, examples: Sequence[Example]) -> float:
         return self.reading.chance([e.label for e in examples if e.label is not None])

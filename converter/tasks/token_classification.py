@@ -1,7 +1,7 @@
 """Token classification: one tag a word, from the first of its tokens."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -29,6 +29,7 @@ class TokenClassification(Task):
     name = "token-classification"
     architecture = "ForTokenClassification"
     auto_class = "AutoModelForTokenClassification"
+    has_labels = True
 
     @property
     def outputs(self) -> tuple[TensorSpec, ...]:
@@ -48,6 +49,13 @@ class TokenClassification(Task):
         return tuple(str(self.config.id2label[i]) for i in range(self.config.num_labels))
 
     @property
+    def label_kind(self) -> str:
+        return "tags"
+
+    def column_names(self, roles: Collection[str]) -> dict[str, str]:
+        return {"text": "tokens" if "label" in roles else "text", "pair": "sentence2", "label": "ner_tags"}
+
+    @property
     def _has_entities(self) -> bool:
         return OUTSIDE in self.labels or any(label[:2] in {"B-", "I-"} for label in self.labels)
 
@@ -64,7 +72,8 @@ class TokenClassification(Task):
             return tag
         if str(tag).isdecimal() and int(tag) < len(self.labels):
             return self.labels[int(tag)]
-        raise ValueError(f"tag {tag!r} is none of the model's", nearest(str(tag), self.labels))
+        hint = f"{nearest(str(tag), self.labels)}; --label-map FILE says which tag of the data is which of the model's"
+        raise ValueError(f"tag {tag!r} is none of the model's", hint)
 
     def encode(self, tokenizer: Any, example: Example, max_length: int) -> Encoding:
         return encode_words(tokenizer, example, max_length)
@@ -106,6 +115,12 @@ class TokenClassification(Task):
         found = self.decisions(labelled)
         share = {"accuracy": metrics.tag_accuracy(gold, found)}
         return {**metrics.entity_scores(gold, found), **share} if self._has_entities else share
+
+    def metric_notes(self, judged: Sequence[Judged]) -> list[str]:
+        gold = {tag for j in judged if j.example.label is not None for tag in _tags_of(j.example)}
+        if gold == {OUTSIDE} and self._has_entities:
+            return ["no word of the file is of an entity: f1 is 0 whatever the model answers"]
+        return []
 
     def chance(self, examples: Sequence[Example]) -> float:
         """The best of answering the same tag for every word."""

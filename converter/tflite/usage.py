@@ -1,5 +1,7 @@
 """How a TFLite package is called: what its README shows, for this very file."""
 
+import json
+
 from converter.artifact import Bundle
 from converter.graphs import MODEL
 from converter.tflite.file import signature_names
@@ -13,23 +15,24 @@ def usage_of(bundle: Bundle, batch: int) -> str:
     path = bundle.folder / bundle.files[MODEL]
     lengths, up_to = lengths_of(signature_names(path))
     output = mobile_outputs(bundle.source)[0]
+    given = json.dumps(bundle.source.task.prompt + "Your text", ensure_ascii=False)
     mediapipe = MEDIAPIPE_NONE.format(why=bundle.left_out.get(MEDIAPIPE_FILE, ""))
     if (bundle.folder / MEDIAPIPE_FILE).is_file():
         task, call = MEDIAPIPE_EMBEDS if bundle.source.head is not None else MEDIAPIPE_CLASSIFIES
-        mediapipe = MEDIAPIPE_USAGE.format(task=task, call=call, longest=up_to or lengths[-1])
+        mediapipe = MEDIAPIPE_USAGE.format(task=task, call=call.format(text=given), longest=up_to or lengths[-1])
     if up_to is not None:
-        return USAGE_ANY.format(longest=up_to, output=output) + mediapipe
+        return USAGE_ANY.format(longest=up_to, output=output, text=given) + mediapipe
     batches = USAGE_BATCH.format(batch=batch, first=lengths[0]) if batch > 1 else ""
     named = {"lengths": ", ".join(map(str, lengths)), "first": lengths[0], "longest": lengths[-1]}
     graphs = USAGE_SHARED if has_shared_graph(path) else ""
-    return USAGE.format(**named, output=output) + graphs + batches + mediapipe
+    return USAGE.format(**named, output=output, text=given) + graphs + batches + mediapipe
 
 
 MEDIAPIPE_NONE = """
 There is no file for MediaPipe Tasks: {why}.
 """
-MEDIAPIPE_CLASSIFIES = "TextClassifier", 'classify("Your text").classifications[0].categories'
-MEDIAPIPE_EMBEDS = "TextEmbedder", 'embed("Your text").embeddings[0].embedding'
+MEDIAPIPE_CLASSIFIES = "TextClassifier", "classify({text}).classifications[0].categories"
+MEDIAPIPE_EMBEDS = "TextEmbedder", "embed({text}).embeddings[0].embedding"
 MEDIAPIPE_USAGE = """
 `model-mediapipe.tflite` is the same model for MediaPipe Tasks (`{task}`): text in, answer out, with the tokenizer
 inside. MediaPipe splits some text otherwise (accents, non-ASCII capitals, Hangul, control characters): normalize text
@@ -56,7 +59,7 @@ from transformers import AutoTokenizer
 tokenizer = AutoTokenizer.from_pretrained(".")
 run = Interpreter("model.tflite").get_signature_runner("serving_up_to_{longest}")
 
-ids = tokenizer("Your text", truncation=True, max_length={longest})
+ids = tokenizer({text}, truncation=True, max_length={longest})
 print(run(**{{name: np.array([row], dtype=np.int32) for name, row in ids.items()}})["{output}"])
 ```
 """
@@ -82,7 +85,7 @@ tokenizer = AutoTokenizer.from_pretrained(".")
 interpreter = Interpreter("model.tflite")
 lengths = sorted({{int(name.split("_")[1]) for name in interpreter.get_signature_list()}})
 
-ids = tokenizer("Your text", truncation=True, max_length=lengths[-1])
+ids = tokenizer({text}, truncation=True, max_length=lengths[-1])
 length = next(n for n in lengths if n >= len(ids["input_ids"]))
 padded = tokenizer.pad(ids, padding="max_length", max_length=length)
 feed = {{name: np.array([row], dtype=np.int32) for name, row in padded.items()}}

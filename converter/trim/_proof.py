@@ -80,7 +80,7 @@ def held_out(given: "TorchModel", made: "TorchModel", kept: set[str], ctx: "Cont
     if ctx.reference is None:
         return {"texts": 0}
     judged = [p.example for p in (*ctx.reference.probes, *ctx.reference.scored) if not is_edge(p.example)]
-    texts = [t for t in dict.fromkeys(texts_of(judged, given.tokenizer.mask_token)) if t not in kept]
+    texts = [t for t in dict.fromkeys(texts_of(judged, given.tokenizer.mask_token, given.task.prompt)) if t not in kept]
     with ctx.progress.task("Splitting held-out text", total=len(texts)) as ticker:
         other = split_otherwise(given.tokenizer, made.tokenizer, texts, ticker)
     return {

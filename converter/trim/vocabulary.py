@@ -110,7 +110,7 @@ class VocabularyTrimming(Stage[TorchModel, TorchModel]):
         from converter.surgery.token_usage import texts_of
 
         examples = () if ctx.calibration_is_builtin else ctx.calibration
-        found = dict.fromkeys(texts_of(examples, given.tokenizer.mask_token))
+        found = dict.fromkeys(texts_of(examples, given.tokenizer.mask_token, given.task.prompt))
         for file in self.corpus:
             found |= dict.fromkeys(read_texts(_path(file)))
         return list(found)

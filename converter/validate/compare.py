@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -54,13 +54,15 @@ def compare_answers(
     errors = {name: _errors(name, reference, answers) for name in _compared(reference, answers)}
     deviations = tuple(_deviation(name, reference, answers, errors[name]) for name in errors)
     same = _same(source, reference, answers)
-    agreement = float(np.mean(same)) if same else NOTHING
+    # A text in windows is one text: all of them carry its one answer.
+    whole = [same[i] for i in _firsts(answers)]
+    agreement = float(np.mean(whole)) if whole else NOTHING
     rest = ask(source, _unasked(reference), run, progress, f"{title}: the evaluation file")
     metric = _metric(source, reference, answers, rest)
     checks = (
         finite_check(answers, rest),
         *error_checks(deviations, limits, outputs_constant(reference)),
-        agreement_check(agreement, same, limits, _vacuous(source, reference)),
+        agreement_check(agreement, whole, limits, _vacuous(source, reference)),
         *metric_checks(source, reference, metric, limits),
     )
     worst_of = [max(e[i].max() for e in errors.values()) if errors else math.inf for i in range(len(same))]
@@ -70,10 +72,14 @@ def compare_answers(
         agreement=agreement,
         metric=metric,
         source_metric=reference.metric,
-        n_probes=len(same),
+        n_probes=len(whole),
         errors=tuple(float(e) for e in worst_of),
         worst=_worst(source, reference, answers, same, worst_of),
-        facts={"output_range": reference.output_range, "n_scored": len(reference.scored), "chance": reference.chance},
+        facts={
+            "output_range": reference.output_range,
+            "n_scored": reference.n_scored,
+            "chance": reference.chance,
+        },
     )
     return Comparison(evaluation, answers)
 
@@ -152,7 +158,7 @@ def metric_checks(
     status = within(drop - 1e-9, limits.max_drop)
     moved = f"falls by {drop:.4f}" if drop > 0 else f"rises by {-drop:.4f}" if drop < 0 else "stays the same"
     detail = (
-        f"{name} {moved} ({reference.metric[name]:.4f} to {metric[name]:.4f} on {len(reference.scored)} labelled "
+        f"{name} {moved} ({reference.metric[name]:.4f} to {metric[name]:.4f} on {reference.n_scored} labelled "
         f"texts); at most {limits.max_drop:g} down wanted"
     )
     return [Check("metric", status, drop, limits.max_drop, detail)]
@@ -204,6 +210,17 @@ def _same(source: "TorchModel", reference: Reference, answers: Answers) -> list[
     found = source.task.decisions(answers.judged)
     pairs = zip(reference.decisions, found, strict=True)
     return [0.0 if i in answers.faults else source.task.same(a, b) for i, (a, b) in enumerate(pairs)]
+
+
+def _firsts(answers: Answers) -> list[int]:
+    """Return where the first window of each text stands."""
+    seen, made = set(), []
+    for i, one in enumerate(answers.judged):
+        text = replace(one.example, window=0)
+        if not one.example.window or text not in seen:
+            made.append(i)
+        seen.add(text)
+    return made
 
 
 def _unasked(reference: Reference) -> list[Probe]:

@@ -14,6 +14,7 @@ from converter.validate.explain import explain
 from converter.validate.interface import check_inputs, check_outputs, check_tokenizer
 from converter.validate.speed import measure_speed, not_worth_it, time_lengths
 from converter.validate.stability import check_stability
+from converter.validate.texts import text_facts
 from converter.validate.vocabulary import as_seen_by, vocabulary_facts
 from converter.validate.zeros import zeros_facts
 
@@ -52,11 +53,11 @@ def evaluate_package(
         check_outputs(runner, shown, reference),
         check_tokenizer(bundle.folder, shown, reference.probes),
         *device,
+        *([reference.owner] if reference.owner else []),
     ]
-    facts = _facts(runner, bundle, source, reference)
-    facts |= vocabulary_facts(bundle.source, source, ctx.reference, reference) | zeros_facts(
-        bundle, target.product_weights(bundle)
-    )
+    facts = _facts(runner, bundle, source, reference) | text_facts(shown, reference)
+    facts |= vocabulary_facts(bundle.source, source, ctx.reference, reference)
+    facts |= zeros_facts(bundle, target.product_weights(bundle))
     if any(c.status is Status.FAIL for c in doors[:2]):
         return unjudged(doors, reference, facts)
     try:

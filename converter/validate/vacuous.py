@@ -47,8 +47,13 @@ def at_chance(reference: "Reference", task: "Task") -> str | None:
     # Written so that a NaN score (Spearman of a constant) is not better than chance.
     if found > reference.chance + CHANCE_MARGIN * (1 - reference.chance):
         return None
+    if reference.chance >= 1:
+        return (
+            f"the labels of all {reference.n_scored} texts are alike, so that a model which always says the same "
+            f"scores {task.metric_name} 1 too: give --eval a file with labels of every kind"
+        )
     return (
-        f"the source itself scores {task.metric_name} {found:.4f} on {len(reference.scored)} labelled texts, no better "
+        f"the source itself scores {task.metric_name} {found:.4f} on {reference.n_scored} labelled texts, no better "
         f"than chance ({reference.chance:.4f}): are these labels the model's?"
     )
 

@@ -1,6 +1,6 @@
 """The ONNX folders, opened unchanged by the clients that people have, answer as our own runner does.
 
-The clients' environments are made by `benchmarks/clients.py`; where one is absent its tests are skipped, visibly.
+`make clients` makes their environments; where one is absent its tests are skipped, and the end of the run says so.
 """
 
 import json
@@ -23,7 +23,6 @@ from converter.registry import target_class
 from converter.stage import Context, run_stages
 from tests.tiny import SENTENCES, make_tiny_sentence_transformer
 
-CACHE = Path("~/.cache/plm-export-clients").expanduser()
 HERE = Path(__file__).parent
 LONG = " ".join(SENTENCES[:8])
 TEXTS: list[tuple[str, str | None]] = [
@@ -37,22 +36,6 @@ TEXTS: list[tuple[str, str | None]] = [
 Answers = dict[str, Any]
 
 pytestmark = pytest.mark.client
-
-
-@pytest.fixture(scope="session")
-def node_modules() -> Path:
-    folder = Path(os.environ.get("PLM_EXPORT_NODE_MODULES", CACHE / "js" / "node_modules"))
-    if not (folder / "@huggingface" / "transformers").is_dir():
-        pytest.skip("transformers.js is not there: python benchmarks/clients.py sets it up")
-    return folder
-
-
-@pytest.fixture(scope="session")
-def client_python() -> Path:
-    python = Path(os.environ.get("PLM_EXPORT_OPTIMUM_PYTHON", CACHE / "python" / "bin" / "python"))
-    if not python.is_file():
-        pytest.skip("Optimum's environment is not there: python benchmarks/clients.py sets it up")
-    return python
 
 
 @pytest.fixture(scope="session")

@@ -1,11 +1,10 @@
 """MediaPipe Tasks opens the variant unmodified, and answers as the package does.
 
-Its Python is one of its own (mediapipe 1.2.2), which `benchmarks/clients.py` makes; `PLM_EXPORT_MEDIAPIPE_PYTHON` names
-another. Where there is none, these tests are skipped, visibly.
+Its Python is one of its own (mediapipe 1.2.2), which `make clients` makes; `PLM_EXPORT_MEDIAPIPE_PYTHON` names another.
+Where there is none, these tests are skipped, and the end of the run says so.
 """
 
 import json
-import os
 import subprocess
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -26,7 +25,6 @@ from converter.tflite.mediapipe.variant import MEDIAPIPE_FILE, write_mediapipe
 from tests.tiny import SENTENCES, save_tiny
 
 pytestmark = pytest.mark.client
-CACHE = Path("~/.cache/plm-export-clients").expanduser()
 SST2 = Path(__file__).parents[3] / "shared" / "models" / "sst2-minilm"
 LENGTHS = (10, 24)
 HARD_LENGTHS = (10, 128)
@@ -49,14 +47,6 @@ embedder = text.TextEmbedder.create_from_options(options)
 made = [embedder.embed(t).embeddings[0].embedding for t in json.load(sys.stdin)]
 print(json.dumps([[float(x) for x in row] for row in made]))
 """
-
-
-@pytest.fixture(scope="session")
-def mediapipe_python() -> Path:
-    python = Path(os.environ.get("PLM_EXPORT_MEDIAPIPE_PYTHON", CACHE / "mediapipe" / "bin" / "python"))
-    if not python.is_file():
-        pytest.skip("MediaPipe's environment is not there: python benchmarks/clients.py sets it up")
-    return python
 
 
 def variant(source: TorchModel, work: Path, *, int8: bool = False, lengths: tuple[int, ...] = LENGTHS) -> Path:

@@ -68,6 +68,7 @@ def test_shared_layers_stay_shared_in_the_file(tiny: Callable[..., Path], tmp_pa
     assert weights < source.size_bytes * 1.05
 
 
+@pytest.mark.usefixtures("exported_anew")
 def test_exporting_again_gives_the_same_bytes_and_leaves_the_source_as_it_was(
     tiny: Callable[..., Path], tmp_path: Path
 ) -> None:

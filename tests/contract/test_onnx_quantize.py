@@ -232,7 +232,7 @@ def _scaled(given: OnnxModel, factor: float, folder: Path) -> OnnxModel:
     model.graph.outputs[0] = second.outputs[0]
     path = folder / "scaled.onnx"
     write_onnx(model, path)
-    return dataclasses.replace(given, path=path)
+    return dataclasses.replace(given, files={MODEL: path})
 
 
 @pytest.mark.parametrize(

@@ -259,6 +259,7 @@ def test_lowering_refers_to_weights_and_folds_none(
     assert not computes_constants(made.path)
 
 
+@pytest.mark.usefixtures("exported_anew")
 def test_the_same_model_gives_the_same_bytes(bert: TfliteModel, ctx: Context) -> None:
     assert run_stage(LowerTflite(LENGTHS), bert.source, ctx)[0].path.read_bytes() == bert.path.read_bytes()
 

@@ -1,5 +1,6 @@
 """`plm-export` as its users start it: a process, its streams, its exit code, and what is on disk afterwards."""
 
+import contextlib
 import json
 import os
 import signal
@@ -39,6 +40,15 @@ def plm_export(*argv: str, cwd: Path) -> tuple[int, str, str]:
     return process.returncode, out, err
 
 
+def in_this_process(capfd: pytest.CaptureFixture[str], *argv: str, cwd: Path) -> tuple[int, str, str]:
+    """Run a command that another test starts as a process: seconds of imports are saved."""
+    capfd.readouterr()
+    with contextlib.chdir(cwd):
+        code = cli.run(argv)
+    said = capfd.readouterr()
+    return code, said.out, said.err
+
+
 @pytest.fixture(scope="module")
 def exported(tiny: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any, str]:
     """Export a tiny model once with `--json`: the output folder, the document, stderr."""
@@ -64,17 +74,19 @@ def test_libraries_are_not_heard(exported: tuple[Path, Any, str]) -> None:
     assert not any(word in exported[2].lower() for word in ("warning", "deprecat", "loading weights", "torch"))
 
 
-def test_a_package_is_verified_inspected_compared_and_timed(exported: tuple[Path, Any, str]) -> None:
+def test_a_package_is_verified_inspected_compared_and_timed(
+    exported: tuple[Path, Any, str], capfd: pytest.CaptureFixture[str]
+) -> None:
     out = exported[0]
     code, said, _ = plm_export("verify", "out", cwd=out.parent)
     assert (code, said[:4]) == (0, "PASS")
-    code, said, _ = plm_export("inspect", "out", cwd=out.parent)
+    code, said, _ = in_this_process(capfd, "inspect", "out", cwd=out.parent)
     assert code == 0
     assert "gate        PASS, agreement 100 %" in said
-    assert plm_export("diff", "out/cpu-int8", "out/cpu-int8", cwd=out.parent)[:2] == (0, "no difference\n")
-    code, said, _ = plm_export(
-        "bench", "out", "--lengths", "16", "--seconds", "0.05", "--cold", "--json", cwd=out.parent
-    )
+    same = in_this_process(capfd, "diff", "out/cpu-int8", "out/cpu-int8", cwd=out.parent)
+    assert same[:2] == (0, "no difference\n")
+    flags = ("--lengths", "16", "--seconds", "0.05", "--cold", "--json")
+    code, said, _ = in_this_process(capfd, "bench", "out", *flags, cwd=out.parent)
     row = json.loads(said)[0]
     assert code == 0
     assert (row["length"], row["threads"]) == (16, 1)
@@ -85,27 +97,33 @@ def test_a_package_is_verified_inspected_compared_and_timed(exported: tuple[Path
     assert 0 < row["peak_mb"] < 100
 
 
-def test_a_changed_package_is_damaged(exported: tuple[Path, Any, str], tmp_path: Path) -> None:
+def test_a_changed_package_is_damaged(
+    exported: tuple[Path, Any, str], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     import shutil
 
     shutil.copytree(exported[0], tmp_path / "out")
     with (tmp_path / "out" / "cpu-int8" / "config.json").open("a") as file:
         file.write(" ")
-    code, said, err = plm_export("verify", "out/cpu-int8", cwd=tmp_path)
+    code, said, err = in_this_process(capfd, "verify", "out/cpu-int8", cwd=tmp_path)
     assert code == 6
     assert said.startswith("FAIL")
     assert "config.json has changed" in err
 
 
-def test_the_recipe_that_is_saved_runs_again(exported: tuple[Path, Any, str]) -> None:
-    code, said, _ = plm_export("--recipe", "recipe.toml", "--dry-run", "--json", cwd=exported[0])
+def test_the_recipe_that_is_saved_runs_again(
+    exported: tuple[Path, Any, str], capfd: pytest.CaptureFixture[str]
+) -> None:
+    code, said, _ = in_this_process(capfd, "--recipe", "recipe.toml", "--dry-run", "--json", cwd=exported[0])
     assert code == 0
     assert json.loads(said) == exported[1]["recipe"]
 
 
-def test_an_output_in_use_is_left_alone(exported: tuple[Path, Any, str], tiny: Callable[..., Path]) -> None:
+def test_an_output_in_use_is_left_alone(
+    exported: tuple[Path, Any, str], tiny: Callable[..., Path], capfd: pytest.CaptureFixture[str]
+) -> None:
     before = sorted(exported[0].parent.rglob("*"))
-    code, _, err = plm_export(str(tiny()), "-o", "out", cwd=exported[0].parent)
+    code, _, err = in_this_process(capfd, str(tiny()), "-o", "out", cwd=exported[0].parent)
     assert code == 2
     assert "--force" in err
     assert sorted(exported[0].parent.rglob("*")) == before

@@ -146,6 +146,7 @@ def test_a_sentence_model_goes_the_whole_way(tiny_sentence_transformer: Path, tm
     assert "sentence_embedding" in [s.name for s in open_package(tmp_path / "out" / "cpu-int8").outputs]
 
 
+@pytest.mark.usefixtures("exported_anew")
 def test_the_saved_recipe_makes_the_same_packages_again(tiny: Callable[..., Path], texts: Path, tmp_path: Path) -> None:
     given = recipe(tiny(layers=1), TARGETS[:2], compress=SHORTENED, limits=RELAXED, calibration=str(texts), seed=3)
     first = convert(given, tmp_path / "first")

@@ -77,10 +77,10 @@ def test_labels_are_names_or_indices_and_names_win(tmp_path: Path) -> None:
 
 def test_multi_label_rows_are_names_indices_or_flags(tmp_path: Path) -> None:
     emotions = task(labels=("joy", "anger", "fear"), problem_type="multi_label_classification")
-    rows = [["joy", "fear"], [2], [0, 1, 1], [], "anger, joy", "[0, 2]"]
+    rows = [["joy", "fear"], [2], [0, 1], [], "anger, joy", "[0, 2]"]
     content = "".join(json.dumps({"text": "a", "labels": v}) + "\n" for v in rows)
     found = [e.label for e in read_examples(write(tmp_path, "a.jsonl", content), emotions)]
-    assert found == [(1, 0, 1), (0, 0, 1), (0, 1, 1), (0, 0, 0), (1, 1, 0), (1, 0, 1)]
+    assert found == [(1, 0, 1), (0, 0, 1), (1, 1, 0), (0, 0, 0), (1, 1, 0), (1, 0, 1)]
 
 
 def test_scores_are_numbers(tmp_path: Path) -> None:

@@ -19,6 +19,8 @@ MASK = 4
 class Task:
     """Encodes a text of n words as n tokens; masks are those that say so."""
 
+    prompt: str = ""
+
     def encode(self, _tokenizer: object, example: Example, _max_length: int) -> Encoding:
         ids = np.array([MASK if w == "M" else 7 for w in example.text.split()])
         masked = tuple((i, -1) for i, x in enumerate(ids) if x == MASK)

@@ -12,4 +12,4 @@ def test_every_class_has_one_line_in_labels_txt(tiny: Callable[..., Path], tmp_p
     names = {0: "good, very", 1: "two\nlines", 2: "ünd"}
     source = load_source(str(tiny(layers=1, id2label=names, label2id={v: k for k, v in names.items()})))
     write_model_files(source, tmp_path, {})
-    assert (tmp_path / "labels.txt").read_text(encoding="utf-8").splitlines() == ["good, very", "two lines", "ünd"]
+    assert (tmp_path / "labels.txt").read_text(encoding="utf-8").splitlines() == ["good, very", "two\\nlines", "ünd"]

@@ -1,6 +1,7 @@
 """Scores against golden values that were worked out by hand."""
 
 import math
+import random
 from typing import Any
 
 import pytest
@@ -126,3 +127,46 @@ def test_a_sentence_with_missing_tags_is_an_error() -> None:
 
 def test_scores_are_finite() -> None:
     assert all(math.isfinite(v) for v in metrics.entity_scores([["O"]], [["B-X"]]).values())
+
+
+SCHEMES = {"iob2": "BIIB", "iobes": "BIES", "bilou": "BILU", "io": "IIII"}
+"""Prefixes of an entity's first, inner and last word, and of its only one."""
+
+
+def _tagged(scheme: str) -> tuple[list[list[str]], list[list[str]]]:
+    """Return sentences of random entities, and other tags for two of five of them, cut where the sentence ends."""
+    first, inner, last, only = SCHEMES[scheme]
+    rng = random.Random(7)
+
+    def sentence() -> list[str]:
+        tags: list[str] = []
+        while len(tags) < 12:
+            size, kind = rng.choice((0, 0, 1, 2, 3)), rng.choice(("PER", "LOC"))
+            prefixes = only if size == 1 else first + inner * (size - 2) + last if size else ""
+            tags += [f"{p}-{kind}" for p in prefixes] or ["O"]
+        return tags
+
+    gold = [sentence() for _ in range(40)]
+    return gold, [g if rng.random() < 0.6 else (sentence() * 2)[: len(g)] for g in gold]
+
+
+@pytest.mark.parametrize(
+    ("scheme", "of_seqeval"), [("iob2", 0.5203252032520325), ("iobes", 0.5203252032520325), ("io", 0.5107913669064749)]
+)
+def test_entities_of_each_scheme_score_as_in_seqeval(scheme: str, of_seqeval: float) -> None:
+    """Recorded of seqeval 1.2.2, `f1_score(gold, found)`."""
+    assert metrics.entity_scores(*_tagged(scheme))["f1"] == pytest.approx(of_seqeval, abs=1e-12)
+
+
+def test_bilou_scores_as_the_same_entities_do_in_other_schemes() -> None:
+    """seqeval's default takes U- and L- for nothing and scores otherwise; its strict mode drops what is cut off."""
+    scored = {scheme: metrics.entity_scores(*_tagged(scheme)) for scheme in ("bilou", "iobes", "iob2")}
+    assert scored["bilou"] == scored["iobes"] == scored["iob2"]
+
+
+def test_another_order_of_classes_is_found_where_it_fits_far_better() -> None:
+    wanted = [0, 1, 2] * 20
+    assert metrics.renumbered(wanted, [(w + 1) % 3 for w in wanted], 3) == ([1, 2, 0], 0.0, 1.0)
+    assert metrics.renumbered(wanted, wanted, 3) is None
+    assert metrics.renumbered(wanted[:9], [(w + 1) % 3 for w in wanted[:9]], 3) is None  # luck, perhaps
+    assert metrics.renumbered([0] * 60, [1] * 60, 2) is None  # no better than always saying the same

@@ -17,7 +17,7 @@ import pytest
 
 from converter.commands import cli
 from converter.errors import UsageError
-from converter.package.manifest import output_commit
+from converter.package import output_commit
 from converter.package.output_commit import rename_new
 from converter.package.output_folder import Output, resume_folder
 from tests.unit.test_output import begins, make, tree
@@ -359,5 +359,5 @@ def test_a_kill_at_any_moment_loses_nothing_and_the_next_run_works() -> None:
 
 
 def test_kills_are_seen_to_lose_something_where_nothing_is_undone() -> None:
-    broken = "from converter import output_commit as c\nc.Beside.undo = c.Inside.undo = lambda self: []"
+    broken = "from converter.package import output_commit as c\nc.Beside.undo = c.Inside.undo = lambda self: []"
     assert kills("--kills", "60", "--seed", "1", code=broken)["faults"]

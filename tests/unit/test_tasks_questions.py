@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from converter.data.encode import encode_question
+from converter.data.encode import encode_question, question_stride
 from converter.examples import Answer, Encoding, Example
 from converter.registry import task_class
 from converter.task import Judged, Task
@@ -49,16 +49,27 @@ def test_the_gold_tokens_give_the_gold_text_back(tokenizers: dict[str, Any], fam
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_a_long_context_is_cut_and_the_question_kept(tokenizers: dict[str, Any], family: str) -> None:
+def test_a_long_context_is_read_in_windows_that_all_hold_the_question(tokenizers: dict[str, Any], family: str) -> None:
     tokenizer = tokenizers[family]
-    found = encode_question(tokenizer, Example(QUESTION, CONTEXT * 20), 40)
-    assert found.length == 40
-    assert found.truncated
+    long = CONTEXT * 20
+    windows = task().windows(tokenizer, Example(QUESTION, long), 40)
     question = tokenizer(QUESTION, add_special_tokens=False)["input_ids"]
-    kept = [int(i) for i, s in zip(found.inputs["input_ids"], found.sequence_ids, strict=True) if s == 0]
-    assert kept == question
-    # A question that is too long by itself is cut too: something is answered, nothing raised.
-    assert encode_question(tokenizer, Example(QUESTION * 40, CONTEXT), 40).length <= 40
+    covered: set[int] = set()
+    for window in windows:
+        found = encode_question(tokenizer, window, 40)
+        assert found.length == 40 or window is windows[-1]
+        assert not found.truncated
+        kept = [int(i) for i, s in zip(found.inputs["input_ids"], found.sequence_ids, strict=True) if s == 0]
+        assert kept == question
+        own = [o for o, s in zip(found.offsets, found.sequence_ids, strict=True) if s == 1]
+        overlap = covered & {i for begin, end in own for i in range(begin, end)}
+        assert overlap or window.window == 0
+        covered |= {i for begin, end in own for i in range(begin, end)}
+    assert {i for i, c in enumerate(long) if not c.isspace()} <= covered
+    # A question that is too long by itself is cut, and said to be: something is answered, nothing raised.
+    cut = encode_question(tokenizer, Example(QUESTION * 40, CONTEXT), 40)
+    assert cut.length <= 40
+    assert cut.truncated
 
 
 def test_an_answer_lies_in_the_context_in_order_and_is_not_long(tokenizers: dict[str, Any]) -> None:
@@ -139,3 +150,95 @@ def test_losses_leave_padding_out_and_fall_towards_the_gold(tokenizers: dict[str
     assert int(logits.grad[0].argmin()) == token_span(example.label, encoding)[0]  # type: ignore[arg-type]
     assert bool((logits.grad[0, encoding.length :] == 0).all())
     assert task().hard_loss(teacher, [(Example(QUESTION, CONTEXT), encoding)]) is None
+
+
+# Windows
+
+
+def of_windows(windows: tuple[Example, ...], tokenizer: Any, seed: int, max_length: int) -> list[Judged]:
+    rng = np.random.default_rng(seed)
+    made = []
+    for window in windows:
+        encoding = encode_question(tokenizer, window, max_length)
+        outputs = {n: rng.normal(0, 2, encoding.length).astype(np.float32) for n in ("start_logits", "end_logits")}
+        for logits in outputs.values():
+            logits[0] += seed % 3 * 3
+        made.append(Judged(window, encoding, outputs))
+    return made
+
+
+def as_the_pipeline_answers(judged: list[Judged]) -> tuple[str, bool]:
+    """Answer as transformers 4.57 does with `handle_impossible_answer=True, align_to_words=False`, in loops."""
+    answers: dict[str, float] = {}
+    texts: dict[str, str] = {}
+    null = 1e6
+    for one in judged:
+        kept = [0] + [i for i, s in enumerate(one.encoding.sequence_ids) if s == 1]
+        start, end = (np.exp(one.outputs[n][kept].astype(np.float64)) for n in ("start_logits", "end_logits"))
+        start, end = start / start.sum(), end / end.sum()
+        null = min(null, start[0] * end[0])
+        spans = [(start[i] * end[k], i, k) for i in range(1, len(kept)) for k in range(i, min(len(kept), i + 15))]
+        score, i, k = max(spans)
+        offsets = one.encoding.offsets
+        text = (one.example.pair or "")[offsets[kept[i]][0] : offsets[kept[k]][1]].strip()
+        texts.setdefault(text.lower(), text)
+        answers[text.lower()] = answers.get(text.lower(), 0.0) + score
+    best = max(answers, key=lambda text: answers[text])
+    return texts[best], null > answers[best]
+
+
+@pytest.mark.parametrize("family", ["bert", "roberta"])
+def test_windows_are_answered_as_transformers_pipeline_does(tokenizers: dict[str, Any], family: str) -> None:
+    nulls = 0
+    for seed in range(30):
+        example = Example(QUESTION, CONTEXT * (1 + seed % 4))
+        made = of_windows(task().windows(tokenizers[family], example, 40), tokenizers[family], seed, 40)
+        text, null = as_the_pipeline_answers(made)
+        assert [(d.text, d.null) for d in task().decisions(made)] == [(text, null)] * len(made)
+        nulls += null
+    assert 0 < nulls < 30
+
+
+def test_the_same_words_in_two_windows_count_together_and_one_null_window_is_not_enough(
+    tokenizers: dict[str, Any],
+) -> None:
+    tokenizer = tokenizers["bert"]
+    windows = task().windows(tokenizer, Example(QUESTION, "the " * 50 + "lake"), 40)
+    encodings = [encode_question(tokenizer, w, 40) for w in windows]
+    last = encodings[-1].length - 2
+    places = [*([6] * (len(windows) - 1)), last]
+    made = [judged(e, w, at, at) for e, w, at in zip(encodings, windows, places, strict=True)]
+    for logits in made[-1].outputs.values():
+        logits[last] += 1.0
+    assert [task().decisions([one])[0].text for one in made] == ["the"] * (len(made) - 1) + ["lake"]
+    assert {d.text for d in task().decisions(made)} == {"the"}  # less likely in each window, likelier in all
+    made[0] = judged(encodings[0], windows[0], 6, 6, null=9.0)
+    assert task().decisions(made[:1])[0].null
+    assert not task().decisions(made)[0].null
+
+
+def test_the_metric_is_of_texts_not_of_windows(tokenizers: dict[str, Any]) -> None:
+    long = "x " * 60 + CONTEXT
+    example = Example(QUESTION, long, label=Answer(("Anna Miller",), (120,)))
+    windows = task().windows(tokenizers["bert"], example, 40)
+    made = []
+    for window in windows:
+        encoding = encode_question(tokenizers["bert"], window, 40)
+        first, last = token_span(example.label, encoding)  # type: ignore[arg-type]
+        made.append(judged(encoding, window, first or 9, last or 9, null=-9.0))
+        if not first:
+            made[-1].outputs["start_logits"][:] = 0  # type: ignore[index]
+    assert task().metric(made) == {"f1": 1.0, "exact_match": 1.0}
+    short = Example(QUESTION, "nobody", label=Answer(("nobody",), (0,)))
+    encoding = encode_question(tokenizers["bert"], short, 40)
+    wrong = Judged(short, encoding, {n: -np.ones(encoding.length, dtype=np.float32) for n in made[0].outputs})
+    assert task().metric([*made, wrong])["f1"] in {0.5, 1.0}
+    none = Example("?", "x", label=Answer((), ()))
+    assert "no question" in task().metric_notes([judged(encode_question(tokenizers["bert"], none, 9), none, 0, 0)])[0]
+
+
+def test_a_long_question_leaves_windows_that_still_move() -> None:
+    assert question_stride(384, 360) == 128
+    assert question_stride(64, 40) == 20
+    assert question_stride(64, 61) == 32
+    assert all(question_stride(64, room) < room for room in range(1, 64))

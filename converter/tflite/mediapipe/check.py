@@ -13,6 +13,7 @@ import numpy as np
 
 from converter.artifact import Bundle
 from converter.graphs import MODEL
+from converter.model_folder.labels import label_line
 from converter.stage import Context
 from converter.tflite.file import read_flat, text
 from converter.tflite.lengths.trial import try_lengths
@@ -119,7 +120,7 @@ def wrong_around(path: Path, source: "TorchModel") -> str:
         return "its metadata are not those of the model"
     files = {VOCABULARY: vocabulary_of(source.tokenizer)}
     if scores_of(source) is not None:
-        files[LABELS] = list(source.task.labels)
+        files[LABELS] = [label_line(name) for name in source.task.labels]
     try:
         with zipfile.ZipFile(path) as archive:
             packed = [e.filename for e in archive.infolist() if e.compress_type != zipfile.ZIP_STORED]

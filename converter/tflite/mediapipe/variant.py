@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from converter.model_folder.labels import label_line
 from converter.task import NoClientForm
 from converter.tflite.file import add_buffer, add_tensor, read_flat, shape_of, text, write_flat
 from converter.tflite.lengths.stamp import NotAlike, stamp
@@ -56,7 +57,7 @@ def write_mediapipe(model: Path, source: "TorchModel", path: Path) -> None:
     made.metadata = [*(made.metadata or ()), MetadataT(NAME, held)]
     # MediaPipe knows no weights but those in the tables.
     write_flat(made, path, inline=True)
-    labels = [] if scores is None else [(LABELS, "\n".join(source.task.labels) + "\n")]
+    labels = [] if scores is None else [(LABELS, "".join(f"{label_line(n)}\n" for n in source.task.labels))]
     append_files(path, [(VOCABULARY, "\n".join(vocabulary) + "\n"), *labels])
 
 

@@ -1,0 +1,55 @@
+"""What of the judged texts was read: how many were cut at the longest input, and how many were read in windows."""
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from converter.data.probes import is_edge
+
+if TYPE_CHECKING:
+    from converter.artifact import TorchModel
+    from converter.examples import Example
+    from converter.reference import Reference
+
+LENGTHS = "lengths"
+NOTES = "notes"
+
+
+def text_facts(source: "TorchModel", reference: "Reference") -> dict[str, Any]:
+    """Return `lengths` (of the user's texts, or our ordinary ones: edge cases are long by intent) and `notes`."""
+    cut: dict[Example, bool] = {}
+    windows: dict[Example, int] = {}
+    for probe in (*reference.probes, *reference.scored):
+        if is_edge(probe.example):
+            continue
+        text = replace(probe.example, window=0) if probe.example.window else probe.example
+        cut[text] = cut.get(text, False) or probe.encoding.truncated
+        windows[text] = max(windows.get(text, 0), probe.example.window + 1)
+    found = {
+        "max_length": source.max_length,
+        "texts": len(cut),
+        "cut": sum(cut.values()),
+        "in_windows": sum(n > 1 for n in windows.values()),
+    }
+    return {LENGTHS: found, NOTES: list(reference.notes)}
+
+
+def said_of_lengths(found: dict[str, Any] | None) -> str:
+    """Return the sentence on texts that were too long; empty where all were read whole at once.
+
+    >>> said_of_lengths({"max_length": 128, "texts": 400, "cut": 3, "in_windows": 0})
+    '3 of 400 texts are longer than 128 tokens and were cut there: what follows is not read'
+    """
+    if not found:
+        return ""
+    parts = []
+    if found["cut"]:
+        parts.append(
+            f"{found['cut']} of {found['texts']} texts are longer than {found['max_length']} tokens and were cut "
+            "there: what follows is not read"
+        )
+    if found["in_windows"]:
+        parts.append(
+            f"{found['in_windows']} of {found['texts']} contexts are longer than {found['max_length']} tokens with "
+            "their question and were read in overlapping windows: the best answer of all windows counts"
+        )
+    return "; ".join(parts)

@@ -1,0 +1,35 @@
+"""Where the clients' environments are: in `$PLM_EXPORT_CLIENTS`, which `make clients` fills, or named one by one."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from tests.clients.environments import why_absent
+
+FOLDER = Path(os.environ.get("PLM_EXPORT_CLIENTS") or "~/.cache/plm-export-clients").expanduser()
+
+
+@pytest.fixture(scope="session")
+def node_modules() -> Path:
+    return _place("transformers.js", "PLM_EXPORT_NODE_MODULES", "js", "node_modules")
+
+
+@pytest.fixture(scope="session")
+def client_python() -> Path:
+    return _place("Optimum and sentence-transformers", "PLM_EXPORT_OPTIMUM_PYTHON", "python", "bin/python")
+
+
+@pytest.fixture(scope="session")
+def mediapipe_python() -> Path:
+    return _place("MediaPipe", "PLM_EXPORT_MEDIAPIPE_PYTHON", "mediapipe", "bin/python")
+
+
+def _place(client: str, variable: str, name: str, path: str) -> Path:
+    """Return where a client is. Skips the test where it is nowhere: the end of the run says so, and why."""
+    if variable in os.environ:
+        return Path(os.environ[variable])
+    why = why_absent(FOLDER / name)
+    if why is not None:
+        pytest.skip(f"{client}: {why}")
+    return FOLDER / name / path

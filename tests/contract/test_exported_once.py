@@ -1,0 +1,71 @@
+"""What tests share is what the exporters made, and never of another module."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+import torch
+
+from converter.examples import Example
+from converter.model_folder.load import load_source
+from converter.onnx.export import ExportOnnx
+from converter.stage import Context, run_stage
+from tests.exported_once import Shared
+from tests.tiny import SENTENCES
+
+
+def test_a_shared_export_is_the_exporters_own(tiny: Callable[..., Path], exporters: Shared, tmp_path: Path) -> None:
+    made = []
+    for name, shared in (("once", True), ("again", True), ("anew", False)):
+        exporters.on, read = shared, exporters.read
+        work = tmp_path / name
+        work.mkdir()
+        ctx = Context(work=work, calibration=tuple(Example(s) for s in SENTENCES))
+        made.append(
+            onnx.load(str(run_stage(ExportOnnx(), load_source(str(tiny("bert", layers=1))), ctx)[0].path)).graph
+        )
+    assert exporters.read == read
+    assert exporters.read > 0
+    for graph in made[:2]:
+        assert graph.node == made[2].node
+        for found, wanted in zip(graph.initializer, made[2].initializer, strict=True):
+            a, b = onnx.numpy_helper.to_array(found), onnx.numpy_helper.to_array(wanted)
+            np.testing.assert_allclose(a, b, rtol=0, atol=1e-6, err_msg=found.name)
+
+
+def _weight(module: Any) -> None:
+    with torch.no_grad():
+        module.bert.pooler.dense.bias[0] += 1e-6
+
+
+def _configuration(module: Any) -> None:
+    module.config.layer_norm_eps = 1e-9
+
+
+def _attribute(module: Any) -> None:
+    module.bert.encoder.layer[0].attention.self.scaling *= 2
+
+
+def _mode(module: Any) -> None:
+    module.train()
+
+
+@pytest.mark.parametrize("change", [_weight, _configuration, _attribute, _mode])
+def test_another_module_is_exported_for_itself(
+    change: Callable[[Any], None], tiny: Callable[..., Path], exporters: Shared
+) -> None:
+    keys = [exporters.path_of("onnx", load_source(str(tiny("bert", layers=1))).module, ()) for _ in range(2)]
+    module = load_source(str(tiny("bert", layers=1))).module
+    change(module)
+    assert keys[0] == keys[1]
+    assert keys[0] not in {None, exporters.path_of("onnx", module, ())}
+    assert keys[0] != exporters.path_of("onnx", module, ("another option",))
+
+
+def test_a_module_with_a_hook_of_a_test_is_not_shared(tiny: Callable[..., Path], exporters: Shared) -> None:
+    module = load_source(str(tiny("bert", layers=1))).module
+    module.register_forward_hook(lambda _module, _given, made: made)
+    assert exporters.path_of("onnx", module, ()) is None
