@@ -134,7 +134,7 @@ def test_forged_ids_are_not_the_tokenizers(package: Path) -> None:
     golden.ids[0]["input_ids"] = golden.ids[0]["input_ids"] + 1
     write_golden(golden, package)
     reseal(package, "golden.safetensors")
-    with pytest.raises(PackageDamaged, match="the tokenizer gives other input_ids"):
+    with pytest.raises(PackageDamaged, match="the tokenizer gives different input_ids"):
         verify(package)
 
 
