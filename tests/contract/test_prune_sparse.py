@@ -168,7 +168,7 @@ def test_nothing_left_of_a_layer_is_refused(source: TorchModel, tmp_path: Path) 
 
 def test_too_little_text_to_fit_to_is_refused(source: TorchModel, tmp_path: Path) -> None:
     stage = bind(ThresholdPruning, {"score": "obs"}, "test")
-    with pytest.raises(DataError, match="at least 128 are needed"):
+    with pytest.raises(DataError, match="needs at least 128"):
         stage.run(source, context(tmp_path, PLAIN[:2]))
     with pytest.raises(DataError, match="no text"):
         stage.run(source, context(tmp_path, ()))
