@@ -134,7 +134,7 @@ def test_forged_ids_are_not_the_tokenizers(package: Path) -> None:
     golden.ids[0]["input_ids"] = golden.ids[0]["input_ids"] + 1
     write_golden(golden, package)
     reseal(package, "golden.safetensors")
-    with pytest.raises(PackageDamaged, match="the tokenizer gives other input_ids"):
+    with pytest.raises(PackageDamaged, match="the tokenizer gives different input_ids"):
         verify(package)
 
 
@@ -182,7 +182,7 @@ def test_a_package_of_format_1_is_no_less_checked(package: Path) -> None:
     for changes, said in (
         ({"signature": None}, "graphs cannot be read"),
         ({"signature": {**table["signature"], "outputs": []}}, "the manifest says"),
-        ({"model_file": "gone.onnx"}, "lacks what every package has"),
+        ({"model_file": "gone.onnx"}, "required entries are missing from the manifest"),
     ):
         changed = table | changes
         changed[DIGEST] = _digest(changed)
