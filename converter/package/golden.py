@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from converter.target import Runner
 
 N_TEXTS = 16
+LATER_WINDOWS = 4
+"""One golden text in so many is a later window of a long context, where there are any."""
 MAX_VALUES = 2_000_000
 """Numbers of all outputs together (8 MB in float32): token vectors must not outweigh the model."""
 RANGE_FLOOR = 1e-6
@@ -78,7 +80,11 @@ def _only(reference: "Reference", chosen: Sequence[int]) -> "Reference":
 def choose(reference: "Reference", task: Task) -> list[int]:
     """Return at most `N_TEXTS` probes by index: short to long, of two answers at least where the source gives two."""
     order = sorted(range(len(reference.judged)), key=lambda i: reference.judged[i].encoding.length)
-    chosen = spread(order, N_TEXTS)
+    # Samples for devices read the first window of a text: most of what they are tested by must be such.
+    later = [i for i in order if reference.judged[i].example.window]
+    n_later = min(len(later), N_TEXTS // LATER_WINDOWS)
+    first = spread([i for i in order if not reference.judged[i].example.window], N_TEXTS - n_later)
+    chosen = sorted((*first, *spread(later, n_later)), key=order.index) if later else first
     while len(chosen) > 2 and sum(_n_values(reference.judged[i]) for i in chosen) > MAX_VALUES:
         chosen.remove(max(chosen, key=lambda i: _n_values(reference.judged[i])))
     if len(chosen) > 1 and task.distinct([reference.decisions[i] for i in chosen]) == 1:

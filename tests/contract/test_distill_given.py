@@ -49,7 +49,7 @@ def test_soft_labels_without_a_teacher_are_refused(student: TorchModel, ctx: Con
 def test_nothing_to_learn_by_is_refused(student: TorchModel, ctx: Context) -> None:
     unlabelled = tuple(replace(e, label=None) for e in TEXTS)
     stage = SoftLabels(soft_weight=0.0, hidden_weight=0.0, hard_weight=1.0)
-    with pytest.raises(UsageError, match="nothing to learn by"):
+    with pytest.raises(UsageError, match="no loss to train on"):
         stage.run(student, replace(ctx, calibration=unlabelled))
 
 
