@@ -69,7 +69,7 @@ def test_a_teacher_of_another_tokenization_is_refused(
     tiny: Callable[..., Path], student: TorchModel, ctx: Context
 ) -> None:
     other = load_source(str(tiny("roberta")))
-    with pytest.raises(UsageError, match="other tokens"):
+    with pytest.raises(UsageError, match="different tokenizers"):
         SoftLabels(relation_weight=1.0).run(student, replace(ctx, teacher=other))
     # What is learned from labels alone needs no teacher that reads alike.
     assert HardLabels(steps=1).run(student, replace(ctx, teacher=other)).facts["steps"] == 1
