@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from converter.reference import Reference
     from converter.stage import Context, Stage
     from converter.validate.checks import Check, Evaluation
+    from converter.validate.proof import ProofContext
 
 
 @dataclass(frozen=True)
@@ -138,9 +139,12 @@ class Target(ABC):
         return None
 
     def own_checks(
-        self, bundle: "Bundle", source: "TorchModel", reference: "Reference", runner: Runner, ctx: "Context"
+        self, bundle: "Bundle", source: "TorchModel", reference: "Reference", runner: Runner, proof: "ProofContext"
     ) -> "tuple[list[Check], dict[str, Any]]":
-        """Return what only this target's packages are tested for, and the facts found on the way."""
+        """Return what only this target's packages are tested for, and the facts found on the way.
+
+        `source` and `reference` are as the package sees them (`as_seen_by`); those of `proof` are the whole ones.
+        """
         return [], {}
 
     def accompany(

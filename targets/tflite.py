@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from converter.package.golden import Golden
     from converter.reference import Reference
     from converter.validate.checks import Check, Evaluation
+    from converter.validate.proof import ProofContext
 
 MODEL_FILE = "model.tflite"
 SEPARATE = frozenset({"float32", "fp16", "static"})
@@ -195,13 +196,13 @@ class Tflite(Target):
         return TfliteRunner(folder / MODEL_FILE, specs, threads)
 
     def own_checks(
-        self, bundle: Bundle, source: TorchModel, reference: "Reference", runner: Runner, ctx: Context
+        self, bundle: Bundle, source: TorchModel, reference: "Reference", runner: Runner, proof: "ProofContext"
     ) -> tuple[list["Check"], dict[str, Any]]:
         longest = min(source.max_length, runner.max_length or source.max_length)
         model = bundle.folder / bundle.files[MODEL]
         tokenizer, facts = Beside(bundle.folder).check(source, reference, longest)
-        checks, found = check_variant(bundle, source, reference, runner, ctx)
-        opinion, heard = second_opinion(model, source, reference, runner, ctx.work)
+        checks, found = check_variant(bundle, source, reference, runner, proof.progress)
+        opinion, heard = second_opinion(model, source, reference, runner, proof.work)
         graphs = {"graphs": "one behind all lengths" if has_shared_graph(model) else "one a signature"}
         if SHARED in bundle.left_out:
             graphs["not_shared"] = bundle.left_out[SHARED]

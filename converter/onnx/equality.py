@@ -102,14 +102,10 @@ def _real(
 
 
 def _encodings(source: "TorchModel", ctx: "Context") -> list[Encoding]:
-    """Return texts from short to long: the user's, else the probes, else token ids drawn at random."""
-    if ctx.calibration:
-        pool = ctx.calibration[:64]
-        found = [source.task.encode(source.tokenizer, e, source.max_length) for e in pool]
-    elif ctx.reference is not None:
-        found = [p.encoding for p in ctx.reference.probes[:64]]
-    else:
-        found = [_random(source, n, ctx.seed) for n in (3, 5, 8, 13, 21)]
+    """Return texts from short to long: the calibration text, else the held-out text, else token ids drawn at random."""
+    pool = (ctx.calibration or ctx.held_out)[:64]
+    found = [source.task.encode(source.tokenizer, e, source.max_length) for e in pool]
+    found = found or [_random(source, n, ctx.seed) for n in (3, 5, 8, 13, 21)]
     found = sorted((e for e in found if e.length <= source.max_length), key=lambda e: e.length)
     picked = np.unique(np.linspace(0, len(found) - 1, TEXTS).round().astype(int))
     return [found[i] for i in picked]

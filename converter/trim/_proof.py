@@ -77,9 +77,9 @@ def _columns(given: "TorchModel", made: "TorchModel") -> list[int]:
 
 def held_out(given: "TorchModel", made: "TorchModel", kept: set[str], ctx: "Context", n_shown: int) -> dict[str, Any]:
     """Count, on evaluation text that was not kept, what is split otherwise now, and show some of it."""
-    if ctx.reference is None:
+    if not ctx.held_out:
         return {"texts": 0}
-    judged = [p.example for p in (*ctx.reference.probes, *ctx.reference.scored) if not is_edge(p.example)]
+    judged = [e for e in ctx.held_out if not is_edge(e)]
     texts = [t for t in dict.fromkeys(texts_of(judged, given.tokenizer.mask_token, given.task.prompt)) if t not in kept]
     with ctx.progress.task("Splitting held-out text", total=len(texts)) as ticker:
         other = split_otherwise(given.tokenizer, made.tokenizer, texts, ticker)

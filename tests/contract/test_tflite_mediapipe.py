@@ -51,12 +51,12 @@ def variant(bert: TfliteModel, ctx: Context) -> Path:
     return path
 
 
-def _checked(bert: TfliteModel, folder: Path, ctx: Context, left_out: str = "") -> tuple[list[Check], dict[str, Any]]:
+def _checked(bert: TfliteModel, folder: Path, left_out: str = "") -> tuple[list[Check], dict[str, Any]]:
     probes = choose_probes((), builtin_examples(bert.source), 6)
     source = replace(bert.source, max_length=LENGTHS[-1])
     reference = capture_reference(source, probes, SILENT, ())
     bundle = Bundle(folder, {MODEL: "model.tflite"}, bert.source, {MEDIAPIPE_FILE: left_out})
-    return check_variant(bundle, source, reference, TfliteRunner(bert.path, source.specs), ctx)
+    return check_variant(bundle, source, reference, TfliteRunner(bert.path, source.specs), SILENT)
 
 
 def _changed(variant: Path, folder: Path, change: Callable[[Any], None], bert: TfliteModel) -> Path:
@@ -77,7 +77,7 @@ def test_it_answers_like_the_package(bert: TfliteModel, variant: Path, ctx: Cont
         assert archive.read("labels.txt").decode().splitlines() == list(bert.source.task.labels)
         assert len(archive.read("vocab.txt").decode().splitlines()) == len(bert.source.tokenizer)
     try_variant(bert, variant, ctx)
-    (check,), facts = _checked(bert, variant.parent, ctx)
+    (check,), facts = _checked(bert, variant.parent)
     assert check.status is Status.PASS, check
     assert facts["mediapipe"]["worst"] < 1e-5
 
@@ -106,7 +106,7 @@ def test_what_mediapipe_would_answer_otherwise_fails(
     bert: TfliteModel, variant: Path, ctx: Context, tmp_path: Path, change: Callable[[Any], None], said: str
 ) -> None:
     _changed(variant, tmp_path, change, bert)
-    (check,), _ = _checked(bert, tmp_path, ctx)
+    (check,), _ = _checked(bert, tmp_path)
     assert (check.status, said in check.detail) == (Status.FAIL, True), check
 
 
@@ -162,6 +162,6 @@ def test_what_mediapipe_has_no_form_for_is_left_out_and_said(
     with pytest.raises(Inexpressible, match="no shares of one"):
         scores_of(numbers)
     assert vocabulary_of(bert.source.tokenizer)
-    checks, facts = _checked(bert, tmp_path, ctx, left_out="its tokenizer is BPE")
+    checks, facts = _checked(bert, tmp_path, left_out="its tokenizer is BPE")
     assert checks == []
     assert facts["mediapipe"]["left_out"] == "its tokenizer is BPE"

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
     from converter.artifact import TorchModel
     from converter.reference import Reference
+    from converter.stage import Progress
     from converter.target import Runner
 
     Run = Callable[[Mapping[str, NDArray[np.int64]]], NDArray[np.float64]]
@@ -56,7 +57,7 @@ def try_variant(given: TfliteModel, path: Path, ctx: Context) -> None:
 
 
 def check_variant(
-    bundle: Bundle, source: "TorchModel", reference: "Reference", runner: "Runner", ctx: Context
+    bundle: Bundle, source: "TorchModel", reference: "Reference", runner: "Runner", progress: "Progress"
 ) -> tuple[list[Check], dict[str, Any]]:
     """Compare the variant with the package on texts of all lengths, and what lies around its graph with the model.
 
@@ -72,7 +73,7 @@ def check_variant(
     run = open_variant(path)
     probes = spread(reference.probes, TEXTS)
     distances = []
-    with ctx.progress.task("Comparing the MediaPipe variant", total=len(probes)) as ticker:
+    with progress.task("Comparing the MediaPipe variant", total=len(probes)) as ticker:
         for probe in probes:
             feed = feed_of(source, [probe.encoding])
             wanted = next(iter(runner.run(MODEL, feed).values())).astype(np.float64)
