@@ -21,8 +21,6 @@ ASKED_BY_A_PACKAGE = 2
 """Times that a package's proof reads every probe (alone, and fed otherwise) at about the source's pace."""
 EXPORT_COPIES = 3.0
 """What exporting takes of memory, in float32 weights (benchmarks/results/memory.json)."""
-TABLE_TARGET = "cpu-int8"
-"""The target whose runtime the table of milliseconds is timed in."""
 
 
 @dataclass(frozen=True)
@@ -110,8 +108,7 @@ def _step(name: str, before: Forecast, now: Forecast, recipe: "Recipe", speed: A
 
 def _speed(recipe: "Recipe", source: "TorchModel", ctx: Context) -> Any:
     """Return what tells the milliseconds of a forecast; None where there is no table for model and target."""
-    first = recipe.targets[0].name
-    if first != TABLE_TARGET or not forecast_of(source).widths or not ctx.calibration:
+    if not recipe.targets[0].timed or not forecast_of(source).widths or not ctx.calibration:
         return lambda _: None
     from converter.structured.forecast import table_of
 

@@ -95,6 +95,10 @@ class Target(ABC):
     """The order of its menu, its default first; quantizers that are not named here come before `none`."""
     auto: ClassVar[tuple[str, ...]] = ()
     """What `auto` tries, as typed behind `--quantize`; empty: the whole menu but `none`."""
+    default: ClassVar[bool] = False
+    """A run that names no target makes this one; one target has it."""
+    timed: ClassVar[bool] = False
+    """Its runtime is the one that `structured.timing` times sublayers in: their times are those of its packages."""
     input_dtype: ClassVar[str] = "int64"
     """What callers feed: every input of the package must be of this type."""
 

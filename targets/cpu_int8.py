@@ -33,6 +33,8 @@ class CpuInt8(Target):
     own = (unquantized(Limits(max_error=1e-4, agreement=0.999, stability=0.999)),)
     precisions = ("static", "dynamic", "none")
     auto = ("static", "dynamic")
+    default = True
+    timed = True
 
     def check_runtime(self) -> None:
         """ONNX Runtime is a core dependency."""

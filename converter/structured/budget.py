@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from converter.errors import RecipeError
+from converter.registry import target_class
 from converter.structured.costs import CostTable, latency_table, natural_lengths, size_table
 from converter.structured.kernels import Dimensions, Products
 from converter.surgery.count import n_parameters
@@ -14,9 +15,6 @@ if TYPE_CHECKING:
     from converter.artifact import TorchModel
     from converter.stage import Context
     from converter.structured.importance import Evidence
-
-TIMED_TARGET = "cpu-int8"
-"""Whose operators are timed, with ONNX Runtime on one thread, whatever the run's first target is."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +62,7 @@ def spend_time(
     """Return the spending of `milliseconds` a text, or of the model's own time over `speedup`.
 
     Times are those of ONNX Runtime on this machine at the lengths of the text, one thread, in the precision of the
-    run's first target; where that is not `cpu-int8` the facts say for what they stand in.
+    run's first target; where its target has another runtime, the facts say for what they stand in.
     """
     table = time_table(given, ctx, [e.length for batch in evidence.batches for _, e in batch])
     full = table.total([(p.n_heads, p.n_neurons) for p in family_of(given).layers(given.module)])
@@ -82,7 +80,7 @@ def time_table(given: "TorchModel", ctx: "Context", lengths: Sequence[int]) -> C
     widest = max(p.n_heads for p in parts), max(p.n_neurons for p in parts)
     dimensions = replace(_dimensions(given), one_token=reads_one_token(given))
     table = latency_table(dimensions, _products(ctx), widest, natural_lengths(lengths), ctx.progress)
-    if ctx.aim is not None and ctx.aim.target != TIMED_TARGET:
+    if ctx.aim is not None and not target_class(ctx.aim.target).timed:
         # Said, not hidden: another runtime has other kernels.
         table = replace(table, about={**table.about, "stands_in_for": ctx.aim.target})
     return table.times(dimensions.layers) if family.shares_layers else table

@@ -141,6 +141,14 @@ def in_blocks(path: Path) -> bool:
     return any(scale_tensors(t) for g in read_flat(path).subgraphs for t in g.tensors)
 
 
+def has_four_bits(path: Path) -> bool:
+    """Tell whether a file has weights of 4 bits, with one scale a row or a block."""
+    from ai_edge_litert.schema_py_generated import TensorType
+
+    tensors = (t for graph in read_flat(path).subgraphs for t in graph.tensors)
+    return any(t.type == TensorType.INT4 or scale_tensors(t) for t in tensors)
+
+
 def with_scale_tensors(quantization: Any, renumbered: Mapping[int, int]) -> Any:
     """Return a copy whose blocks' scales lie in other tensors."""
     made, details = copy.copy(quantization), copy.copy(quantization.details)

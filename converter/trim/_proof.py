@@ -10,6 +10,7 @@ from converter.errors import StageFailed
 from converter.examples import Example
 from converter.graphs import MODEL, VOCABULARY
 from converter.reference import encode_probes, run_probe, torch_run
+from converter.scoring.relative_error import relative_error
 from converter.surgery.token_usage import pieces, split_otherwise, texts_of
 from converter.validate.answers import shorten
 
@@ -60,7 +61,7 @@ def _compare_answers(given: "TorchModel", made: "TorchModel", examples: Sequence
         for name, value in wanted.items():
             kept = value[..., _columns(given, made)] if name in wide else value
             # Written so that NaN is another answer.
-            if not np.abs(found[name] - kept).max() <= NEARLY * max(float(np.ptp(value)), 1e-12):
+            if not relative_error(found[name], kept, float(np.ptp(value))) <= NEARLY:
                 raise StageFailed(
                     f"{name} of {shorten(old.example.text)!r} is another after trimming", where="trim.vocabulary"
                 )

@@ -13,11 +13,11 @@ import pytest
 from converter.device import beside
 from converter.device.facts import CLASS_NAMES, DeviceFacts, kind_of
 from converter.device.runtime import min_runtime_version
-from converter.device.samples import PACKAGE, cpp_text, has_four_bits, java_text, prose, swift_text, write_samples
+from converter.device.samples import PACKAGE, cpp_text, java_text, prose, swift_text, write_samples
 from converter.device.tables import NoTables
 from converter.errors import StageFailed
 from converter.tflite.builder import packed
-from converter.tflite.file import read_flat
+from converter.tflite.file import has_four_bits, read_flat
 from tests.contract.device_packages import KINDS, LENGTHS, STUBS, Made, build_demo, compiler, lines_of, run
 from tests.tiny import SENTENCES
 

@@ -61,7 +61,7 @@ class LowerTflite(Stage[TorchModel, TfliteModel]):
         except NotAlike as error:
             facts = {"stamped": False, "not_stamped": str(error)}
         facts |= {**_lowered(made, lengths, ctx), **_finished(made, None)}
-        return Outcome(made, facts | check_equal(made, ctx))
+        return Outcome(made, facts | check_lowered(made, ctx))
 
 
 def _stamped(made: TfliteModel, ctx: Context) -> dict[str, Any]:
@@ -77,7 +77,7 @@ def _stamped(made: TfliteModel, ctx: Context) -> dict[str, Any]:
     lowered = _lowered(made, (longest - 1, longest), ctx)
     try:
         facts = {"stamped": True, **lowered, **_finished(made, made.lengths)}
-        return facts | check_equal(made, ctx)
+        return facts | check_lowered(made, ctx)
     except (StageFailed, PackageDamaged, RuntimeError, ValueError) as error:
         # A constant that depends on the length otherwise than by its size, which the comparison finds.
         raise NotAlike(str(error)) from error
@@ -190,7 +190,7 @@ def computes_constants(path: Path) -> bool:
         return False
 
 
-def check_equal(made: TfliteModel, ctx: Context) -> dict[str, Any]:
+def check_lowered(made: TfliteModel, ctx: Context) -> dict[str, Any]:
     """Compare the file with PyTorch at every length, filled and padded; returns the facts.
 
     Raises:
