@@ -5,7 +5,7 @@ instead of all, a seventh of MiniLM's work. Exact: every operation that is narro
 """
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -21,6 +21,9 @@ from converter.tflite.file import (
 )
 from converter.tflite.positions import ints, operation
 
+if TYPE_CHECKING:
+    from converter.tflite.schema import Graph, Model, Operator, Tensor
+
 
 @dataclass(frozen=True)
 class Row:
@@ -34,7 +37,7 @@ Needs = dict[int, Row | None]
 """What an operation needs of its inputs, by position: one row, or (None) all."""
 
 
-def narrow(model: Any, graph: Any) -> int:
+def narrow(model: "Model", graph: "Graph") -> int:
     """Narrow a subgraph in place; returns how many operations were."""
     pass_ = _Pass(model, graph)
     pass_.demand()
@@ -42,7 +45,7 @@ def narrow(model: Any, graph: Any) -> int:
 
 
 class _Pass:
-    def __init__(self, model: Any, graph: Any) -> None:
+    def __init__(self, model: "Model", graph: "Graph") -> None:
         self.model, self.graph = model, graph
         self.wanted: dict[int, list[Row | None]] = {int(t): [None] for t in graph.outputs}
         self.narrowed: dict[int, tuple[Row, Needs]] = {}
@@ -79,18 +82,18 @@ class _Pass:
         self._reset_picks()
         return len(self.narrowed)
 
-    def _tensor(self, number: int) -> Any:
+    def _tensor(self, number: int) -> "Tensor":
         return self.graph.tensors[number]
 
     def _shape(self, number: int) -> tuple[int, ...]:
         return shape_of(self._tensor(number))
 
-    def _row_wanted(self, op: Any) -> Row | None:
+    def _row_wanted(self, op: "Operator") -> Row | None:
         outputs = outputs_of(op)
         wanted = set(self.wanted.get(outputs[0], [None])) if len(outputs) == 1 else {None}
         return next(iter(wanted)) if len(wanted) == 1 else None
 
-    def _picked(self, op: Any) -> Row | None:
+    def _picked(self, op: "Operator") -> Row | None:
         """Return the row that a SLICE picks; None for anything else."""
         if self._name(op) != "SLICE":
             return None
@@ -102,10 +105,10 @@ class _Pass:
             return None
         return Row(cut[0], int(start[cut[0]]))
 
-    def _name(self, op: Any) -> str:
+    def _name(self, op: "Operator") -> str:
         return operation_names().get(code_of(self.model, op), "")
 
-    def _needs(self, op: Any, row: Row) -> Needs | None:
+    def _needs(self, op: "Operator", row: Row) -> Needs | None:
         """Return what is needed of the inputs for one row of the output; None where rows are not independent."""
         out = self._shape(outputs_of(op)[0])
         shapes = [self._shape(t) for t in inputs_of(op)]
@@ -129,11 +132,11 @@ class _Pass:
                 found = None
         return None if found is None else {0: found}
 
-    def _transposed(self, op: Any, row: Row) -> Row | None:
+    def _transposed(self, op: "Operator", row: Row) -> Row | None:
         order = constant(self.model, self._tensor(inputs_of(op)[1]))
         return None if order is None else Row(int(order[row.axis]), row.index)
 
-    def _reduced(self, op: Any, row: Row) -> Needs | None:
+    def _reduced(self, op: "Operator", row: Row) -> Needs | None:
         given, over = inputs_of(op)
         rank = len(self._shape(given))
         values = constant(self.model, self._tensor(over))
@@ -143,23 +146,23 @@ class _Pass:
         kept = [a for a in range(rank) if op.builtinOptions.keepDims or a not in gone]
         return None if kept[row.axis] in gone else {0: Row(kept[row.axis], row.index)}
 
-    def _cut_inputs(self, op: Any, needs: Needs, cuts: dict[tuple[int, Row], int]) -> list[Any]:
+    def _cut_inputs(self, op: "Operator", needs: Needs, cuts: dict[tuple[int, Row], int]) -> "list[Operator]":
         """Point `op` at single rows; returns the operations that cut them out."""
-        made: list[Any] = []
+        made: list[Operator] = []
         inputs = inputs_of(op)
         for position, row in needs.items():
             tensor = inputs[position]
             if row is None or self._shape(tensor)[row.axis] == 1:
                 continue
             if (tensor, row) not in cuts:
-                cut = self._cut(tensor, row)
-                cuts[tensor, row] = cut[0]
-                made += cut[1:]
+                cuts[tensor, row], cutting = self._cut(tensor, row)
+                made += cutting
             inputs[position] = cuts[tensor, row]
         op.inputs = np.array(inputs, np.int32)
         return made
 
-    def _cut(self, tensor: int, row: Row) -> tuple[Any, ...]:
+    def _cut(self, tensor: int, row: Row) -> "tuple[int, list[Operator]]":
+        """Return the tensor of one row, and what cuts it out; nothing does where it is constant."""
         from ai_edge_litert.schema_py_generated import BuiltinOperator, BuiltinOptions, SliceOptionsT
 
         given = self._tensor(tensor)
@@ -168,14 +171,14 @@ class _Pass:
         values = constant(self.model, given)
         if values is not None:
             one = np.take(values, [row.index], row.axis)
-            return (add_tensor(self.graph, f"{text(given.name)}/row", shape, given.type, add_buffer(self.model, one)),)
+            return add_tensor(self.graph, f"{text(given.name)}/row", shape, given.type, add_buffer(self.model, one)), []
         made = add_tensor(self.graph, f"{text(given.name)}/row", shape, given.type)
         begin = [row.index if i == row.axis else 0 for i in range(len(shape))]
         bounds = [ints(self.model, self.graph, f"row/{n}", v) for n, v in (("begin", begin), ("size", shape))]
         options = (BuiltinOptions.SliceOptions, SliceOptionsT())
-        return made, operation(self.model, BuiltinOperator.SLICE, [tensor, *bounds], made, options)
+        return made, [operation(self.model, BuiltinOperator.SLICE, [tensor, *bounds], made, options)]
 
-    def _narrow(self, op: Any, row: Row) -> None:
+    def _narrow(self, op: "Operator", row: Row) -> None:
         out = self._tensor(outputs_of(op)[0])
         shape = list(shape_of(out))
         shape[row.axis] = 1

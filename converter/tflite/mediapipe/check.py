@@ -15,7 +15,7 @@ from converter.artifact import Bundle
 from converter.graphs import MODEL
 from converter.model_folder.labels import label_line
 from converter.stage import Context
-from converter.tflite.file import read_flat, text
+from converter.tflite.file import bytes_of, read_flat, text
 from converter.tflite.lengths.trial import try_lengths
 from converter.tflite.mediapipe.metadata import INPUTS, LABELS, NAME, VOCABULARY, text_model
 from converter.tflite.mediapipe.variant import MEDIAPIPE_FILE, ORDER, scores_of, vocabulary_of
@@ -115,7 +115,7 @@ def wrong_around(path: Path, source: "TorchModel") -> str:
     names = tuple(text(graph.tensors[int(t)].name) for t in graph.inputs)
     if names != INPUTS:
         return f"its inputs are {names}, in this order, wanted {INPUTS}"
-    held = [bytes(model.buffers[m.buffer].data) for m in model.metadata or () if text(m.name) == NAME]
+    held = [bytes_of(model, m.buffer).tobytes() for m in model.metadata or () if text(m.name) == NAME]
     output = text(graph.tensors[int(graph.outputs[0])].name)
     if held != [text_model(source.provenance.id, output, labels=scores_of(source) is not None)]:
         return "its metadata are not those of the model"

@@ -17,6 +17,7 @@ from converter.tflite.positions import ANY, operation
 
 if TYPE_CHECKING:
     from converter.artifact import TorchModel
+    from converter.tflite.schema import Graph, Model, Signature
 
 MEDIAPIPE_FILE = "model-mediapipe.tflite"
 SPECIAL = {"cls_token": "[CLS]", "sep_token": "[SEP]", "unk_token": "[UNK]"}
@@ -101,7 +102,7 @@ def vocabulary_of(tokenizer: Any) -> list[str]:
     return words
 
 
-def _order_inputs(graph: Any, signature: Any) -> None:
+def _order_inputs(graph: "Graph", signature: "Signature") -> None:
     """Put ids, mask and segments in the order and under the names that MediaPipe knows; it wants all three."""
     from ai_edge_litert.schema_py_generated import TensorMapT, TensorType
 
@@ -120,7 +121,7 @@ def _order_inputs(graph: Any, signature: Any) -> None:
     signature.inputs = [TensorMapT(name, tensor) for name, tensor in zip(INPUTS, placed, strict=True)]
 
 
-def _append_scores(model: Any, graph: Any, kind: str) -> None:
+def _append_scores(model: "Model", graph: "Graph", kind: str) -> None:
     from ai_edge_litert.schema_py_generated import BuiltinOperator, BuiltinOptions, SoftmaxOptionsT, TensorType
 
     logits = int(graph.outputs[0])
