@@ -56,7 +56,7 @@ def prune_gradually(stage: "GradualPruning", given: "TorchModel", ctx: Context) 
         UsageError, DataError, RecipeError: what `distill.soft` and `prune.structured` refuse.
 
     """
-    studies = prepare("distill.gradual", stage, stage.weights, given, ctx)
+    setup = prepare("distill.gradual", stage, stage.weights, given, ctx)
     evidence = gather_evidence(given, ctx, n_texts=stage.texts, max_length=MAX_LENGTH, loss="answers", score="taylor")
     spending = _spending(stage, given, ctx, evidence)
     cuts = cubic_cuts(spending.full, spending.wanted, stage.cuts, stage.until)
@@ -67,7 +67,7 @@ def prune_gradually(stage: "GradualPruning", given: "TorchModel", ctx: Context) 
         made, scores, missed = _cut(stage, made, ctx, evidence, spending, cut)
         first = first or scores
         part = (cut.at, cuts[i + 1].at if i + 1 < len(cuts) else 1.0)
-        trained.append(studies.train(made, part))
+        trained.append(setup.train(made, part))
         made = replace(made, module=trained[-1].module)
     shutil.rmtree(ctx.work / KEPT, ignore_errors=True)
     widths = [(p.n_heads, p.n_neurons) for p in family_of(made).layers(made.module)]
@@ -76,7 +76,7 @@ def prune_gradually(stage: "GradualPruning", given: "TorchModel", ctx: Context) 
         "cuts": [[round(cut.at, 4), round(cut.allowed, 4)] for cut in cuts],
         "parameters_before": n_parameters(given),
         "parameters_after": n_parameters(made),
-        **studies.facts(trained),
+        **setup.facts(trained),
         **spending.facts(widths, missed=missed),
     }
     return Outcome(made, facts)
