@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Spending:
-    """A table of costs, and how much of it may be spent."""
+class BudgetedCosts:
+    """A table of costs, what the whole model costs by it, and the budget."""
 
     table: CostTable
     full: float
@@ -47,19 +47,19 @@ class Spending:
         return facts
 
 
-def spend_size(given: "TorchModel", ctx: "Context", megabytes: float) -> Spending:
-    """Return the spending of a package of `megabytes`, as the run's first target stores its weights."""
+def costs_of_size(given: "TorchModel", ctx: "Context", megabytes: float) -> BudgetedCosts:
+    """Return the costs of a package of at most `megabytes`, as the run's first target stores its weights."""
     parts = family_of(given).layers(given.module)
     widths = [(p.n_heads, p.n_neurons) for p in parts]
     width = ctx.aim.precision.bytes_a_weight if ctx.aim else 1
     table = size_table(_dimensions(given), n_parameters(given), widths, width)
-    return _refuse_idle(Spending(table, table.total(widths), megabytes), f"size_mb={megabytes:g}")
+    return _refuse_idle(BudgetedCosts(table, table.total(widths), megabytes), f"size_mb={megabytes:g}")
 
 
-def spend_time(
+def costs_of_time(
     given: "TorchModel", ctx: "Context", evidence: "Evidence", speedup: float | None, milliseconds: float | None
-) -> Spending:
-    """Return the spending of `milliseconds` a text, or of the model's own time over `speedup`.
+) -> BudgetedCosts:
+    """Return the costs within `milliseconds` a text, or within the model's own time over `speedup`.
 
     Times are those of ONNX Runtime on this machine at the lengths of the text, one thread, in the precision of the
     run's first target; where its target has another runtime, the facts say for what they stand in.
@@ -68,7 +68,7 @@ def spend_time(
     full = table.total([(p.n_heads, p.n_neurons) for p in family_of(given).layers(given.module)])
     wanted = full / speedup if speedup is not None else milliseconds or 0.0
     asked = f"speedup={speedup:g}" if speedup is not None else f"latency_ms={milliseconds:g}"
-    return _refuse_idle(Spending(table, full, wanted), asked)
+    return _refuse_idle(BudgetedCosts(table, full, wanted), asked)
 
 
 def time_table(given: "TorchModel", ctx: "Context", lengths: Sequence[int]) -> CostTable:
@@ -86,13 +86,13 @@ def time_table(given: "TorchModel", ctx: "Context", lengths: Sequence[int]) -> C
     return table.times(dimensions.layers) if family.shares_layers else table
 
 
-def _refuse_idle(spending: Spending, asked: str) -> Spending:
-    if spending.wanted >= spending.full:
+def _refuse_idle(costs: BudgetedCosts, asked: str) -> BudgetedCosts:
+    if costs.wanted >= costs.full:
         raise RecipeError(
-            f"{asked} asks for nothing: the model takes {spending.full:.3g} {spending.table.unit} as it is",
+            f"{asked} asks for nothing: the model takes {costs.full:.3g} {costs.table.unit} as it is",
             hint="ask for less",
         )
-    return spending
+    return costs
 
 
 def _products(ctx: "Context") -> Products:
