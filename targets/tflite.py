@@ -23,11 +23,11 @@ from converter.target import Runner, Target
 from converter.tflite.lengths.any_length import write_any_length
 from converter.tflite.lengths.batch import add_batches
 from converter.tflite.lengths.shared import SHARED, has_shared_graph, write_shared
-from converter.tflite.lengths.stamp import NotAlike
+from converter.tflite.lengths.stamp import LengthDependent
 from converter.tflite.lengths.trial import try_lengths
 from converter.tflite.lower.lower import LowerTflite
 from converter.tflite.mediapipe.check import check_variant, try_variant
-from converter.tflite.mediapipe.variant import MEDIAPIPE_FILE, Inexpressible, write_mediapipe
+from converter.tflite.mediapipe.variant import MEDIAPIPE_FILE, NotForMediaPipe, write_mediapipe
 from converter.tflite.model import FINE_LENGTHS, SHORTEST, TfliteModel, signature_lengths
 from converter.tflite.usage import usage_of
 
@@ -130,7 +130,7 @@ class Tflite(Target):
         if self._shared(given):
             try:
                 self._write_shared(given, source, path, ctx)
-            except NotAlike as error:
+            except LengthDependent as error:
                 if self.any_length or self.graphs == "shared":
                     raise self._not_shared(error) from None
                 left_out[SHARED] = str(error)
@@ -159,7 +159,7 @@ class Tflite(Target):
         """Write the file of one graph, and try it.
 
         Raises:
-            NotAlike: this architecture, or the runtime, does not allow it.
+            LengthDependent: this architecture, or the runtime, does not allow it.
 
         """
         if self.any_length:
@@ -168,7 +168,7 @@ class Tflite(Target):
             write_shared(given.path, path, signature_lengths(self.seq_len, source.max_length, FINE_LENGTHS))
         try_lengths(given, self.open(path.parent, source.specs).run, ctx)
 
-    def _not_shared(self, why: NotAlike) -> StageFailed:
+    def _not_shared(self, why: LengthDependent) -> StageFailed:
         option = "any_length" if self.any_length else "graphs=shared"
         return StageFailed(
             f"one graph does not take all lengths of this model ({why})",
@@ -183,9 +183,9 @@ class Tflite(Target):
         try:
             write_mediapipe(given.path, source, path)
             try_variant(given, path, ctx)
-        except Inexpressible as error:
+        except NotForMediaPipe as error:
             return str(error)
-        except NotAlike as error:
+        except LengthDependent as error:
             path.unlink()
             return f"its graph does not take any length ({error})"
         return ""

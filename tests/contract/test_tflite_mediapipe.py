@@ -17,11 +17,17 @@ from converter.model_folder.load import load_source
 from converter.reference import capture_reference
 from converter.stage import SILENT, Context, run_stage
 from converter.tflite.file import add_buffer, code_of, inputs_of, read_flat, write_flat
-from converter.tflite.lengths.stamp import NotAlike
+from converter.tflite.lengths.stamp import LengthDependent
 from converter.tflite.lower.lower import LowerTflite
 from converter.tflite.mediapipe.check import check_variant, distance, try_variant, wrong_around
 from converter.tflite.mediapipe.metadata import append_files
-from converter.tflite.mediapipe.variant import MEDIAPIPE_FILE, Inexpressible, scores_of, vocabulary_of, write_mediapipe
+from converter.tflite.mediapipe.variant import (
+    MEDIAPIPE_FILE,
+    NotForMediaPipe,
+    scores_of,
+    vocabulary_of,
+    write_mediapipe,
+)
 from converter.tflite.model import TfliteModel
 from converter.tflite.runner import TfliteRunner
 from converter.validate.checks import Check, Status
@@ -145,7 +151,7 @@ def test_a_graph_that_does_not_run_at_other_lengths_is_no_variant(
         values = model.buffers[tensor.buffer].data.view(np.int32).copy()
         tensor.buffer = add_buffer(model, np.where(values == -1, 5, values))
 
-    with pytest.raises(NotAlike, match="the runtime says"):
+    with pytest.raises(LengthDependent, match="the runtime says"):
         try_variant(bert, _changed(variant, tmp_path, fixed, bert), ctx)
 
 
@@ -153,13 +159,13 @@ def test_what_mediapipe_has_no_form_for_is_left_out_and_said(
     bert: TfliteModel, tiny: Callable[..., Path], ctx: Context, tmp_path: Path
 ) -> None:
     roberta = load_source(str(tiny("roberta", layers=1)))
-    with pytest.raises(Inexpressible, match="what is made for MediaPipe has WordPiece"):
+    with pytest.raises(NotForMediaPipe, match="what is made for MediaPipe has WordPiece"):
         vocabulary_of(roberta.tokenizer)
     tags = load_source(str(tiny("bert", "token-classification", layers=1)))
-    with pytest.raises(Inexpressible, match="no task for token-classification"):
+    with pytest.raises(NotForMediaPipe, match="no task for token-classification"):
         write_mediapipe(bert.path, tags, tmp_path / MEDIAPIPE_FILE)
     numbers = load_source(str(tiny("bert", layers=1, problem_type="regression")))
-    with pytest.raises(Inexpressible, match="no shares of one"):
+    with pytest.raises(NotForMediaPipe, match="no shares of one"):
         scores_of(numbers)
     assert vocabulary_of(bert.source.tokenizer)
     checks, facts = _checked(bert, tmp_path, left_out="its tokenizer is BPE")

@@ -20,7 +20,7 @@ from converter.stage import Context, run_stage
 from converter.tflite.file import code_of, read_flat, signature_names, write_flat
 from converter.tflite.lengths.rows import filled_rows
 from converter.tflite.lengths.shared import SHARED, has_shared_graph, shared_graph, write_shared
-from converter.tflite.lengths.stamp import NotAlike
+from converter.tflite.lengths.stamp import LengthDependent
 from converter.tflite.lower.lower import LowerTflite
 from converter.tflite.mediapipe.variant import MEDIAPIPE_FILE
 from converter.tflite.model import FINE_LENGTHS, TfliteModel, lengths_of
@@ -198,7 +198,7 @@ def test_where_one_graph_cannot_take_all_lengths_each_has_its_own(
     bert: TfliteModel, ctx: Context, tmp_path: Path
 ) -> None:
     unlike = _one_length(bert, tmp_path / "one.tflite")
-    with pytest.raises(NotAlike):
+    with pytest.raises(LengthDependent):
         write_shared(unlike.path, tmp_path / "no.tflite", LENGTHS)
     assert not has_shared_graph(_emitted(unlike, Tflite(mediapipe=False), tmp_path / "a", ctx))
     with pytest.raises(StageFailed, match="one graph does not take all lengths") as caught:

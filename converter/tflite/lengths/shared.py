@@ -29,7 +29,7 @@ def write_shared(given: Path, path: Path, lengths: Sequence[int]) -> None:
     """Make of a file's two longest signatures one graph, and of it a signature for each of `lengths`.
 
     Raises:
-        NotAlike: there is one signature, or some constant depends on the length: the file has to stay as it is.
+        LengthDependent: there is one signature, or some constant depends on the length: the file has to stay as it is.
 
     """
     from ai_edge_litert.schema_py_generated import SignatureDefT, TensorMapT

@@ -43,7 +43,7 @@ def try_variant(given: TfliteModel, path: Path, ctx: Context) -> None:
     """Compare the variant with the file that it was made of.
 
     Raises:
-        NotAlike: see `try_lengths`.
+        LengthDependent: see `try_lengths`.
 
     """
     (output,) = mobile_outputs(given.source)

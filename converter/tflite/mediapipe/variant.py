@@ -12,7 +12,7 @@ import numpy as np
 from converter.model_folder.labels import label_line
 from converter.task import NoClientForm
 from converter.tflite.file import add_buffer, add_tensor, read_flat, shape_of, text, write_flat
-from converter.tflite.lengths.stamp import NotAlike, stamp
+from converter.tflite.lengths.stamp import LengthDependent, stamp
 from converter.tflite.positions import ANY, operation
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ SPECIAL = {"cls_token": "[CLS]", "sep_token": "[SEP]", "unk_token": "[UNK]"}
 ORDER = ("input_ids", "attention_mask", "token_type_ids")
 
 
-class Inexpressible(Exception):
+class NotForMediaPipe(Exception):
     """MediaPipe has no form for this model; the text says why."""
 
 
@@ -32,7 +32,7 @@ def write_mediapipe(model: Path, source: "TorchModel", path: Path) -> None:
     """Write the variant of the TFLite file `model`.
 
     Raises:
-        Inexpressible: the task, the tokenizer, or a graph that cannot take any length.
+        NotForMediaPipe: the task, the tokenizer, or a graph that cannot take any length.
 
     """
     from ai_edge_litert.schema_py_generated import MetadataT, TensorMapT
@@ -44,8 +44,8 @@ def write_mediapipe(model: Path, source: "TorchModel", path: Path) -> None:
     made = read_flat(model)
     try:
         stamp(made, (), "serving")
-    except NotAlike as error:
-        raise Inexpressible(f"its graph does not take any length ({error})") from None
+    except LengthDependent as error:
+        raise NotForMediaPipe(f"its graph does not take any length ({error})") from None
     graph, signature = made.subgraphs[0], made.signatureDefs[0]
     _order_inputs(graph, signature)
     output = "embedding" if scores is None else "probability"
@@ -69,36 +69,36 @@ def scores_of(source: "TorchModel") -> str | None:
     try:
         return source.task.mediapipe_scores()
     except NoClientForm as error:
-        raise Inexpressible(str(error)) from None
+        raise NotForMediaPipe(str(error)) from None
 
 
 def vocabulary_of(tokenizer: Any) -> list[str]:
     """Return the words by id, where MediaPipe's WordPiece cuts as this tokenizer does.
 
     Raises:
-        Inexpressible: it does not; the text says what differs.
+        NotForMediaPipe: it does not; the text says what differs.
 
     """
     table = json.loads(tokenizer.backend_tokenizer.to_str())
     model, normalizer = table["model"], table.get("normalizer") or {}
     kind = model.get("type")
     if kind != "WordPiece":
-        raise Inexpressible(f"its tokenizer is {kind}, and what is made for MediaPipe has WordPiece")
+        raise NotForMediaPipe(f"its tokenizer is {kind}, and what is made for MediaPipe has WordPiece")
     if normalizer.get("type") != "BertNormalizer" or not normalizer.get("lowercase"):
-        raise Inexpressible("its tokenizer keeps capitals, and MediaPipe's does not")
+        raise NotForMediaPipe("its tokenizer keeps capitals, and MediaPipe's does not")
     if normalizer.get("strip_accents") is False or not normalizer.get("handle_chinese_chars"):
-        raise Inexpressible("its tokenizer keeps accents or cuts Chinese otherwise than MediaPipe's")
+        raise NotForMediaPipe("its tokenizer keeps accents or cuts Chinese otherwise than MediaPipe's")
     if model.get("continuing_subword_prefix") != "##":
-        raise Inexpressible("its words are continued otherwise than by ##")
+        raise NotForMediaPipe("its words are continued otherwise than by ##")
     for name, wanted in SPECIAL.items():
         if getattr(tokenizer, name) != wanted:
-            raise Inexpressible(f"its {name} is {getattr(tokenizer, name)}, and MediaPipe's is {wanted}")
+            raise NotForMediaPipe(f"its {name} is {getattr(tokenizer, name)}, and MediaPipe's is {wanted}")
     ids = tokenizer.get_vocab()
     words = sorted(ids, key=lambda word: int(ids[word]))
     if [int(ids[word]) for word in words] != list(range(len(words))):
-        raise Inexpressible("its vocabulary has gaps")
+        raise NotForMediaPipe("its vocabulary has gaps")
     if any(not word.strip() or "\n" in word or "\r" in word for word in words):
-        raise Inexpressible("a word of its vocabulary does not fit a line")
+        raise NotForMediaPipe("a word of its vocabulary does not fit a line")
     return words
 
 

@@ -65,7 +65,7 @@ class Scheme:
 
 
 @dataclass(frozen=True)
-class Fit:
+class WeightFit:
     """How weights are fitted to what they are multiplied with, before they are rounded."""
 
     texts: int
@@ -86,7 +86,7 @@ def requantize(
     ranges: Mapping[str, Any] | None = None,
     *,
     tables: int = 8,
-    fit: Fit | None = None,
+    fit: WeightFit | None = None,
 ) -> Outcome[TfliteModel]:
     """Write the quantized file beside others in the scratch folder. `tables`: bits of embedding tables; 0: float.
 
@@ -115,7 +115,7 @@ def requantize(
 
 
 def _smoothed(
-    given: TfliteModel, fit: Fit, path: Path, ctx: Context
+    given: TfliteModel, fit: WeightFit, path: Path, ctx: Context
 ) -> tuple[dict[str, Fitted], dict[str, Any], list[str]]:
     """Write the float file with smoothed inputs; returns the weights to round, the facts, and what stays in 8 bits."""
     from converter.tflite.quantize.moments import input_moments
