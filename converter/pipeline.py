@@ -15,7 +15,7 @@ from converter.recipe import tried
 from converter.reference import capture_reference
 from converter.stage import SILENT, Context, Progress, Record, Stage, check_stage, run_stage
 from converter.validate.checks import Evaluation, Status
-from converter.validate.fastest import Made, keep_fastest
+from converter.validate.fastest import Candidate, keep_fastest
 from converter.validate.owner import check_owner
 from converter.validate.proof import ProofContext
 
@@ -241,7 +241,7 @@ class _Making:
             return self._judge(target, made)
         return self._judge(target, self._fastest(target, choices))
 
-    def _make(self, target: "Target", precision: "ChosenPrecision", folder_name: str) -> Made:
+    def _make(self, target: "Target", precision: "ChosenPrecision", folder_name: str) -> Candidate:
         from converter.validate.package_check import evaluate_package
 
         artifact, records = self._stages(target.stages(precision.name, precision.options, self.compressed))
@@ -258,11 +258,11 @@ class _Making:
             require_device=self.require_device,
             steps=self._steps(records),
         )
-        return Made(precision, bundle, evaluation, records)
+        return Candidate(precision, bundle, evaluation, records)
 
-    def _fastest(self, target: "Target", choices: "Sequence[ChosenPrecision]") -> Made:
+    def _fastest(self, target: "Target", choices: "Sequence[ChosenPrecision]") -> Candidate:
         """Make all candidates, time them together, and keep the fastest of those with the best verdict."""
-        made: list[Made] = []
+        made: list[Candidate] = []
         failed: dict[str, ExportError] = {}
         for i, precision in enumerate(choices):
             try:
@@ -280,7 +280,7 @@ class _Making:
         chosen.bundle.folder.rename(folder)
         return replace(chosen, bundle=replace(chosen.bundle, folder=folder))
 
-    def _judge(self, target: "Target", made: Made) -> TargetResult:
+    def _judge(self, target: "Target", made: Candidate) -> TargetResult:
         bundle, evaluation = made.bundle, made.evaluation
         seal_package(
             target,

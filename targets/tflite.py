@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from converter.artifact import Artifact, Bundle, TorchModel
 from converter.binding import bind, option
-from converter.device.beside import Beside
-from converter.device.gpu_forecast import forecast
+from converter.device.gpu_forecast import forecast_gpu
+from converter.device.package_files import PackageFiles
 from converter.device.second_opinion import second_opinion
 from converter.errors import RecipeError, RuntimeMissing, StageFailed
 from converter.graphs import MODEL, GraphSpec
@@ -146,7 +146,7 @@ class Tflite(Target):
         if why := self._without_mediapipe(given, source, folder / MEDIAPIPE_FILE, ctx):
             left_out[MEDIAPIPE_FILE] = why
         write_model_files(source, folder, {}, max_length=given.lengths[-1])
-        Beside(folder).write_tokenizer(source)
+        PackageFiles(folder).write_tokenizer(source)
         return Bundle(folder, {MODEL: MODEL_FILE}, source, left_out)
 
     def _shared(self, given: TfliteModel) -> bool:
@@ -200,18 +200,24 @@ class Tflite(Target):
     ) -> tuple[list["Check"], dict[str, Any]]:
         longest = min(source.max_length, runner.max_length or source.max_length)
         model = bundle.folder / bundle.files[MODEL]
-        tokenizer, facts = Beside(bundle.folder).check(source, reference, longest)
+        tokenizer, facts = PackageFiles(bundle.folder).check(source, reference, longest)
         checks, found = check_variant(bundle, source, reference, runner, proof.progress)
-        opinion, heard = second_opinion(model, source, reference, runner, proof.work)
+        opinion, opinion_facts = second_opinion(model, source, reference, runner, proof.work)
         graphs = {"graphs": "one behind all lengths" if has_shared_graph(model) else "one a signature"}
         if SHARED in bundle.left_out:
             graphs["not_shared"] = bundle.left_out[SHARED]
-        return [tokenizer, opinion, *checks], {**graphs, **facts, **heard, **found, **forecast(model).facts()}
+        return [tokenizer, opinion, *checks], {
+            **graphs,
+            **facts,
+            **opinion_facts,
+            **found,
+            **forecast_gpu(model).facts(),
+        }
 
     def accompany(
         self, bundle: Bundle, golden: "Golden", runner: Runner, evaluation: "Evaluation", tolerance: float
     ) -> dict[str, Any]:
-        return Beside(bundle.folder).complete(bundle.source, golden, runner, evaluation.facts, tolerance)
+        return PackageFiles(bundle.folder).complete(bundle.source, golden, runner, evaluation.facts, tolerance)
 
     def product_weights(self, bundle: Bundle) -> "Iterator[NDArray[Any]]":
         from converter.tflite.weights import product_weights

@@ -49,7 +49,7 @@ OTHER_REWRITE = "keep that part on the CPU: the delegate runs what is before and
 
 
 @dataclass(frozen=True)
-class Leaving:
+class OffGpu:
     """One kind of operation that leaves the GPU, for one reason."""
 
     operation: str
@@ -66,11 +66,11 @@ class Tensor:
 
 
 @dataclass(frozen=True)
-class Forecast:
+class GpuForecast:
     """For the file's first signature, its longest."""
 
     operations: int
-    leaving: tuple[Leaving, ...]
+    leaving: tuple[OffGpu, ...]
     partitions: int
     """Pieces that the delegate would cut the graph into; 1: it runs whole, 0: nothing runs there."""
 
@@ -92,23 +92,23 @@ class Forecast:
         }
 
 
-def forecast(path: Path) -> Forecast:
+def forecast_gpu(path: Path) -> GpuForecast:
     """Judge every operation of the first signature by the delegate's rules. Nothing is run."""
     rows = list(_operations(path))
     if rows and rows[0][0] == "WHILE":
         # What it calls is cut into no pieces at all.
         n = _called(path)
-        return Forecast(n, (Leaving("WHILE", n, "it runs one graph for all lengths", REWRITES["WHILE"]),), 0)
+        return GpuForecast(n, (OffGpu("WHILE", n, "it runs one graph for all lengths", REWRITES["WHILE"]),), 0)
     if _takes_any_length(path):
-        return Forecast(len(rows), (Leaving(ANY_LENGTH, len(rows), "shapes follow the text", REWRITES["WHILE"]),), 0)
+        return GpuForecast(len(rows), (OffGpu(ANY_LENGTH, len(rows), "shapes follow the text", REWRITES["WHILE"]),), 0)
     reasons = [(name, reason(name, given, made)) for name, given, made in rows]
     counts = Counter((name, why) for name, why in reasons if why)
     stays = [not why for _, why in reasons]
     pieces = sum(now and not before for before, now in zip([False, *stays], stays, strict=False))
     leaving = tuple(
-        Leaving(name, n, why, REWRITES.get(name, OTHER_REWRITE)) for (name, why), n in sorted(counts.items())
+        OffGpu(name, n, why, REWRITES.get(name, OTHER_REWRITE)) for (name, why), n in sorted(counts.items())
     )
-    return Forecast(len(rows), leaving, pieces)
+    return GpuForecast(len(rows), leaving, pieces)
 
 
 def _operations(path: Path) -> Iterator[tuple[str, list[Tensor], list[Tensor]]]:

@@ -21,7 +21,7 @@ RANKS = {Status.PASS: 0, Status.NOT_RUN: 1, Status.FAIL: 2}
 
 
 @dataclass(frozen=True)
-class Made:
+class Candidate:
     """A package that was made and judged, not sealed yet."""
 
     precision: "ChosenPrecision"
@@ -30,7 +30,9 @@ class Made:
     records: "tuple[Record, ...]"
 
 
-def keep_fastest(target: "Target", made: "Sequence[Made]", failed: "dict[str, str]", proof: "ProofContext") -> Made:
+def keep_fastest(
+    target: "Target", made: "Sequence[Candidate]", failed: "dict[str, str]", proof: "ProofContext"
+) -> Candidate:
     """Return the fastest of those with the best verdict; its facts tell of all, `failed` (what was not made) too.
 
     Where none passed, the one nearest to its source is returned, whose verdict then is the run's.
@@ -49,7 +51,7 @@ def keep_fastest(target: "Target", made: "Sequence[Made]", failed: "dict[str, st
     return replace(chosen, evaluation=replace(chosen.evaluation, facts=facts))
 
 
-def _race(target: "Target", made: "Sequence[Made]", proof: "ProofContext") -> dict[str, float]:
+def _race(target: "Target", made: "Sequence[Candidate]", proof: "ProofContext") -> dict[str, float]:
     """Return median milliseconds by precision; every text is asked of all in turn."""
     if not made:
         return {}
@@ -62,7 +64,7 @@ def _race(target: "Target", made: "Sequence[Made]", proof: "ProofContext") -> di
     return {name: round(1000 * median(t for _, t in times), 3) for name, times in found.items()}
 
 
-def _row(one: Made, milliseconds: float | None, chosen: Made) -> dict[str, Any]:
+def _row(one: Candidate, milliseconds: float | None, chosen: Candidate) -> dict[str, Any]:
     found = one.evaluation
     reason = found.reason() or ("the fastest that passes" if one is chosen else "passes, and is slower")
     taken = f"{milliseconds:.2f} ms a text, " if milliseconds is not None else ""

@@ -47,7 +47,7 @@ def evaluate_package(
     device = _device_check(target, bundle, require_device=require_device)
     runner = target.open(bundle.folder, bundle.source.specs)
     shown, reference = as_seen_by(bundle.source, source, proof.reference, runner.max_length, proof.progress)
-    doors = [
+    interface_checks = [
         check_inputs(runner, shown, target.input_dtype),
         check_outputs(runner, shown, reference),
         check_tokenizer(bundle.folder, shown, reference.probes),
@@ -57,16 +57,16 @@ def evaluate_package(
     facts = _facts(runner, bundle, source, reference) | text_facts(shown, reference)
     facts |= vocabulary_facts(bundle.source, source, proof.reference, reference)
     facts |= zeros_facts(bundle, target.product_weights(bundle))
-    if any(c.status is Status.FAIL for c in doors[:2]):
-        return unjudged(doors, reference, facts)
+    if any(c.status is Status.FAIL for c in interface_checks[:2]):
+        return unjudged(interface_checks, reference, facts)
     try:
         made = _judge(target, runner, shown, reference, limits, proof, _float32_run(steps))
     except RunFailed as error:
-        return unjudged([Check("runs", Status.FAIL, detail=str(error)), *doors], reference, facts)
+        return unjudged([Check("runs", Status.FAIL, detail=str(error)), *interface_checks], reference, facts)
     own, found = target.own_checks(bundle, shown, reference, runner, proof)
     idle = not_worth_it(facts["size_ratio"], made.milliseconds)
     facts |= {"not_worth_it": idle} if idle else {}
-    made = replace(made, checks=(*made.checks, *doors, *own), facts={**made.facts, **facts, **found})
+    made = replace(made, checks=(*made.checks, *interface_checks, *own), facts={**made.facts, **facts, **found})
     return _explained(made, shown, reference, steps, proof) if made.status is Status.FAIL else made
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from converter.artifact import TorchModel
-from converter.device.gpu_forecast import forecast
+from converter.device.gpu_forecast import forecast_gpu
 from converter.errors import RecipeError, StageFailed
 from converter.examples import Example
 from converter.graphs import MODEL
@@ -180,11 +180,11 @@ def test_precisions_for_cpus_share_a_graph_and_those_for_accelerators_do_not(
 
 
 def test_the_forecast_for_gpus_names_the_loop_and_the_way_out(bert: TfliteModel, shared: Path) -> None:
-    found = forecast(shared)
+    found = forecast_gpu(shared)
     assert (found.partitions, [x.operation for x in found.leaving]) == (0, ["WHILE"])
     assert "graphs=separate" in found.leaving[0].rewrite
     assert found.operations > 20
-    assert "WHILE" not in {x.operation for x in forecast(bert.path).leaving}
+    assert "WHILE" not in {x.operation for x in forecast_gpu(bert.path).leaving}
 
 
 def _one_length(given: TfliteModel, path: Path) -> TfliteModel:

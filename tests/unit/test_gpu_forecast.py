@@ -2,7 +2,7 @@
 
 import pytest
 
-from converter.device.gpu_forecast import OTHER_REWRITE, REWRITES, RULES, TAKEN, Forecast, Leaving, Tensor, reason
+from converter.device.gpu_forecast import OTHER_REWRITE, REWRITES, RULES, TAKEN, GpuForecast, OffGpu, Tensor, reason
 
 HALF = Tensor("FLOAT32", (1, 8), constant=False)
 IDS = Tensor("INT32", (8,), constant=False)
@@ -57,7 +57,7 @@ def test_every_rule_is_of_an_operation_that_is_taken() -> None:
 
 
 def test_the_sentence_counts_what_leaves() -> None:
-    assert Forecast(10, (), 1).sentence == "all 10 operations are of kinds that the GPU delegate takes"
-    some = Forecast(10, (Leaving("CUMSUM", 2, "of INT32", "…"), Leaving("CAST", 1, "from BOOL", "…")), 1)
+    assert GpuForecast(10, (), 1).sentence == "all 10 operations are of kinds that the GPU delegate takes"
+    some = GpuForecast(10, (OffGpu("CUMSUM", 2, "of INT32", "…"), OffGpu("CAST", 1, "from BOOL", "…")), 1)
     assert some.sentence.startswith("3 of 10 operations leave the GPU delegate, which runs 1 piece: CUMSUM (of INT32)")
     assert some.facts()["gpu_delegate"] == "7 of 10 operations"
