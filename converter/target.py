@@ -69,7 +69,7 @@ class DeviceCheck:
     ran: bool
     detail: str
     passed: bool = True
-    """Whether it answered there as it does on the CPU; of no meaning where it did not run."""
+    """Whether it answered there as it does on the CPU; meaningless where it did not run."""
 
 
 @dataclass(frozen=True)

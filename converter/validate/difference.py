@@ -16,7 +16,7 @@ reading is right (0 where both run the same batch), at least 0.06 where it is wr
 
 @dataclass(frozen=True)
 class Difference:
-    """One text that the owner's library answers otherwise."""
+    """One text that the owner's library answers differently."""
 
     probe: Probe
     output: str
