@@ -56,7 +56,7 @@ class PruningInputs:
     sums: TeacherSums
 
     def thinned(self, stride: int) -> "PruningInputs":
-        """Return the same with one batch in `stride`, so that all lengths stay."""
+        """Return the same with every n-th batch alone, of all lengths."""
         evidence = replace(self.evidence, batches=self.evidence.batches[::stride])
         return PruningInputs(self.given, evidence, self.batches[::stride], self.sums.thinned(stride))
 

@@ -78,7 +78,7 @@ class Stamp:
         self._pairs: dict[tuple[int, int], int] = {}
         self._drop_shape_options()
         if len(self.graph.operators) != len(self.other.operators):
-            raise LengthDependent("the operations differ in number")
+            raise LengthDependent("different sequence lengths give a different number of operations")
         self.inputs = self._numbers(self.graph.inputs, self.other.inputs)
         pairs = zip(self.graph.operators, self.other.operators, strict=True)
         self.operators = [self._operator(a, b) for a, b in pairs]
@@ -127,17 +127,17 @@ class Stamp:
     def _operator(self, a: "Operator", b: "Operator") -> "tuple[np.ndarray[Any, Any], np.ndarray[Any, Any], Operator]":
         same = a.opcodeIndex == b.opcodeIndex and len(inputs_of(a)) == len(inputs_of(b))
         if not same or a.customOptions is not None or _options(a) != _options(b):
-            raise LengthDependent("the operations differ")
+            raise LengthDependent("different sequence lengths give different operations")
         return self._numbers(inputs_of(a), inputs_of(b)), self._numbers(outputs_of(a), outputs_of(b)), a
 
     def _numbers(self, a: "Numbers", b: "Numbers") -> "np.ndarray[Any, Any]":
         if len(a) != len(b):
-            raise LengthDependent("the operations differ in what they take or make")
+            raise LengthDependent("operations have different inputs or outputs at different sequence lengths")
         return np.array([self._number(int(x), int(y)) for x, y in zip(a, b, strict=True)], np.int32)
 
     def _number(self, a: int, b: int) -> int:
         if (a < 0) != (b < 0):
-            raise LengthDependent("an optional input is there at one length only")
+            raise LengthDependent("an optional input exists at one sequence length only")
         if a < 0:
             return -1
         # One constant of the one may stand for two of the other, where numbers happen to be equal.
@@ -151,26 +151,26 @@ class Stamp:
 
     def _part(self, a: "Tensor", b: "Tensor") -> Part:
         if a.type != b.type or len(shape_of(a)) != len(shape_of(b)):
-            raise LengthDependent("tensors differ in kind")
+            raise LengthDependent("tensors have different types at different sequence lengths")
         shape = self._linear(np.array(shape_of(a), np.int64), np.array(shape_of(b), np.int64))
         data = [self.model.buffers[t.buffer].data for t in (a, b)]
         if (data[0] is None) != (data[1] is None):
-            raise LengthDependent("a tensor is constant at one length only")
+            raise LengthDependent("a tensor is constant at one sequence length only")
         if data[0] is None or (a.buffer == b.buffer and not shape.moves):
             return Part(self.model, a, shape)
         long, short = constant(self.model, a), constant(self.model, b)
         if long is None or short is None:
-            raise LengthDependent("a constant of a kind that is not read")
+            raise LengthDependent("a constant has an unsupported type")
         if np.array_equal(long[tuple(slice(n) for n in short.shape)], short):
             return Part(self.model, a, shape)
         if long.shape == short.shape and long.dtype == np.int32:
             return Part(self.model, a, shape, self._linear(long.astype(np.int64), short.astype(np.int64)))
-        raise LengthDependent("a constant depends on the length")
+        raise LengthDependent("a constant depends on the sequence length")
 
     def _linear(self, long: "np.ndarray[Any, Any]", short: "np.ndarray[Any, Any]") -> Linear:
         slope, rest = np.divmod(long - short, self.longest - self.shorter)
         if rest.any():
-            raise LengthDependent("a shape does not move evenly with the length")
+            raise LengthDependent("a shape is not linear in the sequence length")
         return Linear(slope, long - slope * self.longest)
 
     def _tensor(self, number: int, part: Part, length: int) -> "Tensor":
@@ -185,7 +185,7 @@ class Stamp:
             buffer = 0
         elif part.shape.moves and self.model.buffers[buffer].data is not None:
             if length == ANY:
-                raise LengthDependent("a constant is cut to the length")
+                raise LengthDependent("a constant is cut to the sequence length")
             values = constant(self.model, part.tensor)
             assert values is not None
             buffer = add_buffer(self.model, values[tuple(slice(n) for n in shape)])
@@ -254,7 +254,7 @@ def stamp(model: "Model", lengths: "tuple[int, ...]", any_name: str | None = Non
 
     by_length = sorted(((_length(s), s) for s in model.signatureDefs), key=lambda pair: -pair[0])
     if len(by_length) < 2:
-        raise LengthDependent("one length alone shows nothing")
+        raise LengthDependent("at least two sequence lengths are needed")
     (longest, pattern), (shorter, other) = by_length[:2]
     graph, short = (model.subgraphs[s.subgraphIndex] for s in (pattern, other))
     places = [

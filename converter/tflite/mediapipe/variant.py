@@ -45,7 +45,7 @@ def write_mediapipe(model: Path, source: "TorchModel", path: Path) -> None:
     try:
         stamp(made, (), "serving")
     except LengthDependent as error:
-        raise NotForMediaPipe(f"its graph does not take any length ({error})") from None
+        raise NotForMediaPipe(f"its graph cannot take every sequence length ({error})") from None
     graph, signature = made.subgraphs[0], made.signatureDefs[0]
     _order_inputs(graph, signature)
     output = "embedding" if scores is None else "probability"
@@ -83,13 +83,13 @@ def vocabulary_of(tokenizer: Any) -> list[str]:
     model, normalizer = table["model"], table.get("normalizer") or {}
     kind = model.get("type")
     if kind != "WordPiece":
-        raise NotForMediaPipe(f"its tokenizer is {kind}, and what is made for MediaPipe has WordPiece")
+        raise NotForMediaPipe(f"its tokenizer is {kind}, and MediaPipe supports WordPiece")
     if normalizer.get("type") != "BertNormalizer" or not normalizer.get("lowercase"):
-        raise NotForMediaPipe("its tokenizer keeps capitals, and MediaPipe's does not")
+        raise NotForMediaPipe("its tokenizer is cased, and MediaPipe's is uncased")
     if normalizer.get("strip_accents") is False or not normalizer.get("handle_chinese_chars"):
-        raise NotForMediaPipe("its tokenizer keeps accents or cuts Chinese otherwise than MediaPipe's")
+        raise NotForMediaPipe("its tokenizer handles accents or Chinese characters differently from MediaPipe's")
     if model.get("continuing_subword_prefix") != "##":
-        raise NotForMediaPipe("its words are continued otherwise than by ##")
+        raise NotForMediaPipe("its subword prefix is not ##")
     for name, wanted in SPECIAL.items():
         if getattr(tokenizer, name) != wanted:
             raise NotForMediaPipe(f"its {name} is {getattr(tokenizer, name)}, and MediaPipe's is {wanted}")
@@ -98,7 +98,7 @@ def vocabulary_of(tokenizer: Any) -> list[str]:
     if [int(ids[word]) for word in words] != list(range(len(words))):
         raise NotForMediaPipe("its vocabulary has gaps")
     if any(not word.strip() or "\n" in word or "\r" in word for word in words):
-        raise NotForMediaPipe("a word of its vocabulary does not fit a line")
+        raise NotForMediaPipe("a vocabulary entry contains a line break")
     return words
 
 
