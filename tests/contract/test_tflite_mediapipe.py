@@ -118,7 +118,7 @@ def test_what_mediapipe_would_answer_otherwise_fails(
 
 @pytest.mark.parametrize(
     ("files", "said"),
-    [([], "no vocabulary"), ([("vocab.txt", "a\nb\n"), ("labels.txt", "x\n")], "vocab.txt is not")],
+    [([], "no vocabulary"), ([("vocab.txt", "a\nb\n"), ("labels.txt", "x\n")], "vocab.txt does not match")],
 )
 def test_files_behind_the_model_are_those_of_the_model(
     bert: TfliteModel, variant: Path, tmp_path: Path, files: list[tuple[str, str]], said: str
