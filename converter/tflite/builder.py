@@ -6,7 +6,7 @@ import flatbuffers
 import numpy as np
 
 if TYPE_CHECKING:
-    from converter.tflite.schema import Table
+    from converter.tflite.schema import Packable
 
 IDENTIFIER = b"TFL3"
 BYTES_ALIGNED = 16
@@ -44,8 +44,8 @@ class _Sharing(flatbuffers.Builder):
         return self._vectors[key]
 
 
-def packed(table: "Table", identifier: bytes = IDENTIFIER) -> bytes:
+def packed(packable: "Packable", identifier: bytes = IDENTIFIER) -> bytes:
     """Return the bytes of any object of the schema."""
     builder = _Sharing()
-    builder.Finish(table.Pack(builder), file_identifier=identifier)
+    builder.Finish(packable.Pack(builder), file_identifier=identifier)
     return bytes(builder.Output())

@@ -16,7 +16,7 @@ Name = bytes | str | None
 """`bytes` where it was read from a file."""
 
 
-class Table(Protocol):
+class Packable(Protocol):
     """Any object of the schema."""
 
     def Pack(self, builder: Any) -> int: ...  # noqa: N802
@@ -110,7 +110,7 @@ class Metadata(Protocol):
     buffer: int
 
 
-class Model(Table, Protocol):
+class Model(Packable, Protocol):
     """`ModelT`: a whole file."""
 
     version: int

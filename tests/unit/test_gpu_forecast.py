@@ -2,16 +2,16 @@
 
 import pytest
 
-from converter.device.gpu_forecast import OTHER_REWRITE, REWRITES, RULES, TAKEN, GpuForecast, OffGpu, Tensor, reason
+from converter.device.gpu_forecast import OTHER_REWRITE, REWRITES, RULES, TAKEN, GpuForecast, OffGpu, TensorKind, reason
 
-HALF = Tensor("FLOAT32", (1, 8), constant=False)
-IDS = Tensor("INT32", (8,), constant=False)
-AXIS = Tensor("INT32", (), constant=True)
-TABLE = Tensor("INT8", (100, 8), constant=True)
+HALF = TensorKind("FLOAT32", (1, 8), constant=False)
+IDS = TensorKind("INT32", (8,), constant=False)
+AXIS = TensorKind("INT32", (), constant=True)
+TABLE = TensorKind("INT8", (100, 8), constant=True)
 
 
-def _of(kind: str, *shape: int, constant: bool = False) -> Tensor:
-    return Tensor(kind, shape, constant)
+def _of(kind: str, *shape: int, constant: bool = False) -> TensorKind:
+    return TensorKind(kind, shape, constant)
 
 
 @pytest.mark.parametrize(
@@ -43,7 +43,7 @@ def _of(kind: str, *shape: int, constant: bool = False) -> Tensor:
     ],
 )
 def test_an_operation_stays_or_leaves_for_a_reason(
-    name: str, given: tuple[Tensor, ...], made: tuple[Tensor, ...], why: str
+    name: str, given: tuple[TensorKind, ...], made: tuple[TensorKind, ...], why: str
 ) -> None:
     found = reason(name, given, made)
     assert bool(found) == bool(why)
