@@ -13,6 +13,7 @@ from converter.examples import Encoding, Example, pad_batch
 from converter.graphs import GraphSpec
 from converter.package.manifest import GOLDEN
 from converter.reference import own_outputs, run_probe
+from converter.scoring.relative_error import REPLAY_FLOOR, relative_error
 from converter.stage import SILENT
 from converter.task import Judged, Task
 from converter.validate.answers import run_safely, shorten
@@ -31,7 +32,6 @@ LATER_WINDOWS = 4
 """One golden text in so many is a later window of a long context, where there are any."""
 MAX_VALUES = 2_000_000
 """Numbers of all outputs together (8 MB in float32): token vectors must not outweigh the model."""
-RANGE_FLOOR = 1e-6
 
 
 @dataclass(frozen=True)
@@ -219,9 +219,7 @@ def _change(golden: Golden, i: int, outputs: "Mapping[str, NDArray[np.float32]]"
     for name, wanted in golden.package[i].items():
         if name not in outputs:
             raise PackageDamaged(f"the package has no output {name}, which its golden vectors have")
-        found = outputs[name]
-        scale = max(golden.output_range.get(name, 0.0), RANGE_FLOOR)
-        change = float(np.abs(found - wanted).max()) / scale if found.shape == wanted.shape else float("inf")
+        change = relative_error(outputs[name], wanted, golden.output_range.get(name, 0.0), REPLAY_FLOOR)
         # Written so that NaN fails.
         if not change <= tolerance:
             raise PackageDamaged(
