@@ -23,7 +23,7 @@ help:
 	@echo "make test   lint, types and tests, in an environment of their own; PYTEST_ARGS=tests/unit for some of them"
 	@echo "make lint   ruff and mypy alone"
 	@echo "make clients  transformers.js, Optimum and MediaPipe, for the tests that open packages in them"
-	@echo "make bench  the measured claims of the README, into benchmarks/results/"
+	@echo "make bench  the measured figures of README and docs, into benchmarks/results/"
 	@echo "make clean  remove the demo, its environment, and caches"
 
 demo: $(DEMO_VENV)/.ready

@@ -5,6 +5,8 @@ from collections.abc import Iterable
 from typing import Any
 
 Cells = tuple[str, ...]
+GRAPHS = {"one behind all lengths": "one for all lengths", "one a signature": "one per signature"}
+"""What earlier runs called them."""
 
 
 def table_of(about: str, columns: str, rows: Iterable[Cells]) -> str:
@@ -59,3 +61,11 @@ def elsewhere(row: dict[str, Any], table: dict[str, Any]) -> str:
 def part_of_text(row: dict[str, Any]) -> str:
     every = row.get("every", 1)
     return "" if every == 1 else f" (on one text in {every})"
+
+
+def graphs(int8: str | None, float32: str | None) -> str:
+    """Return what both files have, or what each has."""
+    int8, float32 = GRAPHS.get(int8 or "", int8), GRAPHS.get(float32 or "", float32)
+    if float32 in {None, int8}:
+        return int8 or ""
+    return f"{int8 or 'none'}; float32: {float32}"

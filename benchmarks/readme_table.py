@@ -1,4 +1,4 @@
-"""Write the figures of the README from the benchmark files: no number there is typed by hand.
+"""Write the figures of README and docs/benchmarks.md from the benchmark files: no number there is typed by hand.
 
 python benchmarks/readme_table.py [--check]
 """
@@ -7,6 +7,7 @@ import argparse
 import json
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from _measure import RESULTS, ROOT
@@ -15,6 +16,7 @@ from _tables import (
     beside_source,
     elsewhere,
     error,
+    graphs,
     judged,
     megabytes,
     number,
@@ -24,7 +26,8 @@ from _tables import (
 )
 
 BEGIN, END = "<!-- figures: begin (benchmarks/readme_table.py writes them) -->", "<!-- figures: end -->"
-README = ROOT / "README.md"
+README, PAGE = ROOT / "README.md", ROOT / "docs" / "benchmarks.md"
+NOT_MEASURED = "Not measured yet: `make bench` does it.\n"
 UNTIMED = ("memory", "vocabulary")
 SAY_IT = ("pipeline", "peers")
 """Name their CPU themselves."""
@@ -32,23 +35,27 @@ SAY_IT = ("pipeline", "peers")
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument(
-        "--check", action="store_true", help="change nothing; exit 1 where the README is not up to date"
-    )
+    parser.add_argument("--check", action="store_true", help="change nothing; exit 1 where a file is not up to date")
     given = parser.parse_args()
-    text = README.read_text(encoding="utf-8")
-    made = with_figures(text, figures())
+    stale = {path: made for path, made in files().items() if made != path.read_text(encoding="utf-8")}
     if given.check:
-        return 0 if made == text else 1
-    README.write_text(made, encoding="utf-8")
+        return 1 if stale else 0
+    for path, made in stale.items():
+        path.write_text(made, encoding="utf-8")
     return 0
+
+
+def files() -> dict[Path, str]:
+    """Return both files as they are to be: the README shows one table, the page all."""
+    shown = {README: part("pipeline", pipeline) or NOT_MEASURED, PAGE: figures()}
+    return {path: with_figures(path.read_text(encoding="utf-8"), made) for path, made in shown.items()}
 
 
 def with_figures(text: str, figures: str) -> str:
     before, begin, rest = text.partition(BEGIN)
     _, end, after = rest.partition(END)
     if not begin or not end:
-        raise SystemExit("the README has no marked section for the figures")
+        raise SystemExit("there is no marked section for the figures")
     return f"{before}{BEGIN}\n\n{figures}\n{END}{after}"
 
 
@@ -69,7 +76,7 @@ def figures() -> str:
         ("memory", memory),
     )
     parts = [made for name, write in writers if (made := part(name, write))]
-    return "\n".join(parts) if parts else "Not measured yet: `make bench` does it.\n"
+    return "\n".join(parts) if parts else NOT_MEASURED
 
 
 def part(name: str, write: Callable[[dict[str, Any]], str]) -> str:
@@ -88,8 +95,8 @@ def pipeline(table: dict[str, Any]) -> str:
     measured = f"**{default['seconds']:.0f} s** and {megabytes(default['peak_bytes'])} of memory"
     packages = {(t, row["precision"]): row for run in table["runs"].values() for t, row in run["packages"].items()}
     return table_of(
-        f"`{default['model']}`, all three targets: {measured} on {machine['cores']} cores ({machine['cpu']});\n"
-        "`benchmarks/pipeline.py`.",
+        f"Exporting `{default['model']}` to all three targets takes {measured} on {machine['cores']} cores\n"
+        f"({machine['cpu']}); `benchmarks/pipeline.py`.",
         f"package | precision | size: | agreement: | {metric or 'metric'}: | ms per text: | verdict",
         [
             ("source", "float32", megabytes(source["size_bytes"]), "", accuracy, "", ""),
@@ -125,13 +132,13 @@ def peers(table: dict[str, Any]) -> str:
 def peers_on(entry: dict[str, Any]) -> str:
     sets = ", ".join(entry["instruction_sets"])
     return table_of(
-        f"Beside the best peers on **{entry['machine']['cpu']}** ({sets}), one run of commit {entry['commit']},\n"
-        f"{entry['threads']} thread, batch 1, natural lengths; `benchmarks/peers.py`:",
-        "task | file | size: | metric: | agreement: | cosine: | ms per text: | speed, best peer = 1:",
+        f"Compared with the best peers on **{entry['machine']['cpu']}** ({sets}), commit {entry['commit']},\n"
+        f"{entry['threads']} thread, batch 1, without padding; `benchmarks/peers.py`:",
+        "task | file | size: | metric: | agreement: | cosine: | ms per text: | speed (best peer = 1):",
         [
             (
                 task,
-                name,
+                name.replace("a graph a length", "separate graphs"),
                 megabytes(int(row["megabytes"] * 1e6)),
                 number(row.get("accuracy", row.get("spearman"))),
                 number(row["agreement"]),
@@ -147,10 +154,10 @@ def peers_on(entry: dict[str, Any]) -> str:
 
 def profile(table: dict[str, Any]) -> str:
     return table_of(
-        "The int8 file beside the best peer's, and beside the time of its integer products alone (no file on these\n"
-        "kernels can be faster), 1 thread, operator by operator in `benchmarks/results/cpu_profile.json`;\n"
+        "The int8 file against the best peer's, and against the time of its integer matrix products alone (the lower\n"
+        "bound with these kernels), 1 thread, operator by operator in `benchmarks/results/cpu_profile.json`;\n"
         "`benchmarks/cpu_profile.py`:",
-        "text | tokens: | peer, ms: | ours, ms: | times as fast: | products alone, ms: | ours over that:",
+        "text | tokens: | peer, ms: | ours, ms: | speedup: | lower bound, ms: | ours / bound:",
         [
             (
                 what,
@@ -168,10 +175,10 @@ def profile(table: dict[str, Any]) -> str:
 
 def mobile(table: dict[str, Any]) -> str:
     return table_of(
-        "The TFLite file (dynamic int8) by how it takes lengths, 1 thread. Memory is in multiples of the file: after\n"
-        "the first call, after 872 texts of all lengths, and what of that is the process's own (the rest are pages of\n"
-        "the file, which the system may drop); `benchmarks/mobile.py`:",
-        "lengths | size: | agreement: | ms per text: | load, ms: | first call, ms: | memory, first: | all: | own:",
+        "The TFLite file (dynamic int8) with different graphs, 1 thread. Memory is in multiples of the file size:\n"
+        "after the first call, after 872 texts of all lengths, and the private part of that (the rest are pages of\n"
+        "the memory-mapped file, which the system may drop); `benchmarks/mobile.py`:",
+        "graphs | size: | agreement: | ms per text: | load, ms: | first call, ms: | memory, first: | all: | private:",
         [
             (
                 name,
@@ -191,8 +198,8 @@ def mobile(table: dict[str, Any]) -> str:
 
 def menu(table: dict[str, Any]) -> str:
     return table_of(
-        "Every precision of `tflite` on `sst2-minilm` (accuracy), two of them on taggers (entity F1): the worst error\n"
-        "over the output range, ms on 1 thread, seconds of the whole command; `benchmarks/menu.py`:",
+        "Every precision of `tflite` on `sst2-minilm` (accuracy), two of them on token classifiers (entity F1): the\n"
+        "worst error relative to the output range, ms on 1 thread, seconds of the whole command; `benchmarks/menu.py`:",
         "precision | size: | agreement: | metric (source): | worst error: | ms per text: | seconds: | verdict",
         [
             (
@@ -212,8 +219,8 @@ def menu(table: dict[str, Any]) -> str:
 
 def families(table: dict[str, Any]) -> str:
     return table_of(
-        "Every encoder family through the target `tflite`: a small model of each, taught here; error is the worst of\n"
-        "all texts over the output range; `benchmarks/families.py`:",
+        "Every encoder family through the target `tflite`: a small model of each, trained for the test; the error is\n"
+        "the worst of all texts, relative to the output range; `benchmarks/families.py`:",
         "family | graphs | error, float32: | agreement, int8: | accuracy, int8 (source): | size, float32: | int8: | "
         "seconds, float32: | int8: | verdicts",
         [
@@ -232,18 +239,11 @@ def families(table: dict[str, Any]) -> str:
     )
 
 
-def graphs(int8: str | None, float32: str | None) -> str:
-    """Return what both files have, or what each has."""
-    if float32 in {None, int8}:
-        return int8 or ""
-    return f"{int8 or 'none'}; float32: {float32}"
-
-
 def pruning(table: dict[str, Any]) -> str:
     return table_of(
-        "Structured pruning without retraining, static int8 packages; speed is measured beside the unpruned\n"
-        "package, in turns, one thread; `budget` is `structured:speedup=…`, without labels; `benchmarks/pruning.py`:",
-        "data | method | speed: | dev: | test: | size: | minutes:",
+        "Structured pruning without retraining, static int8 packages; speedup over the unpruned package, run in turn\n"
+        "with it, one thread; `budget` is `structured:speedup=…`, without labels; `benchmarks/pruning.py`:",
+        "data | method | speedup: | dev: | test: | size: | minutes:",
         [
             (
                 data,
@@ -260,7 +260,7 @@ def pruning(table: dict[str, Any]) -> str:
 
 def vocabulary(table: dict[str, Any]) -> str:
     return table_of(
-        "A vocabulary cut to the corpus, and a codebook for the embedding; `benchmarks/vocabulary.py`:",
+        "Vocabulary trimmed to the corpus, and embeddings compressed with a codebook; `benchmarks/vocabulary.py`:",
         "model and text | target | file: | agreement: | metric (source): | verdict",
         [
             (
@@ -280,9 +280,9 @@ def vocabulary(table: dict[str, Any]) -> str:
 
 def distillation(table: dict[str, Any]) -> str:
     return table_of(
-        "Pruned to a speed and distilled on the 6 920 training sentences of SST-2, static int8 packages; speed as\n"
-        "above, time of pruning and training together; `benchmarks/distillation.py`:",
-        "asked | speed: | dev: | test: | size: | minutes:",
+        "Pruned to a speed and distilled on the 6 920 training sentences of SST-2, static int8 packages; speedup\n"
+        "as above, minutes of pruning and training together; `benchmarks/distillation.py`:",
+        "goal | speedup: | dev: | test: | size: | minutes:",
         [
             (
                 name if name == "dense" else f"{name} ×",
@@ -297,9 +297,9 @@ def distillation(table: dict[str, Any]) -> str:
 
 def recipes(table: dict[str, Any]) -> str:
     return table_of(
-        "The shipped recipes on `sst2-minilm`, `cpu-int8`; speed is measured beside the static int8 package of the\n"
-        "unchanged model; `benchmarks/recipes.py`:",
-        "recipe | speed: | dev: | test: | agreement: | size: | minutes: | verdict",
+        "The shipped recipes on `sst2-minilm`, `cpu-int8`; speedup over the static int8 package of the unchanged\n"
+        "model; `benchmarks/recipes.py`:",
+        "recipe | speedup: | dev: | test: | agreement: | size: | minutes: | verdict",
         [
             (
                 name,
@@ -316,9 +316,9 @@ def recipes(table: dict[str, Any]) -> str:
 
 def sparsity(table: dict[str, Any]) -> str:
     return table_of(
-        "Weights set to zero one by one, N:M or in blocks, without retraining (`movement`, `obs-distilled`: two\n"
-        "passes over the text), static int8: an archive gets smaller, nothing gets faster; `benchmarks/sparsity.py`:",
-        "method and pattern | zeros in the file: | speed: | dev: | test: | file: | archive:",
+        "Unstructured, N:M and block sparsity without retraining (`movement`, `obs-distilled`: two epochs),\n"
+        "static int8: a compressed archive gets smaller, nothing gets faster; `benchmarks/sparsity.py`:",
+        "method and pattern | zeros in the file: | speedup: | dev: | test: | file: | archive:",
         [
             (
                 name,

@@ -23,8 +23,9 @@ EMBEDDING = "embedding"
 Side = Literal["left", "right"]
 Kind = Literal["encoder", "decoder", "encoder-decoder"]
 """What a model is run as: one call for a text; a call for a token, with a cache; or the one before the other."""
-Run = Callable[[str, Mapping[str, "NDArray[np.int64]"]], Mapping[str, "NDArray[np.float32]"]]
-"""The name of a graph and a feed to outputs by name: a model in PyTorch, or a package in its runtime."""
+Run = Callable[[str, Mapping[str, "NDArray[Any]"]], Mapping[str, "NDArray[Any]"]]
+"""The name of a graph and a feed to outputs by name: a model in PyTorch, or a package in its runtime. It keeps nothing
+between calls: a cache is fed back by whoever loops."""
 
 
 @dataclass(frozen=True)

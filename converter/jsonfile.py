@@ -14,10 +14,10 @@ def read_json(path: Path) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise SourceError("the file is missing", where=str(path), hint="fetch the whole folder again") from None
+        raise SourceError("the file is missing", where=str(path), hint="download the whole folder again") from None
     except (UnicodeDecodeError, json.JSONDecodeError) as error:
         raise SourceError(
-            f"not a JSON file ({error})", where=str(path), hint="the file is damaged or cut off"
+            f"not a JSON file ({error})", where=str(path), hint="the file is damaged or incomplete"
         ) from None
 
 

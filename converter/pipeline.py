@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from converter.target import Target
 
 WHAT_NEXT = {
-    Status.FAIL: "report.html shows the texts; another --quantize may pass, and --limit says how far is good enough",
-    Status.NOT_RUN: "judge by text that the model is for: --eval with labels, or --calibration",
+    Status.FAIL: "report.html shows the texts; try another --quantize, or set your own limits with --limit",
+    Status.NOT_RUN: "evaluate on text of your application: --eval with labels, or --calibration",
 }
 """What a user can do about a verdict."""
 
@@ -179,7 +179,9 @@ def _note_builtin_text(recipe: "Recipe", ctx: Context) -> None:
     """Say that what is measured on text is measured on ours: real text of the user's own serves better."""
     stages = [s.name for s in recipe.compress if s.needs_text and s.name.startswith("prune.")]
     if stages and ctx.calibration_is_builtin:
-        ctx.progress.note(f"{', '.join(stages)}: working from built-in text; --calibration FILE with yours does better")
+        ctx.progress.note(
+            f"{', '.join(stages)}: using built-in text; --calibration FILE with your own text gives better results"
+        )
 
 
 def _refuse_idle_limit(recipe: "Recipe", judged: "Sequence[Example]") -> None:
@@ -188,8 +190,7 @@ def _refuse_idle_limit(recipe: "Recipe", judged: "Sequence[Example]") -> None:
     if asked and all(e.label is None for e in judged):
         found = recipe.evaluation or recipe.calibration
         raise UsageError(
-            "a limit on the fall of the metric needs labelled text"
-            + (f", and {found} has no label" if found else ", and there is no --eval"),
+            "--max-drop needs labelled text" + (f", and {found} has no label" if found else ", and there is no --eval"),
             where="max_drop",
             hint="give --eval a file with labels, or leave --max-drop out",
         )

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 TIMED_TEXTS = 6
 ASKED_BY_A_PACKAGE = 2
-"""Times that a package's proof reads every probe (alone, and fed otherwise) at about the source's pace."""
+"""Times that a package's proof reads every probe (alone, and with other padding) at about the source's pace."""
 EXPORT_COPIES = 3.0
 """What exporting takes of memory, in float32 weights (benchmarks/results/memory.json)."""
 TABLE_TARGET = "cpu-int8"
@@ -46,7 +46,7 @@ class Plan:
     """Of calibration."""
     steps: tuple[Step, ...]
     proof_seconds: float
-    """Asking the source, and proving each package."""
+    """Running the source model, and proving each package."""
     memory_megabytes: float
     """Above what the libraries take."""
 
@@ -120,7 +120,7 @@ def _step(name: str, before: Forecast, now: Forecast, recipe: "Recipe", speed: A
     }
     notes = now.notes[len(before.notes) :]
     if name != "source" and now == before:
-        notes = (*notes, "its size stays, or is known only when it runs")
+        notes = (*notes, "its size does not change, or is known only when it runs")
     seconds = round(pace * (now.passes - before.passes), 1)
     return Step(name, now.parameters, sizes, speed(now), seconds, notes)
 

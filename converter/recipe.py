@@ -308,7 +308,9 @@ def _bound_limits(table: Mapping[str, Any], where: str) -> Limits:
     for key in table:
         if getattr(made, key.replace("-", "_")) is None:
             raise RecipeError(
-                "a limit is a number", where=f"{where}.{key}", hint="leave it out to keep the target's own limit"
+                "a limit is a number",
+                where=f"{where}.{key}",
+                hint="leave it out to keep the default limit of the target",
             )
     return made
 
@@ -317,7 +319,7 @@ def _known_targets(table: Mapping[str, Any], targets: "list[Target]", where: str
     names = {t.name for t in targets}
     for key in table:
         if key.replace("_", "-") not in names:
-            raise RecipeError(f"{key!r} is not among this run's targets", where=where, hint=nearest(key, names))
+            raise RecipeError(f"{key!r} is not a target of this run", where=where, hint=nearest(key, names))
 
 
 def _table(table: Mapping[str, Any], key: str, where: str) -> Mapping[str, Any]:

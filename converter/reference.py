@@ -175,7 +175,7 @@ def capture_reference(
 
     """
     probes = encode_probes(model, windows_of(model, examples))
-    judged = judge(model, probes, torch_run(model), progress, "Asking the source")
+    judged = judge(model, probes, torch_run(model), progress, "Running the source model")
     _refuse_nan(judged)
     return _scored(model, judged, [e for e in evaluation or examples if e.label is not None], progress, notes)
 
@@ -191,7 +191,9 @@ def _scored(
     scored = encode_probes(model, windows_of(model, labelled))
     known = {j.example: j for j in judged}
     rest = [p for p in scored if p.example not in known]
-    known |= {j.example: j for j in judge_batched(model, rest, torch_run(model), progress, "Scoring the source")}
+    known |= {
+        j.example: j for j in judge_batched(model, rest, torch_run(model), progress, "Evaluating the source model")
+    }
     gold = [known[p.example] for p in scored]
     return _reference(
         model,
@@ -238,7 +240,9 @@ def at_length(
     }
     probes = encode_probes(short, windows_of(short, [j.example for j in reference.judged]))
     missing = [p for p in probes if p.example not in known]
-    known |= {j.example: j for j in judge(short, missing, torch_run(short), progress, "Asking the source, texts cut")}
+    known |= {
+        j.example: j for j in judge(short, missing, torch_run(short), progress, "Running the source on truncated texts")
+    }
     judged = tuple(known[p.example] for p in probes)
     _refuse_nan(judged)
     if any(p.encoding.length > length for p in reference.scored):
@@ -254,7 +258,7 @@ def _refuse_nan(judged: Sequence[Judged]) -> None:
             if not np.isfinite(value).all():
                 raise SourceError(
                     f"the source itself answers NaN or infinity in {name} to {one.example.text[:80]!r}",
-                    hint="the checkpoint is damaged, or needs more than float32",
+                    hint="the checkpoint is damaged, or overflows float32",
                 )
 
 

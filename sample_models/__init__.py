@@ -37,7 +37,7 @@ def names() -> dict[str, str]:
     """Return each sample's name and a line about it, the default first."""
     chosen = default_name()
     listed = {name: _sample(name).SUMMARY for name in file_names("sample_models")}
-    return {DEFAULT: f"what is exported where no model is named: here {chosen}", **listed}
+    return {DEFAULT: f"exported if no model is named; here {chosen}", **listed}
 
 
 @cache

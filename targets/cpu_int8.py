@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 @dataclass(frozen=True)
 class CpuInt8(Target):
     name = "cpu-int8"
-    summary = "int8 ONNX for ONNX Runtime on CPUs, in the Hugging Face layout"
+    summary = "int8 ONNX for ONNX Runtime on CPUs, in the Hugging Face folder layout"
     own = (unquantized(Limits(max_error=1e-4, agreement=0.999, stability=0.999)),)
     precisions = ("static", "dynamic", "none")
     auto = ("static", "dynamic")

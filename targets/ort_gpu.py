@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 @dataclass(frozen=True)
 class OrtGpu(Target):
     name = "ort-gpu"
-    summary = "fp16 ONNX for ONNX Runtime on NVIDIA GPUs, in the Hugging Face layout"
+    summary = "fp16 ONNX for ONNX Runtime on NVIDIA GPUs, in the Hugging Face folder layout"
     extra = "gpu"
     own = (unquantized(Limits(max_error=1e-4, agreement=0.999, stability=0.999)),)
     precisions = ("fp16", "none")

@@ -49,22 +49,27 @@ class Tflite(Target):
 
     seq_len: tuple[int, ...] = option(
         (),
-        "lengths in tokens, one signature each; none: 8 to 128 in 21 steps over one graph, else 16, 32, 64, 128",
+        "sequence lengths in tokens, one signature each; none: 21 lengths from 8 to 128 (16, 32, 64, 128 with "
+        "graphs=separate)",
         low=1,
     )
     graphs: Literal["auto", "shared", "separate"] = option(
         "auto",
-        "shared: one graph behind all lengths, packed in memory once, for CPUs; separate: a graph a length, which GPU "
-        "and NPU delegates take, too; auto: separate for none, fp16 and static",
+        "shared: one graph for all sequence lengths, weights in memory once, for CPUs; separate: one graph per length, "
+        "which GPU and NPU delegates need; auto: separate for the precisions none, fp16 and static",
     )
     any_length: bool = option(
         False, "one signature that takes any length up to the longest: least memory, no padding; for CPUs"
     )
-    batch: int = option(1, "texts a call: above 1, a second signature per length, serving_16_batch_8", low=1, high=64)
-    mediapipe: bool = option(True, "a second file that MediaPipe Tasks opens, where it has a form for the model")
+    batch: int = option(
+        1, "texts per call; above 1, each length has a second signature such as serving_16_batch_8", low=1, high=64
+    )
+    mediapipe: bool = option(
+        True, "also write model-mediapipe.tflite for MediaPipe Tasks, if the model is supported there"
+    )
 
     name = "tflite"
-    summary = "TFLite for LiteRT on phones"
+    summary = "TFLite for LiteRT on Android, iOS and desktop"
     extra = "mobile"
     runtime_module = "ai_edge_litert.interpreter"
     # 3e-6 was measured on MiniLM; deeper models sum more.
@@ -85,13 +90,13 @@ class Tflite(Target):
         lengths = signature_lengths(self.seq_len, model.max_length)
         if self.batch > 1 and (self.any_length or self.graphs == "shared"):
             raise RecipeError(
-                "a graph that takes any length takes one text a call",
+                "one graph for all lengths takes one text per call",
                 where="tflite.batch",
                 hint=f"leave out {'any_length' if self.any_length else 'graphs=shared'}, or batch",
             )
         if self.any_length and self.graphs != "auto":
             raise RecipeError(
-                "a file that takes any length has one graph and one signature",
+                "any_length makes one graph with one signature, so graphs cannot be chosen",
                 where="tflite.graphs",
                 hint="leave out any_length, or graphs",
             )
@@ -99,14 +104,14 @@ class Tflite(Target):
             # Two are the pattern that `emit` makes one of.
             if lengths[-1] <= SHORTEST:
                 raise RecipeError(
-                    f"a file that takes any length up to {lengths[-1]} tokens has but one",
+                    f"any_length needs a longest length above {SHORTEST} tokens, found {lengths[-1]}",
                     where="tflite.any_length",
                     hint="leave any_length out, or give a longer --seq-len",
                 )
             lengths = (max(SHORTEST, lengths[-1] // 2), lengths[-1])
         if self.graphs == "shared" and len(lengths) < 2:
             raise RecipeError(
-                "one length has one graph: there is nothing to share",
+                "there is only one sequence length, so there is no graph to share",
                 where="tflite.graphs",
                 hint="give more lengths, or leave graphs=shared out",
             )
@@ -170,15 +175,15 @@ class Tflite(Target):
     def _not_shared(self, why: NotAlike) -> StageFailed:
         option = "any_length" if self.any_length else "graphs=shared"
         return StageFailed(
-            f"one graph does not take all lengths of this model ({why})",
+            f"this model cannot share one graph between all sequence lengths ({why})",
             where=f"tflite.{option}",
-            hint=f"leave {option} out: a graph a length always works",
+            hint=f"leave {option} out: separate graphs work for every model",
         )
 
     def _without_mediapipe(self, given: TfliteModel, source: TorchModel, path: Path, ctx: Context) -> str:
         """Write the file for MediaPipe, and try it; returns why there is none, empty where there is one."""
         if not self.mediapipe:
-            return "it was not asked for"
+            return "disabled: mediapipe=false"
         try:
             write_mediapipe(given.path, source, path)
             try_variant(given, path, ctx)
@@ -186,7 +191,7 @@ class Tflite(Target):
             return str(error)
         except NotAlike as error:
             path.unlink()
-            return f"its graph does not take any length ({error})"
+            return f"its graph cannot take every sequence length ({error})"
         return ""
 
     def open(self, folder: Path, specs: Mapping[str, GraphSpec], threads: int = 1) -> Runner:
@@ -202,7 +207,7 @@ class Tflite(Target):
         tokenizer, facts = Beside(bundle.folder).check(source, reference, longest)
         checks, found = check_variant(bundle, source, reference, runner, ctx)
         opinion, heard = second_opinion(model, source, reference, runner, ctx.work)
-        graphs = {"graphs": "one behind all lengths" if has_shared_graph(model) else "one a signature"}
+        graphs = {"graphs": "one for all lengths" if has_shared_graph(model) else "one per signature"}
         if SHARED in bundle.left_out:
             graphs["not_shared"] = bundle.left_out[SHARED]
         return [tokenizer, opinion, *checks], {**graphs, **facts, **heard, **found, **forecast(model).facts()}

@@ -22,23 +22,29 @@ LENGTHS = (16, 32, 64, 128)
 TIMING = ("lengths", "threads", "batch", "seconds", "source", "cold")
 
 
-@click.command("bench", short_help="Time a package by length and threads.")
+@click.command("bench", short_help="Measure the latency of a package by sequence length and threads.")
 @click.argument("package", type=click.Path(path_type=Path))
-@click.option("--lengths", metavar="N,N,…", help="Lengths in tokens; default: the file's own, or 16,32,64,128.")
+@click.option(
+    "--lengths", metavar="N,N,…", help="Sequence lengths in tokens; default: the file's own, or 16,32,64,128."
+)
 @click.option("--threads", default="1", show_default=True, metavar="N,N,…", help="Thread counts.")
-@click.option("--batch", type=click.IntRange(1), default=1, show_default=True, help="Texts at once.")
-@click.option("--seconds", type=click.FloatRange(min=0.01), default=1.0, show_default=True, help="Time a measurement.")
-@click.option("--source", metavar="MODEL", help="Time this beside it, in PyTorch and as a float32 ONNX file.")
-@click.option("--cold", is_flag=True, help="Load time, first call and peak memory too, each in a fresh process.")
+@click.option("--batch", type=click.IntRange(1), default=1, show_default=True, help="Batch size: texts per call.")
+@click.option(
+    "--seconds", type=click.FloatRange(min=0.01), default=1.0, show_default=True, help="Seconds per measurement."
+)
+@click.option(
+    "--source", metavar="MODEL", help="Also measure MODEL in PyTorch and as a float32 ONNX file, for comparison."
+)
+@click.option("--cold", is_flag=True, help="Also measure load time, first call and peak memory, each in a new process.")
 @click.option(
     "--import",
     "results",
     multiple=True,
     type=click.Path(path_type=Path),
     metavar="RESULT",
-    help="Time nothing here: take what benchmark_model printed on a device into the report.",
+    help="Import the output of LiteRT's benchmark_model from a device into the report.",
 )
-@click.option("--device", metavar="NAME", help="With --import: the device it was printed on.")
+@click.option("--device", metavar="NAME", help='With --import: name of the device, such as "Pixel 9".')
 @json_option
 @quiet_options
 @click.pass_obj
@@ -54,9 +60,9 @@ def bench(
     results: tuple[Path, ...],
     device: str | None,
 ) -> int:
-    """Time PACKAGE (or every package of an output folder): the median, and how far runs spread.
+    """Measure the latency of PACKAGE, or of every package in an output folder: median and 10th to 90th percentile.
 
-    All that is timed takes turns, run by run: a busy machine slows one as much as the other.
+    Packages are run in turn, so other load on the machine slows all of them alike.
     """
     _refuse_unused(results=bool(results))
     if results:
@@ -69,7 +75,7 @@ def bench(
     with terminal.hushed(), tempfile.TemporaryDirectory(prefix="plm-export-") as work:
         rows = []
         folders = packages_in(package)
-        with terminal.progress().task("Timing", total=len(counts)) as ticker:
+        with terminal.progress().task("Measuring", total=len(counts)) as ticker:
             for n in counts:
                 entries = [package_entry(folder, n) for folder in folders]
                 entries += source_entries(source, Path(work), n) if source is not None else []
@@ -92,12 +98,10 @@ def _refuse_unused(*, results: bool) -> None:
     ]
     if results and typed:
         raise UsageError(
-            "with --import nothing is timed here", where=typed[0], hint=f"leave out {' and '.join(typed)}, or --import"
+            "has no effect with --import", where=typed[0], hint=f"leave out {' and '.join(typed)}, or --import"
         )
     if not results and ctx.params["device"] is not None:
-        raise UsageError(
-            "names the device of what --import takes", where="--device", hint="add --import RESULT, or leave it out"
-        )
+        raise UsageError("is used with --import only", where="--device", hint="add --import RESULT, or leave it out")
 
 
 def _take(session: Session, package: Path, results: tuple[Path, ...], device: str | None) -> int:
@@ -108,7 +112,7 @@ def _take(session: Session, package: Path, results: tuple[Path, ...], device: st
     rows = known_results(package)
     # Nothing but the length ties these to the package.
     if unsized := sum(row["model_mb"] is None for row in rows):
-        session.terminal.say(f"{unsized} of {len(rows)} do not say how large the model was: taken as this package's")
+        session.terminal.say(f"{unsized} of {len(rows)} do not state the model size: assumed to be of this package")
     return code
 
 
@@ -117,7 +121,7 @@ def _only_package(folder: Path) -> Path:
     inside = packages_in(folder)
     if len(inside) > 1:
         raise UsageError(
-            f"the folder holds {len(inside)} packages, and a result is of one",
+            f"the folder holds {len(inside)} packages; a result belongs to one",
             where=str(folder),
             hint=f"name it: {inside[0]}",
         )

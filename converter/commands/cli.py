@@ -47,11 +47,11 @@ ENVIRONMENT = {
 
 EPILOG = """\b
 Exit codes:
-  0  everything was made and proven     5  a target's runtime is missing
-  2  usage or recipe                    6  a package is damaged
-  3  a package failed its gate          7  memory or disk ran out
-  4  the model cannot be read         130  interrupted
-  1  a bug of this tool
+  0  all packages exported and passed   5  a target's runtime is not installed
+  2  wrong usage or recipe              6  a package is damaged
+  3  a package failed its gate          7  out of memory or disk space
+  4  the model was refused            130  interrupted
+  1  internal error (a bug)
 `plm-export MODEL …` is short for `plm-export export MODEL …`; its flags: `plm-export export --help`."""
 
 SETTINGS = {"help_option_names": ["-h", "--help"]}
@@ -60,7 +60,9 @@ SETTINGS = {"help_option_names": ["-h", "--help"]}
 @click.group(cls=DefaultGroup, default="export", context_settings=SETTINGS, epilog=EPILOG)
 @click.version_option(converter.__version__, prog_name="plm-export")
 def cli() -> None:
-    """Prune, distill, quantize and export pretrained language models to packages proven to answer like their source.
+    """Prune, distill, quantize and export language models from PyTorch to TFLite and ONNX.
+
+    Every exported file is run in its own runtime and compared with the source model before it is packaged.
 
     \b
     plm-export MODEL --target tflite --target cpu-int8 --target ort-gpu -o OUT
@@ -128,18 +130,18 @@ def as_deliberate(error: BaseException) -> ExportError | None:
     refused = isinstance(error, OSError) and error.errno == errno.ENOMEM
     said = isinstance(error, RuntimeError) and any(text in str(error).lower() for text in starved)
     if isinstance(error, MemoryError) or refused or said:
-        return ResourceLimit(
-            "memory ran out; nothing was changed", hint="close other programs, or take a smaller model"
-        )
+        return ResourceLimit("memory ran out; nothing was changed", hint="close other programs, or use a smaller model")
     if isinstance(error, (PermissionError, IsADirectoryError, NotADirectoryError)):
-        return UsageError(os.strerror(error.errno or 0), where=str(error.filename or ""), hint="check path and rights")
+        return UsageError(
+            os.strerror(error.errno or 0), where=str(error.filename or ""), hint="check the path and its permissions"
+        )
     return None
 
 
 def _hint(error: click.ClickException) -> str:
     context = error.ctx if isinstance(error, click.UsageError) else None
     path = context.command_path if context else "plm-export"
-    return f"`{path} --help` shows how it is used"
+    return f"see `{path} --help`"
 
 
 def _interrupted(session: Session) -> int:

@@ -13,7 +13,7 @@ def take_results(session: Session, package: Path, results: Sequence[Path], devic
     from converter.device.device_results import import_results
 
     if not device or not device.strip():
-        raise UsageError("a measurement needs the name of its device", where="--device", hint='--device "Pixel 9"')
+        raise UsageError("the name of the device is missing", where="--device", hint='--device "Pixel 9"')
     rows = import_results(package, results, " ".join(device.split()), session.terminal.say)
     if session.terminal.json:
         session.print_json(rows)
@@ -27,8 +27,8 @@ def _show(session: Session, rows: Sequence[Mapping[str, Any]]) -> None:
     from rich.table import Table
 
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for title in ("device", "on", "threads", "tokens", "mean ms", "± ms", "first ms", "load ms", "peak MB"):
-        table.add_column(title, justify="left" if title in {"device", "on"} else "right", no_wrap=True)
+    for title in ("device", "processor", "threads", "tokens", "mean ms", "± ms", "first ms", "load ms", "peak MB"):
+        table.add_column(title, justify="left" if title in {"device", "processor"} else "right", no_wrap=True)
     for r in rows:
         numbers = (r["milliseconds"], r["std_ms"], r["first_ms"], r["init_ms"], r["peak_mb"])
         cells = [r["device"], "GPU" if r["gpu"] else "CPU", r["threads"] or "–", r["length"] or "–"]

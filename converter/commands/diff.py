@@ -10,14 +10,14 @@ from converter.commands.session import Session, json_option, quiet_options
 from converter.report.words import plain_value
 
 
-@click.command("diff", short_help="What changed from one package to another.")
+@click.command("diff", short_help="Show what changed between two packages.")
 @click.argument("old", type=click.Path(path_type=Path))
 @click.argument("new", type=click.Path(path_type=Path))
 @json_option
 @quiet_options
 @click.pass_obj
 def diff(session: Session, old: Path, new: Path) -> int:
-    """Compare two packages: what they are, how good, how fast, how large, and which files differ."""
+    """Compare two packages: target, precision, accuracy, speed, size, and which files differ."""
     from converter.package.manifest import read_manifest
 
     changes = differences(read_manifest(old), read_manifest(new))

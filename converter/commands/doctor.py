@@ -20,12 +20,12 @@ CPU_FLAGS = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "amx_int8", "asimddp"
 """What decides how fast int8 runs; without any VNNI or dot-product flag, int8 kernels also saturate on some x86."""
 
 
-@click.command("doctor", short_help="What is installed, and which targets can be made here.")
+@click.command("doctor", short_help="Show what is installed and which targets this machine can export to.")
 @json_option
 @quiet_options
 @click.pass_obj
 def doctor(session: Session) -> int:
-    """Show versions, targets that can be made here, processor, memory, GPU, and that nothing is sent anywhere."""
+    """Show versions, available targets, processor, memory, GPU and telemetry settings."""
     terminal = session.terminal
     with terminal.hushed():
         found = examine()
@@ -50,7 +50,9 @@ def examine() -> dict[str, Any]:
         "privacy": {
             "onnxruntime_telemetry": "off" if os.environ.get("ORT_DISABLE_TELEMETRY") == "1" else "on",
             "hub_telemetry": "off" if os.environ.get("HF_HUB_DISABLE_TELEMETRY") == "1" else "on",
-            "hub": "offline" if os.environ.get("HF_HUB_OFFLINE") == "1" else "asked for models named by a Hub id",
+            "hub": "offline"
+            if os.environ.get("HF_HUB_OFFLINE") == "1"
+            else "online: downloads the models that you name",
         },
     }
 
@@ -112,14 +114,14 @@ def _show(found: dict[str, Any], terminal: "Terminal") -> None:
         say(f"  {name:18} {version or 'not installed'}")
     say("\ntargets")
     for name, state in found["targets"].items():
-        say(f"  {name:18} {'ready' if state['ready'] else 'cannot be made here: ' + state['detail']}")
+        say(f"  {name:18} {'ready' if state['ready'] else 'not available: ' + state['detail']}")
     cpu, memory = found["processor"], found["memory"]
-    say(f"\nprocessor            {cpu['name']}, {cpu['cores']} cores; int8: {' '.join(cpu['flags']) or 'no fast path'}")
+    say(f"\nprocessor            {cpu['name']}, {cpu['cores']} cores; int8: {' '.join(cpu['flags']) or 'slow'}")
     gib = {key: value / 2**30 for key, value in memory.items()}
     say(f"memory               {gib['available_bytes']:.1f} of {gib['total_bytes']:.1f} GiB free")
     say(f"disk                 {gib['disk_free_bytes']:.1f} GiB free here")
     devices = ", ".join(found["gpu"]["cuda_devices"])
-    say(f"GPU                  {devices or 'none: device checks of ort-gpu are NOT_RUN'}")
+    say(f"GPU                  {devices or 'none: ort-gpu is checked on the CPU'}")
     say(f"ONNX Runtime runs on {', '.join(found['gpu']['onnxruntime_providers'])}")
     privacy = found["privacy"]
     say(f"telemetry            ONNX Runtime {privacy['onnxruntime_telemetry']}, Hub {privacy['hub_telemetry']}")

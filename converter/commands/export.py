@@ -7,56 +7,91 @@ import click
 
 from converter.commands.flags import Flags, output_folder, recipe_table
 from converter.commands.session import Session, json_option, quiet_options
+from converter.registry import names
 
 if TYPE_CHECKING:
     from converter.recipe import Recipe
 
+STAGE = "METHOD[:KEY=VALUE,…]"
 EPILOG = """\b
 Examples:
-  plm-export --target tflite                      the bundled sample, to look around
+  plm-export --target tflite                      the bundled sample model
   plm-export ./my-model --target tflite,cpu-int8 --eval dev.tsv -o out
-  plm-export org/model --prune structured:heads=0.5,ffn=0.5 --distill logits --target cpu-int8
+  plm-export org/model --prune structured:heads=0.5,ffn=0.5 --distill soft --target cpu-int8
   plm-export ./my-model --target cpu-int8 --quantize static:range=mse
-`plm-export list` names what there is, `plm-export describe NAME` its options."""
+`plm-export list` lists targets and methods, `plm-export describe NAME` shows the options of one."""
 
 
-@click.command("export", epilog=EPILOG, short_help="Make packages of MODEL and prove them (the default command).")
+def methods(kind: str, does: str) -> str:
+    """Return the help of a flag that adds a stage; stages run in the order in which they are typed."""
+    return f"{does}: {', '.join(names(f'converter.{kind}'))}."
+
+
+@click.command("export", epilog=EPILOG, short_help="Export MODEL to packages and check them (the default command).")
 @click.argument("model", required=False)
-@click.option("--target", "-t", multiple=True, metavar="NAME", help="What to make; repeat it, or separate by commas.")
-@click.option("--output", "-o", type=click.Path(path_type=Path), metavar="DIR", help="Where to; default: MODEL-export.")
-@click.option("--recipe", type=click.Path(path_type=Path), metavar="FILE", help="A TOML recipe; flags overrule it.")
 @click.option(
-    "--trim", multiple=True, metavar="METHOD[:KEY=VALUE,…]", help="Drop what the text never takes: vocabulary."
+    "--target",
+    "-t",
+    multiple=True,
+    metavar="NAME",
+    help="Target to export to, such as tflite; repeat, or separate by commas.",
 )
-@click.option("--prune", multiple=True, metavar="METHOD[:KEY=VALUE,…]", help="A pruning stage, in the order typed.")
-@click.option("--share", multiple=True, metavar="METHOD[:KEY=VALUE,…]", help="A sharing stage: layers, codebook.")
 @click.option(
-    "--factorize", multiple=True, metavar="METHOD[:KEY=VALUE,…]", help="A low-rank stage: embeddings, linears."
+    "--output", "-o", type=click.Path(path_type=Path), metavar="DIR", help="Output folder; default: MODEL-export."
 )
-@click.option("--distill", multiple=True, metavar="METHOD[:KEY=VALUE,…]", help="A distillation stage, likewise.")
 @click.option(
-    "--quantize", multiple=True, metavar="[TARGET=]PRECISION[:…]", help="Precision, of all targets or of one."
+    "--recipe",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="TOML file with all settings of a run; flags override it.",
 )
-@click.option("--task", metavar="NAME", help="Overrules the task found in the model's configuration.")
+@click.option(
+    "--trim",
+    multiple=True,
+    metavar=STAGE,
+    help=methods("trim", "Remove vocabulary entries unused in the calibration text"),
+)
+@click.option("--prune", multiple=True, metavar=STAGE, help=methods("prune", "Prune"))
+@click.option("--share", multiple=True, metavar=STAGE, help=methods("share", "Share weights"))
+@click.option("--factorize", multiple=True, metavar=STAGE, help=methods("factorize", "Factorize matrices (low rank)"))
+@click.option("--distill", multiple=True, metavar=STAGE, help=methods("distill", "Distill from the source model"))
+@click.option(
+    "--quantize",
+    multiple=True,
+    metavar="[TARGET=]PRECISION[:…]",
+    help="Precision of all targets, or of one: tflite=fp16; `auto` picks the fastest that passes.",
+)
+@click.option(
+    "--task", metavar="NAME", help="Task, if not the one in the model's configuration; `plm-export list tasks`."
+)
 @click.option("--prompt", metavar="NAME", help="A prompt of the model that stands before every text; see its folder.")
-@click.option("--revision", metavar="REV", help="Commit, tag or branch of a Hub model.")
-@click.option(
-    "--calibration", metavar="FILE", help="Real text to prune, distill and calibrate with (txt, jsonl, csv, tsv)."
-)
-@click.option("--eval", "evaluation", metavar="FILE", help="Labelled text to judge by (txt, jsonl, csv, tsv).")
+@click.option("--revision", metavar="REV", help="Commit, tag or branch of a model on the Hugging Face Hub.")
+@click.option("--calibration", metavar="FILE", help="Text to prune, distill and calibrate with (txt, jsonl, csv, tsv).")
+@click.option("--eval", "evaluation", metavar="FILE", help="Labelled text to evaluate on (txt, jsonl, csv, tsv).")
 @click.option("--columns", metavar="text=…,label=…", help="Columns of the data files by name; pair=… is a second text.")
 @click.option("--label-map", metavar="FILE", help="What the data calls the model's labels (json, toml, tsv).")
 @click.option("--max-length", type=int, metavar="N", help="Longest text in tokens; at most what the model takes.")
-@click.option("--max-drop", type=float, metavar="X", help="Most that the metric may fall: 0.005 is half a point.")
-@click.option("--limit", multiple=True, metavar="[TARGET.]NAME=X", help="Another limit of the gate: agreement=0.98.")
-@click.option("--seq-len", metavar="N,N,…", help="Lengths of a TFLite file, in tokens: 16,32,64.")
-@click.option("--portable", is_flag=True, help="Standard ONNX operators only, for cpu-int8: slower, opened anywhere.")
-@click.option("--probes", type=int, metavar="N", help="Texts that are compared one by one.")
-@click.option("--seed", type=int, metavar="N", help="Seed of everything random; default 0.")
+@click.option("--max-drop", type=float, metavar="X", help="Largest allowed drop of the metric: 0.005 is half a point.")
+@click.option(
+    "--limit",
+    multiple=True,
+    metavar="[TARGET.]NAME=X",
+    help="Override a gate limit: agreement=0.98; `plm-export describe limits`.",
+)
+@click.option("--seq-len", metavar="N,N,…", help="Sequence lengths of a TFLite file, in tokens: 16,32,64.")
+@click.option(
+    "--portable",
+    is_flag=True,
+    help="cpu-int8 with standard ONNX operators only: runs in every runtime, slower in ONNX Runtime.",
+)
+@click.option("--probes", type=int, metavar="N", help="How many texts are compared one by one; default 400.")
+@click.option("--seed", type=int, metavar="N", help="Random seed; default 0.")
 @click.option("--force", is_flag=True, help="Replace an earlier output in DIR; refused where DIR holds any other file.")
 @click.option("--wait", is_flag=True, help="Wait while another run writes to DIR, instead of being refused.")
-@click.option("--require-device", is_flag=True, help="Fail where a package cannot be tried on its device here.")
-@click.option("--dry-run", is_flag=True, help="Check everything that was asked for, print the recipe, make nothing.")
+@click.option(
+    "--require-device", is_flag=True, help="Fail if the target device (a CUDA GPU) is not available for the check."
+)
+@click.option("--dry-run", is_flag=True, help="Check all settings, print the recipe, export nothing.")
 @json_option
 @quiet_options
 @click.pass_obj
@@ -93,9 +128,9 @@ def export(  # click passes one argument a flag
     require_device: bool,
     dry_run: bool,
 ) -> int:
-    """Make a package of MODEL for each --target, and prove that it answers like MODEL.
+    """Export MODEL to one package per --target, and check that each answers like MODEL.
 
-    MODEL is a folder, a Hub id, or sample:NAME. Without it, the bundled sample is exported.
+    MODEL is a folder, an id on the Hugging Face Hub, or sample:NAME. Without it, the bundled sample is exported.
     """
     flags = Flags(
         model=model,
@@ -144,13 +179,13 @@ def run(session: Session, flags: Flags) -> int:
     if flags.dry_run:
         return _dry_run(session, recipe)
     if "targets" not in table:
-        terminal.say("No --target given: making cpu-int8 (`plm-export list targets` names all).")
+        terminal.say("No --target given: exporting to cpu-int8 (`plm-export list targets` lists all).")
     return _make(session, flags, recipe, out)
 
 
 def _make(session: Session, flags: Flags, recipe: "Recipe", out: Path) -> int:
     terminal = session.terminal
-    terminal.say(f"{recipe.model} → {', '.join(t.name for t in recipe.targets)} in {out}/")
+    terminal.say(f"Exporting {recipe.model} for {', '.join(t.name for t in recipe.targets)} to {out}/")
     with terminal.hushed():
         from converter.api import convert
         from converter.report.summary import report_table
@@ -188,7 +223,7 @@ def _dry_run(session: Session, recipe: "Recipe") -> int:
         session.print_json(table)
     else:
         session.terminal.result(tomli_w.dumps(table).rstrip("\n"))
-    session.terminal.say("Nothing was made (--dry-run).")
+    session.terminal.say("Nothing was exported (--dry-run).")
     return 0
 
 
@@ -201,4 +236,4 @@ def _refuse_misspelled_command(session: Session, model: str | None) -> None:
         return
     close = difflib.get_close_matches(model, session.commands, n=1, cutoff=0.75)
     if close:
-        raise UsageError(f"there is no model and no command {model!r}", hint=f"did you mean `plm-export {close[0]}`?")
+        raise UsageError(f"there is no model or command named {model!r}", hint=f"did you mean `plm-export {close[0]}`?")

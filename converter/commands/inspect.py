@@ -10,13 +10,13 @@ from converter.commands.session import Session, json_option, quiet_options
 from converter.report.words import milliseconds, number, share, size
 
 
-@click.command("inspect", short_help="What a package is, from what, how good and how fast.")
+@click.command("inspect", short_help="Show a package's source, size, accuracy, speed and checks.")
 @click.argument("package", type=click.Path(path_type=Path))
 @json_option
 @quiet_options
 @click.pass_obj
 def inspect(session: Session, package: Path) -> int:
-    """Show what the manifest of PACKAGE says. Nothing is run; `verify` does that."""
+    """Show what the manifest of PACKAGE states. Nothing is run; `verify` does that."""
     from converter.commands.verify import packages_in
     from converter.package.manifest import read_manifest
 
@@ -50,7 +50,7 @@ def lines(folder: str, manifest: Mapping[str, Any]) -> list[str]:
         made.append(f"  {name:11} {number(value)} (source {number(_table(gate, 'source_metric').get(name))})")
     times = _table(gate, "milliseconds")
     if "package" in times:
-        made.append(f"  a text      {milliseconds(times['package'])} (source {milliseconds(times.get('source'))})")
+        made.append(f"  latency     {milliseconds(times['package'])} (source {milliseconds(times.get('source'))})")
     made += [
         f"  {check['status']:8}  {check['name']}: {check.get('detail') or number(check.get('value'))}"
         for check in gate.get("checks", [])

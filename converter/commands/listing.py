@@ -18,13 +18,13 @@ if TYPE_CHECKING:
 KINDS = ("targets", "tasks", "trim", "prune", "share", "factorize", "distill", "quantize", "families", "samples")
 
 
-@click.command("list", short_help="Name the targets, tasks, methods, families and samples there are.")
+@click.command("list", short_help="List targets, tasks, methods, model families and samples.")
 @click.argument("kind", required=False)
 @json_option
 @quiet_options
 @click.pass_obj
 def list_names(session: Session, kind: str | None) -> int:
-    """Name what there is of KIND (targets, tasks, trim, prune, share, factorize, distill, …); without KIND, all."""
+    """List everything of one KIND (targets, tasks, trim, prune, share, factorize, distill, …), or of all kinds."""
     if kind is not None and kind not in KINDS:
         raise UsageError(f"there is no kind {kind!r}", hint=nearest(kind, KINDS))
     terminal = session.terminal
@@ -56,6 +56,8 @@ def known(kind: str) -> dict[str, str]:
             import sample_models
 
             return {f"sample:{n}": text for n, text in sample_models.names().items()}
+        case "quantize":
+            return {f"{target}={p}": _precision(target, p)["summary"] for target, p in menu()}
         case _:
             stages = [n for n in registry.stage_names() if n.startswith(f"{kind}.")]
             return {n: registry.stage_class(n).summary for n in stages}
@@ -65,69 +67,109 @@ def _task_line(task: "type[Task]") -> str:
     return f"architectures named …{task.architecture}"
 
 
-@click.command("describe", short_help="Show what a target or method does, and its options.")
+@click.command("describe", short_help="Show what a target, method or precision does, and its options.")
 @click.argument("name")
 @json_option
 @quiet_options
 @click.pass_obj
 def describe(session: Session, name: str) -> int:
-    """Show what NAME (a target, `prune.structured`, or only `structured`) does, and every option it takes."""
+    """Show what NAME does, and every option it takes.
+
+    NAME is a target (tflite), a method (prune.structured, or only structured), a precision (static, or tflite=static
+    for one target), or limits. A name that several things have shows them all.
+    """
     terminal = session.terminal
     with terminal.hushed():
-        found = description(name)
+        found = descriptions(name)
         if terminal.json:
-            session.print_json(found)
-        else:
-            _show(found, terminal)
+            session.print_json(found[0] if len(found) == 1 else found)
+            return 0
+        for i, one in enumerate(found):
+            if i:
+                terminal.result("")
+            _show(one, terminal)
     return 0
 
 
-def description(name: str) -> dict[str, Any]:
-    """Return name, summary, usage and options of a target, a stage or `limits`.
+def descriptions(name: str) -> list[dict[str, Any]]:
+    """Return name, summary, usage and options of all that is called `name`, by the names that users type.
 
     Raises:
         UsageError: there is nothing of that name; the nearest is named.
 
     """
+    from converter import registry
     from converter.precision import Limits
 
+    dashed, plain = name.replace("_", "-"), name.replace("-", "_")
     if name == "limits":
-        return _described("limits", "Limits of the gate", Limits, "--limit NAME=X, or [limits] in a recipe")
-    proper, cls = _class_of(name)
-    made: dict[str, Any] = _described(proper, cls.summary, cls, _usage(proper))
-    if "." not in proper:
-        made["precisions"] = list(cls.menu())
-        made["default_precision"] = next(iter(cls.menu()))
+        return [_described("limits", "Limits of the gate", Limits, "--limit NAME=X, or [limits] in a recipe")]
+    if dashed in registry.target_names():
+        return [_target(dashed)]
+    made = [_method(s) for s in methods() if plain in {s, s.partition(".")[2]}]
+    made += [_precision(target, p) for target, p in menu() if plain in _names(target, p)]
+    if not made:
+        short = (s.partition(".")[2] for s in methods())
+        typed = (f"{target}={precision}" for target, precision in menu())
+        choices = (*registry.target_names(), *methods(), *short, *(p for _, p in menu()), *typed, "limits")
+        raise UsageError(f"there is nothing called {name!r}", hint=nearest(name, choices))
     return made
 
 
-def _class_of(name: str) -> tuple[str, Any]:
+def methods() -> list[str]:
+    """Return the stages that a recipe's [[compress]] takes."""
     from converter import registry
 
-    dashed, plain = name.replace("_", "-"), name.replace("-", "_")
-    if dashed in registry.target_names():
-        return dashed, registry.target_class(dashed)
-    matches = [s for s in registry.stage_names() if plain in {s, s.partition(".")[2]}]
-    if len(matches) == 1:
-        return matches[0], registry.stage_class(matches[0])
-    if matches:
-        raise UsageError(f"{name!r} names several methods", hint=f"say which: {', '.join(matches)}")
-    stages = registry.stage_names()
-    choices = (*registry.target_names(), *stages, *(s.partition(".")[2] for s in stages), "limits")
-    raise UsageError(f"there is nothing called {name!r}", hint=nearest(plain, choices))
+    return [s for s in registry.stage_names() if not s.startswith("quantize.")]
 
 
-def _usage(proper: str) -> str:
-    kind, _, method = proper.partition(".")
-    if not method:
-        return f"--target {proper}, options under [target.{proper}]"
-    if kind == "quantize":
-        return f"--quantize TARGET={method}:KEY=VALUE,…"
-    return f'--{kind} {method}:KEY=VALUE,…, or [[compress]] with stage = "{proper}"'
+def menu() -> list[tuple[str, str]]:
+    """Return every target with each of its precisions, as `--quantize TARGET=PRECISION` takes them."""
+    from converter import registry
+
+    return [(target, p) for target in registry.target_names() for p in registry.target_class(target).menu()]
+
+
+def _names(target: str, precision: str) -> set[str]:
+    """Return the names of a precision: its own, with its target, and that of its stage, which records have."""
+    from converter import registry
+
+    quantizer = registry.quantizers(target).get(precision)
+    stage = quantizer.__module__.removeprefix("converter.") if quantizer else precision
+    return {precision, f"{target.replace('-', '_')}={precision}", stage, stage.rpartition(".")[2]}
+
+
+def _target(name: str) -> dict[str, Any]:
+    from converter import registry
+
+    cls = registry.target_class(name)
+    made = _described(name, cls.summary, cls, f"--target {name}:KEY=VALUE,…, or [target.{name}] in a recipe")
+    return made | {"precisions": list(cls.menu()), "default_precision": next(iter(cls.menu()))}
+
+
+def _method(name: str) -> dict[str, Any]:
+    from converter import registry
+
+    kind, _, method = name.partition(".")
+    cls = registry.stage_class(name)
+    usage = f'--{kind} {method}:KEY=VALUE,…, or [[compress]] with stage = "{name}" in a recipe'
+    return _described(name, cls.summary, cls, usage)
+
+
+def _precision(target: str, precision: str) -> dict[str, Any]:
+    from converter import registry
+
+    typed, cls = f"{target}={precision}", registry.quantizers(target).get(precision)
+    summary = cls.summary if cls else "float32, not quantized"
+    typed_options = ":KEY=VALUE,…" if cls and options(cls) else ""
+    usage = f"--quantize {typed}{typed_options}, or [quantize] in a recipe"
+    if cls is None:
+        return {"name": typed, "summary": summary, "about": "", "usage": usage, "options": []}
+    return _described(typed, summary, cls, usage)
 
 
 def _described(name: str, summary: str, cls: type, usage: str) -> dict[str, Any]:
-    doc = inspect.getdoc(cls) or ""
+    doc = (inspect.getdoc(cls) or "").partition("\nRaises")[0].strip()
     # dataclasses write their signature where a class has no docstring of its own
     return {
         "name": name,
@@ -193,18 +235,18 @@ def _show(found: dict[str, Any], terminal: "Terminal") -> None:
     for title in ("option", "default", "type", "range", "what it does"):
         table.add_column(title, overflow="fold", no_wrap=title == "option")
     for o in found["options"]:
-        cells = (o["name"], _text(o["default"]), o["type"], _range(o["low"], o["high"]), o["help"])
+        cells = (o["name"], option_text(o["default"]), o["type"], range_text(o["low"], o["high"]), o["help"])
         table.add_row(*map(escape, cells))
     console.print(table)
 
 
-def _text(value: Any) -> str:
+def option_text(value: Any) -> str:
     if isinstance(value, list):
         return "+".join(map(str, value)) or "none"
     return "none" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
 
 
-def _range(low: float | None, high: float | None) -> str:
+def range_text(low: float | None, high: float | None) -> str:
     if low is None and high is None:
         return ""
     return f"≥ {low:g}" if high is None else f"≤ {high:g}" if low is None else f"{low:g} … {high:g}"

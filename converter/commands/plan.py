@@ -17,13 +17,13 @@ OF_A_RUN = {"output", "force", "wait", "require_device", "dry_run"}
 """Flags of `export` that say where to or how strictly: nothing is made here."""
 
 
-@click.command("plan", short_help="Show what an export would make: sizes, speed, time and memory.")
+@click.command("plan", short_help="Estimate size, speed, time and memory of an export, without running it.")
 @click.pass_context
 def plan(context: click.Context) -> int:
-    """Show, for the flags or the recipe of an export of MODEL, what each step would leave.
+    """Estimate, for the flags or the recipe of an export of MODEL, the result of each step. Nothing is exported.
 
-    Sizes are those of the weights by target; graph and tokenizer add some hundred kilobytes. Speed is told where this
-    machine has been timed (cpu-int8). Nothing is made.
+    Sizes are those of the weights by target; graph and tokenizer add some hundred kilobytes. Speed is shown if operator
+    times of this machine are known (cpu-int8).
     """
     from converter.recipe import bind_recipe
 
@@ -51,7 +51,7 @@ def _show(made: "Plan", terminal: "Terminal") -> None:
     targets = list(made.steps[0].megabytes)
     table = Table(box=None, pad_edge=False)
     table.add_column("step")
-    for name in ("parameters", *(f"{t} MB" for t in targets), "ms a text", "takes about"):
+    for name in ("parameters", *(f"{t} MB" for t in targets), "ms per text", "export time"):
         table.add_column(name, justify="right")
     for step in made.steps:
         table.add_row(step.step, *_cells(step, targets))
@@ -61,10 +61,10 @@ def _show(made: "Plan", terminal: "Terminal") -> None:
         for note in step.notes:
             terminal.result(note if note.startswith(step.step) else f"{step.step}: {note}")
     terminal.result(
-        f"In all about {_duration(made.seconds)} here ({_duration(made.proof_seconds)} of it proof), "
-        f"and {made.memory_megabytes:.0f} MB of memory above what the libraries take."
+        f"In total about {_duration(made.seconds)} here ({_duration(made.proof_seconds)} of it for the checks), "
+        f"and {made.memory_megabytes:.0f} MB of memory in addition to the libraries."
     )
-    terminal.say("Nothing was made.")
+    terminal.say("Nothing was exported.")
 
 
 def _cells(step: "Step", targets: list[str]) -> list[str]:

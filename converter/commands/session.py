@@ -40,14 +40,25 @@ def _set(name: str) -> Callable[[click.Context, click.Parameter, bool], None]:
 def json_option(command: F) -> F:
     """Add `--json`."""
     return click.option(
-        "--json", is_flag=True, expose_value=False, is_eager=True, callback=_set("json"), help="One JSON document."
+        "--json",
+        is_flag=True,
+        expose_value=False,
+        is_eager=True,
+        callback=_set("json"),
+        help="Print the result as one JSON document.",
     )(command)
 
 
 def quiet_options(command: F) -> F:
     """Add `-q` and `-v`."""
     quiet = click.option(
-        "-q", "--quiet", is_flag=True, expose_value=False, is_eager=True, callback=_set("quiet"), help="No progress."
+        "-q",
+        "--quiet",
+        is_flag=True,
+        expose_value=False,
+        is_eager=True,
+        callback=_set("quiet"),
+        help="Show no progress.",
     )
     verbose = click.option(
         "-v",
@@ -56,6 +67,6 @@ def quiet_options(command: F) -> F:
         expose_value=False,
         is_eager=True,
         callback=_set("verbose"),
-        help="Show what libraries say, and tracebacks.",
+        help="Show the output of libraries, and tracebacks.",
     )
     return quiet(verbose(command))

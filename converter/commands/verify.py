@@ -9,16 +9,16 @@ from converter.commands.session import Session, json_option, quiet_options
 from converter.errors import ExportError, PackageDamaged
 
 
-@click.command("verify", short_help="Check hashes and signature, replay the golden vectors; offline.")
+@click.command("verify", short_help="Check a package: hashes, signatures, recorded answers (offline).")
 @click.argument("package", nargs=-1, required=True, type=click.Path(path_type=Path))
-@click.option("--threads", type=click.IntRange(1), default=1, show_default=True, help="Threads of the runtime.")
+@click.option("--threads", type=click.IntRange(1), default=1, show_default=True, help="Number of threads.")
 @json_option
 @quiet_options
 @click.pass_obj
 def verify(session: Session, package: tuple[Path, ...], threads: int) -> int:
-    """Check that each PACKAGE is what was sealed, and still answers as it did then.
+    """Check that PACKAGE is unchanged and still gives the answers recorded when it was made.
 
-    PACKAGE is a package's folder, or an output folder: then every package in it is checked.
+    PACKAGE is the folder of a package, or an output folder: then every package in it is checked.
     """
     terminal = session.terminal
     rows = []

@@ -83,10 +83,10 @@ def words_example(row: Row, where: str, label_of: LabelReader) -> Example:
         return text_example(row, where, lambda _: None)
     words = _cell_list(row, name, where)
     if not all(isinstance(w, str) for w in words):
-        raise DataError(f"{name} holds something else than words", where=where)
+        raise DataError(f"{name} holds something other than words", where=where)
     label = read_label(row, where, label_of)
     if isinstance(label, tuple) and len(label) != len(words):
-        raise DataError(f"{len(words)} words and {len(label)} tags", where=where, hint="give one tag a word")
+        raise DataError(f"{len(words)} words and {len(label)} tags", where=where, hint="give one tag per word")
     return Example(" ".join(words), words=tuple(words), label=label, where=where)
 
 
@@ -235,17 +235,17 @@ def _answer(given: Any, context: str, where: str) -> Answer:
     if not any(texts):
         return Answer((), ())
     if not all(isinstance(t, str) for t in texts):
-        raise DataError("answers hold something else than text", where=where)
+        raise DataError("answers hold something other than text", where=where)
     if not starts:
         return Answer(tuple(texts), tuple(context.find(t) for t in texts))
     if len(starts) != len(texts):
         raise DataError(f"{len(texts)} answers and {len(starts)} starts", where=where)
     if not all(isinstance(s, int) for s in starts):
-        raise DataError("answer_start holds something else than whole numbers", where=where)
+        raise DataError("answer_start holds something other than whole numbers", where=where)
     for text, start in zip(texts, starts, strict=True):
         if text and context[start : start + len(text)] != text:
             raise DataError(
-                f"the answer {text!r:.60} does not stand at character {start} of its context",
+                f"the answer {text!r:.60} is not at character {start} of its context",
                 where=where,
                 hint="answer_start counts characters (not bytes) from 0",
             )

@@ -41,7 +41,7 @@ def _quoted_rows(path: Path, lines: Iterable[str], delimiter: str) -> Iterator[t
             return
         except csv.Error as error:
             raise DataError(
-                f"quotes do not match ({error})",
+                f"unbalanced quotes ({error})",
                 where=f"{path}:{start}",
                 hint='a quote inside a quoted cell is written twice: ""',
             ) from None

@@ -182,7 +182,9 @@ def _json_rows(path: Path) -> Iterator[Located]:
     found = _parsed(content, str(path))
     rows = found["data"] if isinstance(found, dict) and "data" in found else found
     if not isinstance(rows, list):
-        raise DataError("this is not a list of rows", where=str(path), hint="one row a line is a .jsonl file")
+        raise DataError(
+            "this is not a list of rows", where=str(path), hint="for one JSON object per line, name the file .jsonl"
+        )
     for i, row in enumerate(rows, 1):
         if isinstance(row, dict) and isinstance(row.get("paragraphs"), list):
             yield from _squad_rows(row["paragraphs"], f"{path}: article {i}")
@@ -207,7 +209,7 @@ def _parsed(text: str, where: str) -> Any:
     except json.JSONDecodeError as error:
         raise DataError(f"not JSON ({error.msg}, column {error.colno})", where=where) from None
     except RecursionError:
-        raise DataError("not a row: nested too deep", where=where) from None
+        raise DataError("nested too deep", where=where) from None
 
 
 def _json_row(value: Any, where: str) -> Row:
@@ -231,7 +233,7 @@ def _table_rows(path: Path, known: Collection[str]) -> Iterator[Located]:
                 where=where,
                 hint="a cell that holds the separator or a line break needs quotes"
                 if path.suffix.lower() == ".csv"
-                else "tabs part cells: a text must not hold one",
+                else "a .tsv file separates columns with tabs: replace the tabs inside texts",
             )
         yield where, dict(zip(columns, cells, strict=True))
 
@@ -242,7 +244,7 @@ def _check_header(columns: list[str], path: Path, known: Collection[str]) -> Non
         raise DataError("the file is empty", where=str(path))
     if not any(name in known for name in columns):
         raise DataError(
-            f"no column is known: found {', '.join(c[:40] for c in columns[:8])}",
+            f"no known column: found {', '.join(c[:40] for c in columns[:8])}",
             where=where,
             hint=_header_hint(columns),
         )
@@ -253,9 +255,9 @@ def _check_header(columns: list[str], path: Path, known: Collection[str]) -> Non
 
 def _header_hint(columns: list[str]) -> str:
     if len(columns) == 1 and any(mark in columns[0] for mark in ";\t"):
-        return "its cells seem to be parted by something else: commas part a .csv, tabs a .tsv"
+        return "wrong separator? a .csv file uses commas, a .tsv file tabs"
     if any(" " in name or name.lstrip("-").isdecimal() for name in columns):
-        return "the file seems to lack its header: put a first line such as sentence and label above it"
+        return "is the header missing? add a first line such as sentence and label"
     return (
         "wanted such as sentence (or text) and label, or sentence1, sentence2 and score; "
         "--columns text=NAME,label=NAME says which column is what"
@@ -268,5 +270,5 @@ def _refuse_misspelled(row: Row, where: str, layout: Layout) -> None:
         raise DataError(
             f"the column {found[0]!r} is not known",
             where=where,
-            hint=f"did you mean {found[1]!r}? rename it, or drop it where the rows are to have no label",
+            hint=f"did you mean {found[1]!r}? rename it, or remove it if the rows have no label",
         )

@@ -63,7 +63,7 @@ class Beside:
         backend = backend_of(source)
         if not (self.assets / TABLES_FILE).is_file():
             why = self._why_not(source)
-            detail = f"the package has no tokenizer of its own for devices: {why}; an app needs a library"
+            detail = f"the package has no tokenizer tables for devices: {why}; an app needs a library"
             return Check(CHECK, Status.NOT_RUN, detail=detail), {FACT: {"why_not": why}}
         wanted = expected(backend, max_length)
         only_second = source.task.cuts_second
@@ -84,7 +84,7 @@ class Beside:
             tables_of(source)
         except NoTables as error:
             return str(error)
-        return "its tables were not written"
+        return "the tables were not written"
 
     def complete(
         self, source: "TorchModel", golden: "Golden", runner: "Runner", known: Mapping[str, Any], tolerance: float

@@ -25,13 +25,13 @@ CLASS_NAMES = {
 }
 SUMMARIES = {
     "classes": "text in, a label and its probability out",
-    "multi": "text in, all labels that fit out",
+    "multi": "text in, all matching labels out",
     "score": "text in, a score out",
     "embedding": "text in, its embedding out",
     "tokens": "text in, the mean of its token vectors out",
     "tags": "text in, a tag for each word out",
-    "span": "question and context in, the answer's words out",
-    "mask": "text with masks in, the likeliest tokens out",
+    "span": "question and context in, the answer out",
+    "mask": "text with masks in, the most likely tokens out",
 }
 MOST_MEASURED = 6
 """Lengths at which a phone is measured; of more, a few stand for all."""

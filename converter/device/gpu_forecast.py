@@ -43,7 +43,7 @@ REWRITES = {
     "LOGICAL_OR": "the maximum of two float32 masks",
     "LOGICAL_NOT": "1 minus a float32 mask",
     "BROADCAST_TO": "let ADD or MUL broadcast",
-    "WHILE": "`--target tflite:graphs=separate` gives each length a graph of fixed shapes",
+    "WHILE": "`--target tflite:graphs=separate` makes one graph of fixed shapes per sequence length",
 }
 OTHER_REWRITE = "keep that part on the CPU: the delegate runs what is before and after it"
 
@@ -78,10 +78,12 @@ class Forecast:
     def sentence(self) -> str:
         n = sum(x.count for x in self.leaving)
         if not n:
-            return f"all {self.operations} operations are of kinds that the GPU delegate takes"
+            return f"all {self.operations} operations are supported by the GPU delegate"
         names = ", ".join(f"{x.operation} ({x.why})" for x in self.leaving[:3])
         pieces = f"{self.partitions} piece{'s' if self.partitions != 1 else ''}"
-        return f"{n} of {self.operations} operations leave the GPU delegate, which runs {pieces}: {names}"
+        return (
+            f"{n} of {self.operations} operations are not supported by the GPU delegate, which runs {pieces}: {names}"
+        )
 
     def facts(self) -> dict[str, Any]:
         """Return what the manifest keeps, and in a line what the report shows."""
@@ -98,9 +100,11 @@ def forecast(path: Path) -> Forecast:
     if rows and rows[0][0] == "WHILE":
         # What it calls is cut into no pieces at all.
         n = _called(path)
-        return Forecast(n, (Leaving("WHILE", n, "it runs one graph for all lengths", REWRITES["WHILE"]),), 0)
+        return Forecast(
+            n, (Leaving("WHILE", n, "the file has one graph for all sequence lengths", REWRITES["WHILE"]),), 0
+        )
     if _takes_any_length(path):
-        return Forecast(len(rows), (Leaving(ANY_LENGTH, len(rows), "shapes follow the text", REWRITES["WHILE"]),), 0)
+        return Forecast(len(rows), (Leaving(ANY_LENGTH, len(rows), "its shapes are dynamic", REWRITES["WHILE"]),), 0)
     reasons = [(name, reason(name, given, made)) for name, given, made in rows]
     counts = Counter((name, why) for name, why in reasons if why)
     stays = [not why for _, why in reasons]
@@ -155,7 +159,7 @@ def _called(path: Path) -> int:
 def reason(name: str, given: Sequence[Tensor], made: Sequence[Tensor]) -> str:
     """Return why an operation leaves the GPU; empty where it stays."""
     if name not in TAKEN:
-        return "the delegate has no such operation"
+        return "the delegate does not support the operation"
     if any(len(t.shape) > 4 for t in (*given, *made) if not t.constant):
         return "more than four dimensions"
     if name in PAIRWISE and all(t.constant for t in given):

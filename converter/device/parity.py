@@ -40,7 +40,7 @@ class Parity:
     n: int
     n_hard: int
     differing: tuple[str, ...]
-    """The kind and the text of each that came out otherwise."""
+    """The kind and the text of each that got different ids."""
 
     @property
     def share(self) -> float:
@@ -99,14 +99,14 @@ def parity_check(parity: Parity) -> Check:
     """PASS where the shipped tokenizer may be used in place of the original; every difference is named."""
     equal = parity.n - len(parity.differing)
     detail = (
-        f"the tables for devices give Hugging Face's ids for {equal} of {parity.n} texts "
-        f"({parity.n_hard} of them made to be hard)"
+        f"the tokenizer tables for devices give the ids of Hugging Face's tokenizer for {equal} of {parity.n} texts "
+        f"({parity.n_hard} of them edge cases)"
     )
     if parity.differing:
         detail += f"; other ids for {'; '.join(parity.differing[:N_NAMED])}"
     status = Status.PASS if parity.share >= LEAST else Status.NOT_RUN
     if status is Status.NOT_RUN:
-        detail += "; too many: they are left out"
+        detail += "; too many differ, so the package has no tables"
     return Check(CHECK, status, parity.share, LEAST, detail)
 
 

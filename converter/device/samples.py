@@ -24,8 +24,8 @@ PARTIAL = {"cpp/calls.hpp.j2", "java/Calls.java.j2", "swift/Calls.swift.j2"}
 RENAMED = {"java/TextModel.java.j2": "java/{}.java", "swift/TextModel.swift.j2": "swift/{}.swift"}
 """Files that carry the name of the class they hold."""
 LITERT, LITERT_OF_4_BITS = "1.3", "2.0"
-"""The least LiteRT by trial: 1.0 rounds activations otherwise. Weights of 4 bits 1.0 to 1.2 would answer otherwise, and
-`converter.tflite.versions` has everything before 2 refuse them."""
+"""The least LiteRT by trial: 1.0 rounds activations differently. With weights of 4 bits, 1.0 to 1.2 are wrong:
+`converter.tflite.versions` makes everything before 2 refuse them."""
 
 
 def write_samples(

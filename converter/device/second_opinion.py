@@ -29,7 +29,7 @@ FLOAT_LIMIT = 1e-3
 """Of the output range: 6e-7 was measured."""
 INTEGER_LIMIT = 0.25
 """Reference kernels round activations to one scale a row, XNNPACK to a scale and a zero point: 0.04 was measured on
-MiniLM. What this is to find (a scale, a transposition, a sign read otherwise) is off by the whole range."""
+MiniLM. What this is to find (a scale, a transposition, a wrong sign) is off by the whole range."""
 SECONDS = 120
 CHILD = Path(__file__).with_name("_reference.py")
 
@@ -42,16 +42,16 @@ def second_opinion(
     Reference kernels are slow: a handful of short texts tells a kernel that reads the file otherwise as well as all do.
     """
     if not runner.lengths:
-        return Check(CHECK, Status.NOT_RUN, detail="it reads fixed lengths, and the file takes any"), {}
+        return Check(CHECK, Status.NOT_RUN, detail="it needs fixed sequence lengths, and the file takes any"), {}
     if in_blocks(model):
-        detail = "TensorFlow's reference kernels read weights with a scale a block as zeros"
+        detail = "TensorFlow's reference kernels do not support block-wise quantized weights"
         return Check(CHECK, Status.NOT_RUN, detail=detail), {}
     if importlib.util.find_spec("tensorflow") is None:
         detail = "TensorFlow is not installed: pip install 'plm-export[tensorflow]'"
         return Check(CHECK, Status.NOT_RUN, detail=detail), {}
     chosen = sorted(reference.probes, key=lambda p: p.encoding.length)[:: max(1, len(reference.probes) // 8)][:TEXTS]
     if not chosen:
-        return Check(CHECK, Status.NOT_RUN, detail="there are no probes"), {}
+        return Check(CHECK, Status.NOT_RUN, detail="there are no texts to compare"), {}
     limit = INTEGER_LIMIT if _has_integers(model) else FLOAT_LIMIT
     with TemporaryDirectory(dir=work) as folder:
         said = _ask(Path(folder), model, source, chosen, runner)

@@ -126,13 +126,13 @@ def _refuse(table: dict[str, Any]) -> None:
     if other:
         raise NoTables(f"its normalizer {other[0]} looks at more than one character")
     if any(k in {"NFD", "NFKD"} for k in kinds) and "StripAccents" not in kinds:
-        raise NoTables("its normalizer orders accents")
+        raise NoTables("its normalizer reorders accents")
     splitter = (table["pre_tokenizer"] or {}).get("type")
     if splitter != "BertPreTokenizer":
         raise NoTables(f"its pre-tokenizer is {splitter}, not BertPreTokenizer")
     for token in table["added_tokens"]:
         if token["single_word"]:
-            raise NoTables(f"its token {token['content']!r} is found as a whole word only")
+            raise NoTables(f"its token {token['content']!r} matches whole words only")
 
 
 def _content(backend: "Tokenizer", token: dict[str, Any]) -> str:

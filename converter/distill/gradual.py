@@ -16,30 +16,34 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class GradualPruning(TeacherOptions, Stage[TorchModel, TorchModel]):
-    """Cut to a budget along a cubic schedule, training in between (Zhu and Gupta, arXiv 1710.01878; GRAIN, 2212.07634).
+    """Prune to a goal along a cubic schedule, training in between (Zhu and Gupta, arXiv 1710.01878; GRAIN, 2212.07634).
 
-    Each cut measures anew what units mean to the answers, chooses widths as `prune.structured` does, and fits what is
-    left by least squares. The last cut comes at the share `until` of the training; the rest recovers.
+    Each pruning step measures importance again, chooses widths as `prune.structured` does, and refits what is kept by
+    least squares. The last step is at the share `until` of the training; the model recovers in the rest.
 
     As a recipe: `compress = [{stage = "distill.gradual", speedup = 4}]`
     """
 
-    speedup: float | None = option(None, "times faster than the model as it is, by a table timed here", low=1.01)
-    latency_ms: float | None = option(None, "milliseconds of one text, by a table timed here", low=0.0001)
-    size_mb: float | None = option(None, "megabytes of the package", low=0.0001)
-    cuts: int = option(4, "times that heads and neurons go", low=2, high=32)
-    until: float = option(0.4, "share of the training at which the last of them goes", low=0.01, high=0.95)
-    round_to: int = option(16, "neurons left in a layer are a multiple of this, where its width allows", low=1)
-    texts: int = option(1024, "texts to measure on and to fit to", low=1)
+    speedup: float | None = option(
+        None, "speedup to reach over the unpruned model, by times measured on this machine", low=1.01
+    )
+    latency_ms: float | None = option(
+        None, "milliseconds per text to reach, by times measured on this machine", low=0.0001
+    )
+    size_mb: float | None = option(None, "size of the model file to reach, in megabytes", low=0.0001)
+    cuts: int = option(4, "number of pruning steps during the training", low=2, high=32)
+    until: float = option(0.4, "share of the training after which nothing more is pruned", low=0.01, high=0.95)
+    round_to: int = option(16, "keep a multiple of this many neurons in each layer, where its width allows", low=1)
+    texts: int = option(1024, "calibration texts to measure importance on and to fit to", low=1)
 
-    summary = "remove heads and neurons in several cuts while what is left learns"
+    summary = "remove attention heads and FFN neurons in several steps while distilling"
     needs_text = True
 
     def __post_init__(self) -> None:
         named = [n for n in ("speedup", "latency_ms", "size_mb") if getattr(self, n) is not None]
         if len(named) != 1:
             raise RecipeError(
-                f"give {' or '.join(named)}, not both" if named else "there is no budget to prune to",
+                f"give {' or '.join(named)}, not both" if named else "there is no goal to prune to",
                 where="distill.gradual",
                 hint="" if named else "give speedup, latency_ms or size_mb",
             )

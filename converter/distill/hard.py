@@ -16,11 +16,11 @@ if TYPE_CHECKING:
 class HardLabels(TeacherOptions, Stage[TorchModel, TorchModel]):
     """Fine-tuning on the labels of the calibration text, which must have some."""
 
-    hard_weight: float = option(1.0, "weight of the data's own labels", low=1e-9)
-    soft_weight: float = option(0.0, "weight of the teacher's answers", low=0.0)
-    hidden_weight: float = option(0.0, "weight of the hidden states, layer by layer", low=0.0)
+    hard_weight: float = option(1.0, "loss weight of the labels in the data", low=1e-9)
+    soft_weight: float = option(0.0, "loss weight of the teacher's outputs", low=0.0)
+    hidden_weight: float = option(0.0, "loss weight of the hidden states, layer by layer", low=0.0)
 
-    summary = "learn the labels of the calibration text"
+    summary = "fine-tune on the labels of the calibration text"
     needs_text = True
 
     def forecast(self, now: "Forecast", model: TorchModel, ctx: Context) -> "Forecast":

@@ -13,17 +13,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class SoftLabels(TeacherOptions, Stage[TorchModel, TorchModel]):
-    """Divergence from the teacher's answers at a temperature (Hinton et al., arXiv 1503.02531).
+    """Distillation: divergence from the teacher's outputs at a temperature (Hinton et al., arXiv 1503.02531).
 
-    The distance of hidden states is added (as in TinyBERT, arXiv 1909.10351, but relative to the teacher's own size),
-    that of relations between tokens where `relation_weight` asks for it (MiniLMv2, 2012.15828), and the data's labels
-    where it has them and `hard_weight` asks for it. `augment` makes more text of the same text, which the teacher
-    labels: of all options it helps a small student most, where there are only thousands of texts.
+    The loss adds the distance of hidden states (as in TinyBERT, arXiv 1909.10351, but relative to the norm of the
+    teacher's), with `relation_weight` that of attention relations between tokens (MiniLMv2, 2012.15828), and with
+    `hard_weight` the labels in the data. `augment` makes variants of the text, labelled by the teacher: with only
+    thousands of texts, it is the option that helps a small student most.
 
     As a recipe: `compress = [{stage = "prune.structured", speedup = 4}, {stage = "distill.soft", augment = 3}]`
     """
 
-    summary = "learn the source's answers and hidden states"
+    summary = "train the model to reproduce the outputs and hidden states of the source"
     needs_text = True
 
     def forecast(self, now: "Forecast", model: TorchModel, ctx: Context) -> "Forecast":

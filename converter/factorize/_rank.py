@@ -7,7 +7,7 @@ SVD-LLM (Wang et al., arXiv 2403.07378): with `S` the Cholesky factor of the inp
 import torch
 
 FLOOR = 1e-4
-"""Added to the moment's diagonal, over its mean: directions that the text never takes must still be told apart."""
+"""Added to the moment's diagonal, over its mean: directions absent from the text must still be distinguished."""
 
 
 def factor_rows(rows: torch.Tensor, weights: torch.Tensor, rank: int) -> tuple[torch.Tensor, torch.Tensor]:

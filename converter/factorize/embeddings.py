@@ -18,21 +18,20 @@ NAME = "factorize.embeddings"
 
 @dataclass(frozen=True)
 class EmbeddingFactors(Stage[TorchModel, TorchModel]):
-    """A table of `rank` columns times `[rank, width]`, nearest to the rows that real text takes, as often as it does.
+    """A table of `rank` columns times a matrix `[rank, width]`, fitted to the rows weighted by their use in real text.
 
-    ALBERT and ELECTRA-small are made so. Of a model that is not, most directions of the embedding matter. Counting each
-    row as often as text takes it is what makes the difference: at half the rank of MiniLM-L6, fine-tuned on SST-2 and
-    counted on its training text, a plain SVD changes 11 % of the answers to other text (dev), this 4 %; of those to the
-    text that was counted 9 % and 2 %. A codebook of the same bytes changes 1 % and none: the record says what it saves
-    and what it costs.
+    ALBERT and ELECTRA-small are built this way; in other models, most directions of the embedding matter. Weighting by
+    token frequency makes the difference: at half the rank of MiniLM-L6 fine-tuned on SST-2, a plain SVD changes 11 % of
+    the answers to other text (dev), this 4 %. A codebook of the same size (`share.codebook`) changes 1 %. The record
+    shows what was saved and what was lost.
 
     As a recipe: `compress = [{stage = "factorize.embeddings", rank = 256}, {stage = "distill.soft"}]`
     """
 
-    rank: int = option(0, "columns of the narrow table; 0: half the width", low=0)
+    rank: int = option(0, "rank: columns of the narrow table; 0: half the embedding width", low=0)
 
     name = NAME
-    summary = "the embedding as a narrow table times a small matrix"
+    summary = "low-rank embedding: a narrow table times a small matrix"
     needs_text = True
     bars = ("trim.", "share.codebook", "factorize.embeddings")
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 NAME = "factorize.linears"
 HONESTLY = (
-    "two products in the place of one: fewer bytes, but on a CPU faster only well below half of the break-even rank; "
+    "two matrix products instead of one: a smaller file, on a CPU faster only well below half the break-even rank; "
     "prune.structured at the same size is faster and loses less"
 )
 
@@ -25,18 +25,18 @@ HONESTLY = (
 class LinearFactors(Stage[TorchModel, TorchModel]):
     """Factor matrices so that their outputs on real text change least (SVD-LLM, Wang et al., arXiv 2403.07378).
 
-    Offered for a small part of the parameters only: where more has to go, pruning loses less and is faster. The record
-    has the share of each output that is lost, and what the answers lost.
+    For a small share of the parameters only: beyond that, pruning loses less and is faster. The record has the error of
+    each output, and the change of the answers.
 
     As a recipe: `compress = [{stage = "factorize.linears", where = "ffn", ratio = 0.9}]`
     """
 
     where: Literal["ffn", "attention", "all"] = option("ffn", "which matrices: ffn, attention or all")
-    ratio: float = option(0.9, "share of their parameters to keep; below 0.8 use prune.structured", low=0.8, high=0.99)
-    texts: int = option(128, "texts that inputs are measured on", low=1)
+    ratio: float = option(0.9, "share of the parameters to keep; below 0.8, use prune.structured", low=0.8, high=0.99)
+    texts: int = option(128, "calibration texts to measure inputs on", low=1)
 
     name = NAME
-    summary = "linear layers as two narrow ones each"
+    summary = "low-rank linear layers: each becomes two narrow ones"
     needs_text = True
     bars = ("prune.", "distill.gradual", "factorize.linears", "share.layers")
 
@@ -44,7 +44,7 @@ class LinearFactors(Stage[TorchModel, TorchModel]):
         from converter.surgery.resize import family_of
 
         if family_of(source).shares_layers:
-            raise UsageError("its layers are one: the file is small already", where=NAME)
+            raise UsageError("its layers share one set of weights: the file is small already", where=NAME)
 
     def run(self, given: TorchModel, ctx: Context) -> Outcome[TorchModel]:
         import torch

@@ -70,9 +70,9 @@ def choose_task(raw: Mapping[str, Any], wanted: str | None, *, sentence: str | N
             return ANY_TASK
         if found is None:
             raise SourceError(
-                f"the head of {architecture} is for no task that can be exported",
+                f"the task of {architecture} is not supported",
                 where=where,
-                hint=f"--task {ANY_TASK} exports the encoder without it; --task NAME tries another head",
+                hint=f"--task {ANY_TASK} exports the encoder without its head; --task NAME tries another task",
             )
         return found
     name = task_class(wanted).name

@@ -201,16 +201,16 @@ CAUSES: Mapping[str, Cause] = {
         "model.resize_token_embeddings(len(tokenizer)), save_pretrained",
     ),
     "tokenizer-of-another": Cause(
-        "the tokenizer has ids up to {largest}, the model {rows} embeddings", "the tokenizer is another model's"
+        "the tokenizer has ids up to {largest}, the model {rows} embeddings", "the tokenizer belongs to another model"
     ),
     "tokenizer-cut-off": Cause(
         "the tokenizer has {n} tokens, the model {rows} embeddings",
-        "the tokenizer is another model's, or cut off; where the rows are spare ones, cut them: "
+        "the tokenizer belongs to another model, or is incomplete; where the rows are spare ones, cut them: "
         "model.resize_token_embeddings(len(tokenizer)), save_pretrained",
     ),
     "tokenizer-missing": Cause("there is no tokenizer", "one of {files} is needed"),
     "tokenizer-damaged": Cause(
-        "the tokenizer does not load ({detail})", "its files are damaged or cut off: fetch them again"
+        "the tokenizer does not load ({detail})", "its files are damaged or incomplete: download them again"
     ),
     "tokenizer-slow": Cause(
         "its {kind} has no fast form (tokenizer.json), which every package needs",

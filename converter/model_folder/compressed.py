@@ -50,7 +50,7 @@ def load_pruned(
     tied |= {name for name in missing if same and name.startswith(same)}
     if set(missing) - tied or unexpected:
         wrong = min((set(missing) - tied) | set(unexpected))
-        raise SourceError(f"{wrong} is missing or unexpected beside the shape map", where=str(folder))
+        raise SourceError(f"{wrong} is missing or unexpected for the shape map", where=str(folder))
     module.tie_weights()
     return module.eval()
 
@@ -68,7 +68,9 @@ def _shape_like(module: "torch.nn.Module", family: "Family", shape_map: ShapeMap
     family.fit_layers(module, shape_map.layers_kept)
     for index, (shape, original) in enumerate(zip(shape_map.layers, originals, strict=True)):
         if max((*shape.heads, -1)) >= original.n_heads or max((*shape.neurons, -1)) >= original.n_neurons:
-            raise SourceError(f"the shape map keeps units that layer {index} does not have", where=str(folder))
+            raise SourceError(
+                f"the shape map keeps heads or neurons that layer {index} does not have", where=str(folder)
+            )
         try:
             family.resize_layer(module, index, shape)
         except StageFailed as error:

@@ -162,7 +162,7 @@ def _check_files(folder: Path) -> dict[str, Any]:
             raise SourceError(
                 f"{pickles[0]} is a pickle, which can run code when it is read; it was not opened",
                 where=str(folder),
-                hint='where you trust it: python -c "from transformers import AutoModel as M; '
+                hint='if you trust it: python -c "from transformers import AutoModel as M; '
                 "M.from_pretrained('FOLDER', weights_only=True).save_pretrained('NEW')\" with its own class",
             )
         raise SourceError("there are no weights (*.safetensors)", where=str(folder), hint=WANTED)
@@ -188,7 +188,7 @@ def _check_safetensors(file: Path) -> None:
         raise SourceError(
             f"the weights cannot be read ({error})",
             where=str(file),
-            hint="the file is damaged or cut off: fetch it again",
+            hint="the file is damaged or incomplete: download it again",
         ) from None
 
 

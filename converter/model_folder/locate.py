@@ -99,7 +99,7 @@ def _sentence_module(row: Any, listing: Path, place: int) -> SentenceModule:
         raise SourceError("a module needs type and path", where=str(listing), hint="the file is damaged")
     path = PurePosixPath(row["path"])
     if path.is_absolute() or ".." in path.parts or "\\" in row["path"] or ":" in row["path"]:
-        raise SourceError(f"a module lies outside the model: {row['path']!r}", where=str(listing))
+        raise SourceError(f"a module is outside the model's folder: {row['path']!r}", where=str(listing))
     for key in row:
         if key not in MODULE_ROW:
             raise refusal("module-row", listing, {"key": key})

@@ -42,7 +42,7 @@ class StandIns:
         parts: Any = table.get("parts") if isinstance(table, dict) else None
         ties: Any = table.get("ties") if isinstance(table, dict) else None
         if not _is_table(parts, dict) or not _is_table(ties, str):
-            raise SourceError("the list of stand-ins is damaged", where=str(path))
+            raise SourceError("the list of replaced modules is damaged", where=str(path))
         return cls(parts, ties)
 
 

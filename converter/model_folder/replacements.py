@@ -153,7 +153,7 @@ def put_empty(module: torch.nn.Module, specs: "Mapping[str, Spec]", where: str) 
             module.get_submodule(name)
             put(module, name, _made(dict(spec)))
         except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
-            raise SourceError(f"the stand-in for {name} is damaged ({error})", where=where) from None
+            raise SourceError(f"the replacement of {name} is damaged ({error})", where=where) from None
 
 
 def _made(spec: Spec) -> torch.nn.Module:
@@ -200,7 +200,7 @@ def tie_layers(module: torch.nn.Module, ties: "Mapping[str, str]", where: str) -
             module.get_submodule(name)
             setattr(module.get_submodule(owner), child, module.get_submodule(first))
         except AttributeError as error:
-            raise SourceError(f"a tied layer is not there ({error})", where=where) from None
+            raise SourceError(f"a shared layer is missing ({error})", where=where) from None
 
 
 def own_state(module: torch.nn.Module) -> dict[str, torch.Tensor]:

@@ -77,7 +77,7 @@ def _refuse_partial(info: Mapping[str, Any], folder: Path, *, has_head: bool) ->
         raise SourceError(
             f"the weights lack {_some(missing)}: the model would answer at random",
             where=str(folder),
-            hint="was the head trained? give a fine-tuned model, or another --task",
+            hint="is the head trained? use a fine-tuned model, or another --task",
         )
 
 

@@ -23,7 +23,7 @@ def instruction_sets(path: Path) -> dict[str, Any]:
 
     sums = [largest_pair_sum(array) for array in _weights(read_onnx(path))]
     if not sums:
-        return {"safe": [*EXACT, *SATURATING], "int8_products": 0, "proof": "no product of the file is in int8"}
+        return {"safe": [*EXACT, *SATURATING], "int8_products": 0, "proof": "the file has no int8 matrix products"}
     worst = max(sums)
     if worst <= MAX_PAIR:
         safe = [*EXACT, *SATURATING]

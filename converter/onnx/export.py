@@ -28,10 +28,10 @@ RECORDED = ("one_token_nodes", "idle_biases", "merged_projections", "residual_su
 
 @dataclass(frozen=True)
 class ExportOnnx(Stage[TorchModel, OnnxModel]):
-    """Export with `torch.onnx.export(dynamo=True)`, tidy the graph, and hold the file to the model it came from.
+    """Export with `torch.onnx.export(dynamo=True)`, simplify the graph, and compare the file with the PyTorch model.
 
     Raises (from `run`):
-        StageFailed: the file answers otherwise than the model, by more than 1e-4 of the output range.
+        StageFailed: the file differs from the model by more than 1e-4 of the output range.
         ResourceLimit: the file would exceed 2 GB.
     """
 
@@ -46,7 +46,7 @@ class ExportOnnx(Stage[TorchModel, OnnxModel]):
 
         path = ctx.work / "onnx" / "model.onnx"
         path.parent.mkdir(exist_ok=True)
-        with ctx.progress.task("Exporting to ONNX"), _quiet():
+        with ctx.progress.task("Exporting to ONNX"), quiet_exporter():
             model = _export(given, self.opset)
             changes = apply_rewrites(EXPORTED, model, soundness_of(model))
             facts: dict[str, Any] = {
@@ -71,7 +71,7 @@ def _export(given: TorchModel, opset: int) -> "ir.Model":
     sample = {name: torch.from_numpy(rows) for name, rows in feed.items()}
     batch = torch.export.Dim("batch", min=1, max=4096)
     length = torch.export.Dim("length", min=1, max=given.max_length)
-    with _eager(given.module), torch.no_grad():
+    with eager_attention(given.module), torch.no_grad():
         try:
             program = torch.onnx.export(
                 given.graphs()[MODEL].eval(),
@@ -86,7 +86,7 @@ def _export(given: TorchModel, opset: int) -> "ir.Model":
             )
         except torch.onnx.errors.OnnxExporterError as error:
             raise StageFailed(
-                f"PyTorch cannot export this model to ONNX ({_cause(error)})",
+                f"PyTorch cannot export this model to ONNX ({first_cause(error)})",
                 where=given.provenance.id,
                 hint="export it to TFLite instead: --target tflite",
             ) from error
@@ -96,14 +96,14 @@ def _export(given: TorchModel, opset: int) -> "ir.Model":
     return model
 
 
-def _cause(error: BaseException) -> str:
+def first_cause(error: BaseException) -> str:
     while error.__cause__ is not None:
         error = error.__cause__
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
 
 
 @contextlib.contextmanager
-def _eager(module: "torch.nn.Module") -> Iterator[None]:
+def eager_attention(module: "torch.nn.Module") -> Iterator[None]:
     """Attention written out: the fused form exports with a NaN guard and a dozen shape nodes a layer."""
     config: Any = module.config
     before = config._attn_implementation  # noqa: SLF001 - there is no public reader
@@ -115,7 +115,7 @@ def _eager(module: "torch.nn.Module") -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def quiet_exporter() -> Iterator[None]:
     """The exporter warns of torchvision, of axis names and of its own deprecations: nothing a user can act on."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)

@@ -58,7 +58,9 @@ def _verify_onnx(path: Path, spec: GraphSpec) -> None:
     onnx.checker.check_model(model, full_check=False)
     opset = next(o.version for o in model.opset_import if o.domain in {"", "ai.onnx"})
     if opset > MAX_OPSET or model.ir_version > MAX_IR_VERSION:
-        raise StageFailed(f"opset {opset}, IR {model.ir_version}: clients load up to {MAX_OPSET} and {MAX_IR_VERSION}")
+        raise StageFailed(
+            f"opset {opset}, IR {model.ir_version}: the supported maximum is {MAX_OPSET} and {MAX_IR_VERSION}"
+        )
     inputs = [i for i in model.graph.input if i.name not in weights]
     found = tuple(i.name for i in inputs)
     if found != spec.input_names:

@@ -203,7 +203,7 @@ def _check_decisions(golden: Golden, task: Task, judged: Sequence[Judged]) -> in
             raise PackageDamaged(
                 f"it answers {shorten(example.text)!r} with {task.describe(now[i], example)!r}, where it and its "
                 f"source answered {task.describe(wanted[i], example)!r}",
-                hint="another runtime version or CPU may do that to int8; the recorded runtime is in the manifest",
+                hint="int8 results can differ by runtime version and CPU; the manifest names the recorded runtime",
             )
     return len(agreed)
 
@@ -221,7 +221,7 @@ def _change(golden: Golden, i: int, outputs: "Mapping[str, NDArray[np.float32]]"
             raise PackageDamaged(
                 f"{name} differs by {change:.3g} of its range from the golden vector of "
                 f"{shorten(golden.examples[i].text)!r}; at most {tolerance:g} wanted",
-                hint="the golden vectors are not this model's, or the runtime computes something else",
+                hint="the golden vectors belong to another model, or the runtime computes different results",
             )
         worst = max(worst, change)
     return worst

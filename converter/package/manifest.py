@@ -66,7 +66,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     path = folder / MANIFEST
     if not path.is_file() and (folder / REJECTED).is_file():
         raise PackageDamaged(
-            "its gate rejected this package: it is kept for study, not for use",
+            "this package failed its gate: it is kept for analysis, not for use",
             where=str(folder),
             hint=f"{REJECTED} says which check failed",
         )
@@ -78,7 +78,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     except (OSError, UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
         raise PackageDamaged(f"the manifest cannot be read ({error})", where=str(path)) from None
     if not isinstance(table, dict) or table.get("format") not in (FORMAT, OLD_FORMAT):
-        raise PackageDamaged("the manifest is not one that this version reads", where=str(path))
+        raise PackageDamaged("the manifest has a format that this version does not read", where=str(path))
     # The text too: what is written is canonical, so any other spelling is a change.
     if table.get(DIGEST) != _digest(table) or text != json_text(table):
         raise PackageDamaged("manifest.json has changed since it was sealed", where=str(folder))
@@ -117,7 +117,7 @@ def _check_shape(table: Mapping[str, Any], path: Path) -> None:
         isinstance(g, dict) and g.get("file") in table["files"] for g in graphs.values()
     )
     if not described or not graphs or not named:
-        raise PackageDamaged("the manifest lacks what every package has", where=str(path))
+        raise PackageDamaged("required entries are missing from the manifest", where=str(path))
     for name in table["files"]:
         parts = PurePosixPath(name).parts
         if not parts or name.startswith("/") or ".." in parts or "\\" in name or ":" in name or "\0" in name:
@@ -138,7 +138,7 @@ def check_files(folder: Path, manifest: Mapping[str, Any]) -> int:
     if wrong:
         more = f" (and {len(wrong) - 5} more)" if len(wrong) > 5 else ""
         raise PackageDamaged(
-            "; ".join(wrong[:5]) + more, where=str(folder), hint="fetch the package again, or rebuild it"
+            "; ".join(wrong[:5]) + more, where=str(folder), hint="download the package again, or rebuild it"
         )
     return len(listed)
 

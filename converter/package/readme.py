@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from converter.validate.checks import Evaluation
 
 VERDICTS = {
-    Status.PASS: "proven to answer like its source",
-    Status.NOT_RUN: "**not proven**: a check that decides could not be made (see below)",
+    Status.PASS: "all checks passed: it answers like the source model, within the limits",
+    Status.NOT_RUN: "**not proven**: a decisive check could not be run (see below)",
     Status.FAIL: "**rejected**",
 }
 TELEMETRY = (
@@ -33,7 +33,7 @@ def package_card(
     parts = [
         f"# {source.provenance.id} for {target.name}",
         _what(precision, bundle, evaluation, source),
-        f"## Calling it\n\n{usage}" if usage else "",
+        f"## Usage\n\n{usage}" if usage else "",
         _samples(bundle),
         TELEMETRY if any(name.endswith(".onnx") for name in bundle.files.values()) else "",
         _proof(evaluation),
@@ -53,7 +53,7 @@ def _what(precision: "ChosenPrecision", bundle: "Bundle", evaluation: "Evaluatio
             f"- Model: {_names(bundle)}, precision {precision}, {size}",
             *_around(source),
             f"- Verdict: {VERDICTS[evaluation.status]}",
-            f"- Made by plm-export {converter.__version__}; `manifest.json` has the whole provenance",
+            f"- Made by plm-export {converter.__version__}; `manifest.json` has source, recipe, versions and checks",
         ]
     )
 
@@ -86,15 +86,15 @@ def _around(source: "TorchModel") -> list[str]:
 def _proof(evaluation: "Evaluation") -> str:
     runtime = evaluation.facts.get("runtime", "see the manifest")
     intro = (
-        f"The shipped file was run in its own runtime ({runtime}) on {evaluation.n_probes} texts and compared with the "
-        "source in PyTorch, float32."
+        f"This file was run in its own runtime ({runtime}) on {evaluation.n_probes} texts and compared with the source "
+        "model in PyTorch (float32)."
     )
     lines = [
-        "## How good it is",
+        "## Quality",
         "",
         intro,
         "",
-        "| check | verdict | found |",
+        "| check | result | details |",
         "| --- | --- | --- |",
         *(f"| {c.name} | {c.status} | {_cell(c.detail)} |" for c in evaluation.checks),
     ]
@@ -106,10 +106,13 @@ def _proof(evaluation: "Evaluation") -> str:
         ]
     sets = evaluation.facts.get("instruction_sets")
     if sets:
-        lines += ["", f"Its int8 products give the same sums on {', '.join(sets['safe'])}: {sets['proof']}."]
+        lines += ["", f"Its int8 arithmetic does not overflow on {', '.join(sets['safe'])}: {sets['proof']}."]
     for other in evaluation.facts.get("stability", ()):
         if other["n_other"]:
-            lines += ["", f"Mind: {other['n_other']} of {other['n_texts']} texts answer differently {other['name']}."]
+            lines += [
+                "",
+                f"Caution: {other['n_other']} of {other['n_texts']} texts get a different answer {other['name']}.",
+            ]
     facts = evaluation.facts
     notes = [facts.get("note"), _trimmed(evaluation), said_of_lengths(facts.get(LENGTHS)), *facts.get(NOTES, ())]
     return "\n".join([*lines, *(line for note in notes if note for line in ("", f"Note: {note}."))])
@@ -121,9 +124,9 @@ def _trimmed(evaluation: "Evaluation") -> str:
     if not found:
         return ""
     return (
-        f"the vocabulary was trimmed to {found['tokens']} of {found['source_tokens']} tokens, so use the tokenizer "
-        f"that lies here; it splits {found['split_otherwise']} of {found['texts']} judged texts otherwise than the "
-        "source's"
+        f"the vocabulary was trimmed to {found['tokens']} of {found['source_tokens']} tokens, so use the tokenizer of "
+        f"this package; it tokenizes {found['split_otherwise']} of {found['texts']} evaluated texts differently than "
+        "the source's"
     )
 
 
@@ -131,10 +134,10 @@ def _samples(bundle: "Bundle") -> str:
     if not (bundle.folder / "samples" / "README.md").is_file():
         return ""
     return (
-        "## Dropping it into an app\n\n"
-        "`samples/` holds code written for this very model, for Android, iOS, embedded Linux and Python, and "
-        "`samples/assets/` what it reads; `samples/README.md` says how, what was compiled and run, and how to measure "
-        "it on a phone."
+        "## Using it in an app\n\n"
+        "`samples/` holds source code generated for this model, for Android, iOS, embedded Linux and Python, and "
+        "`samples/assets/` the files that it reads. `samples/README.md` shows how to use it, what was tested, and how "
+        "to measure latency on a phone."
     )
 
 
@@ -146,11 +149,12 @@ def _cell(text: str) -> str:
 def _files(source: "TorchModel") -> str:
     labels = "- `labels.txt`: the classes, in the order of the logits\n" if source.task.labels else ""
     return (
-        "## Checking it\n\n"
+        "## Verification\n\n"
         "```\nplm-export verify FOLDER\n```\n\n"
         "checks the hash of every file, opens the model in its runtime, and runs the texts of `golden.safetensors` "
-        "again: ids, outputs and answers must be those recorded. It needs no network and no source model.\n\n"
+        "again: token ids, outputs and answers must match the recorded ones. It needs no network and no source model."
+        "\n\n"
         f"{labels}"
-        "- `golden.safetensors`: texts, their token ids, and what package and source answered\n"
-        "- `manifest.json`: hashes, source, recipe, versions, every stage, every check, how to rebuild\n"
+        "- `golden.safetensors`: texts, their token ids, and the recorded outputs of package and source\n"
+        "- `manifest.json`: file hashes, source, recipe, versions, stages, checks, how to rebuild\n"
     )

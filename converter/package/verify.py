@@ -81,9 +81,9 @@ def _check_complete(folder: Path, manifest: Mapping[str, Any]) -> None:
     missing += [] if sound and not checks else ["gate"]
     if missing:
         raise PackageDamaged(
-            f"the manifest has no {missing[0]} that could be read",
+            f"the manifest has no readable {missing[0]}",
             where=str(folder),
-            hint="fetch the package again, or rebuild it",
+            hint="download the package again, or rebuild it",
         )
 
 
@@ -140,7 +140,7 @@ def _open(folder: Path, manifest: Mapping[str, Any], specs: Mapping[str, GraphSp
     except ImportError as error:
         extra = f"[{cls.extra}]" if cls.extra else ""
         raise RuntimeMissing(
-            f"{error.name or error} is not installed, which {cls.name} runs in",
+            f"{error.name or error} is not installed, and {cls.name} packages run in it",
             hint=f"python -m pip install 'plm-export{extra}'",
         ) from None
     except Exception as error:  # noqa: BLE001 - each runtime raises its own classes on a file that it cannot read
@@ -179,9 +179,9 @@ def _check_ids(folder: Path, golden: "Golden", task: "Task", tokenizer: Any, max
         for name, ids in wanted.items():
             if name not in found.inputs or not np.array_equal(found.inputs[name], ids):
                 raise PackageDamaged(
-                    f"the tokenizer gives other {name} than recorded for {shorten(example.text)!r}",
+                    f"the tokenizer gives different {name} than recorded for {shorten(example.text)!r}",
                     where=str(folder),
-                    hint="another version of transformers or tokenizers may do that: see the manifest",
+                    hint="another version of transformers or tokenizers can cause this; the manifest has the versions",
                 )
         made.append(found)
     return made

@@ -13,13 +13,13 @@ if TYPE_CHECKING:
 
 
 HONESTLY = (
-    "weights are zero, the matrices keep their shape: no runtime here gets faster and no file smaller; only a "
-    "compressed archive of it does. ONNX Runtime has no sparse kernels; XNNPACK's are for convolutions, and crash on a "
+    "weights are zero, but matrices keep their shape: the file is neither faster nor smaller, only its compressed "
+    "archive is. ONNX Runtime has no sparse kernels; XNNPACK's are for convolutions, and crash on a "
     "sparse linear layer; LiteRT's own (blocks 1x4 in float32, 1x16 in int8) are slower than XNNPACK's dense ones up "
     "to 80 % zeros in float32 and 95 % in int8 (benchmarks/sparse_kernels.py)"
 )
 SAMPLE = 1 << 20
-"""Float weights that are compressed to say what an archive gains."""
+"""Float weights that are compressed to measure the archive size."""
 LEVEL = 6
 """Of deflate, as archives and downloads use it."""
 
@@ -32,7 +32,7 @@ def describe_zeros(given: TorchModel, made: TorchModel, ctx: Context) -> dict[st
     before, linears = encoder_linears(given), encoder_linears(made)
     zeros = {name: int((m.weight == 0).sum()) for name, m in linears.items()}
     sizes = {name: m.weight.numel() for name, m in linears.items()}
-    with ctx.progress.task("Compressing, to see what an archive gains"):
+    with ctx.progress.task("Compressing to measure the archive size"):
         archive = {
             "int8_bytes": sum(sizes.values()),
             "deflated_before": deflated_int8(before),
@@ -55,7 +55,7 @@ def refuse_empty(linears: "Mapping[str, torch.nn.Linear]") -> None:
     for name, linear in linears.items():
         if not bool(linear.weight.any()):
             raise RecipeError(
-                f"nothing would be left of {name}",
+                f"no weights would be left in {name}",
                 where="prune.threshold",
                 hint="a smaller sparsity or block, or scope=layer",
             )

@@ -21,25 +21,27 @@ if TYPE_CHECKING:
 class LayerDropping(Stage[TorchModel, TorchModel]):
     """Drop whole layers (Sajjad et al., arXiv 2004.03844; DistilBERT's student is made so, 1910.01108).
 
-    `even` spreads the kept layers evenly, first and last among them. `damage` drops, one at a time, the layer without
-    which the answers to real text change least.
+    `even` keeps evenly spaced layers, including the first and the last. `damage` removes one layer at a time, the one
+    whose loss changes the answers to calibration text least.
 
     As a recipe: `compress = [{stage = "prune.layers", keep = 3}, {stage = "distill.soft"}]`
     """
 
-    keep: int = option(0, "layers to keep; 0: half of them", low=0)
-    indices: tuple[int, ...] = option((), "keep exactly these, counted from 0, as in 0+2+5", low=0)
-    choose: Literal["even", "damage"] = option("even", "spread evenly, or by the least change of the answers")
-    texts: int = option(64, "texts to measure damage on", low=1)
+    keep: int = option(0, "number of layers to keep; 0: half of them", low=0)
+    indices: tuple[int, ...] = option((), "keep exactly these layers, counted from 0, as in 0+2+5", low=0)
+    choose: Literal["even", "damage"] = option(
+        "even", "keep evenly spaced layers, or drop those whose loss changes the answers least"
+    )
+    texts: int = option(64, "calibration texts for choose=damage", low=1)
 
-    summary = "drop whole layers"
+    summary = "remove whole layers"
 
     def __post_init__(self) -> None:
         if self.keep and self.indices:
             raise RecipeError("give keep or indices, not both", where="prune.layers")
         if self.indices and self.choose == "damage":
             raise RecipeError(
-                "indices say which layers stay: there is nothing for choose=damage to choose",
+                "indices already name the layers to keep: choose has no effect",
                 where="prune.layers",
                 hint="give keep and choose, or indices alone",
             )
@@ -93,7 +95,8 @@ class LayerDropping(Stage[TorchModel, TorchModel]):
         if self.indices:
             if self.indices[-1] >= n_layers:
                 raise RecipeError(
-                    f"there is no layer {self.indices[-1]}: they are 0 to {n_layers - 1}", where="prune.layers.indices"
+                    f"there is no layer {self.indices[-1]}: layers are numbered 0 to {n_layers - 1}",
+                    where="prune.layers.indices",
                 )
             kept = self.indices
         else:

@@ -18,29 +18,31 @@ if TYPE_CHECKING:
 class MixedPruning(Stage[TorchModel, TorchModel]):
     """Remove heads and neurons (faster everywhere), then zero weights by |w| x input (smaller archives).
 
-    In this order: zeroed weights would blur the importance of the heads that hold them.
+    In this order, because weights set to zero would distort the importance of their heads.
 
     As a recipe: `compress = [{stage = "prune.mixed", heads = 0.25, ffn = 0.25, sparsity = 0.5}]`
     """
 
     heads: float = option(0.25, "share of the attention heads to remove", low=0.0, high=0.95)
     ffn: float = option(0.25, "share of the FFN neurons to remove", low=0.0, high=0.95)
-    sparsity: float = option(0.5, "share of the weights left to set to zero", low=0.01, high=0.99)
+    sparsity: float = option(0.5, "share of the remaining weights to set to zero", low=0.01, high=0.99)
     scope: Literal["global", "layer"] = option(
-        "global", "heads and neurons compete over the whole model, or in each layer alone"
+        "global", "rank heads and neurons over the whole model, or within each layer"
     )
-    steps: int = option(4, "measure importance anew this many times", low=1, high=64)
-    round_to: int = option(16, "neurons left in a layer are a multiple of this, where its width allows", low=1)
-    texts: int = option(256, "texts to measure on", low=1)
-    max_length: int = option(128, "tokens of each text", low=4)
-    score: Literal["taylor", "fisher"] = option("taylor", "mean absolute (taylor) or mean squared (fisher) effect")
+    steps: int = option(4, "number of pruning steps; importance is measured again before each", low=1, high=64)
+    round_to: int = option(16, "keep a multiple of this many neurons in each layer, where its width allows", low=1)
+    texts: int = option(256, "calibration texts to measure importance on", low=1)
+    max_length: int = option(128, "longest text in tokens; longer ones are truncated", low=4)
+    score: Literal["taylor", "fisher"] = option(
+        "taylor", "importance: mean absolute (taylor) or squared (fisher) effect on the loss"
+    )
     loss: Literal["auto", "labels", "answers"] = option(
-        "auto", "labels where every text has one, else the model's own answers"
+        "auto", "loss for the importance: the labels if every text has one, else the model's own answers"
     )
 
-    reconstruct: bool = option(True, "fit the weights that stay to what the whole model hands on")
+    reconstruct: bool = option(True, "refit the kept weights to the activations of the unpruned model (least squares)")
 
-    summary = "remove heads and neurons, then set the smallest weights to zero"
+    summary = "remove attention heads and FFN neurons, then set the smallest weights to zero"
     needs_text = True
     bars = ThresholdPruning.bars
 

@@ -19,29 +19,29 @@ NAME = "prune.movement"
 class MovementPruning(TrainingOptions, Stage[TorchModel, TorchModel]):
     """Distill with weights set to zero by how training moves them (Sanh et al., arXiv 2005.07683).
 
-    A score a weight gathers -w dL/dw, straight through the zeros: it rises where training moves the weight away from
-    zero, and a weight that was zero may come back. Scores start at |w|, what they would be had training brought the
-    weight there: a few hundred steps are too few to start from nothing. The share grows along a cubic schedule (Zhu
-    and Gupta, 1710.01878), is whole at `until` of the training, and the rest recovers.
+    The score of each weight accumulates -w dL/dw with a straight-through gradient: it rises where training moves the
+    weight away from zero, and a weight that was zero may come back. Scores start at |w|, because a few hundred steps
+    are too few to start from zero. Sparsity grows along a cubic schedule (Zhu and Gupta, 1710.01878) and is reached at
+    `until` of the training; the model recovers in the remaining steps.
 
     As a recipe: `compress = [{stage = "prune.movement", sparsity = 0.8, epochs = 5}]`
     """
 
     sparsity: float | None = option(
-        None, "share of the weights to set to zero; 0.5 where no pattern N:M says", low=0.01, high=0.99
+        None, "share of the weights to set to zero; 0.5 unless an N:M pattern decides", low=0.01, high=0.99
     )
     scope: Literal["global", "layer", "row"] = option(
-        "layer", "rank over the whole model, within each matrix, or within each of its rows"
+        "layer", "rank weights over the whole model, within each matrix, or within each of its rows"
     )
-    pattern: str = option("", "N:M keeps N of M neighbouring inputs, RxC removes blocks of R outputs by C inputs")
-    cuts: int = option(8, "times that weights are ranked anew", low=2, high=64)
-    until: float = option(0.6, "share of the training at which zeros are as many as wanted", low=0.01, high=0.95)
-    temperature: float = option(2.0, "softens both answers before they are compared", low=0.01)
-    soft_weight: float = option(1.0, "weight of the teacher's answers", low=0.0)
-    hard_weight: float = option(0.0, "weight of the data's own labels, where it has them", low=0.0)
-    hidden_weight: float = option(1.0, "weight of the hidden states, layer by layer", low=0.0)
+    pattern: str = option("", "2:4 keeps 2 of 4 neighbouring inputs; 1x4 removes blocks of 1 output by 4 inputs")
+    cuts: int = option(8, "number of times the zeros are chosen again", low=2, high=64)
+    until: float = option(0.6, "share of the training after which the full sparsity is reached", low=0.01, high=0.95)
+    temperature: float = option(2.0, "softmax temperature of teacher and student", low=0.01)
+    soft_weight: float = option(1.0, "loss weight of the teacher's outputs", low=0.0)
+    hard_weight: float = option(0.0, "loss weight of the labels in the data, where it has any", low=0.0)
+    hidden_weight: float = option(1.0, "loss weight of the hidden states, layer by layer", low=0.0)
 
-    summary = "set weights to zero that training moves toward it, while distilling"
+    summary = "movement pruning: set weights to zero that training moves toward zero, while distilling"
     needs_text = True
     bars = ThresholdPruning.bars
 

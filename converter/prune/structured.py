@@ -25,36 +25,51 @@ RATIO = 0.25
 
 @dataclass(frozen=True)
 class StructuredPruning(Stage[TorchModel, TorchModel]):
-    """Remove the heads and neurons that matter least on real text, and let those that stay take over.
+    """Remove the attention heads and FFN neurons that matter least on real text, and refit those that are kept.
 
-    By share (`heads`, `ffn`): the smallest gradient x activation goes, measured anew in several steps (Michel et al.
-    2019, arXiv 1905.10650; Molchanov et al. 2019, 1906.10771; Kwon et al. 2022, 2204.09656). By budget (`speedup`,
-    `latency_ms`, `size_mb`): how much each layer keeps is chosen so that the least is lost within what sublayers take
-    on this machine, timed; a layer may lose all its heads or neurons (ZipLM, 2302.04089). Either way the weights of
-    what stays are fitted by least squares to what the whole model reads and hands on. No labels, no training.
+    By share (`heads`, `ffn`): units with the smallest gradient x activation are removed in several steps, measured
+    again before each (Michel et al. 2019, arXiv 1905.10650; Molchanov et al. 2019, 1906.10771; Kwon et al. 2022,
+    2204.09656). By a goal (`speedup`, `latency_ms`, `size_mb`): the widths of all layers are chosen for the least loss
+    within the goal, by times of sub-layers measured on this machine; a layer may lose all its heads or neurons (ZipLM,
+    2302.04089). In both cases the kept weights are refitted by least squares to the activations of the unpruned model.
+    No labels, no training.
 
     As a recipe: `compress = [{stage = "prune.structured", speedup = 2}]`
     """
 
-    heads: float | None = option(None, "share of the heads to remove; 0.25 without a budget", low=0.0, high=0.95)
-    ffn: float | None = option(None, "share of the neurons to remove; 0.25 without a budget", low=0.0, high=0.95)
-    scope: Literal["global", "layer"] = option("global", "compete over the whole model, or in each layer alone")
-    steps: int = option(4, "measure importance anew this many times", low=1, high=64)
-    round_to: int = option(16, "neurons left in a layer are a multiple of this, where its width allows", low=1)
-    texts: int = option(1024, "texts to fit to (units are chosen on 512 of them): more is better, and slower", low=1)
-    max_length: int = option(128, "tokens of each text", low=4)
+    heads: float | None = option(
+        None, "share of the attention heads to remove; 0.25 if no goal is given", low=0.0, high=0.95
+    )
+    ffn: float | None = option(None, "share of the FFN neurons to remove; 0.25 if no goal is given", low=0.0, high=0.95)
+    scope: Literal["global", "layer"] = option(
+        "global", "rank heads and neurons over the whole model, or within each layer"
+    )
+    steps: int = option(4, "number of pruning steps; importance is measured again before each", low=1, high=64)
+    round_to: int = option(16, "keep a multiple of this many neurons in each layer, where its width allows", low=1)
+    texts: int = option(
+        1024,
+        "calibration texts for the least-squares fit (importance uses 512 of them); more is better and slower",
+        low=1,
+    )
+    max_length: int = option(128, "longest text in tokens; longer ones are truncated", low=4)
     score: Literal["taylor", "fisher", "magnitude"] = option(
         "taylor",
-        "mean absolute (taylor) or mean squared (fisher) effect on the loss, or the size of the output weights",
+        "importance: mean absolute (taylor) or squared (fisher) effect on the loss, or size of the output weights",
     )
     loss: Literal["auto", "labels", "answers"] = option(
-        "auto", "labels where every text has one, else the model's own answers"
+        "auto", "loss for the importance: the labels if every text has one, else the model's own answers"
     )
-    reconstruct: bool = option(True, "fit the output weights of what stays to what the whole model hands on")
-    speedup: float | None = option(None, "times faster than the model as it is, by a table timed here", low=1.01)
-    latency_ms: float | None = option(None, "milliseconds of one text, by a table timed here", low=0.0001)
-    size_mb: float | None = option(None, "megabytes of the package", low=0.0001)
-    plan: str | None = option(None, "a shape_map.json of another run: remove what it removed, on the same text alike")
+    reconstruct: bool = option(
+        True, "refit the output weights of what is kept to the activations of the unpruned model (least squares)"
+    )
+    speedup: float | None = option(
+        None, "speedup to reach over the unpruned model, by times measured on this machine", low=1.01
+    )
+    latency_ms: float | None = option(
+        None, "milliseconds per text to reach, by times measured on this machine", low=0.0001
+    )
+    size_mb: float | None = option(None, "size of the model file to reach, in megabytes", low=0.0001)
+    plan: str | None = option(None, "shape_map.json of another run: remove the same heads and neurons")
 
     summary = "remove the attention heads and FFN neurons that matter least"
     needs_text = True
@@ -66,14 +81,12 @@ class StructuredPruning(Stage[TorchModel, TorchModel]):
             raise RecipeError(f"give {' or '.join(chosen)}, not both", where=where)
         if chosen and (self.heads is not None or self.ffn is not None):
             raise RecipeError(
-                f"{chosen[0]} decides how many go: heads and ffn cannot be given beside it",
+                f"{chosen[0]} decides how many are removed: heads and ffn cannot be given too",
                 where=where,
                 hint="leave them out",
             )
         if chosen and self.plan is None and not self.reconstruct:
-            raise RecipeError(
-                f"{chosen[0]} chooses by what is lost after fitting: reconstruct=false does not go with it", where=where
-            )
+            raise RecipeError(f"{chosen[0]} needs the refit: it cannot be combined with reconstruct=false", where=where)
         if self.ratios == (0, 0):
             raise RecipeError("heads and ffn are both 0: nothing would be removed", where=where)
 
@@ -189,7 +202,7 @@ class StructuredPruning(Stage[TorchModel, TorchModel]):
 
         n_sites = 2 * len(family_of(given).layers(given.module))
         total = PASSES * (n_sites + len(evidence.batches)) + (0 if ground else len(evidence.batches))
-        with ctx.progress.task("Fitting what is left", total=total) as ticker:
+        with ctx.progress.task("Refitting what is kept", total=total) as ticker:
             ground = ground or self._ground(given, ctx, evidence, ticker)
             made = fitted(ground, places_of(given, cut), ticker)
         shutil.rmtree(ground.sums.folder)

@@ -28,33 +28,31 @@ class ThresholdPruning(Stage[TorchModel, TorchModel]):
     """Set the weights of the encoder's linear layers that matter least to zero; embeddings, biases and heads stay.
 
     `magnitude` ranks by |w| (Han et al. 2015, arXiv 1506.02626), `wanda` by |w| x the size of its input on real text
-    (2306.11695), `obs` by what the layer's output loses once the rest of the row has made good what it can (Hassibi
-    and Stork 1993; SparseGPT, 2301.00774). `reconstruct` fits the weights that stay by least squares, layer after
-    layer, to what the whole model makes of the same text; `obs` always does. The schedule is that of Zhu and Gupta
-    2017 (1710.01878): after each step weights are ranked anew, and fitted anew or their inputs measured anew.
-    Magnitudes that are not fitted stay as they are: there one step serves. Quantization and distillation keep zeros.
+    (2306.11695), `obs` by the error of the layer's output after the rest of the row has compensated for it (Hassibi
+    and Stork 1993; SparseGPT, 2301.00774). `reconstruct` refits the kept weights by least squares, layer after
+    layer, to the activations of the unpruned model; `obs` always does. The schedule is that of Zhu and Gupta
+    2017 (1710.01878): after each step weights are ranked again, and refitted or their inputs measured again. Magnitudes
+    that are not refitted do not change, so one step is enough for them. Quantization and distillation keep zeros.
 
     As a recipe: `compress = [{stage = "prune.threshold", score = "obs", sparsity = 0.5}]`
     """
 
     sparsity: float | None = option(
-        None, "share of the weights to set to zero; 0.5 where no pattern N:M says", low=0.01, high=0.99
+        None, "share of the weights to set to zero; 0.5 unless an N:M pattern decides", low=0.01, high=0.99
     )
     scope: Literal["global", "layer", "row"] = option(
-        "layer", "rank over the whole model, within each matrix, or within each of its rows"
+        "layer", "rank weights over the whole model, within each matrix, or within each of its rows"
     )
     score: Literal["magnitude", "wanda", "obs"] = option(
-        "magnitude", "rank by |w|, by |w| x the size of its input, or by what the output loses"
+        "magnitude", "rank by |w| (magnitude), |w| x input norm (wanda), or error of the layer's output (obs)"
     )
-    pattern: str = option("", "N:M keeps N of M neighbouring inputs, RxC removes blocks of R outputs by C inputs")
-    reconstruct: bool = option(False, "fit the weights that stay by least squares (score=obs always does)")
-    steps: int | None = option(
-        None, "rank anew this many times on the way; 8 where weights are fitted, else 1", low=1, high=64
-    )
-    schedule: Literal["cubic", "linear"] = option("cubic", "how the share grows over the steps")
-    texts: int = option(512, "texts that inputs are measured on, and weights fitted to", low=1)
+    pattern: str = option("", "2:4 keeps 2 of 4 neighbouring inputs; 1x4 removes blocks of 1 output by 4 inputs")
+    reconstruct: bool = option(False, "refit the kept weights by least squares (score=obs always does)")
+    steps: int | None = option(None, "number of pruning steps; none: 8 if weights are refitted, else 1", low=1, high=64)
+    schedule: Literal["cubic", "linear"] = option("cubic", "how sparsity grows over the steps")
+    texts: int = option(512, "calibration texts to measure inputs on and to fit weights to", low=1)
 
-    summary = "set the weights that matter least to zero"
+    summary = "set the least important weights to zero (unstructured, N:M or block sparsity)"
     # They fit or merge what is left: zeros would be filled.
     bars = ("prune.structured", "prune.mixed", "distill.gradual", "factorize.linears", "share.layers")
 
@@ -62,15 +60,15 @@ class ThresholdPruning(Stage[TorchModel, TorchModel]):
         groups = parse_pattern(self.pattern, f"{NAME}.pattern")
         if groups.share is not None and self.sparsity not in {None, groups.share}:
             raise RecipeError(
-                f"{groups} sets {groups.share:g} of the weights to zero, sparsity says {self.sparsity:g}",
+                f"{groups} sets {groups.share:g} of the weights to zero, but sparsity is {self.sparsity:g}",
                 where=NAME,
                 hint="leave sparsity out",
             )
         if groups.of and self.scope != "layer":
-            raise RecipeError(f"{groups} decides within {groups.of} neighbours: it has no scope", where=f"{NAME}.scope")
+            raise RecipeError(f"{groups} ranks within groups of {groups.of}: leave scope out", where=f"{NAME}.scope")
         if self.fits and self.scope == "global":
             raise RecipeError(
-                "weights are fitted layer by layer: they cannot be ranked over the whole model",
+                "weights are refitted layer by layer, so scope=global is not possible",
                 where=f"{NAME}.scope",
                 hint="scope=layer or scope=row, or reconstruct=false with score=magnitude or wanda",
             )
@@ -128,7 +126,9 @@ class ThresholdPruning(Stage[TorchModel, TorchModel]):
         if self.score == "magnitude" and not self.fits:
             return ()
         if ctx.calibration_is_builtin:
-            ctx.progress.note(f"{NAME}: measuring on built-in text; --calibration FILE with yours does better")
+            ctx.progress.note(
+                f"{NAME}: measuring on built-in text; --calibration FILE with your own text gives better results"
+            )
         evidence = gather_evidence(given, ctx, n_texts=self.texts, max_length=128, loss="answers", score="taylor")
         if self.fits:
             refuse_little(evidence, NAME, hint="give more text, or score=magnitude without reconstruct")

@@ -19,16 +19,19 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class DynamicInt8(Quantizer[OnnxModel]):
-    """The large products in int8 with scales taken at run time, after smoothing; embeddings with a scale a row.
+    """The large matrix products in int8 with scales computed at run time, after smoothing; embeddings in int8.
 
-    Activations have one scale for the whole batch: a text's answer can depend on its neighbours (`Limits.stability`).
+    Activations have one scale for the whole batch, so an answer can depend on the other texts of the batch (the limit
+    `stability`).
     """
 
-    samples: int = option(256, "calibration texts that smoothing and rounding look at", low=1)
-    smooth: bool = option(True, "move outlier channels of activations into the weights first")
-    bounded: bool = option(True, "keep weights so small that no CPU's 8-bit products saturate (AVX2 without VNNI)")
+    samples: int = option(256, "calibration texts used for smoothing and rounding", low=1)
+    smooth: bool = option(True, "smooth first: move outlier channels of activations into the weights (SmoothQuant)")
+    bounded: bool = option(True, "limit weights so that int8 products cannot saturate on CPUs without VNNI (AVX2)")
     max_noise: float = option(
-        0.05, "share of the answers' variance that int8 may cost; products stay in float until it does not", low=0.0
+        0.05,
+        "highest error of the outputs as a share of their variance; sensitive products stay in float to meet it",
+        low=0.0,
     )
 
     target = "cpu-int8"
@@ -39,7 +42,7 @@ class DynamicInt8(Quantizer[OnnxModel]):
         suffix="_quantized",
         client_dtype="q8",
     )
-    summary = "dynamic int8, outlier channels smoothed"
+    summary = "int8 weights, activation scales computed per batch at run time"
 
     def run(self, given: OnnxModel, ctx: Context) -> Outcome[OnnxModel]:
         from converter.onnx.quantize.fallback import quantize_faithfully

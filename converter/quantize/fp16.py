@@ -41,7 +41,7 @@ class Fp16(Quantizer[OnnxModel]):
         suffix="_fp16",
         client_dtype="fp16",
     )
-    summary = "fp16 inside, float32 outputs"
+    summary = "float16 weights and arithmetic, float32 outputs"
 
     def run(self, given: OnnxModel, ctx: Context) -> Outcome[OnnxModel]:
         from converter.onnx.read import read_onnx
@@ -161,7 +161,7 @@ def _check_range(given: OnnxModel, ctx: Context) -> dict[str, Any]:
                 largest, where = found, name
     if not largest <= MAX_HALF:
         raise StageFailed(
-            f"{where} reaches {largest:.3g}, float16 ends at {MAX_HALF:.0f}",
+            f"{where} reaches {largest:.3g}, the largest float16 is {MAX_HALF:.0f}",
             where=given.source.provenance.id,
             hint="export this model with precision none, or as int8",
         )

@@ -17,16 +17,20 @@ added, and what they gain is within what the choice of texts moves."""
 class LitertDynamicInt8(Quantizer[TfliteModel]):
     """ai-edge-quantizer's `dynamic_wi8_afp32`, on linear layers and embedding tables.
 
-    Padding cannot change an answer: each token's activations have their own scale.
+    Activations have one scale per token, so padding cannot change an answer.
     """
 
-    embeddings: bool = option(True, "int8 embedding tables, one scale a row: they are most of a small model")
-    smooth: float = option(0.5, "share of strong input channels' strength that goes into the weights; 0: none", low=0.0)
-    texts: int = option(32, "texts that weights are fitted to; 0: rounded as they are", low=0)
+    embeddings: bool = option(
+        True, "store embedding tables in int8 too, one scale per row: they are most of a small model"
+    )
+    smooth: float = option(
+        0.5, "smoothing strength: how much of outlier input channels is moved into the weights; 0: none", low=0.0
+    )
+    texts: int = option(32, "calibration texts that weight rounding is fitted to; 0: round to nearest", low=0)
 
     target = "tflite"
     precision = Precision("dynamic", Limits(agreement=0.985, stability=0.99, max_drop=0.01))
-    summary = "dynamic int8 (LiteRT)"
+    summary = "int8 weights, activation scales computed per token at run time"
     needs_text = True
 
     def run(self, given: TfliteModel, ctx: Context) -> Outcome[TfliteModel]:

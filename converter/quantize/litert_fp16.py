@@ -16,7 +16,7 @@ class LitertFp16(Quantizer[TfliteModel]):
     precision = Precision(
         "fp16", Limits(max_error=0.02, agreement=0.995, stability=1.0), bytes_a_weight=2, tolerance=1e-2
     )
-    summary = "fp16 weights (LiteRT)"
+    summary = "float16 weights"
 
     def run(self, given: TfliteModel, ctx: Context) -> Outcome[TfliteModel]:
         operations = ["FULLY_CONNECTED", "EMBEDDING_LOOKUP"]

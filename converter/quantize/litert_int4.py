@@ -15,20 +15,22 @@ PEAK = 4.0
 
 @dataclass(frozen=True)
 class LitertInt4(Quantizer[TfliteModel]):
-    """Linear layers in int4, one scale for `block` inputs of an output; embedding tables in int4, one scale a row.
+    """Linear layers in int4, one scale per `block` inputs of an output; embedding tables in int4, one scale per row.
 
-    Scales clip what is rare where that leaves less error, strong input channels are smoothed first, and what rounding
-    one weight loses the next make good (GPTQ, arXiv 2210.17323).
+    Scales clip outliers where that lowers the error, outlier input channels are smoothed first, and the rounding error
+    of each weight is compensated in the following ones (GPTQ, arXiv 2210.17323).
     """
 
-    block: Literal[32, 64, 128, 256] = option(32, "weights that share a scale: 32, 64, 128 or 256")
-    smooth: float = option(0.3, "share of strong input channels' strength that goes into the weights; 0: none", low=0.0)
-    embeddings: Literal[4, 8] = option(4, "bits of embedding tables with many rows: 4 or 8")
-    texts: int = option(64, "texts that weights are fitted to", low=1)
+    block: Literal[32, 64, 128, 256] = option(32, "weights per scale (block size): 32, 64, 128 or 256")
+    smooth: float = option(
+        0.3, "smoothing strength: how much of outlier input channels is moved into the weights; 0: none", low=0.0
+    )
+    embeddings: Literal[4, 8] = option(4, "bits of large embedding tables: 4 or 8")
+    texts: int = option(64, "calibration texts that weight rounding is fitted to (GPTQ)", low=1)
 
     target = "tflite"
     precision = Precision("int4", Limits(agreement=0.96, stability=0.99, max_drop=0.03))
-    summary = "int4 weights in blocks (LiteRT)"
+    summary = "int4 weights in blocks"
     needs_text = True
 
     def run(self, given: TfliteModel, ctx: Context) -> Outcome[TfliteModel]:

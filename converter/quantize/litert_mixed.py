@@ -11,16 +11,16 @@ from converter.tflite.model import TfliteModel
 
 @dataclass(frozen=True)
 class LitertMixed(LitertInt4):
-    """As `int4`, but a share of the weights stays in 8 bits.
+    """As `int4`, but a share of the weights is kept in 8 bits.
 
-    Those of the layers whose output 4 bits disturb most for their size, as measured on text.
+    Those are the layers whose output error in 4 bits is largest for their size, measured on calibration text.
     """
 
-    kept: float = option(0.35, "share of the linear layers' weights that stay in 8 bits", low=0.01, high=0.95)
+    kept: float = option(0.35, "share of the linear layers' weights kept in int8", low=0.01, high=0.95)
 
     target = "tflite"
     precision = Precision("mixed", Limits(agreement=0.97, stability=0.99, max_drop=0.02))
-    summary = "int4 weights, int8 where 4 bits harm most (LiteRT)"
+    summary = "int4 weights, int8 in the layers most sensitive to 4 bits"
 
     def run(self, given: TfliteModel, ctx: Context) -> Outcome[TfliteModel]:
         return self._quantized(given, ctx, "mixed", self.kept)

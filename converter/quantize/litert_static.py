@@ -25,27 +25,33 @@ ROOM = 4.0
 class LitertStaticInt8(Quantizer[TfliteModel]):
     """Linear layers in int8 with fixed ranges; attention, normalization and GELU stay in float.
 
-    A layer whose input or output has outliers so large that 8 bits over the whole range would drown the rest (the
-    feed-forward outputs of BERT: Bondarenko et al., arXiv 2109.12948) is quantized dynamically instead: one scale a
-    token. Ranges are measured on rows that real text fills to the last token, so padding moves none.
+    A layer whose input or output has outliers too large for 8 bits over the whole range (the feed-forward outputs of
+    BERT: Bondarenko et al., arXiv 2109.12948) is quantized dynamically instead, with one scale per token. Ranges are
+    calibrated on text without padding.
     """
 
-    texts: int = option(16, "texts per length that ranges are measured on", low=1)
-    min_snr: float = option(28.0, "decibels below which a layer is quantized dynamically", low=0.0)
+    texts: int = option(16, "calibration texts per sequence length for the activation ranges", low=1)
+    min_snr: float = option(
+        28.0,
+        "layers whose signal-to-noise ratio in int8 is below this (in dB) use dynamic quantization instead",
+        low=0.0,
+    )
 
-    activation_bits: Literal[8, 16] = option(8, "8, or 16 for accelerators that have it: nothing is too noisy then")
+    activation_bits: Literal[8, 16] = option(
+        8, "8, or 16 for accelerators with int16 activations; with 16, no layer needs dynamic quantization"
+    )
 
     target = "tflite"
     precision = Precision("static", Limits(agreement=0.97, stability=0.99, max_drop=0.02))
-    summary = "static int8 (LiteRT)"
+    summary = "int8 weights and activations, ranges fixed by calibration"
     needs_text = True
 
     def check(self, source: "TorchModel", *, has_text: bool) -> None:
         if not has_text:
             raise DataError(
-                "ranges that stand in the file must come from text like that which the app will see",
+                "static quantization needs calibration text like the text of your app",
                 where="quantize.tflite static",
-                hint="give --calibration FILE, or take the default, which needs no text: --quantize tflite=dynamic",
+                hint="give --calibration FILE, or use the default, which needs none: --quantize tflite=dynamic",
             )
 
     def run(self, given: TfliteModel, ctx: Context) -> Outcome[TfliteModel]:

@@ -10,14 +10,15 @@ from converter.tflite.quantize.requantize import Scheme, requantize
 
 @dataclass(frozen=True)
 class LitertWeights(Quantizer[TfliteModel]):
-    """Weights of linear layers in int8, widened when the file is loaded: small to send, as large and slow to run.
+    """Weights of linear layers in int8, converted to float when the file is loaded.
 
-    For delegates without integer products, and where dynamic int8 loses too much.
+    The download is small; memory use and speed are those of float. For delegates without integer arithmetic, and where
+    dynamic int8 loses too much.
     """
 
     target = "tflite"
     precision = Precision("weights", Limits(agreement=0.985, stability=1.0, max_drop=0.01))
-    summary = "int8 weights, float arithmetic (LiteRT)"
+    summary = "int8 weights, computed in float: a small file, no faster"
 
     def run(self, given: TfliteModel, ctx: Context) -> Outcome[TfliteModel]:
         return requantize(given, Scheme(8, integer=False).rules(["FULLY_CONNECTED"]), "weights", ctx)

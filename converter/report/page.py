@@ -7,18 +7,18 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from converter.report import charts, words
-from converter.report.table import worst_error
+from converter.report.table import typical_error, worst_error
 
 MARKS = {"PASS": "✓", "FAIL": "✕", "NOT_RUN": "○"}
 SPOKEN = {"PASS": "PASS", "FAIL": "FAIL", "NOT_RUN": "NOT RUN"}
 CHECK_TITLES = {
     "max_error": "worst error",
     "mean_error": "mean error",
-    "agreement": "same decisions",
+    "agreement": "agreement",
     "metric": "task metric",
-    "finite": "finite numbers",
-    "stability": "padding and batch",
-    "device": "on its device",
+    "finite": "no NaN or infinity",
+    "stability": "independent of padding and batch",
+    "device": "on the target device",
 }
 
 
@@ -54,14 +54,14 @@ def headline(targets: Sequence[Mapping[str, Any]], missed: Sequence[str] = ()) -
     unproven = [t["target"] for t in targets if t["status"] == "NOT_RUN"]
     if failed:
         which = "The package" if n == 1 else f"{len(failed)} of {n} packages"
-        return {"status": "FAIL", "text": f"{which} did not come out: {', '.join(failed)}"}
+        return {"status": "FAIL", "text": f"{which} failed: {', '.join(failed)}"}
     if missed:
-        return {"status": "FAIL", "text": f"The best that was found is kept, but {'; '.join(missed)}"}
+        return {"status": "FAIL", "text": f"The closest result is kept, but {'; '.join(missed)}"}
     if unproven:
         which = "The package is" if n == 1 else f"{len(unproven)} of {n} packages are"
         return {"status": "NOT_RUN", "text": f"{which} made, but not proven: {', '.join(unproven)}"}
     which = "The package answers" if n == 1 else f"All {n} packages answer"
-    return {"status": "PASS", "text": f"{which} like the source, within the limits"}
+    return {"status": "PASS", "text": f"{which} like the source model, within the limits"}
 
 
 def _milliseconds(target: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -84,7 +84,9 @@ def _target(target: Mapping[str, Any], source: Mapping[str, Any]) -> dict[str, A
     if evaluation is None:
         return made | {
             "faster": "",
+            "typical_error": None,
             "worst_error": None,
+            "worst_text": None,
             "histogram": None,
             "lengths": [],
             "signatures": [],
@@ -94,13 +96,21 @@ def _target(target: Mapping[str, Any], source: Mapping[str, Any]) -> dict[str, A
     limits = [c["limit"] for c in evaluation["checks"] if c["name"] == "max_error" and c["limit"]]
     return made | {
         "faster": words.times(times.get("source"), times.get("package")),
+        "typical_error": typical_error(evaluation),
         "worst_error": worst_error(evaluation),
+        "worst_text": _worst_text(evaluation["worst"]),
         "histogram": charts.histogram(evaluation["errors"], limits[0] if limits else None),
         "lengths": charts.by_length(times),
         "signatures": charts.by_signature(evaluation["facts"]),
         "metrics": _metrics(evaluation),
         "drift": charts.drift(evaluation["facts"]),
     }
+
+
+def _worst_text(worst: Sequence[Mapping[str, Any]]) -> str | None:
+    """Return the text of the largest error; None where no text has a finite one."""
+    found = [w for w in worst if w["error"] is not None]
+    return max(found, key=lambda w: w["error"])["text"] if found else None
 
 
 def _metrics(evaluation: Mapping[str, Any]) -> list[tuple[str, float | None, float | None]]:

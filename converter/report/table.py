@@ -12,7 +12,8 @@ if TYPE_CHECKING:
     from converter.commands.terminal import Terminal
     from converter.pipeline import Result
 
-WORST = "worst error"
+TYPICAL = "p99 error"
+"""99 of 100 output values are at most this far from the source's; the report shows the largest, with its text."""
 STYLES = {"PASS": "bold green", "FAIL": "bold red", "NOT_RUN": "bold yellow"}
 
 
@@ -22,7 +23,7 @@ def show(result: "Result", terminal: "Terminal") -> None:
     console = terminal.result_console
     titles, found = columns(table), rows(table)
     short = [(row[0].partition(" (")[0], *row[1:]) for row in found]
-    drawn = (_table(titles, found, None), _table(titles, found, WORST), _table(titles, short, WORST))
+    drawn = (_table(titles, found, None), _table(titles, found, TYPICAL), _table(titles, short, TYPICAL))
     fitting = next((t for t in drawn if console.measure(t).maximum < console.width), None)
     if fitting is not None:
         console.print(fitting)
@@ -35,7 +36,7 @@ def show(result: "Result", terminal: "Terminal") -> None:
 
 def columns(table: Mapping[str, Any]) -> tuple[str, ...]:
     """Return the titles; the metric's own name is one of them."""
-    return ("", "size", "a text", "agreement", next(iter(table["source"]["metric"]), "metric"), WORST, "verdict")
+    return ("", "size", "latency", "agreement", next(iter(table["source"]["metric"]), "metric"), TYPICAL, "verdict")
 
 
 def rows(table: Mapping[str, Any]) -> list[tuple[str, ...]]:
@@ -78,9 +79,15 @@ def _row(
         f"{milliseconds(taken)} ({faster})" if faster else milliseconds(taken),
         share(evaluation["agreement"]),
         number(metric) if evaluation["metric"] else NOTHING,
-        error(worst_error(evaluation)),
+        error(typical_error(evaluation)),
         verdict,
     )
+
+
+def typical_error(evaluation: Mapping[str, Any]) -> float | None:
+    """Return the error that 99 of 100 values of an output stay below, of the worst output; None where unknown."""
+    errors = [d.get("p99_error") for d in evaluation["deviations"]]
+    return None if not errors or None in errors else max(errors)
 
 
 def worst_error(evaluation: Mapping[str, Any]) -> float | None:
@@ -112,7 +119,7 @@ def _warnings(table: Mapping[str, Any]) -> list[str]:
             made.append(f"{name}: {zeros(facts['zeros'], target['size_bytes'])}")
         made += [f"{name}: auto tried {row['precision']}: {row['said']}" for row in facts.get("candidates", ())]
         made += [
-            f"{name}: {other['n_other']} of {other['n_texts']} texts answer differently {other['name']}"
+            f"{name}: {other['n_other']} of {other['n_texts']} texts get a different answer {other['name']}"
             for other in facts.get("stability", ())
             if other["n_other"]
         ]

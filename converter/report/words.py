@@ -67,7 +67,7 @@ def smaller(before: float | None, after: float | None) -> str:
 def zeros(found: Mapping[str, Any], n_bytes: float | None) -> str:
     """What the zeros in a file are worth, in one line."""
     kept = f"{share(found['share'])} of its weights are zero: " if found["share"] is not None else ""
-    return f"{kept}{size(found['deflated_bytes'])} in an archive, {size(n_bytes)} as a file, no faster for it"
+    return f"{kept}{size(found['deflated_bytes'])} in a compressed archive ({size(n_bytes)} uncompressed), no faster"
 
 
 def plain_value(value: Any) -> str:

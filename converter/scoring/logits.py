@@ -79,7 +79,7 @@ class Reading(ABC):
             return value
         counted = "; are the classes counted from 1?" if value == len(self.labels) else ""
         raise ValueError(
-            f"label {value!r} is none of the model's {len(self.labels)}",
+            f"label {value!r} is not one of the model's {len(self.labels)} labels",
             f"its labels: {', '.join(self.labels[:20])}{counted}; --label-map FILE says which of the data's is which",
         )
 
@@ -119,7 +119,7 @@ class SingleLabel(Reading):
 
     def fault(self, label: Label) -> str:
         known = isinstance(label, int) and 0 <= label < len(self.labels)
-        return "" if known else f"label {label!r} is none of the model's {len(self.labels)}"
+        return "" if known else f"label {label!r} is not one of the model's {len(self.labels)} labels"
 
     def decisions(self, logits: "Sequence[NDArray[np.float32]]") -> list[Any]:
         return [int(np.argmax(row)) for row in logits]

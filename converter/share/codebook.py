@@ -20,26 +20,26 @@ ENTRIES = 256
 BITS_OF_A_CODE = 8
 ROW_BYTES = 8
 """A scale, and the place of what is kept whole."""
-TOO_DEAR = "it does not pay: in int8 the plain table is no larger"
+TOO_DEAR = "not worth it: the plain table in int8 is no larger"
 
 
 @dataclass(frozen=True)
 class CodebookSharing(Stage[TorchModel, TorchModel]):
-    """Write every piece of an embedding row as a byte that names one of 256 shared pieces, times a scale a row.
+    """Vector quantization of embeddings: each piece of a row is one of 256 shared pieces, times a scale per row.
 
-    `bits=4`: two weights a byte; `bits=2`: four. On MiniLM-L6 four bits leave 9 % of the rows' size as error, rounding
-    to four bits 13 %, an SVD of the same bytes 46 %. Most of what that does to the answers comes from the commonest
-    tokens, so those keep their rows whole. Vector quantization as in Gersho and Gray (1992); only embeddings: a product
-    by codes has no fast kernel, a lookup needs none.
+    `bits=4`: two weights per byte; `bits=2`: four. On MiniLM-L6 four bits leave a relative error of 9 %, rounding to
+    four bits 13 %, an SVD of the same size 46 %. Most of the effect on the answers comes from the most frequent tokens,
+    so their rows are left unchanged (`exact`). As in Gersho and Gray (1992), for embeddings only: a lookup needs no
+    special kernel, a matrix product would.
 
     As a recipe: `compress = [{stage = "share.codebook", bits = 4, exact = 500}]`
     """
 
-    bits: int = option(4, "bits a weight: 4 or 2", low=2, high=4)
-    exact: int = option(500, "tokens, the commonest of the text, whose rows stay whole", low=0)
+    bits: int = option(4, "bits per weight: 4 or 2", low=2, high=4)
+    exact: int = option(500, "number of most frequent tokens whose rows are left unchanged", low=0)
 
     name = NAME
-    summary = "write embedding rows with a shared codebook, 4 or 2 bits a weight"
+    summary = "compress embeddings by vector quantization, to 4 or 2 bits per weight"
     needs_text = True
     bars = ("trim.", "factorize.embeddings", "share.codebook")
 
@@ -51,7 +51,7 @@ class CodebookSharing(Stage[TorchModel, TorchModel]):
         refuse_tied(source, NAME)
         width = source.module.get_input_embeddings().weight.shape[1]  # type: ignore[operator]
         if width % self._span:
-            raise UsageError(f"rows of {width} weights do not part into pieces of {self._span}", where=NAME)
+            raise UsageError(f"rows of {width} weights cannot be divided into pieces of {self._span}", where=NAME)
 
     @property
     def _span(self) -> int:
@@ -133,12 +133,12 @@ def refuse_tied(model: TorchModel, where: str) -> None:
 
     if model.module.get_output_embeddings() is not None:  # type: ignore[operator]
         raise UsageError(
-            "the output layer of a fill-mask model is its embedding: both would have to change alike",
+            "not supported for fill-mask: the output layer shares its weights with the embedding",
             where=where,
             hint="trim.vocabulary makes both smaller",
         )
     if not isinstance(model.module.get_input_embeddings(), torch.nn.Embedding):  # type: ignore[operator]
-        raise UsageError("the embedding is no plain table any more", where=where, hint="one such stage is enough")
+        raise UsageError("the embedding has already been compressed", where=where, hint="one such stage is enough")
 
 
 def name_of_embedding(module: "torch.nn.Module") -> str:

@@ -24,20 +24,22 @@ Groups = tuple[tuple[int, ...], ...]
 
 @dataclass(frozen=True)
 class LayerSharing(Stage[TorchModel, TorchModel]):
-    """Tie neighbouring layers until `keep` different ones are left, each time the two that cost the answers least.
+    """Share the weights of neighbouring layers until `keep` different ones are left, the least harmful pair first.
 
-    A tied model is smaller, not faster: every layer still runs. Without training that costs far more than int8 does
-    (one tie in MiniLM-L6, 8 % of the weights, changes 5 % of its answers on SST-2), so a distillation should follow;
+    The model gets smaller, not faster: every layer still runs. Without training this loses far more than int8 (sharing
+    one pair in MiniLM-L6, 8 % of the weights, changes 5 % of its answers on SST-2), so a distillation should follow;
     ALBERT (arXiv 1909.11942) was trained that way from the start.
 
     As a recipe: `compress = [{stage = "share.layers", keep = 4}, {stage = "distill.soft"}]`
     """
 
-    keep: int = option(0, "different layers to keep; 0: all but one", low=0)
-    merge: Literal["mean", "first", "last"] = option("mean", "what tied layers become: their mean, or one of them")
+    keep: int = option(0, "number of different layers to keep; 0: all but one", low=0)
+    merge: Literal["mean", "first", "last"] = option(
+        "mean", "weights of tied layers: their mean, or those of one of them"
+    )
 
     name = NAME
-    summary = "tie neighbouring layers, stored once"
+    summary = "let neighbouring layers share their weights, which are stored once"
     needs_text = True
     bars = ("prune.structured", "prune.mixed", "prune.layers", "distill.gradual", "share.layers")
 
@@ -45,7 +47,7 @@ class LayerSharing(Stage[TorchModel, TorchModel]):
         from converter.surgery.resize import family_of
 
         if family_of(source).shares_layers:
-            raise UsageError("its layers are one already", where=NAME)
+            raise UsageError("its layers already share one set of weights", where=NAME)
         n_layers = len(family_of(source).layers(source.module))
         if self.keep >= n_layers:
             raise RecipeError(f"keep must be below the model's {n_layers} layers, found {self.keep}", where=NAME)
@@ -74,7 +76,7 @@ class LayerSharing(Stage[TorchModel, TorchModel]):
                 tries = {g: self._loss(given, g, ctx, ticker) for g in _neighbors(given, groups)}
                 if not tries:
                     raise UsageError(
-                        "no two neighbouring layers are of one shape", where=NAME, hint="share, then prune"
+                        "no two neighbouring layers have the same shape", where=NAME, hint="share, then prune"
                     )
                 groups = min(tries, key=lambda g: tries[g])
                 log.append({"groups": [list(g) for g in groups], "distance": round(tries[groups], 6)})

@@ -43,7 +43,7 @@ class Spending:
         facts: dict[str, Any] = {"budget": made}
         if missed:
             facts["budget_missed"] = (
-                f"{found:.3g} {self.table.unit} is the least that can be left, {self.wanted:.3g} was asked for "
+                f"{found:.3g} {self.table.unit} is the lowest that can be reached, {self.wanted:.3g} was requested "
                 f"({found / self.wanted:.2f} times as much)"
             )
         return facts
@@ -91,7 +91,7 @@ def time_table(given: "TorchModel", ctx: "Context", lengths: Sequence[int]) -> C
 def _refuse_idle(spending: Spending, asked: str) -> Spending:
     if spending.wanted >= spending.full:
         raise RecipeError(
-            f"{asked} asks for nothing: the model takes {spending.full:.3g} {spending.table.unit} as it is",
+            f"{asked} has no effect: the model already takes {spending.full:.3g} {spending.table.unit} as it is",
             hint="ask for less",
         )
     return spending

@@ -89,8 +89,8 @@ def latency_table(
         if known["cpu_share"] < CALM:
             # Not kept: asked for twice the speed, such a table has given 1.7 times.
             progress.note(
-                f"sublayers were timed on a busy machine (this process had {known['cpu_share']:.0%} of a CPU): the "
-                "speed may come out otherwise than asked for; run again when nothing else runs"
+                f"sub-layers were timed on a busy machine (this process had {known['cpu_share']:.0%} of a CPU): the "
+                "speed may miss its goal; run again on an idle machine"
             )
         else:
             _write(file, key, known)

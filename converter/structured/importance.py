@@ -67,8 +67,8 @@ def refuse_little(evidence: Evidence, where: str, hint: str) -> None:
     """Raise where there is too little text to fit weights to."""
     if evidence.n_tokens < LEAST_TOKENS:
         raise DataError(
-            f"the calibration text has {evidence.n_tokens} tokens in {evidence.n_texts} texts: to fit weights on, at "
-            f"least {LEAST_TOKENS} are needed",
+            f"the calibration text has {evidence.n_tokens} tokens in {evidence.n_texts} texts; fitting weights "
+            f"needs at least {LEAST_TOKENS}",
             where=where,
             hint=hint,
         )
@@ -90,7 +90,7 @@ def gather_evidence(
     labelled = [e for e in examples if e.label is not None and not e.group]
     if loss == "labels" and not labelled:
         raise DataError(
-            "loss=labels, but the calibration text has none that give one text a loss",
+            "loss=labels, but the calibration text has no usable labels",
             hint="use loss=answers, or a labelled file",
         )
     by_labels = loss != "answers" and len(labelled) == len(examples)
@@ -145,7 +145,7 @@ def measure_importance(
         ticker.advance()
     scores = tuple(UnitScores(h / evidence.n_texts, n / evidence.n_texts) for h, n in totals)
     if not all(np.isfinite(s.heads).all() and np.isfinite(s.neurons).all() for s in scores):
-        raise StageFailed("the importance of heads and neurons is not finite", hint="do the weights hold large values?")
+        raise StageFailed("the importance of heads and neurons is not finite", hint="are there very large weights?")
     return scores
 
 
@@ -224,7 +224,7 @@ def sum_of_losses(
             wanted = {name: value[row : row + 1] for name, value in answers.items()}
             total = total + _soft_loss(model, own, wanted, feed["attention_mask"][row : row + 1])
     if not total.requires_grad:
-        raise DataError("no text has a label that gives a loss", hint="use loss=answers")
+        raise DataError("no text has a usable label", hint="use loss=answers")
     return total
 
 

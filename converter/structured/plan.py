@@ -79,14 +79,14 @@ def load_shapes(file: Path, given: "TorchModel") -> list[LayerShape]:
     folder = file.parent if file.name == FILE_NAME else file
     wanted = ShapeMap.load(folder)
     if wanted is None:
-        raise RecipeError(f"there is no {FILE_NAME}", where=str(file), hint="it lies beside the weights in compressed/")
+        raise RecipeError(f"there is no {FILE_NAME}", where=str(file), hint="it is in compressed/, with the weights")
     was = shape_map_of(given)
     try:
         shapes = places_in(was, wanted)
     except StageFailed as error:
-        raise RecipeError(f"the plan is of another model: {error}", where=str(file)) from None
+        raise RecipeError(f"the plan belongs to another model: {error}", where=str(file)) from None
     if was.layers == wanted.layers:
-        raise RecipeError("the plan removes nothing of this model", where=str(file))
+        raise RecipeError("the plan removes nothing from this model", where=str(file))
     return shapes
 
 

@@ -56,7 +56,7 @@ class Ground:
     sums: TeacherSums
 
     def thinned(self, stride: int) -> "Ground":
-        """Return the same with every so manieth batch alone: of all lengths."""
+        """Return the same with every n-th batch alone, of all lengths."""
         evidence = replace(self.evidence, batches=self.evidence.batches[::stride])
         return Ground(self.given, evidence, self.batches[::stride], self.sums.thinned(stride))
 

@@ -210,7 +210,7 @@ class TeacherSums:
         folder.mkdir(parents=True, exist_ok=True)
 
     def thinned(self, stride: int) -> "TeacherSums":
-        """Return the sums of every so manieth batch alone."""
+        """Return the sums over every n-th batch alone."""
         return TeacherSums(self.folder, self.stride * stride)
 
     def take(self, stream: Stream, tick: Callable[[], None]) -> None:

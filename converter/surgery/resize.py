@@ -25,7 +25,7 @@ def family_of(model: TorchModel) -> "Family":
     found = families().get(kind)
     if found is None:
         raise SourceError(
-            f"{kind} cannot be pruned: converter/families has no file that says where its heads and neurons are",
+            f"{kind} cannot be pruned: converter/families has no file for this architecture",
             where=model.provenance.id,
             hint=f"it can be exported, quantized and distilled; {nearest(kind, families())}",
         )

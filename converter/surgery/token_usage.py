@@ -45,7 +45,7 @@ def count_tokens(tokenizer: Any, texts: Sequence[str], ticker: "Ticker") -> Coun
 
 
 def split_otherwise(wanted: Any, found: Any, texts: Sequence[str], ticker: "Ticker") -> list[int]:
-    """Return the indices of the texts that the tokenizer `found` splits otherwise than `wanted`."""
+    """Return the indices of the texts that the tokenizer `found` tokenizes differently than `wanted`."""
     other = []
     done = 0
     for chunk in _chunks(texts):

@@ -225,5 +225,5 @@ def read_list(path: Path) -> set[str]:
         raise DataError(f"the list of tokens cannot be read ({error})", where=str(path)) from None
     found.discard("")
     if not found:
-        raise DataError("the list names no token", where=str(path), hint="one token a line")
+        raise DataError("the list is empty", where=str(path), hint="one token per line")
     return found

@@ -46,12 +46,12 @@ class TextClassification(Task):
 
     def mediapipe_scores(self) -> str:
         if len(self.labels) < 2:
-            raise NoClientForm("MediaPipe has no task for one score")
+            raise NoClientForm("MediaPipe has no task for regression with one score")
         match self.reading:
             case MultiLabel():
                 return "LOGISTIC"
             case ScoreReading():
-                raise NoClientForm("MediaPipe has no task for numbers that are no shares of one")
+                raise NoClientForm("MediaPipe has no task for regression scores")
             case _:
                 return "SOFTMAX"
 

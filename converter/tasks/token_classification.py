@@ -73,7 +73,7 @@ class TokenClassification(Task):
         if str(tag).isdecimal() and int(tag) < len(self.labels):
             return self.labels[int(tag)]
         hint = f"{nearest(str(tag), self.labels)}; --label-map FILE says which tag of the data is which of the model's"
-        raise ValueError(f"tag {tag!r} is none of the model's", hint)
+        raise ValueError(f"tag {tag!r} is not one of the model's tags", hint)
 
     def encode(self, tokenizer: Any, example: Example, max_length: int) -> Encoding:
         return encode_words(tokenizer, example, max_length)
@@ -136,7 +136,7 @@ class TokenClassification(Task):
             wrong = sorted(set(_tags_of(example)) - set(self.labels)) if example.label is not None else []
             if wrong:
                 raise DataError(
-                    f"tag {wrong[0]!r} is none of the model's",
+                    f"tag {wrong[0]!r} is not one of the model's tags",
                     where=example.where,
                     hint=nearest(str(wrong[0]), self.labels),
                 )

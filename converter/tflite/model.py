@@ -84,7 +84,7 @@ def signature_lengths(
             raise UsageError(
                 f"a length of {length} tokens leaves no room for text",
                 where="--seq-len",
-                hint=f"the shortest is {SHORTEST}; texts are cut to the longest length that is given",
+                hint=f"the shortest is {SHORTEST}; texts are truncated to the longest sequence length",
             )
         if length > longest:
             raise UsageError(

@@ -29,16 +29,15 @@ def usage_of(bundle: Bundle, batch: int) -> str:
 
 
 MEDIAPIPE_NONE = """
-There is no file for MediaPipe Tasks: {why}.
+This package has no file for MediaPipe Tasks: {why}.
 """
 MEDIAPIPE_CLASSIFIES = "TextClassifier", "classify({text}).classifications[0].categories"
 MEDIAPIPE_EMBEDS = "TextEmbedder", "embed({text}).embeddings[0].embedding"
 MEDIAPIPE_USAGE = """
-`model-mediapipe.tflite` is the same model for MediaPipe Tasks (`{task}`): text in, answer out, with the tokenizer
-inside. MediaPipe splits some text otherwise (accents, non-ASCII capitals, Hangul, control characters): normalize text
-with the tokenizer's own normalizer first, `tokenizer.backend_tokenizer.normalizer.normalize_str(text)`. It feeds every
-token that there is: beyond {longest} the model has no positions left and still answers, otherwise than the package.
-Shorten such text before.
+`model-mediapipe.tflite` is the same model for MediaPipe Tasks (`{task}`), with the tokenizer inside: it takes text and
+returns the answer. MediaPipe tokenizes some text differently (accents, non-ASCII capitals, Hangul, control characters):
+normalize text first, with `tokenizer.backend_tokenizer.normalizer.normalize_str(text)`. MediaPipe does not truncate:
+beyond {longest} tokens its answers are wrong, so shorten long text before.
 
 ```python
 from mediapipe.tasks.python import BaseOptions, text
@@ -48,8 +47,8 @@ print(text.{task}.create_from_options(options).{call})
 ```
 """
 USAGE_ANY = """\
-`model.tflite` has one signature, `serving_up_to_{longest}`, that takes 1 to {longest} tokens: int32 inputs
-`[1, length]`, without padding. Beyond {longest}, cut the text.
+`model.tflite` has one signature, `serving_up_to_{longest}`, for 1 to {longest} tokens: int32 inputs
+`[1, length]`, without padding. Truncate longer text to {longest} tokens.
 
 ```python
 import numpy as np
@@ -64,17 +63,17 @@ print(run(**{{name: np.array([row], dtype=np.int32) for name, row in ids.items()
 ```
 """
 USAGE_BATCH = """
-For many texts, `serving_{first}_batch_{batch}` and its like take {batch} texts a call, `[{batch}, length]`: fill what
-is missing with padding. Every signature that is used has its own packed copy of the weights in memory.
+For many texts, `serving_{first}_batch_{batch}` and similar signatures take {batch} texts per call, `[{batch}, length]`;
+fill unused rows with padding. Each signature that is used keeps its own packed copy of the weights in memory.
 """
 USAGE_SHARED = """
-One graph, of any length, stands behind all signatures (`WHILE`): its weights are in memory once, whichever lengths are
-used. GPU and NPU delegates want graphs of fixed shapes: `--target tflite:graphs=separate` makes them.
+All signatures call one graph that takes any length (a `WHILE` operation), so its weights are in memory once. GPU and
+NPU delegates need graphs of fixed shapes: export with `--target tflite:graphs=separate` for them.
 """
 USAGE = """\
-`model.tflite` has one signature per length ({lengths} tokens), `serving_{first}` to `serving_{longest}`, over the same
-weights. Inputs are int32 `[1, length]`. Take the shortest signature that the text fits, and pad to its length: ids with
-the tokenizer's padding id, the mask with 0.
+`model.tflite` has one signature per length ({lengths} tokens), `serving_{first}` to `serving_{longest}`; all share
+the same weights. Inputs are int32 `[1, length]`. Use the shortest signature that fits the text, and pad to its length:
+token ids with the tokenizer's padding id, the attention mask with 0.
 
 ```python
 import numpy as np
@@ -92,7 +91,7 @@ feed = {{name: np.array([row], dtype=np.int32) for name, row in padded.items()}}
 print(interpreter.get_signature_runner(f"serving_{{length}}")(**feed)["{output}"])
 ```
 
-Android calls `interpreter.runSignature(inputs, outputs, "serving_{longest}")` with inputs by the names above, iOS
-`interpreter.signatureRunner(with: "serving_{longest}")`; `samples/` has both, and the tokenizer. Called without a
-signature, the file runs `serving_{longest}`.
+On Android, call `interpreter.runSignature(inputs, outputs, "serving_{longest}")` with the input names above; on iOS,
+`interpreter.signatureRunner(with: "serving_{longest}")`. `samples/` has complete code for both, with the tokenizer.
+Without a signature name, the interpreter runs `serving_{longest}`.
 """

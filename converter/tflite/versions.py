@@ -18,7 +18,7 @@ SCALES_A_ROW = {"FULLY_CONNECTED": (12, "2.17.0"), "EMBEDDING_LOOKUP": (4, "2.18
 """Version of the operation, and of the runtime, that take int8 weights with a scale a row beside float activations."""
 STATIC_INT8 = (4, "1.14.0")
 FOUR_BITS = {"FULLY_CONNECTED": (14, "2.21.0"), "EMBEDDING_LOOKUP": (5, "2.21.0")}
-"""Weights of 4 bits: LiteRT up to 1.2 opens such a file at the version that it was written with, and answers otherwise.
+"""Weights of 4 bits: LiteRT up to 1.2 opens such a file at its original operator version, and gives wrong answers.
 These versions are the lowest that it does not know."""
 
 

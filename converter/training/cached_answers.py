@@ -42,8 +42,8 @@ class KeptAnswers:
         needed, free = expected_bytes(lengths, shown, token_outputs), shutil.disk_usage(folder).free
         if fresh and needed > free:
             raise StageFailed(
-                f"the teacher's answers take {needed // MEGABYTE} MB, {folder} has {free // MEGABYTE} left",
-                hint="cache_mb=0 asks the teacher anew for every batch",
+                f"the teacher's outputs take {needed // MEGABYTE} MB, {folder} has {free // MEGABYTE} left",
+                hint="cache_mb=0 runs the teacher for every batch instead",
             )
         self.outputs = {
             name: self._file(name, (self._rows(name), *value.shape[2 if name in token_outputs else 1 :]), np.float32)

@@ -85,7 +85,7 @@ def load_checkpoint(path: Path, key: str, wanted: "Tensors") -> Checkpoint | Non
 
 def _check(header: Mapping[str, Any], tensors: "Tensors", key: str, wanted: "Tensors") -> None:
     if header["format"] != FORMAT or header["key"] != key:
-        raise CheckpointDamaged("it is of another run")
+        raise CheckpointDamaged("it belongs to another run")
     if {n: t.shape for n, t in tensors.items()} != {n: t.shape for n, t in wanted.items()}:
         raise CheckpointDamaged("it holds other tensors")
     if digest_tensors(tensors) != header["sha256"]:

@@ -102,12 +102,12 @@ def prepare(name: str, options: TrainingOptions, weights: LossWeights, given: To
     variants = variants_of(examples, options.augment, ctx.seed, given.tokenizer.mask_token)
     texts = encode_texts(given, [*examples, *variants], options.max_length, ctx.progress)
     if ctx.calibration_is_builtin:
-        ctx.progress.note(f"{name} learns from the built-in text only: give --calibration for a model of use")
+        ctx.progress.note(f"{name} trains on the built-in text only: give --calibration FILE for a useful model")
     same = teacher is not None and digest_tensors(given.module.state_dict()) == digest_tensors(
         teacher.module.state_dict()
     )
     if same:
-        ctx.progress.note(f"{name}: the student is the source unchanged; put a prune stage before it")
+        ctx.progress.note(f"{name}: the student is the unchanged source; put a prune stage before it")
     return Studies(name, options, weights, teacher, texts, len(examples), same, ctx)
 
 
@@ -124,19 +124,19 @@ def refuse_unlabelled(examples: Sequence[Example]) -> None:
 def _refuse(name: str, options: TrainingOptions, weights: LossWeights, ctx: Context) -> LossWeights:
     """Refuse before any work what cannot be learned; hard labels that are not there count nothing."""
     if not ctx.calibration:
-        raise DataError("there is no text to learn from", where=name, hint="give --calibration FILE")
+        raise DataError("there is no text to train on", where=name, hint="give --calibration FILE")
     if weights.hard > 0 and all(e.label is None for e in ctx.calibration):
-        ctx.progress.note(f"{name}: the text has no labels, hard_weight counts nothing")
+        ctx.progress.note(f"{name}: the text has no labels, so hard_weight has no effect")
         weights = replace(weights, hard=0.0)
     if weights.hard == weights.of_teacher == 0:
         raise UsageError(
-            "there is nothing to learn by: every weight is 0",
+            "there is no loss to train on: every weight is 0",
             where=name,
             hint="set soft_weight or hidden_weight (or hard_weight, with labels) above 0",
         )
     if weights.of_teacher == 0 and options.augment:
         raise UsageError(
-            "variants of the text have no labels, and there is no teacher to give them any",
+            "variants of the text have no labels, and there is no teacher to label them",
             where=f"{name}.augment",
             hint="set soft_weight above 0, or augment=0",
         )
@@ -158,9 +158,9 @@ def _refuse_teacher(name: str, given: TorchModel, teacher: TorchModel | None) ->
         )
     if teacher.tokenizer is not given.tokenizer and teacher.tokenizer.get_vocab() != given.tokenizer.get_vocab():
         raise UsageError(
-            "the teacher's tokenizer makes other tokens than the student's: neither words nor layers can be compared",
+            "teacher and student have different tokenizers, so their outputs cannot be compared",
             where=name,
-            hint="take a student that was cut from this teacher, or one with its tokenizer",
+            hint="use a student that was pruned from this teacher, or one with the same tokenizer",
         )
 
 

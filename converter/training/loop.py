@@ -236,7 +236,7 @@ class Training:
         try:
             found = load_checkpoint(path, self.job.key, self._state())
         except CheckpointDamaged as error:
-            progress.note(f"the checkpoint of an interrupted run cannot be used ({error}): starting anew")
+            progress.note(f"the checkpoint of an interrupted run cannot be used ({error}): starting over")
             return None
         if found is None:
             return None
@@ -248,7 +248,7 @@ class Training:
                 for moment in ("exp_avg", "exp_avg_sq"):
                     state[moment] = found.tensors[f"{moment}/{name}"].to(parameter.device)
         self.history, self.seconds = found.history, found.seconds
-        progress.note(f"going on from step {found.step} of {self.job.n_steps} of an interrupted run")
+        progress.note(f"continuing from step {found.step} of {self.job.n_steps} of an interrupted run")
         return found.step
 
     def _save(self) -> None:

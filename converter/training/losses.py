@@ -33,7 +33,7 @@ def order_loss(similarity: torch.Tensor, score: torch.Tensor, scale: float = 20.
 
 
 def similarity_loss(student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
-    """Return the mean squared difference of the cosines between all rows `[rows, width]`: who is near whom.
+    """Return the mean squared difference of the cosine similarities between all rows `[rows, width]`.
 
     Of a batch of embeddings (Park et al., arXiv 1904.05068); 0 where there is one row alone.
     """

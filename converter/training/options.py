@@ -9,23 +9,29 @@ from converter.binding import option
 class TrainingOptions:
     """How a student is trained; the defaults suit a pruned encoder that has to find its way back."""
 
-    epochs: int = option(4, "passes over the text", low=1)
-    steps: int | None = option(None, "at most this many steps, whatever `epochs` says", low=1)
-    batch_size: int = option(32, "texts a step, over all processes together", low=1)
-    learning_rate: float = option(1.5e-4, "highest learning rate, reached after warm-up", low=0.0)
-    warmup: float = option(0.1, "share of the steps in which the learning rate rises", low=0.0, high=1.0)
-    weight_decay: float = option(0.01, "AdamW's decay of matrices (biases and norms have none)", low=0.0)
-    max_gradient: float = option(1.0, "gradients are scaled down to this norm", low=1e-6)
-    max_length: int = option(256, "longest text in tokens; longer ones are cut", low=4)
+    epochs: int = option(4, "epochs: passes over the calibration text", low=1)
+    steps: int | None = option(None, "highest number of training steps, whatever `epochs` says", low=1)
+    batch_size: int = option(32, "texts per step, over all processes together", low=1)
+    learning_rate: float = option(1.5e-4, "peak learning rate, after warm-up", low=0.0)
+    warmup: float = option(0.1, "share of the steps used for warm-up", low=0.0, high=1.0)
+    weight_decay: float = option(0.01, "AdamW weight decay (not applied to biases and normalization)", low=0.0)
+    max_gradient: float = option(1.0, "gradient clipping: largest norm", low=1e-6)
+    max_length: int = option(256, "longest text in tokens; longer ones are truncated", low=4)
     dropout: bool = option(False, "use the model's own dropout while training")
-    freeze_embeddings: bool = option(False, "leave the embeddings as they are: quicker, where text is short")
-    augment: int = option(0, "variants of each text, without labels: spans, splices, words left out", low=0)
-    layers: tuple[int, ...] = option(
-        (), "the teacher's layer of each student layer, as in 1+3+5; none: as layers were dropped, else evenly", low=0
+    freeze_embeddings: bool = option(False, "do not train the embeddings: faster on short text")
+    augment: int = option(
+        0, "variants made of each text and labelled by the teacher (spans, splices, words left out)", low=0
     )
-    relation_heads: int | None = option(None, "relation heads; as many as the student's layer has heads", low=1)
-    cache_mb: int = option(4096, "keep the teacher's answers on disk where they need no more; 0: ask every time", low=0)
-    checkpoint_seconds: float = option(60.0, "least time between checkpoints (0: after every step)", low=0.0)
+    layers: tuple[int, ...] = option(
+        (),
+        "teacher layer for each student layer, as in 1+3+5; none: follows the dropped layers, else evenly spaced",
+        low=0,
+    )
+    relation_heads: int | None = option(
+        None, "number of relation heads (MiniLMv2); none: as many as the student's layer has attention heads", low=1
+    )
+    cache_mb: int = option(4096, "disk space for cached teacher outputs; 0: run the teacher for every batch", low=0)
+    checkpoint_seconds: float = option(60.0, "seconds between checkpoints (0: after every step)", low=0.0)
 
     def passes(self, n_texts: int) -> float:
         """Return the forward passes that training takes: a backward pass counts two, the teacher's answer one."""
@@ -58,12 +64,16 @@ class LossWeights:
 class TeacherOptions(TrainingOptions):
     """What a student learns of its teacher, and how much of each."""
 
-    temperature: float = option(2.0, "softens both answers before they are compared", low=0.01)
-    soft_weight: float = option(1.0, "weight of the teacher's answers", low=0.0)
-    hard_weight: float = option(0.0, "weight of the data's own labels, where it has them", low=0.0)
-    hidden_weight: float = option(1.0, "weight of the hidden states, layer by layer", low=0.0)
-    relation_weight: float = option(0.0, "weight of relations between tokens (queries, keys, values)", low=0.0)
-    similarity_weight: float = option(0.0, "weight of who is near whom, of sentence embeddings in a batch", low=0.0)
+    temperature: float = option(2.0, "softmax temperature of teacher and student", low=0.01)
+    soft_weight: float = option(1.0, "loss weight of the teacher's outputs", low=0.0)
+    hard_weight: float = option(0.0, "loss weight of the labels in the data, where it has any", low=0.0)
+    hidden_weight: float = option(1.0, "loss weight of the hidden states, layer by layer", low=0.0)
+    relation_weight: float = option(
+        0.0, "loss weight of attention relations between tokens: queries, keys, values (MiniLMv2)", low=0.0
+    )
+    similarity_weight: float = option(
+        0.0, "loss weight of the similarities between the sentence embeddings of a batch", low=0.0
+    )
 
     @property
     def weights(self) -> LossWeights:

@@ -66,7 +66,7 @@ class Teacher:
         whole = folder / self.lesson.key / "whole"
         kept = KeptAnswers(whole.parent, lengths, shown, outputs, fresh=not whole.is_file())
         if not whole.is_file():
-            with progress.task("Asking the teacher", total=len(order)) as ticker:
+            with progress.task("Running the teacher", total=len(order)) as ticker:
                 for at in range(0, len(order), ASKED_AT_ONCE):
                     rows = order[at : at + ASKED_AT_ONCE]
                     kept.put(rows, self.answers(rows, self._feed(rows)))

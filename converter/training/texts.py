@@ -26,7 +26,7 @@ def encode_texts(
 ) -> tuple[Text, ...]:
     """Encode as the task does, cut to `max_length` tokens or to what the model takes."""
     made = []
-    with progress.task("Reading the text to learn from", total=len(examples)) as ticker:
+    with progress.task("Reading the training text", total=len(examples)) as ticker:
         for example in examples:
             made.append((example, model.task.encode(model.tokenizer, example, min(max_length, model.max_length))))
             ticker.advance()

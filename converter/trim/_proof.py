@@ -20,14 +20,14 @@ if TYPE_CHECKING:
 ANSWERED = 32
 """Kept texts that both models are asked."""
 NEARLY = 1e-5
-"""Over the output range: what a product may round otherwise where it has fewer columns (outputs as wide as the
-vocabulary), or where its numbers lie otherwise in memory (MKL on AMD: 1e-7 was measured, Intel the same bits)."""
+"""Over the output range: what a product may round differently where it has fewer columns (outputs as wide as the
+vocabulary), or where its numbers have another memory layout (MKL on AMD: 1e-7 was measured, Intel the same bits)."""
 
 
 def prove_kept(
     given: "TorchModel", made: "TorchModel", texts: Sequence[str], ctx: "Context", *, lossless: bool
 ) -> dict[str, Any]:
-    """Count the kept texts that are split otherwise, and compare answers to some that are not.
+    """Count the kept texts that are tokenized differently, and compare answers to some that are not.
 
     Raises:
         StageFailed: the trimming is to be lossless, and a kept text has other tokens; or the same tokens got another
@@ -36,12 +36,12 @@ def prove_kept(
     """
     if not texts:
         return {"texts": 0}
-    with ctx.progress.task("Splitting the kept text again", total=len(texts)) as ticker:
+    with ctx.progress.task("Tokenizing the kept text again", total=len(texts)) as ticker:
         other = set(split_otherwise(given.tokenizer, made.tokenizer, texts, ticker))
     if lossless and other:
         text = texts[min(other)]
         raise StageFailed(
-            f"{len(other)} kept texts are split otherwise, such as {shorten(text)!r}: "
+            f"{len(other)} kept texts are tokenized differently, such as {shorten(text)!r}: "
             f"{pieces(made.tokenizer, text)[:8]}, were {pieces(given.tokenizer, text)[:8]}",
             where="trim.vocabulary",
         )
@@ -62,7 +62,7 @@ def _compare_answers(given: "TorchModel", made: "TorchModel", examples: Sequence
             # Written so that NaN is another answer.
             if not np.abs(found[name] - kept).max() <= NEARLY * max(float(np.ptp(value)), 1e-12):
                 raise StageFailed(
-                    f"{name} of {shorten(old.example.text)!r} is another after trimming", where="trim.vocabulary"
+                    f"{name} of {shorten(old.example.text)!r} changed after trimming", where="trim.vocabulary"
                 )
 
 
@@ -76,12 +76,12 @@ def _columns(given: "TorchModel", made: "TorchModel") -> list[int]:
 
 
 def held_out(given: "TorchModel", made: "TorchModel", kept: set[str], ctx: "Context", n_shown: int) -> dict[str, Any]:
-    """Count, on evaluation text that was not kept, what is split otherwise now, and show some of it."""
+    """Count, on evaluation text that was not kept, what is tokenized differently now, and show some of it."""
     if ctx.reference is None:
         return {"texts": 0}
     judged = [p.example for p in (*ctx.reference.probes, *ctx.reference.scored) if not is_edge(p.example)]
     texts = [t for t in dict.fromkeys(texts_of(judged, given.tokenizer.mask_token, given.task.prompt)) if t not in kept]
-    with ctx.progress.task("Splitting held-out text", total=len(texts)) as ticker:
+    with ctx.progress.task("Tokenizing held-out text", total=len(texts)) as ticker:
         other = split_otherwise(given.tokenizer, made.tokenizer, texts, ticker)
     return {
         "texts": len(texts),

@@ -25,36 +25,37 @@ SHOWN = 5
 
 @dataclass(frozen=True)
 class VocabularyTrimming(Stage[TorchModel, TorchModel]):
-    """Drop tokens that the text does not take: 31 % of MiniLM-L6 are embeddings, 70 % of XLM-R.
+    """Remove unused vocabulary entries: embeddings are 31 % of the weights of MiniLM-L6, 70 % of XLM-R.
 
-    Kept text (the calibration text and `corpus`) is split into the same tokens as before, and the answers to it stay
-    the same; `top` and `least` trade that for size. A `top` beyond what the text takes is filled by id,
-    which is how common a token is in general: of WordPiece and Unigram vocabularies by their order, of BPE by its
-    merges. Special tokens, single characters and bytes always
-    stay, so any text can still be spelled; what is split otherwise is counted on the evaluation text. The method is
-    that of Load What You Need (Abdaoui et al., arXiv 2010.05609) and of vocabulary trimming (Ushio et al., arXiv
-    2305.15020), for WordPiece, BPE and Unigram.
+    The calibration text and `corpus` keep their tokens and their answers; `top` and `least` trade that for size. If
+    `top` is more than the text uses, the rest is filled by id, which follows general frequency: of WordPiece and
+    Unigram vocabularies by their order, of BPE by its merges. Special tokens, single characters and bytes are always
+    kept, so any text can still be encoded; the evaluation text shows how many texts are tokenized differently. The
+    method is that of Load What You Need (Abdaoui et al., arXiv 2010.05609) and of vocabulary trimming (Ushio et al.,
+    arXiv 2305.15020), for WordPiece, BPE and Unigram.
 
     As a recipe: `compress = [{stage = "trim.vocabulary", corpus = ["texts.txt"]}]`
     """
 
-    corpus: tuple[str, ...] = option((), "files of text to keep, besides the calibration text (txt, jsonl, csv, tsv)")
+    corpus: tuple[str, ...] = option(
+        (), "more text files whose tokens are kept, besides the calibration text (txt, jsonl, csv, tsv)"
+    )
     top: int = option(
-        0, "keep this many: by their number in the text, then by id; 0: every token that the text takes", low=0
+        0, "number of tokens to keep, most frequent first, then by id; 0: every token that occurs in the text", low=0
     )
-    least: int = option(1, "drop tokens that the text takes less often (1: none, which is lossless)", low=1)
+    least: int = option(1, "keep only tokens that occur at least this often in the text (1: all of them)", low=1)
     characters: Literal["all", "ascii"] = option(
-        "all", "single characters that stay although no text has them: all, or those of ASCII"
+        "all", "single-character tokens kept even if unused: all, or only ASCII"
     )
-    tokens: str = option("", "keep exactly the tokens of this list: one a line, or the tokenizer.json of another run")
+    tokens: str = option("", "file with exactly the tokens to keep: one per line, or the tokenizer.json of another run")
 
     name = NAME
-    summary = "drop tokens that the text does not take, tokenizer and embedding together"
+    summary = "remove vocabulary entries unused in the calibration text, from tokenizer and embedding"
     needs_text = True
 
     def __post_init__(self) -> None:
         if self.tokens and (self.corpus or self.top or self.least > 1):
-            raise RecipeError("tokens says what is kept: corpus, top and least have nothing to choose", where=NAME)
+            raise RecipeError("tokens already lists what to keep: corpus, top and least have no effect", where=NAME)
 
     def check(self, source: TorchModel, *, has_text: bool) -> None:
         from converter.data.files import read_texts
@@ -66,14 +67,14 @@ class VocabularyTrimming(Stage[TorchModel, TorchModel]):
             return
         if not has_text and not self.corpus:
             raise UsageError(
-                "there is no text that says which tokens are needed",
+                "there is no text to find the used tokens in",
                 where=NAME,
                 hint="give --calibration FILE, or --trim vocabulary:corpus=FILE with text as your users write it",
             )
         floor = len(self._floor(source, table))
         if 0 < self.top < floor:
             raise RecipeError(
-                f"{self.top} tokens are fewer than the {floor} that must stay: special tokens and characters",
+                f"{self.top} tokens are fewer than the {floor} that must be kept: special tokens and characters",
                 where=f"{NAME}.top",
                 hint="characters=ascii keeps fewer" if self.characters == "all" else f"give at least {floor}",
             )
@@ -101,7 +102,7 @@ class VocabularyTrimming(Stage[TorchModel, TorchModel]):
         table = table_of(model.tokenizer)
         chosen = self._chosen(model, table, self._texts(model, ctx), ctx) if not self.tokens else None
         rows = len(self._listed(model, table) if chosen is None else chosen)
-        note = f"{NAME}: {rows} of {now.table.rows} tokens stay"
+        note = f"{NAME}: {rows} of {now.table.rows} tokens kept"
         return spent(replace(now, table=Table(rows, now.table.width, rows * now.table.width)), passes=64, note=note)
 
     def _texts(self, given: TorchModel, ctx: Context) -> list[str]:
@@ -153,7 +154,7 @@ class VocabularyTrimming(Stage[TorchModel, TorchModel]):
             raise UsageError(
                 f"the list drops {names.get(missing[0], missing[0])!r}, a special token",
                 where=self.tokens,
-                hint="special tokens always stay: add them to the list",
+                hint="special tokens cannot be removed: add them to the list",
             )
         ancestors = Ancestors(table)
         return found.union(*(ancestors.of(i) for i in found))

@@ -34,11 +34,13 @@ class Deviation:
     mean_error: float
     cosine: float
     """Mean over probes."""
+    p99_error: float | None = None
+    """99 of 100 values of this output, over all probes, are at most this far from the source's."""
 
 
 @dataclass(frozen=True)
 class WorstText:
-    """A probe that came out far from the source, or decided otherwise."""
+    """A probe with a large error, or with another decision than the source's."""
 
     text: str
     wanted: str
@@ -79,7 +81,7 @@ class Evaluation:
             return None
         wanted = [c for c in self.checks if c.status is status and (status is Status.FAIL or c.name in DECISIVE)]
         if not wanted:
-            return "not proven: nothing decisive was checked"
+            return "not proven: neither agreement nor error could be checked"
         return f"{'gate' if status is Status.FAIL else 'not proven'}: {wanted[0].name}: {wanted[0].detail}"
 
 

@@ -93,11 +93,11 @@ def finite_check(*asked: Answers) -> Check:
     """Judge that every number of every answer is finite, and of the shape that the source answers with."""
     n = sum(len(a.judged) for a in asked)
     if not n:
-        return Check("finite", Status.NOT_RUN, detail="there are no probes")
+        return Check("finite", Status.NOT_RUN, detail="there are no texts to compare")
     fault = next(filter(None, (a.fault() for a in asked)), None)
     if fault:
         return Check("finite", Status.FAIL, float(n - sum(len(a.faults) for a in asked)), float(n), fault)
-    return Check("finite", Status.PASS, float(n), float(n), f"all outputs are finite numbers for all {n} texts")
+    return Check("finite", Status.PASS, float(n), float(n), f"no NaN or infinite output in {n} texts")
 
 
 def error_checks(deviations: Sequence[Deviation], limits: "Limits", vacuous: str | None) -> list[Check]:
@@ -134,7 +134,7 @@ def agreement_check(agreement: float, same: Sequence[float], limits: "Limits", v
         return Check("agreement", Status.NOT_RUN, None, limits.agreement, vacuous or "no limit is set")
     equal = sum(s >= 1 for s in same)
     detail = (
-        f"{equal} of {len(same)} texts are answered alike (agreement {agreement:.4f}); "
+        f"{equal} of {len(same)} texts get the same answer (agreement {agreement:.4f}); "
         f"at least {limits.agreement:g} wanted"
     )
     return Check("agreement", within(agreement, limits.agreement, at_least=True), agreement, limits.agreement, detail)
@@ -147,7 +147,7 @@ def metric_checks(
     if limits.max_drop is None:
         return []
     if not reference.metric:
-        reason = "no text is labelled: give --eval a file with labels"
+        reason = "there are no labels: give --eval a labelled file"
         return [Check("metric", Status.NOT_RUN, None, limits.max_drop, reason)]
     vacuous = at_chance(reference, source.task)
     if vacuous:
@@ -159,7 +159,7 @@ def metric_checks(
     moved = f"falls by {drop:.4f}" if drop > 0 else f"rises by {-drop:.4f}" if drop < 0 else "stays the same"
     detail = (
         f"{name} {moved} ({reference.metric[name]:.4f} to {metric[name]:.4f} on {reference.n_scored} labelled "
-        f"texts); at most {limits.max_drop:g} down wanted"
+        f"texts); a drop of at most {limits.max_drop:g} is allowed"
     )
     return [Check("metric", status, drop, limits.max_drop, detail)]
 
@@ -192,7 +192,13 @@ def _deviation(name: str, reference: Reference, answers: Answers, errors: "list[
         max(float(e.max()) for e in errors),
         float(np.mean([e.mean() for e in errors])),
         float(np.mean(cosines)),
+        p99(errors),
     )
+
+
+def p99(errors: "Sequence[NDArray[np.float64]]") -> float:
+    """Return the error that 99 of 100 values of all texts together do not exceed."""
+    return float(np.percentile(np.concatenate([e.ravel() for e in errors]), 99, method="inverted_cdf"))
 
 
 def cosine(wanted: "NDArray[np.float32]", found: "NDArray[np.float32]") -> float:
@@ -238,11 +244,14 @@ def _metric(source: "TorchModel", reference: Reference, answers: Answers, rest: 
 def _worst(
     source: "TorchModel", reference: Reference, answers: Answers, same: Sequence[float], errors: Sequence[float]
 ) -> tuple[WorstText, ...]:
-    """Return the texts that came out worst: other answers first, then by error."""
+    """Return the texts that came out worst: other answers first, then by error; the largest error is among them."""
     if not answers.judged:
         return ()
     found = source.task.decisions(answers.judged)
     order = sorted((i for i in range(len(same)) if errors[i] > 0), key=lambda i: (same[i], -errors[i]))
+    shown = order[:N_WORST]
+    if order and (largest := max(order, key=lambda i: errors[i])) not in shown:
+        shown[-1] = largest
     return tuple(
         WorstText(
             text=shorten(" ⏎ ".join(filter(None, (e.text, e.pair))), 300),
@@ -250,6 +259,6 @@ def _worst(
             found=answers.faults.get(i) or source.task.describe(found[i], e),
             error=float(errors[i]),
         )
-        for i in order[:N_WORST]
+        for i in shown
         for e in (reference.judged[i].example,)
     )

@@ -20,8 +20,8 @@ def cost_of(given: "TorchModel", made: "TorchModel", ctx: "Context") -> dict[str
     if not examples:
         return {"texts": 0}
     probes = encode_probes(given, examples)
-    wanted = judge_batched(given, probes, torch_run(given), ctx.progress, "Asking the model before")
-    found = judge_batched(made, probes, torch_run(made), ctx.progress, "Asking the model after")
+    wanted = judge_batched(given, probes, torch_run(given), ctx.progress, "Running the model before the stage")
+    found = judge_batched(made, probes, torch_run(made), ctx.progress, "Running the model after the stage")
     task = given.task
     errors = []
     for name in wanted[0].outputs:

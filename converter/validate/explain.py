@@ -51,8 +51,8 @@ def _sentence(found: Sequence[Boundary]) -> str:
     before = [0.0, *(b.max_error for b in found[:-1])]
     gains = [-math.inf if math.isinf(was) else b.max_error - was for was, b in zip(before, found, strict=True)]
     i = max(range(len(found)), key=lambda k: gains[k])
-    step = "what the package itself adds" if i == len(found) - 1 else found[i].step
-    return f"most of it came with {step} (worst error {before[i]:.2g} before, {found[i].max_error:.2g} after)"
+    step = "the export to the package" if i == len(found) - 1 else found[i].step
+    return f"most of the error comes from {step} (worst error {before[i]:.2g} before, {found[i].max_error:.2g} after)"
 
 
 def _only(source: TorchModel, reference: Reference, rows: Sequence[int]) -> Reference:

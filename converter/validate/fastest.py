@@ -64,8 +64,8 @@ def _race(target: "Target", made: "Sequence[Made]", ctx: "Context") -> dict[str,
 
 def _row(one: Made, milliseconds: float | None, chosen: Made) -> dict[str, Any]:
     found = one.evaluation
-    reason = found.reason() or ("the fastest that passes" if one is chosen else "passes, and is slower")
-    taken = f"{milliseconds:.2f} ms a text, " if milliseconds is not None else ""
+    reason = found.reason() or ("the fastest that passes" if one is chosen else "passes, but slower")
+    taken = f"{milliseconds:.2f} ms per text, " if milliseconds is not None else ""
     return {
         "precision": str(one.precision),
         "status": found.status,

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from converter.target import Runner, TensorInfo
 
 DTYPES = {"float": "float32", "double": "float64"}
-"""ONNX Runtime's names for what numpy calls otherwise."""
+"""ONNX Runtime's names of types that numpy names differently."""
 
 
 def dtype_name(spelled: str) -> str:
@@ -79,7 +79,7 @@ def check_tokenizer(folder: Path, source: "TorchModel", probes: "Sequence[Probe]
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
         return Check("tokenizer", Status.FAIL, detail=f"the shipped tokenizer does not load: {reason}")
     if not probes:
-        return Check("tokenizer", Status.NOT_RUN, detail="there are no probes")
+        return Check("tokenizer", Status.NOT_RUN, detail="there are no texts to compare")
     for i, probe in enumerate(probes):
         found = source.task.encode(tokenizer, probe.example, source.max_length).inputs
         for name in source.input_names:

@@ -128,7 +128,7 @@ def _device_check(target: "Target", bundle: "Bundle", *, require_device: bool) -
     if require_device:
         raise RuntimeMissing(
             f"{target.name} did not run on its device: {found.detail}",
-            hint="run it where the device is, or leave --require-device out: the package is then marked NOT_RUN there",
+            hint="run it on a machine with the device; without --require-device the check is reported as NOT_RUN",
         )
     return [Check("device", Status.NOT_RUN, detail=found.detail)]
 
@@ -143,7 +143,7 @@ def _facts(runner: "Runner", bundle: "Bundle", source: "TorchModel", reference: 
         facts["max_length"] = runner.max_length
         facts["note"] = (
             f"the package takes {runner.max_length} tokens, the model {source.max_length}: "
-            f"both were judged on texts cut to {runner.max_length}"
+            f"both were compared on texts truncated to {runner.max_length}"
         )
     return facts
 

@@ -71,7 +71,7 @@ def time_lengths(
         return made
     text = max(probes, key=lambda p: p.encoding.length).encoding
     started = time.perf_counter()
-    with progress.task("Timing each length", total=len(lengths)) as ticker:
+    with progress.task("Measuring each sequence length", total=len(lengths)) as ticker:
         for length in lengths:
             if time.perf_counter() - started > BUDGET_SECONDS:
                 break
@@ -138,7 +138,7 @@ def not_worth_it(size_ratio: float, milliseconds: Mapping[str, float]) -> str | 
         return None
     return (
         f"not worth it: neither smaller ({size_ratio:.2f} of the float32 weights) nor faster "
-        f"({milliseconds['package']:.2f} ms, {rival} {milliseconds[rival]:.2f} ms a text) than float32"
+        f"({milliseconds['package']:.2f} ms, {rival} {milliseconds[rival]:.2f} ms per text) than float32"
     )
 
 

@@ -35,13 +35,13 @@ class Variation:
     name: str
     n_texts: int
     n_other: int
-    """Texts that were answered otherwise than alone."""
+    """Texts that got a different answer than alone."""
     agreement: float
     moved: float
     """Largest change of an output, over the output range."""
 
     def sentence(self) -> str:
-        return f"{self.n_other} of {self.n_texts} texts answer differently {self.name}"
+        return f"{self.n_other} of {self.n_texts} texts get a different answer {self.name}"
 
 
 def check_stability(
@@ -56,9 +56,9 @@ def check_stability(
     sample = spread(alone, SAMPLE)
     longest = min(source.max_length, runner.max_length or source.max_length)
     variations = []
-    with progress.task("Feeding the same texts otherwise", total=2 * len(sample)) as ticker:
+    with progress.task("Running the texts with other padding and in batches", total=2 * len(sample)) as ticker:
         for name, batches in (
-            ("padded to a longer length", _padded(sample, runner.lengths, longest)),
+            ("when padded to a longer length", _padded(sample, runner.lengths, longest)),
             (f"in a batch of {min(BATCH, runner.max_batch or BATCH)}", _batched(sample, runner.max_batch)),
         ):
             pairs: list[tuple[Judged, Judged]] = []
@@ -132,12 +132,12 @@ def _judge(variations: Sequence[Variation], limits: "Limits") -> Check:
             Status.NOT_RUN,
             None,
             limits.stability,
-            "the file has one length and takes one text at a time: there is no other way to feed a text",
+            "not applicable: the file has one sequence length and takes one text per call",
         )
     value = min(v.agreement for v in variations)
     moved = max(v.moved for v in variations)
-    detail = f"{', '.join(v.sentence() for v in variations)}; outputs move by at most {moved:.3g} of their range"
+    detail = f"{', '.join(v.sentence() for v in variations)}; outputs change by at most {moved:.3g} of their range"
     if limits.stability is None:
         return Check("stability", Status.NOT_RUN, value, None, f"{detail}; no limit is set")
-    detail += f"; at least {limits.stability:g} wanted alike"
+    detail += f"; at least {limits.stability:g} must stay the same"
     return Check("stability", within(value, limits.stability, at_least=True), value, limits.stability, detail)

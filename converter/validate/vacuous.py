@@ -20,23 +20,23 @@ CONSTANT_SPREAD = 1e-5
 def answers_alike(reference: "Reference", task: "Task") -> str | None:
     """Return why agreement of decisions would prove nothing, or None."""
     if not reference.judged:
-        return "there are no probes"
+        return "there are no texts to compare"
     if len(reference.judged) == 1:
-        return "there is one probe only"
+        return "there is only one text to compare"
     if task.distinct(reference.decisions) <= 1:
-        return f"the source itself gives the same answer to all {len(reference.judged)} probes"
+        return f"the source itself gives the same answer to all {len(reference.judged)} texts"
     return None
 
 
 def outputs_constant(reference: "Reference") -> str | None:
     """Return why errors of the outputs would prove nothing, or None."""
     if not reference.judged:
-        return "there are no probes"
+        return "there are no texts to compare"
     for name in reference.output_range:
         rows = [j.outputs[name] for j in reference.judged]
         if len(rows) > 1 and _spread(rows) > CONSTANT_SPREAD * max(float(np.abs(r).max()) for r in rows):
             return None
-    return f"the outputs of the source do not change over {len(reference.judged)} probe(s)"
+    return f"the outputs of the source do not change over {len(reference.judged)} text(s)"
 
 
 def at_chance(reference: "Reference", task: "Task") -> str | None:

@@ -45,7 +45,7 @@ def as_seen_by(
 
 
 def vocabulary_facts(made: "TorchModel", source: "TorchModel", before: Reference, seen: Reference) -> dict[str, Any]:
-    """Return how many texts a trimmed vocabulary splits otherwise; empty where it is the source's own."""
+    """Return how many texts a trimmed vocabulary tokenizes differently; empty where it is the source's own."""
     if made.source_ids is None:
         return {}
     pairs = zip((*before.probes, *before.scored), (*seen.probes, *seen.scored), strict=True)

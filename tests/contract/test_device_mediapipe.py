@@ -169,7 +169,7 @@ def test_the_readme_shows_mediapipe_where_there_is_a_file_for_it(
     assert "MediaPipe" not in without
     (tmp_path / MEDIAPIPE_FILE).touch()
     text = (made.write(tmp_path / "samples") / "README.md").read_text("utf-8")
-    section = text[text.index("## With MediaPipe Tasks") : text.index("## Checking it")]
+    section = text[text.index("## With MediaPipe Tasks") : text.index("## Self-test")]
     assert f"com.google.mediapipe.tasks.text.{task.lower()}.{task}.createFromFile(context, " in section
     assert f"MediaPipeTasksText.{task}(modelPath:" in section
     assert f"tasks.{task}.create_from_model_path(" in section

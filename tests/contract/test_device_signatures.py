@@ -63,8 +63,8 @@ def test_several_texts_a_call_are_told_apart(packages: dict[str, Made], tmp_path
 def test_the_readme_says_which_lengths_there_are(name: str, packages: dict[str, Made]) -> None:
     text = " ".join((packages[name].samples / "README.md").read_text(encoding="utf-8").split())
     assert ("a text is run at its own length, without padding" in text) == (name == "any")
-    assert ("(12, 24 tokens, the shortest that a text fits is run)" in text) == (name != "any")
-    assert (f"{BATCH} texts a call, by signatures such as `serving_12_batch_{BATCH}`" in text) == (name == "batch")
+    assert ("(12, 24 tokens; the shortest one that fits the text is used)" in text) == (name != "any")
+    assert (f"{BATCH} texts per call, by signatures such as `serving_12_batch_{BATCH}`" in text) == (name == "batch")
 
 
 @pytest.mark.parametrize("name", ["separate", "shared", "any"])
@@ -115,7 +115,7 @@ def test_a_gpu_is_spoken_of_where_shapes_are_fixed(packages: dict[str, Made]) ->
         "any": False,
         "batch": True,
     }
-    assert "which runs 0 pieces: any_length (shapes follow the text)" in texts["any"]
+    assert "which runs 0 pieces: any_length (its shapes are dynamic)" in texts["any"]
 
 
 def test_the_package_says_how_mediapipe_calls_it(packages: dict[str, Made], tiny_sentence_transformer: Path) -> None:
@@ -124,11 +124,11 @@ def test_the_package_says_how_mediapipe_calls_it(packages: dict[str, Made], tiny
     for source, task, call in ((shared.source, "TextClassifier", "classify("), (embedder, "TextEmbedder", "embed(")):
         text = Tflite().usage(Bundle(shared.folder, {MODEL: "model.tflite"}, source))
         assert f"text.{task}.create_from_options(options).{call}" in text
-        assert f"beyond {LENGTHS[-1]} the model has no positions left" in text
+        assert f"beyond {LENGTHS[-1]} tokens its answers are wrong" in text
         assert len(set(re.findall(r"Text(?:Classifier|Embedder)", text))) == 1
 
 
-@pytest.mark.parametrize("why", ["MediaPipe has no task for token-classification", "it was not asked for"])
+@pytest.mark.parametrize("why", ["MediaPipe has no task for token-classification", "disabled: mediapipe=false"])
 def test_the_package_says_why_it_has_no_file_for_mediapipe(
     why: str, packages: dict[str, Made], tiny: Callable[..., Path], tmp_path: Path
 ) -> None:

@@ -102,7 +102,7 @@ def test_labels_that_the_head_cannot_have_are_refused(student: TorchModel, ctx: 
 
 
 def test_variants_without_a_teacher_are_refused(student: TorchModel, ctx: Context) -> None:
-    with pytest.raises(UsageError, match="no teacher to give"):
+    with pytest.raises(UsageError, match="no teacher to label them"):
         HardLabels(augment=1).run(student, ctx)
     assert HardLabels(augment=1, steps=1, soft_weight=1.0).run(student, ctx).facts["n_variants"] == 20
 
@@ -111,7 +111,7 @@ def test_answers_that_the_disk_cannot_hold_are_refused(
     monkeypatch: pytest.MonkeyPatch, student: TorchModel, ctx: Context
 ) -> None:
     monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=1))
-    with pytest.raises(StageFailed, match="answers take") as caught:
+    with pytest.raises(StageFailed, match="outputs take") as caught:
         SoftLabels(epochs=2, **QUICK).run(student, ctx)
     assert "cache_mb=0" in caught.value.hint
     assert not SoftLabels(epochs=2, cache_mb=0, **QUICK).run(student, ctx).facts["teacher_answers_kept"]

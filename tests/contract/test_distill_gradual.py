@@ -81,7 +81,11 @@ def test_a_budget_that_cannot_be_met_keeps_the_least_and_says_so(
 
 
 def test_one_budget_is_wanted() -> None:
-    for table, message in (({}, "no budget"), ({"speedup": 2, "size_mb": 1}, "not both"), ({"speedup": 1}, "at least")):
+    for table, message in (
+        ({}, "no goal to prune to"),
+        ({"speedup": 2, "size_mb": 1}, "not both"),
+        ({"speedup": 1}, "at least"),
+    ):
         with pytest.raises(RecipeError, match=message):
             bind_recipe({"compress": [{"stage": "distill.gradual", **table}]})
     assert bind_recipe({"compress": [{"stage": "distill.gradual", "speedup": 2}]}).compress == (

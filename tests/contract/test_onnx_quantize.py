@@ -187,7 +187,7 @@ def test_the_portable_file_holds_standard_operators_only_and_answers_alike(expor
 
 def test_static_int8_without_text_is_refused(exported: Callable[..., Exported], tmp_path: Path) -> None:
     given, _ = exported()
-    with pytest.raises(StageFailed, match="needs text"):
+    with pytest.raises(StageFailed, match="needs calibration text"):
         run_stage(StaticInt8(), given, Context(work=tmp_path))
 
 
@@ -203,7 +203,7 @@ def test_fp16_masks_are_finite_and_outputs_float32(exported: Callable[..., Expor
 
 def test_a_model_beyond_the_range_of_fp16_is_refused(exported: Callable[..., Exported], tmp_path: Path) -> None:
     given, ctx = exported()
-    with pytest.raises(StageFailed, match="float16 ends at 65504"):
+    with pytest.raises(StageFailed, match="float16 the largest float16 is 65504"):
         run_stage(Fp16(), _scaled(given, 1e12, tmp_path), dataclasses.replace(ctx, work=tmp_path))
 
 

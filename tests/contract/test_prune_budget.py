@@ -111,7 +111,7 @@ def test_a_budget_that_cannot_be_met_keeps_the_least_and_says_so(source: TorchMo
     made, record = run_stage(StructuredPruning(size_mb=0.001, steps=1), source, context(tmp_path))
     assert sum(h for h, _ in units(made)) == 1
     assert sum(n for _, n in units(made)) == 0
-    assert "0.001 was asked for" in record.facts["budget_missed"]
+    assert "0.001 was requested" in record.facts["budget_missed"]
     met, record = run_stage(StructuredPruning(size_mb=megabytes(source, 0.5), steps=1), source, context(tmp_path))
     assert "budget_missed" not in record.facts
     assert units(met) != units(made)
@@ -172,8 +172,8 @@ def test_a_finished_layer_answers_as_it_ran(family: str, tiny: Callable[..., Pat
     [
         ({"speedup": 2, "latency_ms": 1}, "speedup or latency_ms, not both"),
         ({"size_mb": 2, "plan": "x"}, "not both"),
-        ({"speedup": 2, "heads": 0.5}, "cannot be given beside"),
-        ({"speedup": 2, "reconstruct": False}, "does not go with it"),
+        ({"speedup": 2, "heads": 0.5}, "cannot be given too"),
+        ({"speedup": 2, "reconstruct": False}, "cannot be combined"),
         ({"speedup": 1}, "at least 1.01"),
         ({"speedup": "inf"}, "finite"),
         ({"latency_ms": 0}, "at least"),
@@ -188,9 +188,9 @@ def test_budgets_that_make_no_sense_are_refused_before_work(table: dict[str, Any
 
 def test_what_asks_for_nothing_or_stands_on_nothing_is_refused(source: TorchModel, tmp_path: Path) -> None:
     ctx = context(tmp_path)
-    with pytest.raises(RecipeError, match="asks for nothing"):
+    with pytest.raises(RecipeError, match="has no effect"):
         StructuredPruning(size_mb=50).run(source, ctx)
-    with pytest.raises(DataError, match="at least 128 are needed"):
+    with pytest.raises(DataError, match="needs at least 128"):
         StructuredPruning(0.5, 0.5).run(source, context(tmp_path, PLAIN[:1]))
     with pytest.raises(RecipeError, match="there is no shape_map"):
         StructuredPruning(plan=str(tmp_path)).run(source, ctx)
@@ -198,7 +198,7 @@ def test_what_asks_for_nothing_or_stands_on_nothing_is_refused(source: TorchMode
     with pytest.raises(RecipeError, match="removes nothing"):
         StructuredPruning(plan=str(tmp_path)).run(source, ctx)
     cut = resized(source, [LayerShape((0,), (0, 1))] * 3)
-    with pytest.raises(RecipeError, match="of another model"):
+    with pytest.raises(RecipeError, match="belongs to another model"):
         StructuredPruning(plan=str(tmp_path)).run(cut, ctx)
 
 

@@ -136,7 +136,7 @@ def test_the_record_says_what_an_archive_gains(source: TorchModel, tmp_path: Pat
     ("table", "says"),
     [
         ({"pattern": "2:4", "sparsity": 0.6}, "sets 0.5 of the weights to zero"),
-        ({"pattern": "1:4", "scope": "row"}, "has no scope"),
+        ({"pattern": "1:4", "scope": "row"}, "leave scope out"),
         ({"score": "obs", "scope": "global"}, "layer by layer"),
         ({"reconstruct": True, "scope": "global"}, "layer by layer"),
         ({"pattern": "4"}, "not a pattern"),
@@ -161,14 +161,14 @@ def test_a_pattern_that_does_not_fit_is_refused_with_the_matrix_before_work(sour
 def test_nothing_left_of_a_layer_is_refused(source: TorchModel, tmp_path: Path) -> None:
     with torch.no_grad():
         source.module.base_model.encoder.layer[1].output.dense.weight.mul_(1e-6)  # type: ignore[union-attr]
-    with pytest.raises(RecipeError, match=r"nothing would be left of encoder\.layer\.1\.output\.dense"):
+    with pytest.raises(RecipeError, match=r"no weights would be left in encoder\.layer\.1\.output\.dense"):
         pruned(source, tmp_path, scope="global")
     assert pruned(source, tmp_path, scope="layer")[1]["sparsity"] == pytest.approx(0.5)
 
 
 def test_too_little_text_to_fit_to_is_refused(source: TorchModel, tmp_path: Path) -> None:
     stage = bind(ThresholdPruning, {"score": "obs"}, "test")
-    with pytest.raises(DataError, match="at least 128 are needed"):
+    with pytest.raises(DataError, match="needs at least 128"):
         stage.run(source, context(tmp_path, PLAIN[:2]))
     with pytest.raises(DataError, match="no text"):
         stage.run(source, context(tmp_path, ()))

@@ -112,7 +112,7 @@ def test_the_commonest_rows_stay_whole_and_a_finer_codebook_errs_less(
     tokens = torch.unique(torch.tensor([i for t in SENTENCES for i in source.tokenizer(t)["input_ids"]]))
     torch.testing.assert_close(kept(tokens), rows[tokens], atol=1e-5, rtol=0)
     assert not record.facts["pays"]
-    assert "does not pay" in record.facts["note"]
+    assert "not worth it" in record.facts["note"]
     fine, coarse = (run_stage(CodebookSharing(bits=b, exact=0), source, context(tmp_path))[1].facts for b in (4, 2))
     assert fine["relative_error"] < coarse["relative_error"]
 
@@ -152,9 +152,9 @@ def test_factors_for_what_flows_through_lose_less_of_it_than_those_of_the_weight
 def test_what_cannot_work_is_refused_before_work(tiny: Callable[..., Path]) -> None:
     masks, albert = source_of(tiny, "bert", "fill-mask"), source_of(tiny, "albert")
     for stage in (CodebookSharing(), EmbeddingFactors()):
-        with pytest.raises(UsageError, match="is its embedding"):
+        with pytest.raises(UsageError, match="shares its weights with the embedding"):
             stage.check(masks, has_text=True)
-    with pytest.raises(UsageError, match="layers are one already"):
+    with pytest.raises(UsageError, match="already share one set of weights"):
         LayerSharing().check(albert, has_text=True)
     with pytest.raises(RecipeError, match="below the model's 3 layers"):
         LayerSharing(keep=3).check(source_of(tiny), has_text=True)

@@ -75,5 +75,5 @@ def test_an_architecture_that_mixes_texts_is_refused_by_the_operations_name(
 
 
 def test_a_batch_of_any_length_is_refused_before_any_work(tiny: Callable[..., Path]) -> None:
-    with pytest.raises(RecipeError, match="one text a call"):
+    with pytest.raises(RecipeError, match="one text per call"):
         Tflite(batch=2, any_length=True).stages("dynamic", {}, load_source(str(tiny())))

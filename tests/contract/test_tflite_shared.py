@@ -201,7 +201,7 @@ def test_where_one_graph_cannot_take_all_lengths_each_has_its_own(
     with pytest.raises(NotAlike):
         write_shared(unlike.path, tmp_path / "no.tflite", LENGTHS)
     assert not has_shared_graph(_emitted(unlike, Tflite(mediapipe=False), tmp_path / "a", ctx))
-    with pytest.raises(StageFailed, match="one graph does not take all lengths") as caught:
+    with pytest.raises(StageFailed, match="cannot share one graph between all sequence lengths") as caught:
         _emitted(unlike, Tflite(mediapipe=False, graphs="shared"), tmp_path / "b", ctx)
     assert "graphs=shared" in caught.value.hint
 
@@ -235,7 +235,7 @@ def test_a_graph_that_the_runtime_does_not_bring_to_other_lengths_is_not_shipped
     found = TfliteRunner(path, trigrams.source.specs).run(MODEL, feed)["logits"]
     np.testing.assert_allclose(found, torch_run(trigrams.source)(MODEL, feed)["logits"], atol=1e-4)
     for target, word in ((Tflite(any_length=True), "any_length"), (Tflite(graphs="shared"), "graphs=shared")):
-        with pytest.raises(StageFailed, match="does not take all lengths of this model") as caught:
+        with pytest.raises(StageFailed, match="cannot share one graph between all sequence lengths") as caught:
             _emitted(trigrams, target, tmp_path / word, ctx)
         assert f"leave {word} out" in caught.value.hint
 
@@ -243,11 +243,11 @@ def test_a_graph_that_the_runtime_does_not_bring_to_other_lengths_is_not_shipped
 @pytest.mark.parametrize(
     ("target", "message", "hint"),
     [
-        (Tflite(graphs="shared", batch=4), "one text a call", "graphs=shared"),
-        (Tflite(any_length=True, batch=4), "one text a call", "any_length"),
-        (Tflite(any_length=True, graphs="separate"), "one graph and one signature", "any_length, or graphs"),
-        (Tflite(graphs="shared", seq_len=(8,)), "nothing to share", "more lengths"),
-        (Tflite(any_length=True, seq_len=(4,)), "up to 4 tokens has but one", "longer --seq-len"),
+        (Tflite(graphs="shared", batch=4), "one text per call", "graphs=shared"),
+        (Tflite(any_length=True, batch=4), "one text per call", "any_length"),
+        (Tflite(any_length=True, graphs="separate"), "one graph with one signature", "any_length, or graphs"),
+        (Tflite(graphs="shared", seq_len=(8,)), "no graph to share", "more lengths"),
+        (Tflite(any_length=True, seq_len=(4,)), "above 4 tokens, found 4", "longer --seq-len"),
     ],
 )
 def test_forms_that_exclude_each_other_are_refused_before_any_work(

@@ -187,7 +187,7 @@ def test_on_a_terminal_bars_are_drawn_and_the_cursor_comes_back(tiny: Callable[.
         stderr=slave,
     )
     os.close(slave)
-    seen = read_until(master, "Asking the source")
+    seen = read_until(master, "Running the source")
     process.send_signal(signal.SIGINT)
     seen += read_until(master, "interrupted")
     assert process.wait(PATIENCE_SECONDS) == 130

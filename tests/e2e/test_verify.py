@@ -1,6 +1,7 @@
 """A package is made, proven, sealed, verified; and damaged in every way, each of which must be found."""
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -68,6 +69,15 @@ def test_the_manifest_holds_the_provenance_and_no_local_path(package: Path, made
     assert str(Path.cwd()) not in text
 
 
+def test_every_key_of_a_manifest_is_documented(package: Path) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "reference" / "package.md").read_text(encoding="utf-8")
+    rows = page.partition("## Keys of manifest.json")[2].partition("\n## ")[0]
+    documented = set(re.findall(r"`(\w+)`", "\n".join(line.split(" | ")[0] for line in rows.splitlines())))
+    found = set(json.loads((package / "manifest.json").read_text(encoding="utf-8")))
+    assert found <= documented
+    assert documented - found <= {"beside"}, "only files for devices have it"
+
+
 def test_the_readme_says_how_good_it_is_and_how_to_check(package: Path) -> None:
     text = (package / "README.md").read_text(encoding="utf-8")
     for needed in ("plm-export verify", "ORT_DISABLE_TELEMETRY", "| agreement | PASS |", "golden.safetensors"):
@@ -124,7 +134,7 @@ def test_forged_ids_are_not_the_tokenizers(package: Path) -> None:
     golden.ids[0]["input_ids"] = golden.ids[0]["input_ids"] + 1
     write_golden(golden, package)
     reseal(package, "golden.safetensors")
-    with pytest.raises(PackageDamaged, match="the tokenizer gives other input_ids"):
+    with pytest.raises(PackageDamaged, match="the tokenizer gives different input_ids"):
         verify(package)
 
 
@@ -172,7 +182,7 @@ def test_a_package_of_format_1_is_no_less_checked(package: Path) -> None:
     for changes, said in (
         ({"signature": None}, "graphs cannot be read"),
         ({"signature": {**table["signature"], "outputs": []}}, "the manifest says"),
-        ({"model_file": "gone.onnx"}, "lacks what every package has"),
+        ({"model_file": "gone.onnx"}, "required entries are missing from the manifest"),
     ):
         changed = table | changes
         changed[DIGEST] = _digest(changed)

@@ -62,7 +62,7 @@ def fails(monkeypatch: pytest.MonkeyPatch) -> Callable[[BaseException], None]:
         (["m", "--limit", "agreement=1.5"], 2, "between 0.0 and 1.0"),
         (["m", "--limit", "agreement=most"], 2, "wanted a number"),
         (["m", "--quantize", "dinamic"], 2, "did you mean 'dynamic'"),
-        (["m", "--quantize", "tflite=int8"], 2, "'tflite' is not among this run's targets"),
+        (["m", "--quantize", "tflite=int8"], 2, "'tflite' is not a target of this run"),
         (["m", "--seq_len", "16"], 2, "no target of this run has fixed lengths"),
         (["m", "--distill", "sofd"], 2, "did you mean 'soft'"),
         (["m", "--distill", "soft:tempratur=2"], 2, "did you mean 'temperature'"),
@@ -198,12 +198,38 @@ def test_list_and_describe_name_every_target_and_method(plm_export: Run) -> None
     listed = json.loads(plm_export("list", "--json")[1])
     assert set(listed["targets"]) == set(target_names())
     named = {name for kind in KINDS for name in listed[kind]}
-    assert named == set(stage_names())
-    for name in (*target_names(), *stage_names(), "limits"):
+    assert named == {n for n in stage_names() if not n.startswith("quantize.")} | set(listed["quantize"])
+    for name in (*target_names(), *named, "limits"):
         found = json.loads(plm_export("describe", name, "--json")[1])
         assert found["name"] == name
         assert all(option["help"] for option in found["options"]), name
     assert "agreement" in plm_export("describe", "limits")[1]
+
+
+@pytest.mark.parametrize("name", ["static", "dynamic", "none"])
+def test_a_precision_is_described_for_each_target_that_offers_it(name: str, plm_export: Run) -> None:
+    from converter.registry import target_class, target_names
+
+    found = json.loads(plm_export("describe", name, "--json")[1])
+    assert {d["name"] for d in found} == {f"{t}={name}" for t in target_names() if name in target_class(t).menu()}
+    said = plm_export("describe", name)[1]
+    assert all(d["name"] in said and option["name"] in said for d in found for option in d["options"])
+
+
+@pytest.mark.parametrize("name", ["litert_static", "quantize.litert_static", "tflite=static", "tflite=mixed"])
+def test_a_described_precision_can_be_typed(name: str, plm_export: Run, tmp_path: Path) -> None:
+    """`describe` once told users to type `--quantize TARGET=litert_static`, which is no precision."""
+    found = json.loads(plm_export("describe", name, "--json")[1])
+    assert found["options"]
+    typed = found["usage"].partition(":")[0].split()
+    assert typed[0] == "--quantize"
+    code, _, err = plm_export("m", "--target", "tflite", *typed, "--dry-run", "-o", str(tmp_path / "out"))
+    assert code == 0, err
+
+
+def test_a_method_and_a_precision_of_one_name_are_both_described(plm_export: Run) -> None:
+    found = json.loads(plm_export("describe", "mixed", "--json")[1])
+    assert [d["name"] for d in found] == ["prune.mixed", "tflite=mixed"]
 
 
 def test_what_libraries_print_reaches_neither_stream(capfd: pytest.CaptureFixture[str]) -> None:

@@ -24,7 +24,7 @@ from converter.reference import (
 )
 from converter.stage import SILENT
 from converter.validate.checks import Evaluation, Status
-from converter.validate.compare import compare, cosine, within
+from converter.validate.compare import N_WORST, compare, cosine, p99, within
 from tests.tiny import SENTENCES
 from tests.torch_runner import Change, Feed, Outputs, TorchRunner
 
@@ -84,6 +84,34 @@ def test_errors_are_told_relative_to_the_output_range(model: TorchModel, referen
     assert found.deviations[0].mean_error == pytest.approx(0.25, rel=1e-3)
     assert verdicts(found)["max_error"] is verdicts(found)["mean_error"] is Status.FAIL
     assert found.agreement == 1.0
+
+
+def test_one_bad_value_in_a_hundred_is_no_typical_error() -> None:
+    texts = [np.full((4, 50), 0.01) for _ in range(10)]
+    texts[3][0, :20] = 0.66
+    assert p99(texts) == 0.01
+    texts[3][0, :21] = 0.66
+    assert p99(texts) == 0.66
+
+
+def test_a_shift_of_every_value_is_the_typical_error(model: TorchModel, reference: Reference) -> None:
+    moved = 0.25 * reference.output_range["logits"]
+    found = result(model, reference, lambda out, feed: {"logits": out["logits"] + np.float32(moved)})
+    assert found.deviations[0].p99_error == pytest.approx(0.25, rel=1e-3)
+
+
+def test_the_text_of_the_largest_error_is_shown_even_where_many_are_answered_otherwise(
+    model: TorchModel, reference: Reference
+) -> None:
+    largest = reference.probes[7]
+
+    def change(out: Outputs, feed: Feed) -> Outputs:
+        same = np.array_equal(feed["input_ids"][0], largest.encoding.inputs["input_ids"])
+        return {"logits": out["logits"] * 1000 if same else np.roll(out["logits"], 1, axis=-1)}
+
+    found = result(model, reference, change)
+    assert len(found.worst) == N_WORST
+    assert max(found.worst, key=lambda w: w.error).text.startswith(largest.example.text[:40])
 
 
 def test_a_turned_vector_fails_cosine(model: TorchModel, reference: Reference) -> None:

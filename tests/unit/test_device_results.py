@@ -326,7 +326,7 @@ def test_bench_says_how_many_results_name_no_size(
     assert cli.run(["bench", str(package), "--import", str(told), "--device", "x"]) == 0
     assert "how large" not in capfd.readouterr().err
     assert cli.run(["bench", str(package), "--import", str(untold), "--device", "x"]) == 0
-    assert "1 of 2 do not say how large the model was" in capfd.readouterr().err
+    assert "1 of 2 do not state the model size" in capfd.readouterr().err
 
 
 def test_bench_imports_shows_and_names_the_device(

@@ -51,7 +51,7 @@ def test_target_flags_replace_one_name_and_the_default_too(targets: str, tmp_pat
 
 
 def test_a_limit_of_a_target_that_is_not_made_is_refused_not_ignored() -> None:
-    with pytest.raises(UsageError, match="'tflite' is not among this run's targets"):
+    with pytest.raises(UsageError, match="'tflite' is not a target of this run"):
         bind_recipe(recipe_table(Flags(model="m", target=("cpu-int8",), limit=("tflite.agreement=1",)), []))
 
 

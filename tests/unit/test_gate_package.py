@@ -74,8 +74,8 @@ def test_answers_that_depend_on_the_batch_are_seen(model: TorchModel, prove: Pro
     found = check(prove(TorchRunner(model, leak)), "stability")
     assert found.status is Status.FAIL
     assert found.value == 0.0
-    assert "20 of 20 texts answer differently in a batch of 8" in found.detail
-    assert found.detail.startswith("0 of 20 texts answer differently padded")
+    assert "20 of 20 texts get a different answer in a batch of 8" in found.detail
+    assert found.detail.startswith("0 of 20 texts get a different answer when padded")
 
 
 def test_a_mask_that_leaks_is_seen(model: TorchModel, prove: Prove) -> None:
@@ -84,7 +84,7 @@ def test_a_mask_that_leaks_is_seen(model: TorchModel, prove: Prove) -> None:
 
     found = check(prove(TorchRunner(model, leak)), "stability")
     assert found.status is Status.FAIL
-    assert found.detail.startswith("20 of 20 texts answer differently padded")
+    assert found.detail.startswith("20 of 20 texts get a different answer when padded")
 
 
 def test_nan_in_a_batch_is_another_answer(model: TorchModel, prove: Prove) -> None:
@@ -205,7 +205,7 @@ def test_a_package_shorter_than_the_model_is_judged_on_cut_texts(model: TorchMod
     found = prove(runner)
     assert found.status is Status.PASS
     assert max(seen) == 10
-    assert "cut to 10" in found.facts["note"]
+    assert "truncated to 10" in found.facts["note"]
 
 
 def test_a_failure_names_the_step_that_drifted(model: TorchModel, prove: Prove) -> None:
@@ -220,14 +220,14 @@ def test_a_failure_names_the_step_that_drifted(model: TorchModel, prove: Prove) 
     steps = [("copy", model), ("prune.halve", drifted)]
     found = prove(TorchRunner(drifted), steps=steps)
     assert found.status is Status.FAIL
-    assert "most of it came with prune.halve" in found.reason()
+    assert "most of the error comes from prune.halve" in found.reason()
     assert [b["step"] for b in found.facts["boundaries"]] == ["copy", "prune.halve", "package"]
     assert found.facts["boundaries"][0]["max_error"] < 1e-6
 
 
 def test_a_drift_of_the_last_step_is_the_packages_own(model: TorchModel, prove: Prove) -> None:
     found = prove(TorchRunner(model, lambda out, feed: {"logits": -out["logits"]}), steps=[("copy", model)])
-    assert "most of it came with what the package itself adds" in found.reason()
+    assert "most of the error comes from the export to the package" in found.reason()
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ def _of(kind: str, *shape: int, constant: bool = False) -> Tensor:
     ("name", "given", "made", "why"),
     [
         ("ADD", (HALF, HALF), (HALF,), ""),
-        ("GATHER_ND", (HALF, IDS), (HALF,), "no such operation"),
+        ("GATHER_ND", (HALF, IDS), (HALF,), "does not support the operation"),
         ("CUMSUM", (IDS, AXIS), (IDS,), "of INT32: floats are wanted"),
         ("CUMSUM", (HALF, AXIS), (HALF,), ""),
         ("CUMSUM", (HALF, IDS), (HALF,), "its axis is no constant"),
@@ -57,7 +57,9 @@ def test_every_rule_is_of_an_operation_that_is_taken() -> None:
 
 
 def test_the_sentence_counts_what_leaves() -> None:
-    assert Forecast(10, (), 1).sentence == "all 10 operations are of kinds that the GPU delegate takes"
+    assert Forecast(10, (), 1).sentence == "all 10 operations are supported by the GPU delegate"
     some = Forecast(10, (Leaving("CUMSUM", 2, "of INT32", "…"), Leaving("CAST", 1, "from BOOL", "…")), 1)
-    assert some.sentence.startswith("3 of 10 operations leave the GPU delegate, which runs 1 piece: CUMSUM (of INT32)")
+    assert some.sentence.startswith(
+        "3 of 10 operations are not supported by the GPU delegate, which runs 1 piece: CUMSUM (of INT32)"
+    )
     assert some.facts()["gpu_delegate"] == "7 of 10 operations"

@@ -70,5 +70,5 @@ def test_a_plan_has_a_row_for_every_step_and_makes_nothing(
 
 def test_a_plan_refuses_what_a_run_would(tiny: Callable[..., Path]) -> None:
     recipe = bind_recipe({"model": str(tiny("bert")), "compress": [{"stage": "trim.vocabulary"}]})
-    with pytest.raises(UsageError, match="no text that says"):
+    with pytest.raises(UsageError, match="no text to find"):
         plan_recipe(recipe)

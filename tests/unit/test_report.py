@@ -29,7 +29,7 @@ HOSTILE = "<script>alert('&\"')</script>\x00\x1b[31m\ud800 end"
 def evaluation(*checks: Check, errors: tuple[float, ...] = (0.001, 0.02), text: str = "fine") -> Evaluation:
     return Evaluation(
         checks=checks or (Check("max_error", Status.PASS, 0.02, 0.1, "ok"), Check("agreement", Status.PASS, 1.0, 0.98)),
-        deviations=(Deviation("logits", max(errors), sum(errors) / len(errors), 0.999),),
+        deviations=(Deviation("logits", max(errors), sum(errors) / len(errors), 0.999, p99_error=max(errors) / 2),),
         agreement=0.9999,
         metric={"accuracy": 0.87},
         source_metric={"accuracy": 0.88},
@@ -223,10 +223,23 @@ def test_the_table_has_a_row_for_source_compressed_and_each_package() -> None:
         "2.00 ms (4.0×)",
         "99.9 %",
         "0.8700",
-        "2 %",
+        "1 %",
         "PASS",
     )
     assert found[3][-1] == "FAIL"
+
+
+def test_the_table_has_the_typical_error_and_the_page_the_worst_with_its_text(tmp_path: Path) -> None:
+    made = result(target(evaluation=evaluation(errors=(0.001, 0.66), text="one odd text")))
+    table, _, page = reports(tmp_path, made)
+    assert rows(table)[2][5] == "33 %"
+    assert re.search(r"the worst has 66 %: <span[^>]*>“one odd text”</span>", page)
+
+
+def test_a_report_of_an_earlier_version_has_no_typical_error() -> None:
+    table = report_table(result(target()))
+    del table["targets"][0]["evaluation"]["deviations"][0]["p99_error"]
+    assert rows(table)[2][5] == "–"
 
 
 def test_what_did_not_run_is_said_under_the_table() -> None:

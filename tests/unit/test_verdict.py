@@ -154,7 +154,7 @@ def test_fixed_ranges_without_text_to_measure_them_on_are_refused_before_any_wor
     tiny: Callable[..., Path], tmp_path: Path
 ) -> None:
     table = {"model": str(tiny()), "targets": ["tflite"], "quantize": {"tflite": "static"}, "eval": "/nowhere.tsv"}
-    with pytest.raises(DataError, match="ranges that stand in the file") as refused:
+    with pytest.raises(DataError, match="static quantization needs calibration text") as refused:
         run_recipe(bind_recipe(table), tmp_path / "out")
     assert refused.value.exit_code == 2
     assert "--calibration" in refused.value.hint

@@ -113,7 +113,7 @@ def _answer_noise(given: "OnnxModel", made: "Path", ctx: "Context") -> float | N
         pad_batch([source.task.encode(source.tokenizer, t, source.max_length)], source.specs[MODEL]) for t in texts
     ]
     answers: list[list[list[NDArray[np.float32]]]] = []
-    with ctx.progress.task("Asking float and int8", total=2 * len(feeds)) as ticker:
+    with ctx.progress.task("Comparing float and int8", total=2 * len(feeds)) as ticker:
         for path in (given.files[MODEL], made):
             session = open_lean_session(path)
             names = [o.name for o in session.get_outputs()]

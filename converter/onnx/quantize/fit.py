@@ -80,7 +80,7 @@ def choose_ranges(prepared: "Prepared", method: "RangeMethod", progress: "Progre
 def _sample(rows: "NDArray[np.float32]", weight: "NDArray[np.float32]") -> Reading:
     """Take the tokens that hold the largest values, and some of the rest in the place of all the rest.
 
-    A range that was chosen without the few extreme tokens clips them, and they are what trained encoders hang on to.
+    A range that was chosen without the few extreme tokens clips them, and trained encoders depend on those.
     """
     order = np.argsort(-np.abs(rows).max(axis=1, initial=0), kind="stable")
     rest = np.sort(order[EXTREME_ROWS:])

@@ -30,6 +30,7 @@ def clean_graph(model: "ir.Model") -> int:
     # Every runtime infers the shapes between; some of those that tools leave behind are wrong after a rewrite.
     for node in model.graph:
         for value in node.outputs:
+            value.metadata_props.clear()
             if not value.is_graph_output():
                 value.type = value.shape = None
     model.metadata_props.clear()

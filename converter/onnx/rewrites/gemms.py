@@ -27,23 +27,32 @@ def without_gemms(model: "ir.Model") -> str:
 def _is_plain(node: "ir.Node") -> bool:
     values = {name: a.value for name, a in node.attributes.items()}
     plain = values.get("alpha", 1.0) == values.get("beta", 1.0) == 1.0 and not values.get("transA", 0)
-    return plain and len(node.inputs) == 3 and is_weight(node.inputs[1], rank=2) and is_weight(node.inputs[2], rank=1)
+    bias = _bias(node)
+    return plain and is_weight(node.inputs[1], rank=2) and (bias is None or is_weight(bias, rank=1))
+
+
+def _bias(node: "ir.Node") -> "ir.Value | None":
+    """Return what is added; None where nothing is: the exporter drops a bias of zeros."""
+    return node.inputs[2] if len(node.inputs) == 3 else None
 
 
 def _rewrite(graph: "ir.Graph", node: "ir.Node") -> None:
     import onnx_ir as ir
 
     name = str(node.outputs[0].name)
-    given, weight, bias = node.inputs
+    given, weight, bias = node.inputs[0], node.inputs[1], _bias(node)
     if "transB" in node.attributes and node.attributes["transB"].as_int():
         weight = new_weight(graph, np.ascontiguousarray(array_of(weight).T), f"{name}.weight")
     product = ir.node("MatMul", [given, weight], name=f"{name}_product")
-    total = ir.node("Add", [product.outputs[0], bias], name=f"{name}_bias")
-    product.outputs[0].name, total.outputs[0].name = f"{name}_product", f"{name}_total"
-    graph.insert_before(node, [product, total])
-    made, old = total.outputs[0], node.outputs[0]
-    made.type, made.shape = old.type, old.shape
-    ir.convenience.replace_all_uses_with(old, made, replace_graph_outputs=True)
+    product.outputs[0].name = f"{name}_product"
+    made = [product]
+    if bias is not None:
+        made.append(ir.node("Add", [product.outputs[0], bias], name=f"{name}_bias"))
+        made[-1].outputs[0].name = f"{name}_total"
+    graph.insert_before(node, made)
+    total, old = made[-1].outputs[0], node.outputs[0]
+    total.type, total.shape = old.type, old.shape
+    ir.convenience.replace_all_uses_with(old, total, replace_graph_outputs=True)
     graph.remove(node, safe=True)
-    if made.is_graph_output():
-        made.name, old.name = name, None
+    if total.is_graph_output():
+        total.name, old.name = name, None

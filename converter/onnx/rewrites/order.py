@@ -9,10 +9,13 @@ from converter.onnx.rewrites.gelu import gelus_for_fusion
 from converter.onnx.rewrites.gemms import gemms_as_products, without_gemms
 from converter.onnx.rewrites.idle_biases import drop_idle_biases
 from converter.onnx.rewrites.projections import merge_projections
+from converter.onnx.rewrites.reshapes import constant_shapes, products_of_rows
 from converter.onnx.rewrites.residuals import residuals_as_sums, without_residual_additions
 from converter.onnx.rewrites.rows import keep_read_rows, with_shapes
 from converter.onnx.rewrites.sequence_first import put_sequence_first, without_attention_operators
+from converter.onnx.rewrites.shared_heads import ask_shared_heads
 from converter.onnx.rewrites.splits import separate_products
+from converter.onnx.rewrites.tied_tables import share_transposed_tables
 from converter.onnx.rewrites.transposes import fold_transposes, without_transposed_weights
 from converter.rewrite import Rewrite
 
@@ -31,6 +34,18 @@ EXPORTED: "tuple[Rewrite[ir.Model], ...]" = (
     Rewrite("cleaned", clean_graph, ensures=without_metadata),
 )
 """What an exported graph goes through before it is written in float32."""
+
+WITH_CACHE: "tuple[Rewrite[ir.Model], ...]" = (
+    Rewrite("folded_transposes", fold_transposes, ensures=without_transposed_weights),
+    Rewrite("gemms_as_products", gemms_as_products, ensures=without_gemms),
+    Rewrite("products_of_rows", products_of_rows, requires=with_shapes),
+    Rewrite("constant_shapes", constant_shapes, requires=with_shapes),
+    Rewrite("shared_heads", ask_shared_heads, requires=with_shapes),
+    Rewrite("cleaned", clean_graph, ensures=without_metadata),
+    # Behind the folding of transposes, which would turn the table back into a second one.
+    Rewrite("tied_tables", share_transposed_tables),
+)
+"""What the graph of a model that writes text goes through: it is called once a token, for a single row."""
 
 QUANTIZED: "tuple[Rewrite[ir.Model], ...]" = (
     Rewrite("separated_products", separate_products),

@@ -110,7 +110,7 @@ class _Batched:
 
     def _refused(self, name: str) -> StageFailed:
         return StageFailed(
-            f"{name} may mix texts", where=text(self.graph.name), hint="leave batch out: one text a call always works"
+            f"{name} may mix texts", where=text(self.graph.name), hint="leave batch out: one text per call always works"
         )
 
     def _is_row_by_row(self, op: Any, name: str) -> bool:

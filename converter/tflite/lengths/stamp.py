@@ -74,7 +74,7 @@ class Stamp:
         self._pairs: dict[tuple[int, int], int] = {}
         self._drop_shape_options()
         if len(self.graph.operators) != len(self.other.operators):
-            raise NotAlike("the operations differ in number")
+            raise NotAlike("different sequence lengths give a different number of operations")
         self.inputs = self._numbers(self.graph.inputs, self.other.inputs)
         pairs = zip(self.graph.operators, self.other.operators, strict=True)
         self.operators = [self._operator(a, b) for a, b in pairs]
@@ -123,17 +123,17 @@ class Stamp:
     def _operator(self, a: Any, b: Any) -> tuple[Any, Any, Any]:
         same = a.opcodeIndex == b.opcodeIndex and len(inputs_of(a)) == len(inputs_of(b))
         if not same or a.customOptions is not None or _options(a) != _options(b):
-            raise NotAlike("the operations differ")
+            raise NotAlike("different sequence lengths give different operations")
         return self._numbers(a.inputs, b.inputs), self._numbers(a.outputs, b.outputs), a
 
     def _numbers(self, a: Any, b: Any) -> "np.ndarray[Any, Any]":
         if len(a) != len(b):
-            raise NotAlike("the operations differ in what they take or make")
+            raise NotAlike("operations have different inputs or outputs at different sequence lengths")
         return np.array([self._number(int(x), int(y)) for x, y in zip(a, b, strict=True)], np.int32)
 
     def _number(self, a: int, b: int) -> int:
         if (a < 0) != (b < 0):
-            raise NotAlike("an optional input is there at one length only")
+            raise NotAlike("an optional input exists at one sequence length only")
         if a < 0:
             return -1
         # One constant of the one may stand for two of the other, where numbers happen to be equal.
@@ -147,26 +147,26 @@ class Stamp:
 
     def _part(self, a: Any, b: Any) -> Part:
         if a.type != b.type or len(shape_of(a)) != len(shape_of(b)):
-            raise NotAlike("tensors differ in kind")
+            raise NotAlike("tensors have different types at different sequence lengths")
         shape = self._linear(np.array(shape_of(a), np.int64), np.array(shape_of(b), np.int64))
         data = [self.model.buffers[t.buffer].data for t in (a, b)]
         if (data[0] is None) != (data[1] is None):
-            raise NotAlike("a tensor is constant at one length only")
+            raise NotAlike("a tensor is constant at one sequence length only")
         if data[0] is None or (a.buffer == b.buffer and not shape.moves):
             return Part(self.model, a, shape)
         long, short = constant(self.model, a), constant(self.model, b)
         if long is None or short is None:
-            raise NotAlike("a constant of a kind that is not read")
+            raise NotAlike("a constant has an unsupported type")
         if np.array_equal(long[tuple(slice(n) for n in short.shape)], short):
             return Part(self.model, a, shape)
         if long.shape == short.shape and long.dtype == np.int32:
             return Part(self.model, a, shape, self._linear(long.astype(np.int64), short.astype(np.int64)))
-        raise NotAlike("a constant depends on the length")
+        raise NotAlike("a constant depends on the sequence length")
 
     def _linear(self, long: "np.ndarray[Any, Any]", short: "np.ndarray[Any, Any]") -> Linear:
         slope, rest = np.divmod(long - short, self.longest - self.shorter)
         if rest.any():
-            raise NotAlike("a shape does not move evenly with the length")
+            raise NotAlike("a shape is not linear in the sequence length")
         return Linear(slope, long - slope * self.longest)
 
     def _tensor(self, number: int, part: Part, length: int) -> Any:
@@ -181,7 +181,7 @@ class Stamp:
             buffer = 0
         elif part.shape.moves and self.model.buffers[buffer].data is not None:
             if length == ANY:
-                raise NotAlike("a constant is cut to the length")
+                raise NotAlike("a constant is cut to the sequence length")
             values = constant(self.model, part.tensor)
             assert values is not None
             buffer = add_buffer(self.model, values[tuple(slice(n) for n in shape)])
@@ -249,7 +249,7 @@ def stamp(model: Any, lengths: "tuple[int, ...]", any_name: str | None = None) -
 
     by_length = sorted(((_length(s), s) for s in model.signatureDefs), key=lambda pair: -pair[0])
     if len(by_length) < 2:
-        raise NotAlike("one length alone shows nothing")
+        raise NotAlike("at least two sequence lengths are needed")
     (longest, pattern), (shorter, other) = by_length[:2]
     graph, short = (model.subgraphs[s.subgraphIndex] for s in (pattern, other))
     places = [

@@ -31,7 +31,7 @@ def try_lengths(given: TfliteModel, run: Run, ctx: Context, shown: "Callable[[An
     `shown`: what `run` makes of an output of `given`.
 
     Raises:
-        NotAlike: the runtime refuses, or answers otherwise.
+        NotAlike: the runtime refuses, or gives different answers.
 
     """
     shortest, longest = given.lengths[0], given.lengths[-1]

@@ -42,7 +42,7 @@ class LowerTflite(Stage[TorchModel, TfliteModel]):
     Raises (from `run`):
         UsageError: a length exceeds what the model takes.
         ResourceLimit: the disk has no room for the file; or memory ran out.
-        StageFailed: an operation has no TFLite form (named with its layer), or the file answers otherwise than the
+        StageFailed: an operation is not supported in TFLite (named with its layer), or the file differs from the
             model by more than 1e-4 of the output range.
     """
 
@@ -72,20 +72,20 @@ def _stamped(made: TfliteModel, ctx: Context) -> dict[str, Any]:
 
     """
     if len(made.lengths) < 2:
-        raise NotAlike("there is one length")
+        raise NotAlike("there is only one sequence length")
     longest = made.lengths[-1]
     lowered = _lowered(made, (longest - 1, longest), ctx)
     try:
         facts = {"stamped": True, **lowered, **_finished(made, made.lengths)}
         return facts | check_equal(made, ctx)
     except (StageFailed, PackageDamaged, RuntimeError, ValueError) as error:
-        # A constant that depends on the length otherwise than by its size, which the comparison finds.
+        # A constant that depends on the sequence length other than by its size, which the comparison finds.
         raise NotAlike(str(error)) from error
 
 
 def _lowered(made: TfliteModel, lengths: tuple[int, ...], ctx: Context) -> dict[str, Any]:
     """Write the file at `lengths`; returns the facts."""
-    with ctx.progress.task(f"Lowering to TFLite at {', '.join(map(str, lengths))} tokens"):
+    with ctx.progress.task(f"Converting to TFLite at {', '.join(map(str, lengths))} tokens"):
         made = replace(made, lengths=lengths)
         lean = _convert(made.source, made, lean=True)
         if computes_constants(made.path):
@@ -138,7 +138,9 @@ def _convert(given: TorchModel, made: TfliteModel, *, lean: bool) -> bool:
         try:
             converter.convert(**options).export(str(made.path))
         except MemoryError:
-            raise ResourceLimit("memory ran out while lowering to TFLite", hint="fewer lengths take less") from None
+            raise ResourceLimit(
+                "memory ran out during the conversion to TFLite", hint="fewer sequence lengths take less memory"
+            ) from None
         except Exception as error:  # torch, jax and MLIR raise what they like
             raise _failure(error, given) from error
     # What was traced is a web of cycles that holds every intermediate: it must go before the file is opened.
@@ -153,13 +155,13 @@ def _failure(error: Exception, given: TorchModel) -> StageFailed:
     operation = re.search(r"Lowering not found: (\S+)|failed to legalize operation '([^']+)'", text)
     layer = re.findall(r"in forward\n\s+(.+)", text)
     what = (
-        f"{next(filter(None, operation.groups()))} has no TFLite form"
+        f"{next(filter(None, operation.groups()))} is not supported in TFLite"
         if operation
         else (text.strip().splitlines() or [repr(error)])[0]
     )
     return StageFailed(
         what + (f", at `{layer[-1].strip()}`" if layer else ""),
-        where=f"{type(given.module).__name__}, lowering to TFLite",
+        where=f"{type(given.module).__name__}, conversion to TFLite",
         hint="export it to ONNX instead: --target cpu-int8",
     )
 

@@ -86,7 +86,7 @@ def check_variant(
         return [Check(CHECK, Status.NOT_RUN, None, LIMIT, "there are no texts to compare with")], {CHECK: facts}
     # numpy's, which keeps NaN.
     worst, mean = float(np.max(distances)), float(np.mean(distances))
-    detail = f"{path.name} answers like the package within {worst:.1e} at worst ({mean:.1e} in the mean)"
+    detail = f"{path.name} matches the package within {worst:.1e} at worst ({mean:.1e} on average)"
     status = Status.PASS if worst <= LIMIT else Status.FAIL
     return [Check(CHECK, status, worst, LIMIT, detail)], {CHECK: facts | {"worst": worst, "texts": len(probes)}}
 
@@ -117,7 +117,7 @@ def wrong_around(path: Path, source: "TorchModel") -> str:
     held = [bytes(model.buffers[m.buffer].data) for m in model.metadata or () if text(m.name) == NAME]
     output = text(graph.tensors[int(graph.outputs[0])].name)
     if held != [text_model(source.provenance.id, output, labels=scores_of(source) is not None)]:
-        return "its metadata are not those of the model"
+        return "its metadata does not match the model"
     files = {VOCABULARY: vocabulary_of(source.tokenizer)}
     if scores_of(source) is not None:
         files[LABELS] = [label_line(name) for name in source.task.labels]
@@ -126,11 +126,11 @@ def wrong_around(path: Path, source: "TorchModel") -> str:
             packed = [e.filename for e in archive.infolist() if e.compress_type != zipfile.ZIP_STORED]
             found = {name: archive.read(name).decode().split("\n")[:-1] for name in archive.namelist()}
     except zipfile.BadZipFile:
-        return "no vocabulary lies behind the model"
+        return "there is no vocabulary after the model"
     if packed:
-        return f"{packed[0]} is packed, and MediaPipe reads stored files alone"
+        return f"{packed[0]} is compressed, and MediaPipe reads only uncompressed files"
     differing = [name for name, lines in files.items() if found.get(name) != lines]
-    return f"{differing[0]} is not that of the model" if differing else ""
+    return f"{differing[0]} does not match the model" if differing else ""
 
 
 def open_variant(path: Path) -> "Run":

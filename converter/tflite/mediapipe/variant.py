@@ -44,7 +44,7 @@ def write_mediapipe(model: Path, source: "TorchModel", path: Path) -> None:
     try:
         stamp(made, (), "serving")
     except NotAlike as error:
-        raise Inexpressible(f"its graph does not take any length ({error})") from None
+        raise Inexpressible(f"its graph cannot take every sequence length ({error})") from None
     graph, signature = made.subgraphs[0], made.signatureDefs[0]
     _order_inputs(graph, signature)
     output = "embedding" if scores is None else "probability"
@@ -82,13 +82,13 @@ def vocabulary_of(tokenizer: Any) -> list[str]:
     model, normalizer = table["model"], table.get("normalizer") or {}
     kind = model.get("type")
     if kind != "WordPiece":
-        raise Inexpressible(f"its tokenizer is {kind}, and what is made for MediaPipe has WordPiece")
+        raise Inexpressible(f"its tokenizer is {kind}, and MediaPipe supports WordPiece")
     if normalizer.get("type") != "BertNormalizer" or not normalizer.get("lowercase"):
-        raise Inexpressible("its tokenizer keeps capitals, and MediaPipe's does not")
+        raise Inexpressible("its tokenizer is cased, and MediaPipe's is uncased")
     if normalizer.get("strip_accents") is False or not normalizer.get("handle_chinese_chars"):
-        raise Inexpressible("its tokenizer keeps accents or cuts Chinese otherwise than MediaPipe's")
+        raise Inexpressible("its tokenizer handles accents or Chinese characters differently from MediaPipe's")
     if model.get("continuing_subword_prefix") != "##":
-        raise Inexpressible("its words are continued otherwise than by ##")
+        raise Inexpressible("its subword prefix is not ##")
     for name, wanted in SPECIAL.items():
         if getattr(tokenizer, name) != wanted:
             raise Inexpressible(f"its {name} is {getattr(tokenizer, name)}, and MediaPipe's is {wanted}")
@@ -97,7 +97,7 @@ def vocabulary_of(tokenizer: Any) -> list[str]:
     if [int(ids[word]) for word in words] != list(range(len(words))):
         raise Inexpressible("its vocabulary has gaps")
     if any(not word.strip() or "\n" in word or "\r" in word for word in words):
-        raise Inexpressible("a word of its vocabulary does not fit a line")
+        raise Inexpressible("a vocabulary entry contains a line break")
     return words
 
 

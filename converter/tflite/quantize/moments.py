@@ -54,7 +54,7 @@ def input_moments(given: TfliteModel, ctx: Context, texts: int) -> dict[int, Mom
     layers = _exposed(given.path, key, path)
     run = Interpreter(str(path), num_threads=1).get_signature_runner(key)
     made: dict[int, Moments] = {}
-    with ctx.progress.task("Measuring what passes into linear layers", total=texts) as ticker:
+    with ctx.progress.task("Measuring inputs of linear layers", total=texts) as ticker:
         for row in filled_rows(given.source, ctx, length, texts):
             found = run(**{name: ids[None].astype(np.int32) for name, ids in row.inputs.items()})
             for name, buffers in layers.items():

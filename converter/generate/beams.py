@@ -1,0 +1,151 @@
+"""Beam search as transformers does it: the best beginnings go on, and finished texts compete by their scores."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from converter.generate.rules import Rule, log_softmax
+from converter.generate.settings import GenerationSettings
+from converter.generate.steps import Steps
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+_LOW = np.float32(-1e9)
+"""The score of what may not be chosen; a sum with it still tells the better of two."""
+
+
+@dataclass
+class _Pool:
+    """Sequences `[batch, n, total]` with their scores `[batch, n]`; `ended` and `lengths` (new tokens) likewise."""
+
+    sequences: "NDArray[np.int64]"
+    scores: "NDArray[np.float32]"
+    ended: "NDArray[np.bool_]"
+    lengths: "NDArray[np.int64]"
+
+    def pick(self, places: "NDArray[np.int64]") -> "_Pool":
+        return _Pool(
+            np.take_along_axis(self.sequences, places[:, :, None], axis=1),
+            np.take_along_axis(self.scores, places, axis=1),
+            np.take_along_axis(self.ended, places, axis=1),
+            np.take_along_axis(self.lengths, places, axis=1),
+        )
+
+    def joined(self, other: "_Pool") -> "_Pool":
+        pairs = [(getattr(self, n), getattr(other, n)) for n in ("sequences", "scores", "ended", "lengths")]
+        return _Pool(*(np.concatenate(pair, axis=1) for pair in pairs))
+
+
+def search_beams(
+    steps: Steps,
+    logits: "NDArray[np.float32]",
+    prompt: "NDArray[np.int64]",
+    total: int,
+    settings: GenerationSettings,
+    rules: list[Rule],
+) -> "NDArray[np.int64]":
+    """Return the best text of each row, int64 `[batch, length]`.
+
+    `steps` has been fed `prompt` `[batch, length]` and gave `logits` `[batch, vocabulary]` for what follows it.
+    """
+    search = _Search(prompt, total, settings)
+    steps.repeat(settings.beams)
+    logits = np.repeat(logits, settings.beams, axis=0)
+    while True:
+        scores = log_softmax(np.array(logits, dtype=np.float32))
+        for rule in rules:
+            scores = rule(search.beginnings(), scores)
+        rows = search.advance(scores)
+        if search.over:
+            return search.best()
+        steps.reorder(rows)
+        logits = steps.step(search.beginnings()[:, -1:])[:, -1]
+
+
+class _Search:
+    """Beginnings that go on, and the best texts that have ended."""
+
+    def __init__(self, prompt: "NDArray[np.int64]", total: int, settings: GenerationSettings) -> None:
+        rows, self._length = prompt.shape
+        self._prompt, self._total, self._limits = self._length, total, settings
+        shape = (rows, settings.beams)
+        begun = np.full((*shape, total), settings.fill_id, dtype=np.int64)
+        begun[:, :, : self._length] = prompt[:, None]
+        # All beams are the prompt as yet: only the first one's continuations count.
+        scores = np.where(np.arange(settings.beams) == 0, np.float32(0), _LOW)[None].repeat(rows, axis=0)
+        none, zero = np.zeros(shape, dtype=bool), np.zeros(shape, dtype=np.int64)
+        self._running = _Pool(begun, scores.astype(np.float32), none, zero)
+        self._done = _Pool(begun.copy(), np.full(shape, _LOW, dtype=np.float32), none.copy(), zero.copy())
+        self._may_improve = np.ones((rows, 1), dtype=bool)
+        self.over = False
+
+    def beginnings(self) -> "NDArray[np.int64]":
+        """Return the sequences that go on, `[batch * beams, length]`."""
+        return self._running.sequences[:, :, : self._length].reshape(-1, self._length)
+
+    def best(self) -> "NDArray[np.int64]":
+        length = self._prompt + int(self._done.lengths[:, 0].max())
+        return self._done.sequences[:, 0, :length]
+
+    def advance(self, scores: "NDArray[np.float32]") -> "NDArray[np.int64]":
+        """Take the next token's log probabilities `[batch * beams, vocabulary]`; returns the rows that go on."""
+        beams, eos = self._limits.beams, self._limits.eos_ids
+        batch = len(self._running.scores)
+        # So many that at least `beams` of them go on, should all the others end here.
+        candidates, parents = self._candidates(scores, beams * max(2, 1 + len(eos)))
+        self._length += 1
+        tokens = candidates.sequences[:, :, self._length - 1]
+        candidates.ended = np.isin(tokens, eos) | (self._length >= self._total)
+        going = np.where(candidates.ended, candidates.scores + _LOW, candidates.scores)
+        order = _top(going, beams)
+        self._running = candidates.pick(order)
+        self._running.scores = np.take_along_axis(going, order, axis=1)
+        self._finish(candidates)
+        self._judge(bool(candidates.ended.all()))
+        rows = np.take_along_axis(parents, order, axis=1) + np.arange(batch)[:, None] * beams
+        return rows.reshape(-1)
+
+    def _candidates(self, scores: "NDArray[np.float32]", count: int) -> "tuple[_Pool, NDArray[np.int64]]":
+        batch, beams = self._running.scores.shape
+        words = scores.shape[1]
+        sums = (scores.reshape(batch, beams, words) + self._running.scores[:, :, None]).reshape(batch, -1)
+        places = _top(sums, min(count, sums.shape[1]))
+        parents = places // words
+        made = self._running.pick(parents)
+        made.sequences[:, :, self._length] = places % words
+        made.scores = np.take_along_axis(sums, places, axis=1)
+        made.lengths = made.lengths + 1
+        return made, parents
+
+    def _finish(self, candidates: _Pool) -> None:
+        """Let texts that have just ended compete with those that ended before."""
+        settings = self._limits
+        ended = candidates.ended & (np.arange(candidates.ended.shape[1]) < settings.beams)
+        length = np.float32((self._length - self._prompt) ** settings.length_penalty)
+        full = self._done.ended.all(axis=1, keepdims=True) & (settings.early_stopping is True)
+        scores = candidates.scores / length
+        for barred in (full, ~self._may_improve, ~ended):
+            scores = scores + barred * _LOW
+        both = self._done.joined(_Pool(candidates.sequences, scores.astype(np.float32), ended, candidates.lengths))
+        self._done = both.pick(_top(both.scores, settings.beams))
+
+    def _judge(self, all_ended: bool) -> None:  # noqa: FBT001 - one fact of the step
+        """Tell whether going on can change anything."""
+        settings = self._limits
+        longest = self._total if settings.early_stopping == "never" and settings.length_penalty > 0 else self._length
+        best = self._running.scores[:, :1] / np.float32((longest - self._prompt) ** settings.length_penalty)
+        worst = np.where(self._done.ended, self._done.scores.min(axis=1, keepdims=True), _LOW)
+        self._may_improve &= (best > worst).any(axis=1, keepdims=True)
+        closed = self._done.ended.all() and settings.early_stopping is True
+        self.over = bool(not self._may_improve.any() or closed or all_ended)
+
+
+def _top(scores: "NDArray[np.float32]", count: int) -> "NDArray[np.int64]":
+    """Return the places of the `count` best along the last axis, best first, the first of equals before the others."""
+    if count >= scores.shape[1]:
+        return np.argsort(-scores, axis=1, kind="stable")[:, :count]
+    found = np.sort(np.argpartition(-scores, count - 1, axis=1)[:, :count], axis=1)
+    order = np.argsort(-np.take_along_axis(scores, found, axis=1), axis=1, kind="stable")
+    return np.take_along_axis(found, order, axis=1)

@@ -1,0 +1,37 @@
+"""The scores of tokens that are given, not chosen: what a model says at every step of a text that is fixed."""
+
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from converter.generate.graphs import DECODER
+from converter.generate.steps import Steps
+from converter.graphs import GraphSpec, Run
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+
+def forced_logits(
+    run: Run,
+    specs: Mapping[str, GraphSpec],
+    encoding: "Mapping[str, NDArray[np.int64]]",
+    answer: "NDArray[np.int64] | None" = None,
+    steps: Sequence[int] = (),
+) -> "NDArray[np.float32]":
+    """Return logits `[batch, length, vocabulary]` at each token of a text that is fed as it is.
+
+    The text is `encoding` itself for a causal model, and `answer` `[batch, length]`, start token first, for an
+    encoder-decoder. `steps` are the sizes of the pieces it is fed in, the cache between them; the rest, by default
+    all, is the last piece.
+    """
+    ids, mask = (encoding["input_ids"], encoding["attention_mask"]) if DECODER not in specs else (answer, None)
+    if ids is None:
+        raise ValueError("an encoder-decoder is asked about an answer")
+    ends = np.cumsum([n for n in steps if n])
+    cuts = [0, *(int(e) for e in ends if e < ids.shape[1]), ids.shape[1]]
+    asked = Steps(run, specs, encoding)
+    made = [asked.step(ids[:, a:b], None if mask is None else mask[:, a:b]) for a, b in pairwise(cuts)]
+    return np.concatenate(made, axis=1)

@@ -1,0 +1,186 @@
+"""How a model generates, as its folder says: generation_config.json, or the same keys in config.json."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from converter.errors import SourceError, UsageError
+from converter.generate.settings import DEFAULT_TOP_K, GenerationSettings
+from converter.jsonfile import read_table
+
+FILE = "generation_config.json"
+_NEUTRAL: tuple[Any, ...] = (None, False, 0, 1, 1.0, [], {}, "")
+"""Values with which none of the unsupported settings changes anything."""
+
+
+def _one(value: Any) -> int | None:
+    """Return a token id; of a list, which some folders have where one id belongs, the first."""
+    found = _ids(value)
+    return found[0] if found else None
+
+
+def _ids(value: Any) -> tuple[int, ...]:
+    if value is None:
+        return ()
+    given = value if isinstance(value, list) else [value]
+    if not all(isinstance(i, int) and not isinstance(i, bool) for i in given):
+        raise ValueError("wanted token ids")
+    # Some configurations say -1 for "none".
+    return tuple(i for i in given if i >= 0)
+
+
+def _words(value: Any) -> tuple[tuple[int, ...], ...]:
+    return tuple(_ids(word) for word in value or ())
+
+
+def _whole(value: Any) -> int:
+    if value is None:
+        return 0
+    if isinstance(value, bool) or int(value) != value:
+        raise ValueError("wanted a whole number")
+    return int(value)
+
+
+def _length(value: Any) -> int | None:
+    return None if value is None else _whole(value)
+
+
+def _stopping(value: Any) -> Any:
+    if value in (None, False, True, "never"):
+        return value or False
+    raise ValueError('wanted true, false or "never"')
+
+
+def _number(neutral: float) -> Callable[[Any], float]:
+    return lambda value: neutral if value is None else float(value)
+
+
+KEYS: Mapping[str, tuple[str, Callable[[Any], Any]]] = {
+    "eos_token_id": ("eos_ids", _ids),
+    "pad_token_id": ("pad_id", _one),
+    "decoder_start_token_id": ("start_id", _one),
+    "forced_bos_token_id": ("forced_bos_id", _one),
+    "forced_eos_token_id": ("forced_eos_ids", _ids),
+    "max_length": ("max_length", _length),
+    "max_new_tokens": ("max_new_tokens", _length),
+    "min_length": ("min_length", _whole),
+    "min_new_tokens": ("min_new_tokens", _whole),
+    "suppress_tokens": ("suppressed", _ids),
+    "begin_suppress_tokens": ("suppressed_first", _ids),
+    "bad_words_ids": ("bad_words", _words),
+    "repetition_penalty": ("repetition_penalty", _number(1)),
+    "no_repeat_ngram_size": ("no_repeat_ngram", _whole),
+    "num_beams": ("beams", lambda value: 1 if value is None else _whole(value)),
+    "length_penalty": ("length_penalty", _number(1)),
+    "early_stopping": ("early_stopping", _stopping),
+    "do_sample": ("sample", bool),
+    "temperature": ("temperature", _number(1)),
+    "top_k": ("top_k", lambda value: DEFAULT_TOP_K if value is None else _whole(value)),
+    "top_p": ("top_p", _number(1)),
+    "min_p": ("min_p", _number(0)),
+}
+"""transformers' names, ours, and how a value is read."""
+
+UNSUPPORTED = (
+    "constraints",
+    "diversity_penalty",
+    "dola_layers",
+    "encoder_no_repeat_ngram_size",
+    "encoder_repetition_penalty",
+    "exponential_decay_length_penalty",
+    "force_words_ids",
+    "guidance_scale",
+    "num_beam_groups",
+    "penalty_alpha",
+    "sequence_bias",
+    "stop_strings",
+    "watermarking_config",
+)
+"""What changes an answer and the loop does not do: a folder that sets it is refused by name."""
+SAMPLING_ONLY = ("epsilon_cutoff", "eta_cutoff", "top_h", "typical_p")
+"""The same, where texts are sampled."""
+
+
+def read_settings(folder: Path, *, context: int | None = None, task: str | None = None) -> GenerationSettings:
+    """Return how the model in `folder` generates by itself; `context` is how many positions it has.
+
+    `task` names an entry of config.json's `task_specific_params` that goes before the rest (`summarization`,
+    `translation_en_to_de`).
+
+    Raises:
+        SourceError: a setting has no sense, or is one that the loop does not follow; names it.
+
+    """
+    config = read_table(folder / "config.json")
+    path = folder / FILE
+    table = read_table(path) if path.exists() else {}
+    where = path if path.exists() else folder / "config.json"
+    own = {k: v for k, v in config.items() if k in KEYS or k in UNSUPPORTED or k in SAMPLING_ONLY}
+    # A folder with a generation config says it all there, but for the tokens that older folders leave in config.json.
+    kept = own if not table else {k: v for k, v in own.items() if k.endswith("_token_id")}
+    extra = (config.get("task_specific_params") or {}).get(task) or {}
+    known = {k: v for k, v in extra.items() if k in KEYS}
+    settings = settings_of_table(kept | {k: v for k, v in table.items() if v is not None} | known, str(where))
+    return _with_start(settings, config, context)
+
+
+def text_prefix(folder: Path, task: str) -> str:
+    """Return what is written before every text of `task`, as T5 wants it (`summarize: `); empty where nothing is."""
+    params = read_table(folder / "config.json").get("task_specific_params") or {}
+    return str((params.get(task) or {}).get("prefix") or "")
+
+
+def settings_of_table(table: Mapping[str, Any], where: str) -> GenerationSettings:
+    """Return the settings that a table with transformers' names holds.
+
+    Raises:
+        SourceError: as `read_settings`.
+
+    """
+    unsupported = [*UNSUPPORTED, *(SAMPLING_ONLY if table.get("do_sample") else ())]
+    found = [name for name in unsupported if table.get(name) not in _NEUTRAL]
+    if found:
+        raise SourceError(
+            f"{', '.join(found)} is set, which changes what the model writes and is not supported",
+            where=where,
+            hint="take it out of a copy of the folder; the model then writes what it does without it",
+        )
+    values = {}
+    for name, (ours, read) in KEYS.items():
+        if name in table:
+            try:
+                values[ours] = read(table[name])
+            except (TypeError, ValueError) as error:
+                raise SourceError(f"{name} is {table[name]!r} ({error})", where=where) from None
+    try:
+        return GenerationSettings(**values)
+    except UsageError as error:
+        raise SourceError(str(error), where=where, hint="correct it in a copy of the folder") from None
+
+
+def table_of_settings(settings: GenerationSettings) -> dict[str, Any]:
+    """Return the settings under transformers' names, as a package's generation_config.json has them.
+
+    What is as it is by default is left out, and so are the seed and the number of positions, which that file has not.
+    """
+    neutral, table = GenerationSettings(), {}
+    for name, (ours, read) in KEYS.items():
+        value = getattr(settings, ours)
+        if value != getattr(neutral, ours):
+            one = read is _ids and len(value) == 1
+            table[name] = value[0] if one else _plain(value)
+    return table
+
+
+def _plain(value: Any) -> Any:
+    return [_plain(v) for v in value] if isinstance(value, tuple) else value
+
+
+def _with_start(settings: GenerationSettings, config: Mapping[str, Any], context: int | None) -> GenerationSettings:
+    from dataclasses import replace
+
+    start = settings.start_id
+    if config.get("is_encoder_decoder") and start is None:
+        # What transformers does: the token that begins texts begins answers.
+        start = _one(config.get("bos_token_id"))
+    return replace(settings, start_id=start, context=context)

@@ -1,0 +1,68 @@
+"""One model being asked token by token: what is fed at each step, and the cache between steps."""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from converter.generate.graphs import DECODER, ENCODER, cache_names, decoder_of
+from converter.graphs import PAST, GraphSpec, Run, TensorSpec
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+
+class Steps:
+    """The rows of a batch and their cache.
+
+    `encoding` has `input_ids` and `attention_mask`, int64 `[batch, length]`: padded on the left for a causal model, on
+    the right for an encoder-decoder, whose encoder runs here, once.
+    """
+
+    def __init__(self, run: Run, specs: Mapping[str, GraphSpec], encoding: "Mapping[str, NDArray[np.int64]]") -> None:
+        self._run = run
+        self._spec = decoder_of(specs)
+        self._next = cache_names(self._spec)
+        mask = np.asarray(encoding["attention_mask"], dtype=np.int64)
+        self._cache = {t.name: _empty(t, len(mask)) for t in self._spec.inputs if t.name in self._next}
+        self._own = [t.name for t in self._spec.inputs if t.name in self._next and PAST in t.axes]
+        self._fixed: dict[str, NDArray[Any]] = {}
+        self._mask = mask[:, :0]
+        self.causal = DECODER not in specs
+        if not self.causal:
+            inputs = {n: encoding[n] for n in specs[ENCODER].input_names}
+            states = run(ENCODER, inputs)["last_hidden_state"]
+            self._fixed = {"encoder_hidden_states": states, "encoder_attention_mask": mask}
+
+    def step(self, ids: "NDArray[np.int64]", mask: "NDArray[np.int64] | None" = None) -> "NDArray[np.float32]":
+        """Feed `ids` `[rows, length]`, of which `mask` is 0 where there is padding; returns logits for each of them.
+
+        The logits are `[rows, length, vocabulary]`; those at the last position tell the next token.
+        """
+        own = np.ones_like(ids) if mask is None else mask
+        self._mask = np.concatenate([self._mask, own], axis=1)
+        known = {"input_ids": ids, "attention_mask": self._mask, **self._fixed, **self._cache}
+        if "position_ids" in self._spec.input_names:
+            places = self._mask.cumsum(axis=1)[:, -ids.shape[1] :] - 1
+            known["position_ids"] = np.maximum(places, 0)
+        made = self._run(self._spec.name, {n: known[n] for n in self._spec.input_names})
+        self._cache = {past: made[present] for past, present in self._next.items()}
+        return made["logits"]
+
+    def repeat(self, times: int) -> None:
+        """Put `times` rows where there was one."""
+        if times > 1:
+            self._mask = np.repeat(self._mask, times, axis=0)
+            self._fixed = {n: np.repeat(v, times, axis=0) for n, v in self._fixed.items()}
+            self._cache = {n: np.repeat(v, times, axis=0) for n, v in self._cache.items()}
+
+    def reorder(self, rows: "NDArray[np.int64]") -> None:
+        """Go on from other rows of the same texts: what belongs to a text, such as the cross keys, stays as it is."""
+        if not np.array_equal(rows, np.arange(len(rows))):
+            self._cache |= {n: self._cache[n][rows] for n in self._own}
+
+
+def _empty(spec: TensorSpec, rows: int) -> "NDArray[Any]":
+    """Return a cache tensor `[rows, heads, 0, size]`."""
+    heads, size = (a for a in spec.axes if isinstance(a, int))
+    return np.zeros((rows, heads, 0, size), dtype=spec.dtype)

@@ -1,0 +1,169 @@
+"""Graphs with a cache, exported to ONNX: what they compute, what they are called, and how large they are."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from converter.errors import StageFailed
+from converter.generate.loop import Generated, generate
+from converter.graphs import GraphSpec, Run
+from tests.tiny_text import (
+    CAUSAL,
+    ENCODER_DECODER,
+    POSITIONS,
+    batch_for,
+    continue_in_transformers,
+    make_text_model,
+    pad_of,
+    prompts,
+    settings_of,
+)
+
+NEW = 12
+FAST = ("qwen3", "marian")
+"""One of each kind, with what exporters trip over: head size times heads is not the width, and a table that is tied."""
+FAMILIES = [f if f in FAST else pytest.param(f, marks=pytest.mark.slow) for f in CAUSAL + ENCODER_DECODER]
+
+
+@dataclass
+class Exported:
+    model: Any
+    specs: dict[str, GraphSpec]
+    files: dict[str, Path]
+    run: Run
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Exported]:
+    from converter.generate.modules import graph_specs
+    from converter.onnx.runner import OnnxRunner
+    from converter.onnx.text_export import export_text_graphs
+
+    made: dict[str, Exported] = {}
+
+    def export(family: str) -> Exported:
+        if family not in made:
+            model = make_text_model(family)
+            specs = graph_specs(model, pad_id=pad_of(model))
+            files = export_text_graphs(model, specs, tmp_path_factory.mktemp(family))
+            made[family] = Exported(model, specs, files, OnnxRunner(files).run)
+        return made[family]
+
+    return export
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_files_compute_what_the_model_does_cached_or_not(family: str, exported: Callable[[str], Exported]) -> None:
+    from converter.onnx.text_equality import check_text_graphs
+
+    made = exported(family)
+    facts = check_text_graphs(made.model, made.specs, made.run, POSITIONS)
+    assert facts["max_relative_error"] < 1e-4
+    assert any("a padded batch, token by token" in case for case in facts["cases"])
+
+
+@pytest.mark.parametrize("beams", [1, 3])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_loop_over_the_files_writes_what_transformers_writes(
+    family: str, beams: int, exported: Callable[[str], Exported]
+) -> None:
+    made, texts = exported(family), prompts(6)
+    feed, settings = batch_for(made.model, texts), settings_of(made.model, max_new_tokens=NEW, beams=beams)
+    found = generate(made.run, made.specs, feed, settings)
+    right = continue_in_transformers(made.model, feed, max_new_tokens=NEW, num_beams=beams)
+    assert found.texts(settings) == Generated(right, found.prompt).texts(settings)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_files_are_named_and_ordered_as_clients_expect(family: str, exported: Callable[[str], Exported]) -> None:
+    import onnx
+
+    made = exported(family)
+    assert set(made.files) in ({"model"}, {"encoder_model", "decoder_model_merged"})
+    for name, path in made.files.items():
+        model, spec = onnx.load(path), made.specs[name]
+        assert [i.name for i in model.graph.input] == list(spec.input_names)
+        assert [o.name for o in model.graph.output] == list(spec.output_names)
+        assert {(o.domain, o.version) for o in model.opset_import} == {("", 18)}
+        assert model.ir_version <= 10
+        assert not {n.op_type for n in model.graph.node} & {"If", "Loop", "Scan", "SequenceEmpty"}
+        assert not model.functions
+        for value in (*model.graph.input, *model.graph.output):
+            assert value.type.tensor_type.shape.dim[0].dim_param == "batch_size"
+        past = [i for i in model.graph.input if i.name.startswith("past_key_values.")]
+        assert all(v.type.tensor_type.shape.dim[1].dim_param == "num_heads" for v in past)
+        assert all(v.type.tensor_type.shape.dim[3].dim_param == "head_dim" for v in past)
+        kinds = (
+            ["decoder.key", "decoder.value", "encoder.key", "encoder.value"] if "merged" in name else ["key", "value"]
+        )
+        assert [v.name.split(".", 2)[2] for v in past] == kinds * (len(past) // len(kinds))
+
+
+@pytest.mark.parametrize("family", [f for f in FAMILIES if "qwen2_moe" not in str(f)])
+def test_no_reshape_around_the_cache_works_its_shape_out(family: str, exported: Callable[[str], Exported]) -> None:
+    """Each is an operator more for every token, and some are four: a decoder is called for one row at a time.
+
+    Where experts are chosen by the data, so are sizes.
+    """
+    import onnx
+
+    for path in exported(family).files.values():
+        graph = onnx.load(path).graph
+        constant = {i.name for i in graph.initializer}
+        # Positions that M2M100 looks up are unfolded to batch and length: once, before the layers.
+        assert sum(n.input[1] not in constant for n in graph.node if n.op_type == "Reshape") <= 1
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_parameter_is_in_a_file_once(family: str, exported: Callable[[str], Exported]) -> None:
+    import onnx
+
+    made = exported(family)
+    model = made.model
+    parts = {"model": [model]}
+    if model.config.is_encoder_decoder:
+        parts = {"encoder_model": [model.get_encoder()], "decoder_model_merged": [model.get_decoder(), model.lm_head]}
+    for name, path in made.files.items():
+        # Sinusoidal positions are a buffer.
+        tensors = [t for part in parts[name] for t in (*part.parameters(), *part.buffers())]
+        parameters = {id(t): t.numel() * 4 for t in tensors}
+        held = sum(onnx.numpy_helper.to_array(i).nbytes for i in onnx.load(path).graph.initializer)
+        # Constants of a few hundred bytes are 5 % of a model this small.
+        assert held <= sum(parameters.values()) * 1.05 + 1024
+
+
+def test_a_file_of_another_model_is_not_equal(exported: Callable[[str], Exported]) -> None:
+    from converter.onnx.text_equality import check_text_graphs
+
+    made = exported("qwen3")
+    with pytest.raises(StageFailed, match="differ from PyTorch"):
+        check_text_graphs(make_text_model("qwen3", seed=1), made.specs, made.run, POSITIONS)
+
+
+@pytest.mark.parametrize("fault", ["position off by one", "padding ignored", "keys before values", "cross keys twice"])
+def test_a_fault_around_the_cache_is_found(fault: str, exported: Callable[[str], Exported]) -> None:
+    from converter.onnx.text_equality import check_text_graphs
+
+    made = exported("marian" if fault == "cross keys twice" else "qwen3")
+
+    def faulty(graph: str, feed: Any) -> Any:
+        feed = dict(feed)
+        past = [n for n in feed if n.startswith("past")]
+        if fault == "position off by one" and past and feed[past[0]].shape[2]:
+            feed["position_ids"] = feed["position_ids"] + 1
+        if fault == "padding ignored" and "input_ids" in feed:
+            feed["attention_mask"] = np.ones_like(feed["attention_mask"])
+        if fault == "keys before values":
+            keys, values = ([n for n in past if n.endswith(kind)] for kind in ("key", "value"))
+            feed |= dict(zip(past, [feed[n] for n in keys + values], strict=True))
+        if fault == "cross keys twice" and past and feed["past_key_values.0.decoder.key"].shape[2]:
+            feed |= {n: feed[n][:, :, :0] for n in past if ".encoder." in n}
+            feed["encoder_hidden_states"] = feed["encoder_hidden_states"] * 0.5
+        return made.run(graph, feed)
+
+    with pytest.raises(StageFailed, match="differ from PyTorch"):
+        check_text_graphs(made.model, made.specs, faulty, POSITIONS)
