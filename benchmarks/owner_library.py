@@ -4,7 +4,8 @@
 
 Every folder (`tests/owner_folders.py`) is made by sentence-transformers' or transformers' own classes, loaded as the
 product loads it, and held to that library, which is called here once more without our code (`tests/owner_sweep.py`).
-Wanted: each answers with cosine >= 0.9999, or is refused by name where `MAY_BE_REFUSED` says why. The cost is that of `sample:minilm` for `cpu-int8`.
+Wanted: each answers with cosine >= 0.9999, or is refused by name where `MAY_BE_REFUSED` says why. The cost is that of
+`sample:minilm` for `cpu-int8`.
 Writes `benchmarks/results/owner_library.json`.
 """
 

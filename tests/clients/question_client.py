@@ -1,4 +1,4 @@
-"""Answers questions by the pipeline of transformers 4, which version 5 has no more; reads {folder, texts}, writes answers.
+"""Answers questions by the pipeline of transformers 4, which is gone from 5; reads {folder, texts}, writes answers.
 
 Texts are (question, context). It opens a model's own folder, not a package: it is the measure of our reading of it.
 """

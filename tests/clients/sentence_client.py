@@ -1,4 +1,4 @@
-"""Opens a package with sentence-transformers (`backend="onnx"`) as it is; reads {folder, kind, texts}, writes answers."""
+"""Opens a package as it is with sentence-transformers (ONNX backend); reads {folder, kind, texts}, writes answers."""
 
 import json
 import sys
