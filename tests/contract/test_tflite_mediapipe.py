@@ -1,5 +1,7 @@
 """MediaPipe's variant answers like the package, and all around its graph is right; or it is left out, and said why."""
 
+import json
+import shutil
 import zipfile
 from collections.abc import Callable
 from dataclasses import replace
@@ -11,8 +13,11 @@ import pytest
 
 from converter.artifact import Bundle
 from converter.data.probes import builtin_examples, choose_probes
+from converter.device.tables import escaped
 from converter.examples import Example
 from converter.graphs import MODEL
+from converter.model_folder.files import write_model_files
+from converter.model_folder.labels import label_of_line
 from converter.model_folder.load import load_source
 from converter.reference import capture_reference
 from converter.stage import SILENT, Context, run_stage
@@ -31,6 +36,7 @@ from converter.tflite.mediapipe.variant import (
 from converter.tflite.model import TfliteModel
 from converter.tflite.runner import TfliteRunner
 from converter.validate.checks import Check, Status
+from tests.contract.device_packages import make_beside, python_sample
 from tests.tiny import SENTENCES
 
 pytest.importorskip("litert_torch", reason="the extra 'mobile' is not installed")
@@ -74,6 +80,38 @@ def _changed(variant: Path, folder: Path, change: Callable[[Any], None], bert: T
     words = "".join(f"{word}\n" for word in vocabulary_of(bert.source.tokenizer))
     append_files(path, [("vocab.txt", words), ("labels.txt", "".join(f"{x}\n" for x in bert.source.task.labels))])
     return path
+
+
+ODD = ("bad, very\nbad", "gut ✓ 日本", 'a "b" $c \\n {{ 1 }}')
+
+
+def test_odd_names_of_classes_are_read_back_from_everything_that_a_package_holds(
+    bert: TfliteModel, tmp_path: Path
+) -> None:
+    """The file of labels, MediaPipe's, the configuration, the samples and their golden answers."""
+    folder = Path(shutil.copytree(bert.source.folder, tmp_path / "odd"))
+    table = json.loads((folder / "config.json").read_text())
+    table |= {"id2label": dict(enumerate(ODD)), "label2id": {name: i for i, name in enumerate(ODD)}}
+    (folder / "config.json").write_text(json.dumps(table))
+    source, package = load_source(str(folder)), tmp_path / "package"
+    package.mkdir()
+
+    write_model_files(source, package, {})
+    lines = (package / "labels.txt").read_text(encoding="utf-8").splitlines()
+    assert tuple(map(label_of_line, lines)) == ODD
+    assert tuple(json.loads((package / "config.json").read_text())["id2label"].values()) == ODD
+
+    write_mediapipe(bert.path, source, package / MEDIAPIPE_FILE)
+    with zipfile.ZipFile(package / MEDIAPIPE_FILE) as archive:
+        assert archive.read("labels.txt").decode().splitlines() == lines
+    assert wrong_around(package / MEDIAPIPE_FILE, source) == ""
+
+    made = make_beside(package, source, TfliteRunner(bert.path, source.specs))
+    assert python_sample(made).LABELS == ODD
+    rows = [r.split("\t") for r in (made.samples / "assets" / "golden.tsv").read_text(encoding="utf-8").splitlines()]
+    told = {row[6] for row in rows if row[0] == "text"}
+    assert len(told) > 1
+    assert told <= {escaped(name) for name in ODD}
 
 
 def test_it_answers_like_the_package(bert: TfliteModel, variant: Path, ctx: Context) -> None:
