@@ -142,7 +142,7 @@ def _write_sentence_files(source: TorchModel, folder: Path) -> None:
     # Older cross-encoders have none: with it, current versions find the model's file by its name.
     own = [{"idx": i, "name": m.name, "path": m.path, "type": m.type} for i, m in enumerate(modules)]
     listed = read_json(listing) if listing.is_file() else own
-    rows = [m | {"type": CLASSES + m["type"].rsplit(".", 1)[-1]} for m in listed]
+    rows = [m | {"type": CLASSES + str(m["type"]).rsplit(".", 1)[-1]} for m in listed]
     write_json(folder / "modules.json", [m | {"path": "" if i == 0 else m["path"]} for i, m in enumerate(rows)])
     for module in modules[1:]:
         # Normalize has nothing to save, and not every download keeps empty folders.
