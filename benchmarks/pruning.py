@@ -199,9 +199,9 @@ def judge(data: Data, rows: Mapping[str, dict[str, Any]], work: Path) -> dict[st
 
     from converter.data.files import read_examples
     from converter.model_folder.load import load_source
+    from converter.model_folder.samples import resolve_model
     from converter.reference import encode_probes
     from converter.registry import target_class
-    from converter.samples import resolve_model
     from converter.stage import SILENT
 
     torch.set_num_threads(1)

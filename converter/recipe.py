@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 from converter.binding import bind, parse_options, unbind
 from converter.data.names import bind_columns, bind_labels
 from converter.errors import RecipeError, nearest
+from converter.model_folder.samples import is_sample, own_evaluation, resolve_recipe
 from converter.precision import Limits, Quantizer
 from converter.registry import default_target, stage_class, target_class
-from converter.samples import is_sample, own_evaluation, resolve_recipe
 from converter.target import Aim
 
 if TYPE_CHECKING:

@@ -37,7 +37,7 @@ def load_model(recipe: "Recipe", progress: "Progress") -> "TorchModel":
 
     """
     from converter.model_folder.load import load_source
-    from converter.samples import resolve_model
+    from converter.model_folder.samples import resolve_model
 
     source = load_source(
         resolve_model(recipe.model, progress), revision=recipe.revision, task=recipe.task, prompt=recipe.prompt
@@ -67,7 +67,7 @@ def read_given(recipe: "Recipe", source: "TorchModel", progress: "Progress") -> 
     """
     from converter.data.files import Data, read_data
     from converter.data.survey import DataOptions
-    from converter.samples import resolve_data
+    from converter.model_folder.samples import resolve_data
 
     def read(file: Path | None, *, judged: bool) -> Data:
         if file is None:

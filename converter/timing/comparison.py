@@ -76,10 +76,10 @@ def source_entries(model: str, work: Path, threads: int) -> list[Entry]:
     import torch
 
     from converter.model_folder.load import load_source
+    from converter.model_folder.samples import resolve_model
     from converter.onnx.export import ExportOnnx
     from converter.onnx.runner import OnnxRunner
     from converter.reference import torch_run
-    from converter.samples import resolve_model
     from converter.stage import SILENT, Context, run_stage
 
     source = load_source(resolve_model(model, SILENT))

@@ -192,6 +192,6 @@ def _most_frequent(ordered: Sequence[int], floor: set[int], ancestors: "Ancestor
 
 
 def _path(file: str) -> Path:
-    from converter.samples import resolve_data
+    from converter.model_folder.samples import resolve_data
 
     return resolve_data(Path(file), SILENT)

@@ -16,8 +16,8 @@ import pytest
 from converter.artifact import TorchModel
 from converter.device.hard_texts import hard_texts
 from converter.model_folder.load import load_source
+from converter.model_folder.samples import resolve_model
 from converter.quantize.litert_dynamic import LitertDynamicInt8
-from converter.samples import resolve_model
 from converter.stage import SILENT, Context, run_stage
 from converter.tflite.lower.lower import LowerTflite
 from converter.tflite.mediapipe import metadata as mediapipe_metadata

@@ -8,9 +8,9 @@ import sample_models
 from converter import convert
 from converter.data.files import read_examples
 from converter.model_folder.load import load_source
+from converter.model_folder.samples import resolve_data, resolve_model
 from converter.recipe import load_recipe_table
 from converter.reference import capture_reference
-from converter.samples import resolve_data, resolve_model
 from converter.stage import SILENT
 from converter.validate.checks import Status
 

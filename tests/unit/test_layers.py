@@ -32,7 +32,7 @@ HEAVY = {
 # where they stand in one row: the contracts know each other.
 FLOORS: tuple[tuple[tuple[str, ...], ...], ...] = (
     (("errors", "jsonfile", "binding", "resources", "graphs", "examples", "family", "rewrite"),),
-    (("data",), ("cache",), ("samples",), ("generate",)),
+    (("data",), ("cache",), ("generate",)),
     (("forward", "task", "artifact", "target", "stage", "forecast", "registry", "reference", "precision"),),
     (("model_folder",),),
     (("surgery",),),

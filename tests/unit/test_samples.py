@@ -10,8 +10,8 @@ import pytest
 
 import sample_models
 from converter.errors import DataError, RecipeError, RuntimeMissing, SourceError, UsageError
+from converter.model_folder.samples import resolve_data, resolve_model
 from converter.recipe import bind_recipe, load_recipe_table, recipe_table
-from converter.samples import resolve_data, resolve_model
 from converter.stage import SILENT
 from sample_models import _cache, entities, minilm, questions, sentiment
 from sample_models._training import SampleSpec, train_sample
