@@ -129,6 +129,12 @@ def test_every_module_has_a_floor() -> None:
     assert {name_of_room(m) for m in MODULES if m != "converter"} == set(HEIGHTS)
 
 
+def test_the_document_names_every_room() -> None:
+    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    missing = [name for name in HEIGHTS if f"`{name}`" not in text and f"`{name}/`" not in text]
+    assert not missing
+
+
 def test_imports_point_only_down_the_floors() -> None:
     faults = [f for m in sorted(MODULES) for f in faults_of(m, ast.parse(file_of(m).read_text(encoding="utf-8")))]
     assert not faults, "\n".join(faults)
