@@ -159,7 +159,7 @@ def _context(recipe: "Recipe", source: TorchModel, output: Output, progress: Pro
     reference = capture_reference(
         source, choose_probes(given.judged, builtin, recipe.n_probes), progress, given.evaluation, given.notes
     )
-    owner = check_owner(source, reference, progress, recipe.prompt)
+    owner = check_owner(source, reference, progress, recipe.prompt, recipe.max_length)
     ctx = Context(
         work=output.work,
         seed=recipe.seed,
