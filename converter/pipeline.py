@@ -155,7 +155,7 @@ def _contexts(recipe: "Recipe", source: TorchModel, output: Output, progress: Pr
     text = read_text(recipe, source, progress)
     _refuse_idle_limit(recipe, text.given.judged)
     reference = capture_reference(source, text.probes, progress, text.given.evaluation, text.given.notes)
-    owner = check_owner(source, reference, progress, recipe.prompt)
+    owner = check_owner(source, reference, progress, recipe.prompt, recipe.max_length)
     held_out = tuple(p.example for p in (*reference.probes, *reference.scored))
     ctx = context_of(recipe, source, text, output.work, progress, held_out=held_out, resume=output.resume)
     return ctx, ProofContext(output.work, reference, owner, progress)

@@ -50,6 +50,10 @@ class OwnerLibrary(ABC):
     prompt: str = ""
     """What the library puts before each text."""
 
+    def cut_at(self, tokens: int) -> None:
+        """Cut texts at a limit that the user chose, where that is less than the folder's own."""
+        self.tokenizer.model_max_length = min(self.tokenizer.model_max_length, tokens)
+
     def takes(self, example: Example) -> bool:
         """Tell whether the library can be asked about such an example at all."""
         return True

@@ -39,6 +39,9 @@ class _Sentence(OwnerLibrary):
         chosen = prompt if prompt is not None else self.model.default_prompt_name
         self.prompt = (self.model.prompts.get(chosen) or "") if chosen is not None else ""
 
+    def cut_at(self, tokens: int) -> None:
+        self.model.max_seq_length = min(self.model.max_seq_length or tokens, tokens)
+
     def _features(self, questions: Sequence[Question], prompt: str | None = None) -> "dict[str, torch.Tensor]":
         texts = [self._input(q.example) for q in questions]
         made: dict[str, torch.Tensor] = self.model.preprocess(texts, prompt=self.prompt if prompt is None else prompt)

@@ -69,11 +69,16 @@ class OwnerVerdict:
 
 
 def check_owner(
-    source: "TorchModel", reference: Reference, progress: "Progress", prompt: str | None = None
+    source: "TorchModel",
+    reference: Reference,
+    progress: "Progress",
+    prompt: str | None = None,
+    max_length: int | None = None,
 ) -> OwnerVerdict:
     """Ask the library of the source's owner about the same raw texts, and compare.
 
-    `prompt` names one of the folder's own prompts; None leaves the choice to the library.
+    `prompt` names one of the folder's own prompts, `max_length` is a limit in tokens that the user chose; None leaves
+    the choice to the library.
 
     Raises:
         SourceError: an answer differs by more than rounding; the message says what explains it.
@@ -83,6 +88,8 @@ def check_owner(
     _refuse_unread_inputs(source)
     try:
         library = open_library(source.folder, source.task, source.max_length, prompt)
+        if max_length is not None:
+            library.cut_at(max_length)
     except NotAvailable as reason:
         return OwnerVerdict(Check(NAME, Status.NOT_RUN, None, TOLERANCE, str(reason)))
     try:

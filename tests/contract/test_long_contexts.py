@@ -1,6 +1,7 @@
 """What packages show of long contexts: the README's code and the Python sample answer as the proof does."""
 
 import importlib.util
+import json
 import re
 import shutil
 import subprocess
@@ -49,7 +50,8 @@ def test_the_code_of_an_onnx_packages_readme_reads_all_windows(source: TorchMode
     (tmp_path / "onnx").mkdir()
     shutil.copyfile(made.files[MODEL], tmp_path / "onnx" / "model.onnx")
     source.tokenizer.backend_tokenizer.save(str(tmp_path / "tokenizer.json"))
-    text = usage(Bundle(tmp_path, "onnx/model.onnx", source), "CPUExecutionProvider")
+    (tmp_path / "config.json").write_text(json.dumps({"transformers.js_config": {"dtype": "fp32"}}))
+    text = usage(Bundle(tmp_path, {MODEL: "onnx/model.onnx"}, source), "CPUExecutionProvider")
     code = re.findall(r"```python\n(.*?)```", text, re.DOTALL)[0]
     asked = "for question, context in " + repr([(QUESTION, c) for c in CONTEXTS]) + ":\n"
     body = code.replace('question, context = "Who came?", "Anna came on Monday."\n', "")

@@ -106,6 +106,7 @@ def test_odd_names_of_classes_are_read_back_from_everything_that_a_package_holds
         assert archive.read("labels.txt").decode().splitlines() == lines
     assert wrong_around(package / MEDIAPIPE_FILE, source) == ""
 
+    shutil.copyfile(bert.path, package / "model.tflite")
     made = make_beside(package, source, TfliteRunner(bert.path, source.specs))
     assert python_sample(made).LABELS == ODD
     rows = [r.split("\t") for r in (made.samples / "assets" / "golden.tsv").read_text(encoding="utf-8").splitlines()]
