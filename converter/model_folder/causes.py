@@ -225,7 +225,9 @@ CAUSES: Mapping[str, Cause] = {
         "transformers' own class fails on it with these settings: compare config.json with that of the original model, "
         "or export another architecture",
     ),
-    "not-loaded": Cause("the model does not load ({detail})", "the weights must match config.json"),
+    "not-loaded": Cause(
+        "the model does not load ({detail})", "compare config.json and the weights with those of the original model"
+    ),
     "unforeseen": Cause(
         "the source cannot be read ({kind}: {detail})",
         "that is not foreseen: please report it, with config.json and the names of the folder's files",

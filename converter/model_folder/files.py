@@ -142,14 +142,16 @@ def _write_sentence_files(source: TorchModel, folder: Path) -> None:
     # Older cross-encoders have none: with it, current versions find the model's file by its name.
     own = [{"idx": i, "name": m.name, "path": m.path, "type": m.type} for i, m in enumerate(modules)]
     listed = read_json(listing) if listing.is_file() else own
-    rows = [m | {"type": CLASSES + str(m["type"]).rsplit(".", 1)[-1]} for m in listed]
+    rows: list[dict[str, Any]] = [m | {"type": CLASSES + str(m["type"]).rsplit(".", 1)[-1]} for m in listed]
     write_json(folder / "modules.json", [m | {"path": "" if i == 0 else m["path"]} for i, m in enumerate(rows)])
     for module in modules[1:]:
-        # Normalize has nothing to save, and not every download keeps empty folders.
-        (folder / module.path).mkdir(parents=True, exist_ok=True)
+        room = folder / module.path
+        room.mkdir(parents=True, exist_ok=True)
         for name in MODULE_FILES:
             if (source.folder / module.path / name).is_file():
-                shutil.copyfile(source.folder / module.path / name, folder / module.path / name)
+                shutil.copyfile(source.folder / module.path / name, room / name)
+        if not any(room.iterdir()):  # Normalize has nothing to save, and not every download keeps empty folders
+            write_json(room / "config.json", {})
     _write_sentence_settings(source, folder)
 
 

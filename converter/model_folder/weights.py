@@ -77,7 +77,9 @@ def _refuse_partial(info: Mapping[str, Any], folder: Path, *, has_head: bool) ->
         raise SourceError(
             f"the weights lack {_some(missing)}: the model would answer at random",
             where=str(folder),
-            hint="is the head trained? use a fine-tuned model, or another --task",
+            hint="the weights must match config.json, which names more layers than they have"
+            if any(_NUMBER.search(name) for name in missing)
+            else "is the head trained? use a fine-tuned model, or another --task",
         )
 
 
