@@ -142,6 +142,8 @@ def check_options(recipe: "Recipe", source: TorchModel) -> None:
     for target, precision in zip(recipe.targets, recipe.precisions, strict=True):
         choices = tried(target, precision)
         for one in choices:
+            if source.cache is not None:
+                target.refuse_writer(one.name, source.task.name)
             for target_stage in target.stages(one.name, one.options, source):
                 # What one of several candidates refuses is told beside the others that were made.
                 if len(choices) == 1:
@@ -156,8 +158,9 @@ def _context(recipe: "Recipe", source: TorchModel, output: Output, progress: Pro
     given = read_given(recipe, source, progress)
     _refuse_idle_limit(recipe, given.judged)
     builtin = builtin_examples(source)
+    n_probes = min(recipe.n_probes, source.task.most_texts or recipe.n_probes)
     reference = capture_reference(
-        source, choose_probes(given.judged, builtin, recipe.n_probes), progress, given.evaluation, given.notes
+        source, choose_probes(given.judged, builtin, n_probes), progress, given.evaluation, given.notes
     )
     owner = check_owner(source, reference, progress, recipe.prompt)
     ctx = Context(

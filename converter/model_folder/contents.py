@@ -65,6 +65,28 @@ OF_GENERATION = frozenset(
     | {"return_dict_in_generate", "forced_bos_token_id", "forced_eos_token_id", "remove_invalid_values"}
     | {"exponential_decay_length_penalty", "begin_suppress_tokens"}
 )
+OF_WRITERS = frozenset(
+    {"n_ctx", "n_positions", "n_special", "predict_special_tokens", "classif_dropout", "classifier_dropout"}
+    | {"extra_pos_embeddings", "save_step", "force_bos_token_to_be_generated"}
+)
+"""Keys of older models that write text, which say nothing that the model's class reads elsewhere."""
+SETTLED: Mapping[str, Mapping[str, bool]] = {
+    "marian": {
+        "static_position_embeddings": True,
+        "add_bias_logits": False,
+        "add_final_layer_norm": False,
+        "normalize_before": False,
+        "normalize_embedding": False,
+    },
+    "bart": {
+        "static_position_embeddings": False,
+        "add_bias_logits": False,
+        "add_final_layer_norm": False,
+        "normalize_before": False,
+        "normalize_embedding": True,
+    },
+}
+"""What older configurations could choose, and how the class of today is built: any other value is another model."""
 OTHER_INPUTS = frozenset(
     {"bbox", "image", "images", "pixel_values", "entity_ids", "entity_position_ids", "xpath_tags_seq", "xpath_subs_seq"}
     | {"input_values", "input_features", "visual_embeds", "langs", "input_shape_ids", "input_pronunciation_ids"}
@@ -178,9 +200,10 @@ def check_keys(raw: Mapping[str, Any], config: Any, model_class: Any, where: Pat
     kind = raw.get("position_embedding_type")
     if kind not in {None, "absolute"} and "position_embedding_type" not in known:
         raise refusal("relative-positions", where, {"value": kind})
-    for key in raw:
+    settled = SETTLED.get(str(raw.get("model_type")), {})
+    for key in (k for k in raw if k not in settled or raw[k] != settled[k]):
         # What the class takes and turns into something else is no attribute any more.
-        if key not in known | IDLE_KEYS | OF_GENERATION and key in vars(config) and not _reads(model_class, key):
+        if key not in known | IDLE_KEYS | OF_GENERATION | OF_WRITERS and key in vars(config) and not _reads(model_class, key):
             raise refusal("config-key", where, {"key": key, "config_class": cls.__name__})
 
 
