@@ -88,11 +88,12 @@ def run_recipe(
         ExportError: where nothing could be made at all. A failing target does not raise: it is in the result.
 
     """
-    from converter.model_folder.given import load_model
+    from converter.model_folder.given import load_model, with_usual_precisions
 
     missing = _missing_runtimes(recipe)
     with Output(out, force=force, wait=wait, note=progress.note) as output:
         source = load_model(recipe, progress)
+        recipe = with_usual_precisions(recipe, source)
         check_options(recipe, source)
         ctx, owner = _context(recipe, source, output, progress)
         _note_builtin_text(recipe, ctx)

@@ -13,7 +13,8 @@ from converter.errors import UsageError
 if TYPE_CHECKING:
     from converter.package.answer import Opened
 
-OF_WRITERS = ("max_new_tokens", "beams", "temperature", "top_k", "top_p", "seed")
+OF_SAMPLING = ("temperature", "top_k", "top_p", "seed")
+OF_WRITERS = ("max_new_tokens", "beams", *OF_SAMPLING)
 
 
 @click.command("run", short_help="Ask a package: continue or translate a text, or show its answer.")
@@ -55,6 +56,8 @@ def run(
 
     values = (max_new_tokens, beams, temperature, top_k, top_p, seed)
     given: dict[str, Any] = {n: v for n, v in zip(OF_WRITERS, values, strict=True) if v is not None}
+    if sample and (beams or 1) > 1:
+        raise UsageError("it searches or it samples", where="--beams", hint="leave --beams or --sample out")
     # Beams search where the model's own folder would sample, and the other way round.
     given |= {"sample": True, "beams": 1} if sample else {"sample": False} if beams else {}
     texts = _texts(text, file)
@@ -116,6 +119,10 @@ def _only_package(package: Path) -> Path:
 def _refuse_unused(opened: "Opened", given: dict[str, Any], pair: str | None) -> None:
     if opened.writes and pair is not None:
         raise UsageError(f"a model for {opened.task.name} reads one text", where="--pair", hint="leave it out")
+    drawn = [name for name in OF_SAMPLING if name in given]
+    if opened.writes and drawn and not opened.settings(**given).sample:
+        flag = "--" + drawn[0].replace("_", "-")
+        raise UsageError("the likeliest token is taken each time, nothing is drawn", where=flag, hint="add --sample")
     if not opened.writes and given:
         flag = "--" + next(iter(given)).replace("_", "-")
         raise UsageError(f"a model for {opened.task.name} writes no text", where=flag, hint="leave it out")

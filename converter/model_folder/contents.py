@@ -203,7 +203,11 @@ def check_keys(raw: Mapping[str, Any], config: Any, model_class: Any, where: Pat
     settled = SETTLED.get(str(raw.get("model_type")), {})
     for key in (k for k in raw if k not in settled or raw[k] != settled[k]):
         # What the class takes and turns into something else is no attribute any more.
-        if key not in known | IDLE_KEYS | OF_GENERATION | OF_WRITERS and key in vars(config) and not _reads(model_class, key):
+        if (
+            key not in known | IDLE_KEYS | OF_GENERATION | OF_WRITERS
+            and key in vars(config)
+            and not _reads(model_class, key)
+        ):
             raise refusal("config-key", where, {"key": key, "config_class": cls.__name__})
 
 

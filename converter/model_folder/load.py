@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from converter.artifact import Provenance, TorchModel
-from converter.errors import ExportError, SourceError
+from converter.errors import ExportError, SourceError, UsageError
 from converter.graphs import MODEL
 from converter.jsonfile import read_table
 from converter.model_folder.adapters import Adapter, find_adapter
@@ -82,6 +82,8 @@ def _read(folder: Path, name: str, revision: str | None, task: str | None, promp
     module, shape_map = _load_module(encoder, task_class(kind), raw, adapter)
     words = own if adapter is None or has_tokenizer(own) else encoder
     if task_class(kind).kind != "encoder":
+        if prompt is not None:
+            raise UsageError(f"a model for {kind} has no prompts to choose from", where="--prompt", hint="leave it out")
         return _writer(module, task_class(kind), words, folder, _provenance(folder, encoder, own, name, revision, raw))
     tokenizer = load_tokenizer(words, module, sentence)
     source = TorchModel(

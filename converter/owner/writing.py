@@ -45,8 +45,6 @@ class WritingLibrary:
         if fill is None:
             fill = end[0] if isinstance(end, list) else end
         with torch.inference_mode():
-            made = self.model.generate(
-                **asked, do_sample=False, num_beams=1, max_new_tokens=steps, pad_token_id=fill
-            )
+            made = self.model.generate(**asked, do_sample=False, num_beams=1, max_new_tokens=steps, pad_token_id=fill)
         first = 1 if self.model.config.is_encoder_decoder else max(1, len(ids))
         return [int(i) for i in made[0, first:]]

@@ -1,6 +1,6 @@
 """What a package says to a text, through the files that it ships: a continuation, a label, tags, a span, a vector."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -123,7 +123,7 @@ def _vector(judged: Judged) -> dict[str, Any]:
     return {"answer": f"{name} [{shape}]: {_numbers(first[:HEAD])}", name: values.tolist()}
 
 
-def _numbers(values: Sequence[float]) -> str:
+def _numbers(values: "NDArray[np.float32]") -> str:
     return " ".join(f"{float(v):.4f}" for v in values) + " …"
 
 

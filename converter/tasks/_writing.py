@@ -119,22 +119,19 @@ class Writing(Task, ABC):
         """
         limit = max(1, max_length - STEPS) if self.causal else max_length
         made = encode_text(tokenizer, replace(example, pair=None), limit, self.prompt)
-        inputs = {n: made.inputs[n] for n in ("input_ids", "attention_mask") if n in made.inputs}
-        if not len(inputs["input_ids"]):
+        ids = made.inputs["input_ids"]
+        if not len(ids):
             first = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
             if first is None:
                 raise DataError("a text without a token cannot be continued", where=example.where)
-            inputs["input_ids"] = np.array([first], dtype=np.int64)
-        inputs["attention_mask"] = np.ones_like(inputs["input_ids"])
+            ids = np.array([first], dtype=np.int64)
+        inputs = {"input_ids": ids, "attention_mask": np.ones_like(ids)}
         return self.with_answer(Encoding(inputs, truncated=made.truncated), None)
 
     def with_answer(self, encoding: Encoding, answer: "NDArray[np.int64] | None") -> Encoding:
         """Return a text with what is written after it: the last token of it is asked for, and not fed."""
         given, steps = len(encoding.inputs["input_ids"]), 1 if answer is None else len(answer)
-        if self.causal:
-            lengths = {SEQUENCE: given + steps - 1}
-        else:
-            lengths = {ENCODER_SEQUENCE: given, SEQUENCE: steps}
+        lengths = {SEQUENCE: given + steps - 1} if self.causal else {ENCODER_SEQUENCE: given, SEQUENCE: steps}
         return replace(encoding, answer=answer, lengths=lengths)
 
     def prompt_of(self, encoding: Encoding) -> "dict[str, NDArray[np.int64]]":
