@@ -76,7 +76,7 @@ def _ask(session: Session, opened: "Opened", text: str, pair: str | None, given:
     terminal = session.terminal
     if opened.writes:
         show = (lambda _: None) if terminal.json else terminal.stream
-        written = opened.write(text, opened.settings(**given), show)
+        written = opened.write(text, opened.settings(given), show)
         if not terminal.json:
             terminal.stream("\n")
         return {"text": text, "written": written}
@@ -120,7 +120,7 @@ def _refuse_unused(opened: "Opened", given: dict[str, Any], pair: str | None) ->
     if opened.writes and pair is not None:
         raise UsageError(f"a model for {opened.task.name} reads one text", where="--pair", hint="leave it out")
     drawn = [name for name in OF_SAMPLING if name in given]
-    if opened.writes and drawn and not opened.settings(**given).sample:
+    if opened.writes and drawn and not opened.settings(given).sample:
         flag = "--" + drawn[0].replace("_", "-")
         raise UsageError("the likeliest token is taken each time, nothing is drawn", where=flag, hint="add --sample")
     if not opened.writes and given:

@@ -1,6 +1,6 @@
 """What a package says to a text, through the files that it ships: a continuation, a label, tags, a span, a vector."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -42,7 +42,7 @@ class Opened:
     def writes(self) -> bool:
         return self.task.kind != "encoder"
 
-    def settings(self, **given: Any) -> "GenerationSettings":
+    def settings(self, given: Mapping[str, Any]) -> "GenerationSettings":
         """Return how the package generates by itself, overruled by what is `given`."""
         task: Any = self.task
         own = task.settings
