@@ -84,7 +84,11 @@ def _read(folder: Path, name: str, revision: str | None, task: str | None, promp
     if task_class(kind).kind != "encoder":
         if prompt is not None:
             raise UsageError(f"a model for {kind} has no prompts to choose from", where="--prompt", hint="leave it out")
-        return _writer(module, task_class(kind), words, folder, _provenance(folder, encoder, own, name, revision, raw))
+        writer = task_class(kind)(module.config)
+        tokenizer = load_writing_tokenizer(words, module, causal=writer.kind == "decoder")
+        # How it generates stands beside the weights: an adapter's folder may say nothing of it.
+        writer.read_folder(encoder, tokenizer, max_length(module, tokenizer, None))
+        return _writer(module, writer, tokenizer, folder, _provenance(folder, encoder, own, name, revision, raw))
     tokenizer = load_tokenizer(words, module, sentence)
     source = TorchModel(
         module=module,
@@ -117,24 +121,21 @@ def _provenance(
 
 
 def _writer(
-    module: "torch.nn.Module", task: "type[Task]", words: Path, folder: Path, provenance: Provenance
+    module: "torch.nn.Module", task: "Task", tokenizer: Any, folder: Path, provenance: Provenance
 ) -> TorchModel:
-    """Return a model that writes text: a cache, the settings by which it generates, and no head to try."""
+    """Return a model that writes text, with the sizes of its cache."""
     from converter.generate.modules import cache_facts
 
-    tokenizer = load_writing_tokenizer(words, module, causal=task.kind == "decoder")
-    longest = max_length(module, tokenizer, None)
     made = TorchModel(
         module=module,
-        task=task(module.config),
+        task=task,
         tokenizer=tokenizer,
         input_names=tuple(tokenizer.model_input_names),
-        max_length=longest,
+        max_length=max_length(module, tokenizer, None),
         provenance=provenance,
         folder=folder,
         cache=cache_facts(module),
     )
-    made.task.read_folder(words, tokenizer, longest)
     made.verify()
     return made
 

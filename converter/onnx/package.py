@@ -34,10 +34,10 @@ def emit_onnx(given: OnnxModel, source: TorchModel, folder: Path, menu: Mapping[
 
 def _write_settings(source: TorchModel, folder: Path) -> None:
     """Write how the model generates, where clients look for it."""
-    from converter.generate.read_settings import FILE, table_of_settings
+    from converter.generate.read_settings import FILE
 
     task: Any = source.task
-    write_json(folder / FILE, table_of_settings(task.settings))
+    write_json(folder / FILE, dict(task.generation_table))
 
 
 def _name_model(folder: Path, file: str, max_length: int) -> None:

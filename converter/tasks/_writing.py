@@ -16,7 +16,7 @@ from converter.generate.forcing import forced_logits
 from converter.generate.graphs import DECODER, causal_graphs, encoder_decoder_graphs
 from converter.generate.languages import target_languages
 from converter.generate.loop import generate
-from converter.generate.read_settings import read_settings
+from converter.generate.read_settings import FILE, read_settings, table_of_settings
 from converter.generate.settings import GenerationSettings
 from converter.graphs import (
     BATCH,
@@ -28,6 +28,7 @@ from converter.graphs import (
     Run,
     TensorSpec,
 )
+from converter.jsonfile import read_table
 from converter.task import Judged, Outputs, Task
 
 if TYPE_CHECKING:
@@ -42,6 +43,8 @@ FROM_CACHE = 8
 """Tokens at the end of a text that are fed behind the others, so that what they see of them is the cache."""
 TEXTS = 32
 """Built-in texts that are continued."""
+IDLE = ("_from_model_config", "transformers_version")
+"""Keys of generation_config.json that say who wrote it."""
 ANSWER = "decoder_input_ids"
 """What an encoder-decoder is fed of its answer, the start token first."""
 
@@ -57,6 +60,8 @@ class Writing(Task, ABC):
     metric_name = "perplexity"
     most_texts = 48
     settings = GenerationSettings()
+    generation_table: Mapping[str, Any] = {}
+    """What a package's generation_config.json says: that of the folder, with what older folders say elsewhere."""
     _tokenizer: Any = None
 
     @property
@@ -93,6 +98,7 @@ class Writing(Task, ABC):
                 hint="put the token of the language into a copy of generation_config.json, as forced_bos_token_id",
             )
         self.settings, self._tokenizer = settings, tokenizer
+        self.generation_table = _carried(folder, self.config) | table_of_settings(settings)
 
     @property
     def judged_settings(self) -> GenerationSettings:
@@ -217,6 +223,15 @@ class Writing(Task, ABC):
         self, outputs: Mapping[str, "torch.Tensor"], batch: Sequence[tuple[Example, Encoding]]
     ) -> "torch.Tensor | None":
         raise UsageError(f"training a model for {self.name} is not supported yet")
+
+
+def _carried(folder: Path, config: Any) -> dict[str, Any]:
+    """Return what generation_config.json of a folder says, and the token that texts begin with: clients look there."""
+    path = folder / FILE
+    table = read_table(path) if path.is_file() else {}
+    first = getattr(config, "bos_token_id", None)
+    known = {} if first is None else {"bos_token_id": first}
+    return known | {k: v for k, v in table.items() if k not in IDLE and v is not None}
 
 
 def greedy(settings: GenerationSettings, steps: int = STEPS) -> GenerationSettings:
