@@ -7,15 +7,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from converter.artifact import Artifact, TorchModel
+from converter.context import context_of, read_text
 from converter.errors import ExportError, GateFailed, UsageError
 from converter.package.output_folder import Output
 from converter.package.seal import seal_package
-from converter.recipe import aim_of, tried
+from converter.recipe import tried
 from converter.reference import capture_reference
 from converter.stage import SILENT, Context, Progress, Record, Stage, check_stage, run_stage
 from converter.validate.checks import Evaluation, Status
-from converter.validate.fastest import Made, keep_fastest
-from converter.validate.owner import OwnerVerdict, check_owner
+from converter.validate.fastest import Candidate, keep_fastest
+from converter.validate.owner import check_owner
+from converter.validate.proof import ProofContext
 
 if TYPE_CHECKING:
     from converter.examples import Example
@@ -95,16 +97,16 @@ def run_recipe(
         source = load_model(recipe, progress)
         recipe = with_usual_precisions(recipe, source)
         check_options(recipe, source)
-        ctx, owner = _context(recipe, source, output, progress)
+        ctx, proof = _contexts(recipe, source, output, progress)
         _note_builtin_text(recipe, ctx)
         compressed = source
         compress_records: tuple[Record, ...] = ()
         evaluation = None
         if recipe.compress:
-            compressed, compress_records, evaluation = _compress(recipe, source, ctx)
+            compressed, compress_records, evaluation = _compress(recipe, source, ctx, proof)
             _save_compressed(compressed, output.folder / "compressed")
         made = _Making(
-            recipe, source, compressed, ctx, output, compress_records, missing, require_device=require_device
+            recipe, source, compressed, ctx, proof, output, compress_records, missing, require_device=require_device
         )
         targets = tuple(made.target(t, p) for t, p in zip(recipe.targets, recipe.precisions, strict=True))
         result = Result(
@@ -116,7 +118,7 @@ def run_recipe(
             targets,
             compress_records,
             evaluation,
-            facts={"owner_library": owner.facts()},
+            facts={"owner_library": proof.owner.facts()},
         )
         _write_reports(result, output.folder)
         output.commit()
@@ -151,32 +153,15 @@ def check_options(recipe: "Recipe", source: TorchModel) -> None:
                     check_stage(target_stage, source, has_text=recipe.calibration is not None)
 
 
-def _context(recipe: "Recipe", source: TorchModel, output: Output, progress: Progress) -> tuple[Context, OwnerVerdict]:
+def _contexts(recipe: "Recipe", source: TorchModel, output: Output, progress: Progress) -> tuple[Context, ProofContext]:
     """Ask the source, and hold its answers to the library of its owner, before anything is made."""
-    from converter.data.probes import builtin_examples, calibration_texts, choose_probes
-    from converter.model_folder.given import read_given
-
-    given = read_given(recipe, source, progress)
-    _refuse_idle_limit(recipe, given.judged)
-    builtin = builtin_examples(source)
-    n_probes = min(recipe.n_probes, source.task.most_texts or recipe.n_probes)
-    reference = capture_reference(
-        source, choose_probes(given.judged, builtin, n_probes), progress, given.evaluation, given.notes
-    )
+    text = read_text(recipe, source, progress)
+    _refuse_idle_limit(recipe, text.given.judged)
+    reference = capture_reference(source, text.probes, progress, text.given.evaluation, text.given.notes)
     owner = check_owner(source, reference, progress, recipe.prompt)
-    ctx = Context(
-        work=output.work,
-        seed=recipe.seed,
-        # Never the evaluation text: that would tune on the test.
-        calibration=calibration_texts(given.calibration, builtin, len(given.calibration) + len(builtin)),
-        calibration_is_builtin=not given.calibration,
-        teacher=source,
-        reference=replace(reference, owner=owner.check),
-        progress=progress,
-        aim=aim_of(recipe),
-        resume=output.resume,
-    )
-    return ctx, owner
+    held_out = tuple(p.example for p in (*reference.probes, *reference.scored))
+    ctx = context_of(recipe, source, text, output.work, progress, held_out=held_out, resume=output.resume)
+    return ctx, ProofContext(output.work, reference, owner, progress)
 
 
 def _note_builtin_text(recipe: "Recipe", ctx: Context) -> None:
@@ -200,7 +185,9 @@ def _refuse_idle_limit(recipe: "Recipe", judged: "Sequence[Example]") -> None:
         )
 
 
-def _compress(recipe: "Recipe", source: TorchModel, ctx: Context) -> tuple[TorchModel, tuple[Record, ...], Evaluation]:
+def _compress(
+    recipe: "Recipe", source: TorchModel, ctx: Context, proof: ProofContext
+) -> tuple[TorchModel, tuple[Record, ...], Evaluation]:
     from converter.precision import Limits
     from converter.reference import torch_run
     from converter.validate.compare import compare
@@ -211,9 +198,8 @@ def _compress(recipe: "Recipe", source: TorchModel, ctx: Context) -> tuple[Torch
     for stage in recipe.compress:
         model, record = run_stage(stage, model, ctx)
         records.append(record)
-    assert ctx.reference is not None
-    shown, reference = as_seen_by(model, source, ctx.reference, None, ctx.progress)
-    evaluation = compare(shown, reference, torch_run(model), Limits(), ctx.progress, "Comparing the compressed model")
+    shown, reference = as_seen_by(model, source, proof.reference, None, proof.progress)
+    evaluation = compare(shown, reference, torch_run(model), Limits(), proof.progress, "Comparing the compressed model")
     return model, tuple(records), evaluation
 
 
@@ -231,6 +217,7 @@ class _Making:
     source: TorchModel
     compressed: TorchModel
     ctx: Context
+    proof: ProofContext
     output: Output
     compress_records: tuple[Record, ...]
     missing: dict[str, ExportError]
@@ -258,7 +245,7 @@ class _Making:
             return self._judge(target, made)
         return self._judge(target, self._fastest(target, choices))
 
-    def _make(self, target: "Target", precision: "ChosenPrecision", folder_name: str) -> Made:
+    def _make(self, target: "Target", precision: "ChosenPrecision", folder_name: str) -> Candidate:
         from converter.validate.package_check import evaluate_package
 
         artifact, records = self._stages(target.stages(precision.name, precision.options, self.compressed))
@@ -271,15 +258,15 @@ class _Making:
             bundle,
             self.source,
             self.recipe.limits_for(target, precision.name),
-            self.ctx,
+            self.proof,
             require_device=self.require_device,
             steps=self._steps(records),
         )
-        return Made(precision, bundle, evaluation, records)
+        return Candidate(precision, bundle, evaluation, records)
 
-    def _fastest(self, target: "Target", choices: "Sequence[ChosenPrecision]") -> Made:
+    def _fastest(self, target: "Target", choices: "Sequence[ChosenPrecision]") -> Candidate:
         """Make all candidates, time them together, and keep the fastest of those with the best verdict."""
-        made: list[Made] = []
+        made: list[Candidate] = []
         failed: dict[str, ExportError] = {}
         for i, precision in enumerate(choices):
             try:
@@ -289,7 +276,7 @@ class _Making:
                 failed[str(precision)] = error
         if not made:
             raise next(iter(failed.values()))
-        chosen = keep_fastest(target, made, {name: str(error) for name, error in failed.items()}, self.ctx)
+        chosen = keep_fastest(target, made, {name: str(error) for name, error in failed.items()}, self.proof)
         for one in made:
             if one.bundle.folder != chosen.bundle.folder:
                 shutil.rmtree(one.bundle.folder)
@@ -297,7 +284,7 @@ class _Making:
         chosen.bundle.folder.rename(folder)
         return replace(chosen, bundle=replace(chosen.bundle, folder=folder))
 
-    def _judge(self, target: "Target", made: Made) -> TargetResult:
+    def _judge(self, target: "Target", made: Candidate) -> TargetResult:
         bundle, evaluation = made.bundle, made.evaluation
         seal_package(
             target,
@@ -307,7 +294,7 @@ class _Making:
             (*self.compress_records, *made.records),
             self.recipe,
             self.source,
-            self.ctx,
+            self.proof.reference,
         )
         folder, status = bundle.folder, evaluation.status
         if status is Status.FAIL:

@@ -6,9 +6,10 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
+from converter.context import context_of, read_text
 from converter.errors import ExportError
 from converter.forecast import Forecast, forecast_of
-from converter.recipe import aim_of, tried
+from converter.recipe import tried
 from converter.stage import SILENT, Context, Progress
 
 if TYPE_CHECKING:
@@ -20,8 +21,6 @@ ASKED_BY_A_PACKAGE = 2
 """Times that a package's proof reads every probe (alone, and with other padding) at about the source's pace."""
 EXPORT_COPIES = 3.0
 """What exporting takes of memory, in float32 weights (benchmarks/results/memory.json)."""
-TABLE_TARGET = "cpu-int8"
-"""The target whose runtime the table of milliseconds is timed in."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +71,9 @@ def plan_recipe(recipe: "Recipe", *, progress: Progress = SILENT) -> Plan:
     recipe = with_usual_precisions(recipe, source)
     check_options(recipe, source)
     with TemporaryDirectory(prefix="plm-plan-") as work:
-        ctx, n_probes = _context(recipe, source, Path(work), progress)
+        text = read_text(recipe, source, progress)
+        ctx = context_of(recipe, source, text, Path(work), progress)
+        n_probes = max(len(text.probes), len(text.given.evaluation))
         pace = _seconds_a_text(source, ctx)
         steps = _steps(recipe, source, ctx, pace)
     last = steps[-1][1]
@@ -81,26 +82,6 @@ def plan_recipe(recipe: "Recipe", *, progress: Progress = SILENT) -> Plan:
     memory = copies * forecast_of(source).parameters * 4 / 1e6
     made = tuple(step for step, _ in steps)
     return Plan(source.provenance.id, source.task.name, len(ctx.calibration), made, round(proof, 1), round(memory, 1))
-
-
-def _context(recipe: "Recipe", source: "TorchModel", work: Path, progress: Progress) -> tuple[Context, int]:
-    """Return what stages may look at, without the source's answers, and how many texts a package is judged by."""
-    from converter.data.probes import builtin_examples, calibration_texts, choose_probes
-    from converter.model_folder.given import read_given
-
-    given = read_given(recipe, source, progress)
-    builtin = builtin_examples(source)
-    probes = choose_probes(given.judged, builtin, recipe.n_probes)
-    ctx = Context(
-        work=work,
-        seed=recipe.seed,
-        calibration=calibration_texts(given.calibration, builtin, len(given.calibration) + len(builtin)),
-        calibration_is_builtin=not given.calibration,
-        teacher=source,
-        progress=progress,
-        aim=aim_of(recipe),
-    )
-    return ctx, max(len(probes), len(given.evaluation))
 
 
 def _steps(recipe: "Recipe", source: "TorchModel", ctx: Context, pace: float) -> list[tuple[Step, Forecast]]:
@@ -128,8 +109,7 @@ def _step(name: str, before: Forecast, now: Forecast, recipe: "Recipe", speed: A
 
 def _speed(recipe: "Recipe", source: "TorchModel", ctx: Context) -> Any:
     """Return what tells the milliseconds of a forecast; None where there is no table for model and target."""
-    first = recipe.targets[0].name
-    if first != TABLE_TARGET or not forecast_of(source).widths or not ctx.calibration:
+    if not recipe.targets[0].timed or not forecast_of(source).widths or not ctx.calibration:
         return lambda _: None
     from converter.structured.forecast import table_of
 

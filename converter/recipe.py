@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 from converter.binding import bind, parse_options, unbind
 from converter.data.names import bind_columns, bind_labels
 from converter.errors import RecipeError, nearest
-from converter.precision import Limits
-from converter.registry import stage_class, target_class
+from converter.precision import Limits, Quantizer
+from converter.registry import default_target, stage_class, target_class
 from converter.samples import is_sample, own_evaluation, resolve_recipe
 from converter.target import Aim
 
@@ -172,7 +172,7 @@ def bind_recipe(table: Mapping[str, Any], where: str = "recipe") -> Recipe:
             raise RecipeError(f"unknown key {key!r}", where=where, hint=nearest(key, KEYS))
     target_tables = _table(table, "target", where)
     targets: list[Target] = []
-    for name in _texts(table, "targets", where) or ["cpu-int8"]:
+    for name in _texts(table, "targets", where) or [default_target().name]:
         cls = target_class(name)
         if cls.name not in [t.name for t in targets]:
             key = cls.name if cls.name in target_tables else cls.name.replace("-", "_")
@@ -238,11 +238,11 @@ def _stages(tables: Any, where: str) -> "list[Stage[Any, Any]]":
         if not isinstance(table, Mapping) or not isinstance(table.get("stage"), str):
             raise RecipeError("a stage needs its name", where=f"{where}[{i}]", hint='stage = "prune.structured"')
         cls = stage_class(table["stage"])
-        if cls.name.startswith("quantize."):
+        if issubclass(cls, Quantizer):
             raise RecipeError(
                 f"{cls.name} belongs under [quantize]",
                 where=f"{where}[{i}]",
-                hint='[quantize] then cpu-int8 = "static"',
+                hint=f'[quantize] then {cls.target} = "{cls.precision.name}"',
             )
         made.append(bind(cls, {k: v for k, v in table.items() if k != "stage"}, f"{where}[{i}]"))
     return made

@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from converter.artifact import TorchModel
     from converter.stage import Progress
     from converter.task import Task
-    from converter.validate.checks import Check
 
 BATCH_TOKENS = 4096
 """Padded tokens in one batch of the source: bounds memory whatever the lengths are."""
@@ -47,8 +46,6 @@ class Reference:
     """Every labelled text of the evaluation file (of the probes, where there is none); all windows of it."""
     notes: tuple[str, ...] = ()
     """What a reader of the figures must know: how the data was read, and why the metric may mislead."""
-    owner: "Check | None" = None
-    """How these answers compare with those of the library that the source's owner uses."""
 
     @property
     def probes(self) -> tuple[Probe, ...]:
@@ -262,7 +259,7 @@ def at_length(
         made = _scored(short, judged, [p.example for p in reference.scored], progress, reference.notes)
     else:
         made = _reference(short, judged, reference.scored, reference.metric, reference.chance, reference.notes)
-    return short, replace(made, owner=reference.owner)
+    return short, made
 
 
 def _refuse_nan(judged: Sequence[Judged]) -> None:

@@ -4,6 +4,7 @@ Nothing is listed by hand. Stages, tasks, families and targets are found by the 
 fails is an error, not a warning.
 """
 
+import dataclasses
 import importlib
 import inspect
 import pkgutil
@@ -78,6 +79,30 @@ def target_class(name: str) -> "type[Target]":
     if wanted not in names("targets"):
         raise UsageError(f"there is no target {name!r}", hint=nearest(name, target_names()))
     return _only_class(importlib.import_module(f"targets.{wanted}"), Target)
+
+
+@cache
+def default_target() -> "type[Target]":
+    """Return the target of a run that names none."""
+    found = [cls for cls in map(target_class, target_names()) if cls.default]
+    if len(found) != 1:
+        raise TypeError(f"one target must be the default, {len(found)} are: {[cls.name for cls in found]}")
+    return found[0]
+
+
+def targets_with(option: str) -> "tuple[str, ...]":
+    """Return the targets that have an option of this name, as `--target NAME:option=VALUE` sets it."""
+    return tuple(name for name in target_names() if option in _options(target_class(name)))
+
+
+def quantizers_with(option: str, target: str) -> "tuple[str, ...]":
+    """Return the precisions of a target whose quantizers have an option of this name, in the order of its menu."""
+    made = quantizers(target_class(target).name)
+    return tuple(name for name in target_class(target).menu() if name in made and option in _options(made[name]))
+
+
+def _options(cls: type) -> set[str]:
+    return {f.name for f in dataclasses.fields(cls)}
 
 
 def task_names() -> tuple[str, ...]:

@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from converter.artifact import TorchModel
     from converter.examples import Example
     from converter.forecast import Forecast
-    from converter.reference import Reference
     from converter.target import Aim
 
 Given = TypeVar("Given", bound=Artifact)
@@ -58,7 +57,7 @@ SILENT: Progress = _Silent()
 
 @dataclass(frozen=True)
 class Context:
-    """What a stage may use besides its options: nothing in this project is global."""
+    """What a stage may use besides its options: nothing in this project is global; proofs have `ProofContext`."""
 
     work: Path
     """A scratch folder on the output's own disk; removed when the run ends."""
@@ -68,8 +67,8 @@ class Context:
     calibration_is_builtin: bool = False
     teacher: "TorchModel | None" = None
     """The source model, unchanged."""
-    reference: "Reference | None" = None
-    """The source's own answers to the probes, taken first."""
+    held_out: tuple["Example", ...] = ()
+    """Text that packages are judged by: stages may report on it, but never learn from it."""
     progress: Progress = SILENT
     aim: "Aim | None" = None
     """What the run makes first: budgets of time and size are those of its precision."""

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from converter.reference import Reference
     from converter.stage import Context, Stage
     from converter.validate.checks import Check, Evaluation
+    from converter.validate.proof import ProofContext
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,7 @@ class DeviceCheck:
     ran: bool
     detail: str
     passed: bool = True
-    """Whether it answered there as it does on the CPU; of no meaning where it did not run."""
+    """Whether it answered there as it does on the CPU; meaningless where it did not run."""
 
 
 @dataclass(frozen=True)
@@ -97,6 +98,10 @@ class Target(ABC):
     """What `auto` tries, as typed behind `--quantize`; empty: the whole menu but `none`."""
     writes: ClassVar[tuple[str, ...]] = ()
     """Precisions in which it packs models that write text; empty: it packs none of them."""
+    default: ClassVar[bool] = False
+    """A run that names no target makes this one; one target has it."""
+    timed: ClassVar[bool] = False
+    """Its runtime is the one that `structured.timing` times sublayers in: their times are those of its packages."""
     input_dtype: ClassVar[str] = "int64"
     """What callers feed: every input of the package must be of this type."""
 
@@ -162,9 +167,12 @@ class Target(ABC):
         return None
 
     def own_checks(
-        self, bundle: "Bundle", source: "TorchModel", reference: "Reference", runner: Runner, ctx: "Context"
+        self, bundle: "Bundle", source: "TorchModel", reference: "Reference", runner: Runner, proof: "ProofContext"
     ) -> "tuple[list[Check], dict[str, Any]]":
-        """Return what only this target's packages are tested for, and the facts found on the way."""
+        """Return what only this target's packages are tested for, and the facts found on the way.
+
+        `source` and `reference` are as the package sees them (`as_seen_by`); those of `proof` are the whole ones.
+        """
         return [], {}
 
     def accompany(

@@ -44,6 +44,8 @@ class Task(ABC):
     """The transformers `Auto…` class that loads it."""
     kind: ClassVar[Kind] = "encoder"
     """What a model with this head is run as."""
+    reads_pairs: ClassVar[bool] = True
+    """The second text of an example is read with the first."""
     cuts_second: ClassVar[bool] = False
     """Of a pair that is too long, the second text alone is cut, as a question's context is."""
     usual_length: ClassVar[int | None] = None

@@ -32,7 +32,7 @@ to try the tool with, not one to use. On held-out generated text:
 
 
 @dataclass(frozen=True)
-class Lesson:
+class SampleSpec:
     """What is learned, how long, and how well it must be known in the end."""
 
     name: str
@@ -52,11 +52,11 @@ class Lesson:
     """Least metric on `held_out`: below it the sample is an error, never a silently bad model."""
 
 
-def train_sample(lesson: Lesson, folder: Path, progress: "Progress") -> None:
+def train_sample(spec: SampleSpec, folder: Path, progress: "Progress") -> None:
     """Write model, tokenizer, `train` and `eval` files into `folder`.
 
     Raises:
-        SourceError: the trained model is below `lesson.least` on text it was not trained on.
+        SourceError: the trained model is below `spec.least` on text it was not trained on.
 
     """
     from converter.data.files import read_examples
@@ -64,22 +64,22 @@ def train_sample(lesson: Lesson, folder: Path, progress: "Progress") -> None:
     from converter.model_folder.load import load_source
     from converter.stage import Context, run_stage
 
-    train_file = _write_rows(folder / f"train{lesson.suffix}", lesson.train)
-    eval_file = _write_rows(folder / f"eval{lesson.suffix}", lesson.held_out)
-    _write_untrained(lesson, folder)
+    train_file = _write_rows(folder / f"train{spec.suffix}", spec.train)
+    eval_file = _write_rows(folder / f"eval{spec.suffix}", spec.held_out)
+    _write_untrained(spec, folder)
     model = load_source(str(folder))
     with tempfile.TemporaryDirectory() as work:
         ctx = Context(Path(work), SEED, calibration=read_examples(train_file, model.task), progress=progress)
-        trained, _ = run_stage(HardLabels(epochs=lesson.epochs, learning_rate=lesson.rate), model, ctx)
+        trained, _ = run_stage(HardLabels(epochs=spec.epochs, learning_rate=spec.rate), model, ctx)
     trained.module.save_pretrained(folder)  # type: ignore[operator]
     metric, value, chance = _score(folder, eval_file, progress)
-    if value < lesson.least:
+    if value < spec.least:
         raise SourceError(
-            f"it reached {metric} {value:.4f} on held-out text, wanted {lesson.least}",
-            where=f"sample:{lesson.name}",
+            f"it reached {metric} {value:.4f} on held-out text, wanted {spec.least}",
+            where=f"sample:{spec.name}",
             hint="it was not kept; please report this with the versions that `plm-export doctor` prints",
         )
-    card = CARD.format(name=lesson.name, summary=lesson.summary, metric=metric, value=value, chance=chance)
+    card = CARD.format(name=spec.name, summary=spec.summary, metric=metric, value=value, chance=chance)
     (folder / "README.md").write_text(card, encoding="utf-8")
 
 
@@ -100,56 +100,56 @@ def _texts(value: Any) -> Iterator[str]:
         yield from _texts(item)
 
 
-def _tokenizer(lesson: Lesson) -> Any:
+def _tokenizer(spec: SampleSpec) -> Any:
     """Learn a WordPiece vocabulary from the training text alone."""
     import tokenizers
     import transformers
 
-    learner = tokenizers.BertWordPieceTokenizer(lowercase=lesson.lower_case)
+    learner = tokenizers.BertWordPieceTokenizer(lowercase=spec.lower_case)
     ascii_letters = [chr(c) for c in range(33, 127)]
     learner.train_from_iterator(
-        _texts(list(lesson.train)),
-        vocab_size=lesson.vocabulary,
+        _texts(list(spec.train)),
+        vocab_size=spec.vocabulary,
         min_frequency=2,
         special_tokens=list(SPECIAL_TOKENS),
         initial_alphabet=ascii_letters,
         show_progress=False,
     )
     return transformers.BertTokenizer(
-        vocab=learner.get_vocab(), do_lower_case=lesson.lower_case, model_max_length=MAX_LENGTH
+        vocab=learner.get_vocab(), do_lower_case=spec.lower_case, model_max_length=MAX_LENGTH
     )
 
 
-def _write_untrained(lesson: Lesson, folder: Path) -> None:
+def _write_untrained(spec: SampleSpec, folder: Path) -> None:
     """Write a model that knows nothing, its weights drawn from the seed, and its tokenizer."""
     import torch
     import transformers
 
     from converter.registry import task_class
 
-    tokenizer = _tokenizer(lesson)
+    tokenizer = _tokenizer(spec)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(SEED)
-        model = getattr(transformers, task_class(lesson.task).auto_class).from_config(_config(lesson, len(tokenizer)))
+        model = getattr(transformers, task_class(spec.task).auto_class).from_config(_config(spec, len(tokenizer)))
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
 
 
-def _config(lesson: Lesson, vocabulary: int) -> Any:
+def _config(spec: SampleSpec, vocabulary: int) -> Any:
     import transformers
 
     config = transformers.BertConfig(
         vocab_size=vocabulary,
-        hidden_size=lesson.hidden,
-        num_hidden_layers=lesson.layers,
-        num_attention_heads=lesson.hidden // 32,
-        intermediate_size=lesson.hidden * 4,
+        hidden_size=spec.hidden,
+        num_hidden_layers=spec.layers,
+        num_attention_heads=spec.hidden // 32,
+        intermediate_size=spec.hidden * 4,
         max_position_embeddings=MAX_LENGTH,
-        initializer_range=lesson.hidden**-0.5,  # BERT's 0.02 is for a width of 768: here attention would start flat
+        initializer_range=spec.hidden**-0.5,  # BERT's 0.02 is for a width of 768: here attention would start flat
     )
-    if lesson.labels:
-        config.id2label = dict(enumerate(lesson.labels))
-        config.label2id = {label: i for i, label in enumerate(lesson.labels)}
+    if spec.labels:
+        config.id2label = dict(enumerate(spec.labels))
+        config.label2id = {label: i for i, label in enumerate(spec.labels)}
     return config
 
 

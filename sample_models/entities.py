@@ -4,7 +4,7 @@ from pathlib import Path
 from random import Random
 from typing import TYPE_CHECKING
 
-from sample_models._training import SEED, Lesson, Row, train_sample
+from sample_models._training import SEED, Row, SampleSpec, train_sample
 from sample_models._words import invented, is_held_out
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ ORGANIZATION_WORDS = ("Bank", "Motors", "University", "Airlines", "Steel", "Grou
 
 
 def make(folder: Path, progress: "Progress") -> None:
-    lesson = Lesson(
+    spec = SampleSpec(
         name="entities",
         summary=SUMMARY,
         task="token-classification",
@@ -64,7 +64,7 @@ def make(folder: Path, progress: "Progress") -> None:
         lower_case=False,
         epochs=3,
     )
-    train_sample(lesson, folder, progress)
+    train_sample(spec, folder, progress)
 
 
 def rows(count: int, *, held_out: bool) -> list[Row]:

@@ -4,7 +4,7 @@ from pathlib import Path
 from random import Random
 from typing import TYPE_CHECKING
 
-from sample_models._training import SEED, Lesson, Row, train_sample
+from sample_models._training import SEED, Row, SampleSpec, train_sample
 from sample_models._words import is_held_out
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ FACTS = (
 
 
 def make(folder: Path, progress: "Progress") -> None:
-    lesson = Lesson(
+    spec = SampleSpec(
         name="questions",
         summary=SUMMARY,
         task="question-answering",
@@ -60,7 +60,7 @@ def make(folder: Path, progress: "Progress") -> None:
         epochs=3,
         least=0.92,
     )
-    train_sample(lesson, folder, progress)
+    train_sample(spec, folder, progress)
 
 
 def rows(count: int, *, held_out: bool) -> list[Row]:

@@ -4,7 +4,7 @@ from pathlib import Path
 from random import Random
 from typing import TYPE_CHECKING
 
-from sample_models._training import SEED, Lesson, Row, train_sample
+from sample_models._training import SEED, Row, SampleSpec, train_sample
 from sample_models._words import invented, is_held_out
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ TWIST = 0.3
 
 
 def make(folder: Path, progress: "Progress") -> None:
-    lesson = Lesson(
+    spec = SampleSpec(
         name="sentiment",
         summary=SUMMARY,
         task="text-classification",
@@ -88,7 +88,7 @@ def make(folder: Path, progress: "Progress") -> None:
         suffix=".tsv",
         epochs=2,
     )
-    train_sample(lesson, folder, progress)
+    train_sample(spec, folder, progress)
 
 
 def rows(count: int, *, held_out: bool) -> list[Row]:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from converter.reference import Reference
     from converter.validate.checks import Check
+    from converter.validate.proof import ProofContext
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,8 @@ class CpuInt8(Target):
     precisions = ("static", "dynamic", "none")
     auto = ("static", "dynamic")
     writes = ("none",)
+    default = True
+    timed = True
 
     def check_runtime(self) -> None:
         """ONNX Runtime is a core dependency."""
@@ -51,7 +54,7 @@ class CpuInt8(Target):
         return OnnxRunner(find_models(folder, specs), threads)
 
     def own_checks(
-        self, bundle: Bundle, source: TorchModel, reference: "Reference", runner: Runner, ctx: Context
+        self, bundle: Bundle, source: TorchModel, reference: "Reference", runner: Runner, proof: "ProofContext"
     ) -> "tuple[list[Check], dict[str, Any]]":
         """Return no check, as a user may ask for weights without the bound, but what the file is safe on."""
         from converter.onnx.accumulators import instruction_sets

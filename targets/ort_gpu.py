@@ -17,6 +17,7 @@ from converter.onnx.package import emit_onnx, find_models, usage
 from converter.onnx.runner import CPU, OnnxRunner
 from converter.precision import Limits, unquantized
 from converter.registry import quantizers
+from converter.scoring.relative_error import REPLAY_FLOOR, relative_error
 from converter.stage import Context, Stage
 from converter.target import DeviceCheck, Runner, Target
 
@@ -85,4 +86,4 @@ def _difference(device: OnnxRunner, host: OnnxRunner, specs: Mapping[str, GraphS
     wanted, found = (run_graphs(specs, runner.run, feed) for runner in (host, device))
     if not all(np.isfinite(v).all() for v in found.values()):
         return float("inf")
-    return max(float(np.abs(found[n] - v).max()) / max(float(np.ptp(v)), 1e-6) for n, v in wanted.items())
+    return max(relative_error(found[n], v, float(np.ptp(v)), REPLAY_FLOOR) for n, v in wanted.items())

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from converter.artifact import Artifact, Bundle, TorchModel
 from converter.binding import bind, option
-from converter.device.beside import Beside
-from converter.device.gpu_forecast import forecast
+from converter.device.gpu_forecast import forecast_gpu
+from converter.device.package_files import PackageFiles
 from converter.device.second_opinion import second_opinion
 from converter.errors import RecipeError, RuntimeMissing, StageFailed
 from converter.graphs import MODEL, GraphSpec
@@ -23,11 +23,11 @@ from converter.target import Runner, Target
 from converter.tflite.lengths.any_length import write_any_length
 from converter.tflite.lengths.batch import add_batches
 from converter.tflite.lengths.shared import SHARED, has_shared_graph, write_shared
-from converter.tflite.lengths.stamp import NotAlike
+from converter.tflite.lengths.stamp import LengthDependent
 from converter.tflite.lengths.trial import try_lengths
 from converter.tflite.lower.lower import LowerTflite
 from converter.tflite.mediapipe.check import check_variant, try_variant
-from converter.tflite.mediapipe.variant import MEDIAPIPE_FILE, Inexpressible, write_mediapipe
+from converter.tflite.mediapipe.variant import MEDIAPIPE_FILE, NotForMediaPipe, write_mediapipe
 from converter.tflite.model import FINE_LENGTHS, SHORTEST, TfliteModel, signature_lengths
 from converter.tflite.usage import usage_of
 
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from converter.package.golden import Golden
     from converter.reference import Reference
     from converter.validate.checks import Check, Evaluation
+    from converter.validate.proof import ProofContext
 
 MODEL_FILE = "model.tflite"
 SEPARATE = frozenset({"float32", "fp16", "static"})
@@ -134,7 +135,7 @@ class Tflite(Target):
         if self._shared(given):
             try:
                 self._write_shared(given, source, path, ctx)
-            except NotAlike as error:
+            except LengthDependent as error:
                 if self.any_length or self.graphs == "shared":
                     raise self._not_shared(error) from None
                 left_out[SHARED] = str(error)
@@ -150,7 +151,7 @@ class Tflite(Target):
         if why := self._without_mediapipe(given, source, folder / MEDIAPIPE_FILE, ctx):
             left_out[MEDIAPIPE_FILE] = why
         write_model_files(source, folder, {}, max_length=given.lengths[-1])
-        Beside(folder).write_tokenizer(source)
+        PackageFiles(folder).write_tokenizer(source)
         return Bundle(folder, {MODEL: MODEL_FILE}, source, left_out)
 
     def _shared(self, given: TfliteModel) -> bool:
@@ -163,7 +164,7 @@ class Tflite(Target):
         """Write the file of one graph, and try it.
 
         Raises:
-            NotAlike: this architecture, or the runtime, does not allow it.
+            LengthDependent: this architecture, or the runtime, does not allow it.
 
         """
         if self.any_length:
@@ -172,7 +173,7 @@ class Tflite(Target):
             write_shared(given.path, path, signature_lengths(self.seq_len, source.max_length, FINE_LENGTHS))
         try_lengths(given, self.open(path.parent, source.specs).run, ctx)
 
-    def _not_shared(self, why: NotAlike) -> StageFailed:
+    def _not_shared(self, why: LengthDependent) -> StageFailed:
         option = "any_length" if self.any_length else "graphs=shared"
         return StageFailed(
             f"this model cannot share one graph between all sequence lengths ({why})",
@@ -187,9 +188,9 @@ class Tflite(Target):
         try:
             write_mediapipe(given.path, source, path)
             try_variant(given, path, ctx)
-        except Inexpressible as error:
+        except NotForMediaPipe as error:
             return str(error)
-        except NotAlike as error:
+        except LengthDependent as error:
             path.unlink()
             return f"its graph cannot take every sequence length ({error})"
         return ""
@@ -200,22 +201,28 @@ class Tflite(Target):
         return TfliteRunner(folder / MODEL_FILE, specs, threads)
 
     def own_checks(
-        self, bundle: Bundle, source: TorchModel, reference: "Reference", runner: Runner, ctx: Context
+        self, bundle: Bundle, source: TorchModel, reference: "Reference", runner: Runner, proof: "ProofContext"
     ) -> tuple[list["Check"], dict[str, Any]]:
         longest = min(source.max_length, runner.max_length or source.max_length)
         model = bundle.folder / bundle.files[MODEL]
-        tokenizer, facts = Beside(bundle.folder).check(source, reference, longest)
-        checks, found = check_variant(bundle, source, reference, runner, ctx)
-        opinion, heard = second_opinion(model, source, reference, runner, ctx.work)
+        tokenizer, facts = PackageFiles(bundle.folder).check(source, reference, longest)
+        checks, found = check_variant(bundle, source, reference, runner, proof.progress)
+        opinion, opinion_facts = second_opinion(model, source, reference, runner, proof.work)
         graphs = {"graphs": "one for all lengths" if has_shared_graph(model) else "one per signature"}
         if SHARED in bundle.left_out:
             graphs["not_shared"] = bundle.left_out[SHARED]
-        return [tokenizer, opinion, *checks], {**graphs, **facts, **heard, **found, **forecast(model).facts()}
+        return [tokenizer, opinion, *checks], {
+            **graphs,
+            **facts,
+            **opinion_facts,
+            **found,
+            **forecast_gpu(model).facts(),
+        }
 
     def accompany(
         self, bundle: Bundle, golden: "Golden", runner: Runner, evaluation: "Evaluation", tolerance: float
     ) -> dict[str, Any]:
-        return Beside(bundle.folder).complete(bundle.source, golden, runner, evaluation.facts, tolerance)
+        return PackageFiles(bundle.folder).complete(bundle.source, golden, runner, evaluation.facts, tolerance)
 
     def product_weights(self, bundle: Bundle) -> "Iterator[NDArray[Any]]":
         from converter.tflite.weights import product_weights

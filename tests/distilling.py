@@ -11,7 +11,7 @@ from converter.artifact import TorchModel
 from converter.examples import Example
 from converter.stage import SILENT
 from converter.training.checkpoint import digest_tensors
-from converter.training.layer_map import Tapped
+from converter.training.layer_map import ObservedForward
 from converter.training.texts import encode_texts, feed_batch
 from tests.tiny import SENTENCES
 
@@ -29,7 +29,7 @@ def distance(student: TorchModel, teacher: TorchModel) -> float:
     texts = encode_texts(teacher, TEXTS, 64, SILENT)
     feed = feed_batch(teacher, texts, range(len(texts)), torch.device("cpu"))
     with torch.inference_mode():
-        found, wanted = (Tapped(m)(feed).outputs["logits"].log_softmax(-1) for m in (student, teacher))
+        found, wanted = (ObservedForward(m)(feed).outputs["logits"].log_softmax(-1) for m in (student, teacher))
     return float((found - wanted).square().mean())
 
 

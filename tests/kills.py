@@ -23,7 +23,7 @@ from typing import Any
 
 from converter.errors import UsageError
 from converter.package.output_folder import Output
-from converter.package.output_marker import MARKER, judge
+from converter.package.output_marker import MARKER, inspect_place
 
 SCENARIOS = ("new", "empty", "replace", "link", "link-replace")
 """What stands at OUT before: nothing, an empty folder, an output; and the last two behind a link."""
@@ -76,7 +76,7 @@ class World:
             return "nothing"
         found = {n: t for n, t in tree(self.real).items() if n != MARKER and not n.startswith(".plm-export.")}
         for word in ("old", "new", "third"):
-            if found == contents(word) and not judge(self.real, skip=hidden(self.real)).foreign:
+            if found == contents(word) and not inspect_place(self.real, skip=hidden(self.real)).foreign:
                 return word
         return "empty" if not found and not (self.real / MARKER).exists() else f"torn: {sorted(found)}"
 

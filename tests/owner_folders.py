@@ -181,6 +181,9 @@ FOLDERS: dict[str, Maker] = {
     "default prompt, lasttoken": sentence(
         lambda: [pooling("lasttoken")], prompts={"q": "query: "}, default_prompt_name="q"
     ),
+    "default prompt, two poolings": sentence(
+        lambda: [pooling(("cls", "mean")), module("Normalize")], prompts={"q": "query: "}, default_prompt_name="q"
+    ),
     "prompts without a default": sentence(lambda: [pooling()], prompts={"q": "query: ", "p": "passage: "}),
     **{
         f"prompt not pooled, {mode}": sentence(
@@ -230,6 +233,10 @@ FOLDERS: dict[str, Maker] = {
     "adapter beside its base": _adapter(beside=True),
     "adapter alone": _adapter(beside=False),
 }
+MAY_BE_REFUSED = {
+    "no pooling": "token vectors alone, as ColBERT kinds have: issue 13 lets them be exported as such or refused",
+}
+"""Folders that need not be read, and why; every other one is of what is to be honoured."""
 SMALL = (
     "pooling mean, normalized",
     "normalized, dense",

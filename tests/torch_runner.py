@@ -14,6 +14,10 @@ from converter.precision import Limits, unquantized
 from converter.reference import capture_reference, torch_run
 from converter.stage import SILENT, Context
 from converter.target import DeviceCheck, GraphInfo, Runner, Target, TensorInfo
+from converter.validate.checks import Check, Status
+from converter.validate.owner import NAME as OWNER
+from converter.validate.owner import OwnerVerdict
+from converter.validate.proof import ProofContext
 from tests.tiny import SENTENCES
 
 Feed = Mapping[str, np.ndarray]
@@ -78,7 +82,11 @@ def torch_target(make_runner: Callable[[], Runner], device: DeviceCheck | None =
     return type("Made", (TorchTarget,), {"make_runner": staticmethod(make_runner), "device": device})()
 
 
-def context(model: TorchModel, work: Path, examples: tuple[Example, ...] = ()) -> Context:
-    """Return a context whose reference knows `examples` (the tiny models' own sentences)."""
+def proof_context(model: TorchModel, work: Path, examples: tuple[Example, ...] = ()) -> ProofContext:
+    """Return the context of a proof whose reference knows `examples` (the tiny models' own sentences).
+
+    The owner's library is not asked here: tests of it have models of their own.
+    """
     given = examples or tuple(Example(s) for s in SENTENCES)
-    return Context(work=work, teacher=model, reference=capture_reference(model, given, SILENT))
+    owner = OwnerVerdict(Check(OWNER, Status.PASS))
+    return ProofContext(work, capture_reference(model, given, SILENT), owner)

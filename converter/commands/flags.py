@@ -96,9 +96,9 @@ def _model(text: str) -> str:
 
 def _targets_of(table: Mapping[str, Any]) -> list[str]:
     """Return the run's targets by their proper names."""
-    from converter.registry import target_class
+    from converter.registry import default_target, target_class
 
-    wanted = table.get("targets") or ["cpu-int8"]
+    wanted = table.get("targets") or [default_target().name]
     names = [wanted] if isinstance(wanted, str) else wanted if isinstance(wanted, list) else []
     return [target_class(n).name for n in names if isinstance(n, str)]
 
@@ -148,13 +148,16 @@ def _lay_quantize(table: dict[str, Any], given: Sequence[str]) -> None:
 def _lay_lengths(table: dict[str, Any], given: str | None) -> None:
     if given is None:
         return
+    from converter.registry import targets_with
+
     lengths = [part for part in re.split(r"[,+\s]+", given) if part]
-    fixed = [name for name in _targets_of(table) if "seq_len" in _option_names(name)]
+    able = targets_with("seq_len")
+    fixed = [name for name in _targets_of(table) if name in able]
     if not fixed:
         raise UsageError(
             "no target of this run has fixed lengths",
             where="--seq-len",
-            hint="it is an option of tflite: --target tflite",
+            hint=f"it is an option of {' and '.join(able)}: --target {able[0]}",
         )
     for name in fixed:
         _sub(table, "target", name)["seq_len"] = lengths
@@ -163,24 +166,21 @@ def _lay_lengths(table: dict[str, Any], given: str | None) -> None:
 def _lay_portable(table: dict[str, Any], *, wanted: bool) -> None:
     if not wanted:
         return
-    if "cpu-int8" not in _targets_of(table):
+    from converter.registry import quantizers_with, target_names
+
+    able = {name: made for name in target_names() if (made := quantizers_with("portable", name))}
+    found = [name for name in _targets_of(table) if name in able]
+    if not found:
         raise UsageError(
             "no target of this run knows a portable file",
             where="--portable",
-            hint="it is standard ONNX in int8: --target cpu-int8",
+            hint=f"it is standard ONNX in int8: --target {next(iter(able))}",
         )
     quantize = _sub(table, "quantize")
-    found = quantize.pop("cpu_int8", quantize.get("cpu-int8"))
-    chosen = dict(found) if isinstance(found, Mapping) else {"precision": found or "static"}
-    quantize["cpu-int8"] = {"precision": "static"} | chosen | {"portable": True}
-
-
-def _option_names(target: str) -> set[str]:
-    import dataclasses
-
-    from converter.registry import target_class
-
-    return {f.name for f in dataclasses.fields(target_class(target))}  # type: ignore[arg-type]
+    for name in found:
+        given = quantize.pop(name.replace("-", "_"), quantize.get(name))
+        chosen = dict(given) if isinstance(given, Mapping) else {"precision": given or able[name][0]}
+        quantize[name] = {"precision": able[name][0]} | chosen | {"portable": True}
 
 
 def _lay_limits(table: dict[str, Any], flags: Flags) -> None:

@@ -14,7 +14,7 @@ Lines = Callable[[], Iterable[str]]
 """Opens the file anew and gives its lines, their ends included."""
 
 
-def read_table(path: Path, lines: Lines) -> Iterator[tuple[int, list[str]]]:
+def read_delimited(path: Path, lines: Lines) -> Iterator[tuple[int, list[str]]]:
     """Yield each row with the line it starts on; blank lines are passed over.
 
     Raises:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from converter.data.columns import KNOWN, Row, misspelled, texts_of_row
-from converter.data.delimited import read_table
+from converter.data.delimited import read_delimited
 from converter.data.names import check_label_map
 from converter.data.survey import MORE_LABELS, MORE_TAGS, DataOptions, Layout, Located, survey
 from converter.data.text_lines import read_text_rows
@@ -221,7 +221,7 @@ def _json_row(value: Any, where: str) -> Row:
 
 
 def _table_rows(path: Path, known: Collection[str]) -> Iterator[Located]:
-    rows = read_table(path, lambda: (line for _, line in read_lines(path)))
+    rows = read_delimited(path, lambda: (line for _, line in read_lines(path)))
     _, header = next(rows, (1, []))
     columns = [name.strip().lower() for name in header]
     _check_header(columns, path, known)

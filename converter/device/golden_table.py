@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from converter.device.tables import escaped
+from converter.scoring.relative_error import REPLAY_FLOOR
 from converter.task import Judged
 from converter.validate.stability import spread
 
@@ -34,7 +35,7 @@ def write_golden_table(
     that a run begins at, and how many numbers it has), and the numbers of all runs.
     """
     lines = [f"tolerance\t{tolerance:g}"]
-    lines += [f"range\t{name}\t{max(value, 1e-6):.9g}" for name, value in golden.output_range.items()]
+    lines += [f"range\t{name}\t{max(value, REPLAY_FLOOR):.9g}" for name, value in golden.output_range.items()]
     texts = list(_texts(golden, source, facts))
     folder.mkdir(parents=True, exist_ok=True)
     (folder / GOLDEN_FILE).write_bytes(("\n".join([*lines, *texts]) + "\n").encode())

@@ -49,7 +49,7 @@ OTHER_REWRITE = "keep that part on the CPU: the delegate runs what is before and
 
 
 @dataclass(frozen=True)
-class Leaving:
+class OffGpu:
     """One kind of operation that leaves the GPU, for one reason."""
 
     operation: str
@@ -59,18 +59,18 @@ class Leaving:
 
 
 @dataclass(frozen=True)
-class Tensor:
+class TensorKind:
     type: str
     shape: tuple[int, ...]
     constant: bool
 
 
 @dataclass(frozen=True)
-class Forecast:
+class GpuForecast:
     """For the file's first signature, its longest."""
 
     operations: int
-    leaving: tuple[Leaving, ...]
+    leaving: tuple[OffGpu, ...]
     partitions: int
     """Pieces that the delegate would cut the graph into; 1: it runs whole, 0: nothing runs there."""
 
@@ -94,28 +94,28 @@ class Forecast:
         }
 
 
-def forecast(path: Path) -> Forecast:
+def forecast_gpu(path: Path) -> GpuForecast:
     """Judge every operation of the first signature by the delegate's rules. Nothing is run."""
     rows = list(_operations(path))
     if rows and rows[0][0] == "WHILE":
         # What it calls is cut into no pieces at all.
         n = _called(path)
-        return Forecast(
-            n, (Leaving("WHILE", n, "the file has one graph for all sequence lengths", REWRITES["WHILE"]),), 0
+        return GpuForecast(
+            n, (OffGpu("WHILE", n, "the file has one graph for all sequence lengths", REWRITES["WHILE"]),), 0
         )
     if _takes_any_length(path):
-        return Forecast(len(rows), (Leaving(ANY_LENGTH, len(rows), "its shapes are dynamic", REWRITES["WHILE"]),), 0)
+        return GpuForecast(len(rows), (OffGpu(ANY_LENGTH, len(rows), "its shapes are dynamic", REWRITES["WHILE"]),), 0)
     reasons = [(name, reason(name, given, made)) for name, given, made in rows]
     counts = Counter((name, why) for name, why in reasons if why)
     stays = [not why for _, why in reasons]
     pieces = sum(now and not before for before, now in zip([False, *stays], stays, strict=False))
     leaving = tuple(
-        Leaving(name, n, why, REWRITES.get(name, OTHER_REWRITE)) for (name, why), n in sorted(counts.items())
+        OffGpu(name, n, why, REWRITES.get(name, OTHER_REWRITE)) for (name, why), n in sorted(counts.items())
     )
-    return Forecast(len(rows), leaving, pieces)
+    return GpuForecast(len(rows), leaving, pieces)
 
 
-def _operations(path: Path) -> Iterator[tuple[str, list[Tensor], list[Tensor]]]:
+def _operations(path: Path) -> Iterator[tuple[str, list[TensorKind], list[TensorKind]]]:
     from ai_edge_litert.schema_py_generated import BuiltinOperator, Model, TensorType
 
     names = {code: name for name, code in vars(BuiltinOperator).items() if isinstance(code, int)}
@@ -126,10 +126,10 @@ def _operations(path: Path) -> Iterator[tuple[str, list[Tensor], list[Tensor]]]:
         made = {int(t) for i in range(graph.OperatorsLength()) for t in graph.Operators(i).OutputsAsNumpy()}
         runtime = made | {int(t) for t in graph.InputsAsNumpy()}
 
-        def tensor(index: int) -> Tensor:
+        def tensor(index: int) -> TensorKind:
             found = graph.Tensors(index)
             shape = () if found.ShapeIsNone() else tuple(int(n) for n in found.ShapeAsNumpy())
-            return Tensor(types[found.Type()], shape, index not in runtime)
+            return TensorKind(types[found.Type()], shape, index not in runtime)
 
         for i in range(graph.OperatorsLength()):
             operation = graph.Operators(i)
@@ -156,7 +156,7 @@ def _called(path: Path) -> int:
     return len(graph.operators)
 
 
-def reason(name: str, given: Sequence[Tensor], made: Sequence[Tensor]) -> str:
+def reason(name: str, given: Sequence[TensorKind], made: Sequence[TensorKind]) -> str:
     """Return why an operation leaves the GPU; empty where it stays."""
     if name not in TAKEN:
         return "the delegate does not support the operation"
@@ -167,20 +167,20 @@ def reason(name: str, given: Sequence[Tensor], made: Sequence[Tensor]) -> str:
     return RULES[name](given, made) if name in RULES else ""
 
 
-def _cast(given: Sequence[Tensor], made: Sequence[Tensor]) -> str:
+def _cast(given: Sequence[TensorKind], made: Sequence[TensorKind]) -> str:
     a, b = given[0].type, made[0].type
     numbers = {"FLOAT32", "INT32"}
     taken = {a, b} <= numbers or (a == "BOOL" and b in FLOATS) or (a in FLOATS and b == "BOOL")
     return "" if taken else f"from {a} to {b}"
 
 
-def _cumsum(given: Sequence[Tensor], _made: Sequence[Tensor]) -> str:
+def _cumsum(given: Sequence[TensorKind], _made: Sequence[TensorKind]) -> str:
     if given[0].type not in FLOATS:
         return f"of {given[0].type}: floats are wanted"
     return "" if given[1].constant else "its axis is no constant"
 
 
-def _select(given: Sequence[Tensor], made: Sequence[Tensor]) -> str:
+def _select(given: Sequence[TensorKind], made: Sequence[TensorKind]) -> str:
     for branch in given[1:]:
         if branch.type not in FLOATS:
             return f"of {branch.type}: floats are wanted"
@@ -189,24 +189,24 @@ def _select(given: Sequence[Tensor], made: Sequence[Tensor]) -> str:
     return ""
 
 
-def _gather(given: Sequence[Tensor], _made: Sequence[Tensor]) -> str:
+def _gather(given: Sequence[TensorKind], _made: Sequence[TensorKind]) -> str:
     if given[0].type == "INT32":
         return "from INT32"
     flat = len(given[1].shape) == 1 and given[1].type == "INT32"
     return "" if flat else "its indices are not one-dimensional INT32"
 
 
-def _lookup(given: Sequence[Tensor], _made: Sequence[Tensor]) -> str:
+def _lookup(given: Sequence[TensorKind], _made: Sequence[TensorKind]) -> str:
     if len(given[0].shape) != 1:
         return "its ids are not one-dimensional"
     return "" if given[1].type in {"INT8", "INT4", "FLOAT32"} else f"in a table of {given[1].type}"
 
 
-def _slice(given: Sequence[Tensor], _made: Sequence[Tensor]) -> str:
+def _slice(given: Sequence[TensorKind], _made: Sequence[TensorKind]) -> str:
     return "" if len(given[0].shape) in {3, 4} else f"of {len(given[0].shape)} dimensions: 3 or 4 are wanted"
 
 
-RULES: dict[str, Callable[[Sequence[Tensor], Sequence[Tensor]], str]] = {
+RULES: dict[str, Callable[[Sequence[TensorKind], Sequence[TensorKind]], str]] = {
     "CAST": _cast,
     "CUMSUM": _cumsum,
     "SELECT": _select,

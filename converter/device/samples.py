@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from converter.device.runtime import MODEL_FILE, SAMPLES
 from converter.errors import StageFailed
+from converter.tflite.file import has_four_bits
 from converter.tflite.mediapipe.variant import MEDIAPIPE_FILE
 
 if TYPE_CHECKING:
@@ -76,7 +77,7 @@ def _environment(facts: "DeviceFacts", package: Path) -> "Environment":
     )
     literals = {"java": java_text, "cpp": cpp_text, "swift": swift_text, "python": ascii}
     environment.filters |= {**literals, "prose": prose}
-    four_bits = has_four_bits(package / MODEL_FILE)
+    four_bits = (package / MODEL_FILE).is_file() and has_four_bits(package / MODEL_FILE)
     environment.globals |= {
         "file_runtime": facts.runtime.get(MODEL_FILE),
         "four_bits": four_bits,
@@ -91,18 +92,6 @@ def _compile(text: str, name: str) -> None:
         compile(text, name, "exec")
     except (SyntaxError, ValueError) as error:
         raise StageFailed(f"the sample {name} does not compile ({error})") from error
-
-
-def has_four_bits(model: Path) -> bool:
-    """Tell whether a file has weights of 4 bits, in rows or in blocks."""
-    if not model.is_file():
-        return False
-    from ai_edge_litert.schema_py_generated import TensorType
-
-    from converter.tflite.file import read_flat, scale_tensors
-
-    tensors = (t for graph in read_flat(model).subgraphs for t in graph.tensors)
-    return any(t.type == TensorType.INT4 or scale_tensors(t) for t in tensors)
 
 
 def prose(text: str) -> str:

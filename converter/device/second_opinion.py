@@ -14,6 +14,7 @@ import numpy as np
 from converter.errors import ExportError
 from converter.examples import pad_batch
 from converter.graphs import MODEL, SEQUENCE
+from converter.scoring.relative_error import REPLAY_FLOOR, relative_error
 from converter.tflite.file import in_blocks
 from converter.tflite.model import SIGNATURE
 from converter.validate.checks import Check, Status
@@ -104,9 +105,7 @@ def _worst(
         mine = runner.run(MODEL, pad_batch([probe.encoding], spec))
         others = spec.own_of({name: made[f"{i}.{name}"] for name in mine}, probe.encoding.lengths)
         for name, value in mine.items():
-            theirs = others[name]
-            scale = max(reference.output_range.get(name, 0.0), 1e-6)
-            error = float(np.abs(theirs - value).max()) / scale if theirs.shape == value.shape else float("inf")
+            error = relative_error(others[name], value, reference.output_range.get(name, 0.0), REPLAY_FLOOR)
             worst = error if not error <= worst else worst
     return worst
 

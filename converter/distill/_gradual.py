@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from converter.stage import Context, Outcome
-from converter.structured.budget import Spending, spend_size, spend_time
+from converter.structured.budget import BudgetedCosts, costs_of_size, costs_of_time
 from converter.structured.importance import gather_evidence
 from converter.structured.plan import UnitScores, describe_plan
-from converter.structured.shrink import PASSES, fitted, lay_ground, shrink
+from converter.structured.shrink import PASSES, collect_inputs, fitted, shrink
 from converter.surgery.count import n_parameters
 from converter.surgery.resize import family_of, places_of, shape_map_of
 from converter.training.distillation import prepare
@@ -56,18 +56,18 @@ def prune_gradually(stage: "GradualPruning", given: "TorchModel", ctx: Context) 
         UsageError, DataError, RecipeError: what `distill.soft` and `prune.structured` refuse.
 
     """
-    studies = prepare("distill.gradual", stage, stage.weights, given, ctx)
+    setup = prepare("distill.gradual", stage, stage.weights, given, ctx)
     evidence = gather_evidence(given, ctx, n_texts=stage.texts, max_length=MAX_LENGTH, loss="answers", score="taylor")
-    spending = _spending(stage, given, ctx, evidence)
-    cuts = cubic_cuts(spending.full, spending.wanted, stage.cuts, stage.until)
+    costs = _budgeted_costs(stage, given, ctx, evidence)
+    cuts = cubic_cuts(costs.full, costs.wanted, stage.cuts, stage.until)
     made, missed = given, False
     first: tuple[UnitScores, ...] = ()
     trained: list[Trained] = []
     for i, cut in enumerate(cuts):
-        made, scores, missed = _cut(stage, made, ctx, evidence, spending, cut)
+        made, scores, missed = _cut(stage, made, ctx, evidence, costs, cut)
         first = first or scores
         part = (cut.at, cuts[i + 1].at if i + 1 < len(cuts) else 1.0)
-        trained.append(studies.train(made, part))
+        trained.append(setup.train(made, part))
         made = replace(made, module=trained[-1].module)
     shutil.rmtree(ctx.work / KEPT, ignore_errors=True)
     widths = [(p.n_heads, p.n_neurons) for p in family_of(made).layers(made.module)]
@@ -76,29 +76,29 @@ def prune_gradually(stage: "GradualPruning", given: "TorchModel", ctx: Context) 
         "cuts": [[round(cut.at, 4), round(cut.allowed, 4)] for cut in cuts],
         "parameters_before": n_parameters(given),
         "parameters_after": n_parameters(made),
-        **studies.facts(trained),
-        **spending.facts(widths, missed=missed),
+        **setup.facts(trained),
+        **costs.facts(widths, missed=missed),
     }
     return Outcome(made, facts)
 
 
-def _spending(stage: "GradualPruning", given: "TorchModel", ctx: Context, evidence: "Evidence") -> Spending:
+def _budgeted_costs(stage: "GradualPruning", given: "TorchModel", ctx: Context, evidence: "Evidence") -> BudgetedCosts:
     if stage.size_mb is not None:
-        return spend_size(given, ctx, stage.size_mb)
-    return spend_time(given, ctx, evidence, stage.speedup, stage.latency_ms)
+        return costs_of_size(given, ctx, stage.size_mb)
+    return costs_of_time(given, ctx, evidence, stage.speedup, stage.latency_ms)
 
 
 def _cut(
-    stage: "GradualPruning", given: "TorchModel", ctx: Context, evidence: "Evidence", spending: Spending, cut: Cut
+    stage: "GradualPruning", given: "TorchModel", ctx: Context, evidence: "Evidence", costs: BudgetedCosts, cut: Cut
 ) -> tuple["TorchModel", tuple[UnitScores, ...], bool]:
     """Return `given` cut and fitted to what it handed on itself, what its units were worth, and a missed budget."""
-    n_sites, n_batches = 2 * len(family_of(given).layers(given.module)), len(evidence.batches)
-    total = 2 * n_batches + n_sites + PASSES * (n_sites + n_batches)
+    n_sublayers, n_batches = 2 * len(family_of(given).layers(given.module)), len(evidence.batches)
+    total = 2 * n_batches + n_sublayers + PASSES * (n_sublayers + n_batches)
     # Its own: several processes cut alike, side by side.
     folder = Path(tempfile.mkdtemp(prefix="sums-", dir=ctx.work))
     with ctx.progress.task("Choosing heads and neurons", total=total) as ticker:
-        ground = lay_ground(given, evidence, folder, ticker)
-        found = shrink(ground, spending.table, cut.allowed, 1, stage.round_to, ticker)
-        made = fitted(ground, places_of(given, found.made), ticker)
+        inputs = collect_inputs(given, evidence, folder, ticker)
+        found = shrink(inputs, costs.table, cut.allowed, 1, stage.round_to, ticker)
+        made = fitted(inputs, places_of(given, found.made), ticker)
     shutil.rmtree(folder)
     return made, found.first, found.missed

@@ -10,6 +10,7 @@ from typing import Any
 
 from converter.jsonfile import read_table
 from converter.model_folder.causes import refusal
+from converter.model_folder.idle import is_idle_file, is_idle_key
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 BY_NAME = {
@@ -29,64 +30,6 @@ KNOWN = (
     *("added_tokens.json", "vocab.json", "modules.json", "config_sentence_transformers.json", "sentence_*_config.json"),
     *("shape_map.json", "stand_ins.json", "adapter_config.json", "adapter_model.safetensors", "entity_vocab.json"),
 )
-IDLE = (
-    *("generation_config.json", "trainer_state.json", "*_args.json", "*results*.json", "*metrics*.json", "*eval*.json"),
-    *("data_config.json", "*.index.json", "preprocessor_config.json", "processor_config.json", "chat_template.json"),
-    *("ort_config.json", "openvino_config.json", "model.*.safetensors", "package.json", ".*.json", "log*.json"),
-    *("training_*.json", "train_*.json", "manifest.json", "golden.safetensors", "model_card.json", "metadata.json"),
-)
-"""Files that change nothing that the model answers."""
-IDLE_KEYS = frozenset(
-    {"_name_or_path", "_commit_hash", "_attn_implementation", "attn_implementation", "_num_labels", "num_labels"}
-    | {"transformers_version", "torch_dtype", "torchscript", "use_bfloat16", "tf_legacy_loss", "xla_device"}
-    | {"pruned_heads", "tie_encoder_decoder", "cross_attention_hidden_size", "finetuning_task", "tokenizer_class"}
-    | {"prefix", "sep_token_id", "cls_token_id", "mask_token_id", "unk_token_id", "decoder_start_token_id"}
-    | {"task_specific_params", "gradient_checkpointing", "output_past", "use_cache", "use_return_dict"}
-    | {"transformers.js_config", "custom_pipelines", "_attn_implementation_autoset", "_flash_attn_2_enabled"}
-    | {"directionality", "pooler_fc_size", "pooler_num_attention_heads", "pooler_num_fc_layers", "pooler_type"}
-    | {"pooler_size_per_head", "model_max_length", "language", "name", "model_name", "output_pooled", "bos_token_id"}
-    | {
-        "net_structure_type",
-        "gap_size",
-        "num_memory_blocks",
-        "down_scale_factor",
-        "eos_token_ids",
-        "summary_activation",
-    }
-    | {"position_embedding_type", "sentence_transformers", "sbert_ce_default_activation_function", "model_type"}
-    | {"tie_word_embeddings", "is_encoder_decoder", "chunk_size_feed_forward", "output_attentions", "return_dict"}
-    | {"auto_map", "quantization_config", "is_decoder", "add_cross_attention", "emb_layer_norm_before"}
-)
-"""Keys of older versions and of tools that change nothing, and those that are looked at here by name."""
-OF_GENERATION = frozenset(
-    {"max_length", "min_length", "do_sample", "early_stopping", "num_beams", "num_beam_groups", "diversity_penalty"}
-    | {"temperature", "top_k", "top_p", "typical_p", "repetition_penalty", "length_penalty", "no_repeat_ngram_size"}
-    | {"encoder_no_repeat_ngram_size", "bad_words_ids", "num_return_sequences", "output_scores", "suppress_tokens"}
-    | {"return_dict_in_generate", "forced_bos_token_id", "forced_eos_token_id", "remove_invalid_values"}
-    | {"exponential_decay_length_penalty", "begin_suppress_tokens"}
-)
-OF_WRITERS = frozenset(
-    {"n_ctx", "n_positions", "n_special", "predict_special_tokens", "classif_dropout", "classifier_dropout"}
-    | {"extra_pos_embeddings", "save_step", "force_bos_token_to_be_generated"}
-)
-"""Keys of older models that write text, which say nothing that the model's class reads elsewhere."""
-SETTLED: Mapping[str, Mapping[str, bool]] = {
-    "marian": {
-        "static_position_embeddings": True,
-        "add_bias_logits": False,
-        "add_final_layer_norm": False,
-        "normalize_before": False,
-        "normalize_embedding": False,
-    },
-    "bart": {
-        "static_position_embeddings": False,
-        "add_bias_logits": False,
-        "add_final_layer_norm": False,
-        "normalize_before": False,
-        "normalize_embedding": True,
-    },
-}
-"""What older configurations could choose, and how the class of today is built: any other value is another model."""
 OTHER_INPUTS = frozenset(
     {"bbox", "image", "images", "pixel_values", "entity_ids", "entity_position_ids", "xpath_tags_seq", "xpath_subs_seq"}
     | {"input_values", "input_features", "visual_embeds", "langs", "input_shape_ids", "input_pronunciation_ids"}
@@ -102,15 +45,21 @@ def check_files(folder: Path) -> None:
     """
     names = sorted(f.name for f in folder.iterdir() if f.is_file())
     for name in names:
-        if name in BY_NAME:
+        if name in BY_NAME and not _of_transformers_js(folder / name):
             raise refusal(BY_NAME[name], folder, {"file": name})
     for name in names:
-        if name.endswith(TELLING) and not any(fnmatch.fnmatch(name, pattern) for pattern in KNOWN + IDLE):
+        known = name in BY_NAME or any(fnmatch.fnmatch(name, pattern) for pattern in KNOWN) or is_idle_file(name)
+        if name.endswith(TELLING) and not known:
             alone = name.endswith(".safetensors") and not {WEIGHTS, INDEX} & set(names)
             if alone and "shape_map.json" not in names:
                 raise refusal("weights-misnamed", folder, {"file": name})
             if not _indexed(folder, name):
                 raise refusal("file-unknown", folder, {"file": name})
+
+
+def _of_transformers_js(file: Path) -> bool:
+    """Tell whether a `quantize_config.json` is about the ONNX files beside a model, not about its weights."""
+    return file.name == "quantize_config.json" and not {"bits", "quant_method", "w_bit"} & set(read_table(file))
 
 
 def weight_files(folder: Path) -> list[Path]:
@@ -178,13 +127,19 @@ def check_remote_code(raw: Mapping[str, Any], auto_class: str, where: Path) -> N
             raise refusal("remote-code", where, {"name": name})
 
 
-def _reads(model_class: Any, key: str) -> bool:
-    """Tell whether the code of a model reads a key that its configuration's class does not list, as DeBERTa does."""
-    try:
-        text = inspect.getsource(inspect.getmodule(model_class)) if model_class is not None else ""  # type: ignore[arg-type]
-    except (OSError, TypeError):
-        return False
-    return re.search(rf"\b{re.escape(key)}\b", text) is not None
+def _reads(classes: tuple[Any, ...], key: str) -> bool:
+    """Tell whether the code of a model or of its configuration reads a key that is not among the class's fields.
+
+    DeBERTa's model does, and ModernBERT's configuration makes `layer_types` of `global_attn_every_n_layers`.
+    """
+    for one in classes:
+        try:
+            text = inspect.getsource(inspect.getmodule(one)) if one is not None else ""  # type: ignore[arg-type]
+        except (OSError, TypeError):
+            continue
+        if re.search(rf"\b{re.escape(key)}\b", text):
+            return True
+    return False
 
 
 def check_keys(raw: Mapping[str, Any], config: Any, model_class: Any, where: Path) -> None:
@@ -200,14 +155,11 @@ def check_keys(raw: Mapping[str, Any], config: Any, model_class: Any, where: Pat
     kind = raw.get("position_embedding_type")
     if kind not in {None, "absolute"} and "position_embedding_type" not in known:
         raise refusal("relative-positions", where, {"value": kind})
-    settled = SETTLED.get(str(raw.get("model_type")), {})
-    for key in (k for k in raw if k not in settled or raw[k] != settled[k]):
+    for key, value in raw.items():
+        if key in known or is_idle_key(key, value, str(raw.get("model_type"))):
+            continue
         # What the class takes and turns into something else is no attribute any more.
-        if (
-            key not in known | IDLE_KEYS | OF_GENERATION | OF_WRITERS
-            and key in vars(config)
-            and not _reads(model_class, key)
-        ):
+        if key in vars(config) and not _reads((model_class, cls), key):
             raise refusal("config-key", where, {"key": key, "config_class": cls.__name__})
 
 

@@ -131,6 +131,10 @@ def _ids(tokenizer: Any, text: str, pair: str | None, names: tuple[str, ...]) ->
     return {name: list(made[name]) for name in names}
 
 
+CLASSES = "sentence_transformers.models."
+"""Where every version of sentence-transformers finds its modules; version 6 writes places that version 5 has not."""
+
+
 def _write_sentence_files(source: TorchModel, folder: Path) -> None:
     """Copy pooling and its kin; the encoder itself stands in the package's root, so `modules.json` must say so."""
     assert source.sentence is not None
@@ -138,7 +142,8 @@ def _write_sentence_files(source: TorchModel, folder: Path) -> None:
     # Older cross-encoders have none: with it, current versions find the model's file by its name.
     own = [{"idx": i, "name": m.name, "path": m.path, "type": m.type} for i, m in enumerate(modules)]
     listed = read_json(listing) if listing.is_file() else own
-    write_json(folder / "modules.json", [m | {"path": "" if i == 0 else m["path"]} for i, m in enumerate(listed)])
+    rows = [m | {"type": CLASSES + str(m["type"]).rsplit(".", 1)[-1]} for m in listed]
+    write_json(folder / "modules.json", [m | {"path": "" if i == 0 else m["path"]} for i, m in enumerate(rows)])
     for module in modules[1:]:
         # Normalize has nothing to save, and not every download keeps empty folders.
         (folder / module.path).mkdir(parents=True, exist_ok=True)

@@ -10,6 +10,7 @@ from converter.errors import StageFailed
 from converter.examples import Encoding, pad_batch
 from converter.graphs import BATCH, MODEL, SEQUENCE, GraphSpec
 from converter.resources import release_memory
+from converter.scoring.relative_error import RANGE_FLOOR
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -42,7 +43,7 @@ class Differences:
 
     def worst(self) -> tuple[str, int, float]:
         """Return output, case and error, over the range of that output in all cases."""
-        ranges = {name: max(high - self._low[name], 1e-12) for name, high in self._high.items()}
+        ranges = {name: max(high - self._low[name], RANGE_FLOOR) for name, high in self._high.items()}
         relative = {key: error / ranges.get(key[0], 1.0) for key, error in self._errors.items()}
         (output, case), error = max(relative.items(), key=lambda item: item[1])
         return output, case, error
@@ -58,7 +59,7 @@ class _Case:
         return "x".join(map(str, self.feed["input_ids"].shape))
 
 
-def check_equal(exported: "OnnxModel", ctx: "Context") -> dict[str, Any]:
+def check_exported(exported: "OnnxModel", ctx: "Context") -> dict[str, Any]:
     """Compare the file with its source model; returns the facts.
 
     Raises:
@@ -102,14 +103,10 @@ def _real(
 
 
 def _encodings(source: "TorchModel", ctx: "Context") -> list[Encoding]:
-    """Return texts from short to long: the user's, else the probes, else token ids drawn at random."""
-    if ctx.calibration:
-        pool = ctx.calibration[:64]
-        found = [source.task.encode(source.tokenizer, e, source.max_length) for e in pool]
-    elif ctx.reference is not None:
-        found = [p.encoding for p in ctx.reference.probes[:64]]
-    else:
-        found = [_random(source, n, ctx.seed) for n in (3, 5, 8, 13, 21)]
+    """Return texts from short to long: the calibration text, else the held-out text, else token ids drawn at random."""
+    pool = (ctx.calibration or ctx.held_out)[:64]
+    found = [source.task.encode(source.tokenizer, e, source.max_length) for e in pool]
+    found = found or [_random(source, n, ctx.seed) for n in (3, 5, 8, 13, 21)]
     found = sorted((e for e in found if e.length <= source.max_length), key=lambda e: e.length)
     picked = np.unique(np.linspace(0, len(found) - 1, TEXTS).round().astype(int))
     return [found[i] for i in picked]

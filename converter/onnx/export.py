@@ -11,7 +11,7 @@ from converter.artifact import TorchModel
 from converter.binding import option
 from converter.errors import StageFailed
 from converter.graphs import BATCH, MODEL, SEQUENCE
-from converter.onnx.equality import check_equal
+from converter.onnx.equality import check_exported
 from converter.onnx.model import MAX_IR_VERSION, OnnxModel
 from converter.resources import release_memory
 from converter.rewrite import apply_rewrites
@@ -64,7 +64,7 @@ class ExportOnnx(Stage[TorchModel, OnnxModel]):
             # The exporter's graphs are reference cycles: their weights would stay until some later collection.
             release_memory()
         made = OnnxModel({MODEL: path}, given)
-        return Outcome(made, facts | check_equal(made, ctx))
+        return Outcome(made, facts | check_exported(made, ctx))
 
 
 def _export(given: TorchModel, opset: int) -> "ir.Model":

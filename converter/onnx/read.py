@@ -101,7 +101,7 @@ def lazy_tensor(make: "Callable[[], np.ndarray]", like: "ir.TensorProtocol", nam
     """Return a tensor of the type and shape of `like` that is computed anew whenever it is asked for."""
     import onnx_ir as ir
 
-    return ir.LazyTensor(lambda: ir.Tensor(make()), dtype=like.dtype, shape=ir.Shape(like.shape), name=name)
+    return ir.LazyTensor(lambda: ir.Tensor(make()), dtype=like.dtype, shape=ir.Shape(like.shape.numpy()), name=name)
 
 
 def _lazy(path: Path, weight: _Weight, header) -> "ir.LazyTensor":  # type: ignore[no-untyped-def]  # noqa: ANN001 - onnx.TensorProto

@@ -18,8 +18,8 @@ def product_weights(path: Path) -> Iterator[np.ndarray[Any, Any]]:
         if "MatMul" not in node.op_type and node.op_type != "Gemm":
             continue
         value = node.inputs[1]
-        while value is not None and value.producer() is not None and value.producer().op_type in _BEFORE:
-            value = value.producer().inputs[0]
+        while value is not None and (made_by := value.producer()) is not None and made_by.op_type in _BEFORE:
+            value = made_by.inputs[0]
         known = None if value is None else value.const_value
         if value is not None and known is not None and len(known.shape) == 2 and str(value.name) not in done:
             done.add(str(value.name))

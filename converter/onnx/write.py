@@ -70,7 +70,7 @@ def _tensor_head(value: "ir.Value") -> bytes:
 
     tensor = value.const_value
     assert tensor is not None
-    head = onnx.TensorProto(name=value.name, data_type=int(tensor.dtype), dims=[int(d) for d in tensor.shape])
+    head = onnx.TensorProto(name=value.name, data_type=int(tensor.dtype), dims=tensor.shape.numpy())
     return bytes(head.SerializeToString(deterministic=True)) + _field(_TENSOR_RAW_DATA, tensor.nbytes)
 
 

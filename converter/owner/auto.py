@@ -124,7 +124,7 @@ class AutoLibrary(OwnerLibrary):
 
     def _input(self, question: Question) -> Any:
         example = question.example
-        if self.task.name == "text-classification" and example.pair is not None:
+        if self.task.reads_pairs and example.pair is not None:
             return {"text": example.text, "text_pair": example.pair}
         return " ".join(example.words) if example.words is not None else example.text
 
@@ -138,10 +138,9 @@ class AutoLibrary(OwnerLibrary):
         return {"logits": np.asarray([scores[name] for name in self.task.labels], dtype=np.float32)}
 
     def _tokenized(self, questions: Sequence[Question]) -> dict[str, "torch.Tensor"]:
-        texts = [self._masked_text(q) for q in questions]
-        pairs = [q.example.pair for q in questions] if self.task.name == "text-classification" else [None]
-        pair = pairs if all(p is not None for p in pairs) else None
-        fed = dict(self.tokenizer(texts, pair, truncation=True, padding=len(texts) > 1, return_tensors="pt"))
+        pairs = [q.example.pair if self.task.reads_pairs else None for q in questions]
+        rows = [self.tokenizer(self._masked_text(q), p, truncation=True) for q, p in zip(questions, pairs, strict=True)]
+        fed = dict(self.tokenizer.pad(rows, padding=True, return_tensors="pt"))
         if names_along(self.task.outputs, VOCABULARY):
             for row, question in enumerate(questions):
                 first = int(is_real(fed, row).argmax())

@@ -13,6 +13,7 @@ from converter.examples import Encoding, Example
 from converter.graphs import GraphSpec
 from converter.package.manifest import GOLDEN
 from converter.reference import own_outputs, run_probe
+from converter.scoring.relative_error import REPLAY_FLOOR, relative_error
 from converter.stage import SILENT
 from converter.task import Judged, Task
 from converter.validate.answers import run_safely, shorten
@@ -27,9 +28,10 @@ if TYPE_CHECKING:
     from converter.target import Runner
 
 N_TEXTS = 16
+LATER_WINDOWS = 4
+"""One golden text in so many is a later window of a long context, where there are any."""
 MAX_VALUES = 2_000_000
 """Numbers of all outputs together (8 MB in float32): token vectors must not outweigh the model."""
-RANGE_FLOOR = 1e-6
 ANSWER, WRITTEN = "answer", "written"
 """Among a text's ids: the tokens that the source wrote after it, and those that the package wrote on its own."""
 
@@ -93,7 +95,11 @@ def _only(reference: "Reference", chosen: Sequence[int]) -> "Reference":
 def choose(reference: "Reference", task: Task) -> list[int]:
     """Return at most `N_TEXTS` probes by index: short to long, of two answers at least where the source gives two."""
     order = sorted(range(len(reference.judged)), key=lambda i: reference.judged[i].encoding.length)
-    chosen = spread(order, N_TEXTS)
+    # Samples for devices read the first window of a text: most of what they are tested by must be such.
+    later = [i for i in order if reference.judged[i].example.window]
+    n_later = min(len(later), N_TEXTS // LATER_WINDOWS)
+    first = spread([i for i in order if not reference.judged[i].example.window], N_TEXTS - n_later)
+    chosen = sorted((*first, *spread(later, n_later)), key=order.index) if later else first
     while len(chosen) > 2 and sum(_n_values(reference.judged[i]) for i in chosen) > MAX_VALUES:
         chosen.remove(max(chosen, key=lambda i: _n_values(reference.judged[i])))
     if len(chosen) > 1 and task.distinct([reference.decisions[i] for i in chosen]) == 1:
@@ -247,9 +253,7 @@ def _change(golden: Golden, i: int, outputs: "Mapping[str, NDArray[np.float32]]"
     for name, wanted in golden.package[i].items():
         if name not in outputs:
             raise PackageDamaged(f"the package has no output {name}, which its golden vectors have")
-        found = outputs[name]
-        scale = max(golden.output_range.get(name, 0.0), RANGE_FLOOR)
-        change = float(np.abs(found - wanted).max()) / scale if found.shape == wanted.shape else float("inf")
+        change = relative_error(outputs[name], wanted, golden.output_range.get(name, 0.0), REPLAY_FLOOR)
         # Written so that NaN fails.
         if not change <= tolerance:
             raise PackageDamaged(

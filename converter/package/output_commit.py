@@ -17,8 +17,8 @@ from typing import ClassVar
 
 from converter.package.output_marker import (
     MARKER,
-    Judged,
-    judge,
+    PlaceFindings,
+    inspect_place,
     read_marker,
     remove_empty_folders,
     remove_ours,
@@ -98,11 +98,11 @@ class Placement(ABC):
         return not os.path.lexists(self.made / MARKER)
 
     @abstractmethod
-    def look(self, before: Judged | None = None) -> Judged:
+    def look(self, before: PlaceFindings | None = None) -> PlaceFindings:
         """Tell what in the output's place is not ours, skipping files that have kept their stamps since `before`."""
 
     @abstractmethod
-    def place(self, before: Judged) -> None:
+    def place(self, before: PlaceFindings) -> None:
         """Move what stood there aside, look at it once more, and move the new output in.
 
         Raises:
@@ -118,7 +118,7 @@ class Placement(ABC):
     def keep(self, folder: Path, word: str) -> Path:
         """Give `folder` a name that everybody sees; returns it."""
 
-    def refuse(self, found: Judged) -> None:
+    def refuse(self, found: PlaceFindings) -> None:
         """Raise where `found` may not be replaced: without `force` our own finished outputs may not either."""
         if found.foreign or (found.output and not self.force):
             raise InTheWay(found.foreign or (MARKER,))
@@ -139,17 +139,17 @@ class Placement(ABC):
         return kept
 
 
-class Beside(Placement):
+class ByRename(Placement):
     """By renaming the folder: what is seen there is the old output or the new one."""
 
-    def look(self, before: Judged | None = None) -> Judged:
+    def look(self, before: PlaceFindings | None = None) -> PlaceFindings:
         return (
-            judge(self.out, seen=before.stamps if before else None)
+            inspect_place(self.out, seen=before.stamps if before else None)
             if os.path.lexists(self.out)
-            else Judged(exists=False)
+            else PlaceFindings(exists=False)
         )
 
-    def place(self, before: Judged) -> None:
+    def place(self, before: PlaceFindings) -> None:
         found = self.look(before)
         self.refuse(found)
         if found.exists and not before.exists and not found.output:
@@ -158,7 +158,7 @@ class Beside(Placement):
             self.made.chmod(self.out.stat().st_mode & 0o7777)  # a folder that was private stays private
             self.out.rename(self.replaced)
             # Nobody reaches it by its old name now: what was put there in between is found here.
-            self.refuse(judge(self.replaced, seen=found.stamps))
+            self.refuse(inspect_place(self.replaced, seen=found.stamps))
         rename_new(self.made, self.out)
 
     def undo(self) -> list[Path]:
@@ -174,7 +174,7 @@ class Beside(Placement):
         return with_free_name(folder, self.out.with_name(f"{self.out.name}.{word}"))
 
 
-class Inside(Placement):
+class ByFile(Placement):
     """File by file, into a folder that cannot or must not be replaced: a mount point, or what a link points to."""
 
     HIDDEN: ClassVar[tuple[str, ...]] = (".plm-export.lock", ".plm-export.resume")
@@ -185,10 +185,10 @@ class Inside(Placement):
         own = ("lost+found",) if os.path.ismount(self.out) else ()
         return (*self.HIDDEN, self.root.name, *own)
 
-    def look(self, before: Judged | None = None) -> Judged:
-        return judge(self.out, skip=self._skip, seen=before.stamps if before else None)
+    def look(self, before: PlaceFindings | None = None) -> PlaceFindings:
+        return inspect_place(self.out, skip=self._skip, seen=before.stamps if before else None)
 
-    def place(self, before: Judged) -> None:
+    def place(self, before: PlaceFindings) -> None:
         found = self.look(before)
         self.refuse(found)
         for name in reversed(_in_order(found.stamps)):
@@ -197,7 +197,7 @@ class Inside(Placement):
             _remove_folders(self.out, found.stamps)
         self.refuse(self.look())
         if moved:
-            self.refuse(judge(self.replaced, seen=found.stamps))
+            self.refuse(inspect_place(self.replaced, seen=found.stamps))
         for name in _in_order(walk(self.made)):
             _move(self.made / name, self.out / name, rename_new)
 

@@ -15,7 +15,7 @@ from typing import Self
 
 from converter.errors import ExportError, ResourceLimit, UsageError
 from converter.package.output_commit import InTheWay
-from converter.package.output_marker import Judged, is_measurements, write_marker
+from converter.package.output_marker import PlaceFindings, is_measurements, write_marker
 from converter.package.output_place import OWNER, Place, remove_checkpoints, remove_run
 
 FULL = {errno.ENOSPC, errno.EDQUOT}
@@ -69,7 +69,7 @@ class Output:
         try:
             with _disk_errors(self.out):
                 self._recover()
-                self._before = self._judged()
+                self._before = self._findings()
                 self._begin()
         except BaseException:
             self._lock.release()
@@ -104,7 +104,7 @@ class Output:
         elif removed:
             self._note(f"removed what {removed} killed run{'s' * (removed > 1)} into {self.out} had left")
 
-    def _judged(self) -> Judged:
+    def _findings(self) -> PlaceFindings:
         """Return what stands at the output's place; `UsageError` where it must stay."""
         found = self._place.look()
         if not found.foreign and (self._force or not found.output):

@@ -26,7 +26,7 @@ Stamp = tuple[int, int, int]
 
 
 @dataclass(frozen=True)
-class Judged:
+class PlaceFindings:
     """What was found in a folder. `stamps` let a second look skip the digests of files that nobody touched."""
 
     foreign: tuple[str, ...] = ()
@@ -84,7 +84,9 @@ def _inside(name: str) -> bool:
     return bool(parts) and not name.startswith("/") and ".." not in parts and "\0" not in name
 
 
-def judge(folder: Path, *, skip: Collection[str] = (), seen: Mapping[str, Stamp] | None = None) -> Judged:
+def inspect_place(
+    folder: Path, *, skip: Collection[str] = (), seen: Mapping[str, Stamp] | None = None
+) -> PlaceFindings:
     """Tell what in `folder` is not provably ours. Links are never followed, and never ours.
 
     Args:
@@ -94,11 +96,13 @@ def judge(folder: Path, *, skip: Collection[str] = (), seen: Mapping[str, Stamp]
 
     """
     if folder.is_symlink() or not folder.is_dir():
-        return Judged(foreign=(folder.name,))
+        return PlaceFindings(foreign=(folder.name,))
     files = read_marker(folder)
     if files is None:
         # Whose it is does not depend on what lies deeper, and there may be a million files.
-        return Judged(tuple(n for n in sorted(p.name for p in folder.iterdir()) if n not in skip and n not in LITTER))
+        return PlaceFindings(
+            tuple(n for n in sorted(p.name for p in folder.iterdir()) if n not in skip and n not in LITTER)
+        )
     ours = {str(parent) for name in files for parent in PurePosixPath(name).parents}
     foreign, stamps = [], {}
     for name in walk(folder, skip):
@@ -110,7 +114,7 @@ def judge(folder: Path, *, skip: Collection[str] = (), seen: Mapping[str, Stamp]
             stamps[name] = _stamp(path)
         else:
             foreign.append(f"{name} (changed)" if name in files else name)
-    return Judged(tuple(sorted(foreign)), stamps, output=True)
+    return PlaceFindings(tuple(sorted(foreign)), stamps, output=True)
 
 
 def _is_ours(path: Path, name: str, files: Mapping[str, str], seen: Mapping[str, Stamp]) -> bool:

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from converter.jsonfile import json_text
-from converter.package.output_commit import Beside, Inside, Placement
+from converter.package.output_commit import ByFile, ByRename, Placement
 from converter.package.output_lock import OutputLock
-from converter.package.output_marker import TOOL, Judged, is_checkpoint, read_small_json
+from converter.package.output_marker import TOOL, PlaceFindings, is_checkpoint, read_small_json
 
 OWNER = "owner.json"
 """In a run's hidden folder: whose it is. Written first, removed last."""
@@ -77,9 +77,9 @@ class Place:
                     yield way
 
     def placement(self, root: Path, *, force: bool = False) -> Placement:
-        return Inside(self.real, root, force=force) if self.inside else Beside(self.real, root, force=force)
+        return ByFile(self.real, root, force=force) if self.inside else ByRename(self.real, root, force=force)
 
-    def look(self) -> Judged:
+    def look(self) -> PlaceFindings:
         """Tell what stands there before a run has a folder of its own."""
         return self.placement(self.around / f"{self._stem}.partial-").look()
 

@@ -18,7 +18,7 @@ from converter.validate.checks import Status
 if TYPE_CHECKING:
     from converter.artifact import Bundle, TorchModel
     from converter.recipe import ChosenPrecision, Recipe
-    from converter.stage import Context
+    from converter.reference import Reference
     from converter.target import Runner, Target
     from converter.validate.checks import Evaluation
 
@@ -50,7 +50,7 @@ def seal_package(
     records: "Sequence[Record]",
     recipe: "Recipe",
     source: "TorchModel",
-    ctx: "Context",
+    reference: "Reference",
 ) -> Package:
     """Complete and seal `bundle`.
 
@@ -78,7 +78,7 @@ def seal_package(
         "gate": gate_table(evaluation),
     }
     if evaluation.status is not Status.FAIL:
-        manifest |= _golden(target, precision, bundle, evaluation, source, ctx)
+        manifest |= _golden(target, precision, bundle, evaluation, source, reference)
         card = package_card(target, precision, bundle, evaluation, source)
         (bundle.folder / README).write_text(card, encoding="utf-8")
     return seal(bundle, json_values(manifest))
@@ -90,15 +90,14 @@ def _golden(
     bundle: "Bundle",
     evaluation: "Evaluation",
     source: "TorchModel",
-    ctx: "Context",
+    reference: "Reference",
 ) -> dict[str, Any]:
     from converter.package.golden import record_golden, write_golden
     from converter.package.verify import signatures
 
-    assert ctx.reference is not None, "the source is asked before any package is made"
     specs = bundle.source.specs
     runner = target.open(bundle.folder, specs)
-    golden = record_golden(bundle.source, source, ctx.reference, runner)
+    golden = record_golden(bundle.source, source, reference, runner)
     write_golden(golden, bundle.folder)
     tolerance = target.menu()[precision.name].tolerance
     beside = target.accompany(bundle, golden, runner, evaluation, tolerance)

@@ -45,7 +45,7 @@ class ScoredLinear(torch.nn.Linear):
 def prune_by_movement(stage: "MovementPruning", given: TorchModel, ctx: Context) -> Outcome[TorchModel]:
     """Rank and train in turns, then train what is left with the zeros held."""
     stage.check(given, has_text=True)
-    studies = prepare("prune.movement", stage, stage.weights, given, ctx)
+    setup = prepare("prune.movement", stage, stage.weights, given, ctx)
     made = replace(given, module=_scored(given))
     trained: list[Trained] = []
     for cut in range(1, stage.cuts + 1):
@@ -53,11 +53,11 @@ def prune_by_movement(stage: "MovementPruning", given: TorchModel, ctx: Context)
         if cut == stage.cuts:
             made = replace(made, module=_settled(made.module))
         begin, end = (stage.until * (c - 1) / (stage.cuts - 1) for c in (cut, cut + 1))
-        trained.append(studies.train(made, (begin, end if cut < stage.cuts else 1.0)))
+        trained.append(setup.train(made, (begin, end if cut < stage.cuts else 1.0)))
         made = replace(made, module=trained[-1].module)
     shutil.rmtree(ctx.work / KEPT, ignore_errors=True)
     refuse_empty(encoder_linears(made))
-    return Outcome(made, describe_zeros(given, made, ctx) | studies.facts(trained))
+    return Outcome(made, describe_zeros(given, made, ctx) | setup.facts(trained))
 
 
 def _scored(given: TorchModel) -> torch.nn.Module:

@@ -15,9 +15,9 @@ from converter.structured.plan import Budget, UnitScores, choose_units, describe
 if TYPE_CHECKING:
     from converter.forecast import Forecast
     from converter.stage import Ticker
-    from converter.structured.budget import Spending
+    from converter.structured.budget import BudgetedCosts
     from converter.structured.importance import Evidence
-    from converter.structured.shrink import Ground
+    from converter.structured.shrink import PruningInputs
 
 RATIO = 0.25
 """Of heads and neurons, where nothing else says how many go."""
@@ -119,7 +119,7 @@ class StructuredPruning(Stage[TorchModel, TorchModel]):
         if planned is not None:
             return self._follow(given, ctx, evidence, planned)
         if self._has_budget:
-            return self._spend(given, ctx, evidence)
+            return self._prune_to_budget(given, ctx, evidence)
         return self._remove(given, ctx, evidence, *budgets)
 
     def forecast(self, now: "Forecast", model: TorchModel, ctx: Context) -> "Forecast":
@@ -148,22 +148,22 @@ class StructuredPruning(Stage[TorchModel, TorchModel]):
             made = self._fit(given, ctx, evidence, made)
         return self._outcome(given, made, ctx, evidence, first)
 
-    def _spend(self, given: TorchModel, ctx: Context, evidence: "Evidence") -> Outcome[TorchModel]:
+    def _prune_to_budget(self, given: TorchModel, ctx: Context, evidence: "Evidence") -> Outcome[TorchModel]:
         """Remove as much as the budget wants, where it is missed least."""
         from converter.structured.shrink import search_stride, shrink
         from converter.surgery.resize import family_of
 
-        spending = self._spending(given, ctx, evidence)
-        n_sites = 2 * len(family_of(given).layers(given.module))
+        costs = self._budgeted_costs(given, ctx, evidence)
+        n_sublayers = 2 * len(family_of(given).layers(given.module))
         n_searched = len(evidence.batches[:: search_stride(evidence)])
-        total = len(evidence.batches) + n_searched * self.steps + n_sites * (2 * self.steps - 1)
+        total = len(evidence.batches) + n_searched * self.steps + n_sublayers * (2 * self.steps - 1)
         with ctx.progress.task("Choosing heads and neurons", total=total) as ticker:
-            ground = self._ground(given, ctx, evidence, ticker)
-            found = shrink(ground, spending.table, spending.wanted, self.steps, self.round_to, ticker)
-        made = self._fit(given, ctx, evidence, found.made, ground)
+            inputs = self._inputs(given, ctx, evidence, ticker)
+            found = shrink(inputs, costs.table, costs.wanted, self.steps, self.round_to, ticker)
+        made = self._fit(given, ctx, evidence, found.made, inputs)
         widths = [(p.n_heads, p.n_neurons) for p in family_of(made).layers(made.module)]
         outcome = self._outcome(given, made, ctx, evidence, found.first)
-        return replace(outcome, facts={**outcome.facts, **spending.facts(widths, missed=found.missed)})
+        return replace(outcome, facts={**outcome.facts, **costs.facts(widths, missed=found.missed)})
 
     def _follow(
         self, given: TorchModel, ctx: Context, evidence: "Evidence", shapes: Sequence[LayerShape]
@@ -176,23 +176,28 @@ class StructuredPruning(Stage[TorchModel, TorchModel]):
             made = self._fit(given, ctx, evidence, made)
         return self._outcome(given, made, ctx, evidence, ())
 
-    def _spending(self, given: TorchModel, ctx: Context, evidence: "Evidence") -> "Spending":
-        from converter.structured.budget import spend_size, spend_time
+    def _budgeted_costs(self, given: TorchModel, ctx: Context, evidence: "Evidence") -> "BudgetedCosts":
+        from converter.structured.budget import costs_of_size, costs_of_time
 
         if self.size_mb is not None:
-            return spend_size(given, ctx, self.size_mb)
-        return spend_time(given, ctx, evidence, self.speedup, self.latency_ms)
+            return costs_of_size(given, ctx, self.size_mb)
+        return costs_of_time(given, ctx, evidence, self.speedup, self.latency_ms)
 
-    def _ground(self, given: TorchModel, ctx: Context, evidence: "Evidence", ticker: "Ticker") -> "Ground":
-        from converter.structured.shrink import lay_ground
+    def _inputs(self, given: TorchModel, ctx: Context, evidence: "Evidence", ticker: "Ticker") -> "PruningInputs":
+        from converter.structured.shrink import collect_inputs
 
         if self.loss == "auto":
             # What is fitted follows the model's own answers however the units were chosen: a plan is applied alike.
             evidence = replace(evidence, by_labels=False)
-        return lay_ground(given, evidence, ctx.work / "sums", ticker)
+        return collect_inputs(given, evidence, ctx.work / "sums", ticker)
 
     def _fit(
-        self, given: TorchModel, ctx: Context, evidence: "Evidence", cut: TorchModel, ground: "Ground | None" = None
+        self,
+        given: TorchModel,
+        ctx: Context,
+        evidence: "Evidence",
+        cut: TorchModel,
+        inputs: "PruningInputs | None" = None,
     ) -> TorchModel:
         """Return `given` cut as `cut` is, and fitted: the weights follow from the decision, however it was found."""
         import shutil
@@ -200,12 +205,12 @@ class StructuredPruning(Stage[TorchModel, TorchModel]):
         from converter.structured.shrink import PASSES, fitted
         from converter.surgery.resize import family_of, places_of
 
-        n_sites = 2 * len(family_of(given).layers(given.module))
-        total = PASSES * (n_sites + len(evidence.batches)) + (0 if ground else len(evidence.batches))
+        n_sublayers = 2 * len(family_of(given).layers(given.module))
+        total = PASSES * (n_sublayers + len(evidence.batches)) + (0 if inputs else len(evidence.batches))
         with ctx.progress.task("Refitting what is kept", total=total) as ticker:
-            ground = ground or self._ground(given, ctx, evidence, ticker)
-            made = fitted(ground, places_of(given, cut), ticker)
-        shutil.rmtree(ground.sums.folder)
+            inputs = inputs or self._inputs(given, ctx, evidence, ticker)
+            made = fitted(inputs, places_of(given, cut), ticker)
+        shutil.rmtree(inputs.sums.folder)
         return made
 
     def _shrink(

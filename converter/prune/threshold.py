@@ -135,7 +135,7 @@ class ThresholdPruning(Stage[TorchModel, TorchModel]):
         return tuple([encoding for _, encoding in batch] for batch in evidence.batches)
 
     def _fit(self, made: TorchModel, whole: TorchModel, batches: "Sequence[Sequence[Encoding]]", ctx: Context) -> None:
-        """Zero and fit the linears of `made` in place, from the input on: later ones mend what earlier ones lack."""
+        """Zero and fit the linears of `made` in place, from the input on: later ones make up for earlier ones."""
         import torch
 
         from converter.prune._compensate import prune_and_fit

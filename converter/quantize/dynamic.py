@@ -47,11 +47,11 @@ class DynamicInt8(Quantizer[OnnxModel]):
     def run(self, given: OnnxModel, ctx: Context) -> Outcome[OnnxModel]:
         from converter.onnx.quantize.fallback import quantize_faithfully
         from converter.onnx.quantize.fit import fit_products
-        from converter.onnx.quantize.prepare import Wish, prepare
+        from converter.onnx.quantize.prepare import Preparation, prepare
         from converter.onnx.rewrites.integer_products import quantize_products
 
-        wish = Wish(smooth=self.smooth, bounded=self.bounded, fuse=True, texts=self.samples)
-        prepared = prepare(given, ctx.work / f"dynamic-{crc32(repr(self).encode()):08x}", ctx, wish)
+        preparation = Preparation(smooth=self.smooth, bounded=self.bounded, fuse=True, texts=self.samples)
+        prepared = prepare(given, ctx.work / f"dynamic-{crc32(repr(self).encode()):08x}", ctx, preparation)
         fit = fit_products(prepared, None, ctx.progress, bounded=self.bounded)
 
         def write(model: "ir.Model", sites: "Sequence[Site]") -> dict[str, Any]:

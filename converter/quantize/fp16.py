@@ -101,7 +101,7 @@ def _half_tensor(tensor: "ir.TensorProtocol", value: "ir.Value") -> "ir.LazyTens
     import onnx_ir as ir
 
     if value.dtype != ir.DataType.FLOAT16:
-        return ir.LazyTensor(lambda: tensor, dtype=tensor.dtype, shape=ir.Shape(tensor.shape), name=value.name)
+        return ir.LazyTensor(lambda: tensor, dtype=tensor.dtype, shape=ir.Shape(tensor.shape.numpy()), name=value.name)
 
     def convert() -> "ir.TensorProtocol":
         wide = tensor.numpy()
@@ -109,7 +109,7 @@ def _half_tensor(tensor: "ir.TensorProtocol", value: "ir.Value") -> "ir.LazyTens
         small = np.where((wide != 0) & (np.abs(wide) < MIN_CONSTANT), np.copysign(MIN_CONSTANT, wide), wide)
         return ir.Tensor(np.clip(small, -MAX_CONSTANT, MAX_CONSTANT).astype(np.float16))
 
-    return ir.LazyTensor(convert, dtype=ir.DataType.FLOAT16, shape=ir.Shape(tensor.shape), name=value.name)
+    return ir.LazyTensor(convert, dtype=ir.DataType.FLOAT16, shape=ir.Shape(tensor.shape.numpy()), name=value.name)
 
 
 def float_values(model: "ir.Model") -> "Iterator[ir.Value]":

@@ -6,7 +6,7 @@ from converter.binding import option
 from converter.precision import Limits, Precision, Quantizer
 from converter.stage import Context, Outcome
 from converter.tflite.model import TfliteModel
-from converter.tflite.quantize.requantize import Fit, Scheme, requantize
+from converter.tflite.quantize.requantize import Scheme, WeightFit, requantize
 
 PEAK = 8.0
 """Times the mean strength of a channel that smoothing weakens: at 4, as in 4 bits, three times as many operations are
@@ -34,6 +34,6 @@ class LitertDynamicInt8(Quantizer[TfliteModel]):
     needs_text = True
 
     def run(self, given: TfliteModel, ctx: Context) -> Outcome[TfliteModel]:
-        fit = Fit(self.texts, self.smooth, PEAK) if self.texts else None
+        fit = WeightFit(self.texts, self.smooth, PEAK) if self.texts else None
         rules = Scheme(8, integer=True).rules(["FULLY_CONNECTED"])
         return requantize(given, rules, "dynamic", ctx, tables=8 if self.embeddings else 0, fit=fit)

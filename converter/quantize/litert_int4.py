@@ -7,7 +7,7 @@ from converter.binding import option
 from converter.precision import Limits, Precision, Quantizer
 from converter.stage import Context, Outcome
 from converter.tflite.model import TfliteModel
-from converter.tflite.quantize.requantize import Fit, Scheme, requantize
+from converter.tflite.quantize.requantize import Scheme, WeightFit, requantize
 
 PEAK = 4.0
 """Times the mean strength of a channel that smoothing weakens."""
@@ -38,5 +38,5 @@ class LitertInt4(Quantizer[TfliteModel]):
 
     def _quantized(self, given: TfliteModel, ctx: Context, name: str, kept: float) -> Outcome[TfliteModel]:
         rules = Scheme(4, integer=True, algorithm="OCTAV", granularity=f"BLOCKWISE_{self.block}")
-        fit = Fit(self.texts, self.smooth, PEAK, self.block, kept)
+        fit = WeightFit(self.texts, self.smooth, PEAK, self.block, kept)
         return requantize(given, rules.rules(["FULLY_CONNECTED"]), name, ctx, tables=self.embeddings, fit=fit)

@@ -15,7 +15,7 @@ from converter.stage import Context, Outcome
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-    from converter.onnx.quantize.fit import Fit
+    from converter.onnx.quantize.fit import ProductFit
     from converter.onnx.rewrites.sites import Site
 
 
@@ -51,12 +51,12 @@ class StaticInt8(Quantizer[OnnxModel]):
     def run(self, given: OnnxModel, ctx: Context) -> Outcome[OnnxModel]:
         from converter.onnx.quantize.fallback import quantize_faithfully
         from converter.onnx.quantize.fit import fit_products
-        from converter.onnx.quantize.prepare import Wish, prepare
+        from converter.onnx.quantize.prepare import Preparation, prepare
 
         if not ctx.calibration:
             raise StageFailed("static quantization needs calibration text", where=self.name, hint="give --calibration")
-        wish = Wish(smooth=self.smooth, bounded=self.bounded, fuse=not self.portable, texts=self.samples)
-        prepared = prepare(given, ctx.work / self._folder, ctx, wish)
+        preparation = Preparation(smooth=self.smooth, bounded=self.bounded, fuse=not self.portable, texts=self.samples)
+        prepared = prepare(given, ctx.work / self._folder, ctx, preparation)
         fit = fit_products(prepared, self.range, ctx.progress, bounded=self.bounded)
         facts = quantize_faithfully(
             prepared, fit.noise, lambda model, sites: self._write(model, sites, fit), given, ctx, self.max_noise
@@ -71,7 +71,7 @@ class StaticInt8(Quantizer[OnnxModel]):
         # A run may try several: what one made must stay.
         return f"static-{crc32(repr(self).encode()):08x}"
 
-    def _write(self, model: "ir.Model", sites: "Sequence[Site]", fit: "Fit") -> dict[str, Any]:
+    def _write(self, model: "ir.Model", sites: "Sequence[Site]", fit: "ProductFit") -> dict[str, Any]:
         from converter.onnx.quantize.qdq import write_qdq
         from converter.onnx.rewrites.integer_products import quantize_products
 

@@ -21,7 +21,7 @@ SCORE_ROOM = 0.025
 people differ by more."""
 
 
-class Reading(ABC):
+class LogitsKind(ABC):
     """How the logits of a sequence classifier are read; `labels` are its classes."""
 
     metric_name: str
@@ -106,7 +106,7 @@ def _spaced(name: str) -> str:
     return name.lower().replace("_", " ").replace("-", " ")
 
 
-class SingleLabel(Reading):
+class SingleLabel(LogitsKind):
     """The class of the largest logit."""
 
     metric_name = "accuracy"
@@ -161,7 +161,7 @@ class SingleLabel(Reading):
         return F.cross_entropy(logits, torch.tensor(gold, device=logits.device))
 
 
-class MultiLabel(Reading):
+class MultiLabel(LogitsKind):
     """Every class whose sigmoid is above one half, that is, whose logit is above 0."""
 
     metric_name = "f1"
@@ -249,7 +249,7 @@ class Score:
         return all(abs(a - b) <= SCORE_ROOM * self.scale for a, b in zip(self.values, other.values, strict=True))
 
 
-class ScoreReading(Reading):
+class ScoreLogits(LogitsKind):
     """The logit itself is the answer (regression)."""
 
     metric_name = "spearman"
@@ -291,11 +291,11 @@ class ScoreReading(Reading):
         return F.mse_loss(logits[:, 0], torch.tensor(gold, dtype=logits.dtype, device=logits.device))
 
 
-def reading_of(config: Any, labels: tuple[str, ...]) -> Reading:
+def logits_kind_of(config: Any, labels: tuple[str, ...]) -> LogitsKind:
     """Choose by the configuration as transformers does: `problem_type`, else one output is a score."""
     problem = getattr(config, "problem_type", None)
     if problem == "multi_label_classification":
         return MultiLabel(labels)
     if problem == "regression" or config.num_labels == 1:
-        return ScoreReading(labels)
+        return ScoreLogits(labels)
     return SingleLabel(labels)

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from converter.errors import RecipeError
+from converter.registry import target_class
 from converter.structured.costs import CostTable, latency_table, natural_lengths, size_table
 from converter.structured.kernels import Dimensions, Products
 from converter.surgery.count import n_parameters
@@ -15,13 +16,10 @@ if TYPE_CHECKING:
     from converter.stage import Context
     from converter.structured.importance import Evidence
 
-TIMED_TARGET = "cpu-int8"
-"""Whose operators are timed, with ONNX Runtime on one thread, whatever the run's first target is."""
-
 
 @dataclass(frozen=True)
-class Spending:
-    """A table of costs, and how much of it may be spent."""
+class BudgetedCosts:
+    """A table of costs, what the whole model costs by it, and the budget."""
 
     table: CostTable
     full: float
@@ -49,28 +47,28 @@ class Spending:
         return facts
 
 
-def spend_size(given: "TorchModel", ctx: "Context", megabytes: float) -> Spending:
-    """Return the spending of a package of `megabytes`, as the run's first target stores its weights."""
+def costs_of_size(given: "TorchModel", ctx: "Context", megabytes: float) -> BudgetedCosts:
+    """Return the costs of a package of at most `megabytes`, as the run's first target stores its weights."""
     parts = family_of(given).layers(given.module)
     widths = [(p.n_heads, p.n_neurons) for p in parts]
     width = ctx.aim.precision.bytes_a_weight if ctx.aim else 1
     table = size_table(_dimensions(given), n_parameters(given), widths, width)
-    return _refuse_idle(Spending(table, table.total(widths), megabytes), f"size_mb={megabytes:g}")
+    return _refuse_idle(BudgetedCosts(table, table.total(widths), megabytes), f"size_mb={megabytes:g}")
 
 
-def spend_time(
+def costs_of_time(
     given: "TorchModel", ctx: "Context", evidence: "Evidence", speedup: float | None, milliseconds: float | None
-) -> Spending:
-    """Return the spending of `milliseconds` a text, or of the model's own time over `speedup`.
+) -> BudgetedCosts:
+    """Return the costs within `milliseconds` a text, or within the model's own time over `speedup`.
 
     Times are those of ONNX Runtime on this machine at the lengths of the text, one thread, in the precision of the
-    run's first target; where that is not `cpu-int8` the facts say for what they stand in.
+    run's first target; where its target has another runtime, the facts say for what they stand in.
     """
     table = time_table(given, ctx, [e.length for batch in evidence.batches for _, e in batch])
     full = table.total([(p.n_heads, p.n_neurons) for p in family_of(given).layers(given.module)])
     wanted = full / speedup if speedup is not None else milliseconds or 0.0
     asked = f"speedup={speedup:g}" if speedup is not None else f"latency_ms={milliseconds:g}"
-    return _refuse_idle(Spending(table, full, wanted), asked)
+    return _refuse_idle(BudgetedCosts(table, full, wanted), asked)
 
 
 def time_table(given: "TorchModel", ctx: "Context", lengths: Sequence[int]) -> CostTable:
@@ -82,19 +80,19 @@ def time_table(given: "TorchModel", ctx: "Context", lengths: Sequence[int]) -> C
     widest = max(p.n_heads for p in parts), max(p.n_neurons for p in parts)
     dimensions = replace(_dimensions(given), one_token=reads_one_token(given))
     table = latency_table(dimensions, _products(ctx), widest, natural_lengths(lengths), ctx.progress)
-    if ctx.aim is not None and ctx.aim.target != TIMED_TARGET:
+    if ctx.aim is not None and not target_class(ctx.aim.target).timed:
         # Said, not hidden: another runtime has other kernels.
         table = replace(table, about={**table.about, "stands_in_for": ctx.aim.target})
     return table.times(dimensions.layers) if family.shares_layers else table
 
 
-def _refuse_idle(spending: Spending, asked: str) -> Spending:
-    if spending.wanted >= spending.full:
+def _refuse_idle(costs: BudgetedCosts, asked: str) -> BudgetedCosts:
+    if costs.wanted >= costs.full:
         raise RecipeError(
-            f"{asked} has no effect: the model already takes {spending.full:.3g} {spending.table.unit} as it is",
+            f"{asked} has no effect: the model already takes {costs.full:.3g} {costs.table.unit} as it is",
             hint="ask for less",
         )
-    return spending
+    return costs
 
 
 def _products(ctx: "Context") -> Products:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 
 from converter.structured.least_squares import TINY, Moments, damped
-from converter.structured.streams import Site, Stream, head_of, sites_of
+from converter.structured.streams import Stream, Sublayer, head_of, sublayers_of
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Reader:
 class Readers:
     """All that read the stream."""
 
-    of_sites: Mapping[Site, Sequence[Reader]]
+    of_sublayers: Mapping[Sublayer, Sequence[Reader]]
     """Of each sublayer that has units."""
     head: Reader | None
 
@@ -35,19 +35,19 @@ class Readers:
 def readers_of(stream: Stream) -> Readers:
     """Return what reads the stream of a model, as it is now."""
     made = {}
-    for site in sites_of(stream.parts):
-        part = stream.parts[site.layer]
-        linears = part.readers if site.kind == "attention" else (part.ffn_input,)
+    for sublayer in sublayers_of(stream.parts):
+        part = stream.parts[sublayer.layer]
+        linears = part.readers if sublayer.kind == "attention" else (part.ffn_input,)
         if linears[0].out_features:
-            made[site] = [_reader(m) for m in linears]
+            made[sublayer] = [_reader(m) for m in linears]
     head = head_of(stream)
     return Readers(made, None if head is None else _reader(head))
 
 
-def mend(readers: Sequence[Reader], moments: Moments, ridge: float) -> None:
+def correct_inputs(readers: Sequence[Reader], moments: Moments, ridge: float) -> None:
     """Let `readers` read, in place, as if the stream were the whole model's.
 
-    `moments` are those of X and E = T - X. It starts from the weights as they were: mending twice is mending once.
+    `moments` are those of X and E = T - X. It starts from the weights as they were, so a second call changes nothing.
     """
     biased = all(r.bias is not None for r in readers)
     xx, xe = moments.centered(bias=biased)

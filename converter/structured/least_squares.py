@@ -2,7 +2,7 @@
 
 What is left of a sublayer takes over what is gone: W' = (X'X + λ)⁻¹ (X'Z + λW), X what the pruned model's kept units
 give, Z what the whole model hands on there less the pruned model's own residual, so that the errors of earlier layers
-are mended too (K-prune, arXiv 2308.03449; ZipLM, 2302.04089). λ pulls toward the old weights, not toward zero: where
+are corrected, too (K-prune, arXiv 2308.03449; ZipLM, 2302.04089). λ pulls toward the old weights, not to zero: where
 the text says nothing, nothing changes.
 """
 

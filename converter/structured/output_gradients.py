@@ -14,7 +14,7 @@ import torch
 from converter.graphs import MODEL
 from converter.reference import feed_of
 from converter.structured.importance import Evidence, moved_answers, sum_of_losses
-from converter.structured.streams import Site, linear_of, sites_of
+from converter.structured.streams import Sublayer, linear_of, sublayers_of
 from converter.surgery.resize import family_of
 
 if TYPE_CHECKING:
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
 
 @dataclass
-class Pull:
-    """What one sublayer's outputs mean to the loss."""
+class OutputGradients:
+    """Gradients of the loss at one sublayer's outputs."""
 
     metric: torch.Tensor
     """Sum of gg' over tokens, `[hidden, hidden]`, float64."""
@@ -47,21 +47,25 @@ class Pull:
         return (1 - evenly) * self.metric / max(self.mass, 1e-30) + evenly * torch.eye(n, dtype=torch.float64) / n
 
 
-def measure_pull(
+def measure_output_gradients(
     model: "TorchModel", unpruned: "TorchModel", evidence: Evidence, draw: int, ticker: "Ticker"
-) -> dict[Site, Pull]:
-    """Return the pull of every sublayer of `model`; another `draw` is another noise."""
+) -> dict[Sublayer, OutputGradients]:
+    """Return the gradients at every sublayer's output; another `draw` is another noise."""
     parts = family_of(model).layers(model.module)
-    sites = sites_of(parts)
-    made = {s: Pull(torch.zeros(n, n, dtype=torch.float64)) for s in sites for n in [linear_of(parts, s).out_features]}
+    sublayers = sublayers_of(parts)
+    made = {
+        s: OutputGradients(torch.zeros(n, n, dtype=torch.float64))
+        for s in sublayers
+        for n in [linear_of(parts, s).out_features]
+    }
     for number, batch in enumerate(evidence.batches):
         rng = torch.Generator().manual_seed((evidence.seed * 1_000_003 + draw) * 100_003 + number)
         feed = {n: torch.from_numpy(rows) for n, rows in feed_of(model, [e for _, e in batch]).items()}
-        zeros: list[tuple[Site, torch.Tensor]] = []
+        zeros: list[tuple[Sublayer, torch.Tensor]] = []
         with ExitStack() as hooks, torch.enable_grad():
-            for site in sites:
-                hook = _adding_zeros(site, feed["attention_mask"].shape, zeros)
-                hooks.callback(linear_of(parts, site).register_forward_hook(hook).remove)
+            for sublayer in sublayers:
+                hook = _adding_zeros(sublayer, feed["attention_mask"].shape, zeros)
+                hooks.callback(linear_of(parts, sublayer).register_forward_hook(hook).remove)
             outputs = model.graphs()[MODEL](**feed)
             loss = sum_of_losses(model, outputs, feed, batch, evidence, moved_answers(unpruned, feed, evidence, rng))
             grads = torch.autograd.grad(loss, [z for _, z in zeros])
@@ -70,23 +74,29 @@ def measure_pull(
     return made
 
 
-def _adding_zeros(site: Site, shape: Sequence[int], zeros: list[tuple[Site, torch.Tensor]]) -> Callable[..., Any]:
+def _adding_zeros(
+    sublayer: Sublayer, shape: Sequence[int], zeros: list[tuple[Sublayer, torch.Tensor]]
+) -> Callable[..., Any]:
     """Add a zero to the output whose gradient is the output's own."""
 
     def hook(linear: torch.nn.Linear, _: Any, output: torch.Tensor) -> torch.Tensor:
         zero = torch.zeros(*shape, linear.out_features, requires_grad=True)
-        zeros.append((site, zero))
+        zeros.append((sublayer, zero))
         return output + zero
 
     return hook
 
 
 def _take(
-    made: dict[Site, Pull], sites: Sequence[Site], grads: Sequence[torch.Tensor], real: torch.Tensor, number: int
+    made: dict[Sublayer, OutputGradients],
+    sublayers: Sequence[Sublayer],
+    grads: Sequence[torch.Tensor],
+    real: torch.Tensor,
+    number: int,
 ) -> None:
     passes = dict.fromkeys(made, 0)
-    for site, grad in zip(sites, grads, strict=True):
+    for sublayer, grad in zip(sublayers, grads, strict=True):
         rows = grad[real]
-        made[site].metric += (rows.T @ rows).double()
-        made[site].tokens[number, passes[site]] = rows.square().sum(1)
-        passes[site] += 1
+        made[sublayer].metric += (rows.T @ rows).double()
+        made[sublayer].tokens[number, passes[sublayer]] = rows.square().sum(1)
+        passes[sublayer] += 1

@@ -17,12 +17,12 @@ from converter.artifact import TorchModel
 from converter.examples import Encoding
 from converter.model_folder.shape_map import LayerShape
 from converter.structured.costs import CostTable
-from converter.structured.input_correction import Readers, mend, readers_of
+from converter.structured.input_correction import Readers, correct_inputs, readers_of
 from converter.structured.least_squares import Moments, refit, solved
 from converter.structured.order import Removal, order_removal
-from converter.structured.output_gradients import Pull, measure_pull
+from converter.structured.output_gradients import OutputGradients, measure_output_gradients
 from converter.structured.plan import UnitScores
-from converter.structured.streams import Site, Stream, TeacherSums, linear_of, sites_of
+from converter.structured.streams import Stream, Sublayer, TeacherSums, linear_of, sublayers_of
 from converter.structured.widths import Choice, choose_widths
 from converter.surgery.resize import family_of, resized, resized_in_place
 
@@ -47,18 +47,18 @@ MATRIX_BYTES = 400_000_000
 
 
 @dataclass(frozen=True)
-class Ground:
-    """What every step stands on: the whole model, the text, and what the whole model hands on there."""
+class PruningInputs:
+    """What every step works from: the whole model, the text, and the whole model's activations on it."""
 
     given: TorchModel
     evidence: "Evidence"
     batches: tuple[tuple[Encoding, ...], ...]
     sums: TeacherSums
 
-    def thinned(self, stride: int) -> "Ground":
+    def thinned(self, stride: int) -> "PruningInputs":
         """Return the same with every n-th batch alone, of all lengths."""
         evidence = replace(self.evidence, batches=self.evidence.batches[::stride])
-        return Ground(self.given, evidence, self.batches[::stride], self.sums.thinned(stride))
+        return PruningInputs(self.given, evidence, self.batches[::stride], self.sums.thinned(stride))
 
 
 @dataclass(frozen=True)
@@ -76,68 +76,72 @@ def search_stride(evidence: "Evidence") -> int:
     return -(-evidence.n_texts // SEARCH_TEXTS)
 
 
-def lay_ground(given: TorchModel, evidence: "Evidence", folder: Path, ticker: "Ticker") -> Ground:
+def collect_inputs(given: TorchModel, evidence: "Evidence", folder: Path, ticker: "Ticker") -> PruningInputs:
     """Run the whole model once and keep what it hands on, in files under `folder`."""
     batches = tuple(tuple(e for _, e in batch) for batch in evidence.batches)
     sums = TeacherSums(folder)
     sums.take(Stream(given, batches), ticker.advance)
-    return Ground(given, evidence, batches, sums)
+    return PruningInputs(given, evidence, batches, sums)
 
 
-def shrink(ground: Ground, table: CostTable, budget: float, n_steps: int, chunk: int, ticker: "Ticker") -> Shrunk:
+def shrink(
+    inputs: PruningInputs, table: CostTable, budget: float, n_steps: int, chunk: int, ticker: "Ticker"
+) -> Shrunk:
     """Return the units that lose least within `budget` (of the table's unit), found in `n_steps` steps.
 
     Heads go one by one, neurons so that multiples of `chunk` stay.
     """
-    ground = ground.thinned(search_stride(ground.evidence))
-    made = replace(ground.given, module=copy.deepcopy(ground.given.module))
+    inputs = inputs.thinned(search_stride(inputs.evidence))
+    made = replace(inputs.given, module=copy.deepcopy(inputs.given.module))
     full = table.total(_widths(made))
     first: tuple[UnitScores, ...] = ()
     missed = False
     for step in range(1, n_steps + 1):
-        pulls = measure_pull(made, ground.given, ground.evidence, step, ticker)
-        removals = _removals(ground, made, pulls, ticker)
+        gradients = measure_output_gradients(made, inputs.given, inputs.evidence, step, ticker)
+        removals = _removals(inputs, made, gradients, ticker)
         first = first or tuple(_scores(removals, i) for i in range(len(_parts(made))))
         allowed = full * (budget / full) ** (step / n_steps)
         shapes, missed = choose_shapes(removals, table, allowed, chunk)
         made = resized_in_place(made, shapes)
         if step < n_steps:
-            reconstruct(ground, made, pulls, ticker)
+            reconstruct(inputs, made, gradients, ticker)
     return Shrunk(made, first, missed)
 
 
-def fitted(ground: Ground, shapes: Sequence[LayerShape], ticker: "Ticker") -> TorchModel:
+def fitted(inputs: PruningInputs, shapes: Sequence[LayerShape], ticker: "Ticker") -> TorchModel:
     """Return the whole model cut to `shapes` (indices into it) and its output weights fitted anew."""
-    made = resized(ground.given, shapes)
-    readers = readers_of(Stream(made, ground.batches))
+    made = resized(inputs.given, shapes)
+    readers = readers_of(Stream(made, inputs.batches))
     for number in range(PASSES):
-        pulls = measure_pull(made, ground.given, ground.evidence, LAST_DRAW + number, ticker)
-        reconstruct(ground, made, pulls, ticker, readers)
+        gradients = measure_output_gradients(made, inputs.given, inputs.evidence, LAST_DRAW + number, ticker)
+        reconstruct(inputs, made, gradients, ticker, readers)
     return made
 
 
 def reconstruct(
-    ground: Ground,
+    inputs: PruningInputs,
     made: TorchModel,
-    pulls: Mapping[Site, Pull],
+    gradients: Mapping[Sublayer, OutputGradients],
     ticker: "Ticker",
     readers: Readers | None = None,
 ) -> None:
     """Fit the output weights of `made` in place, one sublayer after the other; before each, what its `readers` read."""
-    stream = Stream(made, ground.batches)
+    stream = Stream(made, inputs.batches)
     done = 0
-    for site in sites_of(_parts(made)):
-        if site.layer > done:
+    for sublayer in sublayers_of(_parts(made)):
+        if sublayer.layer > done:
             stream.finish(done)
-            done = site.layer
-        if readers and site in readers.of_sites:
-            mend(readers.of_sites[site], _reading(ground, stream, site, pulls[site]), RIDGE)
-        linear = linear_of(_parts(made), site)
-        refit(linear, _moments(ground, stream, [site], pulls)[site], RIDGE, bias=has_bias(linear))
+            done = sublayer.layer
+        if readers and sublayer in readers.of_sublayers:
+            correct_inputs(
+                readers.of_sublayers[sublayer], _reading(inputs, stream, sublayer, gradients[sublayer]), RIDGE
+            )
+        linear = linear_of(_parts(made), sublayer)
+        refit(linear, _moments(inputs, stream, [sublayer], gradients)[sublayer], RIDGE, bias=has_bias(linear))
         ticker.advance()
     if readers and readers.head:
         stream.finish(done)
-        mend([readers.head], _read_by_head(ground, stream, readers.head.linear), RIDGE)
+        correct_inputs([readers.head], _read_by_head(inputs, stream, readers.head.linear), RIDGE)
 
 
 def _parts(model: TorchModel) -> "Sequence[LayerParts]":
@@ -148,65 +152,69 @@ def _widths(model: TorchModel) -> list[tuple[int, int]]:
     return [(p.n_heads, p.n_neurons) for p in _parts(model)]
 
 
-def _moments(ground: Ground, stream: Stream, sites: Sequence[Site], pulls: Mapping[Site, Pull]) -> dict[Site, Moments]:
-    linears = {site: linear_of(stream.parts, site) for site in sites}
-    made = {site: Moments(linear.in_features, linear.out_features) for site, linear in linears.items()}
+def _moments(
+    inputs: PruningInputs, stream: Stream, sublayers: Sequence[Sublayer], gradients: Mapping[Sublayer, OutputGradients]
+) -> dict[Sublayer, Moments]:
+    linears = {sublayer: linear_of(stream.parts, sublayer) for sublayer in sublayers}
+    made = {sublayer: Moments(linear.in_features, linear.out_features) for sublayer, linear in linears.items()}
     for number in range(len(stream.feeds)):
-        for site, passes in stream.watch(number, sites).items():
+        for sublayer, passes in stream.watch(number, sublayers).items():
             for i, seen in enumerate(passes):
-                lacking = ground.sums.of(number, site, i) - seen.total
-                made[site].add(seen.given, lacking, pulls[site].weights(number, i, TOKENS_EVENLY))
+                lacking = inputs.sums.of(number, sublayer, i) - seen.total
+                made[sublayer].add(seen.given, lacking, gradients[sublayer].weights(number, i, TOKENS_EVENLY))
     return made
 
 
-def _reading(ground: Ground, stream: Stream, site: Site, pull: Pull) -> Moments:
-    """Return the moments of what `site` reads, and of what that lacks of what the whole model reads there."""
-    width = linear_of(stream.parts, site).out_features
+def _reading(inputs: PruningInputs, stream: Stream, sublayer: Sublayer, gradient: OutputGradients) -> Moments:
+    """Return the moments of what `sublayer` reads, and of what that lacks of what the whole model reads there."""
+    width = linear_of(stream.parts, sublayer).out_features
     made = Moments(width, width)
     for number in range(len(stream.feeds)):
-        for i, seen in enumerate(stream.watch(number, [site])[site]):
+        for i, seen in enumerate(stream.watch(number, [sublayer])[sublayer]):
             if seen.read is not None:
                 # Both rounded alike: what is the same lacks nothing.
-                lacking = ground.sums.read_of(number, site, i).float() - seen.read.half().float()
-                made.add(seen.read, lacking, pull.weights(number, i, TOKENS_EVENLY))
+                lacking = inputs.sums.read_of(number, sublayer, i).float() - seen.read.half().float()
+                made.add(seen.read, lacking, gradient.weights(number, i, TOKENS_EVENLY))
     return made
 
 
-def _read_by_head(ground: Ground, stream: Stream, head: torch.nn.Linear) -> Moments:
+def _read_by_head(inputs: PruningInputs, stream: Stream, head: torch.nn.Linear) -> Moments:
     """Return the moments of what the head reads, and of what that lacks."""
     made = Moments(head.in_features, head.in_features)
     for number in range(len(stream.feeds)):
         read = stream.read_by(number, head)
-        lacking = ground.sums.read_by_head(number).float() - read.half().float()
+        lacking = inputs.sums.read_by_head(number).float() - read.half().float()
         made.add(read, lacking, torch.ones(len(read)))
     return made
 
 
-def _removals(ground: Ground, made: TorchModel, pulls: Mapping[Site, Pull], ticker: "Ticker") -> dict[Site, Removal]:
+def _removals(
+    inputs: PruningInputs, made: TorchModel, gradients: Mapping[Sublayer, OutputGradients], ticker: "Ticker"
+) -> dict[Sublayer, Removal]:
     """Return, for each sublayer, in which order its units go and what that costs, all others as they are."""
-    parts, stream = _parts(made), Stream(made, ground.batches)
-    found: dict[Site, Removal] = {}
-    for sites in _held_together(parts):
-        moments = _moments(ground, stream, sites, pulls)
-        for site in sites:
-            linear, pull = linear_of(parts, site), pulls[site]
-            matrix, weight = solved(moments.pop(site), linear.weight, RIDGE, bias=has_bias(linear))
-            width = parts[site.layer].head_dim if site.kind == "attention" else 1
-            found[site] = order_removal(matrix, weight, pull.mass * pull.shape(OUTPUTS_EVENLY), width)
+    parts, stream = _parts(made), Stream(made, inputs.batches)
+    found: dict[Sublayer, Removal] = {}
+    for sublayers in _held_together(parts):
+        moments = _moments(inputs, stream, sublayers, gradients)
+        for sublayer in sublayers:
+            linear, gradient = linear_of(parts, sublayer), gradients[sublayer]
+            matrix, weight = solved(moments.pop(sublayer), linear.weight, RIDGE, bias=has_bias(linear))
+            width = parts[sublayer.layer].head_dim if sublayer.kind == "attention" else 1
+            found[sublayer] = order_removal(matrix, weight, gradient.mass * gradient.shape(OUTPUTS_EVENLY), width)
             ticker.advance()
     return found
 
 
-def _held_together(parts: "Sequence[LayerParts]") -> list[list[Site]]:
+def _held_together(parts: "Sequence[LayerParts]") -> list[list[Sublayer]]:
     """Return groups of sublayers whose second moments fit into memory together: one run of the model a group."""
-    groups: list[list[Site]] = [[]]
+    groups: list[list[Sublayer]] = [[]]
     held = 0
-    for site in sites_of(parts):
-        size = 8 * linear_of(parts, site).in_features ** 2
+    for sublayer in sublayers_of(parts):
+        size = 8 * linear_of(parts, sublayer).in_features ** 2
         if groups[-1] and held + size > MATRIX_BYTES:
             groups.append([])
             held = 0
-        groups[-1].append(site)
+        groups[-1].append(sublayer)
         held += size
     return groups
 
@@ -216,7 +224,7 @@ def has_bias(linear: torch.nn.Linear) -> bool:
 
 
 def choose_shapes(
-    removals: Mapping[Site, Removal], table: CostTable, budget: float, chunk: int
+    removals: Mapping[Sublayer, Removal], table: CostTable, budget: float, chunk: int
 ) -> tuple[list[LayerShape], bool]:
     """Return the units that stay within `budget`, or else the least that can be left, and whether it was missed."""
     n_layers = len(removals) // 2
@@ -224,54 +232,58 @@ def choose_shapes(
     widths = _within(choices, budget - table.fixed)
     missed = widths is None
     if widths is None:
-        widths = {site: min(row, key=lambda c: c.cost).width for site, row in choices.items()}
+        widths = {sublayer: min(row, key=lambda c: c.cost).width for sublayer, row in choices.items()}
         _keep_one_head(widths, removals)
     shapes = [
-        LayerShape(*(removals[s].kept(widths[s]) for s in (Site(i, "attention"), Site(i, "ffn"))))
+        LayerShape(*(removals[s].kept(widths[s]) for s in (Sublayer(i, "attention"), Sublayer(i, "ffn"))))
         for i in range(n_layers)
     ]
     return shapes, missed
 
 
-def _within(choices: Mapping[Site, Sequence[Choice]], room: float) -> dict[Site, int] | None:
+def _within(choices: Mapping[Sublayer, Sequence[Choice]], room: float) -> dict[Sublayer, int] | None:
     """Return the widths that lose least within `room`, at least one head among them; None: there are none."""
     best = _picked(choices, room)
-    attention = [site for site in choices if site.kind == "attention"]
-    if best is None or any(best[site].width for site in attention):
-        return None if best is None else {site: c.width for site, c in best.items()}
+    attention = [sublayer for sublayer in choices if sublayer.kind == "attention"]
+    if best is None or any(best[sublayer].width for sublayer in attention):
+        return None if best is None else {sublayer: c.width for sublayer, c in best.items()}
     # No layer would have a head: one must, so each is tried.
     tried = [
-        _picked({**choices, site: [c for c in choices[site] if c.width]}, room)
-        for site in attention
-        if any(c.width for c in choices[site])
+        _picked({**choices, sublayer: [c for c in choices[sublayer] if c.width]}, room)
+        for sublayer in attention
+        if any(c.width for c in choices[sublayer])
     ]
     made = [found for found in tried if found is not None]
     if not made:
         return None
     least = min(made, key=lambda found: sum(c.loss for c in found.values()))
-    return {site: c.width for site, c in least.items()}
+    return {sublayer: c.width for sublayer, c in least.items()}
 
 
-def _picked(choices: Mapping[Site, Sequence[Choice]], room: float) -> dict[Site, Choice] | None:
+def _picked(choices: Mapping[Sublayer, Sequence[Choice]], room: float) -> dict[Sublayer, Choice] | None:
     picks = choose_widths(list(choices.values()), room)
     if picks is None:
         return None
-    return {site: row[pick] for (site, row), pick in zip(choices.items(), picks, strict=True)}
+    return {sublayer: row[pick] for (sublayer, row), pick in zip(choices.items(), picks, strict=True)}
 
 
-def _choices(site: Site, removal: Removal, table: CostTable, chunk: int) -> list[Choice]:
+def _choices(sublayer: Sublayer, removal: Removal, table: CostTable, chunk: int) -> list[Choice]:
     n_units = len(removal.order)
-    step = 1 if site.kind == "attention" else min(chunk, max(1, n_units // 2))
+    step = 1 if sublayer.kind == "attention" else min(chunk, max(1, n_units // 2))
     widths = sorted({n_units, *range(0, n_units, step)})
-    return [Choice(w, table.of(site.kind, w), removal.cost_of(w)) for w in widths]
+    return [Choice(w, table.of(sublayer.kind, w), removal.cost_of(w)) for w in widths]
 
 
-def _keep_one_head(widths: dict[Site, int], removals: Mapping[Site, Removal]) -> None:
+def _keep_one_head(widths: dict[Sublayer, int], removals: Mapping[Sublayer, Removal]) -> None:
     """Give the layer that would miss it most one head: tokens must know of each other."""
-    sites = [s for s in widths if s.kind == "attention"]
-    most = max((s for s in sites if removals[s].order), key=lambda s: removals[s].cost_of(0) - removals[s].cost_of(1))
+    sublayers = [s for s in widths if s.kind == "attention"]
+    most = max(
+        (s for s in sublayers if removals[s].order), key=lambda s: removals[s].cost_of(0) - removals[s].cost_of(1)
+    )
     widths[most] = 1
 
 
-def _scores(removals: Mapping[Site, Removal], layer: int) -> UnitScores:
-    return UnitScores(removals[Site(layer, "attention")].unit_costs(), removals[Site(layer, "ffn")].unit_costs())
+def _scores(removals: Mapping[Sublayer, Removal], layer: int) -> UnitScores:
+    return UnitScores(
+        removals[Sublayer(layer, "attention")].unit_costs(), removals[Sublayer(layer, "ffn")].unit_costs()
+    )

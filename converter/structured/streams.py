@@ -25,7 +25,7 @@ Kind = Literal["attention", "ffn"]
 
 
 @dataclass(frozen=True)
-class Site:
+class Sublayer:
     """One sublayer: the heads or the neurons of one layer."""
 
     layer: int
@@ -33,7 +33,7 @@ class Site:
 
 
 @dataclass(frozen=True)
-class Seen:
+class SublayerActivations:
     """One sublayer over one batch, its own tokens alone: rows of all texts of the batch, one after the other."""
 
     read: torch.Tensor | None
@@ -48,16 +48,16 @@ class _Reached(Exception):
     pass
 
 
-def sites_of(parts: "Sequence[LayerParts]") -> list[Site]:
+def sublayers_of(parts: "Sequence[LayerParts]") -> list[Sublayer]:
     """Return all sublayers, in the order in which they are computed."""
     kinds: tuple[Kind, ...] = ("attention", "ffn")
-    return [Site(layer, kind) for layer in range(len(parts)) for kind in kinds]
+    return [Sublayer(layer, kind) for layer in range(len(parts)) for kind in kinds]
 
 
-def linear_of(parts: "Sequence[LayerParts]", site: Site) -> torch.nn.Linear:
-    """Return the linear whose inputs are the units of `site`."""
-    part = parts[site.layer]
-    return part.attention_output if site.kind == "attention" else part.ffn_output
+def linear_of(parts: "Sequence[LayerParts]", sublayer: Sublayer) -> torch.nn.Linear:
+    """Return the linear whose inputs are the units of `sublayer`."""
+    part = parts[sublayer.layer]
+    return part.attention_output if sublayer.kind == "attention" else part.ffn_output
 
 
 class Stream:
@@ -83,14 +83,14 @@ class Stream:
             self._kept[number] = self._run(number, layer)
         self._done = layer + 1
 
-    def watch(self, number: int, sites: Sequence[Site]) -> dict[Site, list[Seen]]:
-        """Return what the sublayers `sites` see of batch `number`: one entry a pass (one, but for shared layers)."""
+    def watch(self, number: int, sublayers: Sequence[Sublayer]) -> dict[Sublayer, list[SublayerActivations]]:
+        """Return the activations of `sublayers` over batch `number`: one entry a pass (shared layers have several)."""
         parts, real = self.parts, self.feeds[number]["attention_mask"].bool()
-        seen: dict[Site, list[Seen]] = {site: [] for site in sites}
+        seen: dict[Sublayer, list[SublayerActivations]] = {sublayer: [] for sublayer in sublayers}
         with ExitStack() as hooks:
-            for layer in {s.layer for s in sites}:
+            for layer in {s.layer for s in sublayers}:
                 _watch_layer(parts[layer], layer, seen, real, hooks, norm_first=self.family.norm_first)
-            self._run(number, max(s.layer for s in sites))
+            self._run(number, max(s.layer for s in sublayers))
         return seen
 
     def read_by(self, number: int, linear: torch.nn.Linear) -> torch.Tensor:
@@ -144,7 +144,7 @@ def _answering(parts: "Sequence[LayerParts]", answer: Any) -> Iterator[None]:
 def _watch_layer(
     part: "LayerParts",
     layer: int,
-    seen: dict[Site, list[Seen]],
+    seen: dict[Sublayer, list[SublayerActivations]],
     real: torch.Tensor,
     hooks: ExitStack,
     *,
@@ -170,9 +170,9 @@ def _watch_layer(
             total = stream[kind] + output
             if kind == "attention" and norm_first:
                 stream["ffn"] = total
-            if Site(layer, kind) in seen:
+            if Sublayer(layer, kind) in seen:
                 given = read[kind][real] if kind in read else None
-                seen[Site(layer, kind)].append(Seen(given, args[0][real], total[real]))
+                seen[Sublayer(layer, kind)].append(SublayerActivations(given, args[0][real], total[real]))
 
         return hook
 
@@ -194,7 +194,7 @@ def head_of(stream: Stream) -> torch.nn.Linear | None:
         for linear in (m for m in module.modules() if isinstance(m, torch.nn.Linear) and id(m) not in inside):
             hooks.callback(linear.register_forward_pre_hook(lambda m, _: reached.append(m)).remove)
         stream.model.graphs()[MODEL].eval()(**stream.feeds[0])
-    width = linear_of(parts, sites_of(parts)[-1]).out_features
+    width = linear_of(parts, sublayers_of(parts)[-1]).out_features
     # A decoder that is the embeddings, too, is not the head's own.
     users = [
         m for m in module.modules() if reached and any(p is reached[0].weight for p in m.parameters(recurse=False))
@@ -216,25 +216,25 @@ class TeacherSums:
     def take(self, stream: Stream, tick: Callable[[], None]) -> None:
         """Run the whole model once over all text."""
         head = head_of(stream)
-        sites = sites_of(stream.parts)
+        sublayers = sublayers_of(stream.parts)
         for number in range(len(stream.feeds)):
-            for site, passes in stream.watch(number, sites).items():
+            for sublayer, passes in stream.watch(number, sublayers).items():
                 for i, seen in enumerate(passes):
-                    np.save(self._path(number, site, i), seen.total.numpy())
+                    np.save(self._path(number, sublayer, i), seen.total.numpy())
                     if seen.read is not None:
                         # Half the disk: what is read has been normalized.
-                        np.save(self._path(number, site, i, "read"), seen.read.half().numpy())
+                        np.save(self._path(number, sublayer, i, "read"), seen.read.half().numpy())
             if head is not None:
                 np.save(self._head_path(number), stream.read_by(number, head).half().numpy())
             tick()
 
-    def of(self, number: int, site: Site, i: int) -> torch.Tensor:
+    def of(self, number: int, sublayer: Sublayer, i: int) -> torch.Tensor:
         """Return what was handed on, `[tokens, hidden]`, of pass `i` over batch `number`."""
-        return torch.from_numpy(np.load(self._path(number, site, i), allow_pickle=False))
+        return torch.from_numpy(np.load(self._path(number, sublayer, i), allow_pickle=False))
 
-    def read_of(self, number: int, site: Site, i: int) -> torch.Tensor:
+    def read_of(self, number: int, sublayer: Sublayer, i: int) -> torch.Tensor:
         """Return what was read, `[tokens, hidden]` in half precision, of pass `i` over batch `number`."""
-        return torch.from_numpy(np.load(self._path(number, site, i, "read"), allow_pickle=False))
+        return torch.from_numpy(np.load(self._path(number, sublayer, i, "read"), allow_pickle=False))
 
     def read_by_head(self, number: int) -> torch.Tensor:
         """Return what the head read of batch `number`, as `Stream.read_by` does, in half precision."""
@@ -243,5 +243,5 @@ class TeacherSums:
     def _head_path(self, number: int) -> Path:
         return self.folder / f"{number * self.stride}-head.npy"
 
-    def _path(self, number: int, site: Site, i: int, what: str = "total") -> Path:
-        return self.folder / f"{number * self.stride}-{site.layer}-{site.kind}-{i}-{what}.npy"
+    def _path(self, number: int, sublayer: Sublayer, i: int, what: str = "total") -> Path:
+        return self.folder / f"{number * self.stride}-{sublayer.layer}-{sublayer.kind}-{i}-{what}.npy"

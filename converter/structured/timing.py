@@ -16,7 +16,7 @@ from converter.structured.kernels import POSITIONS, Chain, Dimensions, Products
 if TYPE_CHECKING:
     from converter.stage import Progress
 
-Sublayer = Literal["heads", "neurons", "heads_of_one", "neurons_of_one"]
+SublayerKind = Literal["heads", "neurons", "heads_of_one", "neurons_of_one"]
 Curve = list[tuple[int, float]]
 Whole = tuple[tuple[int, int], tuple[int, int]]
 """Heads and neurons of every layer but the last, and of the last."""
@@ -51,7 +51,7 @@ def time_sublayers(
 
     `cpu_share` tells how much of a CPU there was: times of a busy machine say little.
     """
-    points: dict[Sublayer, list[int]] = {"heads": _points(widest[0], 1), "neurons": _points(widest[1], 32)}
+    points: dict[SublayerKind, list[int]] = {"heads": _points(widest[0], 1), "neurons": _points(widest[1], 32)}
     if dimensions.one_token:
         points["heads_of_one"] = _points(widest[0], 1, WIDTHS_OF_ONE)
         points["neurons_of_one"] = _points(widest[1], 32, WIDTHS_OF_ONE)
@@ -94,10 +94,10 @@ def _least(
     return made
 
 
-def _sums(curves: Mapping[Sublayer, Curve], dimensions: Dimensions, shape: Whole) -> tuple[float, float]:
+def _sums(curves: Mapping[SublayerKind, Curve], dimensions: Dimensions, shape: Whole) -> tuple[float, float]:
     """Return what the curves say of the layers of such a chain: those of all tokens, and the last where it has one."""
 
-    def of(kind: Sublayer, width: int) -> float:
+    def of(kind: SublayerKind, width: int) -> float:
         widths, costs = zip(*curves[kind], strict=True)
         return float(np.interp(width, widths, costs))
 
@@ -146,7 +146,7 @@ def _share(widest: int, share: float, least: int) -> int:
     return min(widest, max(least, round(widest * share / least) * least))
 
 
-def _chain(dimensions: Dimensions, products: Products, kind: Sublayer | None, width: int = 0) -> Chain:
+def _chain(dimensions: Dimensions, products: Products, kind: SublayerKind | None, width: int = 0) -> Chain:
     """Return `COPIES` sublayers, or none; those without units have nothing but a bias."""
     chain = Chain(dimensions, products)
     chain.bias_only()

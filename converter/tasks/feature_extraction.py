@@ -40,6 +40,7 @@ class FeatureExtraction(Task):
     name = "feature-extraction"
     architecture = "Model"
     auto_class = "AutoModel"
+    reads_pairs = False
     metric_name = "spearman"
 
     @property

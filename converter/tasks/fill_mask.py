@@ -38,6 +38,7 @@ class FillMask(Task):
     name = "fill-mask"
     architecture = "ForMaskedLM"
     auto_class = "AutoModelForMaskedLM"
+    reads_pairs = False
     metric_name = "accuracy"
 
     @property

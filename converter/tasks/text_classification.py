@@ -8,7 +8,7 @@ from converter.data.encode import encode_text
 from converter.errors import DataError
 from converter.examples import Encoding, Example, Label
 from converter.graphs import BATCH, TensorSpec
-from converter.scoring.logits import MultiLabel, Reading, Score, ScoreReading, reading_of
+from converter.scoring.logits import LogitsKind, MultiLabel, Score, ScoreLogits, logits_kind_of
 from converter.task import Judged, NoClientForm, Task
 
 if TYPE_CHECKING:
@@ -36,10 +36,10 @@ class TextClassification(Task):
 
     @property
     def sample_kind(self) -> str:
-        match self.reading:
+        match self.logits_kind:
             case MultiLabel():
                 return "multi"
-            case ScoreReading():
+            case ScoreLogits():
                 return "score"
             case _:
                 return "classes"
@@ -47,10 +47,10 @@ class TextClassification(Task):
     def mediapipe_scores(self) -> str:
         if len(self.labels) < 2:
             raise NoClientForm("MediaPipe has no task for regression with one score")
-        match self.reading:
+        match self.logits_kind:
             case MultiLabel():
                 return "LOGISTIC"
-            case ScoreReading():
+            case ScoreLogits():
                 raise NoClientForm("MediaPipe has no task for regression scores")
             case _:
                 return "SOFTMAX"
@@ -63,7 +63,7 @@ class TextClassification(Task):
 
     @property
     def metric_name(self) -> str:
-        return self.reading.metric_name
+        return self.logits_kind.metric_name
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -71,20 +71,20 @@ class TextClassification(Task):
 
     @property
     def label_kind(self) -> str:
-        return self.reading.label_kind
+        return self.logits_kind.label_kind
 
     @cached_property
-    def reading(self) -> Reading:
-        return reading_of(self.config, self.labels)
+    def logits_kind(self) -> LogitsKind:
+        return logits_kind_of(self.config, self.labels)
 
     def label_of(self, row: Mapping[str, Any]) -> Label:
-        return self.reading.label_of(row)
+        return self.logits_kind.label_of(row)
 
     def encode(self, tokenizer: Any, example: Example, max_length: int) -> Encoding:
         return encode_text(tokenizer, example, max_length, self.prompt)
 
     def decisions(self, judged: Sequence[Judged]) -> list[Any]:
-        return self.reading.decisions([j.outputs["logits"] for j in judged])
+        return self.logits_kind.decisions([j.outputs["logits"] for j in judged])
 
     def same(self, wanted: Any, found: Any) -> float:
         return float(wanted.near(found) if isinstance(wanted, Score) else wanted == found)
@@ -101,19 +101,21 @@ class TextClassification(Task):
         labelled = [j for j in judged if j.example.label is not None]
         if not labelled:
             return {}
-        return self.reading.metric([j.example.label for j in labelled], [j.outputs["logits"] for j in labelled])
+        return self.logits_kind.metric([j.example.label for j in labelled], [j.outputs["logits"] for j in labelled])
 
     def metric_notes(self, judged: Sequence[Judged]) -> list[str]:
         labelled = [j for j in judged if j.example.label is not None]
-        return self.reading.metric_notes([j.example.label for j in labelled], [j.outputs["logits"] for j in labelled])
+        return self.logits_kind.metric_notes(
+            [j.example.label for j in labelled], [j.outputs["logits"] for j in labelled]
+        )
 
     def chance(self, examples: Sequence[Example]) -> float:
-        return self.reading.chance([e.label for e in examples if e.label is not None])
+        return self.logits_kind.chance([e.label for e in examples if e.label is not None])
 
     def check_labels(self, examples: Sequence[Example]) -> None:
-        reading = self.reading
+        logits_kind = self.logits_kind
         for example in examples:
-            if example.label is not None and (fault := reading.fault(example.label)):
+            if example.label is not None and (fault := logits_kind.fault(example.label)):
                 raise DataError(fault, where=example.where, hint=f"its labels: {', '.join(self.labels[:20])}")
 
     def soft_loss(
@@ -123,7 +125,7 @@ class TextClassification(Task):
         attention_mask: "torch.Tensor",
         temperature: float,
     ) -> "torch.Tensor":
-        return self.reading.soft_loss(student["logits"], teacher["logits"], temperature)
+        return self.logits_kind.soft_loss(student["logits"], teacher["logits"], temperature)
 
     def hard_loss(
         self, outputs: Mapping[str, "torch.Tensor"], batch: Sequence[tuple[Example, Encoding]]
@@ -131,4 +133,4 @@ class TextClassification(Task):
         rows = [i for i, (example, _) in enumerate(batch) if example.label is not None]
         if not rows:
             return None
-        return self.reading.hard_loss(outputs["logits"][rows], [batch[i][0].label for i in rows])
+        return self.logits_kind.hard_loss(outputs["logits"][rows], [batch[i][0].label for i in rows])

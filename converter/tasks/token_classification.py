@@ -29,6 +29,7 @@ class TokenClassification(Task):
     name = "token-classification"
     architecture = "ForTokenClassification"
     auto_class = "AutoModelForTokenClassification"
+    reads_pairs = False
     has_labels = True
 
     @property

@@ -1,9 +1,12 @@
 """Tables to bytes, with equal vectors and names written once."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import flatbuffers
 import numpy as np
+
+if TYPE_CHECKING:
+    from converter.tflite.schema import Packable
 
 IDENTIFIER = b"TFL3"
 BYTES_ALIGNED = 16
@@ -41,8 +44,8 @@ class _Sharing(flatbuffers.Builder):
         return self._vectors[key]
 
 
-def packed(model: Any, identifier: bytes = IDENTIFIER) -> bytes:
+def packed(packable: "Packable", identifier: bytes = IDENTIFIER) -> bytes:
     """Return the bytes of any object of the schema."""
     builder = _Sharing()
-    builder.Finish(model.Pack(builder), file_identifier=identifier)
+    builder.Finish(packable.Pack(builder), file_identifier=identifier)
     return bytes(builder.Output())

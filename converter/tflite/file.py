@@ -10,9 +10,14 @@ import mmap
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from converter.tflite.schema import Graph, Model, Operator, Quantization, Signature, Tensor
 
 ALIGNMENT = 64
 """Bytes that weights start at a multiple of: the kernels' widest load."""
@@ -22,7 +27,7 @@ CONSTANT = 0
 """The buffer that all tensors without data name."""
 
 
-def read_flat(path: Path) -> Any:
+def read_flat(path: Path) -> "Model":
     """Return the `ModelT` of a file; the data of its buffers are views of the file, which must stay in place."""
     from ai_edge_litert.schema_py_generated import Model, ModelT
 
@@ -36,7 +41,7 @@ def read_flat(path: Path) -> Any:
     return model
 
 
-def write_flat(model: Any, path: Path, *, inline: bool = False) -> None:
+def write_flat(model: "Model", path: Path, *, inline: bool = False) -> None:
     """Write `model`; its buffers are renumbered: equal ones become one, and those that nothing names are left out.
 
     `inline`: weights lie in the tables, up to 2 GB, for readers that know nothing else (MediaPipe); else behind them.
@@ -44,25 +49,24 @@ def write_flat(model: Any, path: Path, *, inline: bool = False) -> None:
     from converter.tflite.builder import packed
 
     _tidy(model)
-    outside = [b for b in model.buffers if b.data is not None and len(b.data) > SMALL and not inline]
-    data = [b.data for b in outside]
-    for buffer, content in zip(outside, data, strict=True):
+    outside = [(b, b.data) for b in model.buffers if b.data is not None and len(b.data) > SMALL and not inline]
+    for buffer, content in outside:
         # Numbers that are not zero, since zeros are not stored: the tables are then as long as with the true ones.
         buffer.data, buffer.offset, buffer.size = None, 2, len(content)
     at = len(packed(model))
-    for buffer in outside:
+    for buffer, _ in outside:
         buffer.offset = at = -(-at // ALIGNMENT) * ALIGNMENT
         at += buffer.size
     with path.open("wb") as file:
         file.write(packed(model))
-        for buffer, content in zip(outside, data, strict=True):
+        for buffer, content in outside:
             file.write(b"\0" * (buffer.offset - file.tell()))
-            file.write(content)
-    for buffer, content in zip(outside, data, strict=True):
+            file.write(content.data)
+    for buffer, content in outside:
         buffer.data, buffer.offset, buffer.size = content, 0, 0
 
 
-def add_buffer(model: Any, values: "np.ndarray[Any, Any]") -> int:
+def add_buffer(model: "Model", values: "np.ndarray[Any, Any]") -> int:
     """Add a constant's bytes; returns its number."""
     from ai_edge_litert.schema_py_generated import BufferT
 
@@ -70,18 +74,24 @@ def add_buffer(model: Any, values: "np.ndarray[Any, Any]") -> int:
     return len(model.buffers) - 1
 
 
-def constant(model: Any, tensor: Any) -> "np.ndarray[Any, Any] | None":
+def bytes_of(model: "Model", buffer: int) -> "NDArray[np.uint8]":
+    """Return the bytes of a buffer; none where it has none."""
+    data = model.buffers[buffer].data
+    return np.empty(0, np.uint8) if data is None else data
+
+
+def constant(model: "Model", tensor: "Tensor") -> "np.ndarray[Any, Any] | None":
     """Return the values of a tensor in its shape; None where it is computed, or of a type that numpy lacks."""
     data = model.buffers[tensor.buffer].data
     kind = _dtypes().get(tensor.type)
     return None if data is None or kind is None else data.view(kind).reshape(shape_of(tensor))
 
 
-def shape_of(tensor: Any) -> tuple[int, ...]:
+def shape_of(tensor: "Tensor") -> tuple[int, ...]:
     return () if tensor.shape is None else tuple(int(n) for n in tensor.shape)
 
 
-def add_tensor(graph: Any, name: str, shape: Iterable[int], kind: int, buffer: int = CONSTANT) -> int:
+def add_tensor(graph: "Graph", name: str, shape: Iterable[int], kind: int, buffer: int = CONSTANT) -> int:
     """Add a tensor to a subgraph; returns its number."""
     from ai_edge_litert.schema_py_generated import TensorT
 
@@ -89,7 +99,7 @@ def add_tensor(graph: Any, name: str, shape: Iterable[int], kind: int, buffer: i
     return len(graph.tensors) - 1
 
 
-def opcode(model: Any, code: int) -> int:
+def opcode(model: "Model", code: int) -> int:
     """Return the number of a built-in operation in this file, which is added where it is new."""
     from ai_edge_litert.schema_py_generated import OperatorCodeT
 
@@ -101,26 +111,26 @@ def opcode(model: Any, code: int) -> int:
     return int(codes.index(code))
 
 
-def code_of(model: Any, operation: Any) -> int:
+def code_of(model: "Model", operation: "Operator") -> int:
     return int(model.operatorCodes[operation.opcodeIndex].builtinCode)
 
 
-def is_kind(model: Any, operation: Any | None, name: str) -> bool:
+def is_kind(operation: "Operator | None", name: str, model: "Model") -> "TypeGuard[Operator]":
     """Tell whether an operation, if there is one, is the built-in of that name."""
     from ai_edge_litert.schema_py_generated import BuiltinOperator
 
     return operation is not None and code_of(model, operation) == getattr(BuiltinOperator, name)
 
 
-def inputs_of(operation: Any) -> list[int]:
+def inputs_of(operation: "Operator") -> list[int]:
     return [] if operation.inputs is None else [int(t) for t in operation.inputs]
 
 
-def outputs_of(operation: Any) -> list[int]:
+def outputs_of(operation: "Operator") -> list[int]:
     return [] if operation.outputs is None else [int(t) for t in operation.outputs]
 
 
-def scale_tensors(tensor: Any) -> list[int]:
+def scale_tensors(tensor: "Tensor") -> list[int]:
     """Return the tensors that hold the scales of a tensor with one scale a block."""
     details: Any = None if tensor.quantization is None else tensor.quantization.details
     blockwise = type(details).__name__ == "BlockwiseQuantizationT"
@@ -141,7 +151,15 @@ def in_blocks(path: Path) -> bool:
     return any(scale_tensors(t) for g in read_flat(path).subgraphs for t in g.tensors)
 
 
-def with_scale_tensors(quantization: Any, renumbered: Mapping[int, int]) -> Any:
+def has_four_bits(path: Path) -> bool:
+    """Tell whether a file has weights of 4 bits, with one scale a row or a block."""
+    from ai_edge_litert.schema_py_generated import TensorType
+
+    tensors = (t for graph in read_flat(path).subgraphs for t in graph.tensors)
+    return any(t.type == TensorType.INT4 or scale_tensors(t) for t in tensors)
+
+
+def with_scale_tensors(quantization: "Quantization", renumbered: Mapping[int, int]) -> Any:
     """Return a copy whose blocks' scales lie in other tensors."""
     made, details = copy.copy(quantization), copy.copy(quantization.details)
     details.scales = renumbered.get(int(details.scales), details.scales)
@@ -150,7 +168,7 @@ def with_scale_tensors(quantization: Any, renumbered: Mapping[int, int]) -> Any:
     return made
 
 
-def shorten_names(model: Any) -> None:
+def shorten_names(model: "Model") -> None:
     """Leave of `module.Class_encoder/module.Class_0/…` what a reader looks for: `serving_16/encoder/0/…`.
 
     Every name is different in the whole file, by which the quantizer knows tensors.
@@ -164,7 +182,7 @@ def shorten_names(model: Any) -> None:
             tensor.name = f"{key}/{short}" + (f".{seen[short]}" if seen[short] > 1 else "")
 
 
-def share_names(model: Any) -> None:
+def share_names(model: "Model") -> None:
     """Take the signature off every name, so that what is equal in all of them is written once."""
     for graph in model.subgraphs:
         for tensor in graph.tensors:
@@ -180,12 +198,12 @@ def _short(name: str) -> str:
     return "/".join(p for p in parts if p) or "t"
 
 
-def _signatures(model: Any, graph: Any) -> list[Any]:
+def _signatures(model: "Model", graph: "Graph") -> "list[Signature]":
     number = next(i for i, g in enumerate(model.subgraphs) if g is graph)
     return [s for s in model.signatureDefs or () if s.subgraphIndex == number]
 
 
-def _tidy(model: Any) -> None:
+def _tidy(model: "Model") -> None:
     """Drop unused tensors and buffers, and give equal buffers one number."""
     for graph in model.subgraphs:
         _drop_unused(model, graph)
@@ -210,7 +228,7 @@ def _tidy(model: Any) -> None:
     model.buffers = kept
 
 
-def _drop_unused(model: Any, graph: Any) -> None:
+def _drop_unused(model: "Model", graph: "Graph") -> None:
     used = {int(t) for t in (*graph.inputs, *graph.outputs)}
     used |= {t for o in graph.operators for t in (*inputs_of(o), *outputs_of(o)) if t >= 0}
     used |= {t for number in used for t in scale_tensors(graph.tensors[number])}
@@ -218,7 +236,7 @@ def _drop_unused(model: Any, graph: Any) -> None:
     renumbered = order | {-1: -1}
     graph.tensors = [graph.tensors[i] for i in order]
     for tensor in graph.tensors:
-        if scale_tensors(tensor):
+        if tensor.quantization is not None and scale_tensors(tensor):
             tensor.quantization = with_scale_tensors(tensor.quantization, renumbered)
     for holder in (graph, *graph.operators):
         for side in ("inputs", "outputs"):

@@ -1,23 +1,26 @@
 """Rows of a table by position: the first ones, or as many as there are tokens."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from converter.tflite.file import add_buffer, add_tensor, opcode, shape_of, text
+from converter.tflite.file import add_buffer, add_tensor, bytes_of, opcode, shape_of, text
+
+if TYPE_CHECKING:
+    from converter.tflite.schema import Graph, Model, Operator
 
 ANY = -1
 """The length of a file that takes any."""
 
 
-def look_up(model: Any, graph: Any, made: int, table: int, rows: int) -> None:
+def look_up(model: "Model", graph: "Graph", made: int, table: int, rows: int) -> None:
     """Fill the tensor `made` `[1, …, length, width]` with the `rows` of a table `[longest, width]`, a buffer."""
     from ai_edge_litert.schema_py_generated import BuiltinOperator, TensorType
 
     tensor = graph.tensors[made]
     name, shape = text(tensor.name), shape_of(tensor) if tensor.shapeSignature is None else tensor.shapeSignature
     width = int(shape[-1])
-    held = add_tensor(graph, f"{name}/table", (len(model.buffers[table].data) // 4 // width, width), 0, table)
+    held = add_tensor(graph, f"{name}/table", (len(bytes_of(model, table)) // 4 // width, width), 0, table)
     found = add_tensor(graph, f"{name}/rows", (shape_of(graph.tensors[rows])[0], width), TensorType.FLOAT32)
     if tensor.shapeSignature is not None:
         graph.tensors[found].shapeSignature = np.array((ANY, width), np.int32)
@@ -28,7 +31,7 @@ def look_up(model: Any, graph: Any, made: int, table: int, rows: int) -> None:
     ]
 
 
-def count_tokens(model: Any, graph: Any, longest: int, made: int | None = None) -> int:
+def count_tokens(model: "Model", graph: "Graph", longest: int, made: int | None = None) -> int:
     """Number the tokens of the first input from zero, past the longest with its number; returns the tensor.
 
     In operations whose shapes follow from the input's, so that all that comes after may still run in XNNPACK.
@@ -71,11 +74,13 @@ def count_tokens(model: Any, graph: Any, longest: int, made: int | None = None) 
     return made
 
 
-def repeat(model: Any, graph: Any, made: int, value: int) -> None:
+def repeat(model: "Model", graph: "Graph", made: int, value: int) -> None:
     """Fill the tensor `made`, one number a token of the first input, with `value`."""
     from ai_edge_litert.schema_py_generated import AddOptionsT, BuiltinOperator, BuiltinOptions, MulOptionsT, TensorType
 
-    shape = [int(n) for n in graph.tensors[made].shapeSignature]
+    signature = graph.tensors[made].shapeSignature
+    assert signature is not None, "the number of tokens is not fixed"
+    shape = [int(n) for n in signature]
     once = [max(1, n) for n in shape]
     brought, none = (add_tensor(graph, f"repeated/{n}", once, TensorType.INT32) for n in ("brought", "none"))
     for tensor in (brought, none):
@@ -92,13 +97,15 @@ def repeat(model: Any, graph: Any, made: int, value: int) -> None:
     ]
 
 
-def operation(model: Any, code: int, inputs: list[int], output: int, options: tuple[int, Any] = (0, None)) -> Any:
+def operation(
+    model: "Model", code: int, inputs: list[int], output: int, options: tuple[int, Any] = (0, None)
+) -> "Operator":
     from ai_edge_litert.schema_py_generated import OperatorT
 
     return OperatorT(opcode(model, code), np.array(inputs, np.int32), np.array([output], np.int32), *options)
 
 
-def ints(model: Any, graph: Any, name: str, values: list[int]) -> int:
+def ints(model: "Model", graph: "Graph", name: str, values: list[int]) -> int:
     """Add a constant vector; returns its tensor."""
     from ai_edge_litert.schema_py_generated import TensorType
 

@@ -5,11 +5,14 @@ a file whose rows have a scale each, and need not fail to compute something else
 table (`op_version.cc`, `runtime_version.cc`) an older runtime refuses the file by name.
 """
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from converter.tflite.file import add_buffer, code_of, inputs_of, text
+from converter.tflite.file import add_buffer, bytes_of, code_of, inputs_of, text
+
+if TYPE_CHECKING:
+    from converter.tflite.schema import Graph, Model, Operator
 
 KEY = "min_runtime_version"
 METADATA_BYTES = 16
@@ -22,7 +25,7 @@ FOUR_BITS = {"FULLY_CONNECTED": (14, "2.21.0"), "EMBEDDING_LOOKUP": (5, "2.21.0"
 These versions are the lowest that it does not know."""
 
 
-def state_versions(model: Any) -> None:
+def state_versions(model: "Model") -> None:
     """Raise the versions in `model`, in place, to what its quantized weights need."""
     from ai_edge_litert.schema_py_generated import BuiltinOperator
 
@@ -39,11 +42,11 @@ def state_versions(model: Any) -> None:
     _state(model, max(least, key=as_numbers))
 
 
-def stated_version(model: Any) -> str:
+def stated_version(model: "Model") -> str:
     """Return the least runtime that `model` names itself; empty where it names none."""
     for entry in model.metadata or ():
         if text(entry.name) == KEY:
-            return bytes(model.buffers[entry.buffer].data).rstrip(b"\0").decode("ascii", "replace")
+            return bytes_of(model, entry.buffer).tobytes().rstrip(b"\0").decode("ascii", "replace")
     return ""
 
 
@@ -51,7 +54,7 @@ def as_numbers(version: str) -> tuple[int, ...]:
     return tuple(int(part) for part in version.split(".") if part.isdigit())
 
 
-def _needed(graph: Any, operation: Any, kind: str) -> tuple[int, list[str]]:
+def _needed(graph: "Graph", operation: "Operator", kind: str) -> tuple[int, list[str]]:
     """Return the version of the operation, and the runtimes, that its weight needs."""
     from ai_edge_litert.schema_py_generated import TensorType
 
@@ -72,7 +75,7 @@ def _needed(graph: Any, operation: Any, kind: str) -> tuple[int, list[str]]:
     return version, runtimes
 
 
-def _state(model: Any, version: str) -> None:
+def _state(model: "Model", version: str) -> None:
     from ai_edge_litert.schema_py_generated import MetadataT
 
     number = add_buffer(model, np.frombuffer(version.encode().ljust(METADATA_BYTES, b"\0"), np.uint8))

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from converter.errors import StageFailed
-from converter.training.layer_map import Seen
+from converter.training.layer_map import ForwardOutputs
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -23,7 +23,7 @@ class KeptAnswers:
     """Outputs as they were, states of tokens in float16; files mapped into memory, so they may be larger than it."""
 
     def __init__(
-        self, folder: Path, lengths: Sequence[int], shown: Seen, token_outputs: Sequence[str], *, fresh: bool
+        self, folder: Path, lengths: Sequence[int], shown: ForwardOutputs, token_outputs: Sequence[str], *, fresh: bool
     ) -> None:
         """Lay out files under `folder` for texts of `lengths` tokens; `shown` is the answer to any text, alone.
 
@@ -51,7 +51,7 @@ class KeptAnswers:
         }
         self.states = self._file("states", (int(self.starts[-1]), sum(self.widths)), np.float16)
 
-    def put(self, batch: "Sequence[int] | NDArray[np.int64]", seen: Seen) -> None:
+    def put(self, batch: "Sequence[int] | NDArray[np.int64]", seen: ForwardOutputs) -> None:
         """Keep what the teacher showed of the texts `batch`."""
         outputs = {name: value.cpu().numpy() for name, value in seen.outputs.items()}
         shown = [state.cpu().clamp(-LARGEST, LARGEST) for state in (*seen.hidden, *seen.relations)]
@@ -66,7 +66,7 @@ class KeptAnswers:
             if states is not None:
                 self.states[tokens] = states[row, : tokens.stop - tokens.start]
 
-    def take(self, batch: "Sequence[int] | NDArray[np.int64]", length: int, device: torch.device) -> Seen:
+    def take(self, batch: "Sequence[int] | NDArray[np.int64]", length: int, device: torch.device) -> ForwardOutputs:
         """Return what was kept of the texts `batch`, padded with zeros to `length` tokens."""
         outputs = {
             name: torch.from_numpy(
@@ -75,9 +75,9 @@ class KeptAnswers:
             for name, kept in self.outputs.items()
         }
         if not self.widths:
-            return Seen(outputs)
+            return ForwardOutputs(outputs)
         states = torch.split(torch.from_numpy(self._padded(self.states, batch, length)).to(device), self.widths, dim=-1)
-        return Seen(outputs, states[: self.n_hidden], states[self.n_hidden :])
+        return ForwardOutputs(outputs, states[: self.n_hidden], states[self.n_hidden :])
 
     def _file(self, name: str, shape: tuple[int, ...], dtype: Any) -> "NDArray[Any]":
         if 0 in shape:
@@ -100,7 +100,7 @@ class KeptAnswers:
         return made
 
 
-def expected_bytes(lengths: Sequence[int], shown: Seen, token_outputs: Sequence[str]) -> int:
+def expected_bytes(lengths: Sequence[int], shown: ForwardOutputs, token_outputs: Sequence[str]) -> int:
     """Return what the answers to texts of `lengths` tokens would take, told by one of them."""
     n_tokens = sum(lengths)
     states = sum(state.shape[-1] for state in (*shown.hidden, *shown.relations))

@@ -38,14 +38,14 @@ def distill(
         StageFailed: the loss is not finite.
 
     """
-    studies = prepare(name, options, weights, given, ctx)
-    trained = studies.train(given, (0.0, 1.0))
+    setup = prepare(name, options, weights, given, ctx)
+    trained = setup.train(given, (0.0, 1.0))
     shutil.rmtree(ctx.work / KEPT, ignore_errors=True)
-    return Outcome(replace(given, module=trained.module), studies.facts([trained]))
+    return Outcome(replace(given, module=trained.module), setup.facts([trained]))
 
 
 @dataclass(frozen=True)
-class Studies:
+class DistillationSetup:
     """What is learned, from whom and from what text, whatever becomes of the student in between."""
 
     name: str
@@ -90,7 +90,9 @@ class Studies:
         }
 
 
-def prepare(name: str, options: TrainingOptions, weights: LossWeights, given: TorchModel, ctx: Context) -> Studies:
+def prepare(
+    name: str, options: TrainingOptions, weights: LossWeights, given: TorchModel, ctx: Context
+) -> DistillationSetup:
     """Refuse before any work what cannot be learned, and read the text."""
     weights = _refuse(name, options, weights, ctx)
     teacher = ctx.teacher if weights.of_teacher > 0 else None
@@ -108,7 +110,7 @@ def prepare(name: str, options: TrainingOptions, weights: LossWeights, given: To
     )
     if same:
         ctx.progress.note(f"{name}: the student is the unchanged source; put a prune stage before it")
-    return Studies(name, options, weights, teacher, texts, len(examples), same, ctx)
+    return DistillationSetup(name, options, weights, teacher, texts, len(examples), same, ctx)
 
 
 def refuse_unlabelled(examples: Sequence[Example]) -> None:

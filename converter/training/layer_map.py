@@ -56,7 +56,7 @@ def refuse_layers(layers: Sequence[int], n_student: int, n_teacher: int) -> None
         )
 
 
-class Seen(NamedTuple):
+class ForwardOutputs(NamedTuple):
     """What one forward shows."""
 
     outputs: dict[str, torch.Tensor]
@@ -66,7 +66,7 @@ class Seen(NamedTuple):
     """Query, key and value of one layer, `[batch, length, width]` each."""
 
 
-class Tapped(torch.nn.Module):
+class ObservedForward(torch.nn.Module):
     """The measured forward that also shows hidden states (of the layers `hidden`) and queries, keys and values."""
 
     def __init__(
@@ -82,13 +82,13 @@ class Tapped(torch.nn.Module):
         self.tap = None if relations is None else RelationTap(model, relations)
         self.projection = torch.nn.Identity() if projection is None else projection
 
-    def forward(self, feed: dict[str, torch.Tensor]) -> Seen:
+    def forward(self, feed: dict[str, torch.Tensor]) -> ForwardOutputs:
         with self.tap or nullcontext():
             made = self.forward_of.model(**feed, return_dict=True, output_hidden_states=bool(self.hidden))
         outputs = self.forward_of.named_outputs(made, feed["attention_mask"])
         # The first hidden state is the embeddings' output.
         hidden = tuple(self.projection(made["hidden_states"][1 + i]) for i in self.hidden)
-        return Seen(outputs, hidden, self.tap.taken() if self.tap else ())
+        return ForwardOutputs(outputs, hidden, self.tap.taken() if self.tap else ())
 
 
 def hidden_loss(

@@ -19,8 +19,8 @@ from converter.training.checkpoint import (
     load_checkpoint,
     save_checkpoint,
 )
-from converter.training.layer_map import Tapped
-from converter.training.objective import PARTS, Lesson, losses, plan_lesson
+from converter.training.layer_map import ObservedForward
+from converter.training.objective import PARTS, DistillationObjective, losses, plan_objective
 from converter.training.options import LossWeights, TrainingOptions
 from converter.training.student import copy_to_train, groups, learned, pruned_places
 from converter.training.teacher import KEPT, Teacher
@@ -157,13 +157,13 @@ class Training:
 
     job: Job
     accelerator: "Accelerator"
-    student: Tapped
+    student: ObservedForward
     """The copy that learns."""
     model: torch.nn.Module
     """`student` as accelerate wraps it."""
     optimizer: Any
     teacher: Teacher | None
-    lesson: Lesson
+    objective: DistillationObjective
     zeros: dict[str, torch.Tensor]
     """Where matrices were pruned to zero: they stay so."""
     history: dict[str, list[float]] = field(default_factory=lambda: {name: [] for name in PARTS})
@@ -172,16 +172,16 @@ class Training:
     @classmethod
     def of(cls, job: Job, accelerator: "Accelerator") -> "Training":
         device, options = accelerator.device, job.options
-        lesson, teacher = Lesson(), None
+        objective, teacher = DistillationObjective(), None
         if job.teacher is not None:
             feeds = shortest_feeds(job.given, job.teacher, job.texts)
-            lesson = plan_lesson(job.given, job.teacher, feeds, job.weights, options, job.ctx.seed)
-            teacher = Teacher(job.teacher, job.texts, lesson, device)
-        student = lesson.student(copy_to_train(job.given, freeze_embeddings=options.freeze_embeddings))
+            objective = plan_objective(job.given, job.teacher, feeds, job.weights, options, job.ctx.seed)
+            teacher = Teacher(job.teacher, job.texts, objective, device)
+        student = objective.student(copy_to_train(job.given, freeze_embeddings=options.freeze_embeddings))
         zeros = pruned_places(student, device)
         optimizer = torch.optim.AdamW(groups(student, options.weight_decay), lr=0.0, fused=True)
         model, prepared = accelerator.prepare(student.train(options.dropout), optimizer)
-        return cls(job, accelerator, student, model, prepared, teacher, lesson, zeros)
+        return cls(job, accelerator, student, model, prepared, teacher, objective, zeros)
 
     def keep_answers(self, progress: "Progress") -> bool:
         """Ask the teacher once for all, where texts come again; tells whether that was done."""
@@ -314,7 +314,7 @@ class Training:
         seen = self.model(feed)
         wanted = None if self.teacher is None else self.teacher.answers(batch, feed)
         texts = [job.texts[i] for i in batch]
-        return losses(self.lesson, job.weights, job.given.task, seen, wanted, feed["attention_mask"], texts)
+        return losses(self.objective, job.weights, job.given.task, seen, wanted, feed["attention_mask"], texts)
 
     def _show(self, ticker: Ticker) -> None:
         recent = self.history["loss"][-20:]

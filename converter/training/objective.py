@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 import torch
 
 from converter.training.layer_map import (
-    Seen,
-    Tapped,
+    ForwardOutputs,
+    ObservedForward,
     depth_and_width,
     hidden_loss,
     kept_layers,
@@ -30,7 +30,7 @@ PARTS = ("loss", "soft", "hard", "hidden", "relation", "similarity")
 
 
 @dataclass(frozen=True)
-class Lesson:
+class DistillationObjective:
     """Which layers are learned, and from which; empty where answers alone count."""
 
     mapped: tuple[int, ...] = ()
@@ -44,25 +44,25 @@ class Lesson:
         """Which states of the teacher are looked at, in a word that can name a folder."""
         return "-".join(map(str, (*self.mapped, "relations", self.relations.teacher_layer if self.relations else "no")))
 
-    def student(self, model: "TorchModel") -> Tapped:
+    def student(self, model: "TorchModel") -> ObservedForward:
         """Return the student's forward that shows what is compared."""
         at = self.relations.student_layer if self.relations else None
-        return Tapped(model, range(len(self.mapped)), at, self.projection)
+        return ObservedForward(model, range(len(self.mapped)), at, self.projection)
 
-    def teacher(self, model: "TorchModel") -> Tapped:
+    def teacher(self, model: "TorchModel") -> ObservedForward:
         """Return the teacher's forward that shows the same, layer by layer of the student."""
-        return Tapped(model, self.mapped, self.relations.teacher_layer if self.relations else None)
+        return ObservedForward(model, self.mapped, self.relations.teacher_layer if self.relations else None)
 
 
-def plan_lesson(
+def plan_objective(
     student: "TorchModel",
     teacher: "TorchModel",
     feeds: tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]],
     weights: LossWeights,
     options: TrainingOptions,
     seed: int,
-) -> Lesson:
-    """Return the lesson; `feeds` are one text as each of the two reads it.
+) -> DistillationObjective:
+    """Return the objective; `feeds` are one text as each of the two reads it.
 
     Raises:
         UsageError: the layers given do not fit, or there are no relations to learn.
@@ -70,7 +70,7 @@ def plan_lesson(
 
     """
     if weights.hidden == weights.relation == 0:
-        return Lesson()
+        return DistillationObjective()
     (n_own, narrow), (n_known, wide) = (
         depth_and_width(model, feed) for model, feed in zip((student, teacher), feeds, strict=True)
     )
@@ -81,8 +81,8 @@ def plan_lesson(
     if weights.relation > 0:
         relations = plan_relations(student, teacher, mapped, options.relation_heads)
     if weights.hidden == 0:
-        return Lesson(relations=relations)
-    return Lesson(mapped, relations, _projection_between(narrow, wide, seed))
+        return DistillationObjective(relations=relations)
+    return DistillationObjective(mapped, relations, _projection_between(narrow, wide, seed))
 
 
 def _projection_between(narrow: int, wide: int, seed: int) -> torch.nn.Module | None:
@@ -97,11 +97,11 @@ def _projection_between(narrow: int, wide: int, seed: int) -> torch.nn.Module | 
 
 
 def losses(
-    lesson: Lesson,
+    objective: DistillationObjective,
     weights: LossWeights,
     task: "Task",
-    seen: Seen,
-    wanted: Seen | None,
+    seen: ForwardOutputs,
+    wanted: ForwardOutputs | None,
     attention_mask: torch.Tensor,
     texts: "Sequence[Text]",
 ) -> dict[str, torch.Tensor]:
@@ -111,7 +111,7 @@ def losses(
     shown = (*seen.outputs.values(), *seen.hidden, *seen.relations)
     parts = dict.fromkeys(PARTS, zero) | {"loss": sum((v.sum() * 0.0 for v in shown), zero)}
     if wanted is not None:
-        parts |= _of_teacher(lesson, weights, task, seen, wanted, attention_mask)
+        parts |= _of_teacher(objective, weights, task, seen, wanted, attention_mask)
     if weights.hard > 0:
         hard = task.hard_loss(seen.outputs, texts)
         parts["hard"] = zero if hard is None else hard
@@ -120,15 +120,20 @@ def losses(
 
 
 def _of_teacher(
-    lesson: Lesson, weights: LossWeights, task: "Task", seen: Seen, wanted: Seen, attention_mask: torch.Tensor
+    objective: DistillationObjective,
+    weights: LossWeights,
+    task: "Task",
+    seen: ForwardOutputs,
+    wanted: ForwardOutputs,
+    attention_mask: torch.Tensor,
 ) -> dict[str, torch.Tensor]:
     made = {}
     if weights.soft > 0:
         made["soft"] = task.soft_loss(seen.outputs, wanted.outputs, attention_mask, weights.temperature)
-    if lesson.mapped:
+    if objective.mapped:
         made["hidden"] = hidden_loss(seen.hidden, wanted.hidden, attention_mask)
-    if lesson.relations is not None:
-        made["relation"] = relation_loss(seen.relations, wanted.relations, attention_mask, lesson.relations.n_heads)
+    if objective.relations is not None:
+        made["relation"] = relation_loss(seen.relations, wanted.relations, attention_mask, objective.relations.n_heads)
     if weights.similarity > 0 and EMBEDDING in seen.outputs:
         made["similarity"] = similarity_loss(seen.outputs[EMBEDDING], wanted.outputs[EMBEDDING])
     return made

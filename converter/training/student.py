@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from converter.training.layer_map import Tapped
+from converter.training.layer_map import ObservedForward
 
 if TYPE_CHECKING:
     from converter.artifact import TorchModel
@@ -23,12 +23,12 @@ def copy_to_train(given: "TorchModel", *, freeze_embeddings: bool) -> "TorchMode
     return replace(given, module=module, head=head)
 
 
-def learned(student: Tapped) -> list[tuple[str, torch.nn.Parameter]]:
+def learned(student: ObservedForward) -> list[tuple[str, torch.nn.Parameter]]:
     """Return what is trained, tied parameters once."""
     return [(n, p) for n, p in student.named_parameters() if p.requires_grad]
 
 
-def groups(student: Tapped, decay: float) -> list[dict[str, Any]]:
+def groups(student: ObservedForward, decay: float) -> list[dict[str, Any]]:
     """Return the optimizer's groups: biases and norms do not decay."""
     found = [p for _, p in learned(student)]
     return [
@@ -37,7 +37,7 @@ def groups(student: Tapped, decay: float) -> list[dict[str, Any]]:
     ]
 
 
-def pruned_places(student: Tapped, device: torch.device) -> dict[str, torch.Tensor]:
+def pruned_places(student: ObservedForward, device: torch.device) -> dict[str, torch.Tensor]:
     """Return where matrices were pruned to zero: they stay so."""
     made = {}
     for name, parameter in learned(student):

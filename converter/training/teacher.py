@@ -11,8 +11,8 @@ import torch
 
 from converter.graphs import MODEL, SEQUENCE
 from converter.training.cached_answers import MEGABYTE, KeptAnswers, expected_bytes
-from converter.training.layer_map import Seen
-from converter.training.objective import Lesson
+from converter.training.layer_map import ForwardOutputs
+from converter.training.objective import DistillationObjective
 from converter.training.texts import Text, feed_batch
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ class Teacher:
 
     model: "TorchModel"
     texts: Sequence[Text]
-    lesson: Lesson
+    objective: DistillationObjective
     device: torch.device
     kept: KeptAnswers | None = None
 
@@ -41,14 +41,14 @@ class Teacher:
             self.model = replace(
                 self.model, module=copy.deepcopy(self.model.module), head=copy.deepcopy(self.model.head)
             )
-        self.tapped = self.lesson.teacher(self.model).to(self.device)
+        self.observed = self.objective.teacher(self.model).to(self.device)
 
-    def answers(self, batch: "NDArray[np.int64]", feed: dict[str, torch.Tensor]) -> Seen:
+    def answers(self, batch: "NDArray[np.int64]", feed: dict[str, torch.Tensor]) -> ForwardOutputs:
         """Answer the texts of `batch`, which are padded in `feed`."""
         if self.kept is not None:
             return self.kept.take(batch, feed["input_ids"].shape[1], self.device)
         with torch.no_grad():
-            seen: Seen = self.tapped(feed)
+            seen: ForwardOutputs = self.observed(feed)
         return seen
 
     def keep(self, folder: Path, most_mb: int, progress: "Progress") -> bool:
@@ -63,7 +63,7 @@ class Teacher:
         outputs = self.model.specs[MODEL].outputs_along(SEQUENCE)
         if expected_bytes(lengths, shown, outputs) > most_mb * MEGABYTE:
             return False
-        whole = folder / self.lesson.key / "whole"
+        whole = folder / self.objective.key / "whole"
         kept = KeptAnswers(whole.parent, lengths, shown, outputs, fresh=not whole.is_file())
         if not whole.is_file():
             with progress.task("Running the teacher", total=len(order)) as ticker:

@@ -10,6 +10,7 @@ from converter.errors import StageFailed
 from converter.examples import Example
 from converter.graphs import MODEL, VOCABULARY
 from converter.reference import encode_probes, run_probe, torch_run
+from converter.scoring.relative_error import relative_error
 from converter.surgery.token_usage import pieces, split_otherwise, texts_of
 from converter.validate.answers import shorten
 
@@ -60,7 +61,7 @@ def _compare_answers(given: "TorchModel", made: "TorchModel", examples: Sequence
         for name, value in wanted.items():
             kept = value[..., _columns(given, made)] if name in wide else value
             # Written so that NaN is another answer.
-            if not np.abs(found[name] - kept).max() <= NEARLY * max(float(np.ptp(value)), 1e-12):
+            if not relative_error(found[name], kept, float(np.ptp(value))) <= NEARLY:
                 raise StageFailed(
                     f"{name} of {shorten(old.example.text)!r} changed after trimming", where="trim.vocabulary"
                 )
@@ -77,9 +78,9 @@ def _columns(given: "TorchModel", made: "TorchModel") -> list[int]:
 
 def held_out(given: "TorchModel", made: "TorchModel", kept: set[str], ctx: "Context", n_shown: int) -> dict[str, Any]:
     """Count, on evaluation text that was not kept, what is tokenized differently now, and show some of it."""
-    if ctx.reference is None:
+    if not ctx.held_out:
         return {"texts": 0}
-    judged = [p.example for p in (*ctx.reference.probes, *ctx.reference.scored) if not is_edge(p.example)]
+    judged = [e for e in ctx.held_out if not is_edge(e)]
     texts = [t for t in dict.fromkeys(texts_of(judged, given.tokenizer.mask_token, given.task.prompt)) if t not in kept]
     with ctx.progress.task("Tokenizing held-out text", total=len(texts)) as ticker:
         other = split_otherwise(given.tokenizer, made.tokenizer, texts, ticker)

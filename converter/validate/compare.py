@@ -9,6 +9,7 @@ import numpy as np
 
 from converter.graphs import Run
 from converter.reference import Probe, Reference
+from converter.scoring.relative_error import RANGE_FLOOR
 from converter.task import Judged
 from converter.validate.answers import Answers, ask, shorten
 from converter.validate.checks import Check, Deviation, Evaluation, Status, WorstText
@@ -174,7 +175,7 @@ def _compared(reference: Reference, answers: Answers) -> list[str]:
 
 def _errors(name: str, reference: Reference, answers: Answers) -> "list[NDArray[np.float64]]":
     """Return absolute errors over the output range, one array a probe; infinite where the answer was unsound."""
-    scale = max(reference.output_range[name], 1e-12)
+    scale = max(reference.output_range[name], RANGE_FLOOR)
     made = []
     for i, (wanted, found) in enumerate(zip(reference.judged, answers.judged, strict=True)):
         error = np.abs(found.outputs[name].astype(np.float64) - wanted.outputs[name]) / scale

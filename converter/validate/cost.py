@@ -6,6 +6,7 @@ import numpy as np
 
 from converter.data.probes import even_sample
 from converter.reference import encode_probes, judge_batched, torch_run
+from converter.scoring.relative_error import RANGE_FLOOR
 
 if TYPE_CHECKING:
     from converter.artifact import TorchModel
@@ -27,7 +28,7 @@ def cost_of(given: "TorchModel", made: "TorchModel", ctx: "Context") -> dict[str
     for name in wanted[0].outputs:
         low, high = min(j.outputs[name].min() for j in wanted), max(j.outputs[name].max() for j in wanted)
         errors += [
-            float(np.abs(a.outputs[name] - b.outputs[name]).mean()) / max(float(high - low), 1e-12)
+            float(np.abs(a.outputs[name] - b.outputs[name]).mean()) / max(float(high - low), RANGE_FLOOR)
             for a, b in zip(wanted, found, strict=True)
         ]
     return {

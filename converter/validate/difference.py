@@ -3,13 +3,11 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from converter.owner.contract import Outputs
 from converter.reference import Probe
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
+    pass
 
 TOLERANCE = 1e-4
 """Largest difference over the output range. Measured (`benchmarks/owner_library.py`, MiniLM): at most 5e-7 where the
@@ -18,7 +16,7 @@ reading is right (0 where both run the same batch), at least 0.06 where it is wr
 
 @dataclass(frozen=True)
 class Difference:
-    """One text that the owner's library answers otherwise."""
+    """One text that the owner's library answers differently."""
 
     probe: Probe
     output: str
@@ -27,10 +25,3 @@ class Difference:
     ours: Outputs
     theirs: Outputs
     batched: bool = False
-
-
-def relative_error(ours: "NDArray[np.float32]", theirs: "NDArray[np.float32]", scale: float) -> float:
-    """Return the largest difference over `scale`; infinite where the shapes differ."""
-    if ours.shape != theirs.shape:
-        return float("inf")
-    return float(np.abs(ours.astype(np.float64) - theirs).max()) / scale if ours.size else 0.0

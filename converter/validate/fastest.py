@@ -12,15 +12,16 @@ from converter.validate.speed import race
 if TYPE_CHECKING:
     from converter.artifact import Bundle
     from converter.recipe import ChosenPrecision
-    from converter.stage import Context, Record
+    from converter.stage import Record
     from converter.target import Target
+    from converter.validate.proof import ProofContext
 
 RANKS = {Status.PASS: 0, Status.NOT_RUN: 1, Status.FAIL: 2}
 """A package that passed comes before one that could not be judged, and that before one that failed."""
 
 
 @dataclass(frozen=True)
-class Made:
+class Candidate:
     """A package that was made and judged, not sealed yet."""
 
     precision: "ChosenPrecision"
@@ -29,12 +30,14 @@ class Made:
     records: "tuple[Record, ...]"
 
 
-def keep_fastest(target: "Target", made: "Sequence[Made]", failed: "dict[str, str]", ctx: "Context") -> Made:
+def keep_fastest(
+    target: "Target", made: "Sequence[Candidate]", failed: "dict[str, str]", proof: "ProofContext"
+) -> Candidate:
     """Return the fastest of those with the best verdict; its facts tell of all, `failed` (what was not made) too.
 
     Where none passed, the one nearest to its source is returned, whose verdict then is the run's.
     """
-    times = _race(target, [m for m in made if m.evaluation.agreement >= 0], ctx)
+    times = _race(target, [m for m in made if m.evaluation.agreement >= 0], proof)
     best = min(RANKS[m.evaluation.status] for m in made)
     running = [m for m in made if RANKS[m.evaluation.status] == best]
     if best == RANKS[Status.FAIL]:
@@ -48,21 +51,20 @@ def keep_fastest(target: "Target", made: "Sequence[Made]", failed: "dict[str, st
     return replace(chosen, evaluation=replace(chosen.evaluation, facts=facts))
 
 
-def _race(target: "Target", made: "Sequence[Made]", ctx: "Context") -> dict[str, float]:
+def _race(target: "Target", made: "Sequence[Candidate]", proof: "ProofContext") -> dict[str, float]:
     """Return median milliseconds by precision; every text is asked of all in turn."""
-    assert ctx.reference is not None
     if not made:
         return {}
     source = made[0].bundle.source
     runners = {str(m.precision): target.open(m.bundle.folder, source.specs) for m in made}
     shortest = min(r.max_length or source.max_length for r in runners.values())
     fitting = replace(source, max_length=min(shortest, source.max_length))
-    probes = encode_probes(fitting, [j.example for j in ctx.reference.judged])
-    found = race(source, probes, {name: r.run for name, r in runners.items()}, ctx.progress)
+    probes = encode_probes(fitting, [j.example for j in proof.reference.judged])
+    found = race(source, probes, {name: r.run for name, r in runners.items()}, proof.progress)
     return {name: round(1000 * median(t for _, t in times), 3) for name, times in found.items()}
 
 
-def _row(one: Made, milliseconds: float | None, chosen: Made) -> dict[str, Any]:
+def _row(one: Candidate, milliseconds: float | None, chosen: Candidate) -> dict[str, Any]:
     found = one.evaluation
     reason = found.reason() or ("the fastest that passes" if one is chosen else "passes, but slower")
     taken = f"{milliseconds:.2f} ms per text, " if milliseconds is not None else ""

@@ -16,10 +16,11 @@ from converter.graphs import MODEL, SEQUENCE, VOCABULARY, Run, names_along
 from converter.owner.contract import NotAvailable, Outputs, OwnerLibrary, Question, first_line
 from converter.owner.library import open_library
 from converter.reference import Probe, Reference, torch_run
+from converter.scoring.relative_error import relative_error
 from converter.task import Judged
 from converter.validate.answers import shorten
 from converter.validate.checks import Check, Status
-from converter.validate.difference import TOLERANCE, Difference, relative_error
+from converter.validate.difference import TOLERANCE, Difference
 from converter.validate.owner_explain import explain
 
 if TYPE_CHECKING:

@@ -12,7 +12,8 @@ from converter.examples import Example
 from converter.graphs import VOCABULARY, names_along
 from converter.model_folder.locate import encoder_folder_of, sentence_modules
 from converter.owner.contract import OwnerLibrary, Question, without_adapter
-from converter.validate.difference import TOLERANCE, Difference, relative_error
+from converter.scoring.relative_error import relative_error
+from converter.validate.difference import TOLERANCE, Difference
 
 if TYPE_CHECKING:
     import torch

@@ -22,8 +22,8 @@ from converter.validate.zeros import zeros_facts
 if TYPE_CHECKING:
     from converter.artifact import Artifact, Bundle, TorchModel
     from converter.precision import Limits
-    from converter.stage import Context
     from converter.target import Runner, Target
+    from converter.validate.proof import ProofContext
 
 
 def evaluate_package(
@@ -31,7 +31,7 @@ def evaluate_package(
     bundle: "Bundle",
     source: "TorchModel",
     limits: "Limits",
-    ctx: "Context",
+    proof: "ProofContext",
     *,
     require_device: bool,
     steps: "Sequence[tuple[str, Artifact]]" = (),
@@ -45,31 +45,30 @@ def evaluate_package(
         RuntimeMissing: `require_device`, and the package did not run on its device.
 
     """
-    assert ctx.reference is not None, "the source is asked before any package is made"
     device = _device_check(target, bundle, require_device=require_device)
     runner = target.open(bundle.folder, bundle.source.specs)
-    shown, reference = as_seen_by(bundle.source, source, ctx.reference, runner.max_length, ctx.progress)
-    doors = [
+    shown, reference = as_seen_by(bundle.source, source, proof.reference, runner.max_length, proof.progress)
+    interface_checks = [
         check_inputs(runner, shown, target.input_dtype),
         check_outputs(runner, shown, reference),
         check_tokenizer(bundle.folder, shown, reference.probes),
         *device,
-        *([reference.owner] if reference.owner else []),
+        proof.owner.check,
     ]
     facts = _facts(runner, bundle, source, reference) | text_facts(shown, reference)
-    facts |= vocabulary_facts(bundle.source, source, ctx.reference, reference)
+    facts |= vocabulary_facts(bundle.source, source, proof.reference, reference)
     facts |= zeros_facts(bundle, target.product_weights(bundle))
-    if any(c.status is Status.FAIL for c in doors[:2]):
-        return unjudged(doors, reference, facts)
+    if any(c.status is Status.FAIL for c in interface_checks[:2]):
+        return unjudged(interface_checks, reference, facts)
     try:
-        made = _judge(target, bundle.folder, runner, shown, reference, limits, ctx, _float32_run(steps))
+        made = _judge(target, bundle.folder, runner, shown, reference, limits, proof, _float32_run(steps))
     except RunFailed as error:
-        return unjudged([Check("runs", Status.FAIL, detail=str(error)), *doors], reference, facts)
-    own, found = target.own_checks(bundle, shown, reference, runner, ctx)
+        return unjudged([Check("runs", Status.FAIL, detail=str(error)), *interface_checks], reference, facts)
+    own, found = target.own_checks(bundle, shown, reference, runner, proof)
     idle = not_worth_it(facts["size_ratio"], made.milliseconds)
     facts |= {"not_worth_it": idle} if idle else {}
-    made = replace(made, checks=(*made.checks, *doors, *own), facts={**made.facts, **facts, **found})
-    return _explained(made, shown, reference, steps, ctx) if made.status is Status.FAIL else made
+    made = replace(made, checks=(*made.checks, *interface_checks, *own), facts={**made.facts, **facts, **found})
+    return _explained(made, shown, reference, steps, proof) if made.status is Status.FAIL else made
 
 
 def unjudged(checks: Sequence[Check], reference: Reference, facts: dict[str, Any]) -> Evaluation:
@@ -92,28 +91,28 @@ def _judge(
     source: "TorchModel",
     reference: Reference,
     limits: "Limits",
-    ctx: "Context",
+    proof: "ProofContext",
     float32: Run | None,
 ) -> Evaluation:
     title = f"Proving {target.name}"
-    made = compare_answers(source, reference, runner.run, limits, ctx.progress, title)
+    made = compare_answers(source, reference, runner.run, limits, proof.progress, title)
     checks, facts = list(made.evaluation.checks), dict(made.evaluation.facts)
     sound = [j for i, j in enumerate(made.answers.judged) if i not in made.answers.faults]
     if sound:
-        check, variations = check_stability(source, sound, runner, reference.output_range, limits, ctx.progress)
+        check, variations = check_stability(source, sound, runner, reference.output_range, limits, proof.progress)
         checks.append(check)
         facts["stability"] = [asdict(v) for v in variations]
     if source.cache is not None:
         from converter.validate.generation import generation_checks
 
         written, told = generation_checks(
-            source, reference, made.answers.judged, runner.run, folder, limits, ctx.progress
+            source, reference, made.answers.judged, runner.run, folder, limits, proof.progress
         )
         checks, facts = [*checks, *written], facts | told
-    speed = measure_speed(source, reference.probes, runner.run, ctx.progress, float32)
+    speed = measure_speed(source, reference.probes, runner.run, proof.progress, float32)
     facts["speed"] = speed.facts
     if runner.lengths:
-        each = time_lengths(source, reference.probes, runner.run, runner.lengths, ctx.progress)
+        each = time_lengths(source, reference.probes, runner.run, runner.lengths, proof.progress)
         facts["speed"] |= {"ms_by_signature": {str(n): ms for n, ms in each.items()}}
     return replace(made.evaluation, checks=tuple(checks), facts=facts, milliseconds=speed.milliseconds)
 
@@ -162,14 +161,14 @@ def _explained(
     source: "TorchModel",
     reference: Reference,
     steps: "Sequence[tuple[str, Artifact]]",
-    ctx: "Context",
+    proof: "ProofContext",
 ) -> Evaluation:
     """Say, in the first failed check about answers, which step drifted."""
     about = {"max_error", "mean_error", "cosine", "agreement", "metric", "finite"}
     first = next((i for i, c in enumerate(made.checks) if c.status is Status.FAIL and c.name in about), None)
     if first is None or not steps:
         return made
-    boundaries, sentence = explain(source, reference, made, steps, ctx.progress)
+    boundaries, sentence = explain(source, reference, made, steps, proof.progress)
     checks = list(made.checks)
     if sentence:
         checks[first] = replace(checks[first], detail=f"{checks[first].detail}; {sentence}")

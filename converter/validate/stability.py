@@ -12,6 +12,7 @@ import numpy as np
 
 from converter.examples import Encoding
 from converter.reference import feed_of, own_outputs
+from converter.scoring.relative_error import relative_error
 from converter.task import Judged
 from converter.validate.answers import run_safely
 from converter.validate.checks import Check, Status
@@ -124,7 +125,7 @@ def _variation(
     decisions = zip(source.task.decisions(alone), source.task.decisions(again), sound, strict=True)
     same = [source.task.same(a, b) if ok else 0.0 for a, b, ok in decisions]
     moved = [
-        float(np.abs(b.outputs[n].astype(np.float64) - value).max()) / max(output_range[n], 1e-12)
+        relative_error(b.outputs[n], value, output_range[n])
         for a, b in zip(alone, again, strict=True)
         for n, value in a.outputs.items()
     ]

@@ -1,4 +1,4 @@
-"""Opens a package with sentence-transformers (`backend="onnx"`) as it is; reads {folder, texts}, writes embeddings."""
+"""Opens a package as it is with sentence-transformers (ONNX backend); reads {folder, kind, texts}, writes answers."""
 
 import json
 import sys
@@ -9,10 +9,12 @@ import sentence_transformers
 
 def main(request: str, answer: str) -> None:
     asked = json.loads(Path(request).read_text(encoding="utf-8"))
-    model = sentence_transformers.SentenceTransformer(asked["folder"], backend="onnx", device="cpu")
-    texts = [text for text, _ in asked["texts"]]
+    model = getattr(sentence_transformers, asked["kind"])(asked["folder"], backend="onnx", device="cpu")
     # One text at a time: dynamic int8 has one scale a batch.
-    made = [model.encode(text).tolist() for text in texts]
+    if asked["kind"] == "CrossEncoder":
+        made = [model.predict([(text, pair)])[0].tolist() for text, pair in asked["texts"]]
+    else:
+        made = [model.encode(text).tolist() for text, _ in asked["texts"]]
     version = f"sentence-transformers {sentence_transformers.__version__}"
     Path(answer).write_text(json.dumps({"version": version, "made": made}), encoding="utf-8")
 

@@ -19,8 +19,10 @@ from converter.graphs import MODEL, ModelFacts, encoder_graph
 from converter.model_folder.load import load_source
 from converter.onnx.package import find_models
 from converter.onnx.runner import OnnxRunner
+from converter.reference import capture_reference
 from converter.registry import target_class
-from converter.stage import Context, run_stages
+from converter.stage import SILENT, Context, run_stages
+from tests.owner_folders import FOLDERS
 from tests.tiny import SENTENCES, make_tiny_sentence_transformer
 
 HERE = Path(__file__).parent
@@ -40,7 +42,10 @@ pytestmark = pytest.mark.client
 
 @pytest.fixture(scope="session")
 def package(tiny: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
-    """Return `package(family, task, target, precision)`: a package's folder, made once a session."""
+    """Return `package(family, task, target, precision)`: a package's folder, made once a session.
+
+    `task` is one, `sentences`, or a name of `FOLDERS`, which says the family itself.
+    """
     made: dict[tuple[str, ...], Path] = {}
 
     def folder(family: str, task: str, target: str = "cpu-int8", precision: str = "dynamic") -> Path:
@@ -50,6 +55,8 @@ def package(tiny: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory)
             source = (
                 make_tiny_sentence_transformer(root / "source", family)
                 if task == "sentences"
+                else FOLDERS[task](root / "source")
+                if task in FOLDERS
                 else tiny(family, task, layers=2)
             )
             made[key] = _emit(source, root, target, precision)
@@ -155,10 +162,61 @@ def test_sentence_transformers_opens_it_unchanged(
 ) -> None:
     folder = package(family, "sentences")
     texts = [row for row in TEXTS if row[1] is None]
-    answer = ask([str(client_python), str(HERE / "sentence_client.py")], tmp_path, folder=str(folder), texts=texts)
+    command = [str(client_python), str(HERE / "sentence_client.py")]
+    answer = ask(command, tmp_path, folder=str(folder), kind="SentenceTransformer", texts=texts)
     for (text, _), found in zip(texts, answer["made"], strict=True):
         wanted = ours(folder, wanted_ids(folder.parent / "source", text, None))["sentence_embedding"][0]
         np.testing.assert_allclose(found, wanted, atol=2e-2)
+
+
+@pytest.mark.parametrize("name", ["default prompt, two poolings", "prompt not pooled, mean", "two dense"])
+def test_sentence_transformers_answers_by_the_package_as_by_its_source(
+    name: str, package: Callable[..., Path], client_python: Path, tmp_path: Path
+) -> None:
+    """The client applies prompt, poolings and modules itself: what it reads beside the graph must say the same."""
+    import sentence_transformers
+
+    folder = package("", name, precision="none")
+    texts = [row for row in TEXTS if row[1] is None]
+    command = [str(client_python), str(HERE / "sentence_client.py")]
+    answer = ask(command, tmp_path, folder=str(folder), kind="SentenceTransformer", texts=texts)
+    library = sentence_transformers.SentenceTransformer(str(folder.parent / "source" / "model"), device="cpu")
+    for (text, _), found in zip(texts, answer["made"], strict=True):
+        np.testing.assert_allclose(found, library.encode(text), atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["cross-encoder", "cross-encoder, three classes", "cross-encoder before version 6"])
+def test_a_cross_encoder_scores_by_the_package_as_by_its_source(
+    name: str, package: Callable[..., Path], client_python: Path, tmp_path: Path
+) -> None:
+    """With the activation that the package states, as a user calls it."""
+    import sentence_transformers
+
+    folder = package("", name, precision="none")
+    pairs = [(SENTENCES[0], SENTENCES[1]), *(row for row in TEXTS if row[1] is not None)]
+    command = [str(client_python), str(HERE / "sentence_client.py")]
+    answer = ask(command, tmp_path, folder=str(folder), kind="CrossEncoder", texts=pairs)
+    source = folder.parent / "source"
+    library = sentence_transformers.CrossEncoder(str(source / "model" if (source / "model").is_dir() else source))
+    for pair, found in zip(pairs, answer["made"], strict=True):
+        np.testing.assert_allclose(found, library.predict([pair])[0], atol=1e-4)
+
+
+def test_questions_are_answered_as_transformers_pipeline_answers_them(
+    tiny: Callable[..., Path], client_python: Path, tmp_path: Path
+) -> None:
+    """Long contexts too, by windows; the pipeline is gone from transformers 5."""
+    folder = tiny("bert", "question-answering", layers=2)
+    asked = ("who wrote the letter?", "where does it end?", "what was good?")
+    contexts = (SENTENCES[9], " ".join(SENTENCES), " ".join(reversed(SENTENCES)))
+    texts = [(question, context) for question in asked for context in contexts]
+    answer = ask([str(client_python), str(HERE / "question_client.py")], tmp_path, folder=str(folder), texts=texts)
+    source = load_source(str(folder))
+    reference = capture_reference(source, [Example(q, c, where=f"{q} {c}") for q, c in texts], SILENT)
+    spans = {j.example.where: d for j, d in zip(reference.judged, reference.decisions, strict=True)}
+    found = [spans[f"{q} {c}"] for q, c in texts]
+    assert len(reference.judged) > len(texts)
+    assert ["" if span.null else span.text for span in found] == [a.strip() for a in answer["made"]]
 
 
 def test_transformers_js_gives_the_embedding_of_the_graph(

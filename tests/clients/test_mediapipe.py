@@ -142,7 +142,7 @@ def sst2(_: Path) -> Path:
 
 
 def why_other(source: TorchModel, normalized: str) -> str | None:
-    """Return why MediaPipe may answer otherwise; None where it may not."""
+    """Return why MediaPipe may answer differently; None where it may not."""
     backend = source.tokenizer.backend_tokenizer
     if any(token.content.lower() in normalized for token in backend.get_added_tokens_decoder().values()):
         return TYPED

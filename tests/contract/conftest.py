@@ -8,7 +8,7 @@ import pytest
 from converter.artifact import TorchModel
 from converter.graphs import MODEL
 from converter.stage import Context
-from tests.contract.device_packages import LENGTHS, MODELS, Made, OfTorch, make_beside, tokenizers_asked_once
+from tests.contract.device_packages import LENGTHS, MODELS, Made, OfTorch, make_package_files, tokenizers_asked_once
 from tests.distilling import TEXTS
 from tests.tiny import SENTENCES, make_tiny_sentence_transformer
 
@@ -18,7 +18,7 @@ BATCH = 4
 @pytest.fixture(scope="session")
 def packages(tiny: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Made]:
     """A classifier as it ships, lowered once for real: a graph a length, one for all, any length, several texts."""
-    from converter.device.gpu_forecast import forecast
+    from converter.device.gpu_forecast import forecast_gpu
     from converter.examples import Example
     from converter.model_folder.load import load_source
     from converter.stage import Context, run_stage
@@ -40,8 +40,8 @@ def packages(tiny: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory
         for name, target in targets.items():
             folder = tmp_path_factory.mktemp(name)
             bundle = target.emit(lowered, source, folder, ctx)
-            facts = forecast(folder / bundle.files[MODEL]).facts()
-            made[name] = make_beside(folder, source, target.open(folder, source.specs), facts)
+            facts = forecast_gpu(folder / bundle.files[MODEL]).facts()
+            made[name] = make_package_files(folder, source, target.open(folder, source.specs), facts)
     return made
 
 
@@ -54,20 +54,20 @@ def package(packages: dict[str, Made]) -> Made:
 @pytest.fixture(scope="session")
 def every_kind(tiny: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Made]:
     """The samples of every kind of model, each with what PyTorch answers as its golden vectors."""
-    from converter.device import beside
+    from converter.device import package_files
     from converter.model_folder.load import load_source
 
     made = {}
     with tokenizers_asked_once() as patch:
         # Both stand in a file that is not made here.
-        patch.setattr(beside, "least_runtime", lambda _folder: {"model.tflite": "2.9.0"})
-        patch.setattr(beside, "inputs_in_order", lambda _folder: ("input_ids",))
+        patch.setattr(package_files, "least_runtime", lambda _folder: {"model.tflite": "2.9.0"})
+        patch.setattr(package_files, "inputs_in_order", lambda _folder: ("input_ids",))
         for name, (family, task, options) in MODELS.items():
             source = load_source(str(tiny(family, task, layers=1, **options)))
-            made[name] = make_beside(tmp_path_factory.mktemp(name), source, OfTorch(source))
+            made[name] = make_package_files(tmp_path_factory.mktemp(name), source, OfTorch(source))
         folder = make_tiny_sentence_transformer(tmp_path_factory.mktemp("sentences") / "model", layers=1)
         source = load_source(str(folder))
-        made["embedding"] = make_beside(tmp_path_factory.mktemp("embedding"), source, OfTorch(source))
+        made["embedding"] = make_package_files(tmp_path_factory.mktemp("embedding"), source, OfTorch(source))
     return made
 
 

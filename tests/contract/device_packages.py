@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 
 from converter.artifact import TorchModel
-from converter.device import beside
-from converter.device.beside import Beside
+from converter.device import package_files
 from converter.device.facts import DeviceFacts, facts_of
+from converter.device.package_files import PackageFiles
 from converter.device.samples import write_samples
 from converter.device.tables import read_tables
 from converter.examples import Example
@@ -108,7 +108,7 @@ def python_sample(made: Made) -> Any:
     return module
 
 
-def make_beside(
+def make_package_files(
     folder: Path,
     source: TorchModel,
     runner: Runner,
@@ -119,7 +119,7 @@ def make_beside(
     pair = QUESTIONS[1] if source.task.name == "question-answering" else None
     examples = [Example(s, pair) for s in texts]
     reference = capture_reference(replace(source, max_length=LENGTHS[-1]), examples, SILENT)
-    files = Beside(folder)
+    files = PackageFiles(folder)
     files.write_tokenizer(source)
     _, known = files.check(source, reference, LENGTHS[-1])
     golden = record_golden(source, source, reference, runner)
@@ -144,7 +144,7 @@ def tokenizers_asked_once() -> Iterator[pytest.MonkeyPatch]:
     asked: dict[str, Any] = {}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(
-            beside,
+            package_files,
             "read_tables",
             lambda backend: asked[k] if (k := backend.to_str()) in asked else asked.setdefault(k, read_tables(backend)),
         )

@@ -19,7 +19,7 @@ from tests.contract.device_packages import (
     build_demo,
     lines_of,
     lstrip_tagger,
-    make_beside,
+    make_package_files,
     run,
 )
 from tests.tiny import SENTENCES
@@ -44,7 +44,7 @@ def test_samples_of_every_kind_run_the_file(
     folder.mkdir()
     target.emit(run_stage(LowerTflite(LENGTHS), source, ctx)[0], source, folder, ctx)
     texts = (*SENTENCES[:6], *MASKED, "") if kind == "tags" else (*SENTENCES[:11], "")
-    made = make_beside(folder, source, target.open(folder, source.specs), texts=texts)
+    made = make_package_files(folder, source, target.open(folder, source.specs), texts=texts)
     n = (made.samples / "assets" / "golden.tsv").read_text("utf-8").count("\ntext\t")
     assert n == len(texts)
 

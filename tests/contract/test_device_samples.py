@@ -10,14 +10,14 @@ from pathlib import Path
 
 import pytest
 
-from converter.device import beside
+from converter.device import package_files
 from converter.device.facts import CLASS_NAMES, DeviceFacts, kind_of
 from converter.device.runtime import min_runtime_version
-from converter.device.samples import PACKAGE, cpp_text, has_four_bits, java_text, prose, swift_text, write_samples
+from converter.device.samples import PACKAGE, cpp_text, java_text, prose, swift_text, write_samples
 from converter.device.tables import NoTables
 from converter.errors import StageFailed
 from converter.tflite.builder import packed
-from converter.tflite.file import read_flat
+from converter.tflite.file import has_four_bits, read_flat
 from tests.contract.device_packages import KINDS, LENGTHS, STUBS, Made, build_demo, compiler, lines_of, run
 from tests.tiny import SENTENCES
 
@@ -256,10 +256,10 @@ def test_a_tokenizer_that_cuts_the_beginning_off_brings_no_tables(package: Made)
     import copy
 
     tokenizer = copy.copy(package.source.tokenizer)
-    assert beside.tables_of(replace(package.source, tokenizer=tokenizer)).vocabulary
+    assert package_files.tables_of(replace(package.source, tokenizer=tokenizer)).vocabulary
     tokenizer.truncation_side = "left"
     with pytest.raises(NoTables, match="beginning"):
-        beside.tables_of(replace(package.source, tokenizer=tokenizer))
+        package_files.tables_of(replace(package.source, tokenizer=tokenizer))
 
 
 def test_labels_of_any_spelling_stand_in_every_language(tmp_path: Path) -> None:

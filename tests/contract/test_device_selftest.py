@@ -21,7 +21,7 @@ from tests.contract.device_packages import (
     build_check,
     compiler,
     lstrip_tagger,
-    make_beside,
+    make_package_files,
     python_sample,
     run,
 )
@@ -83,14 +83,14 @@ def lstrip(tiny: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) 
     source = lstrip_tagger(tiny("mpnet", "token-classification", num_labels=7, layers=1))
     with pytest.MonkeyPatch.context() as patch:
         _without_a_file(patch)
-        return make_beside(tmp_path_factory.mktemp("lstrip"), source, OfTorch(source), texts=MASKED)
+        return make_package_files(tmp_path_factory.mktemp("lstrip"), source, OfTorch(source), texts=MASKED)
 
 
 def _without_a_file(patch: pytest.MonkeyPatch) -> None:
-    from converter.device import beside
+    from converter.device import package_files
 
-    patch.setattr(beside, "least_runtime", lambda _folder: {"model.tflite": "2.9.0"})
-    patch.setattr(beside, "inputs_in_order", lambda _folder: ("input_ids",))
+    patch.setattr(package_files, "least_runtime", lambda _folder: {"model.tflite": "2.9.0"})
+    patch.setattr(package_files, "inputs_in_order", lambda _folder: ("input_ids",))
 
 
 def _rows(assets: Path) -> list[list[str]]:

@@ -18,7 +18,7 @@ from converter.distill.soft import SoftLabels
 from converter.model_folder.load import load_source
 from converter.model_folder.shape_map import LayerShape, ShapeMap
 from converter.stage import SILENT, Context, run_stage
-from converter.training.layer_map import Tapped
+from converter.training.layer_map import ObservedForward
 from converter.training.texts import encode_texts, feed_batch
 from tests.distilling import QUICK, TEXTS, Watching, digest, distance
 
@@ -86,7 +86,9 @@ def test_hard_labels_teach_labels_that_the_teacher_does_not_know(student: TorchM
     made = HardLabels(epochs=15, **QUICK).run(student, replace(ctx, teacher=None)).made
     texts = encode_texts(made, TEXTS, 64, SILENT)
     with torch.inference_mode():
-        logits = Tapped(made)(feed_batch(made, texts, range(len(texts)), torch.device("cpu"))).outputs["logits"]
+        logits = ObservedForward(made)(feed_batch(made, texts, range(len(texts)), torch.device("cpu"))).outputs[
+            "logits"
+        ]
     hits = sum(int(row.argmax()) == e.label for row, e in zip(logits, TEXTS, strict=True))
     assert hits >= 18
 

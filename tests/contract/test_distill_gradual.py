@@ -77,7 +77,7 @@ def test_a_budget_that_cannot_be_met_keeps_the_least_and_says_so(
     stage: GradualPruning, source: TorchModel, ctx: Context
 ) -> None:
     outcome = replace(stage, size_mb=0.001).run(source, ctx)
-    assert "the least that can be left" in outcome.facts["budget_missed"]
+    assert "the lowest that can be reached" in outcome.facts["budget_missed"]
 
 
 def test_one_budget_is_wanted() -> None:

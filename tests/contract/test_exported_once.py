@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from converter.examples import Example
+from converter.graphs import MODEL
 from converter.model_folder.load import load_source
 from converter.onnx.export import ExportOnnx
 from converter.stage import Context, run_stage
@@ -25,7 +26,7 @@ def test_a_shared_export_is_the_exporters_own(tiny: Callable[..., Path], exporte
         work.mkdir()
         ctx = Context(work=work, calibration=tuple(Example(s) for s in SENTENCES))
         made.append(
-            onnx.load(str(run_stage(ExportOnnx(), load_source(str(tiny("bert", layers=1))), ctx)[0].path)).graph
+            onnx.load(str(run_stage(ExportOnnx(), load_source(str(tiny("bert", layers=1))), ctx)[0].files[MODEL])).graph
         )
     assert exporters.read == read
     assert exporters.read > 0

@@ -15,7 +15,7 @@ from converter.artifact import Bundle, TorchModel
 from converter.errors import ExportError, PackageDamaged, SourceError, UsageError
 from converter.package.manifest import model_files, read_manifest
 from converter.reference import Reference
-from converter.stage import SILENT, Context
+from converter.stage import SILENT
 from converter.validate.checks import Check, Status
 from tests.tiny_text import save_causal, save_marian
 
@@ -60,13 +60,16 @@ class Proof:
 
     def of(self, folder: Path) -> dict[str, Check]:
         from converter.precision import Limits
+        from converter.validate.owner import OwnerVerdict
         from converter.validate.package_check import evaluate_package
+        from converter.validate.proof import ProofContext
         from targets.cpu_int8 import CpuInt8
 
         bundle = Bundle(folder, model_files(read_manifest(folder)), self.source)
-        ctx = Context(work=folder, reference=self.reference)
+        owner = OwnerVerdict(Check("owner's library", Status.PASS))
+        context = ProofContext(folder, self.reference, owner)
         limits = Limits(max_error=1e-4, agreement=0.999, stability=0.999)
-        made = evaluate_package(CpuInt8(), bundle, self.source, limits, ctx, require_device=False)
+        made = evaluate_package(CpuInt8(), bundle, self.source, limits, context, require_device=False)
         return {c.name: c for c in made.checks}
 
 

@@ -47,7 +47,7 @@ def test_the_code_of_an_onnx_packages_readme_reads_all_windows(source: TorchMode
     work.mkdir()
     made, _ = run_stage(ExportOnnx(), source, Context(work=work, calibration=(Example(QUESTION, CONTEXTS[2]),)))
     (tmp_path / "onnx").mkdir()
-    shutil.copyfile(made.path, tmp_path / "onnx" / "model.onnx")
+    shutil.copyfile(made.files[MODEL], tmp_path / "onnx" / "model.onnx")
     source.tokenizer.backend_tokenizer.save(str(tmp_path / "tokenizer.json"))
     text = usage(Bundle(tmp_path, "onnx/model.onnx", source), "CPUExecutionProvider")
     code = re.findall(r"```python\n(.*?)```", text, re.DOTALL)[0]

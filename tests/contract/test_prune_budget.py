@@ -21,7 +21,7 @@ from converter.stage import run_stage
 from converter.structured.budget import time_table
 from converter.structured.importance import gather_evidence
 from converter.structured.input_correction import readers_of
-from converter.structured.streams import Site, Stream, TeacherSums, head_of
+from converter.structured.streams import Stream, Sublayer, TeacherSums, head_of
 from converter.surgery.resize import family_of, resized, shape_map_of
 from converter.target import Aim
 from tests.pruning import PLAIN, answers, context, units
@@ -140,15 +140,15 @@ def test_what_is_seen_does_not_depend_on_padding(family: str, tiny: Callable[...
     encodings = [e for batch in evidence.batches for _, e in batch]
     together, alone = Stream(model, [encodings]), Stream(model, [[e] for e in encodings])
     last = len(together.parts) - 1
-    sites = [Site(last, "attention"), Site(last, "ffn")]
+    sublayers = [Sublayer(last, "attention"), Sublayer(last, "ffn")]
     for layer in range(last):
         together.finish(layer)
         alone.finish(layer)
-    one = together.watch(0, sites)
-    each = [alone.watch(i, sites) for i in range(len(encodings))]
-    for site in sites:
-        for i, seen in enumerate(one[site]):
-            wanted = np.concatenate([e[site][i].total.numpy() for e in each])
+    one = together.watch(0, sublayers)
+    each = [alone.watch(i, sublayers) for i in range(len(encodings))]
+    for sublayer in sublayers:
+        for i, seen in enumerate(one[sublayer]):
+            wanted = np.concatenate([e[sublayer][i].total.numpy() for e in each])
             np.testing.assert_allclose(seen.total.numpy(), wanted, atol=1e-4)
 
 
@@ -161,8 +161,8 @@ def test_a_finished_layer_answers_as_it_ran(family: str, tiny: Callable[..., Pat
     sums.take(whole, lambda: None)
     for layer in range(len(stepped.parts)):
         for kind in ("attention", "ffn"):
-            for i, seen in enumerate(stepped.watch(0, [Site(layer, kind)])[Site(layer, kind)]):  # type: ignore[arg-type]
-                assert (seen.total == sums.of(0, Site(layer, kind), i)).all()  # type: ignore[arg-type]
+            for i, seen in enumerate(stepped.watch(0, [Sublayer(layer, kind)])[Sublayer(layer, kind)]):  # type: ignore[arg-type]
+                assert (seen.total == sums.of(0, Sublayer(layer, kind), i)).all()  # type: ignore[arg-type]
         stepped.finish(layer)
     assert (answers(model)["logits"] == answers(model)["logits"]).all()
 

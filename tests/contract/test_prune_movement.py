@@ -77,7 +77,7 @@ def test_what_cannot_work_is_refused(tiny: Callable[..., Path], tmp_path: Path) 
     source = load_source(str(tiny()))
     with pytest.raises(RecipeError, match="does not divide"):
         bind(MovementPruning, {"pattern": "3x1"}, "test").check(source, has_text=True)
-    with pytest.raises(UsageError, match="nothing to learn"):
+    with pytest.raises(UsageError, match="no loss to train on"):
         bind(MovementPruning, {"soft_weight": 0, "hidden_weight": 0}, "test").run(
             source, Context(tmp_path, calibration=PLAIN, teacher=source)
         )

@@ -16,7 +16,6 @@ from converter.errors import RecipeError, SourceError, UsageError
 from converter.examples import Example
 from converter.factorize.embeddings import EmbeddingFactors
 from converter.factorize.linears import LinearFactors
-from converter.graphs import MODEL
 from converter.model_folder.load import load_source
 from converter.model_folder.save import save_model
 from converter.onnx.export import ExportOnnx
@@ -255,7 +254,7 @@ def test_a_shared_layer_is_there_once_in_a_tflite_file(tiny: Callable[..., Path]
     made, _ = run_stages([LowerTflite((16, 32)), LitertStaticInt8(texts=4)], source, context(tmp_path))
     assert isinstance(made, TfliteModel)
     linears = [m for m in source.module.modules() if isinstance(m, torch.nn.Linear)]
-    assert sorted(weights_of_products(made.files[MODEL])) == sorted(m.weight.numel() for m in linears)
+    assert sorted(weights_of_products(made.path)) == sorted(m.weight.numel() for m in linears)
 
 
 def weights_of_products(path: Path) -> list[int]:

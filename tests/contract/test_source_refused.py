@@ -45,8 +45,11 @@ def refused(folder: Path, **options: Any) -> str:
         ({"model_type": "gpt2"}, "gpt2 is a causal language model"),
         ({"model_type": "t5"}, "t5 is an encoder-decoder"),
         ({"model_type": "vit"}, "vit is no text encoder"),
-        ({"architectures": ["BertForNextSentencePrediction"]}, "BertForNextSentencePrediction is for no task"),
-        ({"architectures": ["BertLMHeadModel"]}, "BertLMHeadModel is for no task"),
+        (
+            {"architectures": ["BertForNextSentencePrediction"]},
+            "the task of BertForNextSentencePrediction is not supported",
+        ),
+        ({"architectures": ["BertLMHeadModel"]}, "the task of BertLMHeadModel is not supported"),
     ],
 )
 def test_a_config_that_cannot_be_exported_is_named(folder: Path, changes: dict[str, Any], said: str) -> None:

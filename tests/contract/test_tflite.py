@@ -25,7 +25,7 @@ from converter.reference import torch_run
 from converter.stage import Context, run_stage
 from converter.tflite.file import read_flat
 from converter.tflite.lengths.rows import filled_rows
-from converter.tflite.lower.lower import LowerTflite, check_equal, computes_constants
+from converter.tflite.lower.lower import LowerTflite, check_lowered, computes_constants
 from converter.tflite.model import TfliteModel
 from converter.tflite.quantize.ranges import measure
 from converter.tflite.runner import TfliteRunner
@@ -228,10 +228,10 @@ def test_an_operation_without_tflite_form_is_named_with_its_layer(tiny: Callable
 def test_a_file_that_answers_otherwise_than_its_model_is_refused(
     bert: TfliteModel, tiny: Callable[..., Path], ctx: Context
 ) -> None:
-    assert check_equal(bert, ctx)["max_relative_error"] <= FLOAT32_ERROR
+    assert check_lowered(bert, ctx)["max_relative_error"] <= FLOAT32_ERROR
     other = load_source(str(tiny("bert", layers=1, seed=1)))
     with pytest.raises(StageFailed, match="differs from PyTorch"):
-        check_equal(replace(bert, source=other), ctx)
+        check_lowered(replace(bert, source=other), ctx)
 
 
 def test_a_file_with_other_lengths_or_outputs_breaks_its_specification(bert: TfliteModel) -> None:

@@ -22,7 +22,7 @@ from converter.stage import Context, Record, run_stage
 from converter.tflite.file import code_of, constant, inputs_of, read_flat, text, write_flat
 from converter.tflite.lengths.any_length import write_any_length
 from converter.tflite.lengths.rows import filled_rows
-from converter.tflite.lengths.stamp import NotAlike
+from converter.tflite.lengths.stamp import LengthDependent
 from converter.tflite.lower.lower import LowerTflite
 from converter.tflite.model import TfliteModel
 from converter.tflite.quantize.tables import quantize_tables
@@ -107,7 +107,7 @@ def test_one_length_alone_makes_no_file_for_any(bert: TfliteModel, tmp_path: Pat
     model = read_flat(bert.path)
     model.subgraphs, model.signatureDefs = model.subgraphs[:1], model.signatureDefs[:1]
     write_flat(model, tmp_path / "one.tflite")
-    with pytest.raises(NotAlike, match="at least two sequence lengths"):
+    with pytest.raises(LengthDependent, match="at least two sequence lengths"):
         write_any_length(tmp_path / "one.tflite", tmp_path / "any.tflite", LENGTHS[-1])
 
 

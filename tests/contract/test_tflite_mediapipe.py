@@ -1,5 +1,7 @@
 """MediaPipe's variant answers like the package, and all around its graph is right; or it is left out, and said why."""
 
+import json
+import shutil
 import zipfile
 from collections.abc import Callable
 from dataclasses import replace
@@ -11,20 +13,30 @@ import pytest
 
 from converter.artifact import Bundle
 from converter.data.probes import builtin_examples, choose_probes
+from converter.device.tables import escaped
 from converter.examples import Example
 from converter.graphs import MODEL
+from converter.model_folder.files import write_model_files
+from converter.model_folder.labels import label_of_line
 from converter.model_folder.load import load_source
 from converter.reference import capture_reference
 from converter.stage import SILENT, Context, run_stage
 from converter.tflite.file import add_buffer, code_of, inputs_of, read_flat, write_flat
-from converter.tflite.lengths.stamp import NotAlike
+from converter.tflite.lengths.stamp import LengthDependent
 from converter.tflite.lower.lower import LowerTflite
 from converter.tflite.mediapipe.check import check_variant, distance, try_variant, wrong_around
 from converter.tflite.mediapipe.metadata import append_files
-from converter.tflite.mediapipe.variant import MEDIAPIPE_FILE, Inexpressible, scores_of, vocabulary_of, write_mediapipe
+from converter.tflite.mediapipe.variant import (
+    MEDIAPIPE_FILE,
+    NotForMediaPipe,
+    scores_of,
+    vocabulary_of,
+    write_mediapipe,
+)
 from converter.tflite.model import TfliteModel
 from converter.tflite.runner import TfliteRunner
 from converter.validate.checks import Check, Status
+from tests.contract.device_packages import make_beside, python_sample
 from tests.tiny import SENTENCES
 
 pytest.importorskip("litert_torch", reason="the extra 'mobile' is not installed")
@@ -51,12 +63,12 @@ def variant(bert: TfliteModel, ctx: Context) -> Path:
     return path
 
 
-def _checked(bert: TfliteModel, folder: Path, ctx: Context, left_out: str = "") -> tuple[list[Check], dict[str, Any]]:
+def _checked(bert: TfliteModel, folder: Path, left_out: str = "") -> tuple[list[Check], dict[str, Any]]:
     probes = choose_probes((), builtin_examples(bert.source), 6)
     source = replace(bert.source, max_length=LENGTHS[-1])
     reference = capture_reference(source, probes, SILENT, ())
     bundle = Bundle(folder, {MODEL: "model.tflite"}, bert.source, {MEDIAPIPE_FILE: left_out})
-    return check_variant(bundle, source, reference, TfliteRunner(bert.path, source.specs), ctx)
+    return check_variant(bundle, source, reference, TfliteRunner(bert.path, source.specs), SILENT)
 
 
 def _changed(variant: Path, folder: Path, change: Callable[[Any], None], bert: TfliteModel) -> Path:
@@ -70,6 +82,38 @@ def _changed(variant: Path, folder: Path, change: Callable[[Any], None], bert: T
     return path
 
 
+ODD = ("bad, very\nbad", "gut ✓ 日本", 'a "b" $c \\n {{ 1 }}')
+
+
+def test_odd_names_of_classes_are_read_back_from_everything_that_a_package_holds(
+    bert: TfliteModel, tmp_path: Path
+) -> None:
+    """The file of labels, MediaPipe's, the configuration, the samples and their golden answers."""
+    folder = Path(shutil.copytree(bert.source.folder, tmp_path / "odd"))
+    table = json.loads((folder / "config.json").read_text())
+    table |= {"id2label": dict(enumerate(ODD)), "label2id": {name: i for i, name in enumerate(ODD)}}
+    (folder / "config.json").write_text(json.dumps(table))
+    source, package = load_source(str(folder)), tmp_path / "package"
+    package.mkdir()
+
+    write_model_files(source, package, {})
+    lines = (package / "labels.txt").read_text(encoding="utf-8").splitlines()
+    assert tuple(map(label_of_line, lines)) == ODD
+    assert tuple(json.loads((package / "config.json").read_text())["id2label"].values()) == ODD
+
+    write_mediapipe(bert.path, source, package / MEDIAPIPE_FILE)
+    with zipfile.ZipFile(package / MEDIAPIPE_FILE) as archive:
+        assert archive.read("labels.txt").decode().splitlines() == lines
+    assert wrong_around(package / MEDIAPIPE_FILE, source) == ""
+
+    made = make_beside(package, source, TfliteRunner(bert.path, source.specs))
+    assert python_sample(made).LABELS == ODD
+    rows = [r.split("\t") for r in (made.samples / "assets" / "golden.tsv").read_text(encoding="utf-8").splitlines()]
+    told = {row[6] for row in rows if row[0] == "text"}
+    assert len(told) > 1
+    assert told <= {escaped(name) for name in ODD}
+
+
 def test_it_answers_like_the_package(bert: TfliteModel, variant: Path, ctx: Context) -> None:
     with zipfile.ZipFile(variant) as archive:
         kept = {i.filename: i.compress_type for i in archive.infolist()}
@@ -77,7 +121,7 @@ def test_it_answers_like_the_package(bert: TfliteModel, variant: Path, ctx: Cont
         assert archive.read("labels.txt").decode().splitlines() == list(bert.source.task.labels)
         assert len(archive.read("vocab.txt").decode().splitlines()) == len(bert.source.tokenizer)
     try_variant(bert, variant, ctx)
-    (check,), facts = _checked(bert, variant.parent, ctx)
+    (check,), facts = _checked(bert, variant.parent)
     assert check.status is Status.PASS, check
     assert facts["mediapipe"]["worst"] < 1e-5
 
@@ -106,13 +150,13 @@ def test_what_mediapipe_would_answer_otherwise_fails(
     bert: TfliteModel, variant: Path, ctx: Context, tmp_path: Path, change: Callable[[Any], None], said: str
 ) -> None:
     _changed(variant, tmp_path, change, bert)
-    (check,), _ = _checked(bert, tmp_path, ctx)
+    (check,), _ = _checked(bert, tmp_path)
     assert (check.status, said in check.detail) == (Status.FAIL, True), check
 
 
 @pytest.mark.parametrize(
     ("files", "said"),
-    [([], "no vocabulary"), ([("vocab.txt", "a\nb\n"), ("labels.txt", "x\n")], "vocab.txt is not")],
+    [([], "no vocabulary"), ([("vocab.txt", "a\nb\n"), ("labels.txt", "x\n")], "vocab.txt does not match")],
 )
 def test_files_behind_the_model_are_those_of_the_model(
     bert: TfliteModel, variant: Path, tmp_path: Path, files: list[tuple[str, str]], said: str
@@ -145,7 +189,7 @@ def test_a_graph_that_does_not_run_at_other_lengths_is_no_variant(
         values = model.buffers[tensor.buffer].data.view(np.int32).copy()
         tensor.buffer = add_buffer(model, np.where(values == -1, 5, values))
 
-    with pytest.raises(NotAlike, match="the runtime says"):
+    with pytest.raises(LengthDependent, match="the runtime says"):
         try_variant(bert, _changed(variant, tmp_path, fixed, bert), ctx)
 
 
@@ -153,15 +197,15 @@ def test_what_mediapipe_has_no_form_for_is_left_out_and_said(
     bert: TfliteModel, tiny: Callable[..., Path], ctx: Context, tmp_path: Path
 ) -> None:
     roberta = load_source(str(tiny("roberta", layers=1)))
-    with pytest.raises(Inexpressible, match="MediaPipe supports WordPiece"):
+    with pytest.raises(NotForMediaPipe, match="MediaPipe supports WordPiece"):
         vocabulary_of(roberta.tokenizer)
     tags = load_source(str(tiny("bert", "token-classification", layers=1)))
-    with pytest.raises(Inexpressible, match="no task for token-classification"):
+    with pytest.raises(NotForMediaPipe, match="no task for token-classification"):
         write_mediapipe(bert.path, tags, tmp_path / MEDIAPIPE_FILE)
     numbers = load_source(str(tiny("bert", layers=1, problem_type="regression")))
-    with pytest.raises(Inexpressible, match="regression scores"):
+    with pytest.raises(NotForMediaPipe, match="regression scores"):
         scores_of(numbers)
     assert vocabulary_of(bert.source.tokenizer)
-    checks, facts = _checked(bert, tmp_path, ctx, left_out="its tokenizer is BPE")
+    checks, facts = _checked(bert, tmp_path, left_out="its tokenizer is BPE")
     assert checks == []
     assert facts["mediapipe"]["left_out"] == "its tokenizer is BPE"

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from converter.artifact import TorchModel
-from converter.device.gpu_forecast import forecast
+from converter.device.gpu_forecast import forecast_gpu
 from converter.errors import RecipeError, StageFailed
 from converter.examples import Example
 from converter.graphs import MODEL
@@ -20,7 +20,7 @@ from converter.stage import Context, run_stage
 from converter.tflite.file import code_of, read_flat, signature_names, write_flat
 from converter.tflite.lengths.rows import filled_rows
 from converter.tflite.lengths.shared import SHARED, has_shared_graph, shared_graph, write_shared
-from converter.tflite.lengths.stamp import NotAlike
+from converter.tflite.lengths.stamp import LengthDependent
 from converter.tflite.lower.lower import LowerTflite
 from converter.tflite.mediapipe.variant import MEDIAPIPE_FILE
 from converter.tflite.model import FINE_LENGTHS, TfliteModel, lengths_of
@@ -180,11 +180,11 @@ def test_precisions_for_cpus_share_a_graph_and_those_for_accelerators_do_not(
 
 
 def test_the_forecast_for_gpus_names_the_loop_and_the_way_out(bert: TfliteModel, shared: Path) -> None:
-    found = forecast(shared)
+    found = forecast_gpu(shared)
     assert (found.partitions, [x.operation for x in found.leaving]) == (0, ["WHILE"])
     assert "graphs=separate" in found.leaving[0].rewrite
     assert found.operations > 20
-    assert "WHILE" not in {x.operation for x in forecast(bert.path).leaving}
+    assert "WHILE" not in {x.operation for x in forecast_gpu(bert.path).leaving}
 
 
 def _one_length(given: TfliteModel, path: Path) -> TfliteModel:
@@ -198,7 +198,7 @@ def test_where_one_graph_cannot_take_all_lengths_each_has_its_own(
     bert: TfliteModel, ctx: Context, tmp_path: Path
 ) -> None:
     unlike = _one_length(bert, tmp_path / "one.tflite")
-    with pytest.raises(NotAlike):
+    with pytest.raises(LengthDependent):
         write_shared(unlike.path, tmp_path / "no.tflite", LENGTHS)
     assert not has_shared_graph(_emitted(unlike, Tflite(mediapipe=False), tmp_path / "a", ctx))
     with pytest.raises(StageFailed, match="cannot share one graph between all sequence lengths") as caught:

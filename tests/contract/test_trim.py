@@ -139,8 +139,7 @@ def test_a_word_that_was_unknown_stays_unknown(tiny: Callable[..., Path], tmp_pa
 
 def test_held_out_text_that_is_split_otherwise_is_counted_and_shown(tiny: Callable[..., Path], tmp_path: Path) -> None:
     source = load_source(str(tiny("bert")))
-    reference = capture_reference(source, OTHER, SILENT)
-    ctx = Context(work=tmp_path, calibration=KEPT, reference=reference)
+    ctx = Context(work=tmp_path, calibration=KEPT, held_out=OTHER)
     _, record = run_stage(VocabularyTrimming(), source, ctx)
     found = record.facts["held_out_text"]
     made = trimmed(source, tmp_path)

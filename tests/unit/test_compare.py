@@ -176,7 +176,7 @@ def test_without_probes_nothing_is_proven(model: TorchModel) -> None:
     found = result(model, empty)
     assert found.status is Status.NOT_RUN
     assert math.isnan(found.agreement)
-    assert "no probes" in found.reason()
+    assert "no texts to compare" in found.reason()
 
 
 def test_without_a_limit_nothing_is_proven(model: TorchModel, reference: Reference) -> None:

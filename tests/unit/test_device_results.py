@@ -12,7 +12,7 @@ from converter.device.device_results import import_results, known_results
 from converter.device.measured import read_measurements
 from converter.errors import DataError
 from converter.package.manifest import check_files, read_manifest, seal
-from converter.package.output_marker import judge, write_marker
+from converter.package.output_marker import inspect_place, write_marker
 from converter.pipeline import Result, TargetResult
 from converter.recipe import bind_recipe
 from converter.report.write import write_reports
@@ -300,7 +300,7 @@ def test_a_report_that_was_drawn_again_is_still_ours(package: Path, tmp_path: Pa
     import_results(package, [_file(tmp_path, _printed(32), "b")], "Pixel 9")
     (target,) = json.loads((folder / "report.json").read_text(encoding="utf-8"))["targets"]
     assert [row["length"] for row in target["devices"]] == [16, 32]
-    assert judge(folder).foreign == ()
+    assert inspect_place(folder).foreign == ()
 
 
 @pytest.mark.parametrize(

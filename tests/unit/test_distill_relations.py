@@ -13,7 +13,7 @@ from converter.model_folder.load import load_source
 from converter.model_folder.shape_map import LayerShape
 from converter.stage import SILENT
 from converter.surgery.resize import resized
-from converter.training.layer_map import Tapped, map_layers
+from converter.training.layer_map import ObservedForward, map_layers
 from converter.training.relations import plan_relations, relation_loss
 from converter.training.texts import encode_texts, feed_batch
 from tests.distilling import TEXTS
@@ -81,8 +81,8 @@ def test_queries_keys_and_values_are_those_of_the_layer(family: str, tiny: Calla
     model = load_source(str(tiny(family)))
     feed = feed_batch(model, encode_texts(model, TEXTS[:3], 32, SILENT), range(3), torch.device("cpu"))
     with torch.inference_mode():
-        seen = [Tapped(model, relations=layer)(feed).relations for layer in (0, 2)]
-        plain = Tapped(model)(feed)
+        seen = [ObservedForward(model, relations=layer)(feed).relations for layer in (0, 2)]
+        plain = ObservedForward(model)(feed)
     shape = (*feed["input_ids"].shape, 32)
     assert all(tuple(s.shape) == shape for relations in seen for s in relations)
     assert plain.relations == ()
@@ -92,7 +92,7 @@ def test_queries_keys_and_values_are_those_of_the_layer(family: str, tiny: Calla
 
 def test_no_hook_is_left_on_the_module(source: TorchModel) -> None:
     feed = feed_batch(source, encode_texts(source, TEXTS[:1], 32, SILENT), [0], torch.device("cpu"))
-    Tapped(source, relations=1)(feed)
+    ObservedForward(source, relations=1)(feed)
     assert not any(m._forward_hooks for m in source.module.modules())
 
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from converter.onnx.equality import Differences
+from converter.scoring.relative_error import relative_error
 
 PLAIN = np.array([[0.0, 2.0]], dtype=np.float32)
 
@@ -37,3 +38,14 @@ def test_another_shape_is_an_error_even_where_it_could_be_spread() -> None:
     found = Differences()
     found.add("logits", 0, np.zeros((4, 2), np.float32), np.zeros((1, 2), np.float32))
     assert math.isinf(found.worst()[2])
+
+
+def test_an_error_is_told_over_the_range_and_what_cannot_be_compared_is_seen() -> None:
+    wanted = np.array([0.0, 4.0], dtype=np.float32)
+    assert relative_error(wanted + 1, wanted, 4.0) == 0.25
+    assert relative_error(wanted[:1], wanted, 4.0) == float("inf")
+    assert np.isnan(relative_error(wanted * np.float32("nan"), wanted, 4.0))
+    # An output that does not vary: nothing is divided by zero, and the floor decides.
+    flat = np.ones(2, dtype=np.float32)
+    assert relative_error(flat, flat, 0.0) == 0.0
+    assert relative_error(flat + 1, flat, 0.0, floor=2.0) == 0.5

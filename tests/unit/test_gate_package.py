@@ -13,12 +13,13 @@ from converter.errors import RuntimeMissing
 from converter.graphs import MODEL
 from converter.model_folder.load import load_source
 from converter.precision import Limits
+from converter.stage import Context
 from converter.target import DeviceCheck, Runner, TensorInfo
 from converter.validate.checks import Check, Evaluation, Status
 from converter.validate.interface import dtype_name
 from converter.validate.package_check import evaluate_package
 from tests.tiny import MAX_LENGTH
-from tests.torch_runner import Feed, Outputs, TorchRunner, context, torch_target
+from tests.torch_runner import Feed, Outputs, TorchRunner, proof_context, torch_target
 
 Prove = Callable[..., Evaluation]
 LIMITS = Limits(agreement=0.98, max_error=1e-3, stability=0.98)
@@ -32,7 +33,7 @@ def model(tiny: Callable[..., Path]) -> TorchModel:
 @pytest.fixture
 def prove(model: TorchModel, tmp_path: Path) -> Prove:
     """Return a function that proves a runner as a package; `spoil` changes the files first."""
-    ctx = context(model, tmp_path)
+    proof = proof_context(model, tmp_path)
 
     def run(
         runner: Runner,
@@ -45,10 +46,10 @@ def prove(model: TorchModel, tmp_path: Path) -> Prove:
         folder = tmp_path / "package"
         folder.mkdir()
         target = torch_target(lambda: runner, device)
-        bundle = target.emit(model, model, folder, ctx)
+        bundle = target.emit(model, model, folder, Context(tmp_path))
         if spoil:
             spoil(folder)
-        return evaluate_package(target, bundle, model, LIMITS, ctx, require_device=require_device, steps=steps)
+        return evaluate_package(target, bundle, model, LIMITS, proof, require_device=require_device, steps=steps)
 
     return run
 

@@ -2,16 +2,16 @@
 
 import pytest
 
-from converter.device.gpu_forecast import OTHER_REWRITE, REWRITES, RULES, TAKEN, Forecast, Leaving, Tensor, reason
+from converter.device.gpu_forecast import OTHER_REWRITE, REWRITES, RULES, TAKEN, GpuForecast, OffGpu, TensorKind, reason
 
-HALF = Tensor("FLOAT32", (1, 8), constant=False)
-IDS = Tensor("INT32", (8,), constant=False)
-AXIS = Tensor("INT32", (), constant=True)
-TABLE = Tensor("INT8", (100, 8), constant=True)
+HALF = TensorKind("FLOAT32", (1, 8), constant=False)
+IDS = TensorKind("INT32", (8,), constant=False)
+AXIS = TensorKind("INT32", (), constant=True)
+TABLE = TensorKind("INT8", (100, 8), constant=True)
 
 
-def _of(kind: str, *shape: int, constant: bool = False) -> Tensor:
-    return Tensor(kind, shape, constant)
+def _of(kind: str, *shape: int, constant: bool = False) -> TensorKind:
+    return TensorKind(kind, shape, constant)
 
 
 @pytest.mark.parametrize(
@@ -43,7 +43,7 @@ def _of(kind: str, *shape: int, constant: bool = False) -> Tensor:
     ],
 )
 def test_an_operation_stays_or_leaves_for_a_reason(
-    name: str, given: tuple[Tensor, ...], made: tuple[Tensor, ...], why: str
+    name: str, given: tuple[TensorKind, ...], made: tuple[TensorKind, ...], why: str
 ) -> None:
     found = reason(name, given, made)
     assert bool(found) == bool(why)
@@ -57,8 +57,8 @@ def test_every_rule_is_of_an_operation_that_is_taken() -> None:
 
 
 def test_the_sentence_counts_what_leaves() -> None:
-    assert Forecast(10, (), 1).sentence == "all 10 operations are supported by the GPU delegate"
-    some = Forecast(10, (Leaving("CUMSUM", 2, "of INT32", "…"), Leaving("CAST", 1, "from BOOL", "…")), 1)
+    assert GpuForecast(10, (), 1).sentence == "all 10 operations are supported by the GPU delegate"
+    some = GpuForecast(10, (OffGpu("CUMSUM", 2, "of INT32", "…"), OffGpu("CAST", 1, "from BOOL", "…")), 1)
     assert some.sentence.startswith(
         "3 of 10 operations are not supported by the GPU delegate, which runs 1 piece: CUMSUM (of INT32)"
     )

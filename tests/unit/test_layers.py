@@ -45,7 +45,7 @@ FLOORS: tuple[tuple[tuple[str, ...], ...], ...] = (
     (("prune",), ("trim",), ("quantize",)),
     (("distill",), ("share",)),
     (("factorize",),),
-    (("recipe",), ("sample_models",)),
+    (("recipe", "context"), ("sample_models",)),
     (("package",),),
     (("report",), ("timing",)),
     (("device",),),

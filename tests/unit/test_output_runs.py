@@ -359,5 +359,5 @@ def test_a_kill_at_any_moment_loses_nothing_and_the_next_run_works() -> None:
 
 
 def test_kills_are_seen_to_lose_something_where_nothing_is_undone() -> None:
-    broken = "from converter.package import output_commit as c\nc.Beside.undo = c.Inside.undo = lambda self: []"
+    broken = "from converter.package import output_commit as c\nc.ByRename.undo = c.ByFile.undo = lambda self: []"
     assert kills("--kills", "60", "--seed", "1", code=broken)["faults"]

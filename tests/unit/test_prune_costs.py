@@ -22,7 +22,7 @@ from converter.structured.head_reads import reads_one_token
 from converter.structured.kernels import Dimensions, Products
 from converter.structured.order import Removal
 from converter.structured.shrink import choose_shapes
-from converter.structured.streams import Site
+from converter.structured.streams import Sublayer
 from converter.structured.timing import _plane, _whole
 from tests.tiny import HEADS, HIDDEN, NEURONS, SENTENCES
 
@@ -103,12 +103,12 @@ def test_averages_read_every_token(tiny_sentence_transformer: Path) -> None:
     assert not reads_one_token(load_source(str(tiny_sentence_transformer)))
 
 
-def _removals() -> dict[Site, Removal]:
+def _removals() -> dict[Sublayer, Removal]:
     """Two layers that lose the same by the same."""
     worthless = Removal((0, 1), np.array([0.0, 0.0, 0.0]))
     worthy = Removal(tuple(range(10)), np.arange(11.0))
     kinds = (("attention", worthless), ("ffn", worthy))
-    return {Site(layer, kind): removal for layer in (0, 1) for kind, removal in kinds}  # type: ignore[arg-type]
+    return {Sublayer(layer, kind): removal for layer in (0, 1) for kind, removal in kinds}  # type: ignore[arg-type]
 
 
 def test_last_layer_of_a_classifier_costs_less() -> None:

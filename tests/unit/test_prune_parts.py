@@ -9,11 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from converter.structured.costs import CostTable
-from converter.structured.input_correction import Reader, mend
+from converter.structured.input_correction import Reader, correct_inputs
 from converter.structured.least_squares import Moments, refit
 from converter.structured.order import Removal, order_removal
 from converter.structured.shrink import choose_shapes
-from converter.structured.streams import Site
+from converter.structured.streams import Sublayer
 from converter.structured.widths import STEPS, Choice, choose_widths
 
 
@@ -105,9 +105,9 @@ def test_what_reads_a_turned_stream_answers_as_before(*, biased: bool) -> None:
     moments = Moments(6, 6)
     moments.add(turned, whole - turned, torch.ones(200))
     for _ in range(2):  # twice is once
-        mend([reader], moments, 1e-9)
+        correct_inputs([reader], moments, 1e-9)
         assert torch.allclose(linear(turned), wanted, atol=1e-4)
-    mend([reader], moments, 1e9)
+    correct_inputs([reader], moments, 1e9)
     assert torch.allclose(linear.weight.double(), reader.weight, atol=1e-5)
 
 
@@ -115,8 +115,8 @@ def test_the_last_head_is_paid_for_from_the_budget() -> None:
     """Heads are worth nothing here: one stays all the same, and the neurons make room for it."""
     worthless, worthy = Removal((1, 0), np.zeros(3)), Removal((1, 0), np.array([0.0, 1.0, 5.0]))
     removals = {
-        site: worthless if site.kind == "attention" else worthy
-        for site in (Site(0, "attention"), Site(0, "ffn"), Site(1, "attention"), Site(1, "ffn"))
+        sublayer: worthless if sublayer.kind == "attention" else worthy
+        for sublayer in (Sublayer(0, "attention"), Sublayer(0, "ffn"), Sublayer(1, "attention"), Sublayer(1, "ffn"))
     }
     table = CostTable("ms", 1.0, ((0, 0.0), (2, 2.0)), ((0, 0.0), (2, 2.0)), {})
     shapes, missed = choose_shapes(removals, table, 4.01, 1)

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from converter.onnx.quantize.errors import Reading
+from converter.onnx.quantize.errors import ProductInputs
 from converter.onnx.quantize.factors import search_factors
 from converter.onnx.quantize.observed import MAX_ROWS, Observed
 from converter.onnx.quantize.rounding import round_by_moments
@@ -52,19 +52,19 @@ def test_channels_that_calibration_never_moved_are_rounded_plainly() -> None:
 def test_factors_take_the_outlier_off_the_activation() -> None:
     rows = floats(400, 8)
     rows[:, 3] *= 30
-    factors, ratio = search_factors(Reading.of(rows, floats(8, 40)), bounded=True)
+    factors, ratio = search_factors(ProductInputs.of(rows, floats(8, 40)), bounded=True)
     assert factors.argmax() == 3
     assert ratio < 0.5
 
 
 def test_even_activations_gain_little_from_factors() -> None:
     even = RNG.uniform(-1, 1, (400, 8)).astype(np.float32)
-    _, ratio = search_factors(Reading.of(even, floats(8, 40)), bounded=True)
+    _, ratio = search_factors(ProductInputs.of(even, floats(8, 40)), bounded=True)
     assert 0.7 < ratio <= 1
 
 
 def test_dead_activations_are_left_alone() -> None:
-    factors, ratio = search_factors(Reading.of(np.zeros((20, 8), np.float32), floats(8, 40)), bounded=True)
+    factors, ratio = search_factors(ProductInputs.of(np.zeros((20, 8), np.float32), floats(8, 40)), bounded=True)
     assert (factors == 1).all()
     assert ratio <= 1
 

@@ -14,7 +14,7 @@ from converter.recipe import bind_recipe, load_recipe_table, recipe_table
 from converter.samples import resolve_data, resolve_model
 from converter.stage import SILENT
 from sample_models import _cache, entities, minilm, questions, sentiment
-from sample_models._training import Lesson, train_sample
+from sample_models._training import SampleSpec, train_sample
 from sample_models._words import invented, is_held_out
 
 
@@ -151,7 +151,7 @@ def test_tags_and_words_come_in_pairs() -> None:
 
 
 def test_a_model_that_did_not_learn_is_an_error(tmp_path: Path) -> None:
-    lesson = Lesson(
+    spec = SampleSpec(
         name="sentiment",
         summary="one look at two texts",
         task="text-classification",
@@ -163,7 +163,7 @@ def test_a_model_that_did_not_learn_is_an_error(tmp_path: Path) -> None:
         epochs=1,
     )
     with pytest.raises(SourceError, match="on held-out text, wanted"):
-        train_sample(lesson, tmp_path, SILENT)
+        train_sample(spec, tmp_path, SILENT)
 
 
 def test_a_samples_own_file_stays_by_name_in_a_recipe() -> None:

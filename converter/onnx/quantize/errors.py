@@ -20,7 +20,7 @@ CLIPPING = 4.0
 
 
 @dataclass(frozen=True)
-class Reading:
+class ProductInputs:
     """Tokens `[n, in]`, the weights `[in, out]` that read them, and both as the directions see them."""
 
     rows: "NDArray[np.float32]"
@@ -31,16 +31,16 @@ class Reading:
     """`[n]`: the weight of each token's squared error; over all outputs, a lost product has error 1."""
 
     @classmethod
-    def of(cls, rows: "NDArray[np.float32]", weight: "NDArray[np.float32]") -> "Reading":
+    def of(cls, rows: "NDArray[np.float32]", weight: "NDArray[np.float32]") -> "ProductInputs":
         random = np.random.default_rng(0)
         directions = random.standard_normal((weight.shape[1], DIRECTIONS)).astype(np.float32)
         power = float(np.square(rows @ (weight @ directions)).sum(dtype=np.float64))
         return cls(rows, weight, directions, np.full(len(rows), 1 / max(power, 1e-30), dtype=np.float32))
 
-    def scaled(self, factors: "NDArray[np.float32]") -> "Reading":
+    def scaled(self, factors: "NDArray[np.float32]") -> "ProductInputs":
         """Return the same product with channels of the tokens divided, and rows of the weights multiplied."""
         weight = (self.weight * factors[:, None]).astype(np.float32)
-        return Reading((self.rows / factors).astype(np.float32), weight, self.directions, self.importance)
+        return ProductInputs((self.rows / factors).astype(np.float32), weight, self.directions, self.importance)
 
     def activation_error(self, low: float, high: float) -> float:
         """Return the share of the output that rounding the tokens to 8 bits over `[low, high]` costs."""

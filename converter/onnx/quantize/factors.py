@@ -14,7 +14,7 @@ import numpy as np
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from converter.onnx.quantize.errors import Reading
+    from converter.onnx.quantize.errors import ProductInputs
 
 THRESHOLDS = (0.7, 0.5, 0.35, 0.25, 0.18, 0.12)
 ALPHAS = (0.6, 0.7, 0.8)
@@ -24,30 +24,30 @@ WEIGHT_SHARE = 0.5
 """What `round_by_moments` leaves of the error of plain rounding on text that it has not seen, about."""
 
 
-def search_factors(reading: "Reading", *, bounded: bool) -> "tuple[NDArray[np.float32], float]":
+def search_factors(inputs: "ProductInputs", *, bounded: bool) -> "tuple[NDArray[np.float32], float]":
     """Return factors `[in]` and the share of the product's squared error that they leave (1: none are worth it)."""
-    plain = _cost(reading, bounded=bounded)
-    best, least = np.ones(reading.rows.shape[1], dtype=np.float32), plain
-    for factors in _candidates(reading):
-        cost = _cost(reading.scaled(factors), bounded=bounded)
+    plain = _cost(inputs, bounded=bounded)
+    best, least = np.ones(inputs.rows.shape[1], dtype=np.float32), plain
+    for factors in _candidates(inputs):
+        cost = _cost(inputs.scaled(factors), bounded=bounded)
         if cost < least:
             best, least = factors, cost
     return best, least / max(plain, 1e-30)
 
 
-def _cost(reading: "Reading", *, bounded: bool) -> float:
-    low, high = float(reading.rows.min(initial=0)), float(reading.rows.max(initial=0))
-    return reading.activation_error(low, high) + WEIGHT_SHARE * reading.weight_error(bounded=bounded)
+def _cost(inputs: "ProductInputs", *, bounded: bool) -> float:
+    low, high = float(inputs.rows.min(initial=0)), float(inputs.rows.max(initial=0))
+    return inputs.activation_error(low, high) + WEIGHT_SHARE * inputs.weight_error(bounded=bounded)
 
 
-def _candidates(reading: "Reading") -> "list[NDArray[np.float32]]":
-    largest = np.abs(reading.rows).max(axis=0)
+def _candidates(inputs: "ProductInputs") -> "list[NDArray[np.float32]]":
+    largest = np.abs(inputs.rows).max(axis=0)
     top = float(largest.max(initial=0))
     if top <= 0:
         return []
     largest = np.maximum(largest, top * 1e-4)
-    typical = np.maximum(np.sqrt(np.square(reading.rows).mean(axis=0)), top * 1e-6)
-    rows = np.sqrt(np.square(reading.weight).mean(axis=1))
+    typical = np.maximum(np.sqrt(np.square(inputs.rows).mean(axis=0)), top * 1e-6)
+    rows = np.sqrt(np.square(inputs.weight).mean(axis=1))
     rows = np.maximum(rows, max(float(rows.max(initial=0)) * 1e-4, 1e-12))
     outliers = [np.maximum(1, largest / (top * share)) for share in THRESHOLDS]
     shared = [(largest * typical) ** (a / 2) / rows ** (1 - a) for a in ALPHAS]

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from converter.onnx.quantize.errors import Reading, round_rows, token_importance
+from converter.onnx.quantize.errors import ProductInputs, round_rows, token_importance
 from converter.onnx.quantize.prepare import SEARCH_ROWS
 from converter.onnx.quantize.ranges import choose_range
 from converter.onnx.quantize.rounding import round_by_moments
@@ -27,7 +27,7 @@ LEAST_ROWS = 16
 
 
 @dataclass
-class Fit:
+class ProductFit:
     """What `quantize_products` needs beside the graph."""
 
     ranges: Ranges | None
@@ -42,9 +42,9 @@ class Fit:
 
 def fit_products(
     prepared: "Prepared", ranges: "RangeMethod | None", progress: "Progress", *, bounded: bool, correct: bool = True
-) -> Fit:
+) -> ProductFit:
     """Fit every product; `ranges` None: activations are scaled at run time."""
-    made = Fit({} if ranges is not None else None)
+    made = ProductFit({} if ranges is not None else None)
     sites = prepared.sites
     if prepared.observed is None:
         return made
@@ -77,7 +77,7 @@ def choose_ranges(prepared: "Prepared", method: "RangeMethod", progress: "Progre
     return found
 
 
-def _sample(rows: "NDArray[np.float32]", weight: "NDArray[np.float32]") -> Reading:
+def _sample(rows: "NDArray[np.float32]", weight: "NDArray[np.float32]") -> ProductInputs:
     """Take the tokens that hold the largest values, and some of the rest in the place of all the rest.
 
     A range that was chosen without the few extreme tokens clips them, and trained encoders depend on those.
@@ -85,13 +85,15 @@ def _sample(rows: "NDArray[np.float32]", weight: "NDArray[np.float32]") -> Readi
     order = np.argsort(-np.abs(rows).max(axis=1, initial=0), kind="stable")
     rest = np.sort(order[EXTREME_ROWS:])
     kept = rest[np.linspace(0, len(rest) - 1, min(SEARCH_ROWS, len(rest))).astype(np.int64)]
-    reading = Reading.of(rows[np.concatenate([order[:EXTREME_ROWS], kept])], weight)
-    importance = reading.importance.copy()
+    inputs = ProductInputs.of(rows[np.concatenate([order[:EXTREME_ROWS], kept])], weight)
+    importance = inputs.importance.copy()
     importance[EXTREME_ROWS:] *= len(rest) / max(1, len(kept))
-    return replace(reading, importance=importance)
+    return replace(inputs, importance=importance)
 
 
-def _round(prepared: "Prepared", users: "list[Site]", made: Fit, *, bounded: bool, correct: bool) -> IntegerWeights:
+def _round(
+    prepared: "Prepared", users: "list[Site]", made: ProductFit, *, bounded: bool, correct: bool
+) -> IntegerWeights:
     """Round one weight for all products that use it."""
     weight = array_of(users[0].weight)
     moments = np.zeros((len(weight), len(weight)), dtype=np.float32)
@@ -124,7 +126,7 @@ def _judge(
     site: "Site",
     weight: "NDArray[np.float32]",
     values: "NDArray[np.float32]",
-    made: Fit,
+    made: ProductFit,
     *,
     correct: bool,
 ) -> None:

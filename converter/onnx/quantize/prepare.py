@@ -11,7 +11,7 @@ from converter.data.probes import even_sample
 from converter.errors import StageFailed
 from converter.graphs import MODEL
 from converter.onnx.activations import stream_activations
-from converter.onnx.quantize.errors import Reading
+from converter.onnx.quantize.errors import ProductInputs
 from converter.onnx.quantize.factors import search_factors
 from converter.onnx.quantize.observed import Observed
 from converter.onnx.rewrites.attention import attention_biases, fuse_attention
@@ -39,7 +39,7 @@ FREE_WORTH = 0.97
 
 
 @dataclass(frozen=True)
-class Wish:
+class Preparation:
     """How a model is to be prepared."""
 
     smooth: bool
@@ -95,7 +95,7 @@ class Prepared:
         return self.given_names[str(site.node.name)]
 
 
-def prepare(given: "OnnxModel", folder: Path, ctx: "Context", wish: Wish) -> Prepared:
+def prepare(given: "OnnxModel", folder: Path, ctx: "Context", preparation: Preparation) -> Prepared:
     """Load `given`, watch what flows into its products on the calibration text, and smooth what has outliers.
 
     Raises:
@@ -108,7 +108,7 @@ def prepare(given: "OnnxModel", folder: Path, ctx: "Context", wish: Wish) -> Pre
     model = read_onnx(given.files[MODEL])
     sites = list(quantizable(model))
     facts: dict[str, Any] = {"products": len(sites)}
-    if wish.fuse:
+    if preparation.fuse:
         spec, longest = given.source.specs[MODEL], given.source.max_length
         masks = padding_masks(given.files[MODEL], attention_biases(model), spec, longest)
         facts["fused_attentions"] = fuse_attention(model, masks)
@@ -117,27 +117,29 @@ def prepare(given: "OnnxModel", folder: Path, ctx: "Context", wish: Wish) -> Pre
     if not sites or not ctx.calibration:
         return Prepared(model, folder, nodes, names, {}, None, facts)
     # Files are often sorted by origin: the first texts are of one kind.
-    texts = even_sample(ctx.calibration, wish.texts)
+    texts = even_sample(ctx.calibration, preparation.texts)
     observed = Observed(folder, tuple(dict.fromkeys(names.values())), len(texts), ctx.seed)
     try:
         observed.watch(stream_activations(model, observed.names, given.source, texts, folder, ctx.progress))
     except ValueError as error:
         raise StageFailed(str(error), where="quantize") from None
-    plans = _plan(sites, observed, wish, ctx.progress) if wish.smooth else []
+    plans = _plan(sites, observed, preparation, ctx.progress) if preparation.smooth else []
     factors = {n: p.factors for p in plans for n in nodes if n in p.nodes}
     apply_smoothing(model, sites, plans)
     facts |= {"texts": len(texts), "smoothed": {p.nodes[0]: round(p.error_ratio, 4) for p in plans}}
     return Prepared(model, folder, nodes, names, factors, observed, facts)
 
 
-def _plan(sites: "Sequence[Site]", observed: Observed, wish: Wish, progress: "Progress") -> list[Smoothing]:
+def _plan(
+    sites: "Sequence[Site]", observed: Observed, preparation: Preparation, progress: "Progress"
+) -> list[Smoothing]:
     plans = []
     groups = site_groups(sites)
     with progress.task("Smoothing outlier channels", total=len(groups)) as ticker:
         for group in groups:
-            reading = _reading(group, observed)
-            if len(reading.rows) and np.abs(reading.rows).max() > 0:
-                factors, ratio = search_factors(reading, bounded=wish.bounded)
+            inputs = _reading(group, observed)
+            if len(inputs.rows) and np.abs(inputs.rows).max() > 0:
+                factors, ratio = search_factors(inputs, bounded=preparation.bounded)
                 free = all(folds_into_values(s) for s in group)
                 if ratio <= (FREE_WORTH if free else WORTH):
                     plans.append(Smoothing(tuple(str(s.node.name) for s in group), factors, ratio))
@@ -156,12 +158,12 @@ def site_groups(sites: "Sequence[Site]") -> "list[list[Site]]":
     return [members for _, members in groups]
 
 
-def _reading(group: "Sequence[Site]", observed: Observed) -> Reading:
+def _reading(group: "Sequence[Site]", observed: Observed) -> ProductInputs:
     given = dict.fromkeys(str(s.given.name) for s in group)
     weights = {str(s.weight.name): s.weight for s in group}
     limit = max(1, SEARCH_ROWS // len(given))
     rows = np.concatenate([observed.rows(name, limit) for name in given])
-    return Reading.of(rows, np.concatenate([array_of(w) for w in weights.values()], axis=1))
+    return ProductInputs.of(rows, np.concatenate([array_of(w) for w in weights.values()], axis=1))
 
 
 def finish(model: "ir.Model", folder: Path) -> int:

@@ -7,7 +7,7 @@ import numpy as np
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from converter.onnx.quantize.errors import Reading
+    from converter.onnx.quantize.errors import ProductInputs
 
 TAIL = 1e-5
 """The share of values that `percentile` leaves out at each end (99.999 %)."""
@@ -20,7 +20,7 @@ RangeMethod = Literal["minmax", "percentile", "mse"]
 
 
 def choose_range(
-    method: RangeMethod, extremes: "tuple[NDArray[np.float32], NDArray[np.float32]]", reading: "Reading"
+    method: RangeMethod, extremes: "tuple[NDArray[np.float32], NDArray[np.float32]]", inputs: "ProductInputs"
 ) -> tuple[float, float]:
     """Return the range; it always holds zero, and never exceeds what was seen (`extremes`, by channel).
 
@@ -29,19 +29,19 @@ def choose_range(
     """
     low, high = min(float(extremes[0].min()), 0.0), max(float(extremes[1].max()), 0.0)
     if method == "percentile":
-        tails = np.quantile(reading.rows, (TAIL, 1 - TAIL))
+        tails = np.quantile(inputs.rows, (TAIL, 1 - TAIL))
         low, high = max(low, min(float(tails[0]), 0.0)), min(high, max(float(tails[1]), 0.0))
     elif method == "mse":
-        low, high = _least_error(low, high, reading)
+        low, high = _least_error(low, high, inputs)
     return low, max(high, low + 1e-6)
 
 
-def _least_error(low: float, high: float, reading: "Reading") -> tuple[float, float]:
+def _least_error(low: float, high: float, inputs: "ProductInputs") -> tuple[float, float]:
     for _ in range(2):
         if high > -low * SMALL_END:
             highs = [high * s for s in SHRINKS]
-            high = highs[int(np.argmin(reading.error_of_ranges([(low, h) for h in highs])))]
+            high = highs[int(np.argmin(inputs.error_of_ranges([(low, h) for h in highs])))]
         if -low > high * SMALL_END:
             lows = [low * s for s in SHRINKS]
-            low = lows[int(np.argmin(reading.error_of_ranges([(x, high) for x in lows])))]
+            low = lows[int(np.argmin(inputs.error_of_ranges([(x, high) for x in lows])))]
     return low, high

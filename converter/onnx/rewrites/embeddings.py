@@ -23,9 +23,10 @@ MIN_WIDTH = 16
 def quantize_embeddings(model: "ir.Model") -> int:
     """Store every table that only `Gather` reads as int8 `[rows, width]` with a scale a row; returns how many."""
     tables = {
-        node.inputs[0]
+        table
         for node in model.graph
-        if node.op_type == "Gather" and is_weight(node.inputs[0], rank=2) and _axis(node) == 0
+        if node.op_type == "Gather" and _axis(node) == 0
+        if (table := node.inputs[0]) is not None and is_weight(table, rank=2)
     }
     made = 0
     for table in sorted(tables, key=lambda v: str(v.name)):

@@ -41,9 +41,11 @@ def constant_shapes(model: "ir.Model") -> int:
     made: dict[tuple[int, ...], ir.Value] = {}
     changed = 0
     for node in [n for n in model.graph if n.op_type == "Reshape"]:
-        given, after = _dims(node.inputs[0]), _dims(node.outputs[0])
-        if given is not None and given == after and _all_known(given) and not node.outputs[0].is_graph_output():
-            ir.convenience.replace_all_uses_with(node.outputs[0], node.inputs[0])
+        source = node.inputs[0]
+        given, after = _dims(source), _dims(node.outputs[0])
+        same = given is not None and given == after and _all_known(given)
+        if source is not None and same and not node.outputs[0].is_graph_output():
+            ir.convenience.replace_all_uses_with(node.outputs[0], source)
             model.graph.remove(node, safe=True)
             changed += 1
         elif not is_weight(node.inputs[1]) and (target := _target(given, after)) is not None:
@@ -105,11 +107,13 @@ def _keep_rows(graph: "ir.Graph", flatten: "ir.Node", chains: "list[list[ir.Node
     given, made = _dims(flatten.inputs[0]), _dims(flatten.outputs[0])
     assert given is not None
     assert made is not None
-    flatten.replace_input_with(1, _target_value(graph, (0, 0, int(made[1]))))
+    width = made[1]
+    assert isinstance(width, int), "`_flattens` asks for it"
+    flatten.replace_input_with(1, _target_value(graph, (0, 0, width)))
     flatten.attributes.pop("allowzero", None)
     for value in (flatten.outputs[0], *(n.outputs[0] for chain in chains for n in chain[:-1])):
-        width = (_dims(value) or [None])[-1]
-        value.shape = ir.Shape([given[0], given[1], width])
+        own = (_dims(value) or [None])[-1]
+        value.shape = ir.Shape([given[0], given[1], own])
 
 
 def _dims(value: "ir.Value | None") -> "Dims | None":

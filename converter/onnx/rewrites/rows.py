@@ -24,7 +24,7 @@ LAST_AXIS = frozenset({"LayerNormalization", "RMSNormalization", "Softmax"})
 
 
 @dataclass(frozen=True)
-class Row:
+class ReadRow:
     """Place `index` along `axis` is all that is read of a value."""
 
     axis: int
@@ -36,8 +36,8 @@ def keep_read_rows(model: "ir.Model") -> int:
 
     The shapes must be those that the exporter wrote: call it before anything removes them.
     """
-    reads: dict[tuple[ir.Node, int], Row] = {}
-    narrowed: dict[ir.Node, Row] = {}
+    reads: dict[tuple[ir.Node, int], ReadRow] = {}
+    narrowed: dict[ir.Node, ReadRow] = {}
     for node in reversed(list(model.graph)):
         row = _read_of(node.outputs[0], reads)
         asked = _choice(node) if row is None else _asked(node, row)
@@ -47,7 +47,7 @@ def keep_read_rows(model: "ir.Model") -> int:
     for node, row in narrowed.items():
         if node.op_type == "Reshape":
             _narrow_reshape(model.graph, node, row)
-    sliced: dict[tuple[ir.Value, Row], ir.Value] = {}
+    sliced: dict[tuple[ir.Value, ReadRow], ir.Value] = {}
     for (node, i), row in reads.items():
         value = node.inputs[i]
         assert value is not None
@@ -65,13 +65,13 @@ def with_shapes(model: "ir.Model") -> str:
     return "" if not values or any(v.shape is not None for v in values) else "the shapes between operators are gone"
 
 
-def _read_of(value: "ir.Value", reads: "Mapping[tuple[ir.Node, int], Row]") -> Row | None:
+def _read_of(value: "ir.Value", reads: "Mapping[tuple[ir.Node, int], ReadRow]") -> ReadRow | None:
     """Return the row that every user of `value` reads; None where they differ, or any reads more."""
     rows = {reads.get((use.node, use.idx)) for use in value.uses()}
     return rows.pop() if len(rows) == 1 and not value.is_graph_output() else None
 
 
-def _choice(node: "ir.Node") -> dict[int, Row]:
+def _choice(node: "ir.Node") -> dict[int, ReadRow]:
     """Return what a `Gather` of one constant place reads of its input."""
     index = scalar_of(node.inputs[1]) if node.op_type == "Gather" and node.domain == "" else None
     given = node.inputs[0] if index is not None else None
@@ -79,10 +79,10 @@ def _choice(node: "ir.Node") -> dict[int, Row]:
         return {}
     axis = node.attributes["axis"].as_int() if "axis" in node.attributes else 0
     # The batch is no choice of a token, and what is chosen of the last axis is a channel.
-    return {0: Row(axis, int(index))} if 0 < axis < len(given.shape) - 1 else {}
+    return {0: ReadRow(axis, int(index))} if 0 < axis < len(given.shape) - 1 else {}
 
 
-def _asked(node: "ir.Node", row: Row) -> dict[int, Row]:
+def _asked(node: "ir.Node", row: ReadRow) -> dict[int, ReadRow]:
     """Return what must be read of each input for `row` of the output; empty where `node` mixes rows."""
     shape = node.outputs[0].shape
     if node.domain != "" or len(node.outputs) > 1 or shape is None or any(v and v.shape is None for v in node.inputs):
@@ -90,7 +90,7 @@ def _asked(node: "ir.Node", row: Row) -> dict[int, Row]:
     if node.op_type in POINTWISE | ACTIVATIONS and not _is_shared_projection(node):
         return _of_broadcast(node, row, len(shape))
     axis = _axis_read(node, row.axis, len(shape))
-    return {} if axis is None else {0: Row(axis, row.index)}
+    return {} if axis is None else {0: ReadRow(axis, row.index)}
 
 
 def _axis_read(node: "ir.Node", axis: int, rank: int) -> int | None:
@@ -122,12 +122,12 @@ def _is_shared_projection(node: "ir.Node") -> bool:
     return len(weight.consumers()) > 1 and len(siblings) > 1
 
 
-def _of_broadcast(node: "ir.Node", row: Row, rank: int) -> dict[int, Row]:
+def _of_broadcast(node: "ir.Node", row: ReadRow, rank: int) -> dict[int, ReadRow]:
     asked = {}
     for i, value in enumerate(node.inputs):
         axis = row.axis - (rank - _rank(node, i))
         if value is not None and axis >= 0 and value.shape is not None and value.shape[axis] != 1:
-            asked[i] = Row(axis, row.index)
+            asked[i] = ReadRow(axis, row.index)
     return asked
 
 
@@ -146,7 +146,7 @@ def _keeps(reshape: "ir.Node", axis: int) -> bool:
     return kept and all(isinstance(d, int) for d in made.shape[axis + 1 :])
 
 
-def _narrow_reshape(graph: "ir.Graph", node: "ir.Node", row: Row) -> None:
+def _narrow_reshape(graph: "ir.Graph", node: "ir.Node", row: ReadRow) -> None:
     made = node.outputs[0]
     assert made.shape is not None
     # In a Reshape, 0 stands for the input's dimension at that place, unless `allowzero` takes it literally.
@@ -162,7 +162,9 @@ def _renumber(graph: "ir.Graph", node: "ir.Node", i: int) -> None:
         node.replace_input_with(1, first)
 
 
-def _slice(graph: "ir.Graph", value: "ir.Value", row: Row, made: "dict[tuple[ir.Value, Row], ir.Value]") -> "ir.Value":
+def _slice(
+    graph: "ir.Graph", value: "ir.Value", row: ReadRow, made: "dict[tuple[ir.Value, ReadRow], ir.Value]"
+) -> "ir.Value":
     """Return the one row of `value`, sliced where `value` is made."""
     import onnx_ir as ir
 

@@ -39,5 +39,5 @@ def quantizable(model: "ir.Model") -> Iterator[Site]:
             continue
         site = Site(node)
         assert site.weight.const_value is not None
-        if int(site.weight.const_value.shape[1]) >= MIN_OUTPUTS:
+        if site.weight.const_value.shape.numpy()[1] >= MIN_OUTPUTS:
             yield site

@@ -120,6 +120,6 @@ def _scaled(graph: "ir.Graph", weight: "ir.Value", factors: "NDArray[np.float32]
     tensor = weight.const_value
     assert tensor is not None
     made = ir.Value(name=name, const_value=lazy_tensor(lambda: tensor.numpy() * factors[:, None], tensor, name))
-    made.type, made.shape = ir.TensorType(ir.DataType.FLOAT), ir.Shape(tensor.shape)
+    made.type, made.shape = ir.TensorType(ir.DataType.FLOAT), ir.Shape(tensor.shape.numpy())
     graph.register_initializer(made)
     return made

@@ -22,17 +22,21 @@ def share_transposed_tables(model: "ir.Model") -> int:
     import onnx_ir as ir
 
     graph = model.graph
-    tables = {n.inputs[0] for n in graph if n.op_type == "Gather" and is_weight(n.inputs[0], rank=2)}
+    tables = {
+        table
+        for n in graph
+        if n.op_type == "Gather" and (table := n.inputs[0]) is not None and is_weight(table, rank=2)
+    }
     shapes = {_shape(t)[::-1] for t in tables}
     by_digest = {_digest(array_of(t).T): t for t in sorted(tables, key=lambda v: str(v.name))}
     gone = 0
     for name, value in list(graph.initializers.items()):
         if value in tables or not is_weight(value, rank=2) or _shape(value) not in shapes:
             continue
-        table = by_digest.get(_digest(array_of(value)))
-        if table is None or array_of(value).nbytes < MIN_BYTES:
+        known = by_digest.get(_digest(array_of(value)))
+        if known is None or array_of(value).nbytes < MIN_BYTES:
             continue
-        node = ir.node("Transpose", [table], {"perm": [1, 0]}, name=f"{name}_turned")
+        node = ir.node("Transpose", [known], {"perm": [1, 0]}, name=f"{name}_turned")
         node.outputs[0].name = f"{name}_turned"
         graph.insert_before(graph[0], node)
         ir.convenience.replace_all_uses_with(value, node.outputs[0])
@@ -43,7 +47,7 @@ def share_transposed_tables(model: "ir.Model") -> int:
 
 def _shape(value: "ir.Value") -> tuple[int, ...]:
     assert value.const_value is not None
-    return tuple(int(d) for d in value.const_value.shape)
+    return tuple(value.const_value.shape.numpy())
 
 
 def _digest(array: "np.ndarray") -> bytes:

@@ -53,7 +53,7 @@ def _transposed(graph: "ir.Graph", weight: "ir.Value", name: str) -> "ir.Value":
 
     tensor = weight.const_value
     assert tensor is not None
-    shape = ir.Shape(list(reversed([int(d) for d in tensor.shape])))
+    shape = ir.Shape(tensor.shape.numpy()[::-1])
     made = ir.Value(
         name=name,
         const_value=ir.LazyTensor(

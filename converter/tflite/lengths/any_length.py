@@ -11,7 +11,7 @@ def write_any_length(given: Path, path: Path, longest: int) -> None:
     """Make of a file's two longest signatures one that takes from 1 to `longest` tokens.
 
     Raises:
-        NotAlike: some constant of this architecture depends on the length.
+        LengthDependent: some constant of this architecture depends on the length.
 
     """
     model = read_flat(given)

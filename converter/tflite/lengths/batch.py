@@ -7,7 +7,7 @@ lay them in another order, is refused by name. Weights are shared with the signa
 
 import copy
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -27,6 +27,9 @@ from converter.tflite.file import (
 from converter.tflite.lower.narrow import ELEMENTWISE, operation_names
 from converter.tflite.model import BATCH
 from converter.tflite.positions import ints, operation
+
+if TYPE_CHECKING:
+    from converter.tflite.schema import Graph, Model, Operator
 
 COMPARED = frozenset({"EQUAL", "NOT_EQUAL", "LESS", "LESS_EQUAL", "GREATER", "GREATER_EQUAL", "SELECT"})
 LOGICAL = frozenset({"LOGICAL_AND", "LOGICAL_OR", "LOGICAL_NOT"})
@@ -64,7 +67,7 @@ def add_batches(path: Path, batch: int) -> None:
 class _Batched:
     """One subgraph, copied for `batch` texts."""
 
-    def __init__(self, model: Any, graph: Any, batch: int, name: str) -> None:
+    def __init__(self, model: "Model", graph: "Graph", batch: int, name: str) -> None:
         self.model, self.batch = model, batch
         self.graph = copy.copy(graph)
         self.graph.name = name
@@ -74,7 +77,7 @@ class _Batched:
         self.follows: set[int] = set()
         """Tensors that the inputs decide: they are there once a text."""
 
-    def make(self) -> Any:
+    def make(self) -> "Graph":
         for tensor in self.graph.inputs:
             self._multiply(int(tensor))
         for op in self.given:
@@ -91,7 +94,7 @@ class _Batched:
         tensor.shape, tensor.shapeSignature = np.array(shape, np.int32), None
         self.follows.add(number)
 
-    def _widen(self, op: Any) -> None:
+    def _widen(self, op: "Operator") -> None:
         name = operation_names().get(code_of(self.model, op), "")
         made = outputs_of(op)
         if len(made) != 1 or not shape_of(self.graph.tensors[made[0]]) or not self._is_row_by_row(op, name):
@@ -113,7 +116,7 @@ class _Batched:
             f"{name} may mix texts", where=text(self.graph.name), hint="leave batch out: one text per call always works"
         )
 
-    def _is_row_by_row(self, op: Any, name: str) -> bool:
+    def _is_row_by_row(self, op: "Operator", name: str) -> bool:
         """Whether rows of the first axis stay apart, and in their order; shapes of `op`'s inputs are multiplied."""
         inputs = inputs_of(op)
         first = shape_of(self.graph.tensors[inputs[0]])
@@ -134,10 +137,10 @@ class _Batched:
         known = name in BROADCAST or name in SHAPED or (name in ROW_BY_ROW and inputs[0] in self.follows)
         return apart.get(name, known)
 
-    def _constant(self, number: int) -> Any:
+    def _constant(self, number: int) -> "np.ndarray[Any, Any] | None":
         return constant(self.model, self.graph.tensors[number])
 
-    def _replace(self, op: Any, place: int, values: list[int]) -> None:
+    def _replace(self, op: "Operator", place: int, values: list[int]) -> None:
         inputs = inputs_of(op)
         inputs[place] = ints(self.model, self.graph, f"{text(self.graph.name)}/shape", values)
         op.inputs = np.array(inputs, np.int32)

@@ -9,7 +9,7 @@ Of the operations that call another graph, `WHILE` alone brings that graph to th
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -17,6 +17,9 @@ from converter.tflite.file import add_buffer, add_tensor, code_of, inputs_of, re
 from converter.tflite.lengths.stamp import stamp
 from converter.tflite.model import SIGNATURE
 from converter.tflite.positions import ANY, ints, operation
+
+if TYPE_CHECKING:
+    from converter.tflite.schema import Graph, Model, Tensor
 
 SHARED = "any_length"
 """Name of the graph behind all lengths."""
@@ -26,7 +29,7 @@ def write_shared(given: Path, path: Path, lengths: Sequence[int]) -> None:
     """Make of a file's two longest signatures one graph, and of it a signature for each of `lengths`.
 
     Raises:
-        NotAlike: there is one signature, or some constant depends on the length: the file has to stay as it is.
+        LengthDependent: there is one signature, or some constant depends on the length: the file has to stay as it is.
 
     """
     from ai_edge_litert.schema_py_generated import SignatureDefT, TensorMapT
@@ -55,7 +58,7 @@ def write_shared(given: Path, path: Path, lengths: Sequence[int]) -> None:
     write_flat(model, path)
 
 
-def shared_graph(model: Any) -> Any | None:
+def shared_graph(model: "Model") -> "Graph | None":
     """Return the graph behind the signatures of a file's tables; None where each has its own."""
     from ai_edge_litert.schema_py_generated import BuiltinOperator
 
@@ -76,7 +79,7 @@ class Slot:
 
     name: str
     number: int
-    tensor: Any
+    tensor: "Tensor"
 
     def shape(self, length: int) -> tuple[int, ...]:
         moves = shape_of(self.tensor) if self.tensor.shapeSignature is None else self.tensor.shapeSignature
@@ -94,14 +97,14 @@ class _Loop:
     shape that is no constant: all that comes after is laid out when that has run, once (a twentieth of a short call).
     """
 
-    def __init__(self, model: Any, inputs: list[Slot], outputs: list[Slot], number: int) -> None:
+    def __init__(self, model: "Model", inputs: list[Slot], outputs: list[Slot], number: int) -> None:
         self.model, self.inputs, self.outputs = model, inputs, outputs
         self.number = number
         """Of the shared graph among the file's; the loop's condition comes after it."""
         self.zero = add_buffer(model, np.zeros(1, np.int32))
         self.false, self.true = (add_buffer(model, np.array([value])) for value in (False, True))
 
-    def close(self, body: Any) -> None:
+    def close(self, body: "Graph") -> None:
         """Let the shared graph take and hand on what goes round."""
         from ai_edge_litert.schema_py_generated import BuiltinOperator
 
@@ -117,7 +120,7 @@ class _Loop:
             op.inputs = _numbers(*(late if t == first.number else t for t in inputs_of(op)))
         body.operators.insert(0, operation(self.model, BuiltinOperator.RESHAPE, [first.number, shape], late))
 
-    def condition(self) -> Any:
+    def condition(self) -> "Graph":
         """Return the graph that ends the loop."""
         from ai_edge_litert.schema_py_generated import BuiltinOperator, BuiltinOptions, LogicalNotOptionsT
 
@@ -130,7 +133,7 @@ class _Loop:
         graph.operators = [operation(self.model, BuiltinOperator.LOGICAL_NOT, [done], again, options)]
         return graph
 
-    def graph(self, length: int) -> Any:
+    def graph(self, length: int) -> "Graph":
         """Return the graph of one signature: inputs first among its tensors, then outputs.
 
         A loop whose shapes change gives tensors that the runtime allocates as it runs, and an output has to have its
@@ -160,12 +163,12 @@ class _Loop:
             graph.operators.append(operation(self.model, BuiltinOperator.RESHAPE, [made, shape], int(output)))
         return graph
 
-    def _flag(self, graph: Any, buffer: int = 0) -> int:
+    def _flag(self, graph: "Graph", buffer: int = 0) -> int:
         from ai_edge_litert.schema_py_generated import TensorType
 
         return add_tensor(graph, "done", (1,), TensorType.BOOL, buffer)
 
-    def _shape(self, graph: Any, values: tuple[int, ...] = ()) -> int:
+    def _shape(self, graph: "Graph", values: tuple[int, ...] = ()) -> int:
         """Add what holds the shape of an input; `values`: a constant."""
         from ai_edge_litert.schema_py_generated import TensorType
 
@@ -173,15 +176,16 @@ class _Loop:
             return ints(self.model, graph, "shape", list(values))
         return add_tensor(graph, "shape", (len(shape_of(self.inputs[0].tensor)),), TensorType.INT32)
 
-    def _short(self, graph: Any, slot: Slot, buffer: int = 0) -> int:
+    def _short(self, graph: "Graph", slot: Slot, buffer: int = 0) -> int:
         """Add what stands for an input that is spent, or for an output before it is there."""
         return add_tensor(graph, f"no_{slot.name}", (1,), slot.tensor.type, buffer)
 
 
-def _graph(name: str) -> Any:
+def _graph(name: str) -> "Graph":
     from ai_edge_litert.schema_py_generated import SubGraphT
 
-    return SubGraphT([], None, None, [], name)
+    made: Graph = SubGraphT([], None, None, [], name)
+    return made
 
 
 def _numbers(*tensors: int) -> "np.ndarray[Any, Any]":

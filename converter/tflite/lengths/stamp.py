@@ -5,7 +5,7 @@ constant moves with the length; all others follow. What is stamped out is compar
 """
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -14,6 +14,7 @@ from converter.tflite.file import (
     constant,
     inputs_of,
     is_kind,
+    outputs_of,
     scale_tensors,
     shape_of,
     text,
@@ -22,11 +23,14 @@ from converter.tflite.file import (
 from converter.tflite.model import SIGNATURE
 from converter.tflite.positions import ANY, count_tokens, ints, look_up, repeat
 
+if TYPE_CHECKING:
+    from converter.tflite.schema import Graph, Model, Numbers, Operator, Quantization, Signature, Tensor
+
 TABLE = 1024
 """Values from which a constant cut to the length is kept once, as a table whose first rows are looked up."""
 
 
-class NotAlike(Exception):
+class LengthDependent(Exception):
     """The two signatures differ by more than their length: the caller then lowers every length."""
 
 
@@ -51,8 +55,8 @@ class Linear:
 class Part:
     """One tensor of the stamp."""
 
-    model: Any
-    tensor: Any
+    model: "Model"
+    tensor: "Tensor"
     """As it is at the longest length."""
     shape: Linear
     values: Linear | None = None
@@ -63,18 +67,18 @@ class Stamp:
     """What two subgraphs of one model have in common.
 
     Raises (when made):
-        NotAlike: their operations differ, or a constant that is neither moved nor cut by the length.
+        LengthDependent: their operations differ, or a constant that is neither moved nor cut by the length.
 
     """
 
-    def __init__(self, model: Any, long: tuple[Any, int], short: tuple[Any, int]) -> None:
+    def __init__(self, model: "Model", long: "tuple[Graph, int]", short: "tuple[Graph, int]") -> None:
         self.model = model
         (self.graph, self.longest), (self.other, self.shorter) = long, short
         self.parts: list[Part] = []
         self._pairs: dict[tuple[int, int], int] = {}
         self._drop_shape_options()
         if len(self.graph.operators) != len(self.other.operators):
-            raise NotAlike("different sequence lengths give a different number of operations")
+            raise LengthDependent("different sequence lengths give a different number of operations")
         self.inputs = self._numbers(self.graph.inputs, self.other.inputs)
         pairs = zip(self.graph.operators, self.other.operators, strict=True)
         self.operators = [self._operator(a, b) for a, b in pairs]
@@ -83,16 +87,16 @@ class Stamp:
         self.counts = [i for i, p in enumerate(self.parts) if self._counts(p)]
         self.uniform = {i: v for i, p in enumerate(self.parts) if (v := self._uniform(p)) is not None}
 
-    def make(self, length: int, name: str) -> Any:
+    def make(self, length: int, name: str) -> "Graph":
         """Return a subgraph for `length` tokens; `ANY`: for any number up to the longest.
 
         Raises:
-            NotAlike: any length is wanted, and a constant other than a table is cut to it.
+            LengthDependent: any length is wanted, and a constant other than a table is cut to it.
 
         """
         from ai_edge_litert.schema_py_generated import OperatorT, SubGraphT
 
-        graph = SubGraphT([], self.inputs.copy(), self.outputs.copy(), [], name)
+        graph: Graph = SubGraphT([], self.inputs.copy(), self.outputs.copy(), [], name)
         graph.tensors = [self._tensor(i, p, length) for i, p in enumerate(self.parts)]
         if length == ANY:
             for number in self.counts:
@@ -117,23 +121,23 @@ class Stamp:
     def _drop_shape_options(self) -> None:
         """A RESHAPE says its shape twice; the input is what runtimes read."""
         for operation in (*self.graph.operators, *self.other.operators):
-            if is_kind(self.model, operation, "RESHAPE") and len(inputs_of(operation)) > 1:
+            if is_kind(operation, "RESHAPE", self.model) and len(inputs_of(operation)) > 1:
                 operation.builtinOptions, operation.builtinOptionsType = None, 0
 
-    def _operator(self, a: Any, b: Any) -> tuple[Any, Any, Any]:
+    def _operator(self, a: "Operator", b: "Operator") -> "tuple[np.ndarray[Any, Any], np.ndarray[Any, Any], Operator]":
         same = a.opcodeIndex == b.opcodeIndex and len(inputs_of(a)) == len(inputs_of(b))
         if not same or a.customOptions is not None or _options(a) != _options(b):
-            raise NotAlike("different sequence lengths give different operations")
-        return self._numbers(a.inputs, b.inputs), self._numbers(a.outputs, b.outputs), a
+            raise LengthDependent("different sequence lengths give different operations")
+        return self._numbers(inputs_of(a), inputs_of(b)), self._numbers(outputs_of(a), outputs_of(b)), a
 
-    def _numbers(self, a: Any, b: Any) -> "np.ndarray[Any, Any]":
+    def _numbers(self, a: "Numbers", b: "Numbers") -> "np.ndarray[Any, Any]":
         if len(a) != len(b):
-            raise NotAlike("operations have different inputs or outputs at different sequence lengths")
+            raise LengthDependent("operations have different inputs or outputs at different sequence lengths")
         return np.array([self._number(int(x), int(y)) for x, y in zip(a, b, strict=True)], np.int32)
 
     def _number(self, a: int, b: int) -> int:
         if (a < 0) != (b < 0):
-            raise NotAlike("an optional input exists at one sequence length only")
+            raise LengthDependent("an optional input exists at one sequence length only")
         if a < 0:
             return -1
         # One constant of the one may stand for two of the other, where numbers happen to be equal.
@@ -145,31 +149,31 @@ class Stamp:
                 self._number(*pair)
         return self._pairs[a, b]
 
-    def _part(self, a: Any, b: Any) -> Part:
+    def _part(self, a: "Tensor", b: "Tensor") -> Part:
         if a.type != b.type or len(shape_of(a)) != len(shape_of(b)):
-            raise NotAlike("tensors have different types at different sequence lengths")
+            raise LengthDependent("tensors have different types at different sequence lengths")
         shape = self._linear(np.array(shape_of(a), np.int64), np.array(shape_of(b), np.int64))
         data = [self.model.buffers[t.buffer].data for t in (a, b)]
         if (data[0] is None) != (data[1] is None):
-            raise NotAlike("a tensor is constant at one sequence length only")
+            raise LengthDependent("a tensor is constant at one sequence length only")
         if data[0] is None or (a.buffer == b.buffer and not shape.moves):
             return Part(self.model, a, shape)
         long, short = constant(self.model, a), constant(self.model, b)
         if long is None or short is None:
-            raise NotAlike("a constant has an unsupported type")
+            raise LengthDependent("a constant has an unsupported type")
         if np.array_equal(long[tuple(slice(n) for n in short.shape)], short):
             return Part(self.model, a, shape)
         if long.shape == short.shape and long.dtype == np.int32:
             return Part(self.model, a, shape, self._linear(long.astype(np.int64), short.astype(np.int64)))
-        raise NotAlike("a constant depends on the sequence length")
+        raise LengthDependent("a constant depends on the sequence length")
 
     def _linear(self, long: "np.ndarray[Any, Any]", short: "np.ndarray[Any, Any]") -> Linear:
         slope, rest = np.divmod(long - short, self.longest - self.shorter)
         if rest.any():
-            raise NotAlike("a shape is not linear in the sequence length")
+            raise LengthDependent("a shape is not linear in the sequence length")
         return Linear(slope, long - slope * self.longest)
 
-    def _tensor(self, number: int, part: Part, length: int) -> Any:
+    def _tensor(self, number: int, part: Part, length: int) -> "Tensor":
         from ai_edge_litert.schema_py_generated import TensorT
 
         shape, buffer, signature = part.shape.at(length), part.tensor.buffer, None
@@ -181,11 +185,11 @@ class Stamp:
             buffer = 0
         elif part.shape.moves and self.model.buffers[buffer].data is not None:
             if length == ANY:
-                raise NotAlike("a constant is cut to the sequence length")
+                raise LengthDependent("a constant is cut to the sequence length")
             values = constant(self.model, part.tensor)
             assert values is not None
             buffer = add_buffer(self.model, values[tuple(slice(n) for n in shape)])
-        return TensorT(
+        made: Tensor = TensorT(
             shape,
             part.tensor.type,
             buffer,
@@ -194,9 +198,10 @@ class Stamp:
             shapeSignature=signature,
             hasRank=True,
         )
+        return made
 
-    def _quantization(self, tensor: Any) -> Any:
-        if not scale_tensors(tensor):
+    def _quantization(self, tensor: "Tensor") -> "Quantization | None":
+        if tensor.quantization is None or not scale_tensors(tensor):
             return tensor.quantization
         return with_scale_tensors(tensor.quantization, {a: part for (a, _), part in self._pairs.items()})
 
@@ -233,23 +238,23 @@ class Stamp:
         )
 
 
-def _options(operation: Any) -> Any:
+def _options(operation: "Operator") -> dict[str, Any] | None:
     made = operation.builtinOptions
     return (
         None if made is None else {k: v if not isinstance(v, np.ndarray) else v.tolist() for k, v in vars(made).items()}
     )
 
 
-def stamp(model: Any, lengths: "tuple[int, ...]", any_name: str | None = None) -> None:
+def stamp(model: "Model", lengths: "tuple[int, ...]", any_name: str | None = None) -> None:
     """Replace the signatures by one for each of `lengths`, the longest first; or (`any_name`) by one for all.
 
-    The model's longest two are the pattern. Raises `NotAlike` where they have too little in common.
+    The model's longest two are the pattern. Raises `LengthDependent` where they have too little in common.
     """
     from ai_edge_litert.schema_py_generated import SignatureDefT, TensorMapT
 
     by_length = sorted(((_length(s), s) for s in model.signatureDefs), key=lambda pair: -pair[0])
     if len(by_length) < 2:
-        raise NotAlike("at least two sequence lengths are needed")
+        raise LengthDependent("at least two sequence lengths are needed")
     (longest, pattern), (shorter, other) = by_length[:2]
     graph, short = (model.subgraphs[s.subgraphIndex] for s in (pattern, other))
     places = [
@@ -272,5 +277,5 @@ def stamp(model: Any, lengths: "tuple[int, ...]", any_name: str | None = None) -
     ]
 
 
-def _length(signature: Any) -> int:
+def _length(signature: "Signature") -> int:
     return int(text(signature.signatureKey).removeprefix(SIGNATURE))

@@ -12,7 +12,7 @@ from converter.onnx.equality import Differences
 from converter.stage import Context
 from converter.tflite.file import in_blocks
 from converter.tflite.lengths.rows import filled_rows
-from converter.tflite.lengths.stamp import NotAlike
+from converter.tflite.lengths.stamp import LengthDependent
 from converter.tflite.model import TfliteModel
 from converter.tflite.runner import TfliteRunner
 
@@ -31,7 +31,7 @@ def try_lengths(given: TfliteModel, run: Run, ctx: Context, shown: "Callable[[An
     `shown`: what `run` makes of an output of `given`.
 
     Raises:
-        NotAlike: the runtime refuses, or gives different answers.
+        LengthDependent: the runtime refuses, or gives different answers.
 
     """
     shortest, longest = given.lengths[0], given.lengths[-1]
@@ -47,7 +47,7 @@ def try_lengths(given: TfliteModel, run: Run, ctx: Context, shown: "Callable[[An
     output, length, worst = differences.worst()
     # Written so that NaN fails.
     if not worst <= LIMIT:
-        raise NotAlike(f"{output} is off by {worst:.1e} of its range at {length} tokens")
+        raise LengthDependent(f"{output} is off by {worst:.1e} of its range at {length} tokens")
 
 
 def _answers(run: Run, feed: Mapping[str, Any]) -> "Mapping[str, NDArray[np.float32]]":
@@ -55,4 +55,4 @@ def _answers(run: Run, feed: Mapping[str, Any]) -> "Mapping[str, NDArray[np.floa
         return run(MODEL, feed)
     except (RuntimeError, ValueError) as error:
         said = str(error).strip().splitlines()
-        raise NotAlike(f"the runtime says: {said[-1] if said else repr(error)}") from None
+        raise LengthDependent(f"the runtime says: {said[-1] if said else repr(error)}") from None

@@ -21,7 +21,7 @@ from converter.rewrite import apply_rewrites
 from converter.stage import Context, Outcome, Stage
 from converter.tflite.derived import Derived
 from converter.tflite.file import read_flat, shorten_names, write_flat
-from converter.tflite.lengths.stamp import NotAlike, stamp
+from converter.tflite.lengths.stamp import LengthDependent, stamp
 from converter.tflite.lower.order import LOWERED, NARROWED, Subgraph, unsound
 from converter.tflite.model import SIGNATURE, TfliteModel, mobile_outputs, signature_lengths
 from converter.tflite.quiet import quiet
@@ -58,29 +58,29 @@ class LowerTflite(Stage[TorchModel, TfliteModel]):
         made = TfliteModel(folder / "model.tflite", given, lengths, mobile_outputs(given))
         try:
             return Outcome(made, _stamped(made, ctx))
-        except NotAlike as error:
+        except LengthDependent as error:
             facts = {"stamped": False, "not_stamped": str(error)}
         facts |= {**_lowered(made, lengths, ctx), **_finished(made, None)}
-        return Outcome(made, facts | check_equal(made, ctx))
+        return Outcome(made, facts | check_lowered(made, ctx))
 
 
 def _stamped(made: TfliteModel, ctx: Context) -> dict[str, Any]:
     """Lower two lengths and make all others of them; returns the facts.
 
     Raises:
-        NotAlike: this architecture does not allow it.
+        LengthDependent: this architecture does not allow it.
 
     """
     if len(made.lengths) < 2:
-        raise NotAlike("there is only one sequence length")
+        raise LengthDependent("there is only one sequence length")
     longest = made.lengths[-1]
     lowered = _lowered(made, (longest - 1, longest), ctx)
     try:
         facts = {"stamped": True, **lowered, **_finished(made, made.lengths)}
-        return facts | check_equal(made, ctx)
+        return facts | check_lowered(made, ctx)
     except (StageFailed, PackageDamaged, RuntimeError, ValueError) as error:
         # A constant that depends on the sequence length other than by its size, which the comparison finds.
-        raise NotAlike(str(error)) from error
+        raise LengthDependent(str(error)) from error
 
 
 def _lowered(made: TfliteModel, lengths: tuple[int, ...], ctx: Context) -> dict[str, Any]:
@@ -192,7 +192,7 @@ def computes_constants(path: Path) -> bool:
         return False
 
 
-def check_equal(made: TfliteModel, ctx: Context) -> dict[str, Any]:
+def check_lowered(made: TfliteModel, ctx: Context) -> dict[str, Any]:
     """Compare the file with PyTorch at every length, filled and padded; returns the facts.
 
     Raises:

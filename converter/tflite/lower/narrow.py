@@ -5,7 +5,7 @@ instead of all, a seventh of MiniLM's work. Exact: every operation that is narro
 """
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -21,20 +21,23 @@ from converter.tflite.file import (
 )
 from converter.tflite.positions import ints, operation
 
+if TYPE_CHECKING:
+    from converter.tflite.schema import Graph, Model, Operator, Tensor
+
 
 @dataclass(frozen=True)
-class Row:
+class ReadRow:
     """One index of one axis is all that is needed of a tensor."""
 
     axis: int
     index: int
 
 
-Needs = dict[int, Row | None]
+Needs = dict[int, ReadRow | None]
 """What an operation needs of its inputs, by position: one row, or (None) all."""
 
 
-def narrow(model: Any, graph: Any) -> int:
+def narrow(model: "Model", graph: "Graph") -> int:
     """Narrow a subgraph in place; returns how many operations were."""
     pass_ = _Pass(model, graph)
     pass_.demand()
@@ -42,10 +45,10 @@ def narrow(model: Any, graph: Any) -> int:
 
 
 class _Pass:
-    def __init__(self, model: Any, graph: Any) -> None:
+    def __init__(self, model: "Model", graph: "Graph") -> None:
         self.model, self.graph = model, graph
-        self.wanted: dict[int, list[Row | None]] = {int(t): [None] for t in graph.outputs}
-        self.narrowed: dict[int, tuple[Row, Needs]] = {}
+        self.wanted: dict[int, list[ReadRow | None]] = {int(t): [None] for t in graph.outputs}
+        self.narrowed: dict[int, tuple[ReadRow, Needs]] = {}
 
     def demand(self) -> None:
         """Walk from the outputs back, and note what each op needs of its inputs."""
@@ -67,7 +70,7 @@ class _Pass:
         """Change shapes and constants; cut a row out where one is wanted of a tensor that others need whole."""
         if not self.narrowed:
             return 0
-        cuts: dict[tuple[int, Row], int] = {}
+        cuts: dict[tuple[int, ReadRow], int] = {}
         made = []
         for number, op in enumerate(self.graph.operators):
             if number in self.narrowed:
@@ -79,18 +82,18 @@ class _Pass:
         self._reset_picks()
         return len(self.narrowed)
 
-    def _tensor(self, number: int) -> Any:
+    def _tensor(self, number: int) -> "Tensor":
         return self.graph.tensors[number]
 
     def _shape(self, number: int) -> tuple[int, ...]:
         return shape_of(self._tensor(number))
 
-    def _row_wanted(self, op: Any) -> Row | None:
+    def _row_wanted(self, op: "Operator") -> ReadRow | None:
         outputs = outputs_of(op)
         wanted = set(self.wanted.get(outputs[0], [None])) if len(outputs) == 1 else {None}
         return next(iter(wanted)) if len(wanted) == 1 else None
 
-    def _picked(self, op: Any) -> Row | None:
+    def _picked(self, op: "Operator") -> ReadRow | None:
         """Return the row that a SLICE picks; None for anything else."""
         if self._name(op) != "SLICE":
             return None
@@ -100,12 +103,12 @@ class _Pass:
         cut = [i for i in range(len(shape)) if shape[i] != kept[i]]
         if start is None or len(cut) != 1 or kept[cut[0]] != 1:
             return None
-        return Row(cut[0], int(start[cut[0]]))
+        return ReadRow(cut[0], int(start[cut[0]]))
 
-    def _name(self, op: Any) -> str:
+    def _name(self, op: "Operator") -> str:
         return operation_names().get(code_of(self.model, op), "")
 
-    def _needs(self, op: Any, row: Row) -> Needs | None:
+    def _needs(self, op: "Operator", row: ReadRow) -> Needs | None:
         """Return what is needed of the inputs for one row of the output; None where rows are not independent."""
         out = self._shape(outputs_of(op)[0])
         shapes = [self._shape(t) for t in inputs_of(op)]
@@ -124,16 +127,16 @@ class _Pass:
             case "TRANSPOSE":
                 found = self._transposed(op, row)
             case "BATCH_MATMUL" if row.axis == last - 1 and not op.builtinOptions.adjX:
-                found = Row(len(shapes[0]) - 2, row.index)
+                found = ReadRow(len(shapes[0]) - 2, row.index)
             case _:
                 found = None
         return None if found is None else {0: found}
 
-    def _transposed(self, op: Any, row: Row) -> Row | None:
+    def _transposed(self, op: "Operator", row: ReadRow) -> ReadRow | None:
         order = constant(self.model, self._tensor(inputs_of(op)[1]))
-        return None if order is None else Row(int(order[row.axis]), row.index)
+        return None if order is None else ReadRow(int(order[row.axis]), row.index)
 
-    def _reduced(self, op: Any, row: Row) -> Needs | None:
+    def _reduced(self, op: "Operator", row: ReadRow) -> Needs | None:
         given, over = inputs_of(op)
         rank = len(self._shape(given))
         values = constant(self.model, self._tensor(over))
@@ -141,25 +144,25 @@ class _Pass:
             return None
         gone = {int(a) % rank for a in values.ravel()}
         kept = [a for a in range(rank) if op.builtinOptions.keepDims or a not in gone]
-        return None if kept[row.axis] in gone else {0: Row(kept[row.axis], row.index)}
+        return None if kept[row.axis] in gone else {0: ReadRow(kept[row.axis], row.index)}
 
-    def _cut_inputs(self, op: Any, needs: Needs, cuts: dict[tuple[int, Row], int]) -> list[Any]:
+    def _cut_inputs(self, op: "Operator", needs: Needs, cuts: dict[tuple[int, ReadRow], int]) -> "list[Operator]":
         """Point `op` at single rows; returns the operations that cut them out."""
-        made: list[Any] = []
+        made: list[Operator] = []
         inputs = inputs_of(op)
         for position, row in needs.items():
             tensor = inputs[position]
             if row is None or self._shape(tensor)[row.axis] == 1:
                 continue
             if (tensor, row) not in cuts:
-                cut = self._cut(tensor, row)
-                cuts[tensor, row] = cut[0]
-                made += cut[1:]
+                cuts[tensor, row], cutting = self._cut(tensor, row)
+                made += cutting
             inputs[position] = cuts[tensor, row]
         op.inputs = np.array(inputs, np.int32)
         return made
 
-    def _cut(self, tensor: int, row: Row) -> tuple[Any, ...]:
+    def _cut(self, tensor: int, row: ReadRow) -> "tuple[int, list[Operator]]":
+        """Return the tensor of one row, and what cuts it out; nothing does where it is constant."""
         from ai_edge_litert.schema_py_generated import BuiltinOperator, BuiltinOptions, SliceOptionsT
 
         given = self._tensor(tensor)
@@ -168,14 +171,14 @@ class _Pass:
         values = constant(self.model, given)
         if values is not None:
             one = np.take(values, [row.index], row.axis)
-            return (add_tensor(self.graph, f"{text(given.name)}/row", shape, given.type, add_buffer(self.model, one)),)
+            return add_tensor(self.graph, f"{text(given.name)}/row", shape, given.type, add_buffer(self.model, one)), []
         made = add_tensor(self.graph, f"{text(given.name)}/row", shape, given.type)
         begin = [row.index if i == row.axis else 0 for i in range(len(shape))]
         bounds = [ints(self.model, self.graph, f"row/{n}", v) for n, v in (("begin", begin), ("size", shape))]
         options = (BuiltinOptions.SliceOptions, SliceOptionsT())
-        return made, operation(self.model, BuiltinOperator.SLICE, [tensor, *bounds], made, options)
+        return made, [operation(self.model, BuiltinOperator.SLICE, [tensor, *bounds], made, options)]
 
-    def _narrow(self, op: Any, row: Row) -> None:
+    def _narrow(self, op: "Operator", row: ReadRow) -> None:
         out = self._tensor(outputs_of(op)[0])
         shape = list(shape_of(out))
         shape[row.axis] = 1
@@ -204,17 +207,17 @@ ELEMENTWISE = frozenset(
 )
 
 
-def _broadcast(row: Row, shape: tuple[int, ...], out: tuple[int, ...]) -> Row | None:
+def _broadcast(row: ReadRow, shape: tuple[int, ...], out: tuple[int, ...]) -> ReadRow | None:
     axis = row.axis - (len(out) - len(shape))
-    return Row(axis, row.index) if axis >= 0 and shape[axis] == out[row.axis] else None
+    return ReadRow(axis, row.index) if axis >= 0 and shape[axis] == out[row.axis] else None
 
 
-def _same_place(row: Row, out: tuple[int, ...], given: tuple[int, ...]) -> Row | None:
+def _same_place(row: ReadRow, out: tuple[int, ...], given: tuple[int, ...]) -> ReadRow | None:
     """Return the axis of `given` that lies in memory as `row.axis` does in `out`: as long, and as much before it."""
     before = int(np.prod(out[: row.axis]))
     for axis, size in enumerate(given):
         if size == out[row.axis] and int(np.prod(given[:axis])) == before:
-            return Row(axis, row.index)
+            return ReadRow(axis, row.index)
     return None
 
 

@@ -1,7 +1,7 @@
 """The rewrites of a lowered TFLite graph, in the order in which they run."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 from converter.rewrite import Rewrite
 from converter.tflite.derived import Derived
@@ -11,13 +11,16 @@ from converter.tflite.lower.norm import keep_axes
 from converter.tflite.lower.scale import fold_scales
 from converter.tflite.lower.shift import fold_shifts
 
+if TYPE_CHECKING:
+    from converter.tflite.schema import Graph, Model, Tensor
+
 
 @dataclass(frozen=True)
 class Subgraph:
     """One signature's graph in its file, and the constants that all graphs of the file derive alike."""
 
-    model: Any
-    graph: Any
+    model: "Model"
+    graph: "Graph"
     derived: Derived
 
 
@@ -45,5 +48,5 @@ def unsound(subgraph: Subgraph) -> str:
     return f"the output tensor {lost[0]} made by nothing" if lost else ""
 
 
-def _is_constant(model: Any, tensor: Any) -> bool:
+def _is_constant(model: "Model", tensor: "Tensor") -> bool:
     return model.buffers[tensor.buffer].data is not None

@@ -4,15 +4,18 @@ Scores are `heads x length x length` numbers, multiplied anew for every text; th
 LiteRT's converter would do the same, but holds all weights twice while it does.
 """
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from converter.tflite.derived import Derived
 from converter.tflite.file import code_of, constant, inputs_of, outputs_of
 
+if TYPE_CHECKING:
+    from converter.tflite.schema import Graph, Model, Operator
 
-def fold_scales(model: Any, graph: Any, derived: Derived) -> int:
+
+def fold_scales(model: "Model", graph: "Graph", derived: Derived) -> int:
     """Fold every scale that can be; returns how many."""
     from ai_edge_litert.schema_py_generated import BuiltinOperator
 
@@ -33,12 +36,12 @@ def fold_scales(model: Any, graph: Any, derived: Derived) -> int:
     return len(folded)
 
 
-def _scalar(model: Any, graph: Any, op: Any) -> float | None:
+def _scalar(model: "Model", graph: "Graph", op: "Operator") -> float | None:
     values = constant(model, graph.tensors[inputs_of(op)[1]])
     return float(values.ravel()[0]) if values is not None and values.size == 1 else None
 
 
-def _queries(model: Any, makers: dict[int, Any], takers: dict[int, int], scores: int) -> Any | None:
+def _queries(model: "Model", makers: "dict[int, Operator]", takers: dict[int, int], scores: int) -> "Operator | None":
     """Return the linear layer that alone makes the left side of the product `scores`; None where there is none."""
     from ai_edge_litert.schema_py_generated import BuiltinOperator
 
@@ -53,7 +56,7 @@ def _queries(model: Any, makers: dict[int, Any], takers: dict[int, int], scores:
     return op if op is not None and code_of(model, op) == BuiltinOperator.FULLY_CONNECTED else None
 
 
-def _scaled(model: Any, graph: Any, linear: Any, scale: float, derived: Derived) -> bool:
+def _scaled(model: "Model", graph: "Graph", linear: "Operator", scale: float, derived: Derived) -> bool:
     given, *weights = inputs_of(linear)
     tensors = [graph.tensors[t] for t in weights if t >= 0]
     if linear.builtinOptions.fusedActivationFunction or any(constant(model, t) is None for t in tensors):
@@ -65,7 +68,7 @@ def _scaled(model: Any, graph: Any, linear: Any, scale: float, derived: Derived)
     return True
 
 
-def _multiplied(model: Any, graph: Any, number: int, scale: float, derived: Derived) -> int:
+def _multiplied(model: "Model", graph: "Graph", number: int, scale: float, derived: Derived) -> int:
     """Return a tensor beside `number`: where layers share their weights (ALBERT), others go on using that one."""
     values = constant(model, graph.tensors[number])
     assert values is not None

@@ -6,7 +6,7 @@ to it has a bias anyway.
 """
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 import numpy as np
 
@@ -16,8 +16,10 @@ from converter.tflite.file import add_tensor, constant, inputs_of, is_kind, outp
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from converter.tflite.schema import Graph, Model, Operator
 
-def fold_shifts(model: Any, graph: Any, derived: Derived) -> int:
+
+def fold_shifts(model: "Model", graph: "Graph", derived: Derived) -> int:
     """Fold every shift that all of its readers can do without, in place; returns how many.
 
     A shift is lowered as `x - minus_shift` (`converter.tflite.lower.graph`).
@@ -26,10 +28,10 @@ def fold_shifts(model: Any, graph: Any, derived: Derived) -> int:
 
 
 class _Pass:
-    def __init__(self, model: Any, graph: Any, derived: Derived) -> None:
+    def __init__(self, model: "Model", graph: "Graph", derived: Derived) -> None:
         self.model, self.graph, self.derived = model, graph, derived
         self.makers = {t: op for op in graph.operators for t in outputs_of(op)}
-        self.takers: dict[int, list[Any]] = {int(t): [None] for t in graph.outputs}
+        self.takers: dict[int, list[Operator | None]] = {int(t): [None] for t in graph.outputs}
         for op in graph.operators:
             for tensor in dict.fromkeys(inputs_of(op)):
                 self.takers.setdefault(tensor, []).append(op)
@@ -41,8 +43,8 @@ class _Pass:
                 continue
             shifted = outputs_of(op)[0]
             takers = self.takers.get(shifted, [])
-            layers = [self._layer(taker, shifted) for taker in takers]
-            if layers and all(layer is not None for layer in layers):
+            layers = [layer for taker in takers if (layer := self._layer(taker, shifted)) is not None]
+            if layers and len(layers) == len(takers):
                 for layer, taker in zip(layers, takers, strict=True):
                     self._move(layer, inputs_of(op)[1], reads=layer is taker)
                 gone[shifted] = inputs_of(op)[0]
@@ -51,17 +53,17 @@ class _Pass:
             op.inputs = np.array([gone.get(t, t) for t in inputs_of(op)], np.int32)
         return len(gone)
 
-    def _shifts(self, op: Any) -> bool:
+    def _shifts(self, op: "Operator") -> bool:
         """Whether `op` takes one constant a channel from what was computed."""
-        if not is_kind(self.model, op, "SUB") or op.builtinOptions.fusedActivationFunction:
+        if not is_kind(op, "SUB", self.model) or op.builtinOptions.fusedActivationFunction:
             return False
         given, minus = inputs_of(op)
         values, width = constant(self.model, self.graph.tensors[minus]), shape_of(self.graph.tensors[given])[-1:]
         return values is not None and given in self.makers and width == (values.size,) == values.shape[-1:]
 
-    def _layer(self, taker: Any | None, shifted: int) -> Any | None:
+    def _layer(self, taker: "Operator | None", shifted: int) -> "Operator | None":
         """Return the layer whose bias makes up for the shift where `taker` reads it; None: there is none."""
-        if not is_kind(self.model, taker, "ADD"):
+        if not is_kind(taker, "ADD", self.model):
             return taker if self._has_bias(taker) and inputs_of(taker)[0] == shifted else None
         beside = [t for t in inputs_of(taker) if t != shifted]
         layer = self.makers.get(beside[0]) if len(beside) == 1 else None
@@ -69,14 +71,14 @@ class _Pass:
             return None
         return layer if self.takers[beside[0]] == [taker] else None
 
-    def _has_bias(self, op: Any | None) -> bool:
+    def _has_bias(self, op: "Operator | None") -> "TypeGuard[Operator]":
         """Whether `op` is a linear layer over constants, with room for a bias."""
-        if not is_kind(self.model, op, "FULLY_CONNECTED"):
+        if not is_kind(op, "FULLY_CONNECTED", self.model):
             return False
         tensors = [self.graph.tensors[t] for t in inputs_of(op)[1:] if t >= 0]
         return all(constant(self.model, t) is not None for t in tensors)
 
-    def _move(self, layer: Any, minus: int, *, reads: bool) -> None:
+    def _move(self, layer: "Operator", minus: int, *, reads: bool) -> None:
         """Add the shift to the bias of `layer`: as its output sees it, or through the weights that read it."""
         given, weights, *rest = inputs_of(layer)
         key = ("shift", self._buffer(minus), self._buffer(weights) if reads else None)

@@ -15,7 +15,7 @@ from converter.artifact import Bundle
 from converter.graphs import MODEL
 from converter.model_folder.labels import label_line
 from converter.stage import Context
-from converter.tflite.file import read_flat, text
+from converter.tflite.file import bytes_of, read_flat, text
 from converter.tflite.lengths.trial import try_lengths
 from converter.tflite.mediapipe.metadata import INPUTS, LABELS, NAME, VOCABULARY, text_model
 from converter.tflite.mediapipe.variant import MEDIAPIPE_FILE, ORDER, scores_of, vocabulary_of
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
     from converter.artifact import TorchModel
     from converter.reference import Reference
+    from converter.stage import Progress
     from converter.target import Runner
 
     Run = Callable[[Mapping[str, NDArray[np.int64]]], NDArray[np.float64]]
@@ -42,7 +43,7 @@ def try_variant(given: TfliteModel, path: Path, ctx: Context) -> None:
     """Compare the variant with the file that it was made of.
 
     Raises:
-        NotAlike: see `try_lengths`.
+        LengthDependent: see `try_lengths`.
 
     """
     (output,) = mobile_outputs(given.source)
@@ -56,7 +57,7 @@ def try_variant(given: TfliteModel, path: Path, ctx: Context) -> None:
 
 
 def check_variant(
-    bundle: Bundle, source: "TorchModel", reference: "Reference", runner: "Runner", ctx: Context
+    bundle: Bundle, source: "TorchModel", reference: "Reference", runner: "Runner", progress: "Progress"
 ) -> tuple[list[Check], dict[str, Any]]:
     """Compare the variant with the package on texts of all lengths, and what lies around its graph with the model.
 
@@ -72,7 +73,7 @@ def check_variant(
     run = open_variant(path)
     probes = spread(reference.probes, TEXTS)
     distances = []
-    with ctx.progress.task("Comparing the MediaPipe variant", total=len(probes)) as ticker:
+    with progress.task("Comparing the MediaPipe variant", total=len(probes)) as ticker:
         for probe in probes:
             feed = feed_of(source, [probe.encoding])
             wanted = next(iter(runner.run(MODEL, feed).values())).astype(np.float64)
@@ -114,7 +115,7 @@ def wrong_around(path: Path, source: "TorchModel") -> str:
     names = tuple(text(graph.tensors[int(t)].name) for t in graph.inputs)
     if names != INPUTS:
         return f"its inputs are {names}, in this order, wanted {INPUTS}"
-    held = [bytes(model.buffers[m.buffer].data) for m in model.metadata or () if text(m.name) == NAME]
+    held = [bytes_of(model, m.buffer).tobytes() for m in model.metadata or () if text(m.name) == NAME]
     output = text(graph.tensors[int(graph.outputs[0])].name)
     if held != [text_model(source.provenance.id, output, labels=scores_of(source) is not None)]:
         return "its metadata does not match the model"

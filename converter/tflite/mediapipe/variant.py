@@ -12,18 +12,19 @@ import numpy as np
 from converter.model_folder.labels import label_line
 from converter.task import NoClientForm
 from converter.tflite.file import add_buffer, add_tensor, read_flat, shape_of, text, write_flat
-from converter.tflite.lengths.stamp import NotAlike, stamp
+from converter.tflite.lengths.stamp import LengthDependent, stamp
 from converter.tflite.positions import ANY, operation
 
 if TYPE_CHECKING:
     from converter.artifact import TorchModel
+    from converter.tflite.schema import Graph, Model, Signature
 
 MEDIAPIPE_FILE = "model-mediapipe.tflite"
 SPECIAL = {"cls_token": "[CLS]", "sep_token": "[SEP]", "unk_token": "[UNK]"}
 ORDER = ("input_ids", "attention_mask", "token_type_ids")
 
 
-class Inexpressible(Exception):
+class NotForMediaPipe(Exception):
     """MediaPipe has no form for this model; the text says why."""
 
 
@@ -31,7 +32,7 @@ def write_mediapipe(model: Path, source: "TorchModel", path: Path) -> None:
     """Write the variant of the TFLite file `model`.
 
     Raises:
-        Inexpressible: the task, the tokenizer, or a graph that cannot take any length.
+        NotForMediaPipe: the task, the tokenizer, or a graph that cannot take any length.
 
     """
     from ai_edge_litert.schema_py_generated import MetadataT, TensorMapT
@@ -43,8 +44,8 @@ def write_mediapipe(model: Path, source: "TorchModel", path: Path) -> None:
     made = read_flat(model)
     try:
         stamp(made, (), "serving")
-    except NotAlike as error:
-        raise Inexpressible(f"its graph cannot take every sequence length ({error})") from None
+    except LengthDependent as error:
+        raise NotForMediaPipe(f"its graph cannot take every sequence length ({error})") from None
     graph, signature = made.subgraphs[0], made.signatureDefs[0]
     _order_inputs(graph, signature)
     output = "embedding" if scores is None else "probability"
@@ -68,40 +69,40 @@ def scores_of(source: "TorchModel") -> str | None:
     try:
         return source.task.mediapipe_scores()
     except NoClientForm as error:
-        raise Inexpressible(str(error)) from None
+        raise NotForMediaPipe(str(error)) from None
 
 
 def vocabulary_of(tokenizer: Any) -> list[str]:
     """Return the words by id, where MediaPipe's WordPiece cuts as this tokenizer does.
 
     Raises:
-        Inexpressible: it does not; the text says what differs.
+        NotForMediaPipe: it does not; the text says what differs.
 
     """
     table = json.loads(tokenizer.backend_tokenizer.to_str())
     model, normalizer = table["model"], table.get("normalizer") or {}
     kind = model.get("type")
     if kind != "WordPiece":
-        raise Inexpressible(f"its tokenizer is {kind}, and MediaPipe supports WordPiece")
+        raise NotForMediaPipe(f"its tokenizer is {kind}, and MediaPipe supports WordPiece")
     if normalizer.get("type") != "BertNormalizer" or not normalizer.get("lowercase"):
-        raise Inexpressible("its tokenizer is cased, and MediaPipe's is uncased")
+        raise NotForMediaPipe("its tokenizer is cased, and MediaPipe's is uncased")
     if normalizer.get("strip_accents") is False or not normalizer.get("handle_chinese_chars"):
-        raise Inexpressible("its tokenizer handles accents or Chinese characters differently from MediaPipe's")
+        raise NotForMediaPipe("its tokenizer handles accents or Chinese characters differently from MediaPipe's")
     if model.get("continuing_subword_prefix") != "##":
-        raise Inexpressible("its subword prefix is not ##")
+        raise NotForMediaPipe("its subword prefix is not ##")
     for name, wanted in SPECIAL.items():
         if getattr(tokenizer, name) != wanted:
-            raise Inexpressible(f"its {name} is {getattr(tokenizer, name)}, and MediaPipe's is {wanted}")
+            raise NotForMediaPipe(f"its {name} is {getattr(tokenizer, name)}, and MediaPipe's is {wanted}")
     ids = tokenizer.get_vocab()
     words = sorted(ids, key=lambda word: int(ids[word]))
     if [int(ids[word]) for word in words] != list(range(len(words))):
-        raise Inexpressible("its vocabulary has gaps")
+        raise NotForMediaPipe("its vocabulary has gaps")
     if any(not word.strip() or "\n" in word or "\r" in word for word in words):
-        raise Inexpressible("a vocabulary entry contains a line break")
+        raise NotForMediaPipe("a vocabulary entry contains a line break")
     return words
 
 
-def _order_inputs(graph: Any, signature: Any) -> None:
+def _order_inputs(graph: "Graph", signature: "Signature") -> None:
     """Put ids, mask and segments in the order and under the names that MediaPipe knows; it wants all three."""
     from ai_edge_litert.schema_py_generated import TensorMapT, TensorType
 
@@ -120,7 +121,7 @@ def _order_inputs(graph: Any, signature: Any) -> None:
     signature.inputs = [TensorMapT(name, tensor) for name, tensor in zip(INPUTS, placed, strict=True)]
 
 
-def _append_scores(model: Any, graph: Any, kind: str) -> None:
+def _append_scores(model: "Model", graph: "Graph", kind: str) -> None:
     from ai_edge_litert.schema_py_generated import BuiltinOperator, BuiltinOptions, SoftmaxOptionsT, TensorType
 
     logits = int(graph.outputs[0])

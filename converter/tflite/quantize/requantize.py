@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import mkdtemp
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -20,6 +20,9 @@ from converter.tflite.quantize.tables import packed_int4, quantize_tables
 from converter.tflite.quantize.values import balance_values
 from converter.tflite.quiet import quiet
 from converter.tflite.versions import state_versions
+
+if TYPE_CHECKING:
+    from converter.tflite.schema import Graph, Model, Tensor
 
 LARGEST_INT4 = 7
 Rule = Mapping[str, Any]
@@ -62,7 +65,7 @@ class Scheme:
 
 
 @dataclass(frozen=True)
-class Fit:
+class WeightFit:
     """How weights are fitted to what they are multiplied with, before they are rounded."""
 
     texts: int
@@ -83,7 +86,7 @@ def requantize(
     ranges: Mapping[str, Any] | None = None,
     *,
     tables: int = 8,
-    fit: Fit | None = None,
+    fit: WeightFit | None = None,
 ) -> Outcome[TfliteModel]:
     """Write the quantized file beside others in the scratch folder. `tables`: bits of embedding tables; 0: float.
 
@@ -112,7 +115,7 @@ def requantize(
 
 
 def _smoothed(
-    given: TfliteModel, fit: Fit, path: Path, ctx: Context
+    given: TfliteModel, fit: WeightFit, path: Path, ctx: Context
 ) -> tuple[dict[str, Fitted], dict[str, Any], list[str]]:
     """Write the float file with smoothed inputs; returns the weights to round, the facts, and what stays in 8 bits."""
     from converter.tflite.quantize.moments import input_moments
@@ -138,7 +141,7 @@ def _in_8_bits(names: Iterable[str]) -> list[Rule]:
     return [rule for name in names for rule in whole.rules(["FULLY_CONNECTED"], f"^{re.escape(name)};?$")]
 
 
-def _round(model: Any, fitted: Mapping[str, Fitted]) -> None:
+def _round(model: "Model", fitted: Mapping[str, Fitted]) -> None:
     """Round weights so that what one rounding loses the next make good (`converter.onnx.quantize.rounding`)."""
     made: dict[tuple[int, int], _Rounded] = {}
     for graph in model.subgraphs:
@@ -166,7 +169,7 @@ class _Rounded:
     scales: Any = None
 
 
-def _in_rows(model: Any, found: Fitted) -> _Rounded:
+def _in_rows(model: "Model", found: Fitted) -> _Rounded:
     from converter.onnx.quantize.rounding import round_by_moments
 
     rounded = round_by_moments(np.ascontiguousarray(found.weights.T), found.moments, bounded=False)
@@ -174,7 +177,7 @@ def _in_rows(model: Any, found: Fitted) -> _Rounded:
     return _Rounded(held, scales=rounded.scales.reshape(-1).astype(np.float32))
 
 
-def _in_blocks(model: Any, graph: Any, tensor: Any, found: Fitted) -> _Rounded:
+def _in_blocks(model: "Model", graph: "Graph", tensor: "Tensor", found: Fitted) -> _Rounded:
     from converter.onnx.quantize.rounding import round_blocks_by_moments
 
     given = graph.tensors[scale_tensors(tensor)[0]]

@@ -1,7 +1,7 @@
 """Which linear layers of a TFLite file lose most by 4 bits: those that a mixed file keeps in 8."""
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from converter.tflite.quantize.smooth import Fitted
+    from converter.tflite.schema import Model, Operator
 
 SHARES = tuple(float(x) for x in np.linspace(0.5, 1.0, 11))
 """Of the largest weight of a block, that the scale may reach up to."""
@@ -34,7 +35,7 @@ def block_scales(found: "Fitted", block: int, largest: int) -> "NDArray[np.float
     return np.asarray(best, dtype=np.float32)
 
 
-def most_sensitive(model: Any, fitted: "Mapping[str, Fitted]", share: float, block: int, largest: int) -> list[str]:
+def most_sensitive(model: "Model", fitted: "Mapping[str, Fitted]", share: float, block: int, largest: int) -> list[str]:
     """Return the outputs of the layers to keep: `share` of all weights, those that lose most by their number.
 
     Layers whose inputs blocks do not divide (a pruned model has them) are kept whatever they lose. What a layer
@@ -67,7 +68,7 @@ def noise(found: "Fitted", block: int, largest: int) -> float:
     return lost / max(all_of_it, 1e-30)
 
 
-def _is_linear(model: Any, op: Any) -> bool:
+def _is_linear(model: "Model", op: "Operator") -> bool:
     from ai_edge_litert.schema_py_generated import BuiltinOperator
 
     return code_of(model, op) == BuiltinOperator.FULLY_CONNECTED

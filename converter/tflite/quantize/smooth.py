@@ -6,7 +6,7 @@ so the division is an operation of its own; it costs a hundredth of the layer.
 """
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from converter.tflite.quantize.moments import Moments
+    from converter.tflite.schema import Graph, Model, Operator
 
 WIDEST = 50.0
 """Largest factor: what hardly ever speaks is not made loud."""
@@ -39,7 +40,7 @@ class Fitted:
     moments: "NDArray[np.float32]"
 
 
-def smooth(model: Any, seen: "dict[int, Moments]", strength: float, peak: float) -> tuple[dict[str, Fitted], int]:
+def smooth(model: "Model", seen: "dict[int, Moments]", strength: float, peak: float) -> tuple[dict[str, Fitted], int]:
     """Smooth in place; returns, by name, the weights of every measured linear layer, and how many inputs changed.
 
     `seen`: by the weights' buffer. `strength`: 0 leaves all as it is, 0.5 shares evenly. `peak`: times the mean
@@ -51,11 +52,11 @@ def smooth(model: Any, seen: "dict[int, Moments]", strength: float, peak: float)
     held: dict[tuple[tuple[int, ...], int], tuple[int, Fitted]] = {}
     found: dict[str, Fitted] = {}
     for graph in model.subgraphs:
-        groups: dict[int, list[Any]] = {}
+        groups: dict[int, list[Operator]] = {}
         for op in graph.operators:
             if code_of(model, op) == BuiltinOperator.FULLY_CONNECTED and buffer_of(graph, op) in seen:
                 groups.setdefault(inputs_of(op)[0], []).append(op)
-        divided: dict[int, Any] = {}
+        divided: dict[int, Operator] = {}
         own: dict[tuple[int, int], int] = {}
         for tensor, layers in groups.items():
             buffers = tuple(buffer_of(graph, op) for op in layers)
@@ -74,13 +75,13 @@ def smooth(model: Any, seen: "dict[int, Moments]", strength: float, peak: float)
     return found, sum(bool((f != 1).any()) for f, _ in made.values())
 
 
-def buffer_of(graph: Any, op: Any) -> int:
+def buffer_of(graph: "Graph", op: "Operator") -> int:
     """Return the buffer of a linear layer's weights."""
     return int(graph.tensors[inputs_of(op)[1]].buffer)
 
 
 def factors_of(
-    model: Any, graph: Any, layers: list[Any], seen: "Moments", strength: float, peak: float
+    model: "Model", graph: "Graph", layers: "list[Operator]", seen: "Moments", strength: float, peak: float
 ) -> "NDArray[np.float32]":
     """Return what each channel that `layers` read is to be divided by; ones where none has `peak` times the mean."""
     power = np.sqrt(np.diag(seen.second)) + 1e-6
@@ -92,14 +93,14 @@ def factors_of(
     return np.clip(factors, 1 / WIDEST, WIDEST).astype(np.float32)
 
 
-def values_of(model: Any, graph: Any, op: Any) -> "NDArray[np.float32]":
+def values_of(model: "Model", graph: "Graph", op: "Operator") -> "NDArray[np.float32]":
     """Return a linear layer's weights `[out, in]`."""
     values = constant(model, graph.tensors[inputs_of(op)[1]])
     assert values is not None, "only layers with constant weights are measured"
     return values
 
 
-def _divide(model: Any, graph: Any, tensor: int, layers: list[Any], inverse: int) -> Any:
+def _divide(model: "Model", graph: "Graph", tensor: int, layers: "list[Operator]", inverse: int) -> "Operator":
     """Point `layers` at the divided input; returns the operation that makes it."""
     from ai_edge_litert.schema_py_generated import BuiltinOperator, BuiltinOptions, MulOptionsT, TensorType
 
@@ -113,12 +114,14 @@ def _divide(model: Any, graph: Any, tensor: int, layers: list[Any], inverse: int
     return operation(model, BuiltinOperator.MUL, [tensor, by], made, options)
 
 
-def _fitted(model: Any, graph: Any, op: Any, factors: "NDArray[np.float32]", seen: "Moments") -> tuple[int, Fitted]:
+def _fitted(
+    model: "Model", graph: "Graph", op: "Operator", factors: "NDArray[np.float32]", seen: "Moments"
+) -> tuple[int, Fitted]:
     values = values_of(model, graph, op) * factors
     return add_buffer(model, values), Fitted(values, seen.divided(factors).second)
 
 
-def _weights(graph: Any, op: Any, buffer: int, own: dict[tuple[int, int], int]) -> str:
+def _weights(graph: "Graph", op: "Operator", buffer: int, own: dict[tuple[int, int], int]) -> str:
     """Give a layer the fitted weights in a tensor of their own, once where layers share them; returns its name."""
     given, old, *rest = inputs_of(op)
     if (old, buffer) not in own:
@@ -131,5 +134,5 @@ def _weights(graph: Any, op: Any, buffer: int, own: dict[tuple[int, int], int]) 
     return text(graph.tensors[made].name)
 
 
-def _after(op: Any, divided: dict[int, Any]) -> list[Any]:
+def _after(op: "Operator", divided: "dict[int, Operator]") -> "list[Operator]":
     return [divided[t] for t in outputs_of(op) if t in divided]

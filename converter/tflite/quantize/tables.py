@@ -1,11 +1,14 @@
 """Embedding tables in int8 or int4, one scale a row: more than half of a small model."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from converter.tflite.file import add_buffer, add_tensor, code_of, constant, inputs_of, outputs_of, shape_of, text
 from converter.tflite.positions import operation
+
+if TYPE_CHECKING:
+    from converter.tflite.schema import Graph, Model, Operator, Tensor
 
 LARGE = 4096
 """Rows from which scales are looked up beside the rows. A runtime wants a zero point of 8 bytes beside every scale in a
@@ -22,7 +25,7 @@ CLIPPED = tuple(float(x) for x in np.linspace(0.5, 1.0, 21))
 it, a table in int4 turned three times as many answers of MiniLM."""
 
 
-def quantize_tables(model: Any, bits: int = 8) -> list[str]:
+def quantize_tables(model: "Model", bits: int = 8) -> list[str]:
     """Quantize every float table that many rows are looked up in; returns their names.
 
     In 4 bits it is those of many rows: the small ones weigh nothing.
@@ -53,7 +56,7 @@ def quantize_tables(model: Any, bits: int = 8) -> list[str]:
 class _Table:
     """One table in `bits`, as two buffers at most: the rows, and their scales where there are many."""
 
-    def __init__(self, model: Any, tensor: Any, bits: int) -> None:
+    def __init__(self, model: "Model", tensor: "Tensor", bits: int) -> None:
         values = constant(model, tensor)
         assert values is not None, "a table is constant"
         self.model, self.width = model, values.shape[1]
@@ -73,7 +76,7 @@ class _Table:
         multiples = multiples.astype(np.int8) if self.rounded else scales.astype(np.float32)
         self.multiples = add_buffer(model, multiples) if self.apart else 0
 
-    def use(self, graph: Any, op: Any, table: Any, rows: int) -> list[Any]:
+    def use(self, graph: "Graph", op: "Operator", table: "Tensor", rows: int) -> "list[Operator]":
         """Turn `table` into this one; returns the operations that follow the look-up."""
         from ai_edge_litert.schema_py_generated import BuiltinOperator, BuiltinOptions, MulOptionsT, TensorType
 

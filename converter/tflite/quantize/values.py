@@ -5,7 +5,7 @@ layer's weights: no operation is added, and rows have a scale each when they are
 """
 
 from collections import Counter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypeGuard
 
 import numpy as np
 
@@ -17,11 +17,13 @@ from converter.tflite.quantize.smooth import buffer_of, factors_of, values_of
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from converter.tflite.schema import Graph, Model, Operator
+
 HEADS_FIRST = (0, 2, 1, 3)
 """`[text, token, head, channel]` to `[text, head, token, channel]`, and back."""
 
 
-def balance_values(model: Any, graph: Any, seen: dict[int, Moments], strength: float, derived: Derived) -> int:
+def balance_values(model: "Model", graph: "Graph", seen: dict[int, Moments], strength: float, derived: Derived) -> int:
     """Balance in place, exactly; `seen`, by the weights' buffer, gains the new weights. Returns how many layers."""
     makers = {t: op for op in graph.operators for t in outputs_of(op)}
     readers = Counter(t for op in graph.operators for t in inputs_of(op))
@@ -44,41 +46,44 @@ def balance_values(model: Any, graph: Any, seen: dict[int, Moments], strength: f
     return balanced
 
 
-def _value_layer(model: Any, graph: Any, output: Any, makers: dict[int, Any], readers: Counter[int]) -> Any | None:
+def _value_layer(
+    model: "Model", graph: "Graph", output: "Operator", makers: "dict[int, Operator]", readers: Counter[int]
+) -> "Operator | None":
     """Return the layer that makes the values whose sums `output` reads, its channels in the same order; else None."""
-    found = output if _is_layer(model, graph, output) else None
+    if not _is_layer(output, model, graph):
+        return None
+    found = output
     for name in ("RESHAPE", "TRANSPOSE", "BATCH_MATMUL", "TRANSPOSE", "RESHAPE", "FULLY_CONNECTED"):
-        if found is None:
+        given = inputs_of(found)[1 if is_kind(found, "BATCH_MATMUL", model) else 0]
+        maker = makers.get(given) if readers[given] == 1 else None
+        if maker is None or not is_kind(maker, name, model) or not _keeps_channels(model, graph, maker):
             return None
-        given = inputs_of(found)[1 if is_kind(model, found, "BATCH_MATMUL") else 0]
-        found = makers.get(given) if readers[given] == 1 else None
-        if found is None or not is_kind(model, found, name) or not _keeps_channels(model, graph, found):
-            return None
+        found = maker
     width = shape_of(graph.tensors[outputs_of(found)[0]])[-1:]
     same = width == shape_of(graph.tensors[inputs_of(output)[0]])[-1:]
-    return found if same and _is_layer(model, graph, found) else None
+    return found if same and _is_layer(found, model, graph) else None
 
 
-def _is_layer(model: Any, graph: Any, op: Any) -> bool:
-    if not is_kind(model, op, "FULLY_CONNECTED") or op.builtinOptions.fusedActivationFunction:
+def _is_layer(op: "Operator | None", model: "Model", graph: "Graph") -> "TypeGuard[Operator]":
+    if not is_kind(op, "FULLY_CONNECTED", model) or op.builtinOptions.fusedActivationFunction:
         return False
     return all(constant(model, graph.tensors[t]) is not None for t in inputs_of(op)[1:] if t >= 0)
 
 
-def _keeps_channels(model: Any, graph: Any, op: Any) -> bool:
+def _keeps_channels(model: "Model", graph: "Graph", op: "Operator") -> bool:
     """Whether a step between values and output leaves heads and their channels in their order."""
     given, *rest = inputs_of(op)
     before, after = shape_of(graph.tensors[given]), shape_of(graph.tensors[outputs_of(op)[0]])
-    if is_kind(model, op, "TRANSPOSE"):
+    if is_kind(op, "TRANSPOSE", model):
         order = constant(model, graph.tensors[rest[0]])
         return order is not None and tuple(order.ravel()) == HEADS_FIRST
-    if is_kind(model, op, "RESHAPE"):
+    if is_kind(op, "RESHAPE", model):
         apart, joined = (before, after) if len(before) == 4 else (after, before)
         return len(apart) == 4 and joined[-1] == apart[-1] * apart[-2]
-    return not is_kind(model, op, "BATCH_MATMUL") or not op.builtinOptions.adjY
+    return not is_kind(op, "BATCH_MATMUL", model) or not op.builtinOptions.adjY
 
 
-def _scale(model: Any, graph: Any, layer: Any, by: "NDArray[np.float32]", derived: Derived) -> None:
+def _scale(model: "Model", graph: "Graph", layer: "Operator", by: "NDArray[np.float32]", derived: Derived) -> None:
     """Multiply the weights `[out, in]` of a layer; where `by` is a column, its bias as well."""
     given, weights, *rest = inputs_of(layer)
     key = int(graph.tensors[weights].buffer)

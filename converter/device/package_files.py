@@ -41,7 +41,7 @@ def tables_of(source: "TorchModel") -> Tables:
 
 
 @dataclass(frozen=True)
-class Beside:
+class PackageFiles:
     """The files of one package that are not the model."""
 
     folder: Path
