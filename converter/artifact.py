@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from converter.errors import SourceError, StageFailed
-from converter.graphs import MODEL, GraphSpec, ModelFacts, Run
+from converter.graphs import MODEL, CacheFacts, GraphSpec, ModelFacts, Run
 
 if TYPE_CHECKING:
     import torch
@@ -97,6 +97,8 @@ class TorchModel(Artifact):
     """What pruning has left; None for an unpruned model."""
     source_ids: tuple[int, ...] | None = None
     """The id in the source of every token that trimming has left, by its id now; None: the source's own vocabulary."""
+    cache: CacheFacts | None = None
+    """What a model that writes text keeps between tokens; None for an encoder."""
 
     @property
     def config(self) -> Any:
@@ -105,7 +107,8 @@ class TorchModel(Artifact):
     @property
     def specs(self) -> Mapping[str, GraphSpec]:
         """What each graph takes and gives, by the graph's name."""
-        return self.task.graphs(ModelFacts.of(self.tokenizer, self.input_names, embeds=self.head is not None))
+        facts = ModelFacts.of(self.tokenizer, self.input_names, embeds=self.head is not None, cache=self.cache)
+        return self.task.graphs(facts)
 
     @property
     def prompt_facts(self) -> dict[str, str | None] | None:
@@ -130,7 +133,14 @@ class TorchModel(Artifact):
         return made.hexdigest()
 
     def graphs(self) -> "Mapping[str, torch.nn.Module]":
-        """Return what is measured and exported, by name: named int inputs to a dict of named float32 outputs."""
+        """Return what is measured and exported, by name, to a dict of named float32 outputs.
+
+        An encoder takes its inputs by name, a model that writes text a dict of them.
+        """
+        if self.cache is not None:
+            from converter.generate.modules import graph_modules
+
+            return graph_modules(self.module)
         from converter.forward import Forward
 
         return {MODEL: Forward(self)}

@@ -39,7 +39,7 @@ def read_text(recipe: "Recipe", source: "TorchModel", progress: Progress) -> Rec
     builtin = builtin_examples(source)
     return RecipeText(
         given,
-        choose_probes(given.judged, builtin, recipe.n_probes),
+        choose_probes(given.judged, builtin, min(recipe.n_probes, source.task.most_texts or recipe.n_probes)),
         calibration_texts(given.calibration, builtin, len(given.calibration) + len(builtin)),
     )
 

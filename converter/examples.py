@@ -50,7 +50,8 @@ class Encoding:
     it: an encoder has one, the sequence, and it is taken from `input_ids` where nothing is given. `word_ids` and
     `offsets` (characters, per token) are there for tags and spans; `sequence_ids` tells the question (0) from the
     context (1), None for special tokens. `masked` pairs each mask's position with the token id behind it (-1: not
-    known).
+    known). `answer` is what the source writes after it (about it, for an encoder-decoder): token ids, int64 `[steps]`,
+    without a start token; None where nothing is known of that.
     """
 
     inputs: dict[str, "NDArray[np.int64]"]
@@ -60,11 +61,12 @@ class Encoding:
     truncated: bool = False
     masked: tuple[tuple[int, int], ...] = ()
     lengths: Mapping[str, int] = field(default_factory=dict)
+    answer: "NDArray[np.int64] | None" = None
 
     def __post_init__(self) -> None:
         if not self.lengths:
             object.__setattr__(self, "lengths", {SEQUENCE: len(self.inputs["input_ids"])})
-        for name, ids in self.inputs.items():
+        for name, ids in self.inputs.items() if self.answer is None else ():
             if len(ids) not in self.lengths.values():
                 raise ValueError(f"{name} has {len(ids)} positions, which is the length of no axis: {self.lengths}")
 

@@ -127,6 +127,20 @@ class GraphSpec:
 
 
 @dataclass(frozen=True)
+class CacheFacts:
+    """What the graphs of a model that writes text are declared by; all of it is read off one call of the model."""
+
+    sizes: Mapping[str, tuple[int, int]]
+    """Heads and head size of each tensor of the cache, in the order that graphs list them."""
+    vocabulary: int
+    """Rows of the embedding table: token ids are below this."""
+    width: int = 0
+    """Of the states that a decoder reads of its encoder; 0 for a causal model."""
+    position_ids: bool = True
+    """A causal model takes them."""
+
+
+@dataclass(frozen=True)
 class ModelFacts:
     """What a task must know of one model, besides its configuration, to declare its graphs."""
 
@@ -139,14 +153,23 @@ class ModelFacts:
     """Token ids are below this."""
     embeds: bool = False
     """It has a sentence head: an embedding of the whole text comes out too."""
+    cache: CacheFacts | None = None
+    """Of a model that writes text."""
 
     @classmethod
-    def of(cls, tokenizer: Any, inputs: tuple[str, ...] | None = None, *, embeds: bool = False) -> "ModelFacts":
+    def of(
+        cls,
+        tokenizer: Any,
+        inputs: tuple[str, ...] | None = None,
+        *,
+        embeds: bool = False,
+        cache: CacheFacts | None = None,
+    ) -> "ModelFacts":
         """Read them off a tokenizer; `inputs` None: those that it says its model takes."""
         found = tuple(n for n in ENCODER_INPUTS if n in tokenizer.model_input_names) if inputs is None else inputs
         pad = 0 if tokenizer.pad_token_id is None else int(tokenizer.pad_token_id)
         side: Side = "left" if tokenizer.padding_side == "left" else "right"
-        return cls(found, pad, side, max(2, len(tokenizer)), embeds)
+        return cls(found, pad, side, max(2, len(tokenizer)), embeds, cache)
 
 
 ENCODER_INPUTS: Mapping[str, TensorSpec] = {

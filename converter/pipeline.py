@@ -90,11 +90,12 @@ def run_recipe(
         ExportError: where nothing could be made at all. A failing target does not raise: it is in the result.
 
     """
-    from converter.model_folder.given import load_model
+    from converter.model_folder.given import load_model, with_usual_precisions
 
     missing = _missing_runtimes(recipe)
     with Output(out, force=force, wait=wait, note=progress.note) as output:
         source = load_model(recipe, progress)
+        recipe = with_usual_precisions(recipe, source)
         check_options(recipe, source)
         ctx, proof = _contexts(recipe, source, output, progress)
         _note_builtin_text(recipe, ctx)
@@ -144,6 +145,8 @@ def check_options(recipe: "Recipe", source: TorchModel) -> None:
     for target, precision in zip(recipe.targets, recipe.precisions, strict=True):
         choices = tried(target, precision)
         for one in choices:
+            if source.cache is not None:
+                target.refuse_writer(one.name, source.task.name)
             for target_stage in target.stages(one.name, one.options, source):
                 # What one of several candidates refuses is told beside the others that were made.
                 if len(choices) == 1:

@@ -52,6 +52,8 @@ class ChosenPrecision:
 
     name: str
     options: Mapping[str, Any] = field(default_factory=dict)
+    named: bool = field(default=True, compare=False)
+    """The user named it; else it is the target's default."""
 
     def __str__(self) -> str:
         return self.name + (":" + ",".join(f"{k}={v}" for k, v in self.options.items()) if self.options else "")
@@ -270,7 +272,8 @@ def _precisions(table: Mapping[str, Any], targets: "list[Target]", where: str) -
     _known_targets(table, targets, where)
     made = []
     for target in targets:
-        value = table.get(target.name, table.get(target.name.replace("-", "_"), next(iter(target.menu()))))
+        value = table.get(target.name, table.get(target.name.replace("-", "_")))
+        named, value = value is not None, next(iter(target.menu())) if value is None else value
         name, options = _precision(value, f"{where}.{target.name}")
         if name == AUTO and options:
             raise RecipeError(
@@ -280,7 +283,7 @@ def _precisions(table: Mapping[str, Any], targets: "list[Target]", where: str) -
             raise RecipeError(
                 f"{target.name} has no precision {name!r}", where=where, hint=nearest(name, (*target.menu(), AUTO))
             )
-        made.append(ChosenPrecision(name, options))
+        made.append(ChosenPrecision(name, options, named))
     return tuple(made)
 
 

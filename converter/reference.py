@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from converter.errors import SourceError
-from converter.examples import Encoding, Example, pad_batch
-from converter.graphs import GraphSpec, Run, run_graphs
+from converter.examples import Encoding, Example
+from converter.graphs import GraphSpec, Run
 from converter.task import Judged
 
 if TYPE_CHECKING:
@@ -58,7 +58,11 @@ class Reference:
 
 
 def torch_run(model: "TorchModel") -> Run:
-    """Return a function that runs a graph of `model` on int64 batches `[batch, length]`."""
+    """Return a function that runs a graph of `model` on int64 batches `[batch, length]` (and a cache, in float32)."""
+    if model.cache is not None:
+        from converter.generate.modules import torch_graphs_run
+
+        return torch_graphs_run(model.module)
     import torch
 
     graphs = {name: graph.eval() for name, graph in model.graphs().items()}
@@ -94,16 +98,13 @@ def feed_of(
     model: "TorchModel", encodings: Sequence[Encoding], lengths: Mapping[str, int] | None = None
 ) -> dict[str, "NDArray[np.int64]"]:
     """Stack encodings into what the graphs take: another tokenizer (a shipped one) may give more than that."""
-    made: dict[str, NDArray[np.int64]] = {}
-    for spec in model.specs.values():
-        made |= pad_batch(encodings, spec, lengths)
-    return made
+    return model.task.feed(model.specs, encodings, lengths)
 
 
 def run_probe(model: "TorchModel", probe: Probe, run: Run) -> Judged:
     """Run one text alone at its natural length."""
     specs = model.specs
-    outputs = run_graphs(specs, run, feed_of(model, [probe.encoding]))
+    outputs = model.task.answer(specs, run, feed_of(model, [probe.encoding]))
     return Judged(probe.example, probe.encoding, own_outputs(outputs, 0, probe.encoding, model.task, specs))
 
 
@@ -129,7 +130,7 @@ def judge_batched(
         while len(made) < len(order):
             rows = _next_batch(order[len(made) :], probes)
             specs = model.specs
-            outputs = run_graphs(specs, run, feed_of(model, [probes[i].encoding for i in rows]))
+            outputs = model.task.answer(specs, run, feed_of(model, [probes[i].encoding for i in rows]))
             for row, i in enumerate(rows):
                 example, encoding = probes[i].example, probes[i].encoding
                 made[i] = Judged(example, encoding, own_outputs(outputs, row, encoding, model.task, specs))
@@ -171,10 +172,22 @@ def capture_reference(
         SourceError: the source itself answers NaN or infinity; the text is named.
 
     """
-    probes = encode_probes(model, windows_of(model, examples))
-    judged = judge(model, probes, torch_run(model), progress, "Running the source model")
+    probes, run = encode_probes(model, windows_of(model, examples)), torch_run(model)
+    if model.cache is not None:
+        probes = _continued(model, probes, run, progress)
+    judged = judge(model, probes, run, progress, "Running the source model")
     _refuse_nan(judged)
     return _scored(model, judged, [e for e in evaluation or examples if e.label is not None], progress, notes)
+
+
+def _continued(model: "TorchModel", probes: Sequence[Probe], run: Run, progress: "Progress") -> tuple[Probe, ...]:
+    """Let the source write an answer to each text: everything after it is held to these."""
+    made, specs = [], model.specs
+    with progress.task("The source model writes", total=len(probes)) as ticker:
+        for probe in probes:
+            made.append(Probe(probe.example, model.task.continued(specs, run, probe.encoding)))
+            ticker.advance()
+    return tuple(made)
 
 
 def _scored(

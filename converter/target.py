@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from converter.errors import UsageError
 from converter.precision import Limits, Precision
 from converter.registry import quantizers
 
@@ -95,6 +96,8 @@ class Target(ABC):
     """The order of its menu, its default first; quantizers that are not named here come before `none`."""
     auto: ClassVar[tuple[str, ...]] = ()
     """What `auto` tries, as typed behind `--quantize`; empty: the whole menu but `none`."""
+    writes: ClassVar[tuple[str, ...]] = ()
+    """Precisions in which it packs models that write text; empty: it packs none of them."""
     default: ClassVar[bool] = False
     """A run that names no target makes this one; one target has it."""
     timed: ClassVar[bool] = False
@@ -133,6 +136,27 @@ class Target(ABC):
     @abstractmethod
     def open(self, folder: Path, specs: "Mapping[str, GraphSpec]", threads: int = 1) -> Runner:
         """Open the package in its runtime. Works on a folder alone: no source model is needed."""
+
+    def refuse_writer(self, precision: str, task: str) -> None:
+        """Raise for a model that writes text where this target does not pack it, or not in this precision.
+
+        Raises:
+            UsageError: says in what it can be had.
+
+        """
+        if precision in self.writes:
+            return
+        if not self.writes:
+            raise UsageError(
+                f"{self.name} packages of models for {task} come later",
+                where="--target",
+                hint="--target cpu-int8 --quantize none",
+            )
+        raise UsageError(
+            f"{self.name} packages models for {task} as {' or '.join(self.writes)}; {precision} comes later",
+            where="--quantize",
+            hint=f"--quantize {self.writes[0]}",
+        )
 
     def limits(self, precision: str) -> Limits:
         """Return how far a package of this precision may be from its source."""

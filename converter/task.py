@@ -3,12 +3,13 @@
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from converter.examples import Encoding, Example, Label
-from converter.graphs import GraphSpec, Kind, ModelFacts, TensorSpec, encoder_graph
+from converter.examples import Encoding, Example, Label, pad_batch
+from converter.graphs import GraphSpec, Kind, ModelFacts, Run, TensorSpec, encoder_graph, run_graphs
 
 if TYPE_CHECKING:
     import torch
@@ -53,6 +54,8 @@ class Task(ABC):
     """A text that is longer is read in overlapping windows, whose answers are put together."""
     has_labels: ClassVar[bool] = False
     """Its logits are classes that the configuration names."""
+    most_texts: ClassVar[int | None] = None
+    """Texts that are compared at most, whatever the recipe says; None: as many as it says."""
 
     def __init__(self, config: Any, prompt: str = "") -> None:
         self.config = config
@@ -66,6 +69,35 @@ class Task(ABC):
     def graphs(self, facts: ModelFacts) -> Mapping[str, GraphSpec]:
         """Declare the graphs of a model of this configuration, in the order in which they run: an encoder has one."""
         return encoder_graph(facts, self.outputs)
+
+    def read_folder(self, folder: Path, tokenizer: Any, max_length: int) -> None:  # noqa: B027 - most need nothing
+        """Read what a model's folder, or a package, says beside its configuration.
+
+        Raises:
+            SourceError: it says what cannot be followed.
+
+        """
+
+    def feed(
+        self, specs: Mapping[str, GraphSpec], encodings: Sequence[Encoding], lengths: Mapping[str, int] | None = None
+    ) -> "dict[str, NDArray[np.int64]]":
+        """Stack texts into what `answer` takes, as long as the longest of them, or as `lengths` says by axis."""
+        made: dict[str, NDArray[np.int64]] = {}
+        for spec in specs.values():
+            made |= pad_batch(encodings, spec, lengths)
+        return made
+
+    def answer(self, specs: Mapping[str, GraphSpec], run: Run, feed: "Mapping[str, NDArray[np.int64]]") -> Outputs:
+        """Run a model on a batch that `feed` made; returns its outputs, batch axis and padding still there."""
+        return run_graphs(specs, run, feed)
+
+    def continued(self, specs: Mapping[str, GraphSpec], run: Run, encoding: Encoding) -> Encoding:
+        """Return a text with what the model writes after it, where it writes text: that is what others are held to."""
+        return encoding
+
+    def idle(self, decisions: Sequence[Any]) -> str | None:
+        """Return why agreement with these decisions would prove nothing, where their number does not tell; or None."""
+        return None
 
     @property
     def client_class(self) -> str:

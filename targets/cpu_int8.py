@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from converter.artifact import Artifact, Bundle, TorchModel
 from converter.binding import bind
-from converter.graphs import MODEL, GraphSpec
+from converter.graphs import GraphSpec
 from converter.onnx.export import ExportOnnx
 from converter.onnx.model import OnnxModel
 from converter.onnx.package import emit_onnx, find_models, usage
@@ -33,6 +33,7 @@ class CpuInt8(Target):
     own = (unquantized(Limits(max_error=1e-4, agreement=0.999, stability=0.999)),)
     precisions = ("static", "dynamic", "none")
     auto = ("static", "dynamic")
+    writes = ("none",)
     default = True
     timed = True
 
@@ -58,7 +59,9 @@ class CpuInt8(Target):
         """Return no check, as a user may ask for weights without the bound, but what the file is safe on."""
         from converter.onnx.accumulators import instruction_sets
 
-        return [], {"instruction_sets": instruction_sets(bundle.folder / bundle.files[MODEL])}
+        # Of a model in float32 alone, as all that write text are, one file says what any of them would.
+        first = next(iter(bundle.files.values()))
+        return [], {"instruction_sets": instruction_sets(bundle.folder / first)}
 
     def product_weights(self, bundle: Bundle) -> "Iterator[NDArray[Any]]":
         from converter.onnx.weights import product_weights

@@ -256,3 +256,39 @@ def make_m2m100_tokenizer(folder: Any, kind: str = "bpe") -> Any:
     )
     tokenizer.save_pretrained(folder)
     return tokenizer
+
+
+def save_causal(folder: Any, family: str = "gpt2") -> Any:
+    """Save a causal model with a byte-level tokenizer that has no pad token, as GPT-2's has none; returns `folder`."""
+    import transformers
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+    from tests.tiny import SENTENCES
+
+    end = "<|endoftext|>"
+    core: Any = Tokenizer(models.BPE())
+    core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    core.decoder = decoders.ByteLevel()
+    letters = pre_tokenizers.ByteLevel.alphabet()
+    core.train_from_iterator(
+        SENTENCES, trainers.BpeTrainer(vocab_size=400, special_tokens=[end], initial_alphabet=letters)
+    )
+    tokenizer = transformers.PreTrainedTokenizerFast(tokenizer_object=core, bos_token=end, eos_token=end)
+    folder.mkdir(parents=True, exist_ok=True)
+    model = make_text_model(family, vocab_size=len(tokenizer), bos_token_id=0, eos_token_id=0)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def save_marian(folder: Any) -> Any:
+    """Save a translator as opus-mt has it: SentencePiece files, no tokenizer.json, pad as start; returns `folder`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    tokenizer = make_marian_tokenizer(folder)
+    size, pad, end = len(tokenizer.get_vocab()), tokenizer.pad_token_id, tokenizer.eos_token_id
+    special = {"pad_token_id": pad, "eos_token_id": end, "decoder_start_token_id": pad, "forced_eos_token_id": end}
+    model = make_text_model("marian", vocab_size=size, decoder_vocab_size=size, **special)
+    for name, value in {**special, "bad_words_ids": [[pad]]}.items():
+        setattr(model.generation_config, name, value)
+    model.save_pretrained(folder)
+    return folder

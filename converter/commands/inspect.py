@@ -51,6 +51,9 @@ def lines(folder: str, manifest: Mapping[str, Any]) -> list[str]:
     times = _table(gate, "milliseconds")
     if "package" in times:
         made.append(f"  latency     {milliseconds(times['package'])} (source {milliseconds(times.get('source'))})")
+    written = _table(_table(gate, "facts"), "generation")
+    if "tokens_per_second" in written:
+        made.append(f"  writes      {written['tokens_per_second']} tokens/s, one text at a time, one thread")
     made += [
         f"  {check['status']:8}  {check['name']}: {check.get('detail') or number(check.get('value'))}"
         for check in gate.get("checks", [])

@@ -85,6 +85,12 @@ class Terminal:
             self._out.write(text + "\n")
             self._out.flush()
 
+    def stream(self, text: str) -> None:
+        """Write a piece of text to stdout at once. A reader that has gone is no error."""
+        with contextlib.suppress(BrokenPipeError):
+            self._out.write(text)
+            self._out.flush()
+
     def say(self, text: str) -> None:
         """Write a line to stderr, unless `quiet`."""
         if not self.quiet:

@@ -127,6 +127,11 @@ def _rows() -> tuple[dict[str, Any], ...]:
     return tuple(json.loads(line) for line in content.splitlines())
 
 
+def builtin_sentences() -> tuple[str, ...]:
+    """Return our own sentences, whatever a vocabulary makes of them."""
+    return tuple(row["text"] for row in _of_kind("text"))
+
+
 def _of_kind(kind: str) -> Iterable[dict[str, Any]]:
     return (row for row in _rows() if row["kind"] == kind)
 

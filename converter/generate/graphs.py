@@ -65,6 +65,11 @@ def decoder_of(specs: Mapping[str, GraphSpec]) -> GraphSpec:
     return specs[DECODER] if DECODER in specs else specs[MODEL]
 
 
+def in_order(specs: Mapping[str, GraphSpec]) -> dict[str, GraphSpec]:
+    """Return graphs in the order in which they run: an encoder before its decoder."""
+    return {name: specs[name] for name in sorted(specs, key=lambda name: name != ENCODER)}
+
+
 def cache_names(spec: GraphSpec) -> dict[str, str]:
     """Return the output that becomes each cache input at the next step, by that input."""
     names = [n for n in spec.input_names if n.startswith(PAST_PREFIX)]

@@ -21,7 +21,7 @@ from converter.generate.graphs import (
     causal_graphs,
     encoder_decoder_graphs,
 )
-from converter.graphs import MODEL, GraphSpec, Run
+from converter.graphs import MODEL, CacheFacts, GraphSpec, Run
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -129,11 +129,23 @@ def graph_specs(model: Any, *, pad_id: int = 0) -> dict[str, GraphSpec]:
         SourceError: the model keeps something else than keys and values between tokens.
 
     """
-    vocabulary = int(model.get_input_embeddings().weight.shape[0])
-    cache, width = _measure(model)
+    facts = cache_facts(model)
     if model.config.is_encoder_decoder:
-        return encoder_decoder_graphs(cache, vocabulary, pad_id, width)
-    return causal_graphs(cache, vocabulary, pad_id, position_ids=takes_positions(model))
+        return encoder_decoder_graphs(facts.sizes, facts.vocabulary, pad_id, facts.width)
+    return causal_graphs(facts.sizes, facts.vocabulary, pad_id, position_ids=facts.position_ids)
+
+
+def cache_facts(model: Any) -> CacheFacts:
+    """Return what the graphs of a model are declared by, read off one call of it.
+
+    Raises:
+        SourceError: the model keeps something else than keys and values between tokens.
+
+    """
+    sizes, width = _measure(model)
+    rows = int(model.get_input_embeddings().weight.shape[0])
+    causal = not model.config.is_encoder_decoder
+    return CacheFacts(sizes, rows, width, position_ids=causal and takes_positions(model))
 
 
 def takes_positions(model: Any) -> bool:

@@ -10,10 +10,14 @@ from converter.registry import task_class, task_names
 ENCODERS = ("bert", "distilbert", "roberta", "xlm-roberta", "albert", "electra", "mpnet", "deberta-v2", "modernbert")
 ANY_TASK = "feature-extraction"
 """What every encoder can do, whatever head it has."""
+CONTINUES, ANSWERS, TRANSLATES = "text-generation", "text2text-generation", "translation"
+"""Tasks of models that write text."""
+TRANSLATORS = ("marian", "m2m_100", "mbart", "fsmt", "nllb-moe")
+"""Encoder-decoders that are trained to translate, and nothing else."""
 
 
 def check_model_type(raw: Mapping[str, Any], where: str) -> None:
-    """Refuse what is no text encoder, and what transformers does not know.
+    """Refuse what neither reads nor writes text, and what transformers does not know.
 
     Raises:
         SourceError: says what the model is, and what can be exported.
@@ -27,10 +31,29 @@ def check_model_type(raw: Mapping[str, Any], where: str) -> None:
             f"config.json names the unknown model_type {kind!r}", where=where, hint=nearest(str(kind), ENCODERS)
         )
     other = _other_than_encoder(kind)
-    if other is not None:
+    if other is not None and _writes(raw) is None:
+        named = _architecture(raw)
         raise SourceError(
-            f"{kind} is {other}; this version exports encoders", where=where, hint=f"encoders: {', '.join(ENCODERS)}"
+            f"{kind} is {other}, and {named or 'no architecture'} is none of its classes that write text",
+            where=where,
+            hint=f"exported are encoders ({', '.join(ENCODERS)}), and models that write text: their config.json names "
+            "a class …ForCausalLM, …LMHeadModel, …ForConditionalGeneration or MarianMTModel",
         )
+
+
+def _writes(raw: Mapping[str, Any]) -> str | None:
+    """Return the task of a model that writes text, by its class; None for any other, and for its encoder alone."""
+    from transformers.models.auto import modeling_auto as auto
+
+    kind, architecture = str(raw.get("model_type")), _architecture(raw)
+    if auto.MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES.get(kind) == architecture:
+        return TRANSLATES if kind in TRANSLATORS else ANSWERS
+    continues = architecture.endswith(("ForCausalLM", "LMHeadModel"))
+    # An encoder that was saved with a causal head (BertLMHeadModel) has no file that says how it generates.
+    masked = kind in auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES
+    if continues and not masked and auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.get(kind) == architecture:
+        return CONTINUES
+    return None
 
 
 def _other_than_encoder(kind: str) -> str | None:
@@ -62,7 +85,8 @@ def choose_task(raw: Mapping[str, Any], wanted: str | None, *, sentence: str | N
 
     """
     architecture = _architecture(raw)
-    found = _task_of(architecture)
+    written = _writes(raw)
+    found = written or _task_of(architecture)
     if wanted is None:
         if sentence == RERANKER:
             return "text-classification"
@@ -76,6 +100,8 @@ def choose_task(raw: Mapping[str, Any], wanted: str | None, *, sentence: str | N
             )
         return found
     name = task_class(wanted).name
+    if written is not None or name in (CONTINUES, ANSWERS, TRANSLATES):
+        return _task_of_writer(name, written, architecture, where)
     # A config that names no head of ours proves nothing: whether the weights hold the wanted one is seen on loading.
     if found is not None and name not in {found, ANY_TASK}:
         raise UsageError(
@@ -86,6 +112,17 @@ def choose_task(raw: Mapping[str, Any], wanted: str | None, *, sentence: str | N
     return name
 
 
+def _task_of_writer(wanted: str, own: str | None, architecture: str, where: str) -> str:
+    """An encoder-decoder may be asked for either of its tasks; nothing else is another's."""
+    if wanted == own or (own in (ANSWERS, TRANSLATES) and wanted in (ANSWERS, TRANSLATES)):
+        return wanted
+    raise UsageError(
+        f"the model is not for {wanted}: its config names {architecture or 'no class'}",
+        where=where,
+        hint=f"its own task: {own}" if own else "a model that writes text names a class such as GPT2LMHeadModel",
+    )
+
+
 def _architecture(raw: Mapping[str, Any]) -> str:
     named = raw.get("architectures") or []
     first = named if isinstance(named, str) else next(iter(named), "")
@@ -93,7 +130,7 @@ def _architecture(raw: Mapping[str, Any]) -> str:
 
 
 def _task_of(architecture: str) -> str | None:
+    ends = {task_class(n).architecture: n for n in task_names() if task_class(n).kind == "encoder"}
     if architecture.endswith("LMHeadModel"):
         return None
-    ends = {task_class(n).architecture: n for n in task_names()}
     return next((name for end, name in ends.items() if end and architecture.endswith(end)), None)

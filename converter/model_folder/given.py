@@ -45,6 +45,17 @@ def load_model(recipe: "Recipe", progress: "Progress") -> "TorchModel":
     return at_max_length(source, recipe.max_length)
 
 
+def with_usual_precisions(recipe: "Recipe", source: "TorchModel") -> "Recipe":
+    """Return the recipe as it is for this kind of model: a precision that nobody named is one that it can have."""
+    if source.cache is None:
+        return recipe
+    made = [
+        replace(p, name=t.writes[0], options={}) if not p.named and t.writes and p.name not in t.writes else p
+        for t, p in zip(recipe.targets, recipe.precisions, strict=True)
+    ]
+    return replace(recipe, precisions=tuple(made))
+
+
 def at_max_length(source: "TorchModel", wanted: int | None) -> "TorchModel":
     """Return the model that reads at most `wanted` tokens of a text; None: what its task reads at once."""
     limit = source.max_length

@@ -60,6 +60,12 @@ OF_FAMILY: Mapping[str, frozenset[str]] = {
     # Without token types there is nothing to count; the norms have `norm_eps`, how tensors are packed is no matter.
     "mpnet": frozenset({"type_vocab_size"}),
     "modernbert": frozenset({"layer_norm_eps", "repad_logits_with_grad", "unpad_no_grad"}),
+    # Of models that write text, in versions of transformers before 4: unread since.
+    "gpt2": frozenset({"n_special", "predict_special_tokens"}),
+    "t5": frozenset({"n_positions"}),
+    "mt5": frozenset({"n_positions"}),
+    "bart": frozenset({"extra_pos_embeddings", "force_bos_token_to_be_generated", "save_step"}),
+    "marian": frozenset({"extra_pos_embeddings", "save_step"}),
 }
 """Keys that are idle in one family alone, and might not be in another."""
 OF_GENERATION = frozenset(
@@ -71,6 +77,25 @@ OF_GENERATION = frozenset(
 )
 
 
+SETTLED: Mapping[str, Mapping[str, bool]] = {
+    "marian": {
+        "static_position_embeddings": True,
+        "add_bias_logits": False,
+        "add_final_layer_norm": False,
+        "normalize_before": False,
+        "normalize_embedding": False,
+    },
+    "bart": {
+        "static_position_embeddings": False,
+        "add_bias_logits": False,
+        "add_final_layer_norm": False,
+        "normalize_before": False,
+        "normalize_embedding": True,
+    },
+}
+"""What older configurations could choose, and how the class of today is built: any other value is another model."""
+
+
 def is_idle_file(name: str) -> bool:
     return any(fnmatch.fnmatch(name, pattern) for pattern in FILES)
 
@@ -80,5 +105,7 @@ def is_idle_key(key: str, value: Any, family: str) -> bool:
     if value is None or value in ({}, [], ""):
         return True
     if key in KEYS | OF_GENERATION | OF_FAMILY.get(family, frozenset()):
+        return True
+    if SETTLED.get(family, {}).get(key) is value:
         return True
     return any(fnmatch.fnmatch(key, pattern) for pattern in PATTERNS)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from converter.artifact import Provenance, TorchModel
-from converter.errors import ExportError, SourceError
+from converter.errors import ExportError, SourceError, UsageError
 from converter.graphs import MODEL
 from converter.jsonfile import read_table
 from converter.model_folder.adapters import Adapter, find_adapter
@@ -30,6 +30,7 @@ from converter.model_folder.sentence_steps import check_modules, read_head
 from converter.model_folder.shape_map import ShapeMap
 from converter.model_folder.tokenizer import agree_on_inputs, has_tokenizer, load_tokenizer, max_length, prompt_length
 from converter.model_folder.weights import check_weights
+from converter.model_folder.writing_tokenizer import load_writing_tokenizer
 from converter.registry import task_class
 
 if TYPE_CHECKING:
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     from converter.task import Task
 
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+ADAPTER_WEIGHTS = "adapter_model.safetensors"
 TRANSFORMER = SentenceModule("Transformer", "", "sentence_transformers.models.Transformer", "0")
 WANTED = "a model's folder holds config.json, model.safetensors and a tokenizer"
 
@@ -78,20 +80,23 @@ def _read(folder: Path, name: str, revision: str | None, task: str | None, promp
     wanted = task or (adapter.task if adapter else None)
     kind = choose_task(raw, wanted, sentence=sentence.kind if sentence else None, where=str(encoder))
     module, shape_map = _load_module(encoder, task_class(kind), raw, adapter)
-    tokenizer = load_tokenizer(own if adapter is None or has_tokenizer(own) else encoder, module, sentence)
+    words = own if adapter is None or has_tokenizer(own) else encoder
+    if task_class(kind).kind != "encoder":
+        if prompt is not None:
+            raise UsageError(f"a model for {kind} has no prompts to choose from", where="--prompt", hint="leave it out")
+        writer = task_class(kind)(module.config)
+        tokenizer = load_writing_tokenizer(words, module, causal=writer.kind == "decoder")
+        # How it generates stands beside the weights: an adapter's folder may say nothing of it.
+        writer.read_folder(encoder, tokenizer, max_length(module, tokenizer, None))
+        return _writer(module, writer, tokenizer, folder, _provenance(folder, encoder, own, name, revision, raw))
+    tokenizer = load_tokenizer(words, module, sentence)
     source = TorchModel(
         module=module,
         task=task_class(kind)(module.config),
         tokenizer=tokenizer,
         input_names=agree_on_inputs(module, tokenizer),
         max_length=max_length(module, tokenizer, sentence),
-        provenance=Provenance(
-            id=name,
-            revision=revision,
-            weights_sha256=_hashes(encoder) | ({} if adapter is None else _hashes(own, "adapter_model.safetensors")),
-            licence=_licence(folder),
-            dtype=str(raw.get("dtype") or raw.get("torch_dtype") or "float32"),
-        ),
+        provenance=_provenance(folder, encoder, own, name, revision, raw),
         folder=folder,
         shape_map=shape_map,
     )
@@ -99,6 +104,40 @@ def _read(folder: Path, name: str, revision: str | None, task: str | None, promp
     source.verify()
     _try(source)
     return source
+
+
+def _provenance(
+    folder: Path, encoder: Path, own: Path, name: str, revision: str | None, raw: Mapping[str, Any]
+) -> Provenance:
+    """`own` is where an adapter lies, if there is one: then `encoder`, its base model, is elsewhere."""
+    adapter = _hashes(own, ADAPTER_WEIGHTS) if (own / ADAPTER_WEIGHTS).is_file() else {}
+    return Provenance(
+        id=name,
+        revision=revision,
+        weights_sha256=_hashes(encoder) | adapter,
+        licence=_licence(folder),
+        dtype=str(raw.get("dtype") or raw.get("torch_dtype") or "float32"),
+    )
+
+
+def _writer(
+    module: "torch.nn.Module", task: "Task", tokenizer: Any, folder: Path, provenance: Provenance
+) -> TorchModel:
+    """Return a model that writes text, with the sizes of its cache."""
+    from converter.generate.modules import cache_facts
+
+    made = TorchModel(
+        module=module,
+        task=task,
+        tokenizer=tokenizer,
+        input_names=tuple(tokenizer.model_input_names),
+        max_length=max_length(module, tokenizer, None),
+        provenance=provenance,
+        folder=folder,
+        cache=cache_facts(module),
+    )
+    made.verify()
+    return made
 
 
 def _try(source: TorchModel) -> None:

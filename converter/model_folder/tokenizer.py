@@ -26,8 +26,10 @@ def has_tokenizer(folder: Path) -> bool:
     return any((folder / name).is_file() for name in (*FILES, *OTHER_FILES))
 
 
-def load_tokenizer(folder: Path, module: "torch.nn.Module", sentence: "SentenceFolder | None") -> Any:
-    """Load the tokenizer of `folder` in its fast form.
+def load_tokenizer(
+    folder: Path, module: "torch.nn.Module", sentence: "SentenceFolder | None", *, needs_pad: bool = True
+) -> Any:
+    """Load the tokenizer of `folder` in its fast form; `needs_pad`: refuse one that cannot pad.
 
     Raises:
         SourceError: there is none, or it is not this model's; says what to do.
@@ -51,7 +53,7 @@ def load_tokenizer(folder: Path, module: "torch.nn.Module", sentence: "SentenceF
     if not has_tokenizer(folder):  # transformers makes one of special tokens alone
         raise missing
     _check_vocabulary(tokenizer, module.get_input_embeddings().weight.shape[0], folder)  # type: ignore[operator]
-    if tokenizer.pad_token_id is None:
+    if needs_pad and tokenizer.pad_token_id is None:
         raise refusal("tokenizer-without-padding", folder)
     if sentence is not None and sentence.lower_case:
         _lower_text(tokenizer)

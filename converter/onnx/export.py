@@ -39,8 +39,13 @@ class ExportOnnx(Stage[TorchModel, OnnxModel]):
 
     name = "export.onnx"
     summary = "PyTorch to ONNX float32"
+    takes = ("encoder", "decoder", "encoder-decoder")
 
     def run(self, given: TorchModel, ctx: Context) -> Outcome[OnnxModel]:
+        if given.cache is not None:
+            from converter.onnx.text_export import export_text
+
+            return export_text(given, ctx, self.opset)
         from converter.onnx.rewrites.order import EXPORTED, soundness_of
         from converter.onnx.write import write_onnx
 

@@ -65,12 +65,13 @@ def _verify_onnx(path: Path, spec: GraphSpec) -> None:
     found = tuple(i.name for i in inputs)
     if found != spec.input_names:
         raise StageFailed(f"ONNX inputs are {found}, wanted {spec.input_names}")
-    for value in inputs:
+    kinds = {"int64": onnx.TensorProto.INT64, "float32": onnx.TensorProto.FLOAT}
+    for value, tensor in zip(inputs, spec.inputs, strict=True):
         dims = [d.dim_param or d.dim_value for d in value.type.tensor_type.shape.dim]
-        if not all(isinstance(d, str) for d in dims):
+        if not all(isinstance(d, str) or d == axis for d, axis in zip(dims, tensor.axes, strict=True)):
             raise StageFailed(f"ONNX input {value.name} has the fixed shape {dims}, wanted dynamic batch and length")
-        if value.type.tensor_type.elem_type != onnx.TensorProto.INT64:
-            raise StageFailed(f"ONNX input {value.name} is not int64")
+        if value.type.tensor_type.elem_type != kinds[tensor.dtype]:
+            raise StageFailed(f"ONNX input {value.name} is not {tensor.dtype}")
     for value in model.graph.output:
         if value.type.tensor_type.elem_type != onnx.TensorProto.FLOAT:
             raise StageFailed(f"ONNX output {value.name} is not float32")

@@ -25,9 +25,19 @@ def emit_onnx(given: OnnxModel, source: TorchModel, folder: Path, menu: Mapping[
     for name, path in given.files.items():
         shutil.copyfile(path, folder / files[name])
     write_model_files(source, folder, {"transformers.js_config": {"dtype": precision.client_dtype}})
+    if source.cache is not None:
+        _write_settings(source, folder)
     if source.sentence is not None:
         _name_model(folder, files[MODEL], source.max_length)
     return Bundle(folder, files, source)
+
+
+def _write_settings(source: TorchModel, folder: Path) -> None:
+    """Write how the model generates, where clients look for it."""
+    from converter.generate.read_settings import FILE
+
+    task: Any = source.task
+    write_json(folder / FILE, dict(task.generation_table))
 
 
 def _name_model(folder: Path, file: str, max_length: int) -> None:
@@ -60,7 +70,12 @@ def find_models(folder: Path, graphs: Collection[str] = (MODEL,)) -> dict[str, P
 
 def usage(bundle: Bundle, provider: str) -> str:
     """Return the Markdown that shows three ways to call the package (four where it makes embeddings)."""
-    source, file = bundle.source, bundle.files[MODEL]
+    source = bundle.source
+    if source.cache is not None:
+        from converter.onnx.writing_usage import writing_usage
+
+        return writing_usage(bundle)
+    file = bundle.files[MODEL]
     spec = source.specs[MODEL]
     runtime = WINDOWS_USAGE if source.task.windowed else RUNTIME_USAGE
     parts = [runtime, OPTIMUM_USAGE, JAVASCRIPT_USAGE, *([SENTENCE_USAGE] if source.head is not None else [])]

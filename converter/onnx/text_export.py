@@ -9,11 +9,14 @@ from converter.errors import StageFailed
 from converter.generate.graphs import DECODER, ENCODER, PAST_ENCODER, PAST_PREFIX, TOTAL
 from converter.graphs import BATCH, ENCODER_SEQUENCE, MODEL, PAST, SEQUENCE, GraphSpec, TensorSpec
 from converter.onnx.export import OPSET, eager_attention, first_cause, quiet_exporter
-from converter.onnx.model import MAX_IR_VERSION
+from converter.onnx.model import MAX_IR_VERSION, OnnxModel
 
 if TYPE_CHECKING:
     import onnx_ir as ir
     import torch
+
+    from converter.artifact import TorchModel
+    from converter.stage import Context, Outcome
 
 SIZES = {BATCH: 2, SEQUENCE: 3, PAST: 5, TOTAL: 8, ENCODER_SEQUENCE: 7, PAST_ENCODER: 4}
 """What the exporter is shown. All differ, or it would take two axes for one."""
@@ -29,6 +32,31 @@ AXES = {
 HEADS = ("num_heads", "head_dim")
 """Names in place of the numbers of heads and their size: Optimum works them out itself, wrongly where the head size is
 not width / heads, unless the file leaves them open."""
+
+
+LONGEST = 1024
+"""Tokens of the longest text that the files are compared with PyTorch on: logits of more fill the memory."""
+
+
+def export_text(given: "TorchModel", ctx: "Context", opset: int) -> "Outcome[OnnxModel]":
+    """Export a model that writes text, and compare its files with PyTorch, with and without a cache.
+
+    Raises:
+        StageFailed: PyTorch cannot export the model, or its file differs by more than 1e-4 of the range of the logits.
+        ResourceLimit: a file would exceed 2 GB.
+
+    """
+    from converter.onnx.text_equality import check_text_graphs
+    from converter.resources import release_memory
+    from converter.stage import Outcome
+
+    with ctx.progress.task("Exporting to ONNX"):
+        files = export_text_graphs(given.module, given.specs, ctx.work / "onnx", opset)
+        release_memory()
+    made = OnnxModel(files, given)
+    with ctx.progress.task("Comparing with PyTorch"):
+        facts = check_text_graphs(given.module, given.specs, made.runs(), min(given.max_length, LONGEST))
+    return Outcome(made, {"opset": opset, "ir_version": MAX_IR_VERSION, **facts})
 
 
 def export_text_graphs(

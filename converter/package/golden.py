@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from converter.errors import PackageDamaged
-from converter.examples import Encoding, Example, pad_batch
+from converter.examples import Encoding, Example
 from converter.graphs import GraphSpec
 from converter.package.manifest import GOLDEN
 from converter.reference import own_outputs, run_probe
@@ -32,6 +32,8 @@ LATER_WINDOWS = 4
 """One golden text in so many is a later window of a long context, where there are any."""
 MAX_VALUES = 2_000_000
 """Numbers of all outputs together (8 MB in float32): token vectors must not outweigh the model."""
+ANSWER, WRITTEN = "answer", "written"
+"""Among a text's ids: the tokens that the source wrote after it, and those that the package wrote on its own."""
 
 
 @dataclass(frozen=True)
@@ -59,11 +61,24 @@ def record_golden(made: "TorchModel", source: "TorchModel", reference: "Referenc
     names = [n for n in reference.output_range if all(n in j.outputs for j in mine)]
     return Golden(
         examples=tuple(replace(p.example, label=None, where="") for p in probes),
-        ids=tuple({n: p.encoding.inputs[n] for n in source.input_names} for p in probes),
+        ids=tuple(
+            {n: p.encoding.inputs[n] for n in source.input_names} | _texts(source, shown, j, runner)
+            for p, j in zip(probes, theirs, strict=True)
+        ),
         package=tuple({n: j.outputs[n] for n in names} for j in mine),
         source=tuple({n: j.outputs[n] for n in names} for j in theirs),
         output_range=dict(reference.output_range),
     )
+
+
+def _texts(source: "TorchModel", shown: "TorchModel", theirs: Judged, runner: "Runner") -> dict[str, Any]:
+    """Return what source and package wrote after a text; nothing where the model writes none."""
+    if source.cache is None:
+        return {}
+    from converter.validate.generation import free_running
+
+    written = free_running(source.task, shown.specs, runner.run, theirs)
+    return {ANSWER: theirs.encoding.answer, WRITTEN: np.asarray(written, dtype=np.int64)}
 
 
 def _only(reference: "Reference", chosen: Sequence[int]) -> "Reference":
@@ -189,12 +204,31 @@ def replay(
     """
     judged, worst = [], 0.0
     for i, encoding in enumerate(encodings):
-        feed = {n: rows for spec in specs.values() for n, rows in pad_batch([encoding], spec).items()}
-        made = run_safely(specs, runner.run, feed, golden.examples[i], encoding.length)
+        if WRITTEN in golden.ids[i]:
+            _check_written(golden, i, task, encoding, runner, specs)
+        feed = task.feed(specs, [encoding])
+        made = run_safely(task, specs, runner.run, feed, golden.examples[i], encoding.length)
         outputs = own_outputs(made, 0, encoding, task, specs)
         worst = max(worst, _change(golden, i, outputs, tolerance))
         judged.append(Judged(golden.examples[i], encoding, outputs))
     return Replay(len(judged), worst, _check_decisions(golden, task, judged))
+
+
+def _check_written(
+    golden: Golden, i: int, task: Task, encoding: Encoding, runner: "Runner", specs: Mapping[str, GraphSpec]
+) -> None:
+    """Let the package write after a text once more: token by token what it wrote when it was sealed."""
+    from converter.validate.generation import free_running
+
+    writer: Any = task
+    found = free_running(writer, specs, runner.run, Judged(golden.examples[i], encoding, {}))
+    wanted = tuple(golden.ids[i][WRITTEN].tolist())
+    if found != wanted:
+        raise PackageDamaged(
+            f"after {shorten(golden.examples[i].text)!r} it writes {writer.written(found)!r}, where it wrote "
+            f"{writer.written(wanted)!r}",
+            hint="results can differ by runtime version and CPU; the manifest names the recorded runtime",
+        )
 
 
 def _check_decisions(golden: Golden, task: Task, judged: Sequence[Judged]) -> int:

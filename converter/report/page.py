@@ -19,6 +19,9 @@ CHECK_TITLES = {
     "finite": "no NaN or infinity",
     "stability": "independent of padding and batch",
     "device": "on the target device",
+    "generation": "text that it writes on its own",
+    "stops": "where its texts end",
+    "perplexity": "perplexity over the source's",
 }
 
 

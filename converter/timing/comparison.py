@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 WARM_UP_RUNS = 3
 LEAST_ROUNDS = 10
+WRITERS = ("text-generation", "text2text-generation", "translation")
 SOURCE, FLOAT32 = "source (PyTorch)", "float32 (ONNX)"
 
 
@@ -63,6 +64,8 @@ def package_entry(folder: Path, threads: int) -> Entry:
     runner: Runner = open_sealed(folder, threads=threads)
     manifest = read_manifest(folder)
     specs = read_specs(folder, manifest)
+    if manifest["task"] in WRITERS:
+        raise _later(str(manifest["task"]), str(folder))
     return Entry(folder.name, runner.run, specs, model_bytes(manifest), runner.lengths, runner.max_batch)
 
 
@@ -83,6 +86,8 @@ def source_entries(model: str, work: Path, threads: int) -> list[Entry]:
     from converter.stage import SILENT, Context, run_stage
 
     source = load_source(resolve_model(model, SILENT))
+    if source.cache is not None:
+        raise _later(source.task.name, model)
     path = work / "onnx" / "model.onnx"
     if not path.is_file():
         run_stage(ExportOnnx(), source, Context(work=work))
@@ -92,6 +97,14 @@ def source_entries(model: str, work: Path, threads: int) -> list[Entry]:
         Entry(SOURCE, torch_run(source), source.specs, source.size_bytes),
         Entry(FLOAT32, runner.run, source.specs, path.stat().st_size),
     ]
+
+
+def _later(task: str, where: str) -> UsageError:
+    return UsageError(
+        f"timing models for {task} by prompt and by token comes later",
+        where=where,
+        hint="plm-export inspect shows how many tokens a second it wrote when it was proven",
+    )
 
 
 def time_beside(entries: Sequence[Entry], batch: int, length: int, seconds: float) -> list[dict[str, Any]]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from converter.examples import Example
-from converter.graphs import GraphSpec, Run, run_graphs
+from converter.graphs import GraphSpec, Run
 from converter.reference import Probe, feed_of, own_outputs
 from converter.task import Judged
 
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from converter.artifact import TorchModel
     from converter.stage import Progress
+    from converter.task import Task
 
 
 class RunFailed(Exception):
@@ -58,7 +59,7 @@ def ask(
     with progress.task(title, total=len(probes)) as ticker:
         for i, probe in enumerate(probes):
             feed = feed_of(model, [probe.encoding])
-            found = run_safely(specs, run, feed, probe.example, probe.encoding.length)
+            found = run_safely(model.task, specs, run, feed, probe.example, probe.encoding.length)
             own = own_outputs(found, 0, probe.encoding, model.task, specs)
             outputs, fault = _sound(own, wanted[i].outputs if wanted else own)
             if fault:
@@ -73,7 +74,12 @@ def shorten(text: str, limit: int = 80) -> str:
 
 
 def run_safely(
-    specs: Mapping[str, GraphSpec], run: Run, feed: "Mapping[str, NDArray[np.int64]]", example: Example, length: int
+    task: "Task",
+    specs: Mapping[str, GraphSpec],
+    run: Run,
+    feed: "Mapping[str, NDArray[np.int64]]",
+    example: Example,
+    length: int,
 ) -> "Mapping[str, NDArray[np.float32]]":
     """Run one batch through the graphs.
 
@@ -82,7 +88,7 @@ def run_safely(
 
     """
     try:
-        return run_graphs(specs, run, feed)
+        return task.answer(specs, run, feed)
     except Exception as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
         raise RunFailed(f"it does not run on {shorten(example.text)!r} ({length} tokens): {reason}") from error

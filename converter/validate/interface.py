@@ -1,6 +1,6 @@
 """Inputs and outputs by name and type, and the tokenizer as it is shipped."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +12,7 @@ from converter.validate.checks import Check, Status
 
 if TYPE_CHECKING:
     from converter.artifact import TorchModel
+    from converter.graphs import TensorSpec
     from converter.reference import Probe, Reference
     from converter.target import Runner, TensorInfo
 
@@ -33,7 +34,7 @@ def dtype_name(spelled: str) -> str:
 def check_inputs(runner: "Runner", source: "TorchModel", dtype: str) -> Check:
     """Callers feed what the tokenizer gives: every input must be one of those, in the type they use."""
     checks = [
-        _check_specs("inputs", _info(runner, name).inputs, set(spec.input_names), set(), dtype)
+        _check_specs("inputs", _info(runner, name).inputs, _dtypes(spec.inputs, dtype), set())
         for name, spec in source.specs.items()
     ]
     return next((c for c in checks if c.status is Status.FAIL), checks[-1])
@@ -41,27 +42,46 @@ def check_inputs(runner: "Runner", source: "TorchModel", dtype: str) -> Check:
 
 def check_outputs(runner: "Runner", source: "TorchModel", reference: "Reference") -> Check:
     """Outputs carry the source's names, in float32. An embedding package may leave the token vectors out."""
-    wanted = set(reference.output_range)
+    if source.cache is not None:
+        checks = [
+            _check_specs("outputs", _info(runner, name).outputs, _dtypes(spec.outputs, "int64"), set())
+            for name, spec in source.specs.items()
+        ]
+        return next((c for c in checks if c.status is Status.FAIL), checks[-1])
     optional = {"last_hidden_state"} if source.head is not None else set()
     *_, last = source.specs
-    return _check_specs("outputs", _info(runner, last).outputs, wanted - optional, optional, "float32")
+    wanted = dict.fromkeys(reference.output_range, "float32")
+    return _check_specs("outputs", _info(runner, last).outputs, wanted, optional)
+
+
+def _dtypes(tensors: "Sequence[TensorSpec]", integers: str) -> dict[str, str]:
+    """Return the type of each tensor, by its name: whole numbers as the target has them."""
+    return {t.name: integers if t.dtype == "int64" else t.dtype for t in tensors}
 
 
 def _info(runner: "Runner", graph: str) -> GraphInfo:
     return runner.graphs.get(graph, GraphInfo((), ()))
 
 
-def _check_specs(name: str, specs: "Sequence[TensorInfo]", needed: set[str], optional: set[str], dtype: str) -> Check:
+def _check_specs(
+    name: str, specs: "Sequence[TensorInfo]", wanted: "Mapping[str, str]", optional: "Collection[str]"
+) -> Check:
+    """`wanted` are types by name; those that are `optional` may be missing."""
     found = [s.name for s in specs]
+    needed = set(wanted) - set(optional)
     for spec in specs:
-        if spec.name not in needed | optional:
+        if spec.name not in needed | set(optional):
             return Check(name, Status.FAIL, detail=f"{spec.name} is unexpected; wanted {_listed(needed)}")
+        dtype = wanted.get(spec.name, "float32")
         if dtype_name(spec.dtype) != dtype:
             return Check(name, Status.FAIL, detail=f"{spec.name} is {dtype_name(spec.dtype)}, wanted {dtype}")
     missing = sorted(needed - set(found))
     if missing or not found:
         return Check(name, Status.FAIL, detail=f"{_listed(missing) or 'everything'} is missing; found {_listed(found)}")
-    return Check(name, Status.PASS, detail=f"{', '.join(found)} in {dtype}")
+    by_type: dict[str, list[str]] = {}
+    for spec in specs:
+        by_type.setdefault(dtype_name(spec.dtype), []).append(spec.name)
+    return Check(name, Status.PASS, detail="; ".join(f"{', '.join(names)} in {t}" for t, names in by_type.items()))
 
 
 def load_tokenizer(folder: Path) -> Any:

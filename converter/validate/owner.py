@@ -85,6 +85,8 @@ def check_owner(
 
     """
     started = time.perf_counter()
+    if source.cache is not None:
+        return _check_writer(source, reference, progress)
     _refuse_unread_inputs(source)
     try:
         library = open_library(source.folder, source.task, source.max_length, prompt)
@@ -109,6 +111,21 @@ def check_owner(
         )
         check = Check(NAME, Status.PASS, worst, TOLERANCE, detail)
     return OwnerVerdict(check, name, call, n_texts, n_batched, side, time.perf_counter() - started)
+
+
+def _check_writer(source: "TorchModel", reference: Reference, progress: "Progress") -> OwnerVerdict:
+    from converter.validate.owner_writing import compare_writing
+
+    started = time.perf_counter()
+    try:
+        found = compare_writing(source, reference, progress)
+    except NotAvailable as reason:
+        return OwnerVerdict(Check(NAME, Status.NOT_RUN, detail=str(reason)))
+    n = len(reference.judged)
+    ties = f" ({found.ties} of them part at two tokens of equal score)" if found.ties else ""
+    detail = f"{found.library} ({found.call}) reads and writes the same tokens for {n} raw texts{ties}"
+    check = Check(NAME, Status.PASS, float(n), float(n), detail)
+    return OwnerVerdict(check, found.library, found.call, n, seconds=time.perf_counter() - started)
 
 
 @dataclass

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from converter.errors import RuntimeMissing
@@ -60,7 +61,7 @@ def evaluate_package(
     if any(c.status is Status.FAIL for c in interface_checks[:2]):
         return unjudged(interface_checks, reference, facts)
     try:
-        made = _judge(target, runner, shown, reference, limits, proof, _float32_run(steps))
+        made = _judge(target, bundle.folder, runner, shown, reference, limits, proof, _float32_run(steps))
     except RunFailed as error:
         return unjudged([Check("runs", Status.FAIL, detail=str(error)), *interface_checks], reference, facts)
     own, found = target.own_checks(bundle, shown, reference, runner, proof)
@@ -85,6 +86,7 @@ def unjudged(checks: Sequence[Check], reference: Reference, facts: dict[str, Any
 
 def _judge(
     target: "Target",
+    folder: Path,
     runner: "Runner",
     source: "TorchModel",
     reference: Reference,
@@ -100,6 +102,13 @@ def _judge(
         check, variations = check_stability(source, sound, runner, reference.output_range, limits, proof.progress)
         checks.append(check)
         facts["stability"] = [asdict(v) for v in variations]
+    if source.cache is not None:
+        from converter.validate.generation import generation_checks
+
+        written, told = generation_checks(
+            source, reference, made.answers.judged, runner.run, folder, limits, proof.progress
+        )
+        checks, facts = [*checks, *written], facts | told
     speed = measure_speed(source, reference.probes, runner.run, proof.progress, float32)
     facts["speed"] = speed.facts
     if runner.lengths:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from converter.graphs import SEQUENCE
+from converter.examples import Encoding
 from converter.reference import feed_of, own_outputs
 from converter.scoring.relative_error import relative_error
 from converter.task import Judged
@@ -101,12 +101,18 @@ def _batched(sample: Sequence[Judged], max_batch: int | None) -> Iterator[tuple[
 
 def _run(source: "TorchModel", rows: Sequence[Judged], length: int, runner: "Runner") -> list[Judged]:
     specs = source.specs
-    feed = feed_of(source, [r.encoding for r in rows], {SEQUENCE: length})
-    outputs = run_safely(specs, runner.run, feed, rows[0].example, length)
+    feed = feed_of(source, [r.encoding for r in rows], _padded_to([r.encoding for r in rows], length))
+    outputs = run_safely(source.task, specs, runner.run, feed, rows[0].example, length)
     return [
         Judged(r.example, r.encoding, own_outputs(outputs, i, r.encoding, source.task, specs))
         for i, r in enumerate(rows)
     ]
+
+
+def _padded_to(encodings: Sequence[Encoding], length: int) -> dict[str, int]:
+    """Return the length of each axis where the longest is `length`: all have as much padding."""
+    longest = {axis: max(e.lengths[axis] for e in encodings) for axis in encodings[0].lengths}
+    return {axis: n + length - max(longest.values()) for axis, n in longest.items()}
 
 
 def _variation(

@@ -25,7 +25,7 @@ def answers_alike(reference: "Reference", task: "Task") -> str | None:
         return "there is only one text to compare"
     if task.distinct(reference.decisions) <= 1:
         return f"the source itself gives the same answer to all {len(reference.judged)} texts"
-    return None
+    return task.idle(reference.decisions)
 
 
 def outputs_constant(reference: "Reference") -> str | None:

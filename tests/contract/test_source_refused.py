@@ -41,7 +41,7 @@ def refused(folder: Path, **options: Any) -> str:
         ({"hidden_act": "gloo"}, "'gloo' is not known"),
         ({"num_attention_heads": 5}, "not a multiple of the number of attention heads"),
         ({"model_type": ["bert"]}, "unknown model_type"),
-        ({"model_type": "qwen2"}, "qwen2 is a causal language model; this version exports encoders"),
+        ({"model_type": "qwen2"}, "qwen2 is a causal language model, and BertForSequenceClassification is none"),
         ({"model_type": "gpt2"}, "gpt2 is a causal language model"),
         ({"model_type": "t5"}, "t5 is an encoder-decoder"),
         ({"model_type": "vit"}, "vit is no text encoder"),

@@ -1,0 +1,128 @@
+"""`plm-export run PACKAGE [TEXT]`: what a package says."""
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from converter.commands.session import Session, json_option, quiet_options
+from converter.commands.verify import packages_in
+from converter.errors import UsageError
+
+if TYPE_CHECKING:
+    from converter.package.answer import Opened
+
+OF_SAMPLING = ("temperature", "top_k", "top_p", "seed")
+OF_WRITERS = ("max_new_tokens", "beams", *OF_SAMPLING)
+
+
+@click.command("run", short_help="Ask a package: continue or translate a text, or show its answer.")
+@click.argument("package", type=click.Path(path_type=Path))
+@click.argument("text", required=False)
+@click.option("--file", type=click.Path(path_type=Path), help="Read the texts from a file, one on each line.")
+@click.option("--pair", metavar="TEXT", help="The second text: the context of a question, the other of two sentences.")
+@click.option("--max-new-tokens", type=int, metavar="N", help="Write at most N tokens.")
+@click.option("--beams", type=int, metavar="N", help="Search with N beams; 1 takes the likeliest token each time.")
+@click.option("--sample", is_flag=True, help="Draw tokens at random instead of taking the likeliest.")
+@click.option("--temperature", type=float, metavar="T", help="With --sample: above 1 more varied, below 1 less.")
+@click.option("--top-k", type=int, metavar="N", help="With --sample: draw from the N likeliest tokens; 0: from all.")
+@click.option("--top-p", type=float, metavar="P", help="With --sample: draw from the likeliest that hold this share.")
+@click.option("--seed", type=int, metavar="N", help="With --sample: the same seed writes the same text.")
+@click.option("--threads", type=click.IntRange(1), default=1, show_default=True, help="Number of threads.")
+@json_option
+@quiet_options
+@click.pass_obj
+def run(
+    session: Session,
+    package: Path,
+    text: str | None,
+    file: Path | None,
+    pair: str | None,
+    sample: bool,  # noqa: FBT001 - click's signature
+    threads: int,
+    max_new_tokens: int | None,
+    beams: int | None,
+    temperature: float | None,
+    top_k: int | None,
+    top_p: float | None,
+    seed: int | None,
+) -> int:
+    """Ask PACKAGE about TEXT, through the files that it ships. Without TEXT, each line of stdin is a text.
+
+    A model that writes text prints it as it comes; others print their label, tags, span, words or vector.
+    """
+    from converter.package.answer import open_for_answers
+
+    values = (max_new_tokens, beams, temperature, top_k, top_p, seed)
+    given: dict[str, Any] = {n: v for n, v in zip(OF_WRITERS, values, strict=True) if v is not None}
+    if sample and (beams or 1) > 1:
+        raise UsageError("it searches or it samples", where="--beams", hint="leave --beams or --sample out")
+    # Beams search where the model's own folder would sample, and the other way round.
+    given |= {"sample": True, "beams": 1} if sample else {"sample": False} if beams else {}
+    texts = _texts(text, file)
+    folder = _only_package(package)
+    terminal = session.terminal
+    with terminal.hushed():
+        opened = open_for_answers(folder, threads=threads)
+        _refuse_unused(opened, given, pair)
+        rows = [_ask(session, opened, one, pair, given) for one in texts]
+        if terminal.json:
+            session.print_json(rows[0] if len(rows) == 1 else rows)
+    return 0
+
+
+def _ask(session: Session, opened: "Opened", text: str, pair: str | None, given: dict[str, Any]) -> dict[str, Any]:
+    terminal = session.terminal
+    if opened.writes:
+        show = (lambda _: None) if terminal.json else terminal.stream
+        written = opened.write(text, opened.settings(given), show)
+        if not terminal.json:
+            terminal.stream("\n")
+        return {"text": text, "written": written}
+    found = opened.answer(text, pair)
+    if not terminal.json:
+        terminal.result(str(found["answer"]))
+    return {"text": text, **({"pair": pair} if pair is not None else {}), **found}
+
+
+def _texts(text: str | None, file: Path | None) -> list[str]:
+    if text is not None and file is not None:
+        raise UsageError("give a text or --file, not both", where="--file")
+    if text is not None:
+        return [text]
+    if file is None:
+        if sys.stdin is None or sys.stdin.isatty():
+            raise UsageError("there is no text", hint='plm-export run PACKAGE "Good morning", or --file FILE')
+        read = sys.stdin.read()
+    else:
+        try:
+            read = file.read_text(encoding="utf-8")
+        except FileNotFoundError:
+            raise UsageError("there is no such file", where=str(file)) from None
+        except UnicodeDecodeError:
+            raise UsageError("it is not text in UTF-8", where=str(file)) from None
+    lines = [line for line in read.splitlines() if line.strip()]
+    if not lines:
+        raise UsageError("there is no text in it", where=str(file or "stdin"))
+    return lines
+
+
+def _only_package(package: Path) -> Path:
+    found = packages_in(package)
+    if len(found) > 1:
+        names = ", ".join(str(path) for path in found)
+        raise UsageError(f"there are several packages in it: {names}", where=str(package), hint="name one of them")
+    return found[0]
+
+
+def _refuse_unused(opened: "Opened", given: dict[str, Any], pair: str | None) -> None:
+    if opened.writes and pair is not None:
+        raise UsageError(f"a model for {opened.task.name} reads one text", where="--pair", hint="leave it out")
+    drawn = [name for name in OF_SAMPLING if name in given]
+    if opened.writes and drawn and not opened.settings(given).sample:
+        flag = "--" + drawn[0].replace("_", "-")
+        raise UsageError("the likeliest token is taken each time, nothing is drawn", where=flag, hint="add --sample")
+    if not opened.writes and given:
+        flag = "--" + next(iter(given)).replace("_", "-")
+        raise UsageError(f"a model for {opened.task.name} writes no text", where=flag, hint="leave it out")

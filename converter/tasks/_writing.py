@@ -1,0 +1,244 @@
+"""What all models that write text share: they are judged by the next token at every step of the source's own answer."""
+
+from abc import ABC
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from converter.data.encode import encode_text
+from converter.data.probes import ODD_TEXTS, even_sample
+from converter.errors import DataError, SourceError, UsageError
+from converter.examples import Encoding, Example, pad_batch
+from converter.generate.forcing import forced_logits
+from converter.generate.graphs import DECODER, causal_graphs, encoder_decoder_graphs
+from converter.generate.languages import target_languages
+from converter.generate.loop import generate
+from converter.generate.read_settings import FILE, read_settings, table_of_settings
+from converter.generate.settings import GenerationSettings
+from converter.graphs import (
+    BATCH,
+    ENCODER_SEQUENCE,
+    SEQUENCE,
+    VOCABULARY,
+    GraphSpec,
+    ModelFacts,
+    Run,
+    TensorSpec,
+)
+from converter.jsonfile import read_table
+from converter.task import Judged, Outputs, Task
+
+if TYPE_CHECKING:
+    import torch
+    from numpy.typing import NDArray
+
+    from converter.data.probes import BuiltinText
+
+STEPS = 16
+"""Tokens that the source writes after each text, at most."""
+FROM_CACHE = 8
+"""Tokens at the end of a text that are fed behind the others, so that what they see of them is the cache."""
+TEXTS = 32
+"""Built-in texts that are continued."""
+IDLE = ("_from_model_config", "transformers_version")
+"""Keys of generation_config.json that say who wrote it."""
+ANSWER = "decoder_input_ids"
+"""What an encoder-decoder is fed of its answer, the start token first."""
+
+
+class Writing(Task, ABC):
+    """A model that writes text, token by token.
+
+    The reference is the source's own greedy continuation, kept in the encoding. Outputs are the logits at each step of
+    it, decisions the most likely token there: all of it is fed, so that one wrong token does not make the rest differ.
+    """
+
+    auto_class = "AutoModelForCausalLM"
+    metric_name = "perplexity"
+    most_texts = 48
+    settings = GenerationSettings()
+    generation_table: Mapping[str, Any] = {}
+    """What a package's generation_config.json says: that of the folder, with what older folders say elsewhere."""
+    _tokenizer: Any = None
+
+    @property
+    def outputs(self) -> tuple[TensorSpec, ...]:
+        return (TensorSpec("logits", "float32", (BATCH, SEQUENCE, VOCABULARY)),)
+
+    @property
+    def causal(self) -> bool:
+        return self.kind == "decoder"
+
+    def graphs(self, facts: ModelFacts) -> Mapping[str, GraphSpec]:
+        cache = facts.cache
+        if cache is None:
+            raise ValueError("the sizes of a model's cache are read off the model, not off its configuration")
+        if self.causal:
+            return causal_graphs(cache.sizes, cache.vocabulary, facts.pad_id, position_ids=cache.position_ids)
+        return encoder_decoder_graphs(cache.sizes, cache.vocabulary, facts.pad_id, cache.width)
+
+    def read_folder(self, folder: Path, tokenizer: Any, max_length: int) -> None:
+        settings = read_settings(folder, context=max_length)
+        if settings.pad_id is None and tokenizer.pad_token_id is not None:
+            settings = replace(settings, pad_id=int(tokenizer.pad_token_id))
+        if not self.causal and settings.start_id is None:
+            raise SourceError(
+                "the model does not say which token its answers start with",
+                where=str(folder),
+                hint="its generation_config.json needs decoder_start_token_id",
+            )
+        spoken = [language for language in target_languages(tokenizer).values() if not language.mark]
+        if not self.causal and spoken and settings.forced_bos_id is None:
+            raise SourceError(
+                f"the model writes {len(spoken)} languages, and nothing says which one is wanted",
+                where=str(folder),
+                hint="put the token of the language into a copy of generation_config.json, as forced_bos_token_id",
+            )
+        self.settings, self._tokenizer = settings, tokenizer
+        self.generation_table = _carried(folder, self.config) | table_of_settings(settings)
+
+    @property
+    def judged_settings(self) -> GenerationSettings:
+        """Return how texts are continued to judge by: greedy, by the model's own rules, `STEPS` tokens at most."""
+        return greedy(self.settings)
+
+    def builtin_text(self, text: "BuiltinText") -> tuple[Example, ...]:
+        """A model that continues gets the first half of each text; edge cases without a token are left out."""
+        ordinary = even_sample(text.texts(), TEXTS)
+        if self.causal:
+            ordinary = tuple(replace(e, text=_first_half(e.text)) for e in ordinary)
+        edges = [e for e in text.text_edges() if e.text in ODD_TEXTS.values()]
+        return (*ordinary, *(e for e in edges if len(self._ids_of(text.model.tokenizer, e.text))))
+
+    def _ids_of(self, tokenizer: Any, text: str) -> list[int]:
+        return list(tokenizer(self.prompt + text, verbose=False)["input_ids"])
+
+    def encode(self, tokenizer: Any, example: Example, max_length: int) -> Encoding:
+        """Tokenize what is continued or translated; a causal model's text leaves room for an answer.
+
+        Raises:
+            DataError: the text has no token, and the model none that texts begin with.
+
+        """
+        limit = max(1, max_length - STEPS) if self.causal else max_length
+        made = encode_text(tokenizer, replace(example, pair=None), limit, self.prompt)
+        ids = made.inputs["input_ids"]
+        if not len(ids):
+            first = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
+            if first is None:
+                raise DataError("a text without a token cannot be continued", where=example.where)
+            ids = np.array([first], dtype=np.int64)
+        inputs = {"input_ids": ids, "attention_mask": np.ones_like(ids)}
+        return self.with_answer(Encoding(inputs, truncated=made.truncated), None)
+
+    def with_answer(self, encoding: Encoding, answer: "NDArray[np.int64] | None") -> Encoding:
+        """Return a text with what is written after it: the last token of it is asked for, and not fed."""
+        given, steps = len(encoding.inputs["input_ids"]), 1 if answer is None else len(answer)
+        lengths = {SEQUENCE: given + steps - 1} if self.causal else {ENCODER_SEQUENCE: given, SEQUENCE: steps}
+        return replace(encoding, answer=answer, lengths=lengths)
+
+    def prompt_of(self, encoding: Encoding) -> "dict[str, NDArray[np.int64]]":
+        """Return the text alone, as a batch of one."""
+        return {n: rows[None] for n, rows in encoding.inputs.items()}
+
+    def continued(self, specs: Mapping[str, GraphSpec], run: Run, encoding: Encoding) -> Encoding:
+        settings = self.judged_settings
+        (answer,) = generate(run, specs, self.prompt_of(encoding), settings).texts(settings)
+        return self.with_answer(encoding, np.asarray(answer, dtype=np.int64))
+
+    def feed(
+        self, specs: Mapping[str, GraphSpec], encodings: Sequence[Encoding], lengths: Mapping[str, int] | None = None
+    ) -> "dict[str, NDArray[np.int64]]":
+        first = next(iter(specs.values()))
+        ids = next(t for t in first.inputs if t.name == "input_ids")
+        mask = replace(ids, name="attention_mask", fill=0)
+        answer = replace(ids, name=ANSWER, axes=(BATCH, SEQUENCE))
+        spec = GraphSpec("text", (ids, mask) if self.causal else (ids, mask, answer), ())
+        return pad_batch([self._fed(e) for e in encodings], spec, lengths)
+
+    def _fed(self, encoding: Encoding) -> Encoding:
+        """Return the ids that are fed of a text and its answer."""
+        ids, written = encoding.inputs["input_ids"], encoding.answer
+        rest = np.zeros(0, dtype=np.int64) if written is None else written[:-1]
+        if self.causal:
+            fed = np.concatenate([ids, rest])
+            return Encoding({"input_ids": fed, "attention_mask": np.ones_like(fed)}, lengths=encoding.lengths)
+        start = np.array([self.settings.start_id], dtype=np.int64)
+        inputs = {"input_ids": ids, "attention_mask": np.ones_like(ids), ANSWER: np.concatenate([start, rest])}
+        return Encoding(inputs, lengths=encoding.lengths)
+
+    def answer(self, specs: Mapping[str, GraphSpec], run: Run, feed: "Mapping[str, NDArray[np.int64]]") -> Outputs:
+        length = feed[ANSWER if DECODER in specs else "input_ids"].shape[1]
+        cut = max(1, length - FROM_CACHE)
+        return {"logits": forced_logits(run, specs, feed, feed.get(ANSWER), (cut,))}
+
+    def compared(self, outputs: Outputs, encoding: Encoding) -> Outputs:
+        """Keep the logits at the steps of the answer."""
+        steps = 1 if encoding.answer is None else len(encoding.answer)
+        return {"logits": outputs["logits"][-steps:].copy()}
+
+    def decisions(self, judged: Sequence[Judged]) -> list[Any]:
+        return [tuple(int(i) for i in j.outputs["logits"].argmax(axis=-1)) for j in judged]
+
+    def same(self, wanted: Any, found: Any) -> float:
+        return float(np.mean([a == b for a, b in zip(wanted, found, strict=True)])) if wanted else 1.0
+
+    def idle(self, decisions: Sequence[Any]) -> str | None:
+        """A model that repeats one token, or that ends at once, is matched by one that ignores its input."""
+        if all(len(tokens) == 1 for tokens in decisions):
+            return f"the source itself ends at once on all {len(decisions)} texts"
+        if len({token for tokens in decisions for token in tokens}) == 1:
+            return "the source itself writes one and the same token throughout"
+        return None
+
+    def describe(self, decision: Any, example: Example) -> str:
+        return self.written(decision)
+
+    def written(self, tokens: Sequence[int]) -> str:
+        """Return tokens as text."""
+        if self._tokenizer is None:
+            return "tokens " + ", ".join(map(str, tokens))
+        return str(self._tokenizer.decode(list(tokens), skip_special_tokens=False))
+
+    def metric(self, judged: Sequence[Judged]) -> dict[str, float]:
+        """No score as yet: references for BLEU and the like are not read."""
+        return {}
+
+    def chance(self, examples: Sequence[Example]) -> float:
+        return 0.0
+
+    def soft_loss(
+        self,
+        student: Mapping[str, "torch.Tensor"],
+        teacher: Mapping[str, "torch.Tensor"],
+        attention_mask: "torch.Tensor",
+        temperature: float,
+    ) -> "torch.Tensor":
+        raise UsageError(f"training a model for {self.name} is not supported yet")
+
+    def hard_loss(
+        self, outputs: Mapping[str, "torch.Tensor"], batch: Sequence[tuple[Example, Encoding]]
+    ) -> "torch.Tensor | None":
+        raise UsageError(f"training a model for {self.name} is not supported yet")
+
+
+def _carried(folder: Path, config: Any) -> dict[str, Any]:
+    """Return what generation_config.json of a folder says, and the token that texts begin with: clients look there."""
+    path = folder / FILE
+    table = read_table(path) if path.is_file() else {}
+    first = getattr(config, "bos_token_id", None)
+    known = {} if first is None else {"bos_token_id": first}
+    return known | {k: v for k, v in table.items() if k not in IDLE and v is not None}
+
+
+def greedy(settings: GenerationSettings, steps: int = STEPS) -> GenerationSettings:
+    """Return settings that choose the likeliest token, `steps` times at most; the model's rules stay in force."""
+    return replace(settings, sample=False, beams=1, max_new_tokens=steps)
+
+
+def _first_half(text: str) -> str:
+    words = text.split()
+    return " ".join(words[: max(1, len(words) // 2)]) if words else text

@@ -1,0 +1,325 @@
+"""Models that write text, from a folder to a sealed package: what is proven, what is refused, what must be seen."""
+
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from converter.api import convert, verify
+from converter.artifact import Bundle, TorchModel
+from converter.errors import ExportError, PackageDamaged, SourceError, UsageError
+from converter.package.manifest import model_files, read_manifest
+from converter.reference import Reference
+from converter.stage import SILENT
+from converter.validate.checks import Check, Status
+from tests.tiny_text import save_causal, save_marian
+
+CAUSAL, TRANSLATES = "gpt2", "marian"
+MAKERS = {CAUSAL: save_causal, TRANSLATES: save_marian}
+
+
+@dataclass
+class Made:
+    """A tiny model and its package, made by `convert`; do not write into either."""
+
+    folder: Path
+    package: Path
+    checks: dict[str, Check]
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Made]:
+    known: dict[str, Made] = {}
+
+    def make(kind: str) -> Made:
+        if kind not in known:
+            folder = MAKERS[kind](tmp_path_factory.mktemp(kind) / "model")
+            out = tmp_path_factory.mktemp(f"{kind}-out") / "out"
+            # Nobody names a precision: the default is the one that these models can have.
+            (target,) = convert({"model": str(folder), "targets": ["cpu-int8"]}, out).targets
+            assert target.evaluation is not None, target.error
+            checks = {c.name: c for c in target.evaluation.checks}
+            assert target.status is Status.PASS, target.error
+            known[kind] = Made(folder, out / "cpu-int8", checks)
+        return known[kind]
+
+    return make
+
+
+@dataclass
+class Proof:
+    """What a package of the tiny GPT-2 is judged by."""
+
+    source: TorchModel
+    reference: Reference
+
+    def of(self, folder: Path) -> dict[str, Check]:
+        from converter.precision import Limits
+        from converter.validate.owner import OwnerVerdict
+        from converter.validate.package_check import evaluate_package
+        from converter.validate.proof import ProofContext
+        from targets.cpu_int8 import CpuInt8
+
+        bundle = Bundle(folder, model_files(read_manifest(folder)), self.source)
+        owner = OwnerVerdict(Check("owner's library", Status.PASS))
+        context = ProofContext(folder, self.reference, owner)
+        limits = Limits(max_error=1e-4, agreement=0.999, stability=0.999)
+        made = evaluate_package(CpuInt8(), bundle, self.source, limits, context, require_device=False)
+        return {c.name: c for c in made.checks}
+
+
+@pytest.fixture(scope="module")
+def proof(made: Callable[[str], Made]) -> Proof:
+    from converter.data.probes import builtin_examples, choose_probes
+    from converter.model_folder.load import load_source
+    from converter.reference import capture_reference
+
+    source = load_source(str(made(CAUSAL).folder))
+    return Proof(source, capture_reference(source, choose_probes((), builtin_examples(source), 16), SILENT))
+
+
+@pytest.fixture
+def package(made: Callable[[str], Made], tmp_path: Path) -> Path:
+    """A copy of the GPT-2's package that a test may damage."""
+    return Path(shutil.copytree(made(CAUSAL).package, tmp_path / "package"))
+
+
+@pytest.mark.parametrize("kind", [CAUSAL, TRANSLATES])
+def test_a_model_that_writes_text_is_proven_step_by_step_and_running_free(
+    kind: str, made: Callable[[str], Made]
+) -> None:
+    checks = made(kind).checks
+    decided = ("max_error", "agreement", "stability", "generation", "stops", "perplexity", "tokenizer")
+    assert {n: checks[n].status for n in decided} == dict.fromkeys(decided, Status.PASS)
+    assert "generate" in checks["owner's library"].detail
+    assert checks["owner's library"].status is Status.PASS
+
+
+@pytest.mark.parametrize(
+    ("kind", "graphs", "task"),
+    [
+        (CAUSAL, ["onnx/model.onnx"], "text-generation"),
+        (TRANSLATES, ["onnx/decoder_model_merged.onnx", "onnx/encoder_model.onnx"], "translation"),
+    ],
+)
+def test_a_package_has_the_files_that_clients_look_for(
+    kind: str, graphs: list[str], task: str, made: Callable[[str], Made]
+) -> None:
+    folder = made(kind).package
+    assert sorted(p.relative_to(folder).as_posix() for p in folder.glob("onnx/*")) == graphs
+    manifest = read_manifest(folder)
+    assert (manifest["task"], manifest["precision"]) == (task, "none")
+    own = json.loads((folder / "generation_config.json").read_text())
+    assert "eos_token_id" in own
+    assert "pad_token_id" in own
+    assert (folder / "tokenizer.json").is_file()
+    side = json.loads((folder / "tokenizer_config.json").read_text())["padding_side"]
+    assert side == ("left" if kind == CAUSAL else "right")
+
+
+@pytest.mark.parametrize("kind", [CAUSAL, TRANSLATES])
+def test_verify_lets_the_package_write_again(kind: str, made: Callable[[str], Made]) -> None:
+    found = verify(made(kind).package)
+    assert found["golden_texts"] >= 8
+    assert found["same_answers"] == found["golden_texts"]
+
+
+def test_verify_sees_that_a_package_writes_otherwise_than_when_it_was_sealed(made: Callable[[str], Made]) -> None:
+    from converter.package.answer import open_for_answers
+    from converter.package.golden import ANSWER, WRITTEN, read_golden, replay
+
+    folder = made(CAUSAL).package
+    opened, golden = open_for_answers(folder), read_golden(folder)
+    task: Any = opened.task
+    encodings = [
+        task.with_answer(task.encode(opened.tokenizer, e, opened.max_length), ids[ANSWER])
+        for e, ids in zip(golden.examples, golden.ids, strict=True)
+    ]
+    other = replace(golden, ids=tuple(ids | {WRITTEN: ids[WRITTEN][::-1]} for ids in golden.ids))
+    assert replay(golden, task, encodings, opened.runner, opened.specs, 1e-4).n_texts == len(encodings)
+    with pytest.raises(PackageDamaged, match="where it wrote"):
+        replay(other, task, encodings, opened.runner, opened.specs, 1e-4)
+
+
+# What silently goes wrong elsewhere, planted into a package: the gate must see it.
+
+
+def edited(folder: Path) -> Iterator[Any]:
+    import onnx
+
+    path = folder / "onnx" / "model.onnx"
+    model = onnx.load(path)
+    yield model
+    onnx.save(model, path)
+
+
+def read_through(model: Any, name: str, op: str, constant: int) -> None:
+    """Let all that reads the input `name` read `op(name, constant)` instead."""
+    import onnx
+
+    for node in model.graph.node:
+        node.input[:] = [f"{name}.planted" if n == name else n for n in node.input]
+    model.graph.initializer.append(onnx.numpy_helper.from_array(np.array(constant, dtype=np.int64), "planted"))
+    model.graph.node.insert(0, onnx.helper.make_node(op, [name, "planted"], [f"{name}.planted"]))
+
+
+def positions_off_by_one(folder: Path) -> None:
+    for model in edited(folder):
+        read_through(model, "position_ids", "Add", 1)
+
+
+def padding_not_masked(folder: Path) -> None:
+    for model in edited(folder):
+        read_through(model, "attention_mask", "Max", 1)
+
+
+def keys_before_values(folder: Path) -> None:
+    pair = {"present.0.key": "present.0.value", "present.0.value": "present.0.key"}
+    for model in edited(folder):
+        for node in model.graph.node:
+            for names in (node.input, node.output):
+                names[:] = [pair.get(n, n) for n in names]
+
+
+def a_stop_token_ignored(folder: Path) -> None:
+    path = folder / "generation_config.json"
+    table = json.loads(path.read_text())
+    del table["eos_token_id"]
+    path.write_text(json.dumps(table))
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"eos_token_id": None}))
+
+
+@pytest.mark.parametrize(
+    ("plant", "seen"),
+    [
+        (positions_off_by_one, {"max_error", "agreement", "generation"}),
+        (padding_not_masked, {"stability"}),
+        (keys_before_values, {"max_error", "agreement", "generation"}),
+        (a_stop_token_ignored, {"generation", "stops"}),
+    ],
+)
+def test_a_fault_that_is_planted_into_a_package_fails_its_gate(
+    plant: Callable[[Path], None], seen: set[str], package: Path, proof: Proof
+) -> None:
+    plant(package)
+    failed = {name for name, check in proof.of(package).items() if check.status is Status.FAIL}
+    assert seen <= failed
+
+
+def test_the_same_proof_passes_without_a_fault(package: Path, proof: Proof) -> None:
+    checks = proof.of(package)
+    assert {n for n, c in checks.items() if c.status is not Status.PASS} == set()
+
+
+def test_the_source_itself_is_held_to_generate_of_its_owners_library(proof: Proof) -> None:
+    """Our loop with a stop token ignored is not what transformers writes: nothing may be made of that."""
+    from converter.reference import capture_reference
+    from converter.validate.owner import check_owner
+
+    source: Any = replace(proof.source, task=type(proof.source.task)(proof.source.config))
+    task: Any = proof.source.task
+    source.task.settings = replace(task.settings, eos_ids=())
+    reference = capture_reference(source, [j.example for j in proof.reference.judged], SILENT)
+    with pytest.raises(SourceError, match="our loop"):
+        check_owner(source, reference, SILENT)
+
+
+def test_an_answer_of_one_token_or_of_one_repeated_proves_nothing(proof: Proof) -> None:
+    task = proof.source.task
+    assert "ends at once" in str(task.idle([(5,), (7,)]))
+    assert "one and the same token" in str(task.idle([(5, 5, 5), (5, 5)]))
+    assert task.idle([(5, 6), (5, 7)]) is None
+
+
+# What is not there is refused by name, before any work.
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"targets": ["tflite"]}, "tflite packages of models for text-generation come later"),
+        ({"targets": ["ort-gpu"]}, "ort-gpu packages of models for text-generation come later"),
+        ({"targets": ["cpu-int8"], "quantize": {"cpu-int8": "dynamic"}}, "dynamic comes later"),
+        ({"targets": ["cpu-int8"], "quantize": {"cpu-int8": "auto"}}, "comes later"),
+        ({"targets": ["cpu-int8"], "task": "text-classification"}, "not for text-classification"),
+        ({"targets": ["cpu-int8"], "prompt": "query"}, "no prompts to choose from"),
+        ({"targets": ["cpu-int8"], "compress": [{"stage": "prune.structured", "heads": 0.5}]}, "works on encoders"),
+    ],
+)
+def test_what_is_not_there_is_refused_by_name(
+    options: dict[str, Any], said: str, made: Callable[[str], Made], tmp_path: Path
+) -> None:
+    with pytest.raises(ExportError, match=said) as caught:
+        convert({"model": str(made(CAUSAL).folder), **options}, tmp_path / "out")
+    assert isinstance(caught.value, UsageError)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_classifier_of_a_writing_architecture_is_no_writer(made: Callable[[str], Made], tmp_path: Path) -> None:
+    from converter.model_folder.load import load_source
+
+    folder = Path(shutil.copytree(made(CAUSAL).folder, tmp_path / "model"))
+    table = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(table | {"architectures": ["GPT2ForSequenceClassification"]}))
+    with pytest.raises(SourceError, match="none of its classes that write text"):
+        load_source(str(folder))
+
+
+# plm-export run
+
+
+def test_run_writes_what_transformers_writes(made: Callable[[str], Made], capfd: pytest.CaptureFixture[str]) -> None:
+    import torch
+    import transformers
+
+    from converter.commands.cli import run
+
+    folder = made(CAUSAL).folder
+    model = transformers.AutoModelForCausalLM.from_pretrained(folder)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    asked = tokenizer("the old town", return_tensors="pt")
+    with torch.inference_mode():
+        ids = model.generate(**asked, do_sample=False, max_new_tokens=12, pad_token_id=0)[0]
+    wanted = tokenizer.decode(ids[asked["input_ids"].shape[1] :], skip_special_tokens=True)
+    assert run(["run", str(made(CAUSAL).package), "the old town", "--max-new-tokens", "12"]) == 0
+    assert capfd.readouterr().out == f"{wanted}\n"
+
+
+def test_run_takes_a_file_and_answers_in_json(
+    made: Callable[[str], Made], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    from converter.commands.cli import run
+
+    file = tmp_path / "texts.txt"
+    file.write_text("water boils\n\nthe old town\n", encoding="utf-8")
+    assert run(["run", str(made(TRANSLATES).package), "--file", str(file), "--beams", "2", "--json"]) == 0
+    rows = json.loads(capfd.readouterr().out)
+    assert [row["text"] for row in rows] == ["water boils", "the old town"]
+    assert all(row["written"] for row in rows)
+
+
+@pytest.mark.parametrize(
+    ("argv", "said"),
+    [
+        (["--max-new-tokens", "0", "a"], "max_new_tokens is 0"),
+        (["--pair", "b", "a"], "reads one text"),
+        (["word " * 200], "leaves no room for an answer"),
+        (["--sample", "--beams", "3", "a"], "it searches or it samples"),
+        (["--temperature", "2", "a"], "nothing is drawn"),
+        (["a", "--file", "b.txt"], "not both"),
+        (["--file", "nowhere.txt"], "no such file"),
+    ],
+)
+def test_run_refuses_what_cannot_be_written(
+    argv: list[str], said: str, made: Callable[[str], Made], capfd: pytest.CaptureFixture[str]
+) -> None:
+    from converter.commands.cli import run
+
+    assert run(["run", str(made(CAUSAL).package), *argv]) == 2
+    assert said in capfd.readouterr().err
