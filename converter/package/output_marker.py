@@ -38,7 +38,13 @@ class PlaceFindings:
 
 
 def write_marker(folder: Path) -> None:
-    """Write the marker of a finished folder, in one rename: it says what is in the folder, to the byte."""
+    """Write the marker of a finished folder, in one rename: it says what is in the folder, to the byte.
+
+    Empty folders hold nothing that a marker could prove: they are removed.
+    """
+    while empty := [name for name in walk(folder) if name.endswith("/")]:
+        for name in empty:
+            (folder / name).rmdir()
     files = {name: _describe(folder / name) for name in sorted(walk(folder)) if name != MARKER}
     _write(folder, files)
 

@@ -287,3 +287,13 @@ def test_files_of_others_where_checkpoints_are_kept_stay(tmp_path: Path) -> None
     mine.write_text("mine")
     make(tmp_path / "out")
     assert mine.read_text() == "mine"
+
+
+def test_an_output_with_empty_folders_is_finished_and_replaced(tmp_path: Path) -> None:
+    for text in ("first", "second"):
+        with Output(tmp_path / "out", force=True) as output:
+            (output.folder / "package" / "2_Normalize" / "inner").mkdir(parents=True)
+            (output.folder / "package" / "model").write_text(text)
+            output.commit()
+    assert (tmp_path / "out" / "package" / "model").read_text() == "second"
+    assert not (tmp_path / "out" / "package" / "2_Normalize").exists()
