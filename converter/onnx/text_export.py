@@ -46,6 +46,7 @@ def export_text(given: "TorchModel", ctx: "Context", opset: int) -> "Outcome[Onn
         ResourceLimit: a file would exceed 2 GB.
 
     """
+    from converter.onnx.runner import OnnxRunner, open_lean_session
     from converter.onnx.text_equality import check_text_graphs
     from converter.resources import release_memory
     from converter.stage import Outcome
@@ -55,7 +56,11 @@ def export_text(given: "TorchModel", ctx: "Context", opset: int) -> "Outcome[Onn
         release_memory()
     made = OnnxModel(files, given)
     with ctx.progress.task("Comparing with PyTorch"):
-        facts = check_text_graphs(given.module, given.specs, made.runs(), min(given.max_length, LONGEST))
+        # Weights stay in the file: packed by the runtime they would be in memory twice more.
+        runner = OnnxRunner(files, sessions={name: open_lean_session(path) for name, path in files.items()})
+        facts = check_text_graphs(given.module, given.specs, runner.run, min(given.max_length, LONGEST))
+        del runner
+        release_memory()
     return Outcome(made, {"opset": opset, "ir_version": MAX_IR_VERSION, **facts})
 
 
