@@ -36,7 +36,7 @@ from converter.tflite.mediapipe.variant import (
 from converter.tflite.model import TfliteModel
 from converter.tflite.runner import TfliteRunner
 from converter.validate.checks import Check, Status
-from tests.contract.device_packages import make_beside, python_sample
+from tests.contract.device_packages import make_package_files, python_sample
 from tests.tiny import SENTENCES
 
 pytest.importorskip("litert_torch", reason="the extra 'mobile' is not installed")
@@ -107,7 +107,7 @@ def test_odd_names_of_classes_are_read_back_from_everything_that_a_package_holds
     assert wrong_around(package / MEDIAPIPE_FILE, source) == ""
 
     shutil.copyfile(bert.path, package / "model.tflite")
-    made = make_beside(package, source, TfliteRunner(bert.path, source.specs))
+    made = make_package_files(package, source, TfliteRunner(bert.path, source.specs))
     assert python_sample(made).LABELS == ODD
     rows = [r.split("\t") for r in (made.samples / "assets" / "golden.tsv").read_text(encoding="utf-8").splitlines()]
     told = {row[6] for row in rows if row[0] == "text"}

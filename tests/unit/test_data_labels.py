@@ -259,7 +259,7 @@ def test_answers_in_flat_columns_are_read_and_held_to_their_place(tmp_path: Path
     qa = task("question-answering")
     assert labels(path, qa) == [Answer(("1903",), (13,)), Answer((), ())]
     error = refused(write(tmp_path, "b.csv", head + "When?,In 1903.,1903,2,False\n"), qa)
-    assert "does not stand at character 2" in str(error)
+    assert "is not at character 2" in str(error)
 
 
 def test_squad_2_says_what_has_no_answer(tmp_path: Path) -> None:
