@@ -37,7 +37,6 @@ DISTRIBUTIONS = (
     "litert-torch",
     "ai-edge-litert",
     "ai-edge-quantizer",
-    "peft",
 )
 """What can change a package's bytes or answers."""
 
