@@ -15,6 +15,7 @@ import click
 from click_default_group import DefaultGroup
 
 import converter
+from converter.commands.batch import batch
 from converter.commands.bench import bench
 from converter.commands.diff import diff
 from converter.commands.doctor import doctor
@@ -30,7 +31,7 @@ from converter.errors import INTERRUPTED_EXIT_CODE, ExportError, ResourceLimit, 
 
 BUG_EXIT_CODE = 1
 SECONDS_TO_CLEAN_UP = 5.0
-COMMANDS = (export, plan, verify, run_package, inspect, diff, bench, list_names, describe, doctor)
+COMMANDS = (export, batch, plan, verify, run_package, inspect, diff, bench, list_names, describe, doctor)
 
 # Read by libraries at their import, so set before any: no telemetry, no bars, no banners. A user's own setting wins.
 ENVIRONMENT = {

@@ -26,6 +26,7 @@ HEAVY = {
     "sklearn",
     "sentence_transformers",
     "peft",
+    "ray",
 }
 # The building, from the ground up. A room imports what lies below it, and itself: late imports count, imports for
 # type checkers do not. Rooms of one floor do not know each other. Modules at the top of `converter/` are one room
@@ -50,7 +51,7 @@ FLOORS: tuple[tuple[tuple[str, ...], ...], ...] = (
     (("report",), ("timing",)),
     (("device",),),
     (("pipeline",), ("targets",)),
-    (("planning", "api"),),
+    (("planning", "api"), ("fleet",)),
     (("commands",),),
 )
 HEIGHTS = {name: height for height, rooms in enumerate(FLOORS) for room in rooms for name in room}

@@ -1,0 +1,1 @@
+"""Many models in one call: each its own process, here or on a Ray cluster."""

@@ -1,0 +1,84 @@
+"""Files between machines: which a job reads, whether a worker has the same, and folders as one archive."""
+
+import hashlib
+import io
+import tarfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from converter.errors import StageFailed
+
+PATHS = ("model", "calibration", "eval", "label_map")
+STAGE_PATHS = ("corpus", "tokens")
+
+
+def local_paths(recipe: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return the files and folders of this machine that a job reads, each once."""
+    found = [v for key in PATHS if isinstance(v := recipe.get(key), str) and Path(v).is_absolute()]
+    for stage in recipe.get("compress", ()):
+        for key in STAGE_PATHS:
+            value = stage.get(key) if isinstance(stage, Mapping) else None
+            found += [v for v in (value if isinstance(value, list) else [value]) if isinstance(v, str)]
+    return tuple(dict.fromkeys(v for v in found if Path(v).exists()))
+
+
+def with_paths(recipe: Mapping[str, Any], moved: Mapping[str, str]) -> dict[str, Any]:
+    """Return a recipe with every path that has moved at its new place."""
+
+    def new(value: Any) -> Any:
+        if isinstance(value, list):
+            return [new(v) for v in value]
+        if isinstance(value, Mapping):
+            return {k: new(v) for k, v in value.items()}
+        return moved.get(value, value) if isinstance(value, str) else value
+
+    made = new(recipe)
+    assert isinstance(made, dict)
+    return made
+
+
+def path_digest(path: str) -> str | None:
+    """Return the SHA-256 of a file, or of all names and contents in a folder; None where there is none."""
+    top = Path(path)
+    if not top.exists():
+        return None
+    made = hashlib.sha256()
+    for one in _files(top):
+        made.update(f"{one.relative_to(top).as_posix()}\0{one.stat().st_size}\0".encode())
+        with one.open("rb") as opened:
+            made.update(hashlib.file_digest(opened, "sha256").digest())
+    return made.hexdigest()
+
+
+def pack(path: Path, *, without: frozenset[str] = frozenset()) -> bytes:
+    """Return a file or folder as one tar archive; links become the files behind them."""
+    made = io.BytesIO()
+    with tarfile.open(fileobj=made, mode="w", dereference=True) as archive:
+        for one in _files(path):
+            name = one.relative_to(path if path.is_dir() else path.parent).as_posix()
+            if name not in without:
+                archive.add(one, arcname=name, recursive=False)
+    return made.getvalue()
+
+
+def unpack(archive: bytes, folder: Path) -> None:
+    """Write an archive of `pack` into a folder.
+
+    Raises:
+        StageFailed: the archive is damaged, or names something outside the folder.
+
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with tarfile.open(fileobj=io.BytesIO(archive)) as opened:
+            opened.extractall(folder, filter="data")
+    except tarfile.TarError as error:
+        raise StageFailed(f"what a worker has sent cannot be unpacked ({error})", where=str(folder)) from None
+
+
+def _files(top: Path) -> Iterator[Path]:
+    if top.is_file():
+        yield top
+        return
+    yield from (p for p in sorted(top.rglob("*")) if p.is_file())
