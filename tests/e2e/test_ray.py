@@ -62,6 +62,13 @@ def kill(process: "subprocess.Popen[bytes]") -> None:
     process.wait(timeout=30)
 
 
+def await_in_status(address: str, words: str) -> None:
+    status = [sys.executable, "-m", "ray.scripts.scripts", "status", "--address", address]
+    limit = time.monotonic() + 90
+    while words not in subprocess.run(status, env=ENVIRONMENT, capture_output=True, text=True, check=False).stdout:
+        assert time.monotonic() < limit, f"the cluster does not say {words!r}"
+
+
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[tuple[str, dict[str, "subprocess.Popen[bytes]"]]]:
     """A head that runs no job, and two nodes of one CPU each."""
@@ -71,13 +78,10 @@ def cluster() -> Iterator[tuple[str, dict[str, "subprocess.Popen[bytes]"]]]:
     head = node("--head", f"--port={address.rpartition(':')[2]}", "--num-cpus=0", "--include-dashboard=false")
     nodes: dict[str, subprocess.Popen[bytes]] = {}
     try:
-        # A node that comes before its head is ready gives up.
-        status = [sys.executable, "-m", "ray.scripts.scripts", "status", "--address", address]
-        limit = time.monotonic() + 90
-        while subprocess.run(status, env=ENVIRONMENT, capture_output=True, check=False).returncode:
-            assert time.monotonic() < limit, "the head of the cluster has not started"
-        for name in ("one", "two"):
+        await_in_status(address, "Active:")  # a node that comes before its head is ready gives up
+        for i, name in enumerate(("one", "two"), 1):  # two that start at the same moment take each other's ports
             nodes[name] = node(f"--address={address}", "--num-cpus=1")
+            await_in_status(address, f"/{i}.0 CPU")
         yield address, nodes
     finally:
         for one in (*nodes.values(), head):

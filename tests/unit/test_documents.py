@@ -20,6 +20,7 @@ from converter.commands.listing import KINDS, descriptions
 from converter.commands.session import Session
 from converter.commands.terminal import Terminal
 from converter.errors import ExportError, UsageError
+from converter.fleet.jobs import read_jobs
 from converter.recipe import KEYS, bind_recipe
 from converter.registry import stage_class, stage_names
 
@@ -164,9 +165,17 @@ def test_what_is_made_is_in_the_makefile() -> None:
     assert all(re.search(rf"^{line.split()[1]}:", makefile, flags=re.MULTILINE) for line in made)
 
 
-@pytest.mark.parametrize("block", [block for _, kind, block in BLOCKS if kind == "toml"])
+@pytest.mark.parametrize("block", [block for _, kind, block in BLOCKS if kind == "toml" and "[[job]]" not in block])
 def test_recipes_bind(block: str) -> None:
     assert bind_recipe(tomllib.loads(block)).targets
+
+
+@pytest.mark.parametrize("block", [block for _, kind, block in BLOCKS if kind == "toml" and "[[job]]" in block])
+def test_job_files_are_read(block: str, tmp_path: Path) -> None:
+    for name in re.findall(r'"([\w-]+\.toml)"', block):
+        (tmp_path / name).write_text("", encoding="utf-8")
+    (tmp_path / "jobs.toml").write_text(block, encoding="utf-8")
+    assert read_jobs(tmp_path / "jobs.toml")
 
 
 @pytest.mark.parametrize("block", [block for _, kind, block in BLOCKS if kind == "python"])
