@@ -6,16 +6,21 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from converter.bounds.documents import parse_json
+from converter.bounds.files import MEGABYTE, UnfitFileError, read_bounded
 from converter.errors import SourceError
 
+MAX_BYTES = 16 * MEGABYTE
+"""Of a model's configuration, or the index of its weights: one with 100 000 labels, or tensors, has about 8 MB."""
 
-def read_json(path: Path) -> Any:
-    """Read `path`; `SourceError` where it is missing or no JSON."""
+
+def read_json(path: Path, *, limit: int = MAX_BYTES) -> Any:
+    """Read `path`; `SourceError` where it is missing, larger than `limit` bytes, or no JSON that can be read."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+        return parse_json(read_bounded(path, limit))
+    except (FileNotFoundError, NotADirectoryError):
         raise SourceError("the file is missing", where=str(path), hint="download the whole folder again") from None
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (UnfitFileError, OSError) as error:
         raise SourceError(
             f"not a JSON file ({error})", where=str(path), hint="the file is damaged or incomplete"
         ) from None

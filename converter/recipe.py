@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from converter.binding import bind, parse_options, unbind
+from converter.bounds.files import MEGABYTE, UnfitFileError, read_bounded
 from converter.data.names import bind_columns, bind_labels
 from converter.errors import RecipeError, nearest
 from converter.model_folder.samples import is_sample, own_evaluation, resolve_recipe
@@ -36,6 +37,8 @@ KEYS = (
     "target",
     "limits",
 )
+LARGEST = MEGABYTE
+"""Of a recipe: TOML takes long to read where keys are many and dotted."""
 FILE_OPTIONS = ("corpus", "tokens")
 """Options of stages that name files."""
 DEFAULT_PROBES = 400
@@ -128,10 +131,10 @@ def load_recipe_table(path: Path) -> dict[str, Any]:
     """Read a TOML recipe (a file, or `sample:NAME`); relative paths in it are relative to its own folder."""
     path = resolve_recipe(path)
     try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
+        table = tomllib.loads(read_bounded(path, LARGEST).decode())
     except FileNotFoundError:
         raise RecipeError("no such recipe", where=str(path)) from None
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except (OSError, UnfitFileError, UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError, ValueError) as error:
         raise RecipeError(f"not a TOML recipe ({error})", where=str(path)) from None
     for key in ("calibration", "eval"):
         if isinstance(table.get(key), str) and not is_sample(table[key]):
@@ -335,7 +338,9 @@ def _table(table: Mapping[str, Any], key: str, where: str) -> Mapping[str, Any]:
 def _text(table: Mapping[str, Any], key: str, where: str) -> str | None:
     value = table.get(key)
     if value is not None and (not isinstance(value, str) or not value):
-        raise RecipeError(f"wanted text, found {value!r}", where=f"{where}.{key}")
+        raise RecipeError(f"wanted text, found {value!r:.80}", where=f"{where}.{key}")
+    if value is not None and "\0" in value:
+        raise RecipeError("text with a NUL character names nothing", where=f"{where}.{key}")
     return value
 
 

@@ -29,8 +29,8 @@ def diff(session: Session, old: Path, new: Path) -> int:
     else:
         width = max(map(len, changes))
         for key, change in changes.items():
-            terminal.result(
-                f"{key:{width}}  {plain_value(change['old'])} → {plain_value(change['new'])}{_ratio(change)}"
+            terminal.result_lines(
+                [f"{key:{width}}  {plain_value(change['old'])} → {plain_value(change['new'])}{_ratio(change)}"]
             )
     return 0
 

@@ -26,7 +26,7 @@ def inspect(session: Session, package: Path) -> int:
         session.print_json(found[0] if len(found) == 1 else found)
         return 0
     for folder, manifest in manifests.items():
-        session.terminal.result("\n".join(lines(folder, manifest)) + "\n")
+        session.terminal.result_lines((*lines(folder, manifest), ""))
     return 0
 
 

@@ -222,7 +222,7 @@ def _show(found: dict[str, Any], terminal: "Terminal") -> None:
     from rich.table import Table
 
     console = terminal.result_console
-    console.print(f"[bold]{escape(found['name'])}[/]  {escape(found['summary'])}")
+    console.print(f"[bold]{escape(found['name'])}[/]  {escape(found['summary'])}", markup=True)
     console.print(f"usage: {found['usage']}", markup=False)
     if found.get("precisions"):
         console.print(f"precisions: {', '.join(found['precisions'])} (the first is the default)", markup=False)
@@ -236,7 +236,7 @@ def _show(found: dict[str, Any], terminal: "Terminal") -> None:
         table.add_column(title, overflow="fold", no_wrap=title == "option")
     for o in found["options"]:
         cells = (o["name"], option_text(o["default"]), o["type"], range_text(o["low"], o["high"]), o["help"])
-        table.add_row(*map(escape, cells))
+        table.add_row(*cells)
     console.print(table)
 
 

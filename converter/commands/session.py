@@ -26,7 +26,7 @@ class Session:
 
     def print_json(self, document: Any) -> None:
         """Write one JSON document to stdout."""
-        self.terminal.result(json.dumps(document, indent=2, ensure_ascii=False, default=str))
+        self.terminal.document(json.dumps(document, indent=2, ensure_ascii=False, default=str))
 
 
 def _set(name: str) -> Callable[[click.Context, click.Parameter, bool], None]:

@@ -5,8 +5,10 @@ import faulthandler
 import os
 import sys
 import tempfile
-from collections.abc import Iterator
-from typing import IO, TYPE_CHECKING
+from collections.abc import Iterable, Iterator
+from typing import IO, TYPE_CHECKING, Any
+
+from converter.bounds.printable import one_line, printable, printable_json
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -80,28 +82,36 @@ class Terminal:
         return Bars(console) if console.is_terminal and not self.verbose else Lines(self.say)
 
     def result(self, text: str) -> None:
-        """Write to stdout. A reader that has gone (`| head`) is no error."""
+        """Write to stdout what a terminal shows, not obeys. A reader that has gone (`| head`) is no error."""
+        self.stream(text + "\n")
+
+    def result_lines(self, lines: Iterable[str]) -> None:
+        """Write lines to stdout, each on one line whatever names stand in it."""
+        self.result("\n".join(map(one_line, lines)))
+
+    def document(self, text: str) -> None:
+        """Write a JSON document to stdout."""
         with contextlib.suppress(BrokenPipeError):
-            self._out.write(text + "\n")
+            self._out.write(printable_json(text) + "\n")
             self._out.flush()
 
     def stream(self, text: str) -> None:
         """Write a piece of text to stdout at once. A reader that has gone is no error."""
         with contextlib.suppress(BrokenPipeError):
-            self._out.write(text)
+            self._out.write(printable(text))
             self._out.flush()
 
     def say(self, text: str) -> None:
         """Write a line to stderr, unless `quiet`."""
         if not self.quiet:
-            self._write(text)
+            self._write(printable(text))
 
     def error(self, message: str, hint: str = "") -> None:
         """Write the red line, and the line that says what to do next."""
         red, dim, end = ("\033[1;31m", "\033[2m", "\033[0m") if self.colored else ("", "", "")
-        self._write(f"{red}error:{end} {' '.join(message.split())}")
+        self._write(f"{red}error:{end} {one_line(' '.join(message.split()))}")
         if hint:
-            self._write(f"{dim}hint:{end} {' '.join(hint.split())}")
+            self._write(f"{dim}hint:{end} {one_line(' '.join(hint.split()))}")
 
     @property
     def colored(self) -> bool:
@@ -122,12 +132,20 @@ class Terminal:
 
 def _console(stream: IO[str]) -> "Console":
     from rich.console import Console
+    from rich.segment import Segment
+
+    class Plain(Console):
+        """Draws no markup of names, and shows what a terminal would obey."""
+
+        def render(self, renderable: Any, options: Any = None) -> Iterator[Segment]:
+            for segment in super().render(renderable, options):
+                yield segment if segment.control else Segment(printable(segment.text), segment.style)
 
     width = None if stream.isatty() else PLAIN_WIDTH
     if width is None:
         with contextlib.suppress(OSError, ValueError):
             width = os.get_terminal_size(stream.fileno()).columns or None
-    return Console(file=stream, width=width, highlight=False, soft_wrap=False)
+    return Plain(file=stream, width=width, highlight=False, soft_wrap=False, markup=False, emoji=False)
 
 
 def _copy(descriptor: int) -> int:

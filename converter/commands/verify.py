@@ -28,9 +28,9 @@ def verify(session: Session, package: tuple[Path, ...], threads: int) -> int:
             if terminal.json:
                 continue
             if row["status"] == "PASS":
-                terminal.result(f"PASS  {folder}  {_facts(row)}")
+                terminal.result_lines([f"PASS  {folder}  {_facts(row)}"])
             else:
-                terminal.result(f"FAIL  {folder}")
+                terminal.result_lines([f"FAIL  {folder}"])
                 terminal.error(row["error"], row["hint"])
         if terminal.json:
             session.print_json(rows)

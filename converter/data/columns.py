@@ -144,7 +144,7 @@ def as_number(value: Any, what: str) -> float:
     """Return a finite number; `ValueError` where it is none."""
     try:
         number = float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise ValueError(f"the {what} {value!r} is not a number") from None
     if not math.isfinite(number):
         raise ValueError(f"the {what} {value!r} is not a finite number")

@@ -9,7 +9,7 @@ from pathlib import Path
 from converter.errors import DataError
 
 _NUMBER = re.compile(r"^-?\d+(\.\d+)?$")
-LARGEST_CELL = 2**31 - 1
+LARGEST_CELL = 16_000_000
 Lines = Callable[[], Iterable[str]]
 """Opens the file anew and gives its lines, their ends included."""
 

@@ -2,16 +2,18 @@
 
 import contextlib
 import csv
-import json
+from collections import Counter
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from converter.bounds.documents import parse_json
+from converter.bounds.files import MEGABYTE, UnfitFileError, open_regular, read_bounded
 from converter.data.columns import KNOWN, Row, misspelled, texts_of_row
 from converter.data.delimited import read_delimited
 from converter.data.names import check_label_map
-from converter.data.survey import MORE_LABELS, MORE_TAGS, DataOptions, Layout, Located, survey
+from converter.data.survey import MORE_LABELS, MORE_TAGS, MOST_COLUMNS, DataOptions, Layout, Located, survey
 from converter.data.text_lines import read_text_rows
 from converter.errors import DataError
 from converter.examples import Example
@@ -22,6 +24,10 @@ if TYPE_CHECKING:
 LINES = (".txt", ".conll", ".bio", ".iob", ".iob2")
 SUFFIXES = (".txt", ".jsonl", ".json", ".csv", ".tsv", ".conll")
 AS_IT_IS = DataOptions()
+LONGEST_LINE = 16 * MEGABYTE
+LINES_HINT = "a text a line; one JSON object a line (.jsonl); a row a line (.csv, .tsv)"
+LARGEST_JSON, MOST_VALUES = 128 * MEGABYTE, 4_000_000
+"""Of a whole file of JSON, which is read at once; one row a line (.jsonl) may be of any length."""
 
 
 @dataclass(frozen=True)
@@ -113,6 +119,8 @@ def _refusals(path: Path) -> Iterator[None]:
     """Say of which file it was that the table or the disk refused."""
     try:
         yield
+    except UnfitFileError as error:
+        raise DataError(str(error), where=str(path), hint=f"give one file: {', '.join(SUFFIXES)}") from None
     except csv.Error as error:
         raise DataError(f"the table cannot be read ({error})", where=str(path)) from None
     except OSError as error:
@@ -155,8 +163,12 @@ def read_lines(path: Path) -> Iterator[tuple[int, str]]:
         DataError: a byte is no UTF-8; names the line, the byte and what the file may be instead.
 
     """
-    with path.open("rb") as opened:
-        for number, raw in enumerate(opened, 1):
+    with open_regular(path) as opened:
+        for number, raw in enumerate(iter(lambda: opened.readline(LONGEST_LINE + 1), b""), 1):
+            if len(raw) > LONGEST_LINE:
+                raise DataError(
+                    f"the line has more than {LONGEST_LINE // MEGABYTE} MB", where=f"{path}:{number}", hint=LINES_HINT
+                )
             if number == 1 and raw[:2] in {b"\xff\xfe", b"\xfe\xff"}:
                 raise DataError("the file is UTF-16", where=f"{path}:1", hint="save it as UTF-8")
             try:
@@ -178,8 +190,7 @@ def _json_lines(path: Path) -> Iterator[Located]:
 
 def _json_rows(path: Path) -> Iterator[Located]:
     """Read a list of rows, or SQuAD's nesting of `data`, `paragraphs` and `qas`."""
-    content = "".join(line for _, line in read_lines(path))
-    found = _parsed(content, str(path))
+    found = _parsed(read_bounded(path, LARGEST_JSON), str(path))
     rows = found["data"] if isinstance(found, dict) and "data" in found else found
     if not isinstance(rows, list):
         raise DataError(
@@ -203,13 +214,11 @@ def _squad_rows(paragraphs: Iterable[Any], where: str) -> Iterator[Located]:
             yield f"{here}, question {k}", {**row, "context": paragraph.get("context")}
 
 
-def _parsed(text: str, where: str) -> Any:
+def _parsed(content: bytes | str, where: str) -> Any:
     try:
-        return json.loads(text)
-    except json.JSONDecodeError as error:
-        raise DataError(f"not JSON ({error.msg}, column {error.colno})", where=where) from None
-    except RecursionError:
-        raise DataError("nested too deep", where=where) from None
+        return parse_json(content, max_values=MOST_VALUES, byte_order_mark=True)
+    except UnfitFileError as error:
+        raise DataError(f"not JSON ({error})", where=where) from None
 
 
 def _json_row(value: Any, where: str) -> Row:
@@ -242,15 +251,17 @@ def _check_header(columns: list[str], path: Path, known: Collection[str]) -> Non
     where = f"{path}:1"
     if not columns:
         raise DataError("the file is empty", where=str(path))
+    if len(columns) > MOST_COLUMNS:
+        raise DataError(f"the table has {len(columns)} columns, at most {MOST_COLUMNS} are read", where=where)
     if not any(name in known for name in columns):
         raise DataError(
             f"no known column: found {', '.join(c[:40] for c in columns[:8])}",
             where=where,
             hint=_header_hint(columns),
         )
-    twice = [name for name in columns if columns.count(name) > 1 and name in known]
-    if twice:
-        raise DataError(f"two columns are named {twice[0]!r}", where=where)
+    twice = next((name for name, n in Counter(columns).items() if n > 1 and name in known), None)
+    if twice is not None:
+        raise DataError(f"two columns are named {twice!r}", where=where)
 
 
 def _header_hint(columns: list[str]) -> str:

@@ -2,14 +2,18 @@
 
 import ast
 import io
-import json
 import re
 import tokenize
 from itertools import pairwise
 from typing import Any
 
-_BARE_NUMBERS = re.compile(r"^\[\s*(-?\d+(\.\d*)?\s*)*\]$")
+from converter.bounds.documents import parse_json
+from converter.bounds.files import UnfitFileError
+
+_BARE_NUMBERS = re.compile(r"^\[\s*(-?\d+(\.\d*)?(\s+|(?=\])|(?=-)))*\]$")
 """`[3 0 7]`: an array as numpy prints it, without commas."""
+LONGEST = 4_000_000
+"""Characters of a list or table in a cell: Python's parser takes a hundred times as many bytes."""
 ARRAYS = frozenset({"array", "np.array", "numpy.array"})
 
 
@@ -26,16 +30,18 @@ def parse_literal(text: str) -> Any:
 
     """
     text = text.strip()
+    if len(text) > LONGEST:
+        raise ValueError(f"the cell has {len(text)} characters: too long for a list or a table")
     try:
-        return json.loads(text)
-    except (json.JSONDecodeError, RecursionError):
+        return parse_json(text)
+    except UnfitFileError:
         pass
     if _BARE_NUMBERS.match(text):
         return [float(n) if "." in n else int(n) for n in text[1:-1].split()]
     try:
         words = _adjacent_strings(text)
         return _value(ast.parse(text, mode="eval").body) if words is None else words
-    except (SyntaxError, MemoryError, RecursionError, tokenize.TokenError):
+    except (SyntaxError, MemoryError, RecursionError, tokenize.TokenError, TypeError):
         raise ValueError(f"neither JSON nor a Python literal: {text!r:.60}") from None
 
 

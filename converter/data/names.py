@@ -1,16 +1,18 @@
 """What a data set calls its columns and the model's labels: `--columns` and `--label-map FILE`."""
 
-import json
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from converter.bounds.documents import parse_json
+from converter.bounds.files import MEGABYTE, UnfitFileError, read_bounded
 from converter.errors import RecipeError, nearest
 
 if TYPE_CHECKING:
     from converter.task import Task
 
+LARGEST = 4 * MEGABYTE
 SUFFIXES = (".json", ".toml", ".tsv")
 ROLES = ("text", "pair", "label")
 """What a column can be named for; a question is `text`, its context `pair`, the answers `label`."""
@@ -57,10 +59,10 @@ def read_label_map(path: Path) -> dict[str, str]:
 
     """
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        text = read_bounded(path, LARGEST).decode("utf-8-sig")
         match path.suffix.lower():
             case ".json":
-                table = json.loads(text)
+                table = parse_json(text)
             case ".toml":
                 table = tomllib.loads(text)
             case ".tsv":
@@ -71,7 +73,7 @@ def read_label_map(path: Path) -> dict[str, str]:
                 )
     except OSError as error:
         raise RecipeError(f"the label map cannot be read ({error.strerror})", where=str(path)) from None
-    except (UnicodeDecodeError, json.JSONDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
+    except (UnicodeDecodeError, UnfitFileError, tomllib.TOMLDecodeError, RecursionError, ValueError) as error:
         raise RecipeError(f"the label map cannot be read ({error})", where=str(path)) from None
     return bind_label_map(table, str(path))
 

@@ -45,6 +45,7 @@ LEFT_OUT = ""
 NO_AGREEMENT = "-"
 """SNLI's label of a pair on which its judges did not agree."""
 _BINARY = frozenset({"0", "1", "0.0", "1.0", "true", "false"})
+MOST_COLUMNS = 4096
 Located = tuple[str, Row]
 
 
@@ -188,6 +189,7 @@ def survey(rows: Iterable[Located], task: "Task", options: DataOptions, name: st
         where = where if i else place
         for column, value in row.items():
             if column not in columns:
+                _refuse_many(columns, place)
                 columns[column] = _Column(column, task, options.label_map)
             columns[column].look(value)
     renamed = _renamed(columns, task, options, where) if columns else {}
@@ -209,6 +211,11 @@ def survey(rows: Iterable[Located], task: "Task", options: DataOptions, name: st
     flags = bool(chosen) and task.label_kind == "classes" and columns[chosen].flags and bool(columns[chosen].filled)
     notes = _notes(columns, "" if chosen in renamed else chosen, task, name, flags=flags)
     return Layout(**common, label=chosen, as_flags=flags, notes=notes)
+
+
+def _refuse_many(columns: Mapping[str, _Column], where: str) -> None:
+    if len(columns) >= MOST_COLUMNS:
+        raise DataError(f"the rows have more than {MOST_COLUMNS} columns, of which all are looked at", where=where)
 
 
 def _renamed(columns: Mapping[str, _Column], task: "Task", options: DataOptions, where: str) -> dict[str, str]:

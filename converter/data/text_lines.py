@@ -14,6 +14,7 @@ FASTTEXT = "__label__"
 DOCUMENT = "-DOCSTART-"
 LOOKED_AT = 200
 """Lines that tell whether a file is CoNLL's."""
+_LABELS = re.compile(rf"(?:{FASTTEXT}[^ ]*[ ,]*)*")
 _TAG = re.compile(r"^(O|[BIESLUM][-_]\S+)$")
 
 
@@ -44,11 +45,11 @@ def _plain(path: Path, lines: Iterable[tuple[int, str]]) -> Iterator[tuple[str, 
 def _fasttext(path: Path, lines: Iterable[tuple[int, str]]) -> Iterator[tuple[str, Row]]:
     """Yield text and labels: one as it is, several as a list, none (a line that has none) as nothing."""
     for number, line in lines:
-        labels, text = [], line.strip()
-        while text.startswith(FASTTEXT):
-            label, _, text = text.partition(" ")
-            labels.append(label.removeprefix(FASTTEXT).rstrip(","))
-            text = text.lstrip(" ,")
+        text = line.strip()
+        head = _LABELS.match(text)
+        assert head is not None
+        labels = [word.removeprefix(FASTTEXT).rstrip(",") for word in head[0].replace(" ,", " ").split()]
+        text = text[head.end() :]
         if text or labels:
             yield f"{path}:{number}", {"text": text, "label": labels[0] if len(labels) == 1 else labels or None}
 

@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, Any
 from converter.errors import ExportError
 from converter.jsonfile import read_table
 from converter.model_folder.causes import refusal
+from converter.model_folder.fields import AdapterSettings, check_fields
 from converter.model_folder.locate import encoder_folder_of, locate
 from converter.model_folder.said import first_line
+from converter.model_folder.weights_header import stored_in
 
 if TYPE_CHECKING:
     import torch
@@ -102,6 +104,7 @@ def find_adapter(folder: Path) -> Adapter | None:
     if not (folder / CONFIG).is_file():
         return None
     table = read_table(folder / CONFIG)
+    check_fields(table, AdapterSettings, folder / CONFIG)
     kind = str(table.get("peft_type"))
     if kind in UNMERGED:
         raise refusal("adapter-kind", folder, {"kind": kind})
@@ -111,6 +114,7 @@ def find_adapter(folder: Path) -> Adapter | None:
         raise refusal("adapter-without-peft", folder, {"kind": kind}) from None
     if not (folder / WEIGHTS).is_file():
         raise refusal("adapter-damaged", folder, {"detail": f"{WEIGHTS} is missing; a pickle is never opened"})
+    stored_in([folder / WEIGHTS])
     return Adapter(
         folder=folder,
         base=folder if (folder / "config.json").is_file() else _base(folder, table),

@@ -219,6 +219,15 @@ CAUSES: Mapping[str, Cause] = {
     "tokenizer-without-padding": Cause(
         "the tokenizer has no pad token", "set pad_token in tokenizer_config.json to a token that it has"
     ),
+    # Sizes that cannot be
+    "size-implausible": Cause(
+        "config.json says {key} = {value}, and the weights are {tensors} tensors, no axis of them longer than {size}",
+        "the weights must match config.json: compare it with that of the original model",
+    ),
+    "larger-than-weights": Cause(
+        "config.json describes a model of {wanted} million numbers, and the weights hold {stored} million",
+        "the weights must match config.json: compare it with that of the original model",
+    ),
     # Whatever else a library says
     "not-run": Cause(
         "the model loads, and does not run on a text of {length} tokens ({detail})",

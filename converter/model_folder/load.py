@@ -21,15 +21,18 @@ from converter.model_folder.contents import (
     check_remote_code,
     weight_files,
 )
+from converter.model_folder.fields import Configuration, check_fields
 from converter.model_folder.labels import check_labels
 from converter.model_folder.locate import SentenceModule, encoder_folder_of, locate
+from converter.model_folder.plausible import check_entries, check_settings, check_size
 from converter.model_folder.replacement_map import StandIns
-from converter.model_folder.said import first_line
+from converter.model_folder.said import first_line, is_panic
 from converter.model_folder.sentence_config import RERANKER, SentenceFolder, read_sentence_folder
 from converter.model_folder.sentence_steps import check_modules, read_head
 from converter.model_folder.shape_map import ShapeMap
 from converter.model_folder.tokenizer import agree_on_inputs, has_tokenizer, load_tokenizer, max_length, prompt_length
 from converter.model_folder.weights import check_weights
+from converter.model_folder.weights_header import stored_in
 from converter.model_folder.writing_tokenizer import load_writing_tokenizer
 from converter.registry import task_class
 
@@ -41,6 +44,7 @@ if TYPE_CHECKING:
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 TRANSFORMER = SentenceModule("Transformer", "", "sentence_transformers.models.Transformer", "0")
+LONGEST_TRIED = 8192
 WANTED = "a model's folder holds config.json, model.safetensors and a tokenizer"
 
 
@@ -61,12 +65,15 @@ def load_source(
         return _read(folder, model if resolved else Path(model).resolve().name, resolved, task, prompt)
     except (ExportError, MemoryError):
         raise
-    except Exception as error:
+    except BaseException as error:
+        if not isinstance(error, Exception) and not is_panic(error):
+            raise
         said = {"kind": type(error).__name__, "detail": first_line(error)}
         raise refusal("unforeseen", folder, said) from error
 
 
 def _read(folder: Path, name: str, revision: str | None, task: str | None, prompt: str | None) -> TorchModel:
+    check_entries(folder)
     sentence = read_sentence_folder(folder)
     if sentence is not None:
         check_modules(sentence, folder)
@@ -145,7 +152,8 @@ def _try(source: TorchModel) -> None:
     import torch
 
     words = source.tokenizer("a b c", truncation=True, max_length=source.max_length)
-    longest = source.tokenizer("a " * source.max_length, truncation=True, max_length=source.max_length)
+    limit = min(source.max_length, LONGEST_TRIED)
+    longest = source.tokenizer("a " * limit, truncation=True, max_length=limit)
     for made in (words, longest):
         try:
             with torch.inference_mode():
@@ -187,12 +195,14 @@ def _as_sentence_transformers(source: TorchModel, sentence: SentenceFolder, name
 def _check_not_empty(folder: Path) -> None:
     if not folder.is_dir() or not any(folder.iterdir()):
         raise SourceError("the folder is empty", where=str(folder), hint=WANTED)
+    check_entries(folder)
 
 
 def _check_files(folder: Path) -> dict[str, Any]:
     """Return config.json's table once everything needed is there and nothing is refused."""
     _check_not_empty(folder)
     raw = read_table(folder / "config.json")
+    check_fields(raw, Configuration, folder / "config.json")
     check_config(raw, folder / "config.json")
     weights = _weight_files(folder)
     if not weights:
@@ -205,8 +215,7 @@ def _check_files(folder: Path) -> dict[str, Any]:
                 "M.from_pretrained('FOLDER', weights_only=True).save_pretrained('NEW')\" with its own class",
             )
         raise SourceError("there are no weights (*.safetensors)", where=str(folder), hint=WANTED)
-    for file in weights:
-        _check_safetensors(file)
+    check_settings(raw, stored_in(weights), folder / "config.json")
     check_model_type(raw, str(folder / "config.json"))
     return raw
 
@@ -215,20 +224,6 @@ def _weight_files(folder: Path) -> list[Path]:
     """Return the files that are read: those of a folder that this project saved are all that there are."""
     compressed = (folder / "shape_map.json").is_file() or (folder / "stand_ins.json").is_file()
     return sorted(folder.glob("*.safetensors")) if compressed else weight_files(folder)
-
-
-def _check_safetensors(file: Path) -> None:
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(file, framework="pt") as opened:
-            opened.keys()
-    except (SafetensorError, OSError) as error:
-        raise SourceError(
-            f"the weights cannot be read ({error})",
-            where=str(file),
-            hint="the file is damaged or incomplete: download it again",
-        ) from None
 
 
 def _load_module(
@@ -247,6 +242,8 @@ def _load_module(
         check_labels(raw, folder / "config.json")
     auto = getattr(transformers, task.auto_class)
     try:
+        whole = shape_map is None and stand_ins is None
+        check_size(auto, config, _attention(config), stored_in(_weight_files(folder)), folder, whole=whole)
         if shape_map is not None or stand_ins is not None:
             module = load_pruned(folder, auto, config, _attention(config), shape_map, stand_ins or StandIns())
             return module, shape_map

@@ -8,6 +8,7 @@ from typing import Any
 from converter.errors import UsageError, nearest
 from converter.jsonfile import read_table
 from converter.model_folder.causes import refusal
+from converter.model_folder.fields import EncoderSettings, SentenceSettings, check_fields
 from converter.model_folder.locate import SentenceModule, sentence_modules
 
 MODEL_FILE = "config_sentence_transformers.json"
@@ -92,8 +93,10 @@ def read_sentence_folder(folder: Path) -> SentenceFolder | None:
     if not modules:
         return None
     model = _known(folder / MODEL_FILE, MODEL_KEYS)
+    check_fields(model, SentenceSettings, folder / MODEL_FILE)
     encoder_file = next((p for n in ENCODER_FILES if (p := folder / modules[0].path / n).is_file()), None)
     encoder = _known(encoder_file, ENCODER_KEYS) if encoder_file is not None else {}
+    check_fields(encoder, EncoderSettings, encoder_file or folder)
     kind = model.get("model_type") or EMBEDDER
     if kind not in {EMBEDDER, RERANKER}:
         raise refusal("sentence-kind", folder / MODEL_FILE, {"kind": kind})

@@ -1,13 +1,15 @@
 """The modules after the encoder of a sentence-transformers folder, read in their listed order."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from converter.jsonfile import read_table
 from converter.model_folder.causes import refusal
 from converter.model_folder.locate import SentenceModule
+from converter.model_folder.plausible import check_entries
 from converter.model_folder.sentence_config import EMBEDDER, RERANKER, SentenceFolder
+from converter.model_folder.weights_header import stored_in
 
 if TYPE_CHECKING:
     import torch
@@ -57,6 +59,8 @@ def check_modules(sentence: SentenceFolder, folder: Path) -> None:
     listing, names = folder / "modules.json", set()
     for place, module in enumerate(sentence.modules):
         kind = module.kind
+        if (folder / module.path).is_dir():
+            check_entries(folder / module.path)
         if module.name in names:
             raise refusal("modules-of-one-name", listing, {"name": module.name})
         names.add(module.name)
@@ -155,6 +159,7 @@ def _dense(table: Mapping[str, Any], folder: Path) -> "Step":
     return _loaded(
         "Dense",
         folder,
+        (table.get("in_features"), table.get("out_features")),
         lambda: Project(
             (table["in_features"], table["out_features"]),
             _activation(table.get("activation_function", "torch.nn.modules.activation.Tanh"), folder),
@@ -168,7 +173,7 @@ def _dense(table: Mapping[str, Any], folder: Path) -> "Step":
 def _layer_norm(table: Mapping[str, Any], folder: Path) -> "Step":
     from converter.model_folder.sentence_head import LayerNorm
 
-    return _loaded("LayerNorm", folder, lambda: LayerNorm(table["dimension"]))
+    return _loaded("LayerNorm", folder, (table.get("dimension"),), lambda: LayerNorm(table["dimension"]))
 
 
 def _normalize(table: Mapping[str, Any], folder: Path) -> "Step":
@@ -184,15 +189,19 @@ READERS: Mapping[str, "Callable[[Mapping[str, Any], Path], Step]"] = {
 }
 
 
-def _loaded(kind: str, folder: Path, make: "Callable[[], Step]") -> "Step":
-    """Make a module and load its weights: all of them, and no others."""
+def _loaded(kind: str, folder: Path, sizes: Sequence[Any], make: "Callable[[], Step]") -> "Step":
+    """Make a module of `sizes` and load its weights: all of them, and no others."""
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     file = folder / "model.safetensors"
     if not file.is_file():
         raise refusal("module-without-weights", folder, {"kind": kind})
+    largest = stored_in([file]).largest_size
     try:
+        for size in sizes:
+            if type(size) is not int or not 0 < size <= largest:
+                raise ValueError(f"its size {size!r:.40} is not that of its weights")  # noqa: TRY301
         step = make()
         step.load_state_dict({name: tensor.float() for name, tensor in load_file(file).items()})
     except (SafetensorError, OSError, KeyError, TypeError, ValueError, RuntimeError) as error:

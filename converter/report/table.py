@@ -29,9 +29,7 @@ def show(result: "Result", terminal: "Terminal") -> None:
         console.print(fitting)
     else:
         terminal.result("\n".join(blocks(titles, found)))
-    for line in notes(table):
-        terminal.result(line)
-    terminal.result(f"\nreport: {result.out / PAGE_FILE}")
+    terminal.result_lines((*notes(table), "", f"report: {result.out / PAGE_FILE}"))
 
 
 def columns(table: Mapping[str, Any]) -> tuple[str, ...]:

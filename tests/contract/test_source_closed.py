@@ -117,6 +117,8 @@ RENAMED = {"0": "bad", "1": "good", "2": "so so"}
 BACK = {"bad": 0, "good": 1, "so so": 2}
 INSIDE = "bert.encoder.layer.0.attention.self.distance_embedding.weight"
 PLANTED: dict[str, Callable[[Path], Any]] = {
+    "size-implausible": lambda f: config(f, num_hidden_layers=10**9),
+    "larger-than-weights": lambda f: config(f, intermediate_size=10**9),
     "module-of-own-code": lambda f: modules(f, f"{OWN}Transformer", "pylate.models.Dense.Dense"),
     "module-unknown": lambda f: modules(f, f"{OWN}Transformer", f"{OWN}Wonder"),
     "module-without-encoder": lambda f: modules(f, f"{OWN}StaticEmbedding"),

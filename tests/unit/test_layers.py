@@ -32,7 +32,9 @@ HEAVY = {
 # type checkers do not. Rooms of one floor do not know each other. Modules at the top of `converter/` are one room
 # where they stand in one row: the contracts know each other.
 FLOORS: tuple[tuple[tuple[str, ...], ...], ...] = (
-    (("errors", "jsonfile", "binding", "resources", "graphs", "examples", "family", "rewrite"),),
+    (("errors",),),
+    (("bounds",),),
+    (("jsonfile", "binding", "resources", "graphs", "examples", "family", "rewrite"),),
     (("data",), ("cache",), ("generate",)),
     (("forward", "task", "artifact", "target", "stage", "forecast", "registry", "reference", "precision"),),
     (("model_folder",),),
