@@ -167,6 +167,19 @@ CAUSES: Mapping[str, Cause] = {
         "{index} names {file!r}, which is not a file of this folder",
         "fetch the folder again; an index lists files that lie beside it, and nothing else is read",
     ),
+    "link-outside": Cause(
+        "{file} is a link to {target}, which lies outside the model's folder",
+        "nothing outside the folder is read; where you trust the link, copy the folder with what it leads to: "
+        "cp -rL FOLDER NEW",
+    ),
+    "tokenizer-outside": Cause(
+        "tokenizer_config.json names the file {file!r}, which is not one of this folder",
+        "remove it from fast_tokenizer_files, or fetch the folder again",
+    ),
+    "weights-named": Cause(
+        "config.json has transformers_weights = {name!r}, which would be loaded in place of the weights that are known",
+        "remove the key; the weights are read from model.safetensors, or from the files of its index",
+    ),
     # Weights
     "weights-prefixed": Cause(
         "every name among the weights begins with {prefix!r}",

@@ -14,6 +14,7 @@ from converter.model_folder.adapters import Adapter, find_adapter
 from converter.model_folder.architecture import ANY_TASK, check_model_type, choose_task
 from converter.model_folder.causes import refusal
 from converter.model_folder.contents import (
+    WEIGHTS,
     check_config,
     check_files,
     check_inputs,
@@ -22,7 +23,8 @@ from converter.model_folder.contents import (
     weight_files,
 )
 from converter.model_folder.labels import check_labels
-from converter.model_folder.locate import SentenceModule, encoder_folder_of, locate
+from converter.model_folder.links import check_links
+from converter.model_folder.locate import SentenceModule, encoder_folder_of, locate, sentence_modules
 from converter.model_folder.replacement_map import StandIns
 from converter.model_folder.said import first_line
 from converter.model_folder.sentence_config import RERANKER, SentenceFolder, read_sentence_folder
@@ -67,6 +69,7 @@ def load_source(
 
 
 def _read(folder: Path, name: str, revision: str | None, task: str | None, prompt: str | None) -> TorchModel:
+    check_links(folder)
     sentence = read_sentence_folder(folder)
     if sentence is not None:
         check_modules(sentence, folder)
@@ -111,10 +114,11 @@ def _provenance(
 ) -> Provenance:
     """`own` is where an adapter lies, if there is one: then `encoder`, its base model, is elsewhere."""
     adapter = _hashes(own, ADAPTER_WEIGHTS) if (own / ADAPTER_WEIGHTS).is_file() else {}
+    modules = [f"{m.path}/{WEIGHTS}" for m in sentence_modules(folder)[1:] if (folder / m.path / WEIGHTS).is_file()]
     return Provenance(
         id=name,
         revision=revision,
-        weights_sha256=_hashes(encoder) | adapter,
+        weights_sha256=_hashes(encoder) | adapter | {name: sha256_file(folder / name) for name in modules},
         licence=_licence(folder),
         dtype=str(raw.get("dtype") or raw.get("torch_dtype") or "float32"),
     )
