@@ -11,6 +11,7 @@ from converter.context import context_of, read_text
 from converter.errors import ExportError, GateFailed, UsageError
 from converter.package.output_folder import Output
 from converter.package.seal import seal_package
+from converter.package.signature import SigningKey, read_signing_key
 from converter.recipe import tried
 from converter.reference import capture_reference
 from converter.stage import SILENT, Context, Progress, Record, Stage, check_stage, run_stage
@@ -82,6 +83,7 @@ def run_recipe(
     force: bool = False,
     wait: bool = False,
     require_device: bool = False,
+    sign: Path | None = None,
     progress: Progress = SILENT,
 ) -> Result:
     """Run everything that `recipe` says and move the finished folder to `out`, see `converter.package.output_folder`.
@@ -93,6 +95,7 @@ def run_recipe(
     from converter.model_folder.given import load_model, with_usual_precisions
 
     missing = _missing_runtimes(recipe)
+    key = None if sign is None else read_signing_key(sign)
     with Output(out, force=force, wait=wait, note=progress.note) as output:
         source = load_model(recipe, progress)
         recipe = with_usual_precisions(recipe, source)
@@ -105,9 +108,7 @@ def run_recipe(
         if recipe.compress:
             compressed, compress_records, evaluation = _compress(recipe, source, ctx, proof)
             _save_compressed(compressed, output.folder / "compressed")
-        made = _Making(
-            recipe, source, compressed, ctx, proof, output, compress_records, missing, require_device=require_device
-        )
+        made = _Making(recipe, source, compressed, ctx, proof, output, compress_records, missing, require_device, key)
         targets = tuple(made.target(t, p) for t, p in zip(recipe.targets, recipe.precisions, strict=True))
         result = Result(
             recipe,
@@ -222,6 +223,7 @@ class _Making:
     compress_records: tuple[Record, ...]
     missing: dict[str, ExportError]
     require_device: bool
+    key: SigningKey | None
     made: dict[tuple[Stage[Any, Any], ...], tuple[Artifact, Record]] = field(default_factory=dict)
 
     def target(self, target: "Target", precision: "ChosenPrecision") -> TargetResult:
@@ -302,6 +304,8 @@ class _Making:
             folder = bundle.folder.with_name(target.name + ".rejected")
             bundle.folder.rename(folder)
             (folder / "manifest.json").rename(folder / "rejected.json")
+        if status is Status.PASS and self.key is not None:
+            self.key.sign(folder)
         # A package that could not be proven is sealed and says so, but the run did not do what it promises.
         return TargetResult(
             target.name,

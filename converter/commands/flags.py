@@ -43,6 +43,7 @@ class Flags:
     force: bool = False
     wait: bool = False
     require_device: bool = False
+    sign: Path | None = None
     dry_run: bool = False
 
 
