@@ -25,12 +25,14 @@ def convert(
     wait: bool = False,
     require_device: bool = False,
     sign: str | Path | None = None,
+    require_licence: bool = False,
     progress: Progress = SILENT,
 ) -> Result:
     """Make every package that `recipe` (a `Recipe`, or the table of one) asks for, prove it, and write it under `out`.
 
     `force` replaces an output of this tool at `out`, and nothing else; `wait` waits for another run that is writing
     there, instead of refusing. `sign`: a private key in PEM, by which packages that passed are signed.
+    `require_licence` refuses a model that does not state its licence.
 
     Raises:
         ExportError: nothing could be made. A single target that failed does not raise; see `Result.exit_code`.
@@ -39,7 +41,14 @@ def convert(
     bound = recipe if isinstance(recipe, Recipe) else bind_recipe(recipe)
     key = None if sign is None else Path(sign)
     return run_recipe(
-        bound, Path(out), force=force, wait=wait, require_device=require_device, sign=key, progress=progress
+        bound,
+        Path(out),
+        force=force,
+        wait=wait,
+        require_device=require_device,
+        sign=key,
+        require_licence=require_licence,
+        progress=progress,
     )
 
 

@@ -84,6 +84,7 @@ def run_recipe(
     wait: bool = False,
     require_device: bool = False,
     sign: Path | None = None,
+    require_licence: bool = False,
     progress: Progress = SILENT,
 ) -> Result:
     """Run everything that `recipe` says and move the finished folder to `out`, see `converter.package.output_folder`.
@@ -93,11 +94,13 @@ def run_recipe(
 
     """
     from converter.model_folder.given import load_model, with_usual_precisions
+    from converter.model_folder.licence import check_licence
 
     missing = _missing_runtimes(recipe)
     key = None if sign is None else read_signing_key(sign)
     with Output(out, force=force, wait=wait, note=progress.note) as output:
         source = load_model(recipe, progress)
+        check_licence(source, progress.note, required=require_licence)
         recipe = with_usual_precisions(recipe, source)
         check_options(recipe, source)
         ctx, proof = _contexts(recipe, source, output, progress)

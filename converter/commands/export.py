@@ -97,6 +97,7 @@ def methods(kind: str, does: str) -> str:
     metavar="KEY",
     help="Sign packages that pass with this private key (PEM, Ed25519); see `plm-export sign`.",
 )
+@click.option("--require-license", is_flag=True, help="Refuse a model that does not state its licence.")
 @click.option("--dry-run", is_flag=True, help="Check all settings, print the recipe, export nothing.")
 @json_option
 @quiet_options
@@ -133,6 +134,7 @@ def export(  # click passes one argument a flag
     wait: bool,
     require_device: bool,
     sign: Path | None,
+    require_license: bool,
     dry_run: bool,
 ) -> int:
     """Export MODEL to one package per --target, and check that each answers like MODEL.
@@ -168,6 +170,7 @@ def export(  # click passes one argument a flag
         wait=wait,
         require_device=require_device,
         sign=sign,
+        require_license=require_license,
         dry_run=dry_run,
     )
     return run(session, flags)
@@ -208,6 +211,7 @@ def _make(session: Session, flags: Flags, recipe: "Recipe", out: Path) -> int:
                 wait=flags.wait,
                 require_device=flags.require_device,
                 sign=flags.sign,
+                require_licence=flags.require_license,
                 progress=progress,
             )
         if terminal.json:

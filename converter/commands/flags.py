@@ -44,6 +44,7 @@ class Flags:
     wait: bool = False
     require_device: bool = False
     sign: Path | None = None
+    require_license: bool = False
     dry_run: bool = False
 
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from converter.artifact import Provenance, TorchModel
+from converter.artifact import Provenance, SourceCard, TorchModel
 from converter.errors import ExportError, SourceError, UsageError
 from converter.graphs import MODEL
 from converter.jsonfile import read_table
@@ -23,6 +23,7 @@ from converter.model_folder.contents import (
     weight_files,
 )
 from converter.model_folder.labels import check_labels
+from converter.model_folder.licence import joined, read_card
 from converter.model_folder.links import check_links
 from converter.model_folder.locate import SentenceModule, encoder_folder_of, locate, sentence_modules
 from converter.model_folder.replacement_map import StandIns
@@ -91,7 +92,8 @@ def _read(folder: Path, name: str, revision: str | None, task: str | None, promp
         tokenizer = load_writing_tokenizer(words, module, causal=writer.kind == "decoder")
         # How it generates stands beside the weights: an adapter's folder may say nothing of it.
         writer.read_folder(encoder, tokenizer, max_length(module, tokenizer, None))
-        return _writer(module, writer, tokenizer, folder, _provenance(folder, encoder, own, name, revision, raw))
+        made = _writer(module, writer, tokenizer, folder, _provenance(folder, encoder, own, name, revision, raw))
+        return replace(made, card=_card(folder, encoder))
     tokenizer = load_tokenizer(words, module, sentence)
     source = TorchModel(
         module=module,
@@ -102,11 +104,18 @@ def _read(folder: Path, name: str, revision: str | None, task: str | None, promp
         provenance=_provenance(folder, encoder, own, name, revision, raw),
         folder=folder,
         shape_map=shape_map,
+        card=_card(folder, encoder),
     )
     source = _as_sentence_transformers(source, sentence or _reranker(raw, kind) or SentenceFolder(()), prompt)
     source.verify()
     _try(source)
     return source
+
+
+def _card(folder: Path, encoder: Path) -> SourceCard:
+    """Return what is said of the model's use; the base of an adapter has a card of its own."""
+    own = read_card(folder)
+    return own if encoder.is_relative_to(folder) else joined(own, read_card(encoder))
 
 
 def _provenance(
@@ -119,7 +128,7 @@ def _provenance(
         id=name,
         revision=revision,
         weights_sha256=_hashes(encoder) | adapter | {name: sha256_file(folder / name) for name in modules},
-        licence=_licence(folder),
+        licence=_card(folder, encoder).licence,
         dtype=str(raw.get("dtype") or raw.get("torch_dtype") or "float32"),
     )
 
@@ -329,20 +338,3 @@ def _hashes(folder: Path, name: str | None = None) -> dict[str, str]:
 def sha256_file(path: Path) -> str:
     with path.open("rb") as opened:
         return hashlib.file_digest(opened, "sha256").hexdigest()
-
-
-def _licence(folder: Path) -> str | None:
-    """Return the licence that the model card's front matter names."""
-    card = folder / "README.md"
-    if not card.is_file():
-        return None
-    lines = card.read_text(encoding="utf-8", errors="replace").splitlines()
-    if not lines or lines[0].strip() != "---":
-        return None
-    for line in lines[1:]:
-        if line.strip() == "---":
-            return None
-        key, _, value = line.partition(":")
-        if key.strip() in {"license", "licence"}:
-            return value.strip() or None
-    return None
