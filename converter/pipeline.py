@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from converter.artifact import Artifact, TorchModel
 from converter.context import context_of, read_text
-from converter.errors import ExportError, GateFailed, UsageError
+from converter.errors import ExportError, GateFailed, NotProven, UsageError
 from converter.package.output_folder import Output
 from converter.package.seal import seal_package
 from converter.package.signature import SigningKey, read_signing_key
@@ -30,6 +30,7 @@ WHAT_NEXT = {
     Status.NOT_RUN: "evaluate on text of your application: --eval with labels, or --calibration",
 }
 """What a user can do about a verdict."""
+CODES = {Status.FAIL: GateFailed.code, Status.NOT_RUN: NotProven.code}
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,8 @@ class TargetResult:
     records: tuple[Record, ...] = ()
     error: str | None = None
     hint: str | None = None
+    code: str | None = None
+    """Of what went wrong: see docs/reference/errors.md."""
 
 
 @dataclass(frozen=True)
@@ -238,7 +241,13 @@ class _Making:
             for half in (target.name, *(f"{target.name}.{i}" for i in range(len(target.candidates())))):
                 shutil.rmtree(self.output.folder / half, ignore_errors=True)
             return TargetResult(
-                target.name, str(precision), Status.FAIL, error.exit_code, error=str(error), hint=error.hint
+                target.name,
+                str(precision),
+                Status.FAIL,
+                error.exit_code,
+                error=str(error),
+                hint=error.hint,
+                code=error.full_code,
             )
 
     def _target(self, target: "Target", precision: "ChosenPrecision") -> TargetResult:
@@ -321,6 +330,7 @@ class _Making:
             made.records,
             error=evaluation.reason(),
             hint=WHAT_NEXT.get(status, ""),
+            code=CODES.get(status),
         )
 
     def _steps(self, records: Sequence[Record]) -> list[tuple[str, Artifact]]:

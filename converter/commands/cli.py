@@ -27,7 +27,14 @@ from converter.commands.session import Session
 from converter.commands.sign import sign
 from converter.commands.terminal import Terminal
 from converter.commands.verify import verify
-from converter.errors import INTERRUPTED_EXIT_CODE, ExportError, ResourceLimit, UsageError
+from converter.errors import (
+    BUG_CODE,
+    INTERRUPTED_CODE,
+    INTERRUPTED_EXIT_CODE,
+    ExportError,
+    ResourceLimit,
+    UsageError,
+)
 
 BUG_EXIT_CODE = 1
 SECONDS_TO_CLEAN_UP = 5.0
@@ -108,14 +115,15 @@ def _report(session: Session, error: BaseException) -> int:
     known = as_deliberate(error)
     if known is None:
         code, message = BUG_EXIT_CODE, f"internal error (bug): {type(error).__name__}: {error}"
+        full_code = BUG_CODE
         hint = "" if terminal.verbose else "run again with -v to see where, and report it"
     else:
-        code, message, hint = known.exit_code, str(known), known.hint
+        code, message, hint, full_code = known.exit_code, str(known), known.hint, known.full_code
     if terminal.verbose:
         terminal.say("".join(traceback.format_exception(error)).rstrip())
-    terminal.error(message, hint)
+    terminal.error(message, hint, full_code)
     if terminal.json:
-        session.print_json({"error": {"message": message, "hint": hint}, "exit_code": code})
+        session.print_json({"error": {"code": full_code, "message": message, "hint": hint}, "exit_code": code})
     return code
 
 
@@ -151,7 +159,8 @@ def _interrupted(session: Session) -> int:
     checkpoints = f" (checkpoints kept for resume in {kept})" if kept is not None and kept.exists() else ""
     session.terminal.error(f"interrupted; nothing was left behind{checkpoints}")
     if session.terminal.json:
-        session.print_json({"error": {"message": "interrupted", "hint": ""}, "exit_code": INTERRUPTED_EXIT_CODE})
+        told = {"code": INTERRUPTED_CODE, "message": "interrupted", "hint": ""}
+        session.print_json({"error": told, "exit_code": INTERRUPTED_EXIT_CODE})
     return INTERRUPTED_EXIT_CODE
 
 

@@ -220,7 +220,7 @@ def _make(session: Session, flags: Flags, recipe: "Recipe", out: Path) -> int:
             show(result, terminal)
     for target in result.targets:
         if target.error and not terminal.json:
-            terminal.error(f"{target.target}: {target.error}", target.hint or "")
+            terminal.error(f"{target.target}: {target.error}", target.hint or "", target.code or "")
     return result.exit_code
 
 

@@ -37,7 +37,7 @@ def verify(session: Session, package: tuple[Path, ...], threads: int, key: Path 
                 terminal.result(f"PASS  {folder}  {_facts(row)}")
             else:
                 terminal.result(f"FAIL  {folder}")
-                terminal.error(row["error"], row["hint"])
+                terminal.error(row["error"], row["hint"], row["code"])
         if terminal.json:
             session.print_json(rows)
     return max((row["exit_code"] for row in rows), default=0)
@@ -63,7 +63,8 @@ def _verify(folder: Path, threads: int, key: Path | None) -> dict[str, Any]:
     try:
         return row | {"facts": check(folder, threads=threads, key=key)}
     except ExportError as error:
-        return row | {"status": "FAIL", "exit_code": error.exit_code, "error": str(error), "hint": error.hint}
+        told = {"code": error.full_code, "error": str(error), "hint": error.hint}
+        return row | {"status": "FAIL", "exit_code": error.exit_code, **told}
 
 
 def _facts(row: dict[str, Any]) -> str:

@@ -208,6 +208,7 @@ def is_of(error: SourceError, cause: str) -> bool:
         parts = Formatter().parse(text)
         return "".join(re.escape(plain) + ("" if name is None else ".*") for plain, name, _, _ in parts)
 
+    assert error.full_code == f"PLM400/{cause}"
     row = CAUSES[cause]
     message = str(error).removeprefix(f"{error.where}: ")
     return bool(re.fullmatch(pattern(row.what), message) and re.fullmatch(pattern(row.cure), error.hint))
