@@ -12,10 +12,10 @@ os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from converter.api import Recipe, Result, convert, load_recipe, open_package, verify
+    from converter.api import Recipe, Result, convert, load_recipe, open_package, sign, verify
     from converter.errors import ExportError
 
-__all__ = ["ExportError", "Recipe", "Result", "__version__", "convert", "load_recipe", "open_package", "verify"]
+__all__ = ["ExportError", "Recipe", "Result", "__version__", "convert", "load_recipe", "open_package", "sign", "verify"]
 
 
 def __getattr__(name: str) -> Any:

@@ -24,31 +24,63 @@ def convert(
     force: bool = False,
     wait: bool = False,
     require_device: bool = False,
+    sign: str | Path | None = None,
+    require_licence: bool = False,
     progress: Progress = SILENT,
 ) -> Result:
     """Make every package that `recipe` (a `Recipe`, or the table of one) asks for, prove it, and write it under `out`.
 
     `force` replaces an output of this tool at `out`, and nothing else; `wait` waits for another run that is writing
-    there, instead of refusing.
+    there, instead of refusing. `sign`: a private key in PEM, by which packages that passed are signed.
+    `require_licence` refuses a model that does not state its licence.
 
     Raises:
         ExportError: nothing could be made. A single target that failed does not raise; see `Result.exit_code`.
 
     """
     bound = recipe if isinstance(recipe, Recipe) else bind_recipe(recipe)
-    return run_recipe(bound, Path(out), force=force, wait=wait, require_device=require_device, progress=progress)
+    key = None if sign is None else Path(sign)
+    return run_recipe(
+        bound,
+        Path(out),
+        force=force,
+        wait=wait,
+        require_device=require_device,
+        sign=key,
+        require_licence=require_licence,
+        progress=progress,
+    )
 
 
-def verify(package: str | Path, *, threads: int = 1) -> dict[str, Any]:
-    """Check the hash of every file, the signature, and replay the golden vectors in the runtime; offline.
+def verify(package: str | Path, *, threads: int = 1, key: str | Path | None = None) -> dict[str, Any]:
+    """Check the hash of every file, inputs and outputs, and replay the golden vectors in the runtime; offline.
+
+    `key`: a public key in PEM, by which the package must be signed.
 
     Raises:
         PackageDamaged: names the first thing that is wrong.
 
     """
+    from converter.package.signature import check_signature, is_signed
     from converter.package.verify import verify_package
 
-    return verify_package(Path(package), threads=threads)
+    folder = Path(package)
+    signed = {} if key is None else {"signed_by": check_signature(folder, Path(key))}
+    found = verify_package(folder, threads=threads)
+    return found | signed | ({"signed_by": "not checked"} if key is None and is_signed(folder) else {})
+
+
+def sign(package: str | Path, key: str | Path) -> Path:
+    """Sign a sealed package with a private key in PEM (Ed25519 or an elliptic curve); returns the signature's path.
+
+    Raises:
+        UsageError: the key cannot be used.
+        PackageDamaged: the package is not as it was sealed.
+
+    """
+    from converter.package.signature import read_signing_key
+
+    return read_signing_key(Path(key)).sign(Path(package))
 
 
 def open_package(package: str | Path, *, threads: int = 1) -> "Runner":
@@ -58,4 +90,4 @@ def open_package(package: str | Path, *, threads: int = 1) -> "Runner":
     return open_sealed(Path(package), threads=threads)
 
 
-__all__ = ["Recipe", "Result", "TargetResult", "convert", "load_recipe", "open_package", "verify"]
+__all__ = ["Recipe", "Result", "TargetResult", "convert", "load_recipe", "open_package", "sign", "verify"]

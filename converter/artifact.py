@@ -76,6 +76,23 @@ class Provenance:
 
 
 @dataclass(frozen=True)
+class SourceCard:
+    """What the folder of a model says of its use: its licence, its languages, and files that must go with it."""
+
+    licence: str | None = None
+    """As the Hub spells it: `apache-2.0`, or `other` where `licence_name` says more."""
+    licence_name: str | None = None
+    licence_link: str | None = None
+    languages: tuple[str, ...] = ()
+    notices: Mapping[str, Path] = field(default_factory=dict)
+    """Licences and notices by the name that they get in packages."""
+
+    @property
+    def licensed(self) -> bool:
+        return self.licence is not None or bool(self.notices)
+
+
+@dataclass(frozen=True)
 class TorchModel(Artifact):
     """A PyTorch model in float32 and evaluation mode, with all that is needed to feed and to judge it."""
 
@@ -99,6 +116,7 @@ class TorchModel(Artifact):
     """The id in the source of every token that trimming has left, by its id now; None: the source's own vocabulary."""
     cache: CacheFacts | None = None
     """What a model that writes text keeps between tokens; None for an encoder."""
+    card: SourceCard = field(default_factory=SourceCard)
 
     @property
     def config(self) -> Any:

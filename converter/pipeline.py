@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 from converter.artifact import Artifact, TorchModel
 from converter.context import context_of, read_text
-from converter.errors import ExportError, GateFailed, UsageError
+from converter.errors import ExportError, GateFailed, NotProven, UsageError
 from converter.package.output_folder import Output
 from converter.package.seal import seal_package
+from converter.package.signature import SigningKey, read_signing_key
 from converter.recipe import tried
 from converter.reference import capture_reference
 from converter.stage import SILENT, Context, Progress, Record, Stage, check_stage, run_stage
@@ -29,6 +30,7 @@ WHAT_NEXT = {
     Status.NOT_RUN: "evaluate on text of your application: --eval with labels, or --calibration",
 }
 """What a user can do about a verdict."""
+CODES = {Status.FAIL: GateFailed.code, Status.NOT_RUN: NotProven.code}
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,8 @@ class TargetResult:
     records: tuple[Record, ...] = ()
     error: str | None = None
     hint: str | None = None
+    code: str | None = None
+    """Of what went wrong: see docs/reference/errors.md."""
 
 
 @dataclass(frozen=True)
@@ -82,6 +86,8 @@ def run_recipe(
     force: bool = False,
     wait: bool = False,
     require_device: bool = False,
+    sign: Path | None = None,
+    require_licence: bool = False,
     progress: Progress = SILENT,
 ) -> Result:
     """Run everything that `recipe` says and move the finished folder to `out`, see `converter.package.output_folder`.
@@ -91,10 +97,13 @@ def run_recipe(
 
     """
     from converter.model_folder.given import load_model, with_usual_precisions
+    from converter.model_folder.licence import check_licence
 
     missing = _missing_runtimes(recipe)
+    key = None if sign is None else read_signing_key(sign)
     with Output(out, force=force, wait=wait, note=progress.note) as output:
         source = load_model(recipe, progress)
+        check_licence(source, progress.note, required=require_licence)
         recipe = with_usual_precisions(recipe, source)
         check_options(recipe, source)
         ctx, proof = _contexts(recipe, source, output, progress)
@@ -105,9 +114,7 @@ def run_recipe(
         if recipe.compress:
             compressed, compress_records, evaluation = _compress(recipe, source, ctx, proof)
             _save_compressed(compressed, output.folder / "compressed")
-        made = _Making(
-            recipe, source, compressed, ctx, proof, output, compress_records, missing, require_device=require_device
-        )
+        made = _Making(recipe, source, compressed, ctx, proof, output, compress_records, missing, require_device, key)
         targets = tuple(made.target(t, p) for t, p in zip(recipe.targets, recipe.precisions, strict=True))
         result = Result(
             recipe,
@@ -222,6 +229,7 @@ class _Making:
     compress_records: tuple[Record, ...]
     missing: dict[str, ExportError]
     require_device: bool
+    key: SigningKey | None
     made: dict[tuple[Stage[Any, Any], ...], tuple[Artifact, Record]] = field(default_factory=dict)
 
     def target(self, target: "Target", precision: "ChosenPrecision") -> TargetResult:
@@ -233,7 +241,13 @@ class _Making:
             for half in (target.name, *(f"{target.name}.{i}" for i in range(len(target.candidates())))):
                 shutil.rmtree(self.output.folder / half, ignore_errors=True)
             return TargetResult(
-                target.name, str(precision), Status.FAIL, error.exit_code, error=str(error), hint=error.hint
+                target.name,
+                str(precision),
+                Status.FAIL,
+                error.exit_code,
+                error=str(error),
+                hint=error.hint,
+                code=error.full_code,
             )
 
     def _target(self, target: "Target", precision: "ChosenPrecision") -> TargetResult:
@@ -302,6 +316,8 @@ class _Making:
             folder = bundle.folder.with_name(target.name + ".rejected")
             bundle.folder.rename(folder)
             (folder / "manifest.json").rename(folder / "rejected.json")
+        if status is Status.PASS and self.key is not None:
+            self.key.sign(folder)
         # A package that could not be proven is sealed and says so, but the run did not do what it promises.
         return TargetResult(
             target.name,
@@ -314,6 +330,7 @@ class _Making:
             made.records,
             error=evaluation.reason(),
             hint=WHAT_NEXT.get(status, ""),
+            code=CODES.get(status),
         )
 
     def _steps(self, records: Sequence[Record]) -> list[tuple[str, Artifact]]:

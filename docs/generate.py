@@ -1,9 +1,10 @@
-"""Write the generated pages of docs/reference from the code: commands, targets and methods.
+"""Write the generated pages of docs/reference from the code: commands, targets, methods and errors.
 
 python docs/generate.py [--check]
 """
 
 import argparse
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +18,8 @@ import click  # noqa: E402
 from converter import registry  # noqa: E402
 from converter.commands.cli import COMMANDS  # noqa: E402
 from converter.commands.listing import descriptions, known, option_text, range_text  # noqa: E402
+from converter.errors import OTHERS, error_classes  # noqa: E402
+from converter.model_folder.causes import CAUSES  # noqa: E402
 from converter.precision import Limits  # noqa: E402
 from converter.recipe import COMPRESSED_AGREEMENT, COMPRESSED_DROP  # noqa: E402
 
@@ -48,7 +51,7 @@ def main() -> int:
 
 def pages() -> dict[Path, str]:
     """Return every generated page."""
-    made = {"commands.md": commands(), "targets.md": targets(), "methods.md": methods()}
+    made = {"commands.md": commands(), "targets.md": targets(), "methods.md": methods(), "errors.md": errors()}
     return {FOLDER / name: f"{NOTE}\n{text.strip()}\n" for name, text in made.items()}
 
 
@@ -133,6 +136,32 @@ def methods() -> str:
     ]
     parts += ["## Tasks", table("task | architectures", [(f"`{n}`", line) for n, line in known("tasks").items()])]
     return "\n\n".join(parts)
+
+
+def errors() -> str:
+    rows = [
+        (f"`{cls.code}`", str(cls.exit_code), " ".join((cls.__doc__ or "").partition("\n\n")[0].split()), cls.cure)
+        for cls in error_classes()
+    ]
+    rows += [(f"`{code}`", str(exit_code), cause, cure) for code, (exit_code, cause, cure) in OTHERS.items()]
+    causes = [(f"`{name}`", blanks(row.what), blanks(row.cure)) for name, row in sorted(CAUSES.items())]
+    return "\n\n".join(
+        [
+            "# Error codes",
+            "Every error ends with its code: `error: … [PLM400/link-outside]`. With `--json` it is `error.code`; "
+            "`verify --json` and `report.json` have it as `code`, and `report.sarif` as the rule. Codes are stable: a "
+            "code never gets another meaning. What the exit codes mean is in [Exit codes](exit-codes.md).",
+            table("code | exit code | cause | cure", sorted(rows)),
+            "## Reasons to refuse a source",
+            "They stand behind a slash: `PLM400/setfit`. Other refusals of a source have the code alone.",
+            table("reason | cause | cure", causes),
+        ]
+    )
+
+
+def blanks(text: str) -> str:
+    """Return a sentence whose `{names}` are filled at the place of the error."""
+    return re.sub(r"\{\w*(?:![rs])?\}", "…", text).replace("{{", "{").replace("}}", "}")
 
 
 def options(found: dict[str, Any]) -> list[str]:

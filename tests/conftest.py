@@ -64,7 +64,9 @@ def _freeze() -> None:
 def pytest_terminal_summary(terminalreporter: Any) -> Iterator[None]:
     """Say at the very end which clients were not there: a skipped test is easily overlooked."""
     yield
-    skipped = [report for report in terminalreporter.stats.get("skipped", []) if "client" in report.keywords]
+    skipped = [
+        report for report in terminalreporter.stats.get("skipped", []) if "client" in getattr(report, "keywords", ())
+    ]
     for reason, number in Counter(report.longrepr[2].removeprefix("Skipped: ") for report in skipped).items():
         terminalreporter.write_line(f"NOT TESTED IN A CLIENT: {number} tests, {reason}", yellow=True, bold=True)
 

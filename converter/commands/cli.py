@@ -25,13 +25,21 @@ from converter.commands.listing import describe, list_names
 from converter.commands.plan import plan
 from converter.commands.run import run as run_package
 from converter.commands.session import Session
+from converter.commands.sign import sign
 from converter.commands.terminal import Terminal
 from converter.commands.verify import verify
-from converter.errors import INTERRUPTED_EXIT_CODE, ExportError, ResourceLimit, UsageError
+from converter.errors import (
+    BUG_CODE,
+    INTERRUPTED_CODE,
+    INTERRUPTED_EXIT_CODE,
+    ExportError,
+    ResourceLimit,
+    UsageError,
+)
 
 BUG_EXIT_CODE = 1
 SECONDS_TO_CLEAN_UP = 5.0
-COMMANDS = (export, batch, plan, verify, run_package, inspect, diff, bench, list_names, describe, doctor)
+COMMANDS = (export, batch, plan, verify, sign, run_package, inspect, diff, bench, list_names, describe, doctor)
 
 # Read by libraries at their import, so set before any: no telemetry, no bars, no banners. A user's own setting wins.
 ENVIRONMENT = {
@@ -108,14 +116,15 @@ def _report(session: Session, error: BaseException) -> int:
     known = as_deliberate(error)
     if known is None:
         code, message = BUG_EXIT_CODE, f"internal error (bug): {type(error).__name__}: {error}"
+        full_code = BUG_CODE
         hint = "" if terminal.verbose else "run again with -v to see where, and report it"
     else:
-        code, message, hint = known.exit_code, str(known), known.hint
+        code, message, hint, full_code = known.exit_code, str(known), known.hint, known.full_code
     if terminal.verbose:
         terminal.say("".join(traceback.format_exception(error)).rstrip())
-    terminal.error(message, hint)
+    terminal.error(message, hint, full_code)
     if terminal.json:
-        session.print_json({"error": {"message": message, "hint": hint}, "exit_code": code})
+        session.print_json({"error": {"code": full_code, "message": message, "hint": hint}, "exit_code": code})
     return code
 
 
@@ -151,7 +160,8 @@ def _interrupted(session: Session) -> int:
     checkpoints = f" (checkpoints kept for resume in {kept})" if kept is not None and kept.exists() else ""
     session.terminal.error(f"interrupted; nothing was left behind{checkpoints}")
     if session.terminal.json:
-        session.print_json({"error": {"message": "interrupted", "hint": ""}, "exit_code": INTERRUPTED_EXIT_CODE})
+        told = {"code": INTERRUPTED_CODE, "message": "interrupted", "hint": ""}
+        session.print_json({"error": told, "exit_code": INTERRUPTED_EXIT_CODE})
     return INTERRUPTED_EXIT_CODE
 
 

@@ -91,6 +91,13 @@ def methods(kind: str, does: str) -> str:
 @click.option(
     "--require-device", is_flag=True, help="Fail if the target device (a CUDA GPU) is not available for the check."
 )
+@click.option(
+    "--sign",
+    type=click.Path(path_type=Path),
+    metavar="KEY",
+    help="Sign packages that pass with this private key (PEM, Ed25519); see `plm-export sign`.",
+)
+@click.option("--require-license", is_flag=True, help="Refuse a model that does not state its licence.")
 @click.option("--dry-run", is_flag=True, help="Check all settings, print the recipe, export nothing.")
 @json_option
 @quiet_options
@@ -126,6 +133,8 @@ def export(  # click passes one argument a flag
     force: bool,
     wait: bool,
     require_device: bool,
+    sign: Path | None,
+    require_license: bool,
     dry_run: bool,
 ) -> int:
     """Export MODEL to one package per --target, and check that each answers like MODEL.
@@ -160,6 +169,8 @@ def export(  # click passes one argument a flag
         force=force,
         wait=wait,
         require_device=require_device,
+        sign=sign,
+        require_license=require_license,
         dry_run=dry_run,
     )
     return run(session, flags)
@@ -199,6 +210,8 @@ def _make(session: Session, flags: Flags, recipe: "Recipe", out: Path) -> int:
                 force=flags.force,
                 wait=flags.wait,
                 require_device=flags.require_device,
+                sign=flags.sign,
+                require_licence=flags.require_license,
                 progress=progress,
             )
         if terminal.json:
@@ -207,7 +220,7 @@ def _make(session: Session, flags: Flags, recipe: "Recipe", out: Path) -> int:
             show(result, terminal)
     for target in result.targets:
         if target.error and not terminal.json:
-            terminal.error(f"{target.target}: {target.error}", target.hint or "")
+            terminal.error(f"{target.target}: {target.error}", target.hint or "", target.code or "")
     return result.exit_code
 
 

@@ -43,6 +43,8 @@ class Flags:
     force: bool = False
     wait: bool = False
     require_device: bool = False
+    sign: Path | None = None
+    require_license: bool = False
     dry_run: bool = False
 
 

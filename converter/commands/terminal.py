@@ -106,10 +106,11 @@ class Terminal:
         if not self.quiet:
             self._write(printable(text))
 
-    def error(self, message: str, hint: str = "") -> None:
-        """Write the red line, and the line that says what to do next."""
+    def error(self, message: str, hint: str = "", code: str = "") -> None:
+        """Write the red line with its code at the end, and the line that says what to do next."""
         red, dim, end = ("\033[1;31m", "\033[2m", "\033[0m") if self.colored else ("", "", "")
-        self._write(f"{red}error:{end} {one_line(' '.join(message.split()))}")
+        coded = f" {dim}[{code}]{end}" if code else ""
+        self._write(f"{red}error:{end} {one_line(' '.join(message.split()))}{coded}")
         if hint:
             self._write(f"{dim}hint:{end} {one_line(' '.join(hint.split()))}")
 

@@ -11,6 +11,7 @@ from converter.errors import ExportError
 from converter.jsonfile import read_table
 from converter.model_folder.causes import refusal
 from converter.model_folder.fields import AdapterSettings, check_fields
+from converter.model_folder.links import check_links
 from converter.model_folder.locate import encoder_folder_of, locate
 from converter.model_folder.said import first_line
 from converter.model_folder.weights_header import stored_in
@@ -127,9 +128,9 @@ def _base(folder: Path, table: dict[str, Any]) -> Path:
     """Return the base's folder: as it is named, beside the adapter, or from the Hub."""
     named = str(table.get("base_model_name_or_path") or "")
     beside = [p for p in (Path(named), folder / named, folder.parent / Path(named).name) if named and p.is_dir()]
-    if beside:
-        return encoder_folder_of(beside[0].resolve())
     try:
-        return encoder_folder_of(locate(named, table.get("revision"))[0])
+        base = beside[0].resolve() if beside else locate(named, table.get("revision"))[0]
     except ExportError:
         raise refusal("adapter-without-base", folder, {"base": named}) from None
+    check_links(base)
+    return encoder_folder_of(base)

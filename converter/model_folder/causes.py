@@ -109,7 +109,7 @@ CAUSES: Mapping[str, Cause] = {
     ),
     "relative-positions": Cause(
         "config.json has position_embedding_type = {value!r}, which transformers 5 reads past: it would add absolute "
-        "positions, and answer otherwise than the model as it was trained",
+        "positions, and its answers would not be those of the model that was trained",
         "export a model with absolute positions, or one whose class has relative ones: deberta-v2, mpnet, modernbert",
     ),
     "pruned-heads": Cause(
@@ -167,6 +167,19 @@ CAUSES: Mapping[str, Cause] = {
         "{index} names {file!r}, which is not a file of this folder",
         "fetch the folder again; an index lists files that lie beside it, and nothing else is read",
     ),
+    "link-outside": Cause(
+        "{file} is a link to {target}, which lies outside the model's folder",
+        "nothing outside the folder is read; where you trust the link, copy the folder with what it leads to: "
+        "cp -rL FOLDER NEW",
+    ),
+    "tokenizer-outside": Cause(
+        "tokenizer_config.json names the file {file!r}, which is not one of this folder",
+        "remove it from fast_tokenizer_files, or fetch the folder again",
+    ),
+    "weights-named": Cause(
+        "config.json has transformers_weights = {name!r}, which would be loaded in place of the weights that are known",
+        "remove the key; the weights are read from model.safetensors, or from the files of its index",
+    ),
     # Weights
     "weights-prefixed": Cause(
         "every name among the weights begins with {prefix!r}",
@@ -174,7 +187,8 @@ CAUSES: Mapping[str, Cause] = {
         "save_file({{k.removeprefix('{prefix}'): v for k, v in load_file(f).items()}}, f, {{'format': 'pt'}})\"",
     ),
     "weights-unread": Cause(
-        "the weights hold {names}, which {module} does not take: it would answer otherwise than it was trained",
+        "the weights hold {names}, which {module} does not take: "
+        "its answers would not be those of the model that was trained",
         "the weights are of another architecture or version than config.json says; export with the one they are for",
     ),
     # Adapters
@@ -247,4 +261,4 @@ CAUSES: Mapping[str, Cause] = {
 def refusal(cause: str, where: Path | str, values: Mapping[str, object] | None = None) -> SourceError:
     """Return the error of a row of the table, its sentences filled with `values`."""
     row, filled = CAUSES[cause], values or {}
-    return SourceError(row.what.format_map(filled), where=str(where), hint=row.cure.format_map(filled))
+    return SourceError(row.what.format_map(filled), where=str(where), hint=row.cure.format_map(filled), cause=cause)

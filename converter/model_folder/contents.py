@@ -96,6 +96,8 @@ def check_config(raw: Mapping[str, Any], where: Path) -> None:
         raise refusal("quantized", where, {"method": method})
     if raw.get("pruned_heads"):
         raise refusal("pruned-heads", where)
+    if raw.get("transformers_weights"):
+        raise refusal("weights-named", where, {"name": raw["transformers_weights"]})
     from transformers import CONFIG_MAPPING
 
     if raw.get("auto_map") and raw.get("model_type") not in CONFIG_MAPPING:

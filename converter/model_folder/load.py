@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from converter.artifact import Provenance, TorchModel
+from converter.artifact import Provenance, SourceCard, TorchModel
 from converter.errors import ExportError, SourceError, UsageError
 from converter.graphs import MODEL
 from converter.jsonfile import read_table
@@ -14,6 +14,7 @@ from converter.model_folder.adapters import Adapter, find_adapter
 from converter.model_folder.architecture import ANY_TASK, check_model_type, choose_task
 from converter.model_folder.causes import refusal
 from converter.model_folder.contents import (
+    WEIGHTS,
     check_config,
     check_files,
     check_inputs,
@@ -23,7 +24,9 @@ from converter.model_folder.contents import (
 )
 from converter.model_folder.fields import Configuration, check_fields
 from converter.model_folder.labels import check_labels
-from converter.model_folder.locate import SentenceModule, encoder_folder_of, locate
+from converter.model_folder.licence import joined, read_card
+from converter.model_folder.links import check_links
+from converter.model_folder.locate import SentenceModule, encoder_folder_of, locate, sentence_modules
 from converter.model_folder.plausible import check_entries, check_settings, check_size
 from converter.model_folder.replacement_map import StandIns
 from converter.model_folder.said import first_line, is_panic
@@ -73,6 +76,7 @@ def load_source(
 
 
 def _read(folder: Path, name: str, revision: str | None, task: str | None, prompt: str | None) -> TorchModel:
+    check_links(folder)
     check_entries(folder)
     sentence = read_sentence_folder(folder)
     if sentence is not None:
@@ -95,7 +99,8 @@ def _read(folder: Path, name: str, revision: str | None, task: str | None, promp
         tokenizer = load_writing_tokenizer(words, module, causal=writer.kind == "decoder")
         # How it generates stands beside the weights: an adapter's folder may say nothing of it.
         writer.read_folder(encoder, tokenizer, max_length(module, tokenizer, None))
-        return _writer(module, writer, tokenizer, folder, _provenance(folder, encoder, own, name, revision, raw))
+        made = _writer(module, writer, tokenizer, folder, _provenance(folder, encoder, own, name, revision, raw))
+        return replace(made, card=_card(folder, encoder))
     tokenizer = load_tokenizer(words, module, sentence)
     source = TorchModel(
         module=module,
@@ -106,6 +111,7 @@ def _read(folder: Path, name: str, revision: str | None, task: str | None, promp
         provenance=_provenance(folder, encoder, own, name, revision, raw),
         folder=folder,
         shape_map=shape_map,
+        card=_card(folder, encoder),
     )
     source = _as_sentence_transformers(source, sentence or _reranker(raw, kind) or SentenceFolder(()), prompt)
     source.verify()
@@ -113,16 +119,23 @@ def _read(folder: Path, name: str, revision: str | None, task: str | None, promp
     return source
 
 
+def _card(folder: Path, encoder: Path) -> SourceCard:
+    """Return what is said of the model's use; the base of an adapter has a card of its own."""
+    own = read_card(folder)
+    return own if encoder.is_relative_to(folder) else joined(own, read_card(encoder))
+
+
 def _provenance(
     folder: Path, encoder: Path, own: Path, name: str, revision: str | None, raw: Mapping[str, Any]
 ) -> Provenance:
     """`own` is where an adapter lies, if there is one: then `encoder`, its base model, is elsewhere."""
     adapter = _hashes(own, ADAPTER_WEIGHTS) if (own / ADAPTER_WEIGHTS).is_file() else {}
+    modules = [f"{m.path}/{WEIGHTS}" for m in sentence_modules(folder)[1:] if (folder / m.path / WEIGHTS).is_file()]
     return Provenance(
         id=name,
         revision=revision,
-        weights_sha256=_hashes(encoder) | adapter,
-        licence=_licence(folder),
+        weights_sha256=_hashes(encoder) | adapter | {name: sha256_file(folder / name) for name in modules},
+        licence=_card(folder, encoder).licence,
         dtype=str(raw.get("dtype") or raw.get("torch_dtype") or "float32"),
     )
 
@@ -322,20 +335,3 @@ def _hashes(folder: Path, name: str | None = None) -> dict[str, str]:
 def sha256_file(path: Path) -> str:
     with path.open("rb") as opened:
         return hashlib.file_digest(opened, "sha256").hexdigest()
-
-
-def _licence(folder: Path) -> str | None:
-    """Return the licence that the model card's front matter names."""
-    card = folder / "README.md"
-    if not card.is_file():
-        return None
-    lines = card.read_text(encoding="utf-8", errors="replace").splitlines()
-    if not lines or lines[0].strip() != "---":
-        return None
-    for line in lines[1:]:
-        if line.strip() == "---":
-            return None
-        key, _, value = line.partition(":")
-        if key.strip() in {"license", "licence"}:
-            return value.strip() or None
-    return None

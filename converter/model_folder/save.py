@@ -30,6 +30,7 @@ def save_model(model: "TorchModel", folder: Path) -> None:
     `folder` is made where it is absent; it must not hold another model.
     """
     from converter.model_folder.files import write_model_files
+    from converter.model_folder.licence import write_notices
     from converter.model_folder.replacement_map import StandIns
     from converter.model_folder.replacements import own_state
 
@@ -44,6 +45,7 @@ def save_model(model: "TorchModel", folder: Path) -> None:
     write_model_files(model, folder, {})
     if model.shape_map is not None:
         model.shape_map.save(folder)
+    write_notices(model.card, folder)
     licence = f"license: {model.provenance.licence}\n" if model.provenance.licence else ""
     shape = (PRUNED if model.shape_map is not None else "") + ("" if stand_ins.is_empty else STAND_INS) or PLAIN
     card = CARD.format(licence=licence, id=model.provenance.id, shape=shape)

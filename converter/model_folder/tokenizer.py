@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from converter.graphs import ENCODER_INPUTS
+from converter.jsonfile import read_table
 from converter.model_folder.causes import refusal
 from converter.model_folder.said import first_line
 
@@ -40,6 +41,7 @@ def load_tokenizer(
     missing = refusal("tokenizer-missing", folder, {"files": ", ".join(FILES)})
     if not has_tokenizer(folder) and not (folder / "tokenizer_config.json").is_file():
         raise missing
+    _check_named_files(folder)
     args = {} if sentence is None else dict(sentence.tokenizer_args)
     try:
         tokenizer = transformers.AutoTokenizer.from_pretrained(
@@ -58,6 +60,15 @@ def load_tokenizer(
     if sentence is not None and sentence.lower_case:
         _lower_text(tokenizer)
     return tokenizer
+
+
+def _check_named_files(folder: Path) -> None:
+    """Refuse a tokenizer file elsewhere: transformers reads one that is named by the version it is for."""
+    path = folder / "tokenizer_config.json"
+    named = read_table(path).get("fast_tokenizer_files") if path.is_file() else None
+    for name in named if isinstance(named, list) else ():
+        if Path(str(name)).name != name:
+            raise refusal("tokenizer-outside", folder, {"file": name})
 
 
 def _check_vocabulary(tokenizer: Any, rows: int, folder: Path) -> None:

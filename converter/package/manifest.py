@@ -18,6 +18,8 @@ MANIFEST = "manifest.json"
 REJECTED = "rejected.json"
 GOLDEN = "golden.safetensors"
 README = "README.md"
+SIGNATURE = "model.sig"
+"""Written after the manifest, over it and all else: the one file beside it that it cannot list."""
 FORMAT = 2
 OLD_FORMAT = 1
 """Of one graph alone: its file as `model_file`, and what the runtime said of it as `signature`. Still read."""
@@ -43,7 +45,8 @@ def seal(bundle: "Bundle", manifest: Mapping[str, Any]) -> Package:
 
 
 def _files(folder: Path) -> list[Path]:
-    return [p for p in sorted(folder.rglob("*")) if not p.is_dir() and p != folder / MANIFEST]
+    unlisted = {folder / MANIFEST, folder / SIGNATURE}
+    return [p for p in sorted(folder.rglob("*")) if not p.is_dir() and p not in unlisted]
 
 
 def _describe(path: Path) -> dict[str, Any]:

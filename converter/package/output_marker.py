@@ -49,11 +49,12 @@ def write_marker(folder: Path) -> None:
     _write(folder, files)
 
 
-def renew_marker(folder: Path, names: Collection[str]) -> None:
-    """Take files of `folder` that this tool has written again into the marker; without one nothing is done."""
+def renew_marker(folder: Path, names: Collection[str], *, added: Collection[str] = ()) -> None:
+    """Take files of `folder` that this tool has written again, or `added`, into the marker; nothing without one."""
     files = read_marker(folder)
     if files is not None:
-        _write(folder, {**files, **{name: _describe(folder / name) for name in names if name in files}})
+        again = [name for name in names if name in files]
+        _write(folder, {**files, **{name: _describe(folder / name) for name in (*again, *added)}})
 
 
 def _write(folder: Path, files: Mapping[str, str]) -> None:

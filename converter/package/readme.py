@@ -1,7 +1,9 @@
 """The README of a package: what it is, how to call it, how good it is, how to check it."""
 
+import hashlib
 import json
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 import converter
 from converter.model_folder.sentence_config import RERANKER
@@ -39,7 +41,38 @@ def package_card(
         _proof(evaluation),
         _files(source),
     ]
-    return "\n\n".join(p for p in parts if p) + "\n"
+    return front_matter(target, bundle, source) + "\n\n".join(p for p in parts if p) + "\n"
+
+
+def front_matter(target: "Target", bundle: "Bundle", source: "TorchModel") -> str:
+    """Return the model card's head, as the Hub reads it: YAML, each value of which is written as JSON is."""
+    card, made = source.card, source.provenance
+    named = bool(card.licence) or not card.notices
+    library = "onnx" if any(name.endswith(".onnx") for name in bundle.files.values()) else "litert"
+    table: dict[str, Any] = {
+        "license": card.licence if named else "other",
+        "license_name": card.licence_name if named else "see-the-files",
+        "license_link": card.licence_link if named else next(iter(card.notices)),
+        # A folder of the same name as somebody's model on the Hub is not that model.
+        "base_model": made.id if made.revision else None,
+        "base_model_revision": made.revision,
+        "base_model_sha256": weights_digest(made.weights_sha256),
+        "library_name": library,
+        "pipeline_tag": source.task.name,
+        "language": list(card.languages),
+        "tags": ["plm-export", target.name],
+    }
+    lines = [f"{key}: {json.dumps(value, ensure_ascii=False)}" for key, value in table.items() if value]
+    return "\n".join(["---", *lines, "---", "", ""])
+
+
+def weights_digest(weights: Mapping[str, str]) -> str:
+    """Return the SHA-256 of one file of weights; of several, that of their names and digests, as `sha256sum` lists."""
+    if len(weights) == 1:
+        return next(iter(weights.values()))
+    return hashlib.sha256(
+        "".join(f"{digest}  {name}\n" for name, digest in sorted(weights.items())).encode()
+    ).hexdigest()
 
 
 def _what(precision: "ChosenPrecision", bundle: "Bundle", evaluation: "Evaluation", source: "TorchModel") -> str:
@@ -49,13 +82,19 @@ def _what(precision: "ChosenPrecision", bundle: "Bundle", evaluation: "Evaluatio
     return "\n".join(
         [
             f"- Task: {source.task.name}",
-            f"- Made from: `{made.id}`{revision}, licence: {made.licence or 'not stated by the source'}",
+            f"- Made from: `{made.id}`{revision}, licence: {_licence(source)}",
             f"- Model: {_names(bundle)}, precision {precision}, {size}",
             *_around(source),
             f"- Verdict: {VERDICTS[evaluation.status]}",
             f"- Made by plm-export {converter.__version__}; `manifest.json` has source, recipe, versions and checks",
         ]
     )
+
+
+def _licence(source: "TorchModel") -> str:
+    card = source.card
+    said = [card.licence_name or card.licence or source.provenance.licence, *(f"`{name}`" for name in card.notices)]
+    return ", ".join(filter(None, said)) or "**not stated by the source**"
 
 
 def _names(bundle: "Bundle") -> str:
@@ -156,5 +195,6 @@ def _files(source: "TorchModel") -> str:
         "\n\n"
         f"{labels}"
         "- `golden.safetensors`: texts, their token ids, and the recorded outputs of package and source\n"
+        "- `sbom.cdx.json`: bill of materials (CycloneDX): source, licence, model card, libraries that made it\n"
         "- `manifest.json`: file hashes, source, recipe, versions, stages, checks, how to rebuild\n"
     )

@@ -55,7 +55,9 @@ def seal_package(
 
     A package that failed gets the manifest only: it is kept for study, and may not even run.
     """
+    from converter.model_folder.licence import write_notices
     from converter.package.readme import package_card
+    from converter.package.sbom import write_bom
 
     manifest = {
         "tool": {"name": "plm-export", "version": converter.__version__},
@@ -78,6 +80,8 @@ def seal_package(
     }
     if evaluation.status is not Status.FAIL:
         manifest |= _golden(target, precision, bundle, evaluation, source, reference)
+        write_notices(source.card, bundle.folder)
+        write_bom(target, precision, bundle, evaluation, source, manifest)
         card = package_card(target, precision, bundle, evaluation, source)
         (bundle.folder / README).write_text(card, encoding="utf-8")
     return seal(bundle, json_values(manifest))

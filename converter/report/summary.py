@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 FORMAT = 1
 JSON_FILE = "report.json"
 JUNIT_FILE = "report.junit.xml"
+SARIF_FILE = "report.sarif"
 PAGE_FILE = "report.html"
 
 

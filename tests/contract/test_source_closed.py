@@ -85,6 +85,16 @@ def indexed_outside(folder: Path) -> None:
     config(folder, "model.safetensors.index.json", weight_map=dict.fromkeys(names, "../outside.safetensors"))
 
 
+def linked_outside(folder: Path) -> None:
+    (folder / "config.json").rename(folder.parent / "private.json")
+    (folder / "config.json").symlink_to("../private.json")
+
+
+def tokenizer_outside(folder: Path) -> None:
+    shutil.copy(folder / "tokenizer.json", folder.parent / "tokenizer.4.0.0.json")
+    config(folder, "tokenizer_config.json", fast_tokenizer_files=["../tokenizer.4.0.0.json"])
+
+
 def adapted(folder: Path, **changes: Any) -> None:
     config(folder, "adapter_config.json", **({"peft_type": "LORA", "r": 2, "target_modules": ["query"]} | changes))
 
@@ -157,6 +167,9 @@ PLANTED: dict[str, Callable[[Path], Any]] = {
     "file-unknown": lambda f: config(f, "thresholds.json", good=0.7),
     "weights-misnamed": rename_weights,
     "weights-outside": indexed_outside,
+    "link-outside": linked_outside,
+    "tokenizer-outside": tokenizer_outside,
+    "weights-named": lambda f: config(f, transformers_weights="model.safetensors.index.json"),
     "weights-prefixed": lambda f: weights(f, lambda t: {f"module.{k}": v for k, v in t.items()}),
     "weights-unread": lambda f: weights(f, lambda t: t | {INSIDE: torch.zeros(3, 8)}),
     "adapter-without-base": adapter_alone,
@@ -197,6 +210,7 @@ def is_of(error: SourceError, cause: str) -> bool:
         parts = Formatter().parse(text)
         return "".join(re.escape(plain) + ("" if name is None else ".*") for plain, name, _, _ in parts)
 
+    assert error.full_code == f"PLM400/{cause}"
     row = CAUSES[cause]
     message = str(error).removeprefix(f"{error.where}: ")
     return bool(re.fullmatch(pattern(row.what), message) and re.fullmatch(pattern(row.cure), error.hint))

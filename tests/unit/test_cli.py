@@ -99,7 +99,7 @@ def test_every_deliberate_error_has_its_code_one_line_and_its_hint(
     code, out, err = plm_export("m", "--target", "cpu-int8")
     assert code == error.exit_code
     assert 2 <= code <= 7
-    assert err.splitlines()[-2:] == ["error: here: it broke in two lines", "hint: mend it"]
+    assert err.splitlines()[-2:] == [f"error: here: it broke in two lines [{error.code}]", "hint: mend it"]
     assert out == ""
 
 
@@ -136,7 +136,10 @@ def test_a_bug_shows_where_only_when_asked(plm_export: Run, fails: Callable[[Bas
 def test_with_json_an_error_is_one_document(plm_export: Run, fails: Callable[[BaseException], None]) -> None:
     fails(errors.SourceError("no weights", hint="look"))
     code, out, _ = plm_export("m", "--json")
-    assert json.loads(out) == {"error": {"message": "no weights", "hint": "look"}, "exit_code": 4}
+    assert json.loads(out) == {
+        "error": {"code": "PLM400", "message": "no weights", "hint": "look"},
+        "exit_code": 4,
+    }
     assert code == 4
 
 

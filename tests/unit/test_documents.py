@@ -208,6 +208,26 @@ def test_the_exit_codes_are_those_of_the_errors() -> None:
     assert table == own | {0, errors.INTERRUPTED_EXIT_CODE}
 
 
+def test_every_error_has_a_code_of_its_own_with_cause_and_cure() -> None:
+    from converter import errors
+
+    classes = {cls for cls in vars(errors).values() if isinstance(cls, type) and issubclass(cls, ExportError)}
+    assert classes == {*errors.error_classes(), ExportError}
+    codes = [cls.code for cls in errors.error_classes()] + list(errors.OTHERS)
+    assert len(set(codes)) == len(codes)
+    assert all(cls.cure and cls.__doc__ for cls in errors.error_classes())
+    assert set(codes) == {c for c in first_column("docs/reference/errors.md") if c.startswith("PLM")}
+    # The hundreds are the exit code: a pipeline that knows one knows the other.
+    assert all(int(cls.code[3:]) // 100 == cls.exit_code for cls in errors.error_classes())
+
+
+def test_every_reason_to_refuse_a_source_is_documented() -> None:
+    from converter.model_folder.causes import CAUSES
+
+    rows = re.findall(r"^\| `([\w-]+)` \|", TEXTS["docs/reference/errors.md"], flags=re.MULTILINE)
+    assert {row for row in rows if not row.startswith("PLM")} == set(CAUSES)
+
+
 def test_the_keys_of_recipes_are_those_that_bind() -> None:
     assert first_column("docs/reference/recipe.md") == set(KEYS)
 
