@@ -30,7 +30,7 @@ from converter.stage import SILENT
 from converter.validate.bounds import drop_interval
 from converter.validate.checks import Evaluation, Status
 from converter.validate.compare import compare
-from converter.validate.slices import ComparedText, script, slice_check, slices_of
+from converter.validate.slices import ComparedText, slice_check, slices_of
 from converter.validate.texts import CALIBRATED, NOTES, text_facts
 from tests.tiny import SENTENCES
 from tests.torch_runner import Feed, Outputs, TorchRunner
