@@ -128,5 +128,7 @@ class Quantizer(Stage[Made, Made], Generic[Made]):
     target: ClassVar[str]
     """The name of the target that offers it."""
     precision: ClassVar[Precision]
+    gentler: ClassVar[tuple[str, ...]] = ()
+    """What may repair a package of it, as typed behind `--quantize`, the smallest change first."""
     aside: ClassVar[bool] = False
     """`auto` does not try it."""

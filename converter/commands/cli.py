@@ -18,6 +18,7 @@ import converter
 from converter.commands.bench import bench
 from converter.commands.diff import diff
 from converter.commands.doctor import doctor
+from converter.commands.explain import explain
 from converter.commands.export import export
 from converter.commands.inspect import inspect
 from converter.commands.listing import describe, list_names
@@ -30,7 +31,7 @@ from converter.errors import INTERRUPTED_EXIT_CODE, ExportError, ResourceLimit, 
 
 BUG_EXIT_CODE = 1
 SECONDS_TO_CLEAN_UP = 5.0
-COMMANDS = (export, plan, verify, run_package, inspect, diff, bench, list_names, describe, doctor)
+COMMANDS = (export, plan, verify, run_package, inspect, explain, diff, bench, list_names, describe, doctor)
 
 # Read by libraries at their import, so set before any: no telemetry, no bars, no banners. A user's own setting wins.
 ENVIRONMENT = {

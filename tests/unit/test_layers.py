@@ -50,7 +50,7 @@ FLOORS: tuple[tuple[tuple[str, ...], ...], ...] = (
     (("report",), ("timing",)),
     (("device",),),
     (("pipeline",), ("targets",)),
-    (("planning", "api"),),
+    (("planning", "api"), ("explain",)),
     (("commands",),),
 )
 HEIGHTS = {name: height for height, rooms in enumerate(FLOORS) for room in rooms for name in room}
