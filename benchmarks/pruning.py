@@ -173,7 +173,7 @@ def lines_of(tables: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> dict[str,
 
 def export(data: Data, flags: Sequence[str], out: Path) -> dict[str, Any]:
     """Run the command line; limits are wide open, so that what a plain method makes is kept."""
-    limits = [word for limit in ("agreement=0.01", "stability=0.01", "max_drop=0.99") for word in ("--limit", limit)]
+    limits = [word for limit in ("agreement=0.01", "stability=0.01", "max_drop=99pt") for word in ("--limit", limit)]
     files = ["--calibration", str(data.train), "--eval", str(data.dev)]
     target = ["--target", "cpu-int8", "--quantize", "static", "--probes", "50"]
     done = plm_export(data.model, *target, *files, *limits, *flags, "-o", str(out), "--json", "--quiet", "--force")

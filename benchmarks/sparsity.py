@@ -73,7 +73,7 @@ def make(flags: Sequence[str], out: Path) -> dict[str, Any]:
     if kept.is_file():
         return dict(json.loads(kept.read_text(encoding="utf-8")))
     data = DATA["sst2"]
-    limits = [word for limit in ("agreement=0.01", "stability=0.01", "max_drop=0.99") for word in ("--limit", limit)]
+    limits = [word for limit in ("agreement=0.01", "stability=0.01", "max_drop=99pt") for word in ("--limit", limit)]
     text = ["--calibration", str(data.train), "--eval", str(data.dev), "--probes", "50"]
     target = ["--target", "cpu-int8", "--quantize", "static"]
     done = plm_export(data.model, *target, *text, *limits, *flags, "-o", str(out), "--json", "--quiet", "--force")

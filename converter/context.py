@@ -4,6 +4,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from converter.examples import JudgedText, Origin, text_key
+from converter.model_folder.samples import is_sample
 from converter.recipe import aim_of
 from converter.stage import Context, Progress
 
@@ -41,6 +43,19 @@ def read_text(recipe: "Recipe", source: "TorchModel", progress: Progress) -> Rec
         given,
         choose_probes(given.judged, builtin, min(recipe.n_probes, source.task.most_texts or recipe.n_probes)),
         calibration_texts(given.calibration, builtin, len(given.calibration) + len(builtin)),
+    )
+
+
+def judged_text(recipe: "Recipe", text: RecipeText) -> JudgedText:
+    """Say whose text packages are judged on. A bundled sample's own evaluation text is no text of the user's."""
+    given = recipe.evaluation or recipe.calibration
+    own = given is not None and not is_sample(str(given))
+    origin = Origin.BUILT_IN if not own else Origin.OWN if recipe.evaluation else Origin.CALIBRATION
+    return JudgedText(
+        origin,
+        recipe.confidence,
+        calibrated=frozenset(text_key(e) for e in text.calibration),
+        slices=recipe.slices,
     )
 
 

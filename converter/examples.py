@@ -1,8 +1,9 @@
 """Text to judge and calibrate by, and its token ids."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -40,6 +41,45 @@ class Example:
     """Examples of one group are sampled and scored together: the two texts of a similarity pair."""
     window: int = 0
     """Which of the overlapping windows of a long text this is: the text is whole in each of them."""
+
+
+def units_of(examples: Sequence[Example]) -> list[list[int]]:
+    """Return which examples make one text of a metric: all windows of it, both texts of a pair."""
+    found: dict[Any, list[int]] = {}
+    for i, example in enumerate(examples):
+        found.setdefault(example.group or replace(example, window=0), []).append(i)
+    return list(found.values())
+
+
+def text_key(example: Example) -> tuple[str, ...]:
+    """Return what tells a text from others, whatever file, label or window it stands with."""
+    return (example.text, example.pair or "", *(example.words or ()))
+
+
+class Origin(StrEnum):
+    """Whose text a package is judged on; the words stand behind a verdict."""
+
+    OWN = "own text"
+    CALIBRATION = "calibration text"
+    BUILT_IN = "built-in text"
+
+
+SLICES = ("label", "length", "script", "rare")
+"""What judged texts are sliced by; see `converter.validate.slices`."""
+
+
+@dataclass(frozen=True)
+class JudgedText:
+    """What is known of the text that a package is judged on, and how its figures decide."""
+
+    origin: Origin = Origin.BUILT_IN
+    confidence: float = 0.95
+    """Of each bound; on text of the user's own the gate decides on them."""
+    calibrated: frozenset[tuple[str, ...]] = frozenset()
+    """`text_key` of the texts that stages measure and learn on."""
+    slices: tuple[str, ...] = SLICES
+    drop_asked: bool = False
+    """The user set the limit on the metric: where the texts do not settle it, nothing is proven."""
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from converter.artifact import Artifact, TorchModel
-from converter.context import context_of, read_text
+from converter.context import context_of, judged_text, read_text
 from converter.errors import ExportError, GateFailed, NotProven, UsageError
 from converter.package.output_folder import Output
 from converter.package.seal import seal_package
@@ -31,6 +31,12 @@ WHAT_NEXT = {
 }
 """What a user can do about a verdict."""
 CODES = {Status.FAIL: GateFailed.code, Status.NOT_RUN: NotProven.code}
+
+
+def _what_next(evaluation: Evaluation) -> str:
+    if evaluation.status is Status.NOT_RUN and any(c.undecided for c in evaluation.checks):
+        return "give --eval more texts like these, or set your own limits with --limit and --max-drop"
+    return WHAT_NEXT.get(evaluation.status, "")
 
 
 @dataclass(frozen=True)
@@ -165,6 +171,7 @@ def _contexts(recipe: "Recipe", source: TorchModel, output: Output, progress: Pr
     text = read_text(recipe, source, progress)
     _refuse_idle_limit(recipe, text.given.judged)
     reference = capture_reference(source, text.probes, progress, text.given.evaluation, text.given.notes)
+    reference = replace(reference, text=judged_text(recipe, text))
     owner = check_owner(source, reference, progress, recipe.prompt, recipe.max_length)
     held_out = tuple(p.example for p in (*reference.probes, *reference.scored))
     ctx = context_of(recipe, source, text, output.work, progress, held_out=held_out, resume=output.resume)
@@ -262,7 +269,8 @@ class _Making:
     def _make(self, target: "Target", precision: "ChosenPrecision", folder_name: str) -> Candidate:
         from converter.validate.package_check import evaluate_package
 
-        artifact, records = self._stages(target.stages(precision.name, precision.options, self.compressed))
+        stages = target.stages(precision.name, precision.options, self.compressed)
+        artifact, records = self._stages(stages)
         folder = self.output.folder / folder_name
         folder.mkdir()
         bundle = target.emit(artifact, self.compressed, folder, self.ctx)
@@ -272,11 +280,22 @@ class _Making:
             bundle,
             self.source,
             self.recipe.limits_for(target, precision.name),
-            self.proof,
+            self._proof_of(target, stages),
             require_device=self.require_device,
             steps=self._steps(records),
         )
         return Candidate(precision, bundle, evaluation, records)
+
+    def _proof_of(self, target: "Target", stages: Sequence[Stage[Any, Any]]) -> ProofContext:
+        """Return the proof with what is known of the text for this package: only some stages learn from text."""
+        reference = self.proof.reference
+        learned = any(s.needs_text for s in (*self.recipe.compress, *stages))
+        text = replace(
+            reference.text,
+            calibrated=reference.text.calibrated if learned else frozenset(),
+            drop_asked=self.recipe.asks_drop(target),
+        )
+        return replace(self.proof, reference=replace(reference, text=text))
 
     def _fastest(self, target: "Target", choices: "Sequence[ChosenPrecision]") -> Candidate:
         """Make all candidates, time them together, and keep the fastest of those with the best verdict."""
@@ -329,7 +348,7 @@ class _Making:
             evaluation,
             made.records,
             error=evaluation.reason(),
-            hint=WHAT_NEXT.get(status, ""),
+            hint=_what_next(evaluation),
             code=CODES.get(status),
         )
 

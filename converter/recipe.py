@@ -10,8 +10,9 @@ from converter.binding import bind, parse_options, unbind
 from converter.bounds.files import MEGABYTE, UnfitFileError, read_bounded
 from converter.data.names import bind_columns, bind_labels
 from converter.errors import RecipeError, nearest
+from converter.examples import SLICES
 from converter.model_folder.samples import is_sample, own_evaluation, resolve_recipe
-from converter.precision import Limits, Quantizer
+from converter.precision import Limits, Quantizer, bound_limits, limits_table
 from converter.registry import default_target, stage_class, target_class
 from converter.target import Aim
 
@@ -36,12 +37,15 @@ KEYS = (
     "quantize",
     "target",
     "limits",
+    "confidence",
+    "slices",
 )
 LARGEST = MEGABYTE
 """Of a recipe: TOML takes long to read where keys are many and dotted."""
 FILE_OPTIONS = ("corpus", "tokens")
 """Options of stages that name files."""
 DEFAULT_PROBES = 400
+CONFIDENCE = 0.95
 MOST = 2**63 - 1
 """What torch's generators and TOML take."""
 COMPRESSED_AGREEMENT = 0.9
@@ -105,6 +109,10 @@ class Recipe:
     limits: Mapping[str, Limits] = field(default_factory=dict)
     """Overrides by target name; `""` is for all targets."""
     seed: int = 0
+    confidence: float = CONFIDENCE
+    """Of each bound of agreement and metric: on text of the user's own, `evaluation`, the gate decides on them."""
+    slices: tuple[str, ...] = SLICES
+    """What judged texts are sliced by; a slice that surely breaks fails the gate."""
 
     def limits_for(self, target: "Target", precision: str) -> Limits:
         """Return the target's own limits, overruled by the recipe's for all, then for this target.
@@ -125,6 +133,10 @@ class Recipe:
             if key in self.limits:
                 made = replace(made, **unbind(self.limits[key]))
         return made
+
+    def asks_drop(self, target: "Target") -> bool:
+        """Tell whether the recipe itself limits the drop of the metric."""
+        return any(key in self.limits and self.limits[key].max_drop is not None for key in ("", target.name))
 
 
 def load_recipe_table(path: Path) -> dict[str, Any]:
@@ -199,6 +211,8 @@ def bind_recipe(table: Mapping[str, Any], where: str = "recipe") -> Recipe:
         n_probes=_whole(table, "probes", DEFAULT_PROBES, where, low=1),
         limits=_limits(_table(table, "limits", where), targets, f"{where}.limits"),
         seed=_whole(table, "seed", 0, where, low=0),
+        confidence=_confidence(table, where),
+        slices=_slices(table, where),
     )
 
 
@@ -215,14 +229,16 @@ def recipe_table(recipe: Recipe) -> dict[str, Any]:
     table |= {k: str(v) for k, v in (("calibration", recipe.calibration), ("eval", recipe.evaluation)) if v is not None}
     table |= {k: v for k, v in (("columns", dict(recipe.columns)), ("label_map", dict(recipe.label_map))) if v}
     table |= {} if recipe.max_length is None else {"max_length": recipe.max_length}
+    table |= {} if recipe.confidence == CONFIDENCE else {"confidence": recipe.confidence}
+    table |= {} if recipe.slices == SLICES else {"slices": list(recipe.slices) or ["none"]}
     table["quantize"] = {
         t.name: {"precision": p.name, **p.options} for t, p in zip(recipe.targets, recipe.precisions, strict=True)
     }
     table["target"] = {t.name: unbind(t) for t in recipe.targets if unbind(t)}
     table["compress"] = [{"stage": s.name, **unbind(s)} for s in recipe.compress]
     table["limits"] = {
-        **unbind(recipe.limits.get("", Limits())),
-        **{k: unbind(v) for k, v in recipe.limits.items() if k},
+        **limits_table(recipe.limits.get("", Limits())),
+        **{k: limits_table(v) for k, v in recipe.limits.items() if k},
     }
     return {k: v for k, v in table.items() if v not in ({}, [])}
 
@@ -304,21 +320,27 @@ def _limits(table: Mapping[str, Any], targets: "list[Target]", where: str) -> di
     own = {k: v for k, v in table.items() if isinstance(v, Mapping)}
     _known_targets(own, targets, where)
     general = {k: v for k, v in table.items() if k not in own}
-    made = {"": _bound_limits(general, where)} if general else {}
-    return made | {target_class(name).name: _bound_limits(v, f"{where}.{name}") for name, v in own.items()}
+    made = {"": bound_limits(general, where)} if general else {}
+    return made | {target_class(name).name: bound_limits(v, f"{where}.{name}") for name, v in own.items()}
 
 
-def _bound_limits(table: Mapping[str, Any], where: str) -> Limits:
-    """Bind limits; a limit may be weakened, which the manifest then says, but not lifted."""
-    made = bind(Limits, table, where)
-    for key in table:
-        if getattr(made, key.replace("-", "_")) is None:
+def _confidence(table: Mapping[str, Any], where: str) -> float:
+    value = table.get("confidence", CONFIDENCE)
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0.5 < value < 1:
+        raise RecipeError(
+            f"wanted a number between 0.5 and 1, found {value!r}", where=f"{where}.confidence", hint="0.95"
+        )
+    return float(value)
+
+
+def _slices(table: Mapping[str, Any], where: str) -> tuple[str, ...]:
+    names = _texts(table, "slices", where) if "slices" in table else list(SLICES)
+    for name in names:
+        if name not in (*SLICES, "none"):
             raise RecipeError(
-                "a limit is a number",
-                where=f"{where}.{key}",
-                hint="leave it out to keep the default limit of the target",
+                f"there are no slices by {name!r}", where=f"{where}.slices", hint=nearest(name, (*SLICES, "none"))
             )
-    return made
+    return tuple(n for n in SLICES if n in names)
 
 
 def _known_targets(table: Mapping[str, Any], targets: "list[Target]", where: str) -> None:

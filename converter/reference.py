@@ -1,13 +1,13 @@
 """The source's own answers, taken before anything is changed."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from converter.errors import SourceError
-from converter.examples import Encoding, Example
+from converter.examples import Encoding, Example, JudgedText, units_of
 from converter.graphs import GraphSpec, Run
 from converter.task import Judged
 
@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 
 BATCH_TOKENS = 4096
 """Padded tokens in one batch of the source: bounds memory whatever the lengths are."""
+GROUPS = 40
+"""Groups of texts that a score is taken without, one by one: its spread is told from them."""
+EQUAL = 1e-9
 
 
 @dataclass(frozen=True)
@@ -28,6 +31,18 @@ class Probe:
 
     example: Example
     encoding: Encoding
+
+
+@dataclass(frozen=True)
+class Score:
+    """The source's score on the labelled texts in parts, so that a package's can be compared text by text."""
+
+    right: tuple[bool, ...] = ()
+    """Of each text, in the order of `units_of`; empty where the metric is no share of right answers."""
+    without: tuple[float, ...] = ()
+    """The metric without each of up to `GROUPS` equal groups of texts; empty where `right` serves."""
+    rest: tuple[Any, ...] = ()
+    """Decisions on the labelled texts that are no probes, among themselves; empty where they are not compared."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +61,8 @@ class Reference:
     """Every labelled text of the evaluation file (of the probes, where there is none); all windows of it."""
     notes: tuple[str, ...] = ()
     """What a reader of the figures must know: how the data was read, and why the metric may mislead."""
+    score: Score = Score()
+    text: JudgedText = field(default_factory=JudgedText)
 
     @property
     def probes(self) -> tuple[Probe, ...]:
@@ -205,14 +222,42 @@ def _scored(
         j.example: j for j in judge_batched(model, rest, torch_run(model), progress, "Evaluating the source model")
     }
     gold = [known[p.example] for p in scored]
+    metric = model.task.metric(gold) if gold else {}
     return _reference(
         model,
         judged,
         scored,
-        metric=model.task.metric(gold) if gold else {},
+        metric=metric,
         chance=model.task.chance([e for e in labelled if not e.window]) if labelled else None,
+        score=replace(
+            score_parts(model.task, gold, metric), rest=_rest_decisions(model, [known[p.example] for p in rest])
+        ),
         notes=tuple(dict.fromkeys((*notes, *(model.task.metric_notes(gold) if gold else ())))),
     )
+
+
+def score_parts(task: "Task", gold: Sequence[Judged], metric: Mapping[str, float]) -> Score:
+    """Take a score on labelled texts apart: right or wrong by text, else the score without each group of them."""
+    if not metric:
+        return Score()
+    name, units = task.metric_name, units_of([j.example for j in gold])
+    if name == "accuracy" and len(units) == len(gold):
+        right = tuple(bool(d == j.example.label) for d, j in zip(task.decisions(gold), gold, strict=True))
+        if abs(float(np.mean(right)) - metric[name]) < EQUAL:
+            return Score(right)
+    groups = min(GROUPS, len(units))
+    if groups < 2:
+        return Score()
+    without = []
+    for g in range(groups):
+        kept = [gold[i] for k, rows in enumerate(units) if k % groups != g for i in rows]
+        without.append(float(task.metric(kept).get(name, np.nan)))
+    return Score(without=tuple(without))
+
+
+def _rest_decisions(model: "TorchModel", rest: Sequence[Judged]) -> tuple[Any, ...]:
+    """Return the decisions on texts that are no probes; those of models that write text are compared by none."""
+    return tuple(model.task.decisions(rest)) if rest and model.cache is None else ()
 
 
 def _reference(
@@ -222,6 +267,7 @@ def _reference(
     metric: dict[str, float],
     chance: float | None,
     notes: tuple[str, ...],
+    score: Score,
 ) -> Reference:
     names = judged[0].outputs if judged else ()
     return Reference(
@@ -232,6 +278,7 @@ def _reference(
         chance=chance,
         scored=scored,
         notes=notes,
+        score=score,
     )
 
 
@@ -258,8 +305,10 @@ def at_length(
     if any(p.encoding.length > length for p in reference.scored):
         made = _scored(short, judged, [p.example for p in reference.scored], progress, reference.notes)
     else:
-        made = _reference(short, judged, reference.scored, reference.metric, reference.chance, reference.notes)
-    return short, made
+        made = _reference(
+            short, judged, reference.scored, reference.metric, reference.chance, reference.notes, reference.score
+        )
+    return short, replace(made, text=reference.text)
 
 
 def _refuse_nan(judged: Sequence[Judged]) -> None:

@@ -19,6 +19,7 @@ from converter.commands.batch import batch
 from converter.commands.bench import bench
 from converter.commands.diff import diff
 from converter.commands.doctor import doctor
+from converter.commands.explain import explain
 from converter.commands.export import export
 from converter.commands.inspect import inspect
 from converter.commands.listing import describe, list_names
@@ -39,7 +40,21 @@ from converter.errors import (
 
 BUG_EXIT_CODE = 1
 SECONDS_TO_CLEAN_UP = 5.0
-COMMANDS = (export, batch, plan, verify, sign, run_package, inspect, diff, bench, list_names, describe, doctor)
+COMMANDS = (
+    export,
+    batch,
+    plan,
+    verify,
+    sign,
+    run_package,
+    inspect,
+    explain,
+    diff,
+    bench,
+    list_names,
+    describe,
+    doctor,
+)
 
 # Read by libraries at their import, so set before any: no telemetry, no bars, no banners. A user's own setting wins.
 ENVIRONMENT = {

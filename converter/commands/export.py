@@ -71,7 +71,15 @@ def methods(kind: str, does: str) -> str:
 @click.option("--columns", metavar="text=…,label=…", help="Columns of the data files by name; pair=… is a second text.")
 @click.option("--label-map", metavar="FILE", help="What the data calls the model's labels (json, toml, tsv).")
 @click.option("--max-length", type=int, metavar="N", help="Longest text in tokens; at most what the model takes.")
-@click.option("--max-drop", type=float, metavar="X", help="Largest allowed drop of the metric: 0.005 is half a point.")
+@click.option(
+    "--max-drop", metavar="Xpt", help="Largest allowed drop of the metric: 0.5pt (or 0.005) is half a percentage point."
+)
+@click.option(
+    "--confidence", type=float, metavar="P", help="Of each bound that decides on text of your own; default 0.95."
+)
+@click.option(
+    "--slices", metavar="NAME,…", help="Kinds of text judged one by one: label, length, script, rare (all), or none."
+)
 @click.option(
     "--limit",
     multiple=True,
@@ -124,7 +132,9 @@ def export(  # click passes one argument a flag
     columns: str | None,
     label_map: str | None,
     max_length: int | None,
-    max_drop: float | None,
+    max_drop: str | None,
+    confidence: float | None,
+    slices: str | None,
     limit: tuple[str, ...],
     seq_len: str | None,
     portable: bool,
@@ -161,6 +171,8 @@ def export(  # click passes one argument a flag
         label_map=label_map,
         max_length=max_length,
         max_drop=max_drop,
+        confidence=confidence,
+        slices=slices,
         limit=limit,
         seq_len=seq_len,
         portable=portable,

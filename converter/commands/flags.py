@@ -34,7 +34,9 @@ class Flags:
     columns: str | None = None
     label_map: str | None = None
     max_length: int | None = None
-    max_drop: float | None = None
+    max_drop: str | None = None
+    confidence: float | None = None
+    slices: str | None = None
     limit: tuple[str, ...] = ()
     seq_len: str | None = None
     portable: bool = False
@@ -69,6 +71,8 @@ def recipe_table(flags: Flags, typed: Sequence[str]) -> dict[str, Any]:
         "max_length": flags.max_length,
         "probes": flags.probes,
         "seed": flags.seed,
+        "confidence": flags.confidence,
+        "slices": None if flags.slices is None else [s.strip() for s in flags.slices.split(",") if s.strip()],
     }
     table |= {key: value for key, value in plain.items() if value is not None}
     _lay_targets(table, flags.target)
@@ -186,7 +190,7 @@ def _lay_portable(table: dict[str, Any], *, wanted: bool) -> None:
 
 
 def _lay_limits(table: dict[str, Any], flags: Flags) -> None:
-    given = [] if flags.max_drop is None else [("max_drop", str(flags.max_drop), "--max-drop")]
+    given = [] if flags.max_drop is None else [("max_drop", flags.max_drop, "--max-drop")]
     for text in flags.limit:
         key, equals, value = text.partition("=")
         if not equals:
@@ -197,13 +201,19 @@ def _lay_limits(table: dict[str, Any], flags: Flags) -> None:
         limits = _sub(table, "limits")
         name = name.replace("-", "_")
         if dot:
-            _sub(limits, target.replace("_", "-"))[name] = _number(value, where)
+            _sub(limits, target.replace("_", "-"))[name] = _limit(name, value, where)
             continue
-        limits[name] = _number(value, where)
+        limits[name] = _limit(name, value, where)
         # A limit for all overrules what the recipe says of one target.
         for target, found in limits.items():
             if isinstance(found, Mapping):
                 limits[target] = {k: v for k, v in found.items() if k.replace("-", "_") != name}
+
+
+def _limit(name: str, text: str, where: str) -> float | str:
+    from converter.precision import points, points_text
+
+    return points_text(float(points(text, where))) if name == "max_drop" else _number(text, where)
 
 
 def _number(text: str, where: str) -> float:

@@ -52,7 +52,7 @@ class ExportOnnx(Stage[TorchModel, OnnxModel]):
         path = ctx.work / "onnx" / "model.onnx"
         path.parent.mkdir(exist_ok=True)
         with ctx.progress.task("Exporting to ONNX"), quiet_exporter():
-            model = _export(given, self.opset)
+            model = export_graph(given, self.opset)
             changes = apply_rewrites(EXPORTED, model, soundness_of(model))
             facts: dict[str, Any] = {
                 "opset": model.opset_imports[""],
@@ -67,7 +67,13 @@ class ExportOnnx(Stage[TorchModel, OnnxModel]):
         return Outcome(made, facts | check_exported(made, ctx))
 
 
-def _export(given: TorchModel, opset: int) -> "ir.Model":
+def export_graph(given: TorchModel, opset: int = OPSET) -> "ir.Model":
+    """Return the graph as PyTorch exports it, before any rewrite.
+
+    Raises:
+        StageFailed: PyTorch cannot export the model; says why.
+
+    """
     import torch
 
     spec, n = given.specs[MODEL], min(12, given.max_length)

@@ -42,6 +42,7 @@ class DynamicInt8(Quantizer[OnnxModel]):
         suffix="_quantized",
         client_dtype="q8",
     )
+    gentler = ("dynamic:max_noise=0.02", "dynamic:smooth=false", "dynamic:max_noise=0.005", "static")
     summary = "int8 weights, activation scales computed per batch at run time"
 
     def run(self, given: OnnxModel, ctx: Context) -> Outcome[OnnxModel]:

@@ -30,6 +30,7 @@ class LitertDynamicInt8(Quantizer[TfliteModel]):
 
     target = "tflite"
     precision = Precision("dynamic", Limits(agreement=0.985, stability=0.99, max_drop=0.01))
+    gentler = ("dynamic:smooth=0", "weights", "static")
     summary = "int8 weights, activation scales computed per token at run time"
     needs_text = True
 

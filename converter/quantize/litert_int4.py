@@ -30,6 +30,7 @@ class LitertInt4(Quantizer[TfliteModel]):
 
     target = "tflite"
     precision = Precision("int4", Limits(agreement=0.96, stability=0.99, max_drop=0.03))
+    gentler = ("int4:embeddings=8", "mixed", "mixed:kept=0.7", "dynamic")
     summary = "int4 weights in blocks"
     needs_text = True
 

@@ -43,6 +43,7 @@ class LitertStaticInt8(Quantizer[TfliteModel]):
 
     target = "tflite"
     precision = Precision("static", Limits(agreement=0.97, stability=0.99, max_drop=0.02))
+    gentler = ("static:min_snr=34", "static:min_snr=45", "dynamic", "weights")
     summary = "int8 weights and activations, ranges fixed by calibration"
     needs_text = True
 

@@ -45,6 +45,13 @@ class StaticInt8(Quantizer[OnnxModel]):
     precision = Precision(
         "static", Limits(agreement=0.97, stability=0.999, max_drop=0.02), suffix="_quantized", client_dtype="q8"
     )
+    gentler = (
+        "static:max_noise=0.02",
+        "static:range=percentile",
+        "static:range=minmax",
+        "static:max_noise=0.005",
+        "dynamic",
+    )
     summary = "int8 weights and activations, ranges fixed by calibration"
     needs_text = True
 

@@ -180,6 +180,11 @@ def drift(facts: Mapping[str, Any]) -> list[Step]:
     return [Step(row["step"], row["max_error"], row["agreement"], row.get("detail", "")) for row in found]
 
 
+def slices(facts: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """Return the kinds of text that a package was judged on one by one, the lowest first."""
+    return _tables(facts.get("slices"), ("by", "name", "n", "agreement", "low", "high", "status", "drop"))
+
+
 def _tables(rows: Any, keys: Sequence[str]) -> list[Mapping[str, Any]]:
     """Return the rows that can be drawn. Facts are free in form: a page must not fail over what a stage noted."""
     found = rows if isinstance(rows, list) else []

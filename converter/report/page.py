@@ -7,7 +7,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from converter.report import charts, words
-from converter.report.table import typical_error, worst_error
+from converter.report.table import judged_on, typical_error, worst_error
 
 MARKS = {"PASS": "✓", "FAIL": "✕", "NOT_RUN": "○"}
 SPOKEN = {"PASS": "PASS", "FAIL": "FAIL", "NOT_RUN": "NOT RUN"}
@@ -22,6 +22,7 @@ CHECK_TITLES = {
     "generation": "text that it writes on its own",
     "stops": "where its texts end",
     "perplexity": "perplexity over the source's",
+    "slices": "kinds of text",
 }
 
 
@@ -83,6 +84,8 @@ def _target(target: Mapping[str, Any], source: Mapping[str, Any]) -> dict[str, A
         "smaller": words.smaller(source["size_bytes"], target["size_bytes"]),
         "not_run": [CHECK_TITLES.get(name, name) for name in not_run],
         "devices": target.get("devices", []),
+        "judged_on": judged_on(evaluation),
+        "slices": charts.slices(evaluation["facts"]) if evaluation else [],
     }
     if evaluation is None:
         return made | {

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from converter.report.charts import slices
 from converter.report.summary import PAGE_FILE, report_table
 from converter.report.words import NOTHING, error, milliseconds, number, owner, share, size, times, zeros
 
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
 
 TYPICAL = "p99 error"
 """99 of 100 output values are at most this far from the source's; the report shows the largest, with its text."""
+SHOWN_SLICES = 3
 STYLES = {"PASS": "bold green", "FAIL": "bold red", "NOT_RUN": "bold yellow"}
 
 
@@ -57,8 +59,16 @@ def rows(table: Mapping[str, Any]) -> list[tuple[str, ...]]:
         made.append(_row("compressed", n_bytes, table["compressed"], source["size_bytes"], ""))
     for target in table["targets"]:
         label = f"{target['target']} ({target['precision'].partition(':')[0]})"
-        made.append(_row(label, target["size_bytes"], target["evaluation"], source["size_bytes"], target["status"]))
+        verdict = f"{target['status']}{judged_on(target['evaluation'])}"
+        made.append(_row(label, target["size_bytes"], target["evaluation"], source["size_bytes"], verdict))
     return made
+
+
+def judged_on(evaluation: Mapping[str, Any] | None) -> str:
+    """Return what a verdict is on where that is no text of the user's own; empty where it is, or is not known."""
+    told = evaluation["facts"].get("statistics") if evaluation else None
+    text = told.get("text", "") if isinstance(told, Mapping) else ""
+    return f" on {text}" if text and text != "own text" else ""
 
 
 def _row(
@@ -115,6 +125,7 @@ def _warnings(table: Mapping[str, Any]) -> list[str]:
             made.append(f"{name}: {facts['not_worth_it']}")
         if facts.get("zeros"):
             made.append(f"{name}: {zeros(facts['zeros'], target['size_bytes'])}")
+        made += [f"{name}: {low}" for low in low_slices(target["evaluation"])]
         made += [f"{name}: auto tried {row['precision']}: {row['said']}" for row in facts.get("candidates", ())]
         made += [
             f"{name}: {other['n_other']} of {other['n_texts']} texts get a different answer {other['name']}"
@@ -122,6 +133,19 @@ def _warnings(table: Mapping[str, Any]) -> list[str]:
             if other["n_other"]
         ]
     return made
+
+
+def low_slices(evaluation: Mapping[str, Any] | None) -> list[str]:
+    """Return the kinds of text on which a package does worse than the whole may, a sentence each, the lowest first."""
+    if evaluation is None:
+        return []
+    limit = next((c["limit"] for c in evaluation["checks"] if c["name"] == "agreement"), None)
+    found = [s for s in slices(evaluation["facts"]) if limit is not None and s["agreement"] < limit]
+    return [
+        f"{s['by']} {s['name']!r}: {share(s['agreement'])} of {s['n']} texts get the same answer, of all texts "
+        f"{share(evaluation['agreement'])}"
+        for s in found[:SHOWN_SLICES]
+    ]
 
 
 def blocks(titles: tuple[str, ...], found: list[tuple[str, ...]]) -> list[str]:
@@ -144,5 +168,5 @@ def _table(titles: tuple[str, ...], found: list[tuple[str, ...]], left_out: str 
     for i in shown:
         table.add_column(titles[i], justify="left" if i in {0, len(titles) - 1} else "right", no_wrap=True)
     for row in found:
-        table.add_row(*(Text(row[i], style=STYLES.get(row[i], "")) for i in shown))
+        table.add_row(*(Text(row[i], style=STYLES.get(row[i].partition(" on ")[0], "")) for i in shown))
     return table

@@ -23,6 +23,16 @@ class Check:
     limit: float | None = None
     detail: str = ""
 
+    @property
+    def undecided(self) -> bool:
+        """Measured against its limit on too few texts to tell: nothing is proven."""
+        return self.status is Status.NOT_RUN and self.value is not None and self.limit is not None
+
+
+def within(value: float, limit: float, *, at_least: bool = False) -> Status:
+    """Compare so that NaN never passes."""
+    return Status.PASS if (value >= limit if at_least else value <= limit) else Status.FAIL
+
 
 @dataclass(frozen=True)
 class Deviation:
@@ -71,6 +81,8 @@ class Evaluation:
         states = [c.status for c in self.checks]
         if Status.FAIL in states:
             return Status.FAIL
+        if any(c.undecided for c in self.checks):
+            return Status.NOT_RUN
         decisive = [c.status for c in self.checks if c.name in DECISIVE]
         return Status.PASS if decisive and Status.NOT_RUN not in decisive else Status.NOT_RUN
 
@@ -79,7 +91,11 @@ class Evaluation:
         status = self.status
         if status is Status.PASS:
             return None
-        wanted = [c for c in self.checks if c.status is status and (status is Status.FAIL or c.name in DECISIVE)]
+        wanted = [
+            c
+            for c in self.checks
+            if c.status is status and (status is Status.FAIL or c.undecided or c.name in DECISIVE)
+        ]
         if not wanted:
             return "not proven: neither agreement nor error could be checked"
         return f"{'gate' if status is Status.FAIL else 'not proven'}: {wanted[0].name}: {wanted[0].detail}"

@@ -7,12 +7,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from converter.data.probes import is_edge
 from converter.graphs import Run
-from converter.reference import Probe, Reference
+from converter.reference import Probe, Reference, Score, score_parts
 from converter.scoring.relative_error import RANGE_FLOOR
 from converter.task import Judged
 from converter.validate.answers import Answers, ask, shorten
-from converter.validate.checks import Check, Deviation, Evaluation, Status, WorstText
+from converter.validate.bounds import agreement_check, by_bound, metric_check
+from converter.validate.checks import Check, Deviation, Evaluation, Status, WorstText, within
+from converter.validate.slices import ComparedText, slice_check, slice_table, slices_of
 from converter.validate.vacuous import answers_alike, at_chance, outputs_constant
 
 if TYPE_CHECKING:
@@ -55,16 +58,20 @@ def compare_answers(
     errors = {name: _errors(name, reference, answers) for name in _compared(reference, answers)}
     deviations = tuple(_deviation(name, reference, answers, errors[name]) for name in errors)
     same = _same(source, reference, answers)
-    # A text in windows is one text: all of them carry its one answer.
-    whole = [same[i] for i in _firsts(answers)]
-    agreement = float(np.mean(whole)) if whole else NOTHING
     rest = ask(source, _unasked(reference), run, progress, f"{title}: the evaluation file")
-    metric = _metric(source, reference, answers, rest)
+    # A text in windows is one text: all of them carry its one answer.
+    texts = [_text(answers, reference.decisions, same, i) for i in _firsts(answers)]
+    n_probes = len(texts)
+    texts += _rest(source, reference, rest)
+    agreement = float(np.mean([t.same for t in texts])) if texts else NOTHING
+    gold = _gold(reference, answers, rest)
+    metric = source.task.metric(gold) if gold else {}
+    score = score_parts(source.task, gold, metric) if limits.max_drop is not None else Score()
+    judgement = _judgement(source, reference, _with_right(texts, reference, score), metric, score, limits)
     checks = (
         finite_check(answers, rest),
         *error_checks(deviations, limits, outputs_constant(reference)),
-        agreement_check(agreement, whole, limits, _vacuous(source, reference)),
-        *metric_checks(source, reference, metric, limits),
+        *judgement.checks,
     )
     worst_of = [max(e[i].max() for e in errors.values()) if errors else math.inf for i in range(len(same))]
     evaluation = Evaluation(
@@ -73,21 +80,17 @@ def compare_answers(
         agreement=agreement,
         metric=metric,
         source_metric=reference.metric,
-        n_probes=len(whole),
+        n_probes=n_probes,
         errors=tuple(float(e) for e in worst_of),
         worst=_worst(source, reference, answers, same, worst_of),
         facts={
             "output_range": reference.output_range,
             "n_scored": reference.n_scored,
             "chance": reference.chance,
+            **judgement.facts,
         },
     )
     return Comparison(evaluation, answers)
-
-
-def within(value: float, limit: float, *, at_least: bool = False) -> Status:
-    """Compare so that NaN never passes."""
-    return Status.PASS if (value >= limit if at_least else value <= limit) else Status.FAIL
 
 
 def finite_check(*asked: Answers) -> Check:
@@ -130,39 +133,19 @@ def error_checks(deviations: Sequence[Deviation], limits: "Limits", vacuous: str
     return checks
 
 
-def agreement_check(agreement: float, same: Sequence[float], limits: "Limits", vacuous: str | None) -> Check:
-    if vacuous or limits.agreement is None:
-        return Check("agreement", Status.NOT_RUN, None, limits.agreement, vacuous or "no limit is set")
-    equal = sum(s >= 1 for s in same)
-    detail = (
-        f"{equal} of {len(same)} texts get the same answer (agreement {agreement:.4f}); "
-        f"at least {limits.agreement:g} wanted"
-    )
-    return Check("agreement", within(agreement, limits.agreement, at_least=True), agreement, limits.agreement, detail)
-
-
 def metric_checks(
-    source: "TorchModel", reference: Reference, metric: dict[str, float], limits: "Limits"
-) -> list[Check]:
+    source: "TorchModel", reference: Reference, metric: dict[str, float], found: Score, limits: "Limits"
+) -> tuple[list[Check], dict[str, Any]]:
     """Judge the fall of the task's metric; without labels or a limit there is nothing to judge."""
     if limits.max_drop is None:
-        return []
-    if not reference.metric:
-        reason = "there are no labels: give --eval a labelled file"
-        return [Check("metric", Status.NOT_RUN, None, limits.max_drop, reason)]
-    vacuous = at_chance(reference, source.task)
-    if vacuous:
-        return [Check("metric", Status.NOT_RUN, None, limits.max_drop, vacuous)]
-    name = source.task.metric_name
-    drop = reference.metric[name] - metric[name]
-    # Scores are ratios of counts: their difference may exceed an exact limit by rounding alone.
-    status = within(drop - 1e-9, limits.max_drop)
-    moved = f"falls by {drop:.4f}" if drop > 0 else f"rises by {-drop:.4f}" if drop < 0 else "stays the same"
-    detail = (
-        f"{name} {moved} ({reference.metric[name]:.4f} to {metric[name]:.4f} on {reference.n_scored} labelled "
-        f"texts); a drop of at most {limits.max_drop:g} is allowed"
+        return [], {}
+    reason = (
+        at_chance(reference, source.task) if reference.metric else "there are no labels: give --eval a labelled file"
     )
-    return [Check("metric", status, drop, limits.max_drop, detail)]
+    if reason:
+        return [Check("metric", Status.NOT_RUN, None, limits.max_drop, reason)], {}
+    check, told = metric_check(source, reference, metric, found, limits)
+    return [check], told
 
 
 def _vacuous(source: "TorchModel", reference: Reference) -> str | None:
@@ -212,10 +195,13 @@ def cosine(wanted: "NDArray[np.float32]", found: "NDArray[np.float32]") -> float
 
 
 def _same(source: "TorchModel", reference: Reference, answers: Answers) -> list[float]:
+    return _same_as(source, reference.decisions, answers)
+
+
+def _same_as(source: "TorchModel", wanted: Sequence[Any], answers: Answers) -> list[float]:
     if not answers.judged:
         return []
-    found = source.task.decisions(answers.judged)
-    pairs = zip(reference.decisions, found, strict=True)
+    pairs = zip(wanted, source.task.decisions(answers.judged), strict=True)
     return [0.0 if i in answers.faults else source.task.same(a, b) for i, (a, b) in enumerate(pairs)]
 
 
@@ -236,10 +222,68 @@ def _unasked(reference: Reference) -> list[Probe]:
     return [p for p in reference.scored if p.example not in known]
 
 
-def _metric(source: "TorchModel", reference: Reference, answers: Answers, rest: Answers) -> dict[str, float]:
-    """Score the whole evaluation file."""
+def _gold(reference: Reference, answers: Answers, rest: Answers) -> list[Judged]:
+    """Return the answers to the whole evaluation file, in its order."""
     known: dict[Any, Judged] = {j.example: j for j in (*answers.judged, *rest.judged)}
-    return source.task.metric([known[p.example] for p in reference.scored]) if reference.scored else {}
+    return [known[p.example] for p in reference.scored]
+
+
+def _text(answers: Answers, decisions: Sequence[Any], same: Sequence[float], i: int) -> ComparedText:
+    one = answers.judged[i]
+    return ComparedText(one.example, one.encoding.length, decisions[i], same[i])
+
+
+def _rest(source: "TorchModel", reference: Reference, rest: Answers) -> list[ComparedText]:
+    """Compare what the labelled texts that are no probes decide, among themselves."""
+    wanted = reference.score.rest
+    if not wanted or len(wanted) != len(rest.judged):
+        return []
+    same = _same_as(source, wanted, rest)
+    return [_text(rest, wanted, same, i) for i in _firsts(rest)]
+
+
+def _with_right(texts: Sequence[ComparedText], reference: Reference, found: Score) -> list[ComparedText]:
+    """Add, where answers are right or wrong, which of the two models is right."""
+    if not reference.score.right or len(reference.score.right) != len(found.right):
+        return list(texts)
+    pairs = zip(reference.score.right, found.right, strict=True)
+    known = dict(zip((p.example for p in reference.scored), pairs, strict=True))
+    return [replace(t, right=known.get(t.example)) for t in texts]
+
+
+@dataclass(frozen=True)
+class _Judgement:
+    checks: tuple[Check, ...]
+    facts: dict[str, Any]
+
+
+def _judgement(
+    source: "TorchModel",
+    reference: Reference,
+    texts: Sequence[ComparedText],
+    metric: dict[str, float],
+    score: Score,
+    limits: "Limits",
+) -> _Judgement:
+    """Judge what samples of text tell: agreement, the metric, and the slices."""
+    text, vacuous = reference.text, _vacuous(source, reference)
+    ordinary = [t.same for t in texts if not is_edge(t.example)]
+    agreed, told = agreement_check([t.same for t in texts], ordinary, limits, text, vacuous)
+    scored, said = metric_checks(source, reference, metric, score, limits)
+    facts: dict[str, Any] = {
+        "text": text.origin,
+        "confidence": text.confidence,
+        "decided_by": "bound" if by_bound(text, limits) else "value",
+        **told,
+        **said,
+    }
+    if limits.agreement is None or vacuous:
+        return _Judgement((agreed, *scored), {"statistics": facts})
+    slices = slices_of(texts, source.task, limits, text)
+    check = slice_check(slices, limits)
+    return _Judgement(
+        (agreed, *scored, *([check] if check else [])), {"statistics": facts, "slices": slice_table(slices)}
+    )
 
 
 def _worst(

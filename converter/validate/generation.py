@@ -10,8 +10,7 @@ from converter.generate.loop import generate
 from converter.scoring.continuation import Parting, first_parting, perplexity, surprise
 from converter.task import Judged
 from converter.validate.answers import RunFailed, shorten
-from converter.validate.checks import Check, Status
-from converter.validate.compare import within
+from converter.validate.checks import Check, Status, within
 from converter.validate.vacuous import answers_alike
 
 if TYPE_CHECKING:

@@ -15,8 +15,7 @@ from converter.reference import feed_of, own_outputs
 from converter.scoring.relative_error import relative_error
 from converter.task import Judged
 from converter.validate.answers import run_safely
-from converter.validate.checks import Check, Status
-from converter.validate.compare import within
+from converter.validate.checks import Check, Status, within
 
 if TYPE_CHECKING:
     from converter.artifact import TorchModel

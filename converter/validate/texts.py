@@ -4,6 +4,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from converter.data.probes import is_edge
+from converter.examples import text_key
 
 if TYPE_CHECKING:
     from converter.artifact import TorchModel
@@ -12,6 +13,7 @@ if TYPE_CHECKING:
 
 LENGTHS = "lengths"
 NOTES = "notes"
+CALIBRATED = "calibrated_on"
 
 
 def text_facts(source: "TorchModel", reference: "Reference") -> dict[str, Any]:
@@ -30,7 +32,21 @@ def text_facts(source: "TorchModel", reference: "Reference") -> dict[str, Any]:
         "cut": sum(cut.values()),
         "in_windows": sum(n > 1 for n in windows.values()),
     }
-    return {LENGTHS: found, NOTES: list(reference.notes)}
+    learned = sum(text_key(text) in reference.text.calibrated for text in cut)
+    facts: dict[str, Any] = {
+        LENGTHS: found,
+        NOTES: [*reference.notes, *([said_of_calibrated(learned, len(cut))] if learned else [])],
+    }
+    return facts | ({CALIBRATED: {"texts": learned, "of": len(cut)}} if learned else {})
+
+
+def said_of_calibrated(learned: int, judged: int) -> str:
+    """Return the sentence on judged texts that the package was made with: on others it may do worse.
+
+    >>> said_of_calibrated(12, 400)
+    '12 of 400 judged texts were calibrated on as well: give --eval other text'
+    """
+    return f"{learned} of {judged} judged texts were calibrated on as well: give --eval other text"
 
 
 def said_of_lengths(found: dict[str, Any] | None) -> str:

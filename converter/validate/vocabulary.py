@@ -41,7 +41,9 @@ def as_seen_by(
         found = decision if own is mine else shown.task.decisions([own])[0]
         decisions.append(shown.task.decision_in(found, judged[-1], new_ids))
     scored = encode_probes(theirs, [p.example for p in seen.scored])
-    return theirs, replace(seen, judged=tuple(judged), decisions=tuple(decisions), scored=scored)
+    # Words at a mask are other ids there: those of texts that are no probes are not laid out, so not compared.
+    score = replace(seen.score, rest=()) if source.specs[MODEL].outputs_along(VOCABULARY) else seen.score
+    return theirs, replace(seen, judged=tuple(judged), decisions=tuple(decisions), scored=scored, score=score)
 
 
 def vocabulary_facts(made: "TorchModel", source: "TorchModel", before: Reference, seen: Reference) -> dict[str, Any]:

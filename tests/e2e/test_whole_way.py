@@ -119,7 +119,7 @@ def test_a_task_goes_the_whole_way_with_labels(task: str, tiny: Callable[..., Pa
     files = {"eval": str(tmp_path / "eval.jsonl"), "calibration": str(tmp_path / "calibration.jsonl")}
     hard = [SHORTENED[0], SHORTENED[1] | {"hard_weight": 0.5}]
     targets = ("cpu-int8", "tflite")
-    limits = RELAXED | {"max_drop": 2.0}
+    limits = RELAXED | {"max_drop": "200pt"}
     result = convert(recipe(model, targets, compress=hard, limits=limits, **files), tmp_path / "out")
     assert_sealed(result, tmp_path / "out")
     for target in result.targets:

@@ -23,8 +23,8 @@ from converter.reference import (
     torch_run,
 )
 from converter.stage import SILENT
-from converter.validate.checks import Evaluation, Status
-from converter.validate.compare import N_WORST, compare, cosine, p99, within
+from converter.validate.checks import Evaluation, Status, within
+from converter.validate.compare import N_WORST, compare, cosine, p99
 from tests.tiny import SENTENCES
 from tests.torch_runner import Change, Feed, Outputs, TorchRunner
 
@@ -220,7 +220,8 @@ def test_a_falling_metric_fails_though_the_probes_agree(model: TorchModel, refer
         return out if seen else {"logits": np.roll(out["logits"], 1, axis=-1)}
 
     found = result(model, wide, change, replace(LIMITS, max_drop=0.3))
-    assert found.agreement == 1.0
+    assert found.n_probes == 10
+    assert found.agreement == pytest.approx(20 / 30), "the labelled texts beside the probes count too"
     assert verdicts(found)["metric"] is Status.FAIL
     assert verdicts(result(model, wide, change, replace(LIMITS, max_drop=0.9)))["metric"] is Status.PASS
 

@@ -53,7 +53,7 @@ FLOORS: tuple[tuple[tuple[str, ...], ...], ...] = (
     (("report",), ("timing",)),
     (("device",),),
     (("pipeline",), ("targets",)),
-    (("planning", "api"), ("fleet",)),
+    (("planning", "api"), ("explain",), ("fleet",)),
     (("commands",),),
 )
 HEIGHTS = {name: height for height, rooms in enumerate(FLOORS) for room in rooms for name in room}

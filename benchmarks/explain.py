@@ -1,0 +1,90 @@
+"""Thirty planted faults: does `explain` name the boundary and the layer?
+
+    python benchmarks/explain.py [--only WORD]
+
+Good packages of a tiny BERT are made once; each fault (`tests/planted.py`) is planted into a copy of one, or into the
+steps that `explain` runs again. Writes `benchmarks/results/explain.json`; exits 1 where fewer than 90 % of the
+faults are named right, or a good package is called broken.
+"""
+
+import argparse
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from _measure import commit, machine, save
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from converter import convert  # noqa: E402
+from converter.explain.package import explain_package  # noqa: E402
+from converter.model_folder.load import load_source  # noqa: E402
+from converter.recipe import bind_recipe  # noqa: E402
+from tests.planted import FAULTS, PRUNED, planted  # noqa: E402
+from tests.tiny import SENTENCES, make_tiny  # noqa: E402
+
+LEAST = 0.9
+PRUNE = [{"stage": "prune.structured", "ffn": 0.02}]
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--only", default="")
+    only = parser.parse_args().only
+    faults = [f for f in FAULTS if only in f.name]
+    with tempfile.TemporaryDirectory() as work:
+        model, packages = make(Path(work), {f.package for f in faults})
+        good = [explain_package(folder).boundary for folder in packages.values()]
+        print("good packages:", good)
+        rows = [measured(f, packages[f.package], model, Path(work)) for f in faults]
+    right = sum(r["right"] for r in rows) / len(rows)
+    print(f"{right:.1%} of {len(rows)} named right")
+    if not only:
+        table = {"machine": machine(), "commit": commit(), "right": right, "good_called_broken": sum(map(bool, good))}
+        save("explain", table | {"rows": rows})
+    return 1 if right < LEAST or any(good) else 0
+
+
+def make(work: Path, wanted: set[str]) -> tuple[Any, dict[str, Path]]:
+    """Export the packages that the faults are planted into; limits are wide, as the weights are drawn."""
+    folder, texts = make_tiny(work / "model"), work / "texts.txt"
+    texts.write_text("\n".join(SENTENCES), encoding="utf-8")
+    made = {}
+    for name in sorted(wanted):
+        target, precision = name.split("=")
+        recipe = {
+            "model": str(folder),
+            "targets": [target],
+            "quantize": {target: precision},
+            "calibration": str(texts),
+            "compress": PRUNE if name == PRUNED else [],
+            "limits": {"agreement": 0.9, "stability": 0.0},
+        }
+        out = work / name
+        result = convert(bind_recipe(recipe), out)
+        assert result.exit_code == 0, [(t.status, t.error) for t in result.targets]
+        made[name] = out / target
+    return load_source(str(folder)), made
+
+
+def measured(fault: Any, package: Path, model: Any, work: Path) -> dict[str, Any]:
+    started = time.perf_counter()
+    with planted(fault, package, model, work) as folder:
+        found = explain_package(folder)
+    row = {
+        "fault": fault.name,
+        "boundary": found.boundary,
+        "layer": found.layer,
+        "repair": found.repair,
+        "right": (found.boundary, found.layer) == (fault.boundary, fault.layer),
+        "seconds": round(time.perf_counter() - started, 1),
+    }
+    print(row, flush=True)
+    return row
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,152 @@
+"""The layer at which a graph departs from the source, found by values: files do not keep the names of layers.
+
+The output of each layer of the source is looked for among all values of the graph on the same text. A layer whose
+output is nowhere to be found, as an error of the layer or because the graph computes otherwise there, is told apart by
+what follows: an error goes on in the layers behind it.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from converter.artifact import TorchModel
+
+Values = Mapping[str, "NDArray[np.float32]"]
+Feed = Mapping[str, "NDArray[np.int64]"]
+Inside = Callable[[Feed], Values]
+"""What a graph makes of one text, by name, in order."""
+FOLLOWING = 6
+LOST = 2.0
+"""The error of an output that is nowhere in a graph, or not a number there."""
+TRACE = 1e-6
+"""Change of a value, relative to its size, from which it is another: kernels add up in other orders."""
+
+
+@dataclass(frozen=True)
+class LayerError:
+    """How far a layer's output in a graph is from the source's, relative to its size (L2), and which value it is."""
+
+    layer: str
+    error: float
+    value: str
+
+
+def torch_layers(model: "TorchModel", feed: Feed) -> "dict[str, NDArray[np.float32]]":
+    """Return the output `[rows, width]` of every layer with weights of its own, by name, in the order they run."""
+    import torch
+
+    from converter.reference import torch_run
+
+    made: dict[str, NDArray[np.float32]] = {}
+
+    def keep(name: str) -> Any:
+        def hook(_module: Any, _given: Any, output: Any) -> None:
+            if isinstance(output, torch.Tensor) and output.is_floating_point() and name not in made:
+                made[name] = _rows(output.detach().numpy())
+
+        return hook
+
+    parts = [
+        (name, part)
+        for name, part in model.module.named_modules()
+        if name and not list(part.children()) and list(part.parameters(recurse=False))
+    ]
+    hooks = [part.register_forward_hook(keep(name)) for name, part in parts]
+    try:
+        torch_run(model)("model", feed)
+    finally:
+        for one in hooks:
+            one.remove()
+    return made
+
+
+def _rows(value: "NDArray[Any]") -> "NDArray[np.float32]":
+    return value.reshape(-1, value.shape[-1]).astype(np.float32) if value.ndim else value.reshape(1, 1)
+
+
+def layer_errors(wanted: "Mapping[str, NDArray[np.float32]]", found: Values) -> list[LayerError]:
+    """Return, for each layer of the source, the value of a graph that is nearest to its output, and how near.
+
+    A graph may hold more rows (padding), other axes of one row each, or a width split into heads.
+    """
+    by_width: dict[int, list[tuple[str, NDArray[np.float32]]]] = {}
+    made = []
+    for layer, rows in wanted.items():
+        width = rows.shape[1]
+        if width not in by_width:
+            by_width[width] = [(n, v.reshape(-1, width)) for n, v in found.items() if _token_major(v, width)]
+        size = float(np.linalg.norm(rows)) or 1.0
+        errors = [(_distance(rows, v) / size, n) for n, v in by_width[width] if len(v) >= len(rows)]
+        error, name = min(errors, default=(LOST, ""))
+        made.append(LayerError(layer, error, name))
+    return made
+
+
+def _token_major(value: "NDArray[np.float32]", width: int) -> bool:
+    """Tell whether the last axes are one token's `width` numbers."""
+    size = 1
+    for n in reversed(value.shape):
+        size *= n
+        if size == width:
+            return True
+        if size > width:
+            return False
+    return False
+
+
+def _distance(wanted: "NDArray[np.float32]", found: "NDArray[np.float32]") -> float:
+    distance = float(np.linalg.norm(found[: len(wanted)] - wanted))
+    return distance if np.isfinite(distance) else LOST * (float(np.linalg.norm(wanted)) or 1.0)
+
+
+def first_departure(errors: Sequence[LayerError], seen: Sequence[LayerError] | None = None) -> LayerError | None:
+    """Return the layer whose output is first far off, and stays so in the layers behind it; None where none is.
+
+    `seen` are the same layers in a graph that is good: outputs that are not in it are not looked for.
+    """
+    known = [
+        e for i, e in enumerate(errors) if seen is None or i >= len(seen) or seen[i].error < max(0.02, e.error / 20)
+    ]
+    best: LayerError | None = None
+    gain, before = 0.0, 0.0
+    for i, one in enumerate(known):
+        behind = sorted((e.error for e in known[i + 1 : i + 1 + FOLLOWING]), reverse=True)
+        goes_on = behind[min(1, len(behind) - 1)] if behind else one.error
+        # What is far off while nothing behind it is, is computed otherwise, not wrongly.
+        lasting = min(one.error, 4.0 * goes_on)
+        if lasting - before > gain:
+            best, gain = one, lasting - before
+        before = max(before, lasting)
+    return best
+
+
+def first_change(wanted: Values, found: Values) -> str | None:
+    """Return the first value that differs between two graphs of the same names; None where all are alike."""
+    for name, value in wanted.items():
+        other = found.get(name)
+        if other is None or other.shape != value.shape:
+            return name
+        size = float(np.abs(value).max()) if value.size else 0.0
+        if not float(np.abs(other - value).max() if value.size else 0.0) <= TRACE * max(size, 1e-6):
+            return name
+    return None
+
+
+def layer_of(value: str, order: Sequence[str], errors: Sequence[LayerError]) -> str:
+    """Return the layer that a value of a good graph belongs to: the first whose output is made there or later.
+
+    `order` are all values of the graph, `errors` the layers' own there.
+    """
+    places = {name: i for i, name in enumerate(order)}
+    at = places.get(value, len(order))
+    later = [(places[e.value], i) for i, e in enumerate(errors) if e.value in places and places[e.value] >= at]
+    near = [(place, i) for place, i in later if errors[i].error < NEAR]
+    return errors[min(near or later)[1]].layer if later else errors[-1].layer
+
+
+NEAR = 0.3
