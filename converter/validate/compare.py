@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from converter.graphs import Run
-from converter.reference import Probe, Reference
+from converter.reference import Probe, Reference, asked_for_score
 from converter.scoring.relative_error import RANGE_FLOOR
-from converter.task import Judged
-from converter.validate.answers import Answers, ask, shorten
+from converter.task import Judged, Task
+from converter.validate.answers import Answers, RunFailed, ask, shorten
 from converter.validate.checks import Check, Deviation, Evaluation, Status, WorstText
 from converter.validate.vacuous import answers_alike, at_chance, outputs_constant
 
@@ -48,9 +48,15 @@ def compare(
 
 
 def compare_answers(
-    source: "TorchModel", reference: Reference, run: Run, limits: "Limits", progress: "Progress", title: str
+    source: "TorchModel",
+    reference: Reference,
+    run: Run,
+    limits: "Limits",
+    progress: "Progress",
+    title: str,
+    scorer: "Task | None" = None,
 ) -> Comparison:
-    """Do what `compare` does, and keep the answers."""
+    """Do what `compare` does, and keep the answers; `scorer` has the settings of its own that a package ships."""
     answers = ask(source, reference.probes, run, progress, title, reference.judged)
     errors = {name: _errors(name, reference, answers) for name in _compared(reference, answers)}
     deviations = tuple(_deviation(name, reference, answers, errors[name]) for name in errors)
@@ -58,8 +64,12 @@ def compare_answers(
     # A text in windows is one text: all of them carry its one answer.
     whole = [same[i] for i in _firsts(answers)]
     agreement = float(np.mean(whole)) if whole else NOTHING
-    rest = ask(source, _unasked(reference), run, progress, f"{title}: the evaluation file")
-    metric = _metric(source, reference, answers, rest)
+    scoring = f"{title}: the evaluation file"
+    rest = ask(source, _unasked(source, reference), run, progress, scoring)
+    if source.task.scored_apart:
+        metric = _metric_apart(source, reference, scorer or source.task, run, progress, scoring)
+    else:
+        metric = _metric(source, reference, answers, rest)
     checks = (
         finite_check(answers, rest),
         *error_checks(deviations, limits, outputs_constant(reference)),
@@ -154,13 +164,16 @@ def metric_checks(
     if vacuous:
         return [Check("metric", Status.NOT_RUN, None, limits.max_drop, vacuous)]
     name = source.task.metric_name
-    drop = reference.metric[name] - metric[name]
+    before, after = reference.metric[name], metric[name]
+    drop = after / before - 1 if source.task.lower_is_better else before - after
     # Scores are ratios of counts: their difference may exceed an exact limit by rounding alone.
     status = within(drop - 1e-9, limits.max_drop)
-    moved = f"falls by {drop:.4f}" if drop > 0 else f"rises by {-drop:.4f}" if drop < 0 else "stays the same"
+    worse, better, of = ("rises", "falls", "rise") if source.task.lower_is_better else ("falls", "rises", "drop")
+    unit = " of it" if source.task.lower_is_better else ""
+    moved = f"{worse} by {drop:.4f}{unit}" if drop > 0 else f"{better} by {-drop:.4f}{unit}" if drop < 0 else ""
     detail = (
-        f"{name} {moved} ({reference.metric[name]:.4f} to {metric[name]:.4f} on {reference.n_scored} labelled "
-        f"texts); a drop of at most {limits.max_drop:g} is allowed"
+        f"{name} {moved or 'stays the same'} ({before:.4f} to {after:.4f} on {reference.n_scored} labelled "
+        f"texts); a {of} of at most {limits.max_drop:g}{unit} is allowed"
     )
     return [Check("metric", status, drop, limits.max_drop, detail)]
 
@@ -230,8 +243,10 @@ def _firsts(answers: Answers) -> list[int]:
     return made
 
 
-def _unasked(reference: Reference) -> list[Probe]:
+def _unasked(source: "TorchModel", reference: Reference) -> list[Probe]:
     """Return the labelled texts that are no probes: only they are still to be run."""
+    if source.task.scored_apart:
+        return []
     known = {j.example for j in reference.judged}
     return [p for p in reference.scored if p.example not in known]
 
@@ -240,6 +255,24 @@ def _metric(source: "TorchModel", reference: Reference, answers: Answers, rest: 
     """Score the whole evaluation file."""
     known: dict[Any, Judged] = {j.example: j for j in (*answers.judged, *rest.judged)}
     return source.task.metric([known[p.example] for p in reference.scored]) if reference.scored else {}
+
+
+def _metric_apart(
+    source: "TorchModel", reference: Reference, scorer: "Task", run: Run, progress: "Progress", title: str
+) -> dict[str, float]:
+    """Score the evaluation file by what the package does on its own.
+
+    Raises:
+        RunFailed: the runtime refused a text; its classes of error are its own, so all are caught.
+
+    """
+    if not reference.scored:
+        return {}
+    try:
+        return source.task.metric(asked_for_score(source, scorer, reference.scored, run, progress, title))
+    except Exception as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+        raise RunFailed(f"it does not answer the evaluation file: {reason}") from error
 
 
 def _worst(
