@@ -21,7 +21,14 @@ class Answer:
     starts: tuple[int, ...]
 
 
-Label = int | float | tuple[int, ...] | tuple[str, ...] | Answer | None
+@dataclass(frozen=True)
+class References:
+    """What should be written about a text: right answers, any of them; none where the text itself is scored."""
+
+    texts: tuple[str, ...]
+
+
+Label = int | float | tuple[int, ...] | tuple[str, ...] | Answer | References | None
 
 
 @dataclass(frozen=True)
@@ -29,7 +36,7 @@ class Example:
     """One text, or a pair, as a user would type it; `words` where it comes split into words.
 
     For question answering `text` is the question and `pair` the context. `label` is a class index, a score, a tuple of
-    0/1 (multi-label), a tuple of tag names (one a word), an `Answer`, or None where the data has none.
+    0/1 (multi-label), a tuple of tag names (one a word), an `Answer`, `References`, or None where the data has none.
     """
 
     text: str

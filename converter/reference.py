@@ -155,6 +155,19 @@ def judge_batched(
     return tuple(made[i] for i in range(len(probes)))
 
 
+def asked_for_score(
+    model: "TorchModel", task: "Task", probes: Sequence[Probe], run: Run, progress: "Progress", title: str
+) -> tuple[Judged, ...]:
+    """Return what examples are scored by where that is asked for apart; `task` has the settings it is done with."""
+    made, specs = [], model.specs
+    with progress.task(title, total=len(probes)) as ticker:
+        for probe in probes:
+            outputs = task.scored_outputs(specs, run, probe.example, probe.encoding)
+            made.append(Judged(probe.example, probe.encoding, outputs))
+            ticker.advance()
+    return tuple(made)
+
+
 def _next_batch(waiting: Sequence[int], probes: Sequence[Probe]) -> Sequence[int]:
     size = 1
     while size < len(waiting) and (size + 1) * probes[waiting[size]].encoding.length <= BATCH_TOKENS:
@@ -216,12 +229,16 @@ def _scored(
 ) -> Reference:
     """Complete a reference: texts that are probes too are not run again for the score."""
     scored = encode_probes(model, windows_of(model, labelled))
-    known = {j.example: j for j in judged}
-    rest = [p for p in scored if p.example not in known]
-    known |= {
-        j.example: j for j in judge_batched(model, rest, torch_run(model), progress, "Evaluating the source model")
-    }
-    gold = [known[p.example] for p in scored]
+    title = "Evaluating the source model"
+    known: dict[Example, Judged] = {}
+    rest: list[Probe] = []
+    if model.task.scored_apart:
+        gold = list(asked_for_score(model, model.task, scored, torch_run(model), progress, title))
+    else:
+        known = {j.example: j for j in judged}
+        rest = [p for p in scored if p.example not in known]
+        known |= {j.example: j for j in judge_batched(model, rest, torch_run(model), progress, title)}
+        gold = [known[p.example] for p in scored]
     metric = model.task.metric(gold) if gold else {}
     return _reference(
         model,

@@ -54,6 +54,12 @@ class Task(ABC):
     """A text that is longer is read in overlapping windows, whose answers are put together."""
     has_labels: ClassVar[bool] = False
     """Its logits are classes that the configuration names."""
+    bare_columns: ClassVar[tuple[str, ...]] = ()
+    """What the columns of a tab-separated file are that names none of them."""
+    scored_apart: ClassVar[bool] = False
+    """It is scored by what it does on its own, as `scored_outputs` asks for it, not by outputs that are compared."""
+    lower_is_better: ClassVar[bool] = False
+    """Of `metric_name`: its drop is then the share by which it grows."""
     most_texts: ClassVar[int | None] = None
     """Texts that are compared at most, whatever the recipe says; None: as many as it says."""
 
@@ -121,6 +127,14 @@ class Task(ABC):
     def builtin_text(self, text: "BuiltinText") -> tuple[Example, ...]:
         """Choose, of the text that comes with the tool, what has the shape of this task; edge cases last."""
         return (*text.texts(), *text.text_edges())
+
+    def scored_outputs(self, specs: Mapping[str, GraphSpec], run: Run, one: Example, encoding: Encoding) -> Outputs:
+        """Return what one example is scored by, where the task is `scored_apart`."""
+        raise NotImplementedError(f"{self.name} is scored by the outputs that are compared")
+
+    def knows_column(self, name: str) -> bool:
+        """Tell whether this task reads columns of that name which others do not."""
+        return False
 
     @property
     @abstractmethod

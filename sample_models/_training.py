@@ -64,8 +64,8 @@ def train_sample(spec: SampleSpec, folder: Path, progress: "Progress") -> None:
     from converter.model_folder.load import load_source
     from converter.stage import Context, run_stage
 
-    train_file = _write_rows(folder / f"train{spec.suffix}", spec.train)
-    eval_file = _write_rows(folder / f"eval{spec.suffix}", spec.held_out)
+    train_file = write_rows(folder / f"train{spec.suffix}", spec.train)
+    eval_file = write_rows(folder / f"eval{spec.suffix}", spec.held_out)
     _write_untrained(spec, folder)
     model = load_source(str(folder))
     with tempfile.TemporaryDirectory() as work:
@@ -83,7 +83,8 @@ def train_sample(spec: SampleSpec, folder: Path, progress: "Progress") -> None:
     (folder / "README.md").write_text(card, encoding="utf-8")
 
 
-def _write_rows(path: Path, rows: Sequence[Row]) -> Path:
+def write_rows(path: Path, rows: Sequence[Row]) -> Path:
+    """Write rows as lines of JSON, or as a table where the file is a `.tsv`; returns the path."""
     if path.suffix == ".tsv":
         lines = ["\t".join(rows[0]), *("\t".join(str(v) for v in row.values()) for row in rows)]
     else:

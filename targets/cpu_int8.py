@@ -56,12 +56,18 @@ class CpuInt8(Target):
     def own_checks(
         self, bundle: Bundle, source: TorchModel, reference: "Reference", runner: Runner, proof: "ProofContext"
     ) -> "tuple[list[Check], dict[str, Any]]":
-        """Return no check, as a user may ask for weights without the bound, but what the file is safe on."""
+        """Return what the file is safe on, without judging it, as a user may ask for weights without the bound.
+
+        Of models that write text it is judged that no weight is there twice: their tables are most of a file.
+        """
         from converter.onnx.accumulators import instruction_sets
+        from converter.onnx.stored_once import check_stored_once
 
         # Of a model in float32 alone, as all that write text are, one file says what any of them would.
         first = next(iter(bundle.files.values()))
-        return [], {"instruction_sets": instruction_sets(bundle.folder / first)}
+        files = [bundle.folder / f for f in dict.fromkeys(bundle.files.values())]
+        checks = [] if source.cache is None else [check_stored_once(files)]
+        return checks, {"instruction_sets": instruction_sets(bundle.folder / first)}
 
     def product_weights(self, bundle: Bundle) -> "Iterator[NDArray[Any]]":
         from converter.onnx.weights import product_weights

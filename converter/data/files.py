@@ -3,7 +3,7 @@
 import contextlib
 import csv
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 LINES = (".txt", ".conll", ".bio", ".iob", ".iob2")
 SUFFIXES = (".txt", ".jsonl", ".json", ".csv", ".tsv", ".conll")
 AS_IT_IS = DataOptions()
+Known = Callable[[str], bool]
+"""Tells whether a table's first line, by one of its cells, is a header."""
 LONGEST_LINE = 16 * MEGABYTE
 LINES_HINT = "a text a line; one JSON object a line (.jsonl); a row a line (.csv, .tsv)"
 LARGEST_JSON, MOST_VALUES = 128 * MEGABYTE, 4_000_000
@@ -63,8 +65,9 @@ def read_data(path: Path, task: "Task", options: DataOptions = AS_IT_IS, *, judg
     left_out = 0
     with _refusals(path):
         known = _known(task, options)
-        layout = survey(_rows(path, task, known), task, options, path.name)
-        for where, row in _rows(path, task, known):
+        bare = task.bare_columns if not options.columns and _is_bare(path, known, task.bare_columns) else ()
+        layout = survey(_rows(path, task, known, bare), task, options, path.name)
+        for where, row in _rows(path, task, known, bare):
             if not made:
                 _refuse_misspelled(row, where, layout)
             read = layout.apply(row, where)
@@ -74,13 +77,23 @@ def read_data(path: Path, task: "Task", options: DataOptions = AS_IT_IS, *, judg
         raise DataError("the file holds no row", where=str(path), hint="give at least one text")
     examples = tuple(made)
     task.check_labels(examples)
-    return Data(examples, (*layout.notes, *_notes(path.name, layout, examples, left_out, judged=judged)))
+    header = (f"{path.name} has no header: its columns are read as {' and '.join(bare)}",) if bare else ()
+    return Data(examples, (*header, *layout.notes, *_notes(path.name, layout, examples, left_out, judged=judged)))
 
 
-def _known(task: "Task", options: DataOptions) -> frozenset[str]:
-    """Return the columns that tell a table's first line for a header."""
+def _known(task: "Task", options: DataOptions) -> Known:
+    """Return what tells a table's first line for a header."""
     labels = (name.strip().lower() for name in (*task.labels, *options.columns.values(), *options.label_map))
-    return KNOWN | {*labels, *MORE_LABELS, *MORE_TAGS}
+    names = KNOWN | {*labels, *MORE_LABELS, *MORE_TAGS}
+    return lambda name: name in names or task.knows_column(name)
+
+
+def _is_bare(path: Path, known: Known, columns: tuple[str, ...]) -> bool:
+    """Tell whether a tab-separated file begins with its first row: as many cells as `columns`, no name among them."""
+    if not columns or path.suffix.lower() != ".tsv" or not path.is_file():
+        return False
+    _, first = next(read_delimited(path, lambda: (line for _, line in read_lines(path))), (1, []))
+    return len(first) == len(columns) and not any(known(cell.strip().lower()) for cell in first)
 
 
 def _notes(name: str, layout: Layout, examples: tuple[Example, ...], left_out: int, *, judged: bool) -> Iterator[str]:
@@ -106,7 +119,7 @@ def read_texts(path: Path) -> Iterator[str]:
     """
     n_texts = 0
     with _refusals(path):
-        for where, row in _rows(path, None, KNOWN):
+        for where, row in _rows(path, None, KNOWN.__contains__):
             for text in texts_of_row(row, where):
                 n_texts += 1
                 yield text
@@ -127,7 +140,7 @@ def _refusals(path: Path) -> Iterator[None]:
         raise DataError(f"the file cannot be read ({error.strerror})", where=str(path)) from None
 
 
-def _rows(path: Path, task: "Task | None", known: Collection[str]) -> Iterator[Located]:
+def _rows(path: Path, task: "Task | None", known: Known, bare: tuple[str, ...] = ()) -> Iterator[Located]:
     if path.is_dir():
         raise DataError("this is a folder", where=str(path), hint=f"give one file: {', '.join(SUFFIXES)}")
     if not path.exists():
@@ -141,7 +154,7 @@ def _rows(path: Path, task: "Task | None", known: Collection[str]) -> Iterator[L
         case ".json":
             return _json_rows(path)
         case ".csv" | ".tsv":
-            return _table_rows(path, known)
+            return _table_rows(path, known, bare)
         case other:
             raise DataError(
                 f"the extension {other!r} is not known", where=str(path), hint=f"known: {', '.join(SUFFIXES)}"
@@ -229,11 +242,13 @@ def _json_row(value: Any, where: str) -> Row:
     return {str(k).strip().lower(): v for k, v in value.items()}
 
 
-def _table_rows(path: Path, known: Collection[str]) -> Iterator[Located]:
+def _table_rows(path: Path, known: Known, bare: tuple[str, ...] = ()) -> Iterator[Located]:
     rows = read_delimited(path, lambda: (line for _, line in read_lines(path)))
-    _, header = next(rows, (1, []))
-    columns = [name.strip().lower() for name in header]
-    _check_header(columns, path, known)
+    columns = list(bare)
+    if not bare:
+        _, header = next(rows, (1, []))
+        columns = [name.strip().lower() for name in header]
+        _check_header(columns, path, known)
     for number, cells in rows:
         where = f"{path}:{number}"
         if len(cells) != len(columns):
@@ -247,19 +262,19 @@ def _table_rows(path: Path, known: Collection[str]) -> Iterator[Located]:
         yield where, dict(zip(columns, cells, strict=True))
 
 
-def _check_header(columns: list[str], path: Path, known: Collection[str]) -> None:
+def _check_header(columns: list[str], path: Path, known: Known) -> None:
     where = f"{path}:1"
     if not columns:
         raise DataError("the file is empty", where=str(path))
     if len(columns) > MOST_COLUMNS:
         raise DataError(f"the table has {len(columns)} columns, at most {MOST_COLUMNS} are read", where=where)
-    if not any(name in known for name in columns):
+    if not any(known(name) for name in columns):
         raise DataError(
             f"no known column: found {', '.join(c[:40] for c in columns[:8])}",
             where=where,
             hint=_header_hint(columns),
         )
-    twice = next((name for name, n in Counter(columns).items() if n > 1 and name in known), None)
+    twice = next((name for name, n in Counter(columns).items() if n > 1 and known(name)), None)
     if twice is not None:
         raise DataError(f"two columns are named {twice!r}", where=where)
 
@@ -277,7 +292,7 @@ def _header_hint(columns: list[str]) -> str:
 
 def _refuse_misspelled(row: Row, where: str, layout: Layout) -> None:
     found = misspelled(row)
-    if found and not layout.label and not layout.one_each:
+    if found and not layout.label and not layout.one_each and not layout.task.knows_column(found[0]):
         raise DataError(
             f"the column {found[0]!r} is not known",
             where=where,

@@ -1,7 +1,7 @@
 """What all models that write text share: they are judged by the next token at every step of the source's own answer."""
 
 from abc import ABC
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from converter.data.encode import encode_text
+from converter.data.languages import language_code
+from converter.data.pairs import SOURCE, TARGET, Languages, is_pair_column, references_of, written_example
 from converter.data.probes import ODD_TEXTS, even_sample
 from converter.errors import DataError, SourceError, UsageError
-from converter.examples import Encoding, Example, pad_batch
+from converter.examples import Encoding, Example, References, pad_batch
 from converter.generate.forcing import forced_logits
 from converter.generate.graphs import DECODER, causal_graphs, encoder_decoder_graphs
 from converter.generate.languages import target_languages
@@ -29,6 +31,7 @@ from converter.graphs import (
     TensorSpec,
 )
 from converter.jsonfile import read_table
+from converter.scoring.references import BLEU, bleu_signature, reference_score, reference_scores
 from converter.task import Judged, Outputs, Task
 
 if TYPE_CHECKING:
@@ -43,6 +46,10 @@ FROM_CACHE = 8
 """Tokens at the end of a text that are fed behind the others, so that what they see of them is the cache."""
 TEXTS = 32
 """Built-in texts that are continued."""
+GUESSED, GUESSES = 200, 8
+"""Texts by which chance is told, and references that are tried as the one answer to all of them."""
+WRITTEN = "written"
+"""Among what a text is scored by: the tokens that the model wrote on its own."""
 IDLE = ("_from_model_config", "transformers_version")
 """Keys of generation_config.json that say who wrote it."""
 ANSWER = "decoder_input_ids"
@@ -57,11 +64,15 @@ class Writing(Task, ABC):
     """
 
     auto_class = "AutoModelForCausalLM"
-    metric_name = "perplexity"
+    metric_name = BLEU
     most_texts = 48
+    bare_columns = (SOURCE, TARGET)
+    scored_apart = True
     settings = GenerationSettings()
     generation_table: Mapping[str, Any] = {}
     """What a package's generation_config.json says: that of the folder, with what older folders say elsewhere."""
+    languages: Languages = ("", "")
+    """What it reads and what it writes, two letters each, as far as its folder says."""
     _tokenizer: Any = None
 
     @property
@@ -98,6 +109,7 @@ class Writing(Task, ABC):
                 hint="put the token of the language into a copy of generation_config.json, as forced_bos_token_id",
             )
         self.settings, self._tokenizer = settings, tokenizer
+        self.languages = _languages(folder, tokenizer, settings)
         self.generation_table = _carried(folder, self.config) | table_of_settings(settings)
 
     @property
@@ -203,12 +215,62 @@ class Writing(Task, ABC):
             return "tokens " + ", ".join(map(str, tokens))
         return str(self._tokenizer.decode(list(tokens), skip_special_tokens=False))
 
+    def column_names(self, roles: Collection[str]) -> dict[str, str]:
+        return {"text": SOURCE, "pair": TARGET, "label": TARGET}
+
+    def knows_column(self, name: str) -> bool:
+        return is_pair_column(name)
+
+    def examples_of(self, row: Mapping[str, Any], where: str) -> tuple[Example, ...]:
+        return (written_example(row, where, self.languages, alone=self.causal),)
+
+    def scored_outputs(self, specs: Mapping[str, GraphSpec], run: Run, one: Example, encoding: Encoding) -> Outputs:
+        """Return the tokens that the model writes on its own, by its own settings."""
+        settings = self.scored_settings(one, len(encoding.inputs["input_ids"]))
+        (tokens,) = generate(run, specs, self.prompt_of(encoding), settings).texts(settings)
+        return {WRITTEN: np.asarray(tokens, dtype=np.int64)}
+
+    def scored_settings(self, one: Example, prompt: int) -> GenerationSettings:
+        """Return how the model writes where it is scored: with its own beams and rules, and without drawing.
+
+        An answer ends at twice the longest reference and 16 tokens, if not before: a model that never stops is scored
+        by what is there until then.
+        """
+        assert isinstance(one.label, References)
+        longest = max((len(self._tokenizer(t, verbose=False)["input_ids"]) for t in one.label.texts), default=0)
+        own, most = self.settings, 2 * longest + STEPS
+        if own.max_new_tokens is not None:
+            most = min(most, own.max_new_tokens)
+        elif own.max_length is not None:
+            most = min(most, max(1, own.max_length - (prompt if self.causal else 1)))
+        return replace(own, sample=False, max_new_tokens=most)
+
     def metric(self, judged: Sequence[Judged]) -> dict[str, float]:
-        """No score as yet: references for BLEU and the like are not read."""
-        return {}
+        """Score what was written against its references, the task's own score first."""
+        scored = [j for j in judged if isinstance(j.example.label, References) and WRITTEN in j.outputs]
+        if not scored:
+            return {}
+        texts = [self.read_written(j.outputs[WRITTEN].tolist()) for j in scored]
+        made = reference_scores(references_of([j.example for j in scored]), texts, self.languages[1])
+        first = self.metric_name if self.metric_name in made else BLEU
+        return {first: made[first]} | made
+
+    def metric_notes(self, judged: Sequence[Judged]) -> list[str]:
+        if not any(WRITTEN in j.outputs for j in judged):
+            return []
+        signature = bleu_signature(self.languages[1])
+        return [f"scores of written text are 0..1 (0.01 of bleu is a point); bleu is sacrebleu's: {signature}"]
 
     def chance(self, examples: Sequence[Example]) -> float:
-        return 0.0
+        """Return what is scored without reading: the text itself, or one of the references to every text."""
+        scored = even_sample([e for e in examples if isinstance(e.label, References) and e.label.texts], GUESSED)
+        wanted = references_of(scored)
+        tried = [[e.text for e in scored], *([right[0]] * len(scored) for right in wanted[:GUESSES])]
+        return max(reference_score(self.metric_name, wanted, texts, self.languages[1]) for texts in tried)
+
+    def read_written(self, tokens: Sequence[int]) -> str:
+        """Return tokens as a user reads them, without those that are no text."""
+        return str(self._tokenizer.decode(list(tokens), skip_special_tokens=True)).strip()
 
     def soft_loss(
         self,
@@ -232,6 +294,19 @@ def _carried(folder: Path, config: Any) -> dict[str, Any]:
     first = getattr(config, "bos_token_id", None)
     known = {} if first is None else {"bos_token_id": first}
     return known | {k: v for k, v in table.items() if k not in IDLE and v is not None}
+
+
+def _languages(folder: Path, tokenizer: Any, settings: GenerationSettings) -> Languages:
+    """Return what a translator reads and writes: as its tokenizer's file says, and by the token it must begin with."""
+    path = folder / "tokenizer_config.json"
+    table = read_table(path) if path.is_file() else {}
+
+    def named(*keys: str) -> str:
+        return next((language_code(str(table[k])) for k in keys if table.get(k)), "")
+
+    spoken = {v.id: code for code, v in target_languages(tokenizer).items() if not v.mark}
+    forced = spoken.get(-1 if settings.forced_bos_id is None else settings.forced_bos_id, "")
+    return named("source_lang", "src_lang"), language_code(forced) if forced else named("target_lang", "tgt_lang")
 
 
 def greedy(settings: GenerationSettings, steps: int = STEPS) -> GenerationSettings:

@@ -10,6 +10,7 @@ class TextToText(Writing):
     architecture = "ForConditionalGeneration"
     auto_class = "AutoModelForSeq2SeqLM"
     kind = "encoder-decoder"
+    metric_name = "rouge_l"
 
     @property
     def client_class(self) -> str:

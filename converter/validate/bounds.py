@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from converter.artifact import TorchModel
     from converter.precision import Limits
     from converter.reference import Reference, Score
+    from converter.task import Task
 
 Like = Callable[[int], Interval]
 STATUS = {True: Status.PASS, False: Status.FAIL, None: Status.NOT_RUN}
@@ -75,13 +76,16 @@ def metric_check(
     """Judge the drop of the task's metric; `found` is the package's score in parts."""
     text, limit, name = reference.text, limits.max_drop, source.task.metric_name
     assert limit is not None
-    drop = reference.metric[name] - metric[name]
-    interval, like = drop_interval(drop, reference.score, found, reference.n_scored, text.confidence)
-    moved = f"falls by {drop:.4f}" if drop > 0 else f"rises by {-drop:.4f}" if drop < 0 else "stays the same"
-    bounds = f", a drop of {_between(interval, text).removeprefix(', ')}" if interval else ""
+    before, after = reference.metric[name], metric[name]
+    drop = drop_of(source.task, before, after)
+    interval, like = drop_interval(source.task, drop, reference.score, found, reference.n_scored, text.confidence)
+    worse, better, of = ("rises", "falls", "rise") if source.task.lower_is_better else ("falls", "rises", "drop")
+    unit = " of it" if source.task.lower_is_better else ""
+    moved = f"{worse} by {drop:.4f}{unit}" if drop > 0 else f"{better} by {-drop:.4f}{unit}" if drop < 0 else ""
+    bounds = f", a {of} of {_between(interval, text).removeprefix(', ')}" if interval else ""
     detail = (
-        f"{name} {moved} ({reference.metric[name]:.4f} to {metric[name]:.4f} on {reference.n_scored} labelled "
-        f"texts{bounds}); a drop of at most {limit:g} is allowed"
+        f"{name} {moved or 'stays the same'} ({before:.4f} to {after:.4f} on {reference.n_scored} labelled "
+        f"texts{bounds}); a {of} of at most {limit:g}{unit} is allowed"
     )
     told = {"metric": {"name": name, **_rounded(interval)}} if interval else {}
     if interval is None or like is None or not by_bound(text, limits):
@@ -97,8 +101,13 @@ def metric_check(
     return Check("metric", STATUS[decided], drop, limit, f"{detail}; {_on(text)}, decided by the bound"), told
 
 
+def drop_of(task: "Task", before: float, after: float) -> float:
+    """Return by how much a metric is worse; of one where lower is better, as a share of what it was."""
+    return after / before - 1 if task.lower_is_better else before - after
+
+
 def drop_interval(
-    drop: float, source: "Score", package: "Score", n: int, confidence: float
+    task: "Task", drop: float, source: "Score", package: "Score", n: int, confidence: float
 ) -> tuple[Interval | None, Like | None]:
     """Return a drop with bounds, and what it would be on other numbers of texts; None where nothing tells it."""
     if source.right and len(source.right) == len(package.right):
@@ -106,7 +115,7 @@ def drop_interval(
         worse, better = sum(a and not b for a, b in pairs), sum(b and not a for a, b in pairs)
         return paired_drop(worse, better, len(pairs), confidence), paired_like(worse, better, len(pairs), confidence)
     if source.without and len(source.without) == len(package.without):
-        without = [a - b for a, b in zip(source.without, package.without, strict=True)]
+        without = [drop_of(task, a, b) for a, b in zip(source.without, package.without, strict=True)]
         found = jackknife_drop(drop, without, n, confidence)
         return found, drop_like(found, confidence)
     return None, None

@@ -9,10 +9,10 @@ import numpy as np
 
 from converter.data.probes import is_edge
 from converter.graphs import Run
-from converter.reference import Probe, Reference, Score, score_parts
+from converter.reference import Probe, Reference, Score, asked_for_score, score_parts
 from converter.scoring.relative_error import RANGE_FLOOR
-from converter.task import Judged
-from converter.validate.answers import Answers, ask, shorten
+from converter.task import Judged, Task
+from converter.validate.answers import Answers, RunFailed, ask, shorten
 from converter.validate.bounds import agreement_check, by_bound, metric_check
 from converter.validate.checks import Check, Deviation, Evaluation, Status, WorstText, within
 from converter.validate.slices import ComparedText, slice_check, slice_table, slices_of
@@ -51,20 +51,30 @@ def compare(
 
 
 def compare_answers(
-    source: "TorchModel", reference: Reference, run: Run, limits: "Limits", progress: "Progress", title: str
+    source: "TorchModel",
+    reference: Reference,
+    run: Run,
+    limits: "Limits",
+    progress: "Progress",
+    title: str,
+    scorer: "Task | None" = None,
 ) -> Comparison:
-    """Do what `compare` does, and keep the answers."""
+    """Do what `compare` does, and keep the answers; `scorer` has the settings of its own that a package ships."""
     answers = ask(source, reference.probes, run, progress, title, reference.judged)
     errors = {name: _errors(name, reference, answers) for name in _compared(reference, answers)}
     deviations = tuple(_deviation(name, reference, answers, errors[name]) for name in errors)
     same = _same(source, reference, answers)
-    rest = ask(source, _unasked(reference), run, progress, f"{title}: the evaluation file")
+    scoring = f"{title}: the evaluation file"
+    rest = ask(source, _unasked(source, reference), run, progress, scoring)
     # A text in windows is one text: all of them carry its one answer.
     texts = [_text(answers, reference.decisions, same, i) for i in _firsts(answers)]
     n_probes = len(texts)
     texts += _rest(source, reference, rest)
     agreement = float(np.mean([t.same for t in texts])) if texts else NOTHING
-    gold = _gold(reference, answers, rest)
+    if source.task.scored_apart:
+        gold = _gold_apart(source, reference, scorer or source.task, run, progress, scoring)
+    else:
+        gold = _gold(reference, answers, rest)
     metric = source.task.metric(gold) if gold else {}
     score = score_parts(source.task, gold, metric) if limits.max_drop is not None else Score()
     judgement = _judgement(source, reference, _with_right(texts, reference, score), metric, score, limits)
@@ -216,8 +226,10 @@ def _firsts(answers: Answers) -> list[int]:
     return made
 
 
-def _unasked(reference: Reference) -> list[Probe]:
+def _unasked(source: "TorchModel", reference: Reference) -> list[Probe]:
     """Return the labelled texts that are no probes: only they are still to be run."""
+    if source.task.scored_apart:
+        return []
     known = {j.example for j in reference.judged}
     return [p for p in reference.scored if p.example not in known]
 
@@ -284,6 +296,22 @@ def _judgement(
     return _Judgement(
         (agreed, *scored, *([check] if check else [])), {"statistics": facts, "slices": slice_table(slices)}
     )
+
+
+def _gold_apart(
+    source: "TorchModel", reference: Reference, scorer: "Task", run: Run, progress: "Progress", title: str
+) -> list[Judged]:
+    """Return what the package does on its own with the evaluation file.
+
+    Raises:
+        RunFailed: the runtime refused a text; its classes of error are its own, so all are caught.
+
+    """
+    try:
+        return list(asked_for_score(source, scorer, reference.scored, run, progress, title))
+    except Exception as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+        raise RunFailed(f"it does not answer the evaluation file: {reason}") from error
 
 
 def _worst(

@@ -1,17 +1,17 @@
 """What a package writes on its own, beside what the source wrote: not one wrong step, but the whole text."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from converter.generate.loop import generate
 from converter.scoring.continuation import Parting, first_parting, perplexity, surprise
 from converter.task import Judged
 from converter.validate.answers import RunFailed, shorten
+from converter.validate.cached_steps import check_cache
 from converter.validate.checks import Check, Status, within
-from converter.validate.vacuous import answers_alike
+from converter.validate.vacuous import answers_alike, at_chance
 
 if TYPE_CHECKING:
     from converter.artifact import TorchModel
@@ -22,8 +22,9 @@ if TYPE_CHECKING:
 
 TIE = 2e-4
 """Scores this close, over their range, may change places by rounding: each may be off by 1e-4 of it."""
+PERPLEXITY = "perplexity"
 MOST_PERPLEXITY = 1.01
-"""Of the source's own texts, over what it is for the source."""
+"""Of the evaluation file, or of the source's own texts, over what it is for the source."""
 SHOWN = 10
 
 
@@ -46,11 +47,14 @@ def generation_checks(
     reference: "Reference",
     judged: Sequence[Judged],
     run: "Run",
-    folder: Path,
+    shipped: Any,
     limits: "Limits",
     progress: "Progress",
+    metric: Mapping[str, float] | None = None,
 ) -> tuple[list[Check], dict[str, Any]]:
-    """Let the package in `folder` write, by its own settings; `judged` are its answers to the source's texts.
+    """Let a package write, by the settings of its task `shipped`; `judged` are its answers to the source's texts.
+
+    `metric` is how it scores on the evaluation file.
 
     Raises:
         RunFailed: the runtime refused a step.
@@ -58,7 +62,7 @@ def generation_checks(
     """
     vacuous = answers_alike(reference, source.task)
     started = time.perf_counter()
-    made = _write(source, reference, run, folder, progress)
+    made = _write(source, reference, run, shipped, progress)
     seconds = time.perf_counter() - started
     facts = {
         "texts": len(made),
@@ -71,19 +75,16 @@ def generation_checks(
     checks = [
         _sequences(source, reference, made, limits, vacuous),
         _ending(source, made, vacuous),
-        _perplexity(reference, judged, vacuous),
+        _perplexity(source, reference, judged, metric or {}, vacuous),
+        check_cache(source, reference, run, limits, vacuous),
     ]
     return checks, {"generation": facts}
 
 
 def _write(
-    source: "TorchModel", reference: "Reference", run: "Run", folder: Path, progress: "Progress"
+    source: "TorchModel", reference: "Reference", run: "Run", shipped: Any, progress: "Progress"
 ) -> list[Written]:
-    from converter.validate.interface import load_tokenizer
-
-    task, specs, made = source.task, source.specs, []
-    shipped = type(task)(source.config, task.prompt)
-    shipped.read_folder(folder, load_tokenizer(folder), source.max_length)
+    specs, made = source.specs, []
     with progress.task("The package writes", total=len(reference.judged)) as ticker:
         for one in reference.judged:
             wanted = tuple(int(i) for i in _answer(one))
@@ -171,14 +172,27 @@ def _ending(source: "TorchModel", made: Sequence[Written], vacuous: str | None) 
     return Check("stops", Status.PASS if ended == len(asked) else Status.FAIL, float(ended), float(len(asked)), detail)
 
 
-def _perplexity(reference: "Reference", judged: Sequence[Judged], vacuous: str | None) -> Check:
+def _perplexity(
+    source: "TorchModel",
+    reference: "Reference",
+    judged: Sequence[Judged],
+    metric: Mapping[str, float],
+    vacuous: str | None,
+) -> Check:
+    """Judge the perplexity of the evaluation file; where it has no text to score, that of the source's own texts."""
+    own = PERPLEXITY in reference.metric and PERPLEXITY in metric
+    vacuous = at_chance(reference, source.task) if own else vacuous
     if vacuous or not judged:
         return Check("perplexity", Status.NOT_RUN, None, MOST_PERPLEXITY, vacuous or "there are no texts to compare")
-    of = [[surprise(j.outputs["logits"], _answer(j)) for j in rows] for rows in (reference.judged, judged)]
-    before, after = (perplexity(rows) for rows in of)
+    if own:
+        before, after = reference.metric[PERPLEXITY], metric[PERPLEXITY]
+    else:
+        of = [[surprise(j.outputs["logits"], _answer(j)) for j in rows] for rows in (reference.judged, judged)]
+        before, after = (perplexity(rows) for rows in of)
     ratio = after / before
+    texts = f"{reference.n_scored} texts of the evaluation file" if own else "the source's own texts"
     detail = (
-        f"the perplexity of the source's own texts is {after:.4f}, {ratio:.4f} of what it is for the source; at most "
+        f"the perplexity of {texts} is {after:.4f}, {ratio:.4f} of what it is for the source; at most "
         f"{MOST_PERPLEXITY:g} wanted"
     )
     return Check("perplexity", within(ratio, MOST_PERPLEXITY), ratio, MOST_PERPLEXITY, detail)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from converter.target import GraphInfo
-from converter.validate.answers import shorten
+from converter.validate.answers import RunFailed, shorten
 from converter.validate.checks import Check, Status
 
 if TYPE_CHECKING:
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from converter.graphs import TensorSpec
     from converter.reference import Probe, Reference
     from converter.target import Runner, TensorInfo
+    from converter.task import Task
 
 DTYPES = {"float": "float32", "double": "float64"}
 """ONNX Runtime's names of types that numpy names differently."""
@@ -89,6 +90,22 @@ def load_tokenizer(folder: Path) -> Any:
     import transformers
 
     return transformers.AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+
+
+def shipped_task(source: "TorchModel", folder: Path) -> "Task":
+    """Return the source's task as the package in `folder` tells it: with the settings and the tokenizer that it ships.
+
+    Raises:
+        RunFailed: they cannot be read.
+
+    """
+    shipped = type(source.task)(source.config, source.task.prompt)
+    try:
+        shipped.read_folder(folder, load_tokenizer(folder), source.max_length)
+    except Exception as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+        raise RunFailed(f"its tokenizer or its settings cannot be read: {reason}") from error
+    return shipped
 
 
 def check_tokenizer(folder: Path, source: "TorchModel", probes: "Sequence[Probe]") -> Check:

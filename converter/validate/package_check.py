@@ -12,7 +12,7 @@ from converter.validate.answers import RunFailed
 from converter.validate.checks import Check, Evaluation, Status
 from converter.validate.compare import NOTHING, compare_answers
 from converter.validate.explain import explain
-from converter.validate.interface import check_inputs, check_outputs, check_tokenizer
+from converter.validate.interface import check_inputs, check_outputs, check_tokenizer, shipped_task
 from converter.validate.speed import measure_speed, not_worth_it, time_lengths
 from converter.validate.stability import check_stability
 from converter.validate.texts import text_facts
@@ -95,7 +95,8 @@ def _judge(
     float32: Run | None,
 ) -> Evaluation:
     title = f"Proving {target.name}"
-    made = compare_answers(source, reference, runner.run, limits, proof.progress, title)
+    shipped = None if source.cache is None else shipped_task(source, folder)
+    made = compare_answers(source, reference, runner.run, limits, proof.progress, title, shipped)
     checks, facts = list(made.evaluation.checks), dict(made.evaluation.facts)
     sound = [j for i, j in enumerate(made.answers.judged) if i not in made.answers.faults]
     if sound:
@@ -106,7 +107,7 @@ def _judge(
         from converter.validate.generation import generation_checks
 
         written, told = generation_checks(
-            source, reference, made.answers.judged, runner.run, folder, limits, proof.progress
+            source, reference, made.answers.judged, runner.run, shipped, limits, proof.progress, made.evaluation.metric
         )
         checks, facts = [*checks, *written], facts | told
     speed = measure_speed(source, reference.probes, runner.run, proof.progress, float32)

@@ -43,18 +43,25 @@ def at_chance(reference: "Reference", task: "Task") -> str | None:
     """Return why the score on labelled text proves nothing, or None (also where nothing is labelled)."""
     if not reference.metric or reference.chance is None:
         return None
-    found = reference.metric[task.metric_name]
+    found, chance = reference.metric[task.metric_name], reference.chance
     # Written so that a NaN score (Spearman of a constant) is not better than chance.
-    if found > reference.chance + CHANCE_MARGIN * (1 - reference.chance):
+    if found < chance * (1 - CHANCE_MARGIN) if task.lower_is_better else found > chance + CHANCE_MARGIN * (1 - chance):
         return None
-    if reference.chance >= 1:
+    return _told_of_chance(task, found, chance, reference.n_scored)
+
+
+def _told_of_chance(task: "Task", found: float, chance: float, n_texts: int) -> str:
+    if chance >= 1 and not task.lower_is_better:
+        if task.scored_apart:
+            return f"to copy the texts, or to say one and the same to all of them, scores {task.metric_name} 1 too"
         return (
-            f"the labels of all {reference.n_scored} texts are alike, so that a model which always says the same "
+            f"the labels of all {n_texts} texts are alike, so that a model which always says the same "
             f"scores {task.metric_name} 1 too: give --eval a file with labels of every kind"
         )
+    asked = "is this text" if task.lower_is_better else "are these labels"
     return (
-        f"the source itself scores {task.metric_name} {found:.4f} on {reference.n_scored} labelled texts, no better "
-        f"than chance ({reference.chance:.4f}): are these labels the model's?"
+        f"the source itself scores {task.metric_name} {found:.4f} on {n_texts} labelled texts, no better "
+        f"than chance ({chance:.4f}): {asked} the model's?"
     )
 
 

@@ -232,7 +232,7 @@ def test_a_score_in_parts_is_that_of_right_answers_where_the_metric_is_one(
     half = score_parts(model.task, reference.judged[:40], {"accuracy": 0.123})
     assert not half.right
     assert len(half.without) == 40
-    assert drop_interval(0.0, reference.score, half, 200, 0.95) == (None, None)
+    assert drop_interval(model.task, 0.0, reference.score, half, 200, 0.95) == (None, None)
 
 
 @pytest.mark.parametrize(("given", "drop"), [("0.5pt", 0.005), ("0.005", 0.005), (0.02, 0.02), ("50pt", 0.5), (0, 0.0)])
