@@ -26,6 +26,16 @@ class Limits:
     max_drop: float | None = option(
         None, "largest allowed drop of the task's metric against the source (0.005 is half a percentage point)", low=0.0
     )
+    sequences: float | None = option(
+        None,
+        "lowest share of texts after which a model that writes text writes what the source writes; "
+        "where it is left out, that of agreement",
+        low=0.0,
+        high=1.0,
+    )
+    perplexity: float | None = option(
+        None, "highest perplexity of the source's own texts, over what it is for the source; usually 1.01", low=1.0
+    )
 
 
 @dataclass(frozen=True)

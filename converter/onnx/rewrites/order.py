@@ -56,6 +56,13 @@ QUANTIZED: "tuple[Rewrite[ir.Model], ...]" = (
 )
 """What a graph goes through once its products are in int8."""
 
+BLOCKWISE: "tuple[Rewrite[ir.Model], ...]" = (
+    Rewrite("embedding_tables", quantize_embeddings),
+    Rewrite("cleaned", clean_graph, ensures=without_metadata),
+    Rewrite("short_names", shorten_names),
+)
+"""What the graph of a model that writes text goes through once its products are in few bits."""
+
 
 def soundness_of(model: "ir.Model") -> "Callable[[ir.Model], str]":
     """Return what tells of the model after a rewrite whether its interface moved, or a value is made nowhere."""
