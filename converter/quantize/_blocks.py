@@ -19,7 +19,9 @@ class BlockQuantizer(Quantizer[OnnxModel]):
 
     block: Literal[16, 32, 64, 128] = option(32, "weights per scale (block size): 16, 32, 64 or 128")
 
-    def quantize(self, given: OnnxModel, ctx: Context, rules: Any, texts: int, size_mb: float | None) -> Outcome[OnnxModel]:
+    def quantize(
+        self, given: OnnxModel, ctx: Context, rules: Any, texts: int, size_mb: float | None
+    ) -> Outcome[OnnxModel]:
         """Round the weights of all graphs by `rules`, and write them."""
         from converter.onnx.quantize.block_fit import facts_of, fit_graph, raise_to_size
         from converter.onnx.quantize.written import written_texts

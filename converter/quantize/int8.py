@@ -19,7 +19,9 @@ class Int8Blocks(BlockQuantizer):
     target = "cpu-int8"
     takes = ("decoder", "encoder-decoder")
     precision = Precision(
-        "int8", Limits(agreement=0.98, stability=0.98, sequences=0.8, perplexity=1.01), suffix="_quantized",
+        "int8",
+        Limits(agreement=0.98, stability=0.98, sequences=0.8, perplexity=1.01),
+        suffix="_quantized",
         client_dtype="q8",
     )
     summary = "int8 weights in blocks, for models that write text"

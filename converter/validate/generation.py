@@ -173,13 +173,13 @@ def _ending(source: "TorchModel", made: Sequence[Written], limits: "Limits", vac
         return Check("stops", Status.NOT_RUN, detail=reason)
     ended = sum(w.parting is None for w in asked)
     wanted = 1.0 if limits.sequences is None else limits.sequences
-    detail = f"{ended} of {len(asked)} texts that the source ends are ended at the same place; at least {wanted:g} wanted"
+    detail = (
+        f"{ended} of {len(asked)} texts that the source ends are ended at the same place; at least {wanted:g} wanted"
+    )
     return Check("stops", within(ended / len(asked), wanted, at_least=True), ended / len(asked), wanted, detail)
 
 
-def _perplexity(
-    reference: "Reference", judged: Sequence[Judged], limits: "Limits", vacuous: str | None
-) -> Check:
+def _perplexity(reference: "Reference", judged: Sequence[Judged], limits: "Limits", vacuous: str | None) -> Check:
     most = MOST_PERPLEXITY if limits.perplexity is None else limits.perplexity
     if vacuous or not judged:
         return Check("perplexity", Status.NOT_RUN, None, most, vacuous or "there are no texts to compare")

@@ -10,7 +10,7 @@ import numpy as np
 from converter.onnx.quantize.block_rounding import round_by_moments, round_to_nearest
 from converter.onnx.quantize.input_scales import search_input_scales
 from converter.onnx.quantize.observed import Observed
-from converter.onnx.quantize.written import stream_written
+from converter.onnx.quantize.written import read_for_rounding, stream_written
 from converter.onnx.rewrites.block_products import BlockWeights, write_block_products
 from converter.onnx.rewrites.embeddings import MIN_ROWS, MIN_WIDTH
 from converter.onnx.rewrites.input_scales import fold_input_scales, foldable_groups
@@ -85,9 +85,7 @@ def fit_graph(
     given: "OnnxModel", graph: str, rules: BlockRules, texts: "Sequence[Encoding]", folder: Path, ctx: "Context"
 ) -> FittedGraph:
     """Round every weight of one graph of `given`; `texts` are what input scales and moments are measured on."""
-    from converter.onnx.read import read_onnx
-
-    made = FittedGraph(read_onnx(given.files[graph]))
+    made = FittedGraph(read_for_rounding(given.files[graph]))
     products = products_of(made.model)
     rows = _Rows(None, {})
     if texts and rules.method != "rtn":
@@ -131,7 +129,7 @@ class _Rows:
 def _scale_inputs(
     made: FittedGraph, products: Sequence[Product], rows: _Rows, rules: BlockRules, ctx: "Context"
 ) -> None:
-    groups = foldable_groups(made.model, products)
+    groups = foldable_groups(products)
     with ctx.progress.task("Weighing input channels", total=len(groups)) as ticker:
         for nodes in [[p.node for p in group] for group in groups]:
             # Read anew: what one group divides may be the weights of the next.
@@ -169,9 +167,7 @@ def _round(made: FittedGraph, rows: _Rows, rules: BlockRules, ctx: "Context") ->
             ticker.advance()
 
 
-def _round_product(
-    made: FittedGraph, users: Sequence[Product], rows: _Rows, rules: BlockRules, *, tied: bool
-) -> None:
+def _round_product(made: FittedGraph, users: Sequence[Product], rows: _Rows, rules: BlockRules, *, tied: bool) -> None:
     name, weight = users[0].weight_name, users[0].rows()
     bits = rules.table_bits if tied else rules.bits
     moments = rows.moments(users)

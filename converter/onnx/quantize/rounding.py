@@ -49,7 +49,10 @@ def round_by_moments(
 
 
 def round_blocks_by_moments(
-    weight: "NDArray[np.float32]", moments: "NDArray[np.float32]", scales: "NDArray[np.float32]", largest: int,
+    weight: "NDArray[np.float32]",
+    moments: "NDArray[np.float32]",
+    scales: "NDArray[np.float32]",
+    largest: int,
     least: int | None = None,
 ) -> "NDArray[np.int8]":
     """Round `[in, out]` weights to whole multiples of `scales` `[blocks of inputs, out]`.

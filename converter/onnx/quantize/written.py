@@ -1,6 +1,6 @@
 """What flows through one graph of a model that writes text while it reads a text and writes after it."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +19,20 @@ if TYPE_CHECKING:
     from converter.onnx.model import OnnxModel
     from converter.stage import Context, Progress
 
+MASKED = 1e30
+"""What an additive mask of float32's least value leaves."""
+
+
+def read_for_rounding(path: Path) -> "ir.Model":
+    """Read a float graph and write what reads its cache as the operators that ONNX Runtime has for it."""
+    from converter.onnx.read import read_onnx
+    from converter.onnx.rewrites.order import BEFORE_ROUNDING, soundness_of
+    from converter.rewrite import apply_rewrites
+
+    model = read_onnx(path)
+    apply_rewrites(BEFORE_ROUNDING, model, soundness_of(model))
+    return model
+
 
 def written_texts(given: "OnnxModel", ctx: "Context", count: int) -> "list[Encoding]":
     """Return texts of the calibration text as the model reads them, each with what it writes after it."""
@@ -35,6 +49,16 @@ def written_texts(given: "OnnxModel", ctx: "Context", count: int) -> "list[Encod
     return made
 
 
+def as_rows(value: "NDArray[np.float32]") -> "NDArray[np.float32]":
+    return value.reshape(-1, value.shape[-1])
+
+
+def largest_of(value: "NDArray[np.float32]") -> "NDArray[np.float32]":
+    """Return the largest size of a number in a value, as one row; what is masked does not count."""
+    sizes = np.abs(value).reshape(-1)
+    return np.array([[sizes[~(sizes >= MASKED)].max(initial=0.0)]], dtype=np.float32)
+
+
 def stream_written(
     model: "ir.Model",
     graph: str,
@@ -43,23 +67,28 @@ def stream_written(
     texts: "Sequence[Encoding]",
     work: Path,
     progress: "Progress",
+    keep: "Callable[[NDArray[np.float32]], NDArray[np.float32]]" = as_rows,
 ) -> "Iterator[dict[str, NDArray[np.float32]]]":
-    """Yield, for each text, the values of `model` (one of `given`'s graphs) called `names` as `[tokens, width]`."""
+    """Yield, for each text, the values of `model` (one of `given`'s graphs) called `names` as `[tokens, width]`.
+
+    `keep` makes rows of a value, of which there is one a call of the graph.
+    """
     from converter.onnx.runner import open_lean_session
 
     path = work / "observed.onnx"
     write_observed(model, names, path)
-    session = open_lean_session(path)
+    opened = {graph: open_lean_session(path)}
     source, others = given.source, _lean_run(given, without=graph)
-    known = [o.name for o in session.get_outputs()]
+    known = [o.name for o in opened[graph].get_outputs()]
     seen: dict[str, list[NDArray[np.float32]]] = {}
 
     def run(asked: str, feed: "Mapping[str, NDArray[Any]]") -> "Mapping[str, NDArray[Any]]":
         if asked != graph:
             return others(asked, feed)
+        session = opened[graph]
         made = dict(zip(known, session.run(known, {i.name: feed[i.name] for i in session.get_inputs()}), strict=True))
         for name in names:
-            seen.setdefault(name, []).append(made[name].reshape(-1, made[name].shape[-1]))
+            seen.setdefault(name, []).append(keep(made[name]))
         return made
 
     try:
@@ -71,7 +100,7 @@ def stream_written(
                 ticker.advance()
     finally:
         # Also when the reader has seen enough and leaves.
-        del session
+        opened.clear()
         path.unlink()
         release_memory()
 
@@ -80,6 +109,9 @@ def _lean_run(given: "OnnxModel", without: str | None = None) -> "Run":
     from converter.onnx.runner import OnnxRunner, open_lean_session
 
     files = {name: path for name, path in given.files.items() if name != without}
-    if not files:
-        return lambda graph, feed: {}
-    return OnnxRunner(files, sessions={name: open_lean_session(path) for name, path in files.items()}).run
+    sessions = {name: open_lean_session(path) for name, path in files.items()}
+    return OnnxRunner(files, sessions=sessions).run if files else _no_graph
+
+
+def _no_graph(graph: str, _feed: "Mapping[str, NDArray[Any]]") -> "Mapping[str, NDArray[Any]]":
+    raise KeyError(graph)

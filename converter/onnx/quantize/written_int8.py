@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from converter.onnx.quantize.fallback import ALONE_SHARE
 from converter.onnx.quantize.fit import fit_products
 from converter.onnx.quantize.prepare import Preparation, Watched, watched
-from converter.onnx.quantize.written import stream_written
+from converter.onnx.quantize.written import read_for_rounding, stream_written
 from converter.onnx.rewrites.integer_products import quantize_products
 from converter.onnx.rewrites.sites import quantizable
 from converter.onnx.rewrites.tied_products import quantize_tied_tables
@@ -39,11 +39,10 @@ def write_int8_graph(
 
     A product that would lose more than a share of `max_noise` of its own output stays in float.
     """
-    from converter.onnx.read import read_onnx
     from converter.onnx.rewrites.order import BLOCKWISE, soundness_of
     from converter.onnx.write import write_onnx
 
-    model = read_onnx(given.files[graph])
+    model = read_for_rounding(given.files[graph])
     title, folder, bounded = model.graph.name, path.parent, rules.preparation.bounded
 
     def stream(names: Sequence[str]) -> "Stream":
@@ -55,9 +54,7 @@ def write_int8_graph(
     kept = {n: round(v, 6) for n, v in fit.noise.items() if v > rules.max_noise * ALONE_SHARE}
     chosen = [s for s in prepared.sites if s.node.name not in kept]
     tied = quantize_tied_tables(model, bounded=bounded)
-    largest = quantize_products(
-        model, chosen, fit.ranges, bounded=bounded, rounded=fit.weights, shifts=fit.shifts
-    )
+    largest = quantize_products(model, chosen, fit.ranges, bounded=bounded, rounded=fit.weights, shifts=fit.shifts)
     prepared.remove()
     changes = apply_rewrites(BLOCKWISE, model, soundness_of(model))
     model.graph.name = title

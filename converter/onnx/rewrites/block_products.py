@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from converter.onnx.rewrites.attention import DOMAIN
-from converter.onnx.rewrites.projections import bias_of, new_weight
 from converter.onnx.rewrites.products import Product, products_of, tables_of
+from converter.onnx.rewrites.projections import bias_of, new_weight
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -145,5 +145,3 @@ def _take_over(graph: "ir.Graph", last: "ir.Node", new: "ir.Node", gone: "list[i
     if value.is_graph_output():
         value.name, old.name = name, None
     graph.remove(gone, safe=True)
-
-

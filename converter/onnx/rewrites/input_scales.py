@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
-def foldable_groups(model: "ir.Model", products: Sequence[Product]) -> list[list[Product]]:
+def foldable_groups(products: Sequence[Product]) -> list[list[Product]]:
     """Return the products that share an input whose maker can be divided, and whose weights serve them alone."""
     by_input: dict[ir.Value, list[Product]] = {}
     for product in products:
@@ -35,9 +35,9 @@ def fold_input_scales(graph: "ir.Graph", group: Sequence[Product], factors: "NDA
 
 def _foldable(group: "list[Product]") -> bool:
     own = {p.node for p in group}
-    alone = all(not p.turned and {u for u in p.stored.consumers()} <= own for p in group)
+    alone = all(not p.turned and set(p.stored.consumers()) <= own for p in group)
     value = group[0].given
-    read_by_them = {u for u in value.consumers()} <= own and not value.is_graph_output()
+    read_by_them = set(value.consumers()) <= own and not value.is_graph_output()
     return alone and read_by_them and _divisible(value) is not None
 
 
