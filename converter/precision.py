@@ -70,6 +70,16 @@ class Limits:
         "largest allowed drop of the task's metric against the source (0.5pt or 0.005: half a percentage point)",
         low=0.0,
     )
+    sequences: float | None = option(
+        None,
+        "lowest share of texts after which a model that writes text writes what the source writes; "
+        "where it is left out, that of agreement",
+        low=0.0,
+        high=1.0,
+    )
+    perplexity: float | None = option(
+        None, "highest perplexity of the source's own texts, over what it is for the source; usually 1.01", low=1.0
+    )
 
 
 def bound_limits(table: Mapping[str, Any], where: str) -> Limits:

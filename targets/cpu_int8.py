@@ -31,9 +31,9 @@ class CpuInt8(Target):
     name = "cpu-int8"
     summary = "int8 ONNX for ONNX Runtime on CPUs, in the Hugging Face folder layout"
     own = (unquantized(Limits(max_error=1e-4, agreement=0.999, stability=0.999)),)
-    precisions = ("static", "dynamic", "none")
+    precisions = ("static", "dynamic", "int8", "int4", "none")
     auto = ("static", "dynamic")
-    writes = ("none",)
+    writes = ("int8", "dynamic", "int4", "none")
     default = True
     timed = True
 

@@ -28,23 +28,10 @@ def stream_activations(
     progress: "Progress",
 ) -> "Iterator[dict[str, NDArray[np.float32]]]":
     """Yield, for each text alone and without padding, the values called `names` as `[tokens, width]`."""
-    import onnx_ir as ir
-
     from converter.onnx.runner import open_lean_session
 
     path = work / "observed.onnx"
-    by_name = {v.name: v for node in model.graph for v in node.outputs}
-    for name in names:
-        value = by_name[name]
-        value.type = ir.TensorType(ir.DataType.FLOAT)
-        model.graph.outputs.append(value)
-    try:
-        write_onnx(model, path)
-    finally:
-        # Popped one by one: a slice would leave the values marked as outputs of the graph.
-        for _ in names:
-            model.graph.outputs.pop()
-    release_memory()
+    write_observed(model, names, path)
     session = open_lean_session(path)
     try:
         with progress.task("Watching activations", total=len(texts)) as ticker:
@@ -58,3 +45,21 @@ def stream_activations(
         del session
         path.unlink()
         release_memory()
+
+
+def write_observed(model: "ir.Model", names: Sequence[str], path: Path) -> None:
+    """Write `model` with the values called `names` as outputs too; the model itself stays as it is."""
+    import onnx_ir as ir
+
+    by_name = {v.name: v for node in model.graph for v in node.outputs}
+    for name in names:
+        value = by_name[name]
+        value.type = ir.TensorType(ir.DataType.FLOAT)
+        model.graph.outputs.append(value)
+    try:
+        write_onnx(model, path)
+    finally:
+        # Popped one by one: a slice would leave the values marked as outputs of the graph.
+        for _ in names:
+            model.graph.outputs.pop()
+    release_memory()

@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 
     from converter.onnx.rewrites.sites import Site
 
+WRITTEN = 48
+"""Texts that a model continues for it, at most: writing takes longer than reading."""
+
 
 @dataclass(frozen=True)
 class DynamicInt8(Quantizer[OnnxModel]):
@@ -38,11 +41,12 @@ class DynamicInt8(Quantizer[OnnxModel]):
     precision = Precision(
         "dynamic",
         # One scale for a whole batch: a text's answer can change with its neighbours (Limits.stability says how often).
-        Limits(agreement=0.97, stability=0.97, max_drop=0.02),
+        Limits(agreement=0.97, stability=0.97, max_drop=0.02, sequences=0.7, perplexity=1.02),
         suffix="_quantized",
         client_dtype="q8",
     )
     gentler = ("dynamic:max_noise=0.02", "dynamic:smooth=false", "dynamic:max_noise=0.005", "static")
+    takes = ("encoder", "decoder", "encoder-decoder")
     summary = "int8 weights, activation scales computed per batch at run time"
 
     def run(self, given: OnnxModel, ctx: Context) -> Outcome[OnnxModel]:
@@ -51,6 +55,8 @@ class DynamicInt8(Quantizer[OnnxModel]):
         from converter.onnx.quantize.prepare import Preparation, prepare
         from converter.onnx.rewrites.integer_products import quantize_products
 
+        if given.source.cache is not None:
+            return self._written(given, ctx)
         preparation = Preparation(smooth=self.smooth, bounded=self.bounded, fuse=True, texts=self.samples)
         prepared = prepare(given, ctx.work / f"dynamic-{crc32(repr(self).encode()):08x}", ctx, preparation)
         fit = fit_products(prepared, None, ctx.progress, bounded=self.bounded)
@@ -65,3 +71,20 @@ class DynamicInt8(Quantizer[OnnxModel]):
         prepared.remove()
         made = replace(given, files={MODEL: prepared.folder / "model.onnx"}, precision="dynamic")
         return Outcome(made, prepared.facts | facts | {"noise": fit.noise})
+
+    def _written(self, given: OnnxModel, ctx: Context) -> Outcome[OnnxModel]:
+        """Put every graph of a model that writes text into int8."""
+        from converter.onnx.quantize.prepare import Preparation
+        from converter.onnx.quantize.written import written_texts
+        from converter.onnx.quantize.written_int8 import IntegerRules, write_int8_graph
+
+        folder = ctx.work / f"dynamic-{crc32(repr(self).encode()):08x}"
+        folder.mkdir(exist_ok=True)
+        texts = written_texts(given, ctx, min(self.samples, WRITTEN)) if ctx.calibration else []
+        preparation = Preparation(smooth=self.smooth, bounded=self.bounded, fuse=False, texts=len(texts))
+        rules = IntegerRules(preparation, None, self.max_noise)
+        files, facts = {}, {}
+        for graph in given.files:
+            files[graph] = folder / f"{graph}.onnx"
+            facts[graph] = write_int8_graph(given, graph, rules, texts, files[graph], ctx)
+        return Outcome(replace(given, files=files, precision="dynamic"), facts)

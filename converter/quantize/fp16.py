@@ -2,7 +2,7 @@
 
 import contextlib
 import logging
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +14,11 @@ from converter.resources import release_memory
 from converter.stage import Context, Outcome
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import onnx_ir as ir
+
+    from converter.examples import Encoding
 
 MAX_CONSTANT = 1e4
 """Attention masks are -3.4e38 in float32, infinite in float16; at -1e4 the softmax is as surely zero."""
@@ -25,7 +29,6 @@ MASKED = 1e30
 TRIED = 8
 WATCHED = ("MatMul", "Add", "Sum", "Mul", "Pow", "ReduceSum")
 """Where values grow; everything else lies between what these make."""
-COMPARISONS = ("Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Not", "And", "Or", "IsNaN", "IsInf")
 
 
 @dataclass(frozen=True)
@@ -35,12 +38,13 @@ class Fp16(Quantizer[OnnxModel]):
     target = "ort-gpu"
     precision = Precision(
         "fp16",
-        Limits(max_error=0.03, cosine=0.999, agreement=0.99, stability=0.99),
+        Limits(max_error=0.03, cosine=0.999, agreement=0.99, stability=0.99, sequences=0.9),
         bytes_a_weight=2,
         tolerance=1e-2,
         suffix="_fp16",
         client_dtype="fp16",
     )
+    takes = ("encoder", "decoder", "encoder-decoder")
     summary = "float16 weights and arithmetic, float32 outputs"
 
     def run(self, given: OnnxModel, ctx: Context) -> Outcome[OnnxModel]:
@@ -48,6 +52,8 @@ class Fp16(Quantizer[OnnxModel]):
         from converter.onnx.rewrites.clean import clean_graph
         from converter.onnx.write import write_onnx
 
+        if given.source.cache is not None:
+            return self._written(given, ctx)
         path = ctx.work / "fp16" / "model.onnx"
         path.parent.mkdir(exist_ok=True)
         facts = _check_range(given, ctx)
@@ -58,6 +64,18 @@ class Fp16(Quantizer[OnnxModel]):
         release_memory()
         made = replace(given, files={MODEL: path}, precision="fp16")
         return Outcome(made, facts)
+
+    def _written(self, given: OnnxModel, ctx: Context) -> Outcome[OnnxModel]:
+        """Convert every graph of a model that writes text; what overflows on text stays in float32."""
+        from converter.onnx.quantize.written import written_texts
+
+        (folder := ctx.work / "fp16").mkdir(exist_ok=True)
+        texts = written_texts(given, ctx, TRIED) if ctx.calibration else []
+        files, facts = {}, {}
+        for graph in given.files:
+            files[graph] = folder / f"{graph}.onnx"
+            facts[graph] = write_half(given, graph, texts, files[graph], ctx)
+        return Outcome(replace(given, files=files, precision="fp16"), {"texts": len(texts), **facts})
 
 
 @contextlib.contextmanager
@@ -71,19 +89,48 @@ def _quiet() -> Iterator[None]:
         logging.disable(before)
 
 
-def _to_half(model: "ir.Model") -> "ir.Model":
-    """Convert with the large weights left out: the converter copies the whole model, several times."""
+def write_half(given: OnnxModel, graph: str, texts: "list[Encoding]", path: "Path", ctx: Context) -> dict[str, Any]:
+    """Write one graph of `given` in half precision; what overflows on `texts` stays in float32. Returns the facts."""
+    from converter.onnx.quantize.overflows import overflowing_nodes
+    from converter.onnx.read import read_onnx
+    from converter.onnx.rewrites.clean import clean_graph
+    from converter.onnx.rewrites.wide_values import drop_round_trips
+    from converter.onnx.write import write_onnx
+
+    model = read_onnx(given.files[graph])
+    title = model.graph.name
+    kept, largest = overflowing_nodes(model, graph, given, texts, path.parent, ctx)
+    with ctx.progress.task("Converting to fp16"), _quiet():
+        # A cache is handed back as it came, and is float32 in every runtime.
+        half = _to_half(model, kept, [str(v.name) for v in model.graph.inputs])
+        # The converter adds casts at the end, behind what reads them.
+        half.graph.sort()
+        drop_round_trips(half)
+        clean_graph(half)
+        half.graph.name = title
+        write_onnx(half, path)
+    release_memory()
+    return {"largest_activation": largest, "kept_float32": kept}
+
+
+def _to_half(model: "ir.Model", kept: Collection[str] = (), wide_inputs: Collection[str] = ()) -> "ir.Model":
+    """Convert with the large weights left out: the converter copies the whole model, several times.
+
+    The nodes called `kept` stay in float32, with their weights; `wide_inputs` stay what they are.
+    """
     import onnx_ir as ir
     from onnxruntime.transformers.float16 import convert_float_to_float16
 
     from converter.onnx.read import hollow_proto
 
     n_inputs = len(model.graph.inputs)
+    weights = {str(v.name) for n in model.graph if n.name in kept for v in n.inputs if v is not None and v.const_value}
     proto, large = hollow_proto(model)
     half = ir.from_proto(
         convert_float_to_float16(
             proto,
-            keep_io_types=[o.name for o in proto.graph.output],
+            keep_io_types=[*(o.name for o in proto.graph.output), *wide_inputs, *weights],
+            node_block_list=list(kept),
             min_positive_val=MIN_CONSTANT,
             max_finite_val=MAX_CONSTANT,
         )
@@ -112,25 +159,6 @@ def _half_tensor(tensor: "ir.TensorProtocol", value: "ir.Value") -> "ir.LazyTens
     return ir.LazyTensor(convert, dtype=ir.DataType.FLOAT16, shape=ir.Shape(tensor.shape.numpy()), name=value.name)
 
 
-def float_values(model: "ir.Model") -> "Iterator[ir.Value]":
-    """Yield the computed values that are float32, told by what they are computed from."""
-    import onnx_ir as ir
-
-    integers = {"Shape", "Size", "NonZero", "ArgMax", "Range"}
-    known = {v for v in model.graph.initializers.values() if v.dtype == ir.DataType.FLOAT}
-    for node in model.graph:
-        if node.op_type == "Cast":
-            is_float = node.attributes["to"].as_int() == int(ir.DataType.FLOAT)
-        elif node.op_type in integers or node.op_type in COMPARISONS:
-            is_float = False
-        else:
-            # `Where` chooses between its second and third input; everything else keeps the type of its first.
-            is_float = node.inputs[1 if node.op_type == "Where" else 0] in known
-        if is_float:
-            known.update(node.outputs)
-            yield from node.outputs
-
-
 def _grows(value: "ir.Value") -> bool:
     node = value.producer()
     return node is not None and node.op_type in WATCHED
@@ -144,6 +172,7 @@ def _check_range(given: OnnxModel, ctx: Context) -> dict[str, Any]:
     import numpy as np
 
     from converter.onnx.activations import stream_activations
+    from converter.onnx.quantize.overflows import float_values
     from converter.onnx.read import read_onnx
 
     texts = ctx.calibration[:TRIED]

@@ -74,8 +74,8 @@ def generation_checks(
     }
     checks = [
         _sequences(source, reference, made, limits, vacuous),
-        _ending(source, made, vacuous),
-        _perplexity(source, reference, judged, metric or {}, vacuous),
+        _ending(source, made, limits, vacuous),
+        _perplexity(source, reference, judged, metric or {}, limits, vacuous),
         check_cache(source, reference, run, limits, vacuous),
     ]
     return checks, {"generation": facts}
@@ -143,14 +143,15 @@ def _told(source: "TorchModel", written: Written, one: Judged) -> dict[str, Any]
 def _sequences(
     source: "TorchModel", reference: "Reference", made: Sequence[Written], limits: "Limits", vacuous: str | None
 ) -> Check:
-    if vacuous or limits.agreement is None:
-        return Check("generation", Status.NOT_RUN, None, limits.agreement, vacuous or "no limit is set")
+    wanted = limits.agreement if limits.sequences is None else limits.sequences
+    if vacuous or wanted is None:
+        return Check("generation", Status.NOT_RUN, None, wanted, vacuous or "no limit is set")
     same = [not w.differs for w in made]
     value = sum(same) / len(same)
     ties = sum(w.parting is not None and w.parting.tie for w in made)
     detail = f"writing on its own, {sum(same)} of {len(made)} texts come out like the source's"
     detail += f" ({ties} of them part at two tokens of equal score)" if ties else ""
-    detail += f"; at least {limits.agreement:g} of them wanted"
+    detail += f"; at least {wanted:g} of them wanted"
     other = next((i for i, equal in enumerate(same) if not equal), None)
     if other is not None:
         told = _told(source, made[other], reference.judged[other])
@@ -158,18 +159,24 @@ def _sequences(
             f"; after {told['text']!r} and {told['after_tokens']} tokens it writes {told['found']} instead of "
             f"{told['wanted']}"
         )
-    return Check("generation", within(value, limits.agreement, at_least=True), value, limits.agreement, detail)
+    return Check("generation", within(value, wanted, at_least=True), value, wanted, detail)
 
 
-def _ending(source: "TorchModel", made: Sequence[Written], vacuous: str | None) -> Check:
-    """Judge that what the source ends, the package ends there too, where the two write the same up to there."""
+def _ending(source: "TorchModel", made: Sequence[Written], limits: "Limits", vacuous: str | None) -> Check:
+    """Judge that what the source ends, the package ends there too, where the two write the same up to there.
+
+    All of it where the two are the same numbers; of rounded weights as many as may be another text.
+    """
     asked = [w for w in made if _ends(source, w.wanted) and (w.parting is None or w.parting.place >= len(w.wanted))]
     if vacuous or not asked:
         reason = vacuous or f"none of the source's {len(made)} texts ended within the tokens that were looked at"
         return Check("stops", Status.NOT_RUN, detail=reason)
     ended = sum(w.parting is None for w in asked)
-    detail = f"{ended} of {len(asked)} texts that the source ends are ended at the same place"
-    return Check("stops", Status.PASS if ended == len(asked) else Status.FAIL, float(ended), float(len(asked)), detail)
+    wanted = 1.0 if limits.sequences is None else limits.sequences
+    detail = (
+        f"{ended} of {len(asked)} texts that the source ends are ended at the same place; at least {wanted:g} wanted"
+    )
+    return Check("stops", within(ended / len(asked), wanted, at_least=True), ended / len(asked), wanted, detail)
 
 
 def _perplexity(
@@ -177,13 +184,15 @@ def _perplexity(
     reference: "Reference",
     judged: Sequence[Judged],
     metric: Mapping[str, float],
+    limits: "Limits",
     vacuous: str | None,
 ) -> Check:
     """Judge the perplexity of the evaluation file; where it has no text to score, that of the source's own texts."""
+    most = MOST_PERPLEXITY if limits.perplexity is None else limits.perplexity
     own = PERPLEXITY in reference.metric and PERPLEXITY in metric
     vacuous = at_chance(reference, source.task) if own else vacuous
     if vacuous or not judged:
-        return Check("perplexity", Status.NOT_RUN, None, MOST_PERPLEXITY, vacuous or "there are no texts to compare")
+        return Check("perplexity", Status.NOT_RUN, None, most, vacuous or "there are no texts to compare")
     if own:
         before, after = reference.metric[PERPLEXITY], metric[PERPLEXITY]
     else:
@@ -192,7 +201,6 @@ def _perplexity(
     ratio = after / before
     texts = f"{reference.n_scored} texts of the evaluation file" if own else "the source's own texts"
     detail = (
-        f"the perplexity of {texts} is {after:.4f}, {ratio:.4f} of what it is for the source; at most "
-        f"{MOST_PERPLEXITY:g} wanted"
+        f"the perplexity of {texts} is {after:.4f}, {ratio:.4f} of what it is for the source; at most {most:g} wanted"
     )
-    return Check("perplexity", within(ratio, MOST_PERPLEXITY), ratio, MOST_PERPLEXITY, detail)
+    return Check("perplexity", within(ratio, most), ratio, most, detail)

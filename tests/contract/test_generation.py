@@ -40,8 +40,8 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Made]:
         if kind not in known:
             folder = MAKERS[kind](tmp_path_factory.mktemp(kind) / "model")
             out = tmp_path_factory.mktemp(f"{kind}-out") / "out"
-            # Nobody names a precision: the default is the one that these models can have.
-            (target,) = convert({"model": str(folder), "targets": ["cpu-int8"]}, out).targets
+            plain = {"cpu-int8": "none"}
+            (target,) = convert({"model": str(folder), "targets": ["cpu-int8"], "quantize": plain}, out).targets
             assert target.evaluation is not None, target.error
             checks = {c.name: c for c in target.evaluation.checks}
             assert target.status is Status.PASS, target.error
@@ -459,8 +459,7 @@ def test_an_answer_of_one_token_or_of_one_repeated_proves_nothing(proof: Proof) 
     ("options", "said"),
     [
         ({"targets": ["tflite"]}, "tflite packages of models for text-generation come later"),
-        ({"targets": ["ort-gpu"]}, "ort-gpu packages of models for text-generation come later"),
-        ({"targets": ["cpu-int8"], "quantize": {"cpu-int8": "dynamic"}}, "dynamic comes later"),
+        ({"targets": ["cpu-int8"], "quantize": {"cpu-int8": "static"}}, "static comes later"),
         ({"targets": ["cpu-int8"], "quantize": {"cpu-int8": "auto"}}, "comes later"),
         ({"targets": ["cpu-int8"], "task": "text-classification"}, "not for text-classification"),
         ({"targets": ["cpu-int8"], "prompt": "query"}, "no prompts to choose from"),

@@ -1,6 +1,6 @@
 """What all int8 precisions share: the products, what flows into them, smoothing, and writing the file."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from converter.onnx.model import OnnxModel
     from converter.onnx.rewrites.sites import Site
     from converter.stage import Context, Progress
+
+    Stream = Iterator[dict[str, NDArray[np.float32]]]
 
 SEARCH_ROWS = 512
 """Tokens that factors and ranges are tried on."""
@@ -112,21 +114,47 @@ def prepare(given: "OnnxModel", folder: Path, ctx: "Context", preparation: Prepa
         spec, longest = given.source.specs[MODEL], given.source.max_length
         masks = padding_masks(given.files[MODEL], attention_biases(model), spec, longest)
         facts["fused_attentions"] = fuse_attention(model, masks)
-    nodes = tuple(str(s.node.name) for s in sites)
-    names = {str(s.node.name): str(s.given.name) for s in sites}
-    if not sites or not ctx.calibration:
-        return Prepared(model, folder, nodes, names, {}, None, facts)
     # Files are often sorted by origin: the first texts are of one kind.
     texts = even_sample(ctx.calibration, preparation.texts)
-    observed = Observed(folder, tuple(dict.fromkeys(names.values())), len(texts), ctx.seed)
+
+    def stream(names: Sequence[str]) -> "Stream":
+        return stream_activations(model, names, given.source, texts, folder, ctx.progress)
+
+    return watched(Watched(model, folder, sites, len(texts), stream), ctx, preparation, facts)
+
+
+@dataclass(frozen=True)
+class Watched:
+    """A graph, its products, and what gives the values of some names on each of `n_texts` texts."""
+
+    model: "ir.Model"
+    folder: Path
+    sites: "list[Site]"
+    n_texts: int
+    stream: "Callable[[Sequence[str]], Stream]"
+
+
+def watched(given: Watched, ctx: "Context", preparation: Preparation, facts: dict[str, Any]) -> Prepared:
+    """Watch what flows into the products of a graph, and smooth what has outliers.
+
+    Raises:
+        StageFailed: an activation is not finite.
+
+    """
+    model, folder, sites = given.model, given.folder, given.sites
+    nodes = tuple(str(s.node.name) for s in sites)
+    names = {str(s.node.name): str(s.given.name) for s in sites}
+    if not sites or not given.n_texts:
+        return Prepared(model, folder, nodes, names, {}, None, facts)
+    observed = Observed(folder, tuple(dict.fromkeys(names.values())), given.n_texts, ctx.seed)
     try:
-        observed.watch(stream_activations(model, observed.names, given.source, texts, folder, ctx.progress))
+        observed.watch(given.stream(observed.names))
     except ValueError as error:
         raise StageFailed(str(error), where="quantize") from None
     plans = _plan(sites, observed, preparation, ctx.progress) if preparation.smooth else []
     factors = {n: p.factors for p in plans for n in nodes if n in p.nodes}
     apply_smoothing(model, sites, plans)
-    facts |= {"texts": len(texts), "smoothed": {p.nodes[0]: round(p.error_ratio, 4) for p in plans}}
+    facts |= {"texts": given.n_texts, "smoothed": {p.nodes[0]: round(p.error_ratio, 4) for p in plans}}
     return Prepared(model, folder, nodes, names, factors, observed, facts)
 
 

@@ -49,14 +49,22 @@ def round_by_moments(
 
 
 def round_blocks_by_moments(
-    weight: "NDArray[np.float32]", moments: "NDArray[np.float32]", scales: "NDArray[np.float32]", largest: int
+    weight: "NDArray[np.float32]",
+    moments: "NDArray[np.float32]",
+    scales: "NDArray[np.float32]",
+    largest: int,
+    least: int | None = None,
 ) -> "NDArray[np.int8]":
-    """Round `[in, out]` weights to whole multiples, `-largest` to `largest`, of `scales` `[blocks of inputs, out]`."""
+    """Round `[in, out]` weights to whole multiples of `scales` `[blocks of inputs, out]`.
+
+    The multiples are `least` (by default `-largest`) to `largest`.
+    """
     order = _order(moments)
+    lowest = -largest if least is None else least
     steps = np.repeat(scales, len(weight) // len(scales), axis=0)[order]
 
     def rounded(i: int, wanted: "NDArray[np.float32]", _: "NDArray[np.float32]") -> "NDArray[np.float32]":
-        return np.asarray(np.clip(np.rint(wanted / steps[i]), -largest, largest) * steps[i], dtype=np.float32)
+        return np.asarray(np.clip(np.rint(wanted / steps[i]), lowest, largest) * steps[i], dtype=np.float32)
 
     made = _rounded_in_turn(weight[order].astype(np.float32), moments[np.ix_(order, order)], rounded)
     values = np.empty(weight.shape, dtype=np.int8)

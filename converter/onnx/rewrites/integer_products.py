@@ -80,7 +80,7 @@ def quantize_products(
     # Named before anything changes: the input of one product can be the output of another (ALBERT's embeddings).
     for site, name in [(s, str(s.given.name)) for s in sites]:
         if name not in inputs:
-            inputs[name] = _quantize_input(model.graph, site, ranges[name] if ranges is not None else None)
+            inputs[name] = quantize_input(model.graph, site, ranges[name] if ranges is not None else None)
         key = str(site.weight.name)
         if key not in weights:
             known = rounded.get(key) if rounded is not None else None
@@ -91,7 +91,7 @@ def quantize_products(
                 new_weight(model.graph, made.scales, f"{key}.scales"),
             )
         shift = shifts.get(str(site.node.name)) if shifts is not None else None
-        _replace(model.graph, site, inputs[name], weights[key], shift)
+        put_integer_product(model.graph, site, inputs[name], weights[key], shift)
     model.opset_imports[DOMAIN] = 1
     return worst
 
@@ -103,9 +103,10 @@ def step_of(low: float, high: float) -> tuple[np.float32, np.uint8]:
     return scale, np.uint8(np.clip(np.rint(-low / scale), 0, 255))
 
 
-def _quantize_input(
+def quantize_input(
     graph: "ir.Graph", site: "Site", given: tuple[float, float] | None
 ) -> "tuple[ir.Value, ir.Value, ir.Value]":
+    """Return what a product reads in 8 bits, with scale and zero point: over the range `given`, or measured."""
     import onnx_ir as ir
 
     name = str(site.given.name)
@@ -124,7 +125,7 @@ def _quantize_input(
     return node.outputs[0], scale_value, zero_value
 
 
-def _replace(
+def put_integer_product(
     graph: "ir.Graph",
     site: "Site",
     given: "tuple[ir.Value, ir.Value, ir.Value]",

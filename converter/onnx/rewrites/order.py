@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from converter.onnx.rewrites.cached_attention import fuse_cached_attention
 from converter.onnx.rewrites.clean import clean_graph, shorten_names, without_metadata
 from converter.onnx.rewrites.embeddings import quantize_embeddings
 from converter.onnx.rewrites.gelu import gelus_for_fusion
@@ -55,6 +56,19 @@ QUANTIZED: "tuple[Rewrite[ir.Model], ...]" = (
     Rewrite("short_names", shorten_names),
 )
 """What a graph goes through once its products are in int8."""
+
+BEFORE_ROUNDING: "tuple[Rewrite[ir.Model], ...]" = (
+    Rewrite("merged_projections", merge_projections, requires=without_gemms),
+    Rewrite("cached_attention", fuse_cached_attention),
+)
+"""What it goes through before: both make the file another runtime's than ONNX's own, and a third faster."""
+
+BLOCKWISE: "tuple[Rewrite[ir.Model], ...]" = (
+    Rewrite("embedding_tables", quantize_embeddings),
+    Rewrite("cleaned", clean_graph, ensures=without_metadata),
+    Rewrite("short_names", shorten_names),
+)
+"""What the graph of a model that writes text goes through once its products are in few bits."""
 
 
 def soundness_of(model: "ir.Model") -> "Callable[[ir.Model], str]":

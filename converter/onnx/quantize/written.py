@@ -1,0 +1,117 @@
+"""What flows through one graph of a model that writes text while it reads a text and writes after it."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from converter.data.probes import even_sample
+from converter.onnx.activations import write_observed
+from converter.resources import release_memory
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+    from numpy.typing import NDArray
+
+    from converter.examples import Encoding
+    from converter.graphs import Run
+    from converter.onnx.model import OnnxModel
+    from converter.stage import Context, Progress
+
+MASKED = 1e30
+"""What an additive mask of float32's least value leaves."""
+
+
+def read_for_rounding(path: Path) -> "ir.Model":
+    """Read a float graph and write what reads its cache as the operators that ONNX Runtime has for it."""
+    from converter.onnx.read import read_onnx
+    from converter.onnx.rewrites.order import BEFORE_ROUNDING, soundness_of
+    from converter.rewrite import apply_rewrites
+
+    model = read_onnx(path)
+    apply_rewrites(BEFORE_ROUNDING, model, soundness_of(model))
+    return model
+
+
+def written_texts(given: "OnnxModel", ctx: "Context", count: int) -> "list[Encoding]":
+    """Return texts of the calibration text as the model reads them, each with what it writes after it."""
+    source: Any = given.source
+    texts = even_sample(ctx.calibration, count)
+    run = _lean_run(given)
+    made = []
+    with ctx.progress.task("Writing calibration text", total=len(texts)) as ticker:
+        for text in texts:
+            encoding = source.task.encode(source.tokenizer, text, source.max_length)
+            made.append(source.task.continued(source.specs, run, encoding))
+            ticker.advance()
+    release_memory()
+    return made
+
+
+def as_rows(value: "NDArray[np.float32]") -> "NDArray[np.float32]":
+    return value.reshape(-1, value.shape[-1])
+
+
+def largest_of(value: "NDArray[np.float32]") -> "NDArray[np.float32]":
+    """Return the largest size of a number in a value, as one row; what is masked does not count."""
+    sizes = np.abs(value).reshape(-1)
+    return np.array([[sizes[~(sizes >= MASKED)].max(initial=0.0)]], dtype=np.float32)
+
+
+def stream_written(
+    model: "ir.Model",
+    graph: str,
+    names: Sequence[str],
+    given: "OnnxModel",
+    texts: "Sequence[Encoding]",
+    work: Path,
+    progress: "Progress",
+    keep: "Callable[[NDArray[np.float32]], NDArray[np.float32]]" = as_rows,
+) -> "Iterator[dict[str, NDArray[np.float32]]]":
+    """Yield, for each text, the values of `model` (one of `given`'s graphs) called `names` as `[tokens, width]`.
+
+    `keep` makes rows of a value, of which there is one a call of the graph.
+    """
+    from converter.onnx.runner import open_lean_session
+
+    path = work / "observed.onnx"
+    write_observed(model, names, path)
+    opened = {graph: open_lean_session(path)}
+    source, others = given.source, _lean_run(given, without=graph)
+    known = [o.name for o in opened[graph].get_outputs()]
+    seen: dict[str, list[NDArray[np.float32]]] = {}
+
+    def run(asked: str, feed: "Mapping[str, NDArray[Any]]") -> "Mapping[str, NDArray[Any]]":
+        if asked != graph:
+            return others(asked, feed)
+        session = opened[graph]
+        made = dict(zip(known, session.run(known, {i.name: feed[i.name] for i in session.get_inputs()}), strict=True))
+        for name in names:
+            seen.setdefault(name, []).append(keep(made[name]))
+        return made
+
+    try:
+        with progress.task("Watching activations", total=len(texts)) as ticker:
+            for text in texts:
+                seen.clear()
+                source.task.answer(source.specs, run, source.task.feed(source.specs, [text]))
+                yield {name: np.concatenate(rows) for name, rows in seen.items()}
+                ticker.advance()
+    finally:
+        # Also when the reader has seen enough and leaves.
+        opened.clear()
+        path.unlink()
+        release_memory()
+
+
+def _lean_run(given: "OnnxModel", without: str | None = None) -> "Run":
+    from converter.onnx.runner import OnnxRunner, open_lean_session
+
+    files = {name: path for name, path in given.files.items() if name != without}
+    sessions = {name: open_lean_session(path) for name, path in files.items()}
+    return OnnxRunner(files, sessions=sessions).run if files else _no_graph
+
+
+def _no_graph(graph: str, _feed: "Mapping[str, NDArray[Any]]") -> "Mapping[str, NDArray[Any]]":
+    raise KeyError(graph)

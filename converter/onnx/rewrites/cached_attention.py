@@ -1,0 +1,167 @@
+"""Attention with a cache as one operator: ONNX Runtime's `MultiHeadAttention` in place of a dozen nodes a layer.
+
+At every token the exported form turns queries, keys and values, joins the cache, and writes scores and weights out
+between five operators. `com.microsoft.MultiHeadAttention` takes the projections and the cache as they are and gives the
+cache back. Masks and relative positions are added to the scores as they were.
+
+Only where heads times their size is the width of the model: a client that has to guess the sizes of an empty cache
+guesses those, and this operator refuses others.
+"""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from converter.onnx.rewrites.attention import DOMAIN
+from converter.onnx.rewrites.projections import array_of, is_weight, scalar_of
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+
+@dataclass(frozen=True)
+class CachedAttention:
+    """One match. `past` is the cache that the operator joins itself; None where keys and values come whole."""
+
+    query: "ir.Value"
+    key: "ir.Value"
+    value: "ir.Value"
+    bias: "ir.Value | None"
+    scale: float
+    heads: int
+    past: "tuple[ir.Node, ir.Node] | None"
+    made: "ir.Node"
+
+
+def fuse_cached_attention(model: "ir.Model") -> int:
+    """Replace every attention that reads a cache; returns how many. What does not match exactly is left alone."""
+    from onnx_ir.passes import common
+
+    found = [m for n in list(model.graph) if n.op_type == "Softmax" and (m := _match(n)) is not None]
+    for match in found:
+        _replace(model.graph, match)
+    if found:
+        model.opset_imports[DOMAIN] = 1
+        common.RemoveUnusedNodesPass()(model)
+    return len(found)
+
+
+def _match(softmax: "ir.Node") -> CachedAttention | None:
+    scores, bias = softmax.inputs[0], None
+    add = _made_by(scores, "Add")
+    if add is not None:
+        sides = [(a, b) for a, b in (add.inputs[:2], add.inputs[1::-1]) if _is_product(a)]
+        if len(sides) != 1:
+            return None
+        scores, bias = sides[0]
+    scores, scale = _scaled(scores)
+    product, use = _made_by(scores, "MatMul"), _only_user(softmax.outputs[0], "MatMul")
+    if product is None or use is None or use.inputs[0] is not softmax.outputs[0]:
+        return None
+    turned = _made_by(product.inputs[1], "Transpose")
+    back = _only_user(use.outputs[0], "Transpose")
+    flat = None if back is None or _perm(back) != [0, 2, 1, 3] else _only_user(back.outputs[0], "Reshape")
+    query = _heads(product.inputs[0])
+    if turned is None or _perm(turned) != [0, 1, 3, 2] or flat is None or query is None:
+        return None
+    keys, values = (_made_by(v, "Concat") for v in (turned.inputs[0], use.inputs[1]))
+    asked, heads, size = query
+    if keys is None or values is None or _made_width(asked) != heads * size:
+        return None
+    return _with_cache(keys, values, CachedAttention(asked, asked, asked, bias, scale, heads, None, flat))
+
+
+def _with_cache(keys: "ir.Node", values: "ir.Node", found: CachedAttention) -> CachedAttention | None:
+    """Add keys and values: those of this call, or, where the cache holds an encoder's, all of them."""
+    own = [_heads(n.inputs[-1]) for n in (keys, values)]
+    if any(o is None or o[1] != found.heads for o in own) or not all(
+        n.inputs[0].is_graph_input() for n in (keys, values)
+    ):  # type: ignore[union-attr]
+        return None
+    (key, _, _), (value, _, _) = (o for o in own if o is not None)
+    parts = (found.query, found.bias, found.scale, found.heads, found.made)
+    if ".encoder." in str(keys.inputs[0].name):  # type: ignore[union-attr]
+        return _attention(parts, keys.outputs[0], values.outputs[0], None)
+    return _attention(parts, key, value, (keys, values))
+
+
+def _attention(
+    parts: tuple, key: "ir.Value", value: "ir.Value", past: "tuple[ir.Node, ir.Node] | None"
+) -> CachedAttention:  # type: ignore[type-arg]
+    query, bias, scale, heads, made = parts
+    return CachedAttention(query, key, value, bias, scale, heads, past, made)
+
+
+def _replace(graph: "ir.Graph", match: CachedAttention) -> None:
+    import onnx_ir as ir
+
+    old = match.made.outputs[0]
+    name = str(old.name)
+    inputs = [match.query, match.key, match.value, None, None, match.bias]
+    if match.past is not None:
+        inputs += [n.inputs[0] for n in match.past]
+    node = ir.node(
+        "MultiHeadAttention",
+        inputs,
+        {"num_heads": match.heads, "scale": match.scale},
+        domain=DOMAIN,
+        num_outputs=3 if match.past is not None else 1,
+        name=f"{name}_attention",
+    )
+    node.outputs[0].name = f"{name}_attention"
+    graph.insert_before(match.made, node)
+    ir.convenience.replace_all_uses_with(old, node.outputs[0])
+    for concat, present in zip(match.past or (), node.outputs[1:], strict=False):
+        known = concat.outputs[0]
+        title = known.name
+        present.type, present.shape = known.type, known.shape
+        ir.convenience.replace_all_uses_with(known, present, replace_graph_outputs=True)
+        known.name, present.name = f"{title}_before", title
+
+
+def _heads(value: "ir.Value | None") -> "tuple[ir.Value, int, int] | None":
+    """Return the projection `[batch, length, heads * size]`, heads and size of what was split into heads."""
+    turn = _made_by(value, "Transpose")
+    split = None if turn is None or _perm(turn) != [0, 2, 1, 3] else _made_by(turn.inputs[0], "Reshape")
+    if split is None or split.inputs[0] is None or not is_weight(split.inputs[1], rank=1):
+        return None
+    target = array_of(split.inputs[1]).tolist()
+    return (split.inputs[0], target[2], target[3]) if len(target) == 4 and target[:2] == [0, 0] else None
+
+
+def _made_width(value: "ir.Value") -> int | None:
+    """Return how many inputs the product has that a projection comes from."""
+    node = value.producer()
+    while node is not None and node.op_type in {"Split", "Add"}:
+        value = next((v for v in node.inputs if v is not None and v.producer() is not None), value)
+        node = value.producer()
+    if node is None or node.op_type != "MatMul" or not is_weight(node.inputs[1], rank=2):
+        return None
+    return int(array_of(node.inputs[1]).shape[0])
+
+
+def _is_product(value: "ir.Value | None") -> bool:
+    return _made_by(_scaled(value)[0], "MatMul") is not None
+
+
+def _scaled(value: "ir.Value | None") -> "tuple[ir.Value | None, float]":
+    node = _made_by(value, "Mul")
+    if node is not None:
+        for one, other in (node.inputs[:2], node.inputs[1::-1]):
+            number = scalar_of(other)
+            if number is not None:
+                return one, number
+    return value, 1.0
+
+
+def _made_by(value: "ir.Value | None", kind: str) -> "ir.Node | None":
+    node = None if value is None else value.producer()
+    return node if node is not None and node.op_type == kind else None
+
+
+def _only_user(value: "ir.Value", kind: str) -> "ir.Node | None":
+    users = value.consumers()
+    return users[0] if len(users) == 1 and users[0].op_type == kind and not value.is_graph_output() else None
+
+
+def _perm(node: "ir.Node") -> list[int]:
+    return list(node.attributes["perm"].as_ints()) if "perm" in node.attributes else []
