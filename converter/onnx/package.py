@@ -26,18 +26,21 @@ def emit_onnx(given: OnnxModel, source: TorchModel, folder: Path, menu: Mapping[
         shutil.copyfile(path, folder / files[name])
     write_model_files(source, folder, {"transformers.js_config": {"dtype": precision.client_dtype}})
     if source.cache is not None:
-        _write_settings(source, folder)
+        _write_settings(source, folder, files)
     if source.sentence is not None:
         _name_model(folder, files[MODEL], source.max_length)
     return Bundle(folder, files, source)
 
 
-def _write_settings(source: TorchModel, folder: Path) -> None:
+def _write_settings(source: TorchModel, folder: Path, files: Mapping[str, str]) -> None:
     """Write how the model generates, where clients look for it."""
     from converter.generate.read_settings import FILE
+    from converter.onnx import genai_config as genai
 
     task: Any = source.task
     write_json(folder / FILE, dict(task.generation_table))
+    if genai.why_not_genai(source) is None:
+        write_json(folder / genai.FILE, genai.genai_config(source, files[MODEL]))
 
 
 def _name_model(folder: Path, file: str, max_length: int) -> None:
