@@ -21,8 +21,9 @@ from converter.target import Runner, Target
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from converter.package.golden import Golden
     from converter.reference import Reference
-    from converter.validate.checks import Check
+    from converter.validate.checks import Check, Evaluation
     from converter.validate.proof import ProofContext
 
 
@@ -62,6 +63,19 @@ class CpuInt8(Target):
         # Of a model in float32 alone, as all that write text are, one file says what any of them would.
         first = next(iter(bundle.files.values()))
         return [], {"instruction_sets": instruction_sets(bundle.folder / first)}
+
+    def accompany(
+        self, bundle: Bundle, golden: "Golden", runner: Runner, evaluation: "Evaluation", tolerance: float
+    ) -> dict[str, Any]:
+        """Write the samples of a package that writes text; what it wrote is what they are tried on."""
+        from converter.onnx.writing_samples import write_samples
+        from converter.package.golden import WRITTEN
+
+        if bundle.source.cache is not None:
+            pairs = zip(golden.examples, golden.ids, strict=True)
+            task: Any = bundle.source.task
+            write_samples(bundle, [(e.text, ids[WRITTEN]) for e, ids in pairs], task.judged_settings.max_new_tokens)
+        return {}
 
     def product_weights(self, bundle: Bundle) -> "Iterator[NDArray[Any]]":
         from converter.onnx.weights import product_weights

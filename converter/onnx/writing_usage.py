@@ -30,6 +30,7 @@ print(tokenizer.decode(made[0], skip_special_tokens=True))
 ```js
 import {{ env, pipeline }} from '@huggingface/transformers';
 
+env.allowLocalModels = true; // in a browser it is false by default
 env.localModelPath = '..'; // the folder that holds this package
 const write = await pipeline('{task}', 'NAME OF THIS FOLDER'); // config.json asks for dtype '{dtype}'
 console.log(await write('Good morning', {{ max_new_tokens: 40 }}));

@@ -1,11 +1,16 @@
 """Packages that write text, opened unchanged by clients: they write what transformers writes with the source."""
 
+import html
 import json
 import os
 import re
+import shutil
 import subprocess
+import threading
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +41,7 @@ class Package:
     ends: tuple[int, ...]
     greedy: Tokens
     beams: Tokens
+    bundle: Any = None
 
     def ended(self, rows: Tokens) -> Tokens:
         """Cut what follows the first token that ends a text."""
@@ -73,6 +79,7 @@ def _make(family: str, root: Path) -> Package:
     task: Any = source.task
     usage = CpuInt8().usage(bundle)
     made = Package(root / "package", task.name, usage, source.tokenizer, task.settings.eos_ids, [], [])
+    made.bundle = bundle
     made.greedy, made.beams = (made.ended(transformers_writes(folder, made, beams)) for beams in (1, BEAMS))
     assert len({tuple(row) for row in made.greedy}) > 3, "it writes the same after every text: that proves nothing"
     return made
@@ -178,3 +185,62 @@ def test_what_the_readme_shows_for_transformers_js_runs(
     done = subprocess.run(command, cwd=made.folder, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr
     assert "generated_text: 'Good morning" in done.stdout
+
+
+@pytest.fixture
+def demo(package: Callable[[str], Package], node_modules: Path, tmp_path: Path) -> Callable[[str], Path]:
+    """Copies a package with its samples, as their README says, and what npm installs."""
+
+    def copied(family: str) -> Path:
+        from converter.onnx.writing_samples import write_samples
+
+        made = package(family)
+        folder = Path(shutil.copytree(made.folder, tmp_path / family))
+        write_samples(replace(made.bundle, folder=folder), list(zip(TEXTS, made.greedy, strict=True)), STEPS)
+        (folder / "samples" / "web" / "node_modules").symlink_to(node_modules)
+        return folder
+
+    return copied
+
+
+def selftest(folder: Path) -> subprocess.CompletedProcess[str]:
+    web = folder / "samples" / "web"
+    return subprocess.run(["node", "selftest.mjs"], cwd=web, capture_output=True, text=True, timeout=120, check=False)
+
+
+@pytest.mark.parametrize("family", ["gpt2", "marian"])
+def test_the_web_sample_writes_in_node_what_the_source_writes(family: str, demo: Callable[[str], Path]) -> None:
+    folder = demo(family)
+    done = selftest(folder)
+    assert (done.returncode, done.stdout) == (0, f"{len(TEXTS)} of {len(TEXTS)} recorded texts come out the same\n")
+    golden = folder / "samples" / "assets" / "golden.json"
+    table = json.loads(golden.read_text())
+    table["texts"][0]["written"] += " and more"
+    golden.write_text(json.dumps(table))
+    assert selftest(folder).returncode == 1
+
+
+@pytest.mark.parametrize("family", ["gpt2", "marian"])
+def test_the_page_writes_in_a_browser_what_the_source_writes(
+    family: str, package: Callable[[str], Package], demo: Callable[[str], Path]
+) -> None:
+    browser = shutil.which("chromium") or shutil.which("chromium-browser")
+    if browser is None:
+        pytest.skip("Chromium: not installed")
+    folder, made = demo(family), package(family)
+    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(QuietHandler, directory=str(folder)))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    page = f"http://127.0.0.1:{server.server_port}/samples/web/?text=Anna&tokens={STEPS}"
+    flags = ["--headless", "--no-sandbox", "--disable-gpu", "--virtual-time-budget=60000", "--dump-dom"]
+    try:
+        done = subprocess.run([browser, *flags, page], capture_output=True, text=True, timeout=120, check=False)
+    finally:
+        server.shutdown()
+    (shown,) = re.findall(r"<output[^>]*>(.*?)</output>", done.stdout, re.DOTALL)
+    given = '<span class="given">Anna</span>' if family == "gpt2" else ""
+    assert html.unescape(shown) == given + made.words(made.greedy)[TEXTS.index("Anna")]
+    assert "Written in" in done.stdout
+
+
+class QuietHandler(SimpleHTTPRequestHandler):
+    def log_message(self, format: str, *args: Any) -> None: ...  # noqa: A002 - the name of what it overrides

@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -269,6 +271,33 @@ def test_a_classifier_of_a_writing_architecture_is_no_writer(made: Callable[[str
     (folder / "config.json").write_text(json.dumps(table | {"architectures": ["GPT2ForSequenceClassification"]}))
     with pytest.raises(SourceError, match="none of its classes that write text"):
         load_source(str(folder))
+
+
+@pytest.mark.parametrize("kind", [CAUSAL, TRANSLATES])
+def test_the_sample_in_python_writes_the_recorded_texts_with_onnxruntime_and_tokenizers_alone(
+    kind: str, made: Callable[[str], Made], tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(made(kind).package, tmp_path / "package"))
+    sample = folder / "samples" / "python" / "write.py"
+    golden = folder / "samples" / "assets" / "golden.json"
+    table = json.loads(golden.read_text())
+    assert len(table["texts"]) >= 8
+    # Whatever is not numpy, onnxruntime or tokenizers must not be needed.
+    guarded = (
+        "import sys; sys.modules |= dict.fromkeys(['torch', 'transformers', 'converter']); sys.argv = sys.argv[1:]"
+    )
+    command = [sys.executable, "-c", f"{guarded}; exec(compile(open(sys.argv[0]).read(), 'write.py', 'exec'))"]
+
+    def run() -> subprocess.CompletedProcess[str]:
+        asked = [*command, str(sample), str(folder), "--selftest"]
+        return subprocess.run(asked, capture_output=True, text=True, check=False)
+
+    done = run()
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith(f"{len(table['texts'])} of {len(table['texts'])}")
+    table["texts"][0]["tokens"][0] += 1
+    golden.write_text(json.dumps(table))
+    assert run().returncode == 1
 
 
 # plm-export run
