@@ -69,12 +69,10 @@ class CpuInt8(Target):
     ) -> dict[str, Any]:
         """Write the samples of a package that writes text; what it wrote is what they are tried on."""
         from converter.onnx.writing_samples import write_samples
-        from converter.package.golden import WRITTEN
 
         if bundle.source.cache is not None:
-            pairs = zip(golden.examples, golden.ids, strict=True)
             task: Any = bundle.source.task
-            write_samples(bundle, [(e.text, ids[WRITTEN]) for e, ids in pairs], task.judged_settings.max_new_tokens)
+            write_samples(bundle, golden.written, task.judged_settings.max_new_tokens)
         return {}
 
     def product_weights(self, bundle: Bundle) -> "Iterator[NDArray[Any]]":

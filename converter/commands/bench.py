@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 EXTRA = {"× float32": "faster_than_float32", "load ms": "load_ms", "first ms": "first_ms", "peak MB": "peak_mb"}
 LENGTHS = (16, 32, 64, 128)
-TIMING = ("lengths", "threads", "batch", "seconds", "source", "cold", "tokens")
+TIMING = ("lengths", "threads", "batch", "seconds", "source", "cold", "tokens", "profile")
 WRITING = {
     "tokens/s": "tokens_per_second",
     "ms/token": "milliseconds",
@@ -47,6 +47,7 @@ WRITING = {
     "--source", metavar="MODEL", help="Also measure MODEL in PyTorch and as a float32 ONNX file, for comparison."
 )
 @click.option("--cold", is_flag=True, help="Also measure load time, first call and peak memory, each in a new process.")
+@click.option("--profile", is_flag=True, help="Also show where the time of a token goes, by kind of operator (ONNX).")
 @click.option(
     "--import",
     "results",
@@ -69,6 +70,7 @@ def bench(
     seconds: float,
     source: str | None,
     cold: bool,  # noqa: FBT001 - click's signature
+    profile: bool,  # noqa: FBT001
     results: tuple[Path, ...],
     device: str | None,
 ) -> int:
@@ -96,11 +98,22 @@ def bench(
                 entries += source_entries(source, Path(work), n) if source is not None else []
                 rows += measure(entries, folders, wanted, batch, seconds, n, cold=cold, tokens=tokens)
                 ticker.advance()
+        if profile:
+            _add_profiles(rows, folders, tokens)
         if terminal.json:
             session.print_json(rows)
         else:
             _show(rows, terminal)
     return 0
+
+
+def _add_profiles(rows: list[dict[str, Any]], folders: list[Path], tokens: int) -> None:
+    from converter.timing.operators import operator_times
+
+    known = {folder.name: folder for folder in folders}
+    for row in rows:
+        if row["package"] in known:
+            row["operators_ms"] = operator_times(known[row["package"]], row["length"], tokens, row["threads"])
 
 
 def _refuse_unused(*, results: bool) -> None:
@@ -219,6 +232,10 @@ def _show(rows: list[dict[str, Any]], terminal: "Terminal") -> None:
         table.add_row(r["package"], *map(str, cells), *(_number(r.get(key)) for _, key in extra))
     terminal.result_console.print(table)
     for r in rows:
+        if r.get("operators_ms"):
+            parts, whole = r["operators_ms"], sum(r["operators_ms"].values()) or 1.0
+            shares = ", ".join(f"{name} {ms / whole:.0%}" for name, ms in parts.items())
+            terminal.result(f"{r['package']} behind {r['length']} tokens, {r['threads']} thread(s): {shares}")
         if r.get("not_worth_it"):
             terminal.result(f"{r['package']} at {r['length']} tokens: {r['not_worth_it']}")
 

@@ -13,7 +13,11 @@ from converter.graphs import GraphSpec
 from converter.jsonfile import write_json
 
 if TYPE_CHECKING:
+    import numpy as np
     from jinja2 import Environment
+    from numpy.typing import NDArray
+
+    Written = Sequence[tuple[str, Sequence[int] | NDArray[np.int64]]]
 
 TEMPLATES = Path(__file__).parent / "templates"
 FOLDER, ASSETS = "samples", "assets"
@@ -23,7 +27,7 @@ TRANSFORMERS_JS = "4.3.1"
 CAUSAL_KEY, TRANSLATION_KEY = "generated_text", "translation_text"
 
 
-def write_samples(bundle: Bundle, written: Sequence[tuple[str, Sequence[int]]], steps: int) -> None:
+def write_samples(bundle: Bundle, written: "Written", steps: int) -> None:
     """Write `samples/` into the package; `written`: texts, and the tokens that the package wrote, `steps` at most.
 
     Raises:
@@ -44,7 +48,7 @@ def write_samples(bundle: Bundle, written: Sequence[tuple[str, Sequence[int]]], 
     write_json(folder / ASSETS / GOLDEN_TEXTS, {"steps": steps, "texts": _golden(bundle, written)})
 
 
-def _golden(bundle: Bundle, written: Sequence[tuple[str, Sequence[int]]]) -> list[dict[str, Any]]:
+def _golden(bundle: Bundle, written: "Written") -> list[dict[str, Any]]:
     """Return the recorded texts that every client reads whole: those that have a token, and were not cut."""
     tokenizer, longest = bundle.source.tokenizer, bundle.source.max_length
     prefix = bundle.source.task.prompt

@@ -1,5 +1,6 @@
 """How to call a package that writes text."""
 
+import json
 from typing import Any
 
 from converter.artifact import Bundle
@@ -20,7 +21,7 @@ from optimum.onnxruntime import {loader} as Model
 from transformers import AutoTokenizer
 
 tokenizer, model = AutoTokenizer.from_pretrained("."), Model.from_pretrained(".")
-asked = tokenizer("Good morning", return_tensors="pt")
+asked = tokenizer({text}, return_tensors="pt")
 made = model.generate(**asked, max_new_tokens=40, do_sample=False)  # num_beams=4 searches
 print(tokenizer.decode(made[0], skip_special_tokens=True))
 ```
@@ -33,7 +34,7 @@ import {{ env, pipeline }} from '@huggingface/transformers';
 env.allowLocalModels = true; // in a browser it is false by default
 env.localModelPath = '..'; // the folder that holds this package
 const write = await pipeline('{task}', 'NAME OF THIS FOLDER'); // config.json asks for dtype '{dtype}'
-console.log(await write('Good morning', {{ max_new_tokens: 40 }}));
+console.log(await write({text}, {{ max_new_tokens: 40 }}));
 ```
 
 ### onnxruntime-genai
@@ -48,10 +49,10 @@ it does not read the padding of a batch.
 import onnxruntime_genai as og
 
 config = og.Config(".")  # threads: intra_op_num_threads in genai_config.json, or
-config.overlay('{"model": {"decoder": {"session_options": {"intra_op_num_threads": 4}}}}')
+config.overlay('{{"model": {{"decoder": {{"session_options": {{"intra_op_num_threads": 4}}}}}}}}')
 model = og.Model(config)
 tokenizer, settings = og.Tokenizer(model), og.GeneratorParams(model)
-asked = tokenizer.encode("Good morning")
+asked = tokenizer.encode({text})
 settings.set_search_options(max_length=len(asked) + 40, do_sample=False)
 generator = og.Generator(model, settings)
 generator.append_tokens(asked)
@@ -66,14 +67,17 @@ def writing_usage(bundle: Bundle) -> str:
     """Return the Markdown that shows how each client calls the package, or why one cannot."""
     dtype = read_json(bundle.folder / "config.json")["transformers.js_config"]["dtype"]
     task = bundle.source.task
-    return USAGE.format(task=task.name, loader=task.client_class, dtype=dtype, genai=_genai(bundle)).rstrip()
+    # A prompt of the model belongs to the text; this tool puts it there itself.
+    text = json.dumps(f"{task.prompt}Good morning", ensure_ascii=False)
+    genai = _genai(bundle, text)
+    return USAGE.format(task=task.name, loader=task.client_class, dtype=dtype, text=text, genai=genai).rstrip()
 
 
-def _genai(bundle: Bundle) -> str:
+def _genai(bundle: Bundle, text: str) -> str:
     why = why_not_genai(bundle.source)
     if why is not None:
         return f"It does not run this package: {why}."
     task: Any = bundle.source.task
     ignored = ", ".join(ignored_settings(task.settings))
     note = f"\nIt does not follow these settings of `generation_config.json`: {ignored}.\n" if ignored else ""
-    return GENAI + note
+    return GENAI.format(text=text) + note

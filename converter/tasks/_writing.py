@@ -128,6 +128,12 @@ class Writing(Task, ABC):
         """Force the token of the wanted language, or put its mark before every text: what the model knows."""
         if self.language is None:
             return settings
+        if self.causal:
+            raise UsageError(
+                f"a model for {self.name} cannot be asked for {self.language!r}: it goes on in the text's own",
+                where="--language",
+                hint="leave it out",
+            )
         language = target_language(tokenizer, self.language)
         if language.mark:
             self.prompt = f"{language.mark} "

@@ -188,6 +188,41 @@ def test_what_the_readme_shows_for_transformers_js_runs(
 
 
 @pytest.fixture
+def split(package: Callable[[str], Package], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Package:
+    """The GPT-2 as a model of more than 2 GB is written: its weights beside the graph, in several files."""
+    from converter.onnx import write
+    from converter.onnx.external import data_counts
+    from converter.onnx.read import read_onnx
+
+    made = package("gpt2")
+    folder = Path(shutil.copytree(made.folder, tmp_path / "split"))
+    monkeypatch.setattr(write, "MAX_FILE_BYTES", 60_000)
+    file = folder / "onnx" / "model.onnx"
+    write.write_onnx(read_onnx(made.folder / "onnx" / "model.onnx"), file)
+    counts = data_counts({"model": file})
+    assert counts["model.onnx"] > 1
+    config = json.loads((folder / "config.json").read_text())
+    config["transformers.js_config"]["use_external_data_format"] = counts
+    (folder / "config.json").write_text(json.dumps(config))
+    return replace(made, folder=folder)
+
+
+def test_transformers_js_opens_weights_beside_the_graph(split: Package, node_modules: Path, tmp_path: Path) -> None:
+    (found,) = ask(["node", str(HERE / "transformers_js_writing.mjs"), str(node_modules)], [split], tmp_path)
+    assert split.ended(found["alone"]) == split.greedy
+
+
+def test_optimum_opens_weights_beside_the_graph(split: Package, client_python: Path, tmp_path: Path) -> None:
+    (found,) = ask([str(client_python), str(HERE / "optimum_writing.py")], [split], tmp_path)
+    assert split.ended(found["alone"]) == split.greedy
+
+
+def test_onnxruntime_genai_opens_weights_beside_the_graph(split: Package, genai_python: Path, tmp_path: Path) -> None:
+    (found,) = ask([str(genai_python), str(HERE / "genai_writing.py")], [split], tmp_path)
+    assert split.ended(found["alone"]) == split.greedy
+
+
+@pytest.fixture
 def demo(package: Callable[[str], Package], node_modules: Path, tmp_path: Path) -> Callable[[str], Path]:
     """Copies a package with its samples, as their README says, and what npm installs."""
 

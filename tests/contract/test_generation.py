@@ -344,8 +344,9 @@ def test_bench_tells_what_prompts_and_tokens_take(
 
     for kind in (CAUSAL, TRANSLATES):
         argv = ["bench", str(made(kind).package), "--lengths", "8,40", "--tokens", "4", "--seconds", "0.05", "--json"]
-        assert run(argv) == 0
+        assert run([*argv, "--profile"]) == 0
         rows = json.loads(capfd.readouterr().out)
+        assert all(row["operators_ms"]["output layer"] > 0 for row in rows)
         assert [row["length"] for row in rows] == [8, 40]
         assert all(row["tokens_per_second"] > 0 and row["first_token_ms"] > 0 for row in rows)
         assert rows[1]["cache_mb"] > rows[0]["cache_mb"] > 0
