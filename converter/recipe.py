@@ -25,6 +25,7 @@ KEYS = (
     "revision",
     "task",
     "prompt",
+    "language",
     "targets",
     "seed",
     "calibration",
@@ -96,6 +97,8 @@ class Recipe:
     task: str | None = None
     prompt: str | None = None
     """Name of one of the model's prompts; None: its default one."""
+    language: str | None = None
+    """What a translator of several languages answers in; None: what its folder says."""
     calibration: Path | None = None
     evaluation: Path | None = None
     columns: Mapping[str, str] = field(default_factory=dict)
@@ -203,6 +206,7 @@ def bind_recipe(table: Mapping[str, Any], where: str = "recipe") -> Recipe:
         revision=_text(table, "revision", where),
         task=_text(table, "task", where),
         prompt=_text(table, "prompt", where),
+        language=_text(table, "language", where),
         calibration=_path(table, "calibration", where),
         evaluation=_path(table, "eval", where) or own_evaluation(model),
         columns=bind_columns(table.get("columns", {}), f"{where}.columns"),
@@ -224,7 +228,7 @@ def recipe_table(recipe: Recipe) -> dict[str, Any]:
         "seed": recipe.seed,
         "probes": recipe.n_probes,
     }
-    named = {"revision": recipe.revision, "task": recipe.task, "prompt": recipe.prompt}
+    named = {k: getattr(recipe, k) for k in ("revision", "task", "prompt", "language")}
     table |= {k: v for k, v in named.items() if v is not None}
     table |= {k: str(v) for k, v in (("calibration", recipe.calibration), ("eval", recipe.evaluation)) if v is not None}
     table |= {k: v for k, v in (("columns", dict(recipe.columns)), ("label_map", dict(recipe.label_map))) if v}

@@ -21,8 +21,9 @@ from converter.target import Runner, Target
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from converter.package.golden import Golden
     from converter.reference import Reference
-    from converter.validate.checks import Check
+    from converter.validate.checks import Check, Evaluation
     from converter.validate.proof import ProofContext
 
 
@@ -68,6 +69,17 @@ class CpuInt8(Target):
         files = [bundle.folder / f for f in dict.fromkeys(bundle.files.values())]
         checks = [] if source.cache is None else [check_stored_once(files)]
         return checks, {"instruction_sets": instruction_sets(bundle.folder / first)}
+
+    def accompany(
+        self, bundle: Bundle, golden: "Golden", runner: Runner, evaluation: "Evaluation", tolerance: float
+    ) -> dict[str, Any]:
+        """Write the samples of a package that writes text; what it wrote is what they are tried on."""
+        from converter.onnx.writing_samples import write_samples
+
+        if bundle.source.cache is not None:
+            task: Any = bundle.source.task
+            write_samples(bundle, golden.written, task.judged_settings.max_new_tokens)
+        return {}
 
     def product_weights(self, bundle: Bundle) -> "Iterator[NDArray[Any]]":
         from converter.onnx.weights import product_weights

@@ -292,3 +292,38 @@ def save_marian(folder: Any) -> Any:
         setattr(model.generation_config, name, value)
     model.save_pretrained(folder)
     return folder
+
+
+def save_m2m100(folder: Any) -> Any:
+    """Save a translator of many languages as M2M100 is: no tokenizer.json, no target language; returns `folder`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    tokenizer = make_m2m100_tokenizer(folder)
+    special = {"bos_token_id": 0, "pad_token_id": 1, "eos_token_id": 2, "decoder_start_token_id": 2}
+    make_text_model("m2m_100", vocab_size=len(tokenizer), **special).save_pretrained(folder)
+    return folder
+
+
+T5_PARAMS = {
+    "summarization": {"prefix": "summarize: ", "min_length": 6, "no_repeat_ngram_size": 2, "num_beams": 4},
+    "translation_en_to_de": {"prefix": "translate English to German: ", "max_length": 300},
+}
+
+
+def save_t5(folder: Any) -> Any:
+    """Save a T5 with prefixes of tasks in its configuration, as the first ones have them; returns `folder`."""
+    import transformers
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+
+    from tests.tiny import SENTENCES
+
+    core: Any = Tokenizer(models.BPE())
+    core.pre_tokenizer, core.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+    letters = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(vocab_size=400, special_tokens=["<pad>", "</s>"], initial_alphabet=letters)
+    core.train_from_iterator(SENTENCES, trainer)
+    core.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
+    tokenizer = transformers.PreTrainedTokenizerFast(tokenizer_object=core, eos_token="</s>", pad_token="<pad>")
+    folder.mkdir(parents=True, exist_ok=True)
+    make_text_model("t5", vocab_size=len(tokenizer), task_specific_params=T5_PARAMS).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder

@@ -19,13 +19,24 @@ if TYPE_CHECKING:
 
 EXTRA = {"× float32": "faster_than_float32", "load ms": "load_ms", "first ms": "first_ms", "peak MB": "peak_mb"}
 LENGTHS = (16, 32, 64, 128)
-TIMING = ("lengths", "threads", "batch", "seconds", "source", "cold")
+TIMING = ("lengths", "threads", "batch", "seconds", "source", "cold", "tokens", "profile")
+WRITING = {
+    "tokens/s": "tokens_per_second",
+    "ms/token": "milliseconds",
+    "first token ms": "first_token_ms",
+    "prompt ms/token": "prefill_ms",
+    "cache MB": "cache_mb",
+}
+"""Columns of models that write text."""
 
 
 @click.command("bench", short_help="Measure the latency of a package by sequence length and threads.")
 @click.argument("package", type=click.Path(path_type=Path))
 @click.option(
     "--lengths", metavar="N,N,…", help="Sequence lengths in tokens; default: the file's own, or 16,32,64,128."
+)
+@click.option(
+    "--tokens", type=click.IntRange(1), default=32, show_default=True, help="Tokens that a model writes after a prompt."
 )
 @click.option("--threads", default="1", show_default=True, metavar="N,N,…", help="Thread counts.")
 @click.option("--batch", type=click.IntRange(1), default=1, show_default=True, help="Batch size: texts per call.")
@@ -36,6 +47,7 @@ TIMING = ("lengths", "threads", "batch", "seconds", "source", "cold")
     "--source", metavar="MODEL", help="Also measure MODEL in PyTorch and as a float32 ONNX file, for comparison."
 )
 @click.option("--cold", is_flag=True, help="Also measure load time, first call and peak memory, each in a new process.")
+@click.option("--profile", is_flag=True, help="Also show where the time of a token goes, by kind of operator (ONNX).")
 @click.option(
     "--import",
     "results",
@@ -52,15 +64,20 @@ def bench(
     session: Session,
     package: Path,
     lengths: str | None,
+    tokens: int,
     threads: str,
     batch: int,
     seconds: float,
     source: str | None,
     cold: bool,  # noqa: FBT001 - click's signature
+    profile: bool,  # noqa: FBT001
     results: tuple[Path, ...],
     device: str | None,
 ) -> int:
     """Measure the latency of PACKAGE, or of every package in an output folder: median and 10th to 90th percentile.
+
+    Of a model that writes text: tokens a second after a prompt of each length, the time until the first one, and what
+    the cache takes.
 
     Packages are run in turn, so other load on the machine slows all of them alike.
     """
@@ -79,13 +96,24 @@ def bench(
             for n in counts:
                 entries = [package_entry(folder, n) for folder in folders]
                 entries += source_entries(source, Path(work), n) if source is not None else []
-                rows += measure(entries, folders, wanted, batch, seconds, n, cold=cold)
+                rows += measure(entries, folders, wanted, batch, seconds, n, cold=cold, tokens=tokens)
                 ticker.advance()
+        if profile:
+            _add_profiles(rows, folders, tokens)
         if terminal.json:
             session.print_json(rows)
         else:
             _show(rows, terminal)
     return 0
+
+
+def _add_profiles(rows: list[dict[str, Any]], folders: list[Path], tokens: int) -> None:
+    from converter.timing.operators import operator_times
+
+    known = {folder.name: folder for folder in folders}
+    for row in rows:
+        if row["package"] in known:
+            row["operators_ms"] = operator_times(known[row["package"]], row["length"], tokens, row["threads"])
 
 
 def _refuse_unused(*, results: bool) -> None:
@@ -137,28 +165,38 @@ def measure(
     threads: int,
     *,
     cold: bool = False,
+    tokens: int = 32,
 ) -> list[dict[str, Any]]:
     """Return one row a package and length: milliseconds, how far they spread, and texts a second.
 
-    `cold`: and what `converter.timing.cold_start` measures.
+    Of models that write text: `tokens` of them after a prompt of this length. `cold`: and what
+    `converter.timing.cold_start` measures.
 
     Raises:
         UsageError: a file takes no such batch or length.
 
     """
     from converter.timing.comparison import time_beside
+    from converter.timing.writing import time_writing, writes
 
     rows = []
-    for length in lengths or _lengths(entries, folders):
-        made = time_beside(entries, batch, length, seconds)
+    writing = writes(entries[0].specs)
+    for length in lengths or _lengths(entries, folders, tokens if writing else 0):
+        if writing:
+            made = time_writing(entries, batch, length, seconds, tokens)
+        else:
+            made = time_beside(entries, batch, length, seconds)
         for folder, row in zip(folders, made, strict=False):
             row.update(cold_start(folder, threads, length, batch) if cold else {})
         rows += [{"threads": threads, "batch": batch, "length": length, **row} for row in made]
     return rows
 
 
-def _lengths(entries: "list[Entry]", folders: list[Path]) -> tuple[int, ...]:
-    """Return the files' own lengths, else some usual ones and those of the text that the packages were proven on."""
+def _lengths(entries: "list[Entry]", folders: list[Path], tokens: int = 0) -> tuple[int, ...]:
+    """Return the files' own lengths, else some usual ones and those of the text that the packages were proven on.
+
+    Behind each there is room for `tokens`.
+    """
     from converter.package.manifest import read_manifest
 
     own = sorted({n for e in entries for n in e.lengths})
@@ -167,6 +205,7 @@ def _lengths(entries: "list[Entry]", folders: list[Path]) -> tuple[int, ...]:
     longest = min([*(m["max_length"] for m in manifests if "max_length" in m), *([longest] if longest else [])])
     facts = [m["gate"].get("facts", {}).get("speed", {}) for m in manifests]
     seen = [f[key] for f in facts for key in ("tokens_p50", "tokens_p90") if key in f]
+    longest = max(1, longest - tokens)
     return tuple(n for n in own or sorted({*LENGTHS, *seen}) if n <= longest) or (longest,)
 
 
@@ -183,16 +222,27 @@ def _show(rows: list[dict[str, Any]], terminal: "Terminal") -> None:
 
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     extra = [(t, k) for t, k in EXTRA.items() if rows and k in rows[0]]
-    for title in ("package", "threads", "batch", "tokens", "median ms", "10 % … 90 %", "texts/s", *dict(extra)):
+    writing = bool(rows) and "tokens_per_second" in rows[0]
+    own = ("prompt", *WRITING) if writing else ("tokens", "median ms", "10 % … 90 %", "texts/s")
+    for title in ("package", "threads", "batch", *own, *dict(extra)):
         table.add_column(title, justify="left" if title == "package" else "right", no_wrap=True)
     for r in rows:
-        spread = f"{r['p10']:.2f} … {r['p90']:.2f}"
-        cells = (r["threads"], r["batch"], r["length"], f"{r['milliseconds']:.2f}", spread, r["texts_per_second"])
+        measured = [_number(r[key]) for key in WRITING.values()] if writing else _encoder_cells(r)
+        cells = (r["threads"], r["batch"], r["length"], *measured)
         table.add_row(r["package"], *map(str, cells), *(_number(r.get(key)) for _, key in extra))
     terminal.result_console.print(table)
     for r in rows:
+        if r.get("operators_ms"):
+            parts, whole = r["operators_ms"], sum(r["operators_ms"].values()) or 1.0
+            shares = ", ".join(f"{name} {ms / whole:.0%}" for name, ms in parts.items())
+            terminal.result(f"{r['package']} behind {r['length']} tokens, {r['threads']} thread(s): {shares}")
         if r.get("not_worth_it"):
             terminal.result(f"{r['package']} at {r['length']} tokens: {r['not_worth_it']}")
+
+
+def _encoder_cells(row: dict[str, Any]) -> tuple[str, str, str]:
+    spread = f"{row['p10']:.2f} … {row['p90']:.2f}"
+    return f"{row['milliseconds']:.2f}", spread, str(row["texts_per_second"])
 
 
 def _number(value: float | None) -> str:

@@ -65,6 +65,7 @@ def methods(kind: str, does: str) -> str:
     "--task", metavar="NAME", help="Task, if not the one in the model's configuration; `plm-export list tasks`."
 )
 @click.option("--prompt", metavar="NAME", help="A prompt of the model that stands before every text; see its folder.")
+@click.option("--language", metavar="CODE", help="What a translator of several languages answers in: de, deu_Latn, …")
 @click.option("--revision", metavar="REV", help="Commit, tag or branch of a model on the Hugging Face Hub.")
 @click.option("--calibration", metavar="FILE", help="Text to prune, distill and calibrate with (txt, jsonl, csv, tsv).")
 @click.option("--eval", "evaluation", metavar="FILE", help="Labelled text to evaluate on (txt, jsonl, csv, tsv).")
@@ -126,6 +127,7 @@ def export(  # click passes one argument a flag
     quantize: tuple[str, ...],
     task: str | None,
     prompt: str | None,
+    language: str | None,
     revision: str | None,
     calibration: str | None,
     evaluation: str | None,
@@ -164,6 +166,7 @@ def export(  # click passes one argument a flag
         quantize=quantize,
         task=task,
         prompt=prompt,
+        language=language,
         revision=revision,
         calibration=calibration,
         evaluation=evaluation,

@@ -28,6 +28,7 @@ class Flags:
     quantize: tuple[str, ...] = ()
     task: str | None = None
     prompt: str | None = None
+    language: str | None = None
     revision: str | None = None
     calibration: str | None = None
     evaluation: str | None = None
@@ -63,6 +64,7 @@ def recipe_table(flags: Flags, typed: Sequence[str]) -> dict[str, Any]:
     plain = {
         "task": flags.task,
         "prompt": flags.prompt,
+        "language": flags.language,
         "revision": flags.revision,
         "calibration": flags.calibration,
         "eval": flags.evaluation,

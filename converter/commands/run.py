@@ -1,6 +1,7 @@
 """`plm-export run PACKAGE [TEXT]`: what a package says."""
 
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -9,6 +10,7 @@ import click
 from converter.commands.session import Session, json_option, quiet_options
 from converter.commands.verify import packages_in
 from converter.errors import UsageError
+from converter.generate.chat import chat_ids, has_chat
 
 if TYPE_CHECKING:
     from converter.package.answer import Opened
@@ -29,6 +31,9 @@ OF_WRITERS = ("max_new_tokens", "beams", *OF_SAMPLING)
 @click.option("--top-k", type=int, metavar="N", help="With --sample: draw from the N likeliest tokens; 0: from all.")
 @click.option("--top-p", type=float, metavar="P", help="With --sample: draw from the likeliest that hold this share.")
 @click.option("--seed", type=int, metavar="N", help="With --sample: the same seed writes the same text.")
+@click.option("--language", metavar="CODE", help="What a translator of several languages answers in: de, deu_Latn, …")
+@click.option("--chat", is_flag=True, help="The text is a message: put it into the model's chat template.")
+@click.option("--system", metavar="TEXT", help="With --chat: the system message before it.")
 @click.option("--threads", type=click.IntRange(1), default=1, show_default=True, help="Number of threads.")
 @json_option
 @quiet_options
@@ -40,6 +45,9 @@ def run(
     file: Path | None,
     pair: str | None,
     sample: bool,  # noqa: FBT001 - click's signature
+    language: str | None,
+    chat: bool,  # noqa: FBT001
+    system: str | None,
     threads: int,
     max_new_tokens: int | None,
     beams: int | None,
@@ -60,23 +68,41 @@ def run(
         raise UsageError("it searches or it samples", where="--beams", hint="leave --beams or --sample out")
     # Beams search where the model's own folder would sample, and the other way round.
     given |= {"sample": True, "beams": 1} if sample else {"sample": False} if beams else {}
+    if system is not None and not chat:
+        raise UsageError("it is part of a chat", where="--system", hint="add --chat")
     texts = _texts(text, file)
     folder = _only_package(package)
     terminal = session.terminal
     with terminal.hushed():
         opened = open_for_answers(folder, threads=threads)
-        _refuse_unused(opened, given, pair)
-        rows = [_ask(session, opened, one, pair, given) for one in texts]
+        if language is not None:
+            opened.answer_in(language)
+        _refuse_unused(opened, given | ({"chat": True} if chat else {}), pair)
+        if opened.writes and not chat and has_chat(opened.tokenizer):
+            terminal.say("the model has a chat template: --chat puts the text into it")
+        asked = _Asked(pair, chat, system, given)
+        rows = [_ask(session, opened, one, asked) for one in texts]
         if terminal.json:
             session.print_json(rows[0] if len(rows) == 1 else rows)
     return 0
 
 
-def _ask(session: Session, opened: "Opened", text: str, pair: str | None, given: dict[str, Any]) -> dict[str, Any]:
-    terminal = session.terminal
+@dataclass(frozen=True)
+class _Asked:
+    """What is asked beside the text."""
+
+    pair: str | None
+    chat: bool
+    system: str | None
+    given: dict[str, Any]
+
+
+def _ask(session: Session, opened: "Opened", text: str, asked: _Asked) -> dict[str, Any]:
+    terminal, pair = session.terminal, asked.pair
     if opened.writes:
         show = (lambda _: None) if terminal.json else terminal.stream
-        written = opened.write(text, opened.settings(given), show)
+        prompt = chat_ids(opened.tokenizer, text, asked.system) if asked.chat else text
+        written = opened.write(prompt, opened.settings(asked.given), show)
         if not terminal.json:
             terminal.stream("\n")
         return {"text": text, "written": written}
@@ -120,7 +146,7 @@ def _refuse_unused(opened: "Opened", given: dict[str, Any], pair: str | None) ->
     if opened.writes and pair is not None:
         raise UsageError(f"a model for {opened.task.name} reads one text", where="--pair", hint="leave it out")
     drawn = [name for name in OF_SAMPLING if name in given]
-    if opened.writes and drawn and not opened.settings(given).sample:
+    if opened.writes and drawn and not given.get("sample", opened.settings({}).sample):
         flag = "--" + drawn[0].replace("_", "-")
         raise UsageError("the likeliest token is taken each time, nothing is drawn", where=flag, hint="add --sample")
     if not opened.writes and given:

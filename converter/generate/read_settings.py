@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from converter.errors import SourceError, UsageError
+from converter.errors import SourceError, UsageError, nearest
 from converter.generate.settings import DEFAULT_TOP_K, GenerationSettings
 from converter.jsonfile import read_table
 
@@ -128,6 +128,20 @@ def text_prefix(folder: Path, task: str) -> str:
     """Return what is written before every text of `task`, as T5 wants it (`summarize: `); empty where nothing is."""
     params = read_table(folder / "config.json").get("task_specific_params") or {}
     return str((params.get(task) or {}).get("prefix") or "")
+
+
+def task_params(folder: Path, task: str) -> dict[str, Any]:
+    """Return what an entry of config.json's `task_specific_params` sets, under transformers' names.
+
+    Raises:
+        UsageError: the model has no such entry.
+
+    """
+    params = read_table(folder / "config.json").get("task_specific_params") or {}
+    if task not in params:
+        hint = nearest(task, params) if params else "leave it out: only some models, such as T5, have them"
+        raise UsageError(f"the model has no prompt {task!r}", where="--prompt", hint=hint)
+    return {k: v for k, v in (params[task] or {}).items() if k in KEYS}
 
 
 def settings_of_table(table: Mapping[str, Any], where: str) -> GenerationSettings:

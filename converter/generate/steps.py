@@ -49,6 +49,11 @@ class Steps:
         self._cache = {past: made[present] for past, present in self._next.items()}
         return made["logits"]
 
+    @property
+    def cache_bytes(self) -> int:
+        """Return the size of the cache as it is now."""
+        return sum(int(values.nbytes) for values in self._cache.values())
+
     def repeat(self, times: int) -> None:
         """Put `times` rows where there was one."""
         if times > 1:

@@ -105,7 +105,16 @@ def _tokenizer_config(source: TorchModel, class_name: str) -> dict[str, Any]:
             "tokenize_chinese_chars": normalizer["handle_chinese_chars"],
         }
     prefix = getattr(tokenizer, "add_prefix_space", None)
+    table |= _chat_template(source)
     return table if prefix is None else table | {"add_prefix_space": bool(prefix)}
+
+
+def _chat_template(source: TorchModel) -> dict[str, Any]:
+    """Return the chat template of a model that writes text, under the key where every client finds it."""
+    template = getattr(source.tokenizer, "chat_template", None) if source.cache is not None else None
+    if isinstance(template, Mapping):
+        return {"chat_template": [{"name": name, "template": text} for name, text in sorted(template.items())]}
+    return {"chat_template": template} if template else {}
 
 
 def _round_trip_difference(source: TorchModel, folder: Path) -> str | None:

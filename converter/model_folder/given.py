@@ -40,7 +40,11 @@ def load_model(recipe: "Recipe", progress: "Progress") -> "TorchModel":
     from converter.model_folder.samples import resolve_model
 
     source = load_source(
-        resolve_model(recipe.model, progress), revision=recipe.revision, task=recipe.task, prompt=recipe.prompt
+        resolve_model(recipe.model, progress),
+        revision=recipe.revision,
+        task=recipe.task,
+        prompt=recipe.prompt,
+        language=recipe.language,
     )
     return at_max_length(source, recipe.max_length)
 

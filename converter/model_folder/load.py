@@ -52,11 +52,17 @@ WANTED = "a model's folder holds config.json, model.safetensors and a tokenizer"
 
 
 def load_source(
-    model: str, *, revision: str | None = None, task: str | None = None, prompt: str | None = None
+    model: str,
+    *,
+    revision: str | None = None,
+    task: str | None = None,
+    prompt: str | None = None,
+    language: str | None = None,
 ) -> TorchModel:
     """Load `model` (a folder, else a Hub id at `revision`).
 
-    `prompt` names one of its prompts; without it the model's default one stands before every text.
+    `prompt` names one of its prompts; without it the model's default one stands before every text. `language` is what
+    a translator of several answers in.
 
     Raises:
         SourceError: nothing there, damaged, refused, or of a kind that cannot be exported; says what to do.
@@ -65,7 +71,8 @@ def load_source(
     """
     folder, resolved = locate(model, revision)
     try:
-        return _read(folder, model if resolved else Path(model).resolve().name, resolved, task, prompt)
+        name = model if resolved else Path(model).resolve().name
+        return _read(folder, name, resolved, task, prompt, language)
     except (ExportError, MemoryError):
         raise
     except BaseException as error:
@@ -75,7 +82,9 @@ def load_source(
         raise refusal("unforeseen", folder, said) from error
 
 
-def _read(folder: Path, name: str, revision: str | None, task: str | None, prompt: str | None) -> TorchModel:
+def _read(
+    folder: Path, name: str, revision: str | None, task: str | None, prompt: str | None, language: str | None
+) -> TorchModel:
     check_links(folder)
     check_entries(folder)
     sentence = read_sentence_folder(folder)
@@ -93,14 +102,15 @@ def _read(folder: Path, name: str, revision: str | None, task: str | None, promp
     module, shape_map = _load_module(encoder, task_class(kind), raw, adapter)
     words = own if adapter is None or has_tokenizer(own) else encoder
     if task_class(kind).kind != "encoder":
-        if prompt is not None:
-            raise UsageError(f"a model for {kind} has no prompts to choose from", where="--prompt", hint="leave it out")
-        writer = task_class(kind)(module.config)
+        writer: Any = task_class(kind)(module.config)
+        writer.chosen, writer.language = prompt, language
         tokenizer = load_writing_tokenizer(words, module, causal=writer.kind == "decoder")
         # How it generates stands beside the weights: an adapter's folder may say nothing of it.
         writer.read_folder(encoder, tokenizer, max_length(module, tokenizer, None))
         made = _writer(module, writer, tokenizer, folder, _provenance(folder, encoder, own, name, revision, raw))
         return replace(made, card=_card(folder, encoder))
+    if language is not None:
+        raise UsageError(f"a model for {kind} answers in no language", where="--language", hint="leave it out")
     tokenizer = load_tokenizer(words, module, sentence)
     source = TorchModel(
         module=module,

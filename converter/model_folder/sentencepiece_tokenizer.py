@@ -26,6 +26,7 @@ _LAST, _NEVER = -1e5, -1e9
 _STAND_IN = "\uf8ff"
 """A character that no vocabulary has."""
 _SPACE = "▁"
+_MARK = re.compile(r">>.+<<")
 
 
 @dataclass(frozen=True)
@@ -77,7 +78,16 @@ def marian_tokenizer(folder: Path) -> "Tokenizer":
     core = _core(SentencePieces.read(folder / "source.spm"), vocabulary)
     core.post_processor = _ending("$A </s>", {"</s>": vocabulary["</s>"]})
     core.add_special_tokens(_special("</s>", "<unk>", "<pad>"))
+    core.add_tokens(_marks(vocabulary))
     return core
+
+
+def _marks(vocabulary: Mapping[str, int]) -> list[Any]:
+    """Return the tokens that ask for a language (`>>deu<<`): read whole, with the space behind them."""
+    from tokenizers import AddedToken
+
+    marks = sorted((t for t in vocabulary if _MARK.fullmatch(t)), key=lambda t: vocabulary[t])
+    return [AddedToken(t, special=False, normalized=False, rstrip=True) for t in marks]
 
 
 def m2m100_tokenizer(folder: Path, languages: Mapping[str, int], source: str) -> "Tokenizer":

@@ -54,7 +54,7 @@ def load_tokenizer(
         raise refusal("tokenizer-slow", folder, {"kind": type(tokenizer).__name__})
     if not has_tokenizer(folder):  # transformers makes one of special tokens alone
         raise missing
-    _check_vocabulary(tokenizer, module.get_input_embeddings().weight.shape[0], folder)  # type: ignore[operator]
+    check_vocabulary(tokenizer, module.get_input_embeddings().weight.shape[0], folder)  # type: ignore[operator]
     if needs_pad and tokenizer.pad_token_id is None:
         raise refusal("tokenizer-without-padding", folder)
     if sentence is not None and sentence.lower_case:
@@ -71,7 +71,7 @@ def _check_named_files(folder: Path) -> None:
             raise refusal("tokenizer-outside", folder, {"file": name})
 
 
-def _check_vocabulary(tokenizer: Any, rows: int, folder: Path) -> None:
+def check_vocabulary(tokenizer: Any, rows: int, folder: Path) -> None:
     """Refuse ids that have no row of embeddings, and a table that is mostly of tokens that the tokenizer has not."""
     vocabulary = tokenizer.get_vocab()
     beyond = sorted((i, token) for token, i in vocabulary.items() if i >= rows)

@@ -5,11 +5,13 @@ from typing import TYPE_CHECKING, Any
 
 from converter.data.probes import ODD_TEXTS, builtin_sentences
 from converter.model_folder.causes import refusal
-from converter.model_folder.sentencepiece_tokenizer import check_tokenizer, marian_tokenizer
-from converter.model_folder.tokenizer import load_tokenizer
+from converter.model_folder.said import first_line
+from converter.model_folder.sentencepiece_tokenizer import check_tokenizer, m2m100_tokenizer, marian_tokenizer
+from converter.model_folder.tokenizer import check_vocabulary, load_tokenizer
 
 if TYPE_CHECKING:
     import torch
+    from tokenizers import Tokenizer
 
 INPUTS = ["input_ids", "attention_mask"]
 SPECIAL = ("eos_token", "unk_token", "pad_token")
@@ -17,7 +19,7 @@ HARD = ("0", "00", "a  b", " spaces at the ends ", "don't stop <b>now</b> a&b ..
 
 
 def load_writing_tokenizer(folder: Path, module: "torch.nn.Module", *, causal: bool) -> Any:
-    """Load the tokenizer of `folder` in its fast form; Marian's is made of its SentencePiece files.
+    """Load the tokenizer of `folder` in its fast form; Marian's and M2M100's are made of their SentencePiece files.
 
     A model without a pad token, as GPT-2 is, pads with the token that ends texts, as transformers' `generate` does.
 
@@ -26,8 +28,10 @@ def load_writing_tokenizer(folder: Path, module: "torch.nn.Module", *, causal: b
 
     """
     config: Any = module.config
-    if config.model_type == "marian" and not (folder / "tokenizer.json").is_file():
-        tokenizer = _marian(folder)
+    make = _SLOW.get(config.model_type)
+    if make is not None and not (folder / "tokenizer.json").is_file() and (folder / "vocab.json").is_file():
+        tokenizer = make(folder)
+        check_vocabulary(tokenizer, config.vocab_size, folder)
     else:
         tokenizer = load_tokenizer(folder, module, None, needs_pad=False)
     if tokenizer.pad_token_id is None:
@@ -40,14 +44,39 @@ def load_writing_tokenizer(folder: Path, module: "torch.nn.Module", *, causal: b
 
 
 def _marian(folder: Path) -> Any:
+    from transformers import MarianTokenizer
+
+    return _checked(marian_tokenizer(folder), _slow(MarianTokenizer, folder), SPECIAL)
+
+
+def _m2m100(folder: Path) -> Any:
+    """It reads texts of the language that its folder names; what it answers in is the model's to say."""
+    from transformers import M2M100Tokenizer
+
+    slow = _slow(M2M100Tokenizer, folder)
+    languages = {str(token): int(i) for token, i in slow.lang_token_to_id.items()}
+    made = m2m100_tokenizer(folder, languages, slow.get_lang_token(slow.src_lang))
+    return _checked(made, slow, ("bos_token", *SPECIAL))
+
+
+_SLOW = {"marian": _marian, "m2m_100": _m2m100}
+"""Families whose folders have a vocabulary and SentencePiece files, and no tokenizer.json."""
+
+
+def _slow(cls: Any, folder: Path) -> Any:
+    try:
+        return cls.from_pretrained(folder, local_files_only=True)
+    except Exception as error:  # noqa: BLE001 - tokenizers raises bare Exception
+        raise refusal("tokenizer-damaged", folder, {"detail": first_line(error)}) from None
+
+
+def _checked(made: "Tokenizer", slow: Any, special: tuple[str, ...]) -> Any:
     import transformers
 
-    slow = transformers.MarianTokenizer.from_pretrained(folder, local_files_only=True)
-    made = marian_tokenizer(folder)
     check_tokenizer(made, slow, [*HARD, *ODD_TEXTS.values(), *builtin_sentences()])
     return transformers.PreTrainedTokenizerFast(
         tokenizer_object=made,
         model_max_length=slow.model_max_length,
         clean_up_tokenization_spaces=False,
-        **{name: str(getattr(slow, name)) for name in SPECIAL},
+        **{name: str(getattr(slow, name)) for name in special},
     )

@@ -1,7 +1,6 @@
 """What the two ONNX targets share: the Hugging Face layout, and how to call it."""
 
 import json
-import shutil
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from converter.errors import PackageDamaged
 from converter.graphs import MODEL
 from converter.jsonfile import read_json, write_json
 from converter.model_folder.files import write_model_files
+from converter.onnx.external import copy_onnx, data_counts
 from converter.onnx.model import OnnxModel
 from converter.precision import Precision
 from converter.tasks.question_answering import MAX_ANSWER_TOKENS
@@ -23,21 +23,26 @@ def emit_onnx(given: OnnxModel, source: TorchModel, folder: Path, menu: Mapping[
     files = {name: f"onnx/{name}{precision.suffix}.onnx" for name in given.files}
     (folder / "onnx").mkdir()
     for name, path in given.files.items():
-        shutil.copyfile(path, folder / files[name])
-    write_model_files(source, folder, {"transformers.js_config": {"dtype": precision.client_dtype}})
+        copy_onnx(path, folder / files[name])
+    counts = data_counts({name: folder / file for name, file in files.items()})
+    told = {"dtype": precision.client_dtype} | ({"use_external_data_format": counts} if counts else {})
+    write_model_files(source, folder, {"transformers.js_config": told})
     if source.cache is not None:
-        _write_settings(source, folder)
+        _write_settings(source, folder, files)
     if source.sentence is not None:
         _name_model(folder, files[MODEL], source.max_length)
     return Bundle(folder, files, source)
 
 
-def _write_settings(source: TorchModel, folder: Path) -> None:
+def _write_settings(source: TorchModel, folder: Path, files: Mapping[str, str]) -> None:
     """Write how the model generates, where clients look for it."""
     from converter.generate.read_settings import FILE
+    from converter.onnx import genai_config as genai
 
     task: Any = source.task
     write_json(folder / FILE, dict(task.generation_table))
+    if genai.why_not_genai(source) is None:
+        write_json(folder / genai.FILE, genai.genai_config(source, files[MODEL]))
 
 
 def _name_model(folder: Path, file: str, max_length: int) -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import numpy as np
 
 from converter.errors import StageFailed
+from converter.onnx.external import INLINE_BYTES, place_of
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -18,8 +19,6 @@ _GRAPH_INITIALIZER = (5 << 3) | 2
 _TENSOR_RAW_DATA = (9 << 3) | 2
 _FIXED = {1: 8, 5: 4}
 """Bytes of the wire types that have a fixed length."""
-INLINE_BYTES = 1024
-"""Smaller weights (shapes, scalars) are kept in memory."""
 
 
 @dataclass(frozen=True)
@@ -28,6 +27,8 @@ class _Weight:
     """The TensorProto without its data."""
     offset: int
     length: int
+    path: Path
+    """The file that holds the data."""
 
 
 def read_onnx(path: Path) -> "ir.Model":
@@ -38,7 +39,7 @@ def read_onnx(path: Path) -> "ir.Model":
     model = ir.serde.deserialize_model(proto)
     for weight, header in zip(weights, proto.graph.initializer, strict=True):
         if weight.length >= INLINE_BYTES:
-            model.graph.initializers[header.name].const_value = _lazy(path, weight, header)
+            model.graph.initializers[header.name].const_value = _lazy(weight, header)
     return model
 
 
@@ -62,7 +63,7 @@ def read_proto(path: Path) -> "tuple[Any, list[_Weight]]":
             raise StageFailed("not an ONNX file of this tool", where=str(path))
         opened.seek(graphs[0][0])
         inner, tensors = _split(opened, sum(graphs[0]), _GRAPH_INITIALIZER)
-        weights = [_weight(opened, offset, length) for offset, length in tensors]
+        weights = [_weight(opened, path, offset, length) for offset, length in tensors]
         proto = onnx.ModelProto.FromString(outer)
         proto.graph.ParseFromString(inner)
         for weight in weights:
@@ -71,6 +72,8 @@ def read_proto(path: Path) -> "tuple[Any, list[_Weight]]":
             if weight.length < INLINE_BYTES:
                 opened.seek(weight.offset)
                 made.raw_data = opened.read(weight.length)
+                continue
+            if made.external_data:
                 continue
             made.data_location = onnx.TensorProto.EXTERNAL
             for key, value in (("location", path.name), ("offset", weight.offset), ("length", weight.length)):
@@ -104,23 +107,30 @@ def lazy_tensor(make: "Callable[[], np.ndarray]", like: "ir.TensorProtocol", nam
     return ir.LazyTensor(lambda: ir.Tensor(make()), dtype=like.dtype, shape=ir.Shape(like.shape.numpy()), name=name)
 
 
-def _lazy(path: Path, weight: _Weight, header) -> "ir.LazyTensor":  # type: ignore[no-untyped-def]  # noqa: ANN001 - onnx.TensorProto
+def _lazy(weight: _Weight, header) -> "ir.LazyTensor":  # type: ignore[no-untyped-def]  # noqa: ANN001 - onnx.TensorProto
     import onnx_ir as ir
 
     kind, shape = ir.DataType(header.data_type), tuple(header.dims)
 
     def read() -> "ir.TensorProtocol":
         # Read, not mapped: a mapped page counts as this process's memory as long as the map lives.
-        values = np.fromfile(path, dtype=kind.numpy(), count=int(np.prod(shape)), offset=weight.offset)
+        values = np.fromfile(weight.path, dtype=kind.numpy(), count=int(np.prod(shape)), offset=weight.offset)
         return ir.Tensor(values.reshape(shape))
 
     return ir.LazyTensor(read, dtype=kind, shape=ir.Shape(shape), name=header.name)
 
 
-def _weight(opened: BinaryIO, offset: int, length: int) -> _Weight:
+def _weight(opened: BinaryIO, path: Path, offset: int, length: int) -> _Weight:
+    import onnx
+
     opened.seek(offset)
     head, data = _split(opened, offset + length, _TENSOR_RAW_DATA)
-    return _Weight(head, *(data[0] if data else (offset, 0)))
+    if not data:
+        header = onnx.TensorProto.FromString(head)
+        if header.data_location == onnx.TensorProto.EXTERNAL:
+            beside, start, size = place_of(header, path)
+            return _Weight(head, start, size, beside)
+    return _Weight(head, *(data[0] if data else (offset, 0)), path)
 
 
 def _split(opened: BinaryIO, end: int, wanted: int) -> tuple[bytes, list[tuple[int, int]]]:

@@ -51,11 +51,16 @@ def _opened(path: Path, threads: int, providers: Sequence[str]) -> Any:
         raise PackageDamaged(f"ONNX Runtime cannot open it ({_first_line(error)})", where=str(path)) from None
 
 
-def open_session(path: Path, threads: int = 1, providers: Sequence[str] = (CPU,)) -> Any:
-    """Return an inference session that logs nothing but fatal errors."""
+def open_session(
+    path: Path, threads: int = 1, providers: Sequence[str] = (CPU,), *, profile: Path | None = None
+) -> Any:
+    """Return an inference session that logs nothing but fatal errors; `profile`: how its profile is called."""
     import onnxruntime as ort
 
-    return ort.InferenceSession(str(path), _options(threads), providers=list(providers))
+    options = _options(threads)
+    if profile is not None:
+        options.enable_profiling, options.profile_file_prefix = True, str(profile)
+    return ort.InferenceSession(str(path), options, providers=list(providers))
 
 
 def open_lean_session(path: Path) -> Any:

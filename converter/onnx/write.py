@@ -1,4 +1,4 @@
-"""An ONNX model to one file, one weight at a time: serializing it at once would hold all weights twice more."""
+"""An ONNX model to a file, one weight at a time: serializing it at once would hold all weights twice more."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from converter.errors import ResourceLimit
+from converter.onnx.external import data_files, write_beside
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -20,10 +21,12 @@ _TENSOR_RAW_DATA = (9 << 3) | 2
 
 
 def write_onnx(model: "ir.Model", path: Path) -> None:
-    """Write `model` with its weights inside; the same model gives the same bytes.
+    """Write `model` with its weights inside, or beside it where the file would exceed 2 GB, which no client loads.
+
+    The same model gives the same bytes.
 
     Raises:
-        ResourceLimit: the file would exceed 2 GB, which no client loads.
+        ResourceLimit: the graph itself exceeds 2 GB.
 
     """
     import onnx_ir as ir
@@ -35,11 +38,13 @@ def write_onnx(model: "ir.Model", path: Path) -> None:
     heads = [_tensor_head(v) for v in weights]
     lengths = [len(h) + v.const_value.nbytes for h, v in zip(heads, weights, strict=True) if v.const_value is not None]
     size = len(graph) + sum(len(_field(_GRAPH_INITIALIZER, n)) + n for n in lengths)
+    for old in data_files(path):
+        old.unlink()
     if size > MAX_FILE_BYTES:
-        raise ResourceLimit(
-            f"the ONNX file would have {size / 2**30:.1f} GiB; one file can hold 2",
-            hint="prune or distill the model first",
-        )
+        if len(graph) > MAX_FILE_BYTES:
+            raise ResourceLimit(f"the graph alone has {len(graph) / 2**30:.1f} GiB; one file can hold 2")
+        write_beside(_skeleton(model), weights, path, MAX_FILE_BYTES)
+        return
     with path.open("wb") as opened:
         opened.write(skeleton.SerializeToString(deterministic=True))
         opened.write(_field(_MODEL_GRAPH, size))

@@ -1,6 +1,6 @@
 """What a package says to a text, through the files that it ships: a continuation, a label, tags, a span, a vector."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -42,6 +42,18 @@ class Opened:
     def writes(self) -> bool:
         return self.task.kind != "encoder"
 
+    def answer_in(self, language: str) -> None:
+        """Let a translator of several languages answer in this one.
+
+        Raises:
+            UsageError: it has no such language.
+
+        """
+        if not self.writes:
+            raise UsageError(f"a model for {self.task.name} writes no text", where="--language", hint="leave it out")
+        task: Any = self.task
+        task.answer_in(language, self.tokenizer)
+
     def settings(self, given: Mapping[str, Any]) -> "GenerationSettings":
         """Return how the package generates by itself, overruled by what is `given`."""
         task: Any = self.task
@@ -50,16 +62,16 @@ class Opened:
             own = replace(own, max_new_tokens=NEW_TOKENS)
         return replace(own, **given)
 
-    def write(self, text: str, settings: "GenerationSettings", show: Callable[[str], None]) -> str:
+    def write(self, text: "str | Sequence[int]", settings: "GenerationSettings", show: Callable[[str], None]) -> str:
         """Let the package write after (or about) `text`; `show` is given each piece as soon as it is sure.
+
+        A conversation is given as its tokens.
 
         Raises:
             UsageError: the text leaves no room for an answer.
 
         """
-        task: Any = self.task
-        # One token more than fits is read, so that a text that is too long is refused and not cut in silence.
-        encoding = task.encode(self.tokenizer, Example(text), 10**6)
+        prompt = self._prompt(text)
         tokens: list[int] = []
         shown = ""
 
@@ -75,12 +87,21 @@ class Opened:
                 show(said[len(shown) :])
                 shown = said
 
-        made = generate(self.runner.run, self.specs, task.prompt_of(encoding), settings, take)
+        made = generate(self.runner.run, self.specs, prompt, settings, take)
         tokens = made.texts(settings)[0]
         whole = decoded()
         if whole.startswith(shown):
             show(whole[len(shown) :])
         return whole
+
+    def _prompt(self, text: "str | Sequence[int]") -> "dict[str, NDArray[np.int64]]":
+        if not isinstance(text, str):
+            ids = np.array([text], dtype=np.int64)
+            return {"input_ids": ids, "attention_mask": np.ones_like(ids)}
+        task: Any = self.task
+        # All of it is read, so that a text that is too long is refused and not cut in silence.
+        made: dict[str, NDArray[np.int64]] = task.prompt_of(task.encode(self.tokenizer, Example(text), 10**6))
+        return made
 
     def answer(self, text: str, pair: str | None = None) -> dict[str, Any]:
         """Return what an encoder's package answers: `answer` in words, and the numbers behind it.

@@ -47,6 +47,12 @@ class Golden:
     output_range: dict[str, float]
     """Of the source over all probes."""
 
+    @property
+    def written(self) -> "list[tuple[str, NDArray[np.int64]]]":
+        """Return each text with the tokens that the package wrote on its own; empty where the model writes none."""
+        pairs = zip(self.examples, self.ids, strict=True)
+        return [(e.text, ids[WRITTEN]) for e, ids in pairs if WRITTEN in ids]
+
 
 def record_golden(made: "TorchModel", source: "TorchModel", reference: "Reference", runner: "Runner") -> Golden:
     """Run the package of `made` on a varied choice of the probes; what the source answered is known."""

@@ -103,8 +103,10 @@ def model_files(manifest: Mapping[str, Any]) -> dict[str, str]:
 
 
 def model_bytes(manifest: Mapping[str, Any]) -> int:
-    """Return the size of the model: of all its files together."""
-    sizes = (manifest["files"][name].get("size_bytes", 0) for name in set(model_files(manifest).values()))
+    """Return the size of the model: of all its files together, weights beside a graph included."""
+    own = set(model_files(manifest).values())
+    own |= {name for name in manifest["files"] for file in own if name.startswith(f"{file}_data")}
+    sizes = (manifest["files"][name].get("size_bytes", 0) for name in own)
     return sum(size for size in sizes if isinstance(size, int))
 
 

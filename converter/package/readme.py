@@ -172,6 +172,12 @@ def _trimmed(evaluation: "Evaluation") -> str:
 def _samples(bundle: "Bundle") -> str:
     if not (bundle.folder / "samples" / "README.md").is_file():
         return ""
+    if bundle.source.cache is not None:
+        return (
+            "## Using it in an app\n\n"
+            "`samples/python/write.py` is the whole loop, with ONNX Runtime, tokenizers and numpy alone; `samples/web` "
+            "is a page that runs it in the browser. `samples/README.md` shows how to start both."
+        )
     return (
         "## Using it in an app\n\n"
         "`samples/` holds source code generated for this model, for Android, iOS, embedded Linux and Python, and "

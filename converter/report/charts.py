@@ -119,6 +119,31 @@ def by_signature(facts: Mapping[str, Any]) -> list[Bar]:
 
 
 @dataclass(frozen=True)
+class WritingSpeed:
+    """How fast a package writes beside its source, and where the milliseconds of one text go."""
+
+    prompt_tokens: int
+    tokens: int
+    tokens_per_second: list[Bar]
+    first_token_ms: list[Bar]
+    parts: list[Bar]
+
+
+def writing_speed(facts: Mapping[str, Any]) -> WritingSpeed | None:
+    """Return what there is to draw of a package that writes text; None of any other."""
+    speed = facts.get("speed")
+    found = speed.get("writing") if isinstance(speed, Mapping) else None
+    if not isinstance(found, Mapping) or not found:
+        return None
+    rates, firsts = (
+        bars([(name, value, name == "source") for name, value in sorted(found[key].items(), reverse=True)])
+        for key in ("tokens_per_second", "first_token_ms")
+    )
+    parts = bars([(name, value, False) for name, value in found["parts_ms"].items()])
+    return WritingSpeed(found["prompt_tokens"], found["tokens"], rates, firsts, parts)
+
+
+@dataclass(frozen=True)
 class Curve:
     """A line in a box of 100 × 100, its origin at the top left."""
 

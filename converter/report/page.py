@@ -96,6 +96,7 @@ def _target(target: Mapping[str, Any], source: Mapping[str, Any]) -> dict[str, A
             "histogram": None,
             "lengths": [],
             "signatures": [],
+            "writing": None,
             "metrics": [],
         }
     times = evaluation["milliseconds"]
@@ -108,6 +109,7 @@ def _target(target: Mapping[str, Any], source: Mapping[str, Any]) -> dict[str, A
         "histogram": charts.histogram(evaluation["errors"], limits[0] if limits else None),
         "lengths": charts.by_length(times),
         "signatures": charts.by_signature(evaluation["facts"]),
+        "writing": charts.writing_speed(evaluation["facts"]),
         "metrics": _metrics(evaluation),
         "drift": charts.drift(evaluation["facts"]),
     }

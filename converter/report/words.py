@@ -18,6 +18,10 @@ def size(n_bytes: float | None) -> str:
     return f"{n_bytes / (1000 * MEGABYTE):.2f} GB"
 
 
+def rate(value: float | None) -> str:
+    return NOTHING if value is None else f"{value:,.1f} tokens/s"
+
+
 def milliseconds(value: float | None) -> str:
     if value is None:
         return NOTHING

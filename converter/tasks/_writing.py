@@ -16,9 +16,9 @@ from converter.errors import DataError, SourceError, UsageError
 from converter.examples import Encoding, Example, References, pad_batch
 from converter.generate.forcing import forced_logits
 from converter.generate.graphs import DECODER, causal_graphs, encoder_decoder_graphs
-from converter.generate.languages import target_languages
+from converter.generate.languages import target_language, target_languages
 from converter.generate.loop import generate
-from converter.generate.read_settings import FILE, read_settings, table_of_settings
+from converter.generate.read_settings import FILE, read_settings, table_of_settings, task_params, text_prefix
 from converter.generate.settings import GenerationSettings
 from converter.graphs import (
     BATCH,
@@ -52,6 +52,8 @@ WRITTEN = "written"
 """Among what a text is scored by: the tokens that the model wrote on its own."""
 IDLE = ("_from_model_config", "transformers_version")
 """Keys of generation_config.json that say who wrote it."""
+NOT_ASKED = ("max_length", "max_new_tokens", "num_beams", "do_sample")
+"""Settings of a task that judging sets itself: texts are continued greedily, so many tokens."""
 ANSWER = "decoder_input_ids"
 """What an encoder-decoder is fed of its answer, the start token first."""
 
@@ -73,6 +75,12 @@ class Writing(Task, ABC):
     """What a package's generation_config.json says: that of the folder, with what older folders say elsewhere."""
     languages: Languages = ("", "")
     """What it reads and what it writes, two letters each, as far as its folder says."""
+    chosen: str | None = None
+    """An entry of `task_specific_params`: its prefix stands before every text, its settings go before the model's."""
+    language: str | None = None
+    """What a translator of several languages answers in; None: what its folder says."""
+    asked: Mapping[str, Any] = {}
+    """What `generate` of transformers has to be told of these two, under its own names."""
     _tokenizer: Any = None
 
     @property
@@ -92,7 +100,8 @@ class Writing(Task, ABC):
         return encoder_decoder_graphs(cache.sizes, cache.vocabulary, facts.pad_id, cache.width)
 
     def read_folder(self, folder: Path, tokenizer: Any, max_length: int) -> None:
-        settings = read_settings(folder, context=max_length)
+        own = read_settings(folder, context=max_length, task=self.chosen)
+        settings = self._in_language(own, tokenizer)
         if settings.pad_id is None and tokenizer.pad_token_id is not None:
             settings = replace(settings, pad_id=int(tokenizer.pad_token_id))
         if not self.causal and settings.start_id is None:
@@ -106,11 +115,42 @@ class Writing(Task, ABC):
             raise SourceError(
                 f"the model writes {len(spoken)} languages, and nothing says which one is wanted",
                 where=str(folder),
-                hint="put the token of the language into a copy of generation_config.json, as forced_bos_token_id",
+                hint=f"--language CODE names it ({', '.join(sorted(lang.code for lang in spoken)[:8])} …)",
             )
+        params = {} if self.chosen is None else task_params(folder, self.chosen)
+        forced = {} if settings == own else {"forced_bos_token_id": settings.forced_bos_id}
+        self.asked = {k: v for k, v in params.items() if k not in NOT_ASKED} | forced
         self.settings, self._tokenizer = settings, tokenizer
         self.languages = _languages(folder, tokenizer, settings)
-        self.generation_table = _carried(folder, self.config) | table_of_settings(settings)
+        self.generation_table = _carried(folder, self.config) | params | table_of_settings(settings)
+        if self.chosen is not None:
+            self.prompt = text_prefix(folder, self.chosen)
+
+    def answer_in(self, language: str, tokenizer: Any) -> None:
+        """Answer in another language from now on.
+
+        Raises:
+            UsageError: the model has no such language, or is for one pair of them.
+
+        """
+        self.language = language
+        self.settings = self._in_language(self.settings, tokenizer)
+
+    def _in_language(self, settings: GenerationSettings, tokenizer: Any) -> GenerationSettings:
+        """Force the token of the wanted language, or put its mark before every text: what the model knows."""
+        if self.language is None:
+            return settings
+        if self.causal:
+            raise UsageError(
+                f"a model for {self.name} cannot be asked for {self.language!r}: it goes on in the text's own",
+                where="--language",
+                hint="leave it out",
+            )
+        language = target_language(tokenizer, self.language)
+        if language.mark:
+            self.prompt = f"{language.mark} "
+            return settings
+        return replace(settings, forced_bos_id=language.id)
 
     @property
     def judged_settings(self) -> GenerationSettings:

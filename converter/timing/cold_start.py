@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -49,7 +50,9 @@ def main(folder: Path, threads: int, length: int, batch: int) -> dict[str, float
     """Measure in this process, which has opened nothing yet."""
     import importlib
 
+    from converter.generate.timed import TimedText
     from converter.graphs import BATCH, MODEL, SEQUENCE, run_graphs
+    from converter.timing.writing import writes
 
     runtime, specs, opener = _package(folder)
     importlib.import_module(runtime)
@@ -58,12 +61,16 @@ def main(folder: Path, threads: int, length: int, batch: int) -> dict[str, float
     started = time.perf_counter()
     runner = opener(threads)
     loaded = time.perf_counter()
-    rows = specs[MODEL].dummy({BATCH: batch, SEQUENCE: length})
     asked = time.perf_counter()
-    run_graphs(specs, runner.run, rows)
+    if writes(specs):
+        again = TimedText(runner.run, specs, batch, length).step
+    else:
+        rows = specs[MODEL].dummy({BATCH: batch, SEQUENCE: length})
+        again = partial(run_graphs, specs, runner.run, rows)
+        again()
     answered = time.perf_counter()
     for _ in range(WARM_RUNS):
-        run_graphs(specs, runner.run, rows)
+        again()
     return {
         "load_ms": round(1000 * (loaded - started), 3),
         "first_ms": round(1000 * (answered - asked), 3),

@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 
 WARM_UP_RUNS = 3
 LEAST_ROUNDS = 10
-WRITERS = ("text-generation", "text2text-generation", "translation")
 SOURCE, FLOAT32 = "source (PyTorch)", "float32 (ONNX)"
 
 
@@ -32,6 +31,8 @@ class Entry:
     size_bytes: int
     lengths: tuple[int, ...] = ()
     max_batch: int | None = None
+    positions: int | None = None
+    """Tokens that a model which writes text has room for; None: nobody says."""
 
     def feed(self, batch: int, length: int) -> "dict[str, NDArray[np.int64]]":
         """Return made-up ids: latency of a dense model depends on how many there are, not on which.
@@ -64,13 +65,12 @@ def package_entry(folder: Path, threads: int) -> Entry:
     runner: Runner = open_sealed(folder, threads=threads)
     manifest = read_manifest(folder)
     specs = read_specs(folder, manifest)
-    if manifest["task"] in WRITERS:
-        raise _later(str(manifest["task"]), str(folder))
-    return Entry(folder.name, runner.run, specs, model_bytes(manifest), runner.lengths, runner.max_batch)
+    longest = int(manifest["max_length"]) if isinstance(manifest.get("max_length"), int) else None
+    return Entry(folder.name, runner.run, specs, model_bytes(manifest), runner.lengths, runner.max_batch, longest)
 
 
 def source_entries(model: str, work: Path, threads: int) -> list[Entry]:
-    """Return the source in PyTorch and as a float32 ONNX file, which is written to `work` once.
+    """Return the source in PyTorch and as float32 ONNX files, which are written to `work` once.
 
     Raises:
         SourceError: it cannot be read.
@@ -86,25 +86,16 @@ def source_entries(model: str, work: Path, threads: int) -> list[Entry]:
     from converter.stage import SILENT, Context, run_stage
 
     source = load_source(resolve_model(model, SILENT))
-    if source.cache is not None:
-        raise _later(source.task.name, model)
-    path = work / "onnx" / "model.onnx"
-    if not path.is_file():
+    files = {name: work / "onnx" / f"{name}.onnx" for name in source.specs}
+    if not all(path.is_file() for path in files.values()):
         run_stage(ExportOnnx(), source, Context(work=work))
     torch.set_num_threads(threads)
-    runner = OnnxRunner({MODEL: path}, threads)
+    runner = OnnxRunner(files, threads)
+    size = sum(path.stat().st_size for path in files.values())
     return [
-        Entry(SOURCE, torch_run(source), source.specs, source.size_bytes),
-        Entry(FLOAT32, runner.run, source.specs, path.stat().st_size),
+        Entry(SOURCE, torch_run(source), source.specs, source.size_bytes, positions=source.max_length),
+        Entry(FLOAT32, runner.run, source.specs, size, positions=source.max_length),
     ]
-
-
-def _later(task: str, where: str) -> UsageError:
-    return UsageError(
-        f"timing models for {task} by prompt and by token comes later",
-        where=where,
-        hint="plm-export inspect shows how many tokens a second it wrote when it was proven",
-    )
 
 
 def time_beside(entries: Sequence[Entry], batch: int, length: int, seconds: float) -> list[dict[str, Any]]:
@@ -127,7 +118,7 @@ def time_beside(entries: Sequence[Entry], batch: int, length: int, seconds: floa
     rows = [{"package": e.name, **_summary(taken)} for e, taken in zip(entries, times, strict=True)]
     for row in rows:
         row["texts_per_second"] = round(1000 * batch / row["milliseconds"], 1)
-    _compare(rows, entries)
+    compare_times(rows, entries)
     return rows
 
 
@@ -138,7 +129,8 @@ def _summary(times: list[float]) -> dict[str, Any]:
     return {"milliseconds": round(middle, 3), "p10": round(low, 3), "p90": round(high, 3), "runs": len(times)}
 
 
-def _compare(rows: list[dict[str, Any]], entries: Sequence[Entry]) -> None:
+def compare_times(rows: list[dict[str, Any]], entries: Sequence[Entry]) -> None:
+    """Add to rows with `milliseconds` how they compare with the source and its float32 file, if these are there."""
     known = {e.name: (e.size_bytes, row["milliseconds"]) for e, row in zip(entries, rows, strict=True)}
     rivals = {key: known[name][1] for name, key in ((SOURCE, "source"), (FLOAT32, "float32")) if name in known}
     if not rivals:

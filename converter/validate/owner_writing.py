@@ -69,7 +69,7 @@ def _compare(source: "TorchModel", library: WritingLibrary, one: "Judged") -> bo
     answer = one.encoding.answer
     assert answer is not None
     try:
-        found = library.written(theirs, task.judged_settings.max_new_tokens)
+        found = library.written(theirs, task.judged_settings.max_new_tokens, task.asked)
     except Exception as error:
         raise SourceError(
             f"{library.name} ({library.call}) itself fails on the folder ({first_line(error)})",

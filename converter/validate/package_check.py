@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from converter.errors import RuntimeMissing
 from converter.graphs import Run
-from converter.reference import Reference
+from converter.reference import Reference, torch_run
 from converter.validate.answers import RunFailed
 from converter.validate.checks import Check, Evaluation, Status
 from converter.validate.compare import NOTHING, compare_answers
@@ -17,6 +17,7 @@ from converter.validate.speed import measure_speed, not_worth_it, time_lengths
 from converter.validate.stability import check_stability
 from converter.validate.texts import text_facts
 from converter.validate.vocabulary import as_seen_by, vocabulary_facts
+from converter.validate.writing_speed import writing_speed
 from converter.validate.zeros import zeros_facts
 
 if TYPE_CHECKING:
@@ -112,6 +113,9 @@ def _judge(
         checks, facts = [*checks, *written], facts | told
     speed = measure_speed(source, reference.probes, runner.run, proof.progress, float32)
     facts["speed"] = speed.facts
+    if source.cache is not None:
+        runs = {"package": runner.run, "source": torch_run(source)}
+        facts["speed"] |= {"writing": writing_speed(source, reference.probes, runs)}
     if runner.lengths:
         each = time_lengths(source, reference.probes, runner.run, runner.lengths, proof.progress)
         facts["speed"] |= {"ms_by_signature": {str(n): ms for n, ms in each.items()}}

@@ -86,7 +86,7 @@ def race(
 ) -> dict[str, list[tuple[int, float]]]:
     """Return, by name, tokens and seconds of each text of a sample; on every text all take turns."""
     found: dict[str, list[tuple[int, float]]] = {name: [] for name in runs}
-    with _one_thread(), progress.task("Timing", total=min(SAMPLE, len(probes))) as ticker:
+    with one_thread(), progress.task("Timing", total=min(SAMPLE, len(probes))) as ticker:
         started = time.perf_counter()
         for i, probe in enumerate(_mixed(spread(probes, SAMPLE))):
             feed = feed_of(source, [probe.encoding])
@@ -149,7 +149,8 @@ def _mixed(probes: "list[Probe]") -> "list[Probe]":
 
 
 @contextmanager
-def _one_thread() -> Iterator[None]:
+def one_thread() -> Iterator[None]:
+    """Let PyTorch use one thread for a while."""
     import torch
 
     before = torch.get_num_threads()

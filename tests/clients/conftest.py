@@ -25,6 +25,11 @@ def mediapipe_python() -> Path:
     return _place("MediaPipe", "PLM_EXPORT_MEDIAPIPE_PYTHON", "mediapipe", "bin/python")
 
 
+@pytest.fixture(scope="session")
+def genai_python() -> Path:
+    return _place("onnxruntime-genai", "PLM_EXPORT_GENAI_PYTHON", "genai", "bin/python")
+
+
 def _place(client: str, variable: str, name: str, path: str) -> Path:
     """Return where a client is. Skips the test where it is nowhere: the end of the run says so, and why."""
     if variable in os.environ:

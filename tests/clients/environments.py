@@ -1,10 +1,10 @@
-"""Makes the environments of the clients that open packages: transformers.js, Optimum and MediaPipe.
+"""Makes the environments of the clients that open packages: transformers.js, Optimum, MediaPipe, onnxruntime-genai.
 
-    python tests/clients/environments.py FOLDER [js] [python] [mediapipe]
+    python tests/clients/environments.py FOLDER [js] [python] [mediapipe] [genai]
 
-Their versions are locked by `package-lock.json`, `optimum.txt` and `mediapipe.txt` beside this file. An environment of
-these versions that stands in FOLDER already is kept. One that cannot be had (no Node, no network) is no error: the
-reason is printed and left in FOLDER, and the tests that need it are skipped with that reason.
+Their versions are locked by `package-lock.json`, `optimum.txt`, `mediapipe.txt` and `genai.txt` beside this file. An
+environment of these versions that stands in FOLDER already is kept. One that cannot be had (no Node, no network) is no
+error: the reason is printed and left in FOLDER, and the tests that need it are skipped with that reason.
 """
 
 import hashlib
@@ -19,7 +19,7 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 PIP = ("-m", "pip", "install", "-q", "--disable-pip-version-check", "--no-input", "--no-deps", "--no-compile")
-LOCKS = {"js": "package-lock.json", "python": "optimum.txt", "mediapipe": "mediapipe.txt"}
+LOCKS = {"js": "package-lock.json", "python": "optimum.txt", "mediapipe": "mediapipe.txt", "genai": "genai.txt"}
 READY, ABSENT = ".ready", ".absent"
 
 
@@ -86,6 +86,10 @@ def _mediapipe(folder: Path) -> None:
     _environment(folder, ["-r", str(HERE / LOCKS["mediapipe"])])
 
 
+def _genai(folder: Path) -> None:
+    _environment(folder, ["-r", str(HERE / LOCKS["genai"])])
+
+
 def _environment(folder: Path, *steps: Sequence[str]) -> None:
     venv.create(folder, with_pip=True)
     for step in steps:
@@ -101,7 +105,12 @@ def _run(command: list[str], folder: Path) -> None:
         raise Absent(f"{Path(command[0]).name} failed with exit code {done.returncode}: {why[:200]}")
 
 
-_MAKERS: dict[str, Callable[[Path], None]] = {"js": _node, "python": _optimum, "mediapipe": _mediapipe}
+_MAKERS: dict[str, Callable[[Path], None]] = {
+    "js": _node,
+    "python": _optimum,
+    "mediapipe": _mediapipe,
+    "genai": _genai,
+}
 
 if __name__ == "__main__":
     if len(sys.argv) < 2 or not set(sys.argv[2:]) <= set(LOCKS):

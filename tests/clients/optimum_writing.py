@@ -1,4 +1,5 @@
-"""Lets Optimum generate with a package as it is; reads {folder, task, texts, steps}, writes new token ids as JSON.
+"""Lets Optimum generate with a package as it is; reads a list of
+{folder, task, texts, steps, beams}, writes new token ids as JSON.
 
 Runs in Optimum's own environment (an older transformers): nothing of this project is imported here.
 """
@@ -6,26 +7,32 @@ Runs in Optimum's own environment (an older transformers): nothing of this proje
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import optimum.onnxruntime
 from transformers import AutoTokenizer
 
-CLASSES = {"text-generation": "ORTModelForCausalLM", "translation": "ORTModelForSeq2SeqLM"}
-
 
 def main(request: str, answer: str) -> None:
     asked = json.loads(Path(request).read_text(encoding="utf-8"))
-    tokenizer = AutoTokenizer.from_pretrained(asked["folder"])
-    model = getattr(optimum.onnxruntime, CLASSES[asked["task"]]).from_pretrained(asked["folder"])
-    causal = asked["task"] == "text-generation"
+    Path(answer).write_text(json.dumps([written(one) for one in asked]), encoding="utf-8")
 
-    def write(texts: list[str]) -> list[list[int]]:
+
+def written(asked: dict[str, Any]) -> dict[str, list[list[int]]]:
+    causal = asked["task"] == "text-generation"
+    tokenizer = AutoTokenizer.from_pretrained(asked["folder"])
+    loader = "ORTModelForCausalLM" if causal else "ORTModelForSeq2SeqLM"
+    model = getattr(optimum.onnxruntime, loader).from_pretrained(asked["folder"])
+
+    def write(texts: list[str], beams: int = 1) -> list[list[int]]:
         feed = {k: v for k, v in tokenizer(texts, return_tensors="pt", padding=True).items() if k != "token_type_ids"}
-        made = model.generate(**feed, do_sample=False, num_beams=1, max_new_tokens=asked["steps"])
+        made = model.generate(**feed, do_sample=False, num_beams=beams, max_new_tokens=asked["steps"])
         return made[:, feed["input_ids"].shape[1] if causal else 1 :].tolist()
 
-    alone = [write([text])[0] for text in asked["texts"]]
-    Path(answer).write_text(json.dumps({"alone": alone, "batch": write(asked["texts"])}), encoding="utf-8")
+    def alone(beams: int) -> list[list[int]]:
+        return [write([text], beams)[0] for text in asked["texts"]]
+
+    return {"alone": alone(1), "batch": write(asked["texts"]), "beams": alone(asked["beams"])}
 
 
 if __name__ == "__main__":

@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,7 +22,17 @@ from converter.validate.checks import Check, Status
 from tests.tiny_text import save_causal, save_marian
 
 CAUSAL, TRANSLATES = "gpt2", "marian"
-MAKERS = {CAUSAL: save_causal, TRANSLATES: save_marian}
+ASKED = "{% if add_generation_prompt %}<assistant>{% endif %}"
+CHAT = "{% for m in messages %}<{{ m.role }}> {{ m.content }}\n{% endfor %}" + ASKED
+
+
+def save_chat(folder: Path) -> Path:
+    save_causal(folder)
+    (folder / "chat_template.jinja").write_text(CHAT)
+    return folder
+
+
+MAKERS = {CAUSAL: save_chat, TRANSLATES: save_marian}
 
 
 @dataclass
@@ -462,7 +474,7 @@ def test_an_answer_of_one_token_or_of_one_repeated_proves_nothing(proof: Proof) 
         ({"targets": ["cpu-int8"], "quantize": {"cpu-int8": "static"}}, "static comes later"),
         ({"targets": ["cpu-int8"], "quantize": {"cpu-int8": "auto"}}, "comes later"),
         ({"targets": ["cpu-int8"], "task": "text-classification"}, "not for text-classification"),
-        ({"targets": ["cpu-int8"], "prompt": "query"}, "no prompts to choose from"),
+        ({"targets": ["cpu-int8"], "prompt": "query"}, "has no prompt 'query'"),
         ({"targets": ["cpu-int8"], "compress": [{"stage": "prune.structured", "heads": 0.5}]}, "works on encoders"),
     ],
 )
@@ -483,6 +495,120 @@ def test_a_classifier_of_a_writing_architecture_is_no_writer(made: Callable[[str
     (folder / "config.json").write_text(json.dumps(table | {"architectures": ["GPT2ForSequenceClassification"]}))
     with pytest.raises(SourceError, match="none of its classes that write text"):
         load_source(str(folder))
+
+
+@pytest.mark.parametrize("kind", [CAUSAL, TRANSLATES])
+def test_the_sample_in_python_writes_the_recorded_texts_with_onnxruntime_and_tokenizers_alone(
+    kind: str, made: Callable[[str], Made], tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(made(kind).package, tmp_path / "package"))
+    sample = folder / "samples" / "python" / "write.py"
+    golden = folder / "samples" / "assets" / "golden.json"
+    table = json.loads(golden.read_text())
+    assert len(table["texts"]) >= 8
+    # Whatever is not numpy, onnxruntime or tokenizers must not be needed.
+    guarded = (
+        "import sys; sys.modules |= dict.fromkeys(['torch', 'transformers', 'converter']); sys.argv = sys.argv[1:]"
+    )
+    command = [sys.executable, "-c", f"{guarded}; exec(compile(open(sys.argv[0]).read(), 'write.py', 'exec'))"]
+
+    def run() -> subprocess.CompletedProcess[str]:
+        asked = [*command, str(sample), str(folder), "--selftest"]
+        return subprocess.run(asked, capture_output=True, text=True, check=False)
+
+    done = run()
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith(f"{len(table['texts'])} of {len(table['texts'])}")
+    table["texts"][0]["tokens"][0] += 1
+    golden.write_text(json.dumps(table))
+    assert run().returncode == 1
+
+
+def test_a_package_whose_encoder_is_another_models_fails_its_verification(
+    made: Callable[[str], Made], tmp_path: Path
+) -> None:
+    """Even where the one who put it there made the manifest fit."""
+    import onnx
+
+    from converter.model_folder.load import load_source
+    from converter.package.manifest import seal
+
+    package = Path(shutil.copytree(made(TRANSLATES).package, tmp_path / "package"))
+    path = package / "onnx" / "encoder_model.onnx"
+    model = onnx.load(path)
+    for weight in model.graph.initializer:
+        if len(weight.dims) == 2:
+            values = onnx.numpy_helper.to_array(weight)
+            weight.CopyFrom(onnx.numpy_helper.from_array(values[::-1].copy(), weight.name))
+    onnx.save(model, path)
+    with pytest.raises(PackageDamaged, match="changed since it was sealed"):
+        verify(package)
+    manifest = read_manifest(package)
+    (package / "manifest.json").unlink()
+    bundle = Bundle(package, model_files(manifest), load_source(str(made(TRANSLATES).folder)))
+    seal(bundle, {k: v for k, v in manifest.items() if k not in {"files", "manifest_sha256", "format"}})
+    with pytest.raises(PackageDamaged, match=r"wrote|recorded|differ"):
+        verify(package)
+
+
+def test_bench_tells_what_prompts_and_tokens_take(
+    made: Callable[[str], Made], capfd: pytest.CaptureFixture[str]
+) -> None:
+    from converter.commands.cli import run
+
+    for kind in (CAUSAL, TRANSLATES):
+        argv = ["bench", str(made(kind).package), "--lengths", "8,40", "--tokens", "4", "--seconds", "0.05", "--json"]
+        assert run([*argv, "--profile"]) == 0
+        rows = json.loads(capfd.readouterr().out)
+        assert all(row["operators_ms"]["output layer"] > 0 for row in rows)
+        assert [row["length"] for row in rows] == [8, 40]
+        assert all(row["tokens_per_second"] > 0 and row["first_token_ms"] > 0 for row in rows)
+        assert rows[1]["cache_mb"] > rows[0]["cache_mb"] > 0
+    assert run(["bench", str(made(CAUSAL).package), "--lengths", "90"]) == 2
+    assert "90 tokens and 32 after them are too many" in capfd.readouterr().err
+
+
+# Chats
+
+
+def test_a_chat_puts_the_message_into_the_template_that_travels_with_the_package(
+    made: Callable[[str], Made], capfd: pytest.CaptureFixture[str]
+) -> None:
+    from converter.commands.cli import run
+
+    asked = ["--max-new-tokens", "8"]
+    assert run(["run", str(made(CAUSAL).package), "hello", "--chat", "--system", "be kind", *asked]) == 0
+    found = capfd.readouterr()
+    assert "chat template" not in found.err
+    assert run(["run", str(made(CAUSAL).package), "<system> be kind\n<user> hello\n<assistant>", *asked]) == 0
+    plain = capfd.readouterr()
+    assert found.out == plain.out
+    assert "--chat" in plain.err
+
+
+def test_clients_find_the_template(made: Callable[[str], Made]) -> None:
+    assert json.loads((made(CAUSAL).package / "tokenizer_config.json").read_text())["chat_template"] == CHAT
+
+
+@pytest.mark.parametrize(
+    ("template", "code", "said"),
+    [
+        ("{{ raise_exception('no system message') }}", 2, "no system message"),
+        ("{% for %}", 6, "cannot be read"),
+        ("{{ ''.__class__.__mro__ }}", 2, "refuses it"),
+    ],
+)
+def test_a_template_that_fails_is_named_and_reaches_nothing(
+    template: str, code: int, said: str, made: Callable[[str], Made]
+) -> None:
+    from converter.generate.chat import chat_ids
+    from converter.validate.interface import load_tokenizer
+
+    tokenizer = load_tokenizer(made(CAUSAL).package)
+    tokenizer.chat_template = template
+    with pytest.raises(ExportError, match=said) as caught:
+        chat_ids(tokenizer, "hello")
+    assert caught.value.exit_code == code
 
 
 # plm-export run
@@ -524,6 +650,9 @@ def test_run_takes_a_file_and_answers_in_json(
         (["--max-new-tokens", "0", "a"], "max_new_tokens is 0"),
         (["--pair", "b", "a"], "reads one text"),
         (["word " * 200], "leaves no room for an answer"),
+        (["word " * 200, "--chat"], "leaves no room for an answer"),
+        (["a", "--system", "b"], "add --chat"),
+        (["a", "--language", "de"], "cannot be asked for 'de'"),
         (["--sample", "--beams", "3", "a"], "it searches or it samples"),
         (["--temperature", "2", "a"], "nothing is drawn"),
         (["a", "--file", "b.txt"], "not both"),

@@ -122,6 +122,28 @@ def test_the_page_needs_nothing_else(tmp_path: Path) -> None:
     assert not re.search(r"(?:https?:)?//|<link|<img|<script|@import|url\(|\bsrc=", page)
 
 
+def test_what_a_package_writes_in_a_second_and_where_the_time_goes_is_drawn(tmp_path: Path) -> None:
+    writing = {
+        "prompt_tokens": 24,
+        "tokens": 16,
+        "tokens_per_second": {"package": 138.0, "source": 23.5},
+        "first_token_ms": {"package": 40.0, "source": 90.0},
+        "parts_ms": {"the prompt": 40.0, "further tokens": 100.0, "choosing them": 2.0},
+    }
+    found = replace(evaluation(), facts={"runtime": "some 1.0", "speed": {"writing": writing}})
+    page = reports(tmp_path, result(target(evaluation=found)))[2]
+    assert "138.0 tokens/s" in page
+    assert "after a prompt of 24 tokens" in page
+    assert "Where the time of one text goes" in page
+    drawn = charts.writing_speed(found.facts)
+    assert drawn is not None
+    assert [(bar.label, bar.share) for bar in drawn.parts] == [
+        ("the prompt", 0.4), ("further tokens", 1.0), ("choosing them", 0.02)
+    ]  # fmt: skip
+    assert [bar.is_source for bar in drawn.tokens_per_second] == [True, False]
+    assert "Tokens per second" not in reports(tmp_path, result(target()))[2]
+
+
 def test_every_verdict_stands_in_words_not_only_in_color(tmp_path: Path) -> None:
     page = reports(tmp_path, result(target(), failed(), unproven()))[2]
     for word in ("PASS", "FAIL", "NOT RUN"):

@@ -36,8 +36,11 @@ def languages_of(tokenizer: Any) -> dict[str, int]:
 
 def test_marian_reads_hard_texts_as_transformers_does(marian: tuple[Path, Any]) -> None:
     folder, slow = marian
-    facts = check_tokenizer(marian_tokenizer(folder), slow, TEXTS)
-    assert facts["texts"] == len(TEXTS)
+    marked = [
+        f">>deu<<{space}{text}" for space in ("", " ", "  ") for text in ("", "the river", "a  b", "øø", " trail ")
+    ]
+    facts = check_tokenizer(marian_tokenizer(folder), slow, [*TEXTS, *marked])
+    assert facts["texts"] == len(TEXTS) + len(marked)
     assert facts["ties"] <= 3
 
 
