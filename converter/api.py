@@ -40,10 +40,11 @@ def convert(
 
 
 def verify(package: str | Path, *, threads: int = 1) -> dict[str, Any]:
-    """Check the hash of every file, the signature, and replay the golden vectors in the runtime; offline.
+    """Check every file and what the manifest says, and replay all that is shipped in its runtime; offline.
 
     Raises:
         PackageDamaged: names the first thing that is wrong.
+        GateFailed: nothing is wrong, but the package was never proven.
 
     """
     from converter.package.verify import verify_package

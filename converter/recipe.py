@@ -25,6 +25,7 @@ KEYS = (
     "prompt",
     "targets",
     "seed",
+    "threads",
     "calibration",
     "eval",
     "columns",
@@ -102,6 +103,8 @@ class Recipe:
     limits: Mapping[str, Limits] = field(default_factory=dict)
     """Overrides by target name; `""` is for all targets."""
     seed: int = 0
+    threads: int | None = None
+    """Of what compresses the model, training and calibration included; None: all. All else runs in one thread."""
 
     def limits_for(self, target: "Target", precision: str) -> Limits:
         """Return the target's own limits, overruled by the recipe's for all, then for this target.
@@ -196,6 +199,7 @@ def bind_recipe(table: Mapping[str, Any], where: str = "recipe") -> Recipe:
         n_probes=_whole(table, "probes", DEFAULT_PROBES, where, low=1),
         limits=_limits(_table(table, "limits", where), targets, f"{where}.limits"),
         seed=_whole(table, "seed", 0, where, low=0),
+        threads=_whole(table, "threads", 1, where, low=1) if "threads" in table else None,
     )
 
 
@@ -211,7 +215,8 @@ def recipe_table(recipe: Recipe) -> dict[str, Any]:
     table |= {k: v for k, v in named.items() if v is not None}
     table |= {k: str(v) for k, v in (("calibration", recipe.calibration), ("eval", recipe.evaluation)) if v is not None}
     table |= {k: v for k, v in (("columns", dict(recipe.columns)), ("label_map", dict(recipe.label_map))) if v}
-    table |= {} if recipe.max_length is None else {"max_length": recipe.max_length}
+    whole = {"max_length": recipe.max_length, "threads": recipe.threads}
+    table |= {k: v for k, v in whole.items() if v is not None}
     table["quantize"] = {
         t.name: {"precision": p.name, **p.options} for t, p in zip(recipe.targets, recipe.precisions, strict=True)
     }
