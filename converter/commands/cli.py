@@ -22,6 +22,7 @@ from converter.commands.export import export
 from converter.commands.inspect import inspect
 from converter.commands.listing import describe, list_names
 from converter.commands.plan import plan
+from converter.commands.rebuild import rebuild
 from converter.commands.run import run as run_package
 from converter.commands.session import Session
 from converter.commands.terminal import Terminal
@@ -30,7 +31,7 @@ from converter.errors import INTERRUPTED_EXIT_CODE, ExportError, ResourceLimit, 
 
 BUG_EXIT_CODE = 1
 SECONDS_TO_CLEAN_UP = 5.0
-COMMANDS = (export, plan, verify, run_package, inspect, diff, bench, list_names, describe, doctor)
+COMMANDS = (export, plan, verify, rebuild, run_package, inspect, diff, bench, list_names, describe, doctor)
 
 # Read by libraries at their import, so set before any: no telemetry, no bars, no banners. A user's own setting wins.
 ENVIRONMENT = {
