@@ -30,11 +30,12 @@ def main() -> int:
     parser.add_argument("--rebuilds", type=int, default=5)
     parser.add_argument("--target", action="append", metavar="NAME=PRECISION")
     parser.add_argument("--export", action="append", default=[], metavar="FLAG", help="Handed to the first run.")
+    parser.add_argument("--name", help="Of the row in the results; default: the model's.")
     given = parser.parse_args()
     rows = measure(given.model.resolve(), given.target or list(TARGETS), given.rebuilds, given.export)
     path = RESULTS / "same_bytes.json"
     known = json.loads(path.read_text(encoding="utf-8"))["models"] if path.is_file() else {}
-    known[given.model.name] = {"commit": commit(), "packages": rows}
+    known[given.name or given.model.name] = {"commit": commit(), "packages": rows}
     save("same_bytes", {"machine": machine(), "models": known})
     return 1 if any(row["equal"] < row["rebuilds"] for row in rows.values()) else 0
 
