@@ -48,6 +48,7 @@ def fixed_threads(n: int) -> Iterator[None]:
 
     A sum that is shared out among more threads is rounded otherwise, so that the number of threads shows in the bytes.
     """
+    import scipy.linalg  # noqa: F401 - it has a BLAS of its own, which must be loaded to be told
     import torch
     from threadpoolctl import threadpool_limits
 

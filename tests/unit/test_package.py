@@ -3,19 +3,20 @@
 import json
 import math
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from converter.artifact import Bundle, TorchModel
+from converter.artifact import Bundle, Provenance, TorchModel
 from converter.errors import GateFailed, PackageDamaged
 from converter.examples import Example
-from converter.graphs import MODEL
+from converter.graphs import MODEL, TensorSpec
 from converter.jsonfile import json_text, json_values
 from converter.model_folder.load import load_source
+from converter.package import schema
 from converter.package.golden import MAX_VALUES, N_TEXTS, choose, read_golden, record_golden, write_golden
 from converter.package.manifest import DIGEST, _digest, check_files, read_manifest, seal
 from converter.package.schema import MOST_BYTES
@@ -24,8 +25,8 @@ from converter.package.verify import verify_package
 from converter.recipe import bind_recipe
 from converter.reference import Reference, capture_reference
 from converter.registry import target_class, target_names
-from converter.stage import SILENT
-from converter.validate.checks import Check, Evaluation, Status
+from converter.stage import SILENT, Record
+from converter.validate.checks import Check, Deviation, Evaluation, Status
 from tests.manifests import complete, forge
 from tests.tiny import SENTENCES
 from tests.torch_runner import TorchRunner
@@ -126,6 +127,23 @@ def test_a_manifest_without_what_every_package_has_is_refused(sealed: Path, chan
     rewrite(sealed, **changes)
     with pytest.raises(PackageDamaged):
         read_manifest(sealed)
+
+
+@pytest.mark.parametrize(
+    ("made", "kept", "elsewhere"),
+    [
+        (Check, schema.Check, set()),
+        (Deviation, schema.Deviation, set()),
+        (Evaluation, schema.Gate, {"errors", "worst", "milliseconds"}),
+        (Record, schema.Record, {"seconds", "peak_memory_bytes"}),
+        (Provenance, schema.Source, set()),
+        (TensorSpec, schema.Tensor, set()),
+    ],
+)
+def test_the_schema_has_a_place_for_all_that_is_sealed(made: Any, kept: Any, elsewhere: set[str]) -> None:
+    """A new field of a check or a record needs a line in converter/package/schema.py, or must stay out of manifests."""
+    names = {f.name for f in fields(made)} - elsewhere
+    assert names <= set(kept.__struct_fields__), f"{kept.__name__} lacks {names - set(kept.__struct_fields__)}"
 
 
 def test_an_honest_rewrite_is_read(sealed: Path) -> None:
