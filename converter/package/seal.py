@@ -11,7 +11,7 @@ from converter.binding import unbind
 from converter.graphs import spec_table
 from converter.jsonfile import json_values
 from converter.package.installed import installed
-from converter.package.manifest import README, Package, seal
+from converter.package.manifest import README, Package, read_sealed, seal
 from converter.stage import Record
 from converter.validate.checks import Status
 
@@ -85,7 +85,10 @@ def seal_package(
         manifest |= _golden(target, precision, bundle, evaluation, source, reference)
         card = package_card(target, precision, bundle, evaluation, source)
         (bundle.folder / README).write_text(card, encoding="utf-8")
-    return seal(bundle, json_values(manifest))
+    made = seal(bundle, json_values(manifest))
+    if evaluation.status is not Status.FAIL:
+        read_sealed(bundle.folder)  # what `verify` would not read must not leave this run
+    return made
 
 
 def _golden(

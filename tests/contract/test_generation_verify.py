@@ -58,7 +58,7 @@ def test_golden_texts_without_what_was_written_are_found(package: Path, name: st
 
 def test_settings_that_write_another_text_are_found(package: Path) -> None:
     path = package / "generation_config.json"
-    first = int(read_golden(package).ids[0][WRITTEN][0])
+    first = next(int(ids[WRITTEN][0]) for ids in read_golden(package).ids if len(ids[WRITTEN]) > 1)
     table = json.loads(path.read_text(encoding="utf-8")) | {"suppress_tokens": [first]}
     path.write_text(json.dumps(table), encoding="utf-8")
     forge(package)
