@@ -32,6 +32,11 @@ class Resolved:
     weights_sha256: Mapping[str, str] = field(default_factory=dict)
     """Of the source that it was; empty: whatever is given."""
 
+    def to_load(self, recipe: "Recipe") -> "Recipe":
+        """Return the recipe at the revision that its model had: an id on the Hub leads to the newest otherwise."""
+        revision = self.known_as.get("revision")
+        return replace(recipe, revision=revision) if revision and not Path(recipe.model).is_dir() else recipe
+
     def of_source(self, source: "TorchModel") -> "TorchModel":
         """Return the source under the name that it had.
 

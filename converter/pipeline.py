@@ -101,7 +101,7 @@ def run_recipe(
     resolved = with_threads(resolved, recipe)
     # One thread, but for what compresses: more would round otherwise, and show in the bytes.
     with Output(out, force=force, wait=wait, note=progress.note) as output, fixed_threads(1):
-        source = resolved.of_source(load_model(recipe, progress))
+        source = resolved.of_source(load_model(resolved.to_load(recipe), progress))
         recipe = with_usual_precisions(recipe, source)
         check_options(recipe, source)
         ctx, proof = _contexts(recipe, source, output, progress, resolved)

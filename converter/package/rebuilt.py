@@ -1,5 +1,6 @@
 """What it takes to make a package again: its recipe with files found, what its run found out, and the comparison."""
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
 
 RECIPE_FILE = "recipe.toml"
 MOST_NAMED = 5
+HUB_ID = re.compile(r"[\w-][\w.-]*/[\w.-]+")
+"""An id on the Hub has an owner; a folder's own name leads nowhere."""
 
 
 @dataclass(frozen=True)
@@ -112,8 +115,7 @@ def _model(manifest: Format3, given: str | None, beside: Mapping[str, Any]) -> s
         return given
     recorded = str(manifest.recipe.get("model", manifest.source.id))
     for known in (beside.get("model"), recorded):
-        # An id on the Hub has an owner; a folder's own name leads nowhere.
-        if isinstance(known, str) and (is_sample(known) or Path(known).is_dir() or "/" in recorded):
+        if isinstance(known, str) and (is_sample(known) or Path(known).is_dir() or HUB_ID.fullmatch(known)):
             return known
     raise UsageError(
         f"the source {manifest.source.id!r} is not found: it was a folder, whose path is in no package",
