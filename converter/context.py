@@ -1,19 +1,80 @@
 """What a recipe gives its stages to work from: its text, split once into what is judged and what is learned from."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from converter.errors import UsageError
 from converter.examples import JudgedText, Origin, text_key
 from converter.model_folder.samples import is_sample
 from converter.recipe import aim_of
 from converter.stage import Context, Progress
+from converter.target import Aim
 
 if TYPE_CHECKING:
     from converter.artifact import TorchModel
     from converter.examples import Example
     from converter.model_folder.given import GivenText
     from converter.recipe import Recipe
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """What a run found out for itself: with it, the same recipe gives the same bytes."""
+
+    threads: int | None = None
+    """Of what compresses the model; None: nothing does."""
+    aim: Aim | None = None
+    """What budgets of time and size are those of; None: the recipe's first target."""
+    measured: Mapping[str, Any] = field(default_factory=dict)
+    """Tables of times, by what was timed."""
+    known_as: Mapping[str, Any] = field(default_factory=dict)
+    """Id, revision and licence of the source, where it is read from another folder now."""
+    weights_sha256: Mapping[str, str] = field(default_factory=dict)
+    """Of the source that it was; empty: whatever is given."""
+
+    def to_load(self, recipe: "Recipe") -> "Recipe":
+        """Return the recipe at the revision that its model had: an id on the Hub leads to the newest otherwise."""
+        revision = self.known_as.get("revision")
+        return replace(recipe, revision=revision) if revision and not Path(recipe.model).is_dir() else recipe
+
+    def of_source(self, source: "TorchModel") -> "TorchModel":
+        """Return the source under the name that it had.
+
+        Raises:
+            UsageError: it is another model.
+
+        """
+        found = source.provenance.weights_sha256
+        if self.weights_sha256 and dict(self.weights_sha256) != found:
+            other = sorted(n for n in {*self.weights_sha256, *found} if self.weights_sha256.get(n) != found.get(n))
+            raise UsageError(
+                f"this is another model than the one that was exported: {', '.join(other[:3])} differs",
+                where=source.provenance.id,
+                hint="give the folder of the source, or its id and revision",
+            )
+        return replace(source, provenance=replace(source.provenance, **self.known_as)) if self.known_as else source
+
+
+NOTHING_RESOLVED = Resolved()
+
+
+def with_threads(resolved: Resolved, recipe: "Recipe") -> Resolved:
+    """Return it with the number of threads that compress the model: the recipe's, a former run's, or PyTorch's own."""
+    if not recipe.compress:
+        return resolved
+    import torch
+
+    return replace(resolved, threads=recipe.threads or resolved.threads or torch.get_num_threads())
+
+
+def resolved_table(ctx: Context, recipe: "Recipe") -> dict[str, Any]:
+    """Return what the manifest keeps of what a run found out: all that `Resolved` has, where a stage could use it."""
+    if not recipe.compress:
+        return {"measured": {}}
+    aim = {"target": ctx.aim.target, "precision": ctx.aim.precision.name} if ctx.aim else None
+    return {"threads": ctx.threads, "aim": aim, "measured": dict(ctx.measured)}
 
 
 @dataclass(frozen=True)
@@ -68,6 +129,7 @@ def context_of(
     *,
     held_out: tuple["Example", ...] = (),
     resume: Path | None = None,
+    resolved: Resolved = NOTHING_RESOLVED,
 ) -> Context:
     """Return the context of the recipe's stages; `work` is their scratch folder."""
     return Context(
@@ -78,6 +140,8 @@ def context_of(
         held_out=held_out,
         teacher=source,
         progress=progress,
-        aim=aim_of(recipe),
+        aim=resolved.aim or aim_of(recipe),
+        threads=resolved.threads,
+        measured=dict(resolved.measured),
         resume=resume,
     )

@@ -1,6 +1,8 @@
 """The one forward that is measured, exported and lowered."""
 
-from collections.abc import Mapping
+import contextlib
+import sys
+from collections.abc import Iterable, Iterator, Mapping, MutableSet
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -35,3 +37,45 @@ class Forward(torch.nn.Module):
         if self.head is not None:
             outputs["sentence_embedding"] = self.head(outputs["last_hidden_state"], attention_mask)
         return outputs
+
+
+class InOrder(MutableSet[Any]):
+    """A set that gives its members in the order in which they came, whatever their hashes."""
+
+    def __init__(self, members: Iterable[Any] = ()) -> None:
+        self._members = dict.fromkeys(members)
+
+    def __contains__(self, member: object) -> bool:
+        return member in self._members
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self._members)
+
+    def __len__(self) -> int:
+        return len(self._members)
+
+    def add(self, value: Any) -> None:
+        self._members[value] = None
+
+    def discard(self, value: Any) -> None:
+        self._members.pop(value, None)
+
+
+@contextlib.contextmanager
+def traced_in_order(module: torch.nn.Module) -> Iterator[None]:
+    """Let the code of a transformers model meet its sets in one order while it is traced.
+
+    `for layer_type in set(config.layer_types)` (ModernBERT, Gemma 3 and others) goes by the hashes of strings, which
+    are others in every process: the graph's operators changed places from run to run. Their modules are given a `set`
+    of their own for that long.
+    """
+    names = {type(part).__module__ for part in module.modules()}
+    ours = [vars(sys.modules[n]) for n in sorted(names) if n.startswith("transformers.models.") and n in sys.modules]
+    known = [space for space in ours if "set" not in space]
+    for space in known:
+        space["set"] = InOrder
+    try:
+        yield
+    finally:
+        for space in known:
+            del space["set"]

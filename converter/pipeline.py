@@ -7,13 +7,22 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from converter.artifact import Artifact, TorchModel
-from converter.context import context_of, judged_text, read_text
+from converter.context import (
+    NOTHING_RESOLVED,
+    Resolved,
+    context_of,
+    judged_text,
+    read_text,
+    resolved_table,
+    with_threads,
+)
 from converter.errors import ExportError, GateFailed, NotProven, UsageError
 from converter.package.output_folder import Output
 from converter.package.seal import seal_package
 from converter.package.signature import SigningKey, read_signing_key
 from converter.recipe import tried
 from converter.reference import capture_reference
+from converter.resources import fixed_threads
 from converter.stage import SILENT, Context, Progress, Record, Stage, check_stage, run_stage
 from converter.validate.checks import Evaluation, Status
 from converter.validate.fastest import Candidate, keep_fastest
@@ -95,8 +104,11 @@ def run_recipe(
     sign: Path | None = None,
     require_licence: bool = False,
     progress: Progress = SILENT,
+    resolved: Resolved = NOTHING_RESOLVED,
 ) -> Result:
     """Run everything that `recipe` says and move the finished folder to `out`, see `converter.package.output_folder`.
+
+    `resolved` is what a former run of this recipe found out; with it the same packages come out, byte for byte.
 
     Raises:
         ExportError: where nothing could be made at all. A failing target does not raise: it is in the result.
@@ -104,22 +116,25 @@ def run_recipe(
     """
     from converter.model_folder.given import load_model, with_usual_precisions
     from converter.model_folder.licence import check_licence
+    from converter.model_folder.save import save_model
 
     missing = _missing_runtimes(recipe)
     key = None if sign is None else read_signing_key(sign)
-    with Output(out, force=force, wait=wait, note=progress.note) as output:
-        source = load_model(recipe, progress)
+    resolved = with_threads(resolved, recipe)
+    # One thread, but for what compresses: more would round otherwise, and show in the bytes.
+    with Output(out, force=force, wait=wait, note=progress.note) as output, fixed_threads(1):
+        source = resolved.of_source(load_model(resolved.to_load(recipe), progress))
         check_licence(source, progress.note, required=require_licence)
         recipe = with_usual_precisions(recipe, source)
         check_options(recipe, source)
-        ctx, proof = _contexts(recipe, source, output, progress)
+        ctx, proof = _contexts(recipe, source, output, progress, resolved)
         _note_builtin_text(recipe, ctx)
         compressed = source
         compress_records: tuple[Record, ...] = ()
         evaluation = None
         if recipe.compress:
             compressed, compress_records, evaluation = _compress(recipe, source, ctx, proof)
-            _save_compressed(compressed, output.folder / "compressed")
+            save_model(compressed, output.folder / "compressed")
         made = _Making(recipe, source, compressed, ctx, proof, output, compress_records, missing, require_device, key)
         targets = tuple(made.target(t, p) for t, p in zip(recipe.targets, recipe.precisions, strict=True))
         result = Result(
@@ -166,7 +181,9 @@ def check_options(recipe: "Recipe", source: TorchModel) -> None:
                     check_stage(target_stage, source, has_text=recipe.calibration is not None)
 
 
-def _contexts(recipe: "Recipe", source: TorchModel, output: Output, progress: Progress) -> tuple[Context, ProofContext]:
+def _contexts(
+    recipe: "Recipe", source: TorchModel, output: Output, progress: Progress, resolved: Resolved
+) -> tuple[Context, ProofContext]:
     """Ask the source, and hold its answers to the library of its owner, before anything is made."""
     text = read_text(recipe, source, progress)
     _refuse_idle_limit(recipe, text.given.judged)
@@ -174,7 +191,9 @@ def _contexts(recipe: "Recipe", source: TorchModel, output: Output, progress: Pr
     reference = replace(reference, text=judged_text(recipe, text))
     owner = check_owner(source, reference, progress, recipe.prompt, recipe.max_length)
     held_out = tuple(p.example for p in (*reference.probes, *reference.scored))
-    ctx = context_of(recipe, source, text, output.work, progress, held_out=held_out, resume=output.resume)
+    ctx = context_of(
+        recipe, source, text, output.work, progress, held_out=held_out, resume=output.resume, resolved=resolved
+    )
     return ctx, ProofContext(output.work, reference, owner, progress)
 
 
@@ -209,18 +228,13 @@ def _compress(
 
     records = []
     model = source
-    for stage in recipe.compress:
-        model, record = run_stage(stage, model, ctx)
-        records.append(record)
+    with fixed_threads(ctx.threads or 1):
+        for stage in recipe.compress:
+            model, record = run_stage(stage, model, ctx)
+            records.append(record)
     shown, reference = as_seen_by(model, source, proof.reference, None, proof.progress)
     evaluation = compare(shown, reference, torch_run(model), Limits(), proof.progress, "Comparing the compressed model")
     return model, tuple(records), evaluation
-
-
-def _save_compressed(model: TorchModel, folder: Path) -> None:
-    from converter.model_folder.save import save_model
-
-    save_model(model, folder)
 
 
 @dataclass
@@ -328,6 +342,7 @@ class _Making:
             self.recipe,
             self.source,
             self.proof.reference,
+            resolved_table(self.ctx, self.recipe),
         )
         folder, status = bundle.folder, evaluation.status
         if status is Status.FAIL:

@@ -28,6 +28,7 @@ KEYS = (
     "language",
     "targets",
     "seed",
+    "threads",
     "calibration",
     "eval",
     "columns",
@@ -116,6 +117,8 @@ class Recipe:
     """Of each bound of agreement and metric: on text of the user's own, `evaluation`, the gate decides on them."""
     slices: tuple[str, ...] = SLICES
     """What judged texts are sliced by; a slice that surely breaks fails the gate."""
+    threads: int | None = None
+    """Of what compresses the model, training and calibration included; None: all. All else runs in one thread."""
 
     def limits_for(self, target: "Target", precision: str) -> Limits:
         """Return the target's own limits, overruled by the recipe's for all, then for this target.
@@ -217,6 +220,7 @@ def bind_recipe(table: Mapping[str, Any], where: str = "recipe") -> Recipe:
         seed=_whole(table, "seed", 0, where, low=0),
         confidence=_confidence(table, where),
         slices=_slices(table, where),
+        threads=_whole(table, "threads", 1, where, low=1) if "threads" in table else None,
     )
 
 
@@ -232,9 +236,10 @@ def recipe_table(recipe: Recipe) -> dict[str, Any]:
     table |= {k: v for k, v in named.items() if v is not None}
     table |= {k: str(v) for k, v in (("calibration", recipe.calibration), ("eval", recipe.evaluation)) if v is not None}
     table |= {k: v for k, v in (("columns", dict(recipe.columns)), ("label_map", dict(recipe.label_map))) if v}
-    table |= {} if recipe.max_length is None else {"max_length": recipe.max_length}
     table |= {} if recipe.confidence == CONFIDENCE else {"confidence": recipe.confidence}
     table |= {} if recipe.slices == SLICES else {"slices": list(recipe.slices) or ["none"]}
+    whole = {"max_length": recipe.max_length, "threads": recipe.threads}
+    table |= {k: v for k, v in whole.items() if v is not None}
     table["quantize"] = {
         t.name: {"precision": p.name, **p.options} for t, p in zip(recipe.targets, recipe.precisions, strict=True)
     }

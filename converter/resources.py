@@ -1,9 +1,11 @@
-"""Memory and disk: given back when no longer used, asked for before it is needed."""
+"""Memory, disk and threads: given back when no longer used, asked for before they are needed."""
 
+import contextlib
 import ctypes
 import gc
 import shutil
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 from converter.errors import ResourceLimit
@@ -38,3 +40,22 @@ def require_space(folder: Path, size_bytes: int) -> None:
             where=str(folder.parent),
             hint="free some space, or choose another -o",
         )
+
+
+@contextlib.contextmanager
+def fixed_threads(n: int) -> Iterator[None]:
+    """Compute with `n` threads in PyTorch and in the libraries below numpy, whatever the environment says.
+
+    A sum that is shared out among more threads is rounded otherwise, so that the number of threads shows in the bytes.
+    """
+    import scipy.linalg  # noqa: F401 - it has a BLAS of its own, which must be loaded to be told
+    import torch
+    from threadpoolctl import threadpool_limits
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(n)
+    try:
+        with threadpool_limits(limits=n):
+            yield
+    finally:
+        torch.set_num_threads(before)

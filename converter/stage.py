@@ -72,6 +72,10 @@ class Context:
     progress: Progress = SILENT
     aim: "Aim | None" = None
     """What the run makes first: budgets of time and size are those of its precision."""
+    threads: int | None = None
+    """Of what compresses the model, training and calibration included; None: as many as PyTorch takes."""
+    measured: dict[str, Any] = field(default_factory=dict)
+    """Tables of times that were measured in this run, or in the run that is made again: stages read and add to it."""
     resume: Path | None = None
     """Where long stages keep checkpoints that outlive an interrupted run; None: none are kept."""
 

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from converter.artifact import Artifact, Bundle, TorchModel
     from converter.graphs import GraphSpec
     from converter.package.golden import Golden
+    from converter.package.shipped import Shipped
     from converter.reference import Reference
     from converter.stage import Context, Stage
     from converter.validate.checks import Check, Evaluation
@@ -136,6 +137,19 @@ class Target(ABC):
     @abstractmethod
     def open(self, folder: Path, specs: "Mapping[str, GraphSpec]", threads: int = 1) -> Runner:
         """Open the package in its runtime. Works on a folder alone: no source model is needed."""
+
+    @abstractmethod
+    def model_files(self, folder: Path, specs: "Mapping[str, GraphSpec]") -> Mapping[str, Path]:
+        """Return the file that `open` opens for each graph, by the graph's name."""
+
+    def check_shipped(self, shipped: "Shipped") -> tuple[str, ...]:
+        """Replay, for `verify`, what the package ships beside the model; returns the names of what was replayed.
+
+        Raises:
+            PackageDamaged: something does not answer as the model does.
+
+        """
+        return ()
 
     def refuse_writer(self, precision: str, task: str) -> None:
         """Raise for a model that writes text where this target does not pack it, or not in this precision.

@@ -51,6 +51,9 @@ class CpuInt8(Target):
         assert isinstance(given, OnnxModel)
         return emit_onnx(given, source, folder, self.menu())
 
+    def model_files(self, folder: Path, specs: Mapping[str, GraphSpec]) -> Mapping[str, Path]:
+        return find_models(folder, specs)
+
     def open(self, folder: Path, specs: Mapping[str, GraphSpec], threads: int = 1) -> Runner:
         return OnnxRunner(find_models(folder, specs), threads)
 

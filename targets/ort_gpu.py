@@ -53,6 +53,9 @@ class OrtGpu(Target):
         assert isinstance(given, OnnxModel)
         return emit_onnx(given, source, folder, self.menu())
 
+    def model_files(self, folder: Path, specs: Mapping[str, GraphSpec]) -> Mapping[str, Path]:
+        return find_models(folder, specs)
+
     def open(self, folder: Path, specs: Mapping[str, GraphSpec], threads: int = 1) -> Runner:
         return OnnxRunner(find_models(folder, specs), threads, (CUDA, CPU) if _has_cuda() else (CPU,))
 

@@ -13,6 +13,7 @@ from converter.binding import bind, option
 from converter.device.gpu_forecast import forecast_gpu
 from converter.device.package_files import PackageFiles
 from converter.device.second_opinion import second_opinion
+from converter.device.shipped_files import check_device_files
 from converter.errors import RecipeError, RuntimeMissing, StageFailed
 from converter.graphs import MODEL, GraphSpec
 from converter.model_folder.files import write_model_files
@@ -26,7 +27,7 @@ from converter.tflite.lengths.shared import SHARED, has_shared_graph, write_shar
 from converter.tflite.lengths.stamp import LengthDependent
 from converter.tflite.lengths.trial import try_lengths
 from converter.tflite.lower.lower import LowerTflite
-from converter.tflite.mediapipe.check import check_variant, try_variant
+from converter.tflite.mediapipe.check import check_shipped_variant, check_variant, try_variant
 from converter.tflite.mediapipe.variant import MEDIAPIPE_FILE, NotForMediaPipe, write_mediapipe
 from converter.tflite.model import FINE_LENGTHS, SHORTEST, TfliteModel, signature_lengths
 from converter.tflite.usage import usage_of
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from converter.package.golden import Golden
+    from converter.package.shipped import Shipped
     from converter.reference import Reference
     from converter.validate.checks import Check, Evaluation
     from converter.validate.proof import ProofContext
@@ -195,10 +197,16 @@ class Tflite(Target):
             return f"its graph cannot take every sequence length ({error})"
         return ""
 
+    def model_files(self, folder: Path, specs: Mapping[str, GraphSpec]) -> Mapping[str, Path]:
+        return {MODEL: folder / MODEL_FILE}
+
     def open(self, folder: Path, specs: Mapping[str, GraphSpec], threads: int = 1) -> Runner:
         from converter.tflite.runner import TfliteRunner
 
         return TfliteRunner(folder / MODEL_FILE, specs, threads)
+
+    def check_shipped(self, shipped: "Shipped") -> tuple[str, ...]:
+        return (*check_shipped_variant(shipped), *check_device_files(shipped))
 
     def own_checks(
         self, bundle: Bundle, source: TorchModel, reference: "Reference", runner: Runner, proof: "ProofContext"

@@ -70,6 +70,9 @@ class TorchTarget(Target):
         (folder / "model.bin").write_bytes(b"weights" * 1000)
         return Bundle(folder, {MODEL: "model.bin"}, source)
 
+    def model_files(self, folder: Path, specs: Mapping[str, GraphSpec]) -> Mapping[str, Path]:
+        return {MODEL: folder / "model.bin"}
+
     def open(self, folder: Path, specs: Mapping[str, GraphSpec], threads: int = 1) -> Runner:
         return self.make_runner()
 

@@ -24,6 +24,7 @@ from converter.commands.export import export
 from converter.commands.inspect import inspect
 from converter.commands.listing import describe, list_names
 from converter.commands.plan import plan
+from converter.commands.rebuild import rebuild
 from converter.commands.run import run as run_package
 from converter.commands.session import Session
 from converter.commands.sign import sign
@@ -46,6 +47,7 @@ COMMANDS = (
     plan,
     verify,
     sign,
+    rebuild,
     run_package,
     inspect,
     explain,

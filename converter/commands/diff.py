@@ -20,7 +20,7 @@ def diff(session: Session, old: Path, new: Path) -> int:
     """Compare two packages: target, precision, accuracy, speed, size, and which files differ."""
     from converter.package.manifest import read_manifest
 
-    changes = differences(read_manifest(old), read_manifest(new))
+    changes = differences(_with_times(old, read_manifest(old)), _with_times(new, read_manifest(new)))
     terminal = session.terminal
     if terminal.json:
         session.print_json(changes)
@@ -33,6 +33,14 @@ def diff(session: Session, old: Path, new: Path) -> int:
                 [f"{key:{width}}  {plain_value(change['old'])} → {plain_value(change['new'])}{_ratio(change)}"]
             )
     return 0
+
+
+def _with_times(package: Path, manifest: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the manifest with the times of the report beside the package; older packages have their own."""
+    from converter.report.beside import measured_beside
+
+    times = measured_beside(package).get("milliseconds", {})
+    return {**manifest, "gate": {"milliseconds": times, **manifest["gate"]}}
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, dict[str, Any]]:

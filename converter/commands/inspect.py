@@ -19,19 +19,20 @@ def inspect(session: Session, package: Path) -> int:
     """Show what the manifest of PACKAGE states. Nothing is run; `verify` does that."""
     from converter.commands.verify import packages_in
     from converter.package.manifest import read_manifest
+    from converter.report.beside import measured_beside
 
     manifests = {str(folder): read_manifest(folder) for folder in packages_in(package)}
     if session.terminal.json:
-        found = list(manifests.values())
+        found = [{**manifest, "measured": measured_beside(Path(folder))} for folder, manifest in manifests.items()]
         session.print_json(found[0] if len(found) == 1 else found)
         return 0
     for folder, manifest in manifests.items():
-        session.terminal.result_lines((*lines(folder, manifest), ""))
+        session.terminal.result_lines((*lines(folder, manifest, measured_beside(Path(folder))), ""))
     return 0
 
 
-def lines(folder: str, manifest: Mapping[str, Any]) -> list[str]:
-    """Return the summary as lines."""
+def lines(folder: str, manifest: Mapping[str, Any], measured: Mapping[str, Any]) -> list[str]:
+    """Return the summary as lines; `measured` are the times of the run, which older packages have in their manifest."""
     gate, source = _table(manifest, "gate"), _table(manifest, "source")
     files = _table(manifest, "files")
     total = sum(f.get("size_bytes", 0) for f in files.values() if isinstance(f, Mapping))
@@ -48,10 +49,10 @@ def lines(folder: str, manifest: Mapping[str, Any]) -> list[str]:
     ]
     for name, value in _table(gate, "metric").items():
         made.append(f"  {name:11} {number(value)} (source {number(_table(gate, 'source_metric').get(name))})")
-    times = _table(gate, "milliseconds")
+    times = _table(gate, "milliseconds") or _table(measured, "milliseconds")
     if "package" in times:
         made.append(f"  latency     {milliseconds(times['package'])} (source {milliseconds(times.get('source'))})")
-    written = _table(_table(gate, "facts"), "generation")
+    written = measured or _table(_table(gate, "facts"), "generation")
     if "tokens_per_second" in written:
         made.append(f"  writes      {written['tokens_per_second']} tokens/s, one text at a time, one thread")
     made += [
@@ -60,7 +61,9 @@ def lines(folder: str, manifest: Mapping[str, Any]) -> list[str]:
     ]
     for record in manifest.get("records", []):
         options = ", ".join(f"{k}={v}" for k, v in record.get("options", {}).items())
-        made.append(f"  stage       {record['stage']} {options} ({record['seconds']:.1f} s)")
+        seconds = record.get("seconds", _table(measured, "seconds").get(record["stage"]))
+        taken = f" ({seconds:.1f} s)" if seconds is not None else ""
+        made.append(f"  stage       {record['stage']} {options}{taken}")
     return made
 
 

@@ -76,13 +76,15 @@ def export_graph(given: TorchModel, opset: int = OPSET) -> "ir.Model":
     """
     import torch
 
+    from converter.forward import traced_in_order
+
     spec, n = given.specs[MODEL], min(12, given.max_length)
     # Two texts of different lengths, so that nothing in the trace can depend on a mask of ones.
     feed = spec.dummy({BATCH: 2, SEQUENCE: n}, padding=n - n // 2)
     sample = {name: torch.from_numpy(rows) for name, rows in feed.items()}
     batch = torch.export.Dim("batch", min=1, max=4096)
     length = torch.export.Dim("length", min=1, max=given.max_length)
-    with eager_attention(given.module), torch.no_grad():
+    with eager_attention(given.module), traced_in_order(given.module), torch.no_grad():
         try:
             program = torch.onnx.export(
                 given.graphs()[MODEL].eval(),

@@ -74,13 +74,14 @@ def export_text_graphs(
         ResourceLimit: a file would exceed 2 GB.
 
     """
+    from converter.forward import traced_in_order
     from converter.generate.modules import graph_modules
     from converter.onnx.write import write_onnx
     from converter.resources import release_memory
 
     folder.mkdir(parents=True, exist_ok=True)
     files = {}
-    with quiet_exporter(), eager_attention(model), _gathered_experts(model):
+    with quiet_exporter(), eager_attention(model), traced_in_order(model), _gathered_experts(model):
         for name, module in graph_modules(model).items():
             made = _export(module, specs[name], opset)
             _tidy(made, specs[name])

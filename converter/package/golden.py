@@ -46,6 +46,8 @@ class Golden:
     source: tuple[dict[str, "NDArray[np.float32]"], ...]
     output_range: dict[str, float]
     """Of the source over all probes."""
+    n_same: int = 0
+    """Texts on which package and source agreed when they were recorded; it stands in the manifest, not in the file."""
 
     @property
     def written(self) -> "list[tuple[str, NDArray[np.int64]]]":
@@ -65,6 +67,8 @@ def record_golden(made: "TorchModel", source: "TorchModel", reference: "Referenc
     probes, theirs = seen.probes, seen.judged
     mine = [run_probe(shown, p, runner.run) for p in probes]
     names = [n for n in reference.output_range if all(n in j.outputs for j in mine)]
+    task = source.task
+    same = [task.same(a, b) for a, b in zip(task.decisions(theirs), task.decisions(mine), strict=True)]
     return Golden(
         examples=tuple(replace(p.example, label=None, where="") for p in probes),
         ids=tuple(
@@ -74,6 +78,7 @@ def record_golden(made: "TorchModel", source: "TorchModel", reference: "Referenc
         package=tuple({n: j.outputs[n] for n in names} for j in mine),
         source=tuple({n: j.outputs[n] for n in names} for j in theirs),
         output_range=dict(reference.output_range),
+        n_same=sum(one == 1 for one in same),
     )
 
 

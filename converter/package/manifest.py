@@ -1,15 +1,16 @@
 """A sealed folder: the manifest with the hash of every file, and the check that nothing has changed since."""
 
 import hashlib
-import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
-from converter.errors import PackageDamaged
+from converter.errors import GateFailed, PackageDamaged
 from converter.graphs import MODEL
 from converter.jsonfile import json_text, write_json
+from converter.package.schema import Manifest, check_manifest, parse, read_bounded
 
 if TYPE_CHECKING:
     from converter.artifact import Bundle
@@ -20,7 +21,7 @@ GOLDEN = "golden.safetensors"
 README = "README.md"
 SIGNATURE = "model.sig"
 """Written after the manifest, over it and all else: the one file beside it that it cannot list."""
-FORMAT = 2
+FORMAT = 3
 OLD_FORMAT = 1
 """Of one graph alone: its file as `model_file`, and what the runtime said of it as `signature`. Still read."""
 DIGEST = "manifest_sha256"
@@ -45,8 +46,12 @@ def seal(bundle: "Bundle", manifest: Mapping[str, Any]) -> Package:
 
 
 def _files(folder: Path) -> list[Path]:
-    unlisted = {folder / MANIFEST, folder / SIGNATURE}
-    return [p for p in sorted(folder.rglob("*")) if not p.is_dir() and p not in unlisted]
+    """Return what is no folder, sorted: a link to a folder too, which nobody follows."""
+    found = []
+    for root, folders, names in os.walk(folder):
+        linked = [name for name in folders if (Path(root) / name).is_symlink()]
+        found += [Path(root) / name for name in (*names, *linked)]
+    return sorted(p for p in found if p not in {folder / MANIFEST, folder / SIGNATURE})
 
 
 def _describe(path: Path) -> dict[str, Any]:
@@ -63,32 +68,38 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     """Read a package's manifest; one of an older format is returned as the current one would have it.
 
     Raises:
-        PackageDamaged: there is none, it is not one of this tool's, it has changed, or the gate rejected the package.
+        PackageDamaged: there is none, it is not one of this tool's, or it has changed.
+        GateFailed: the gate rejected the package.
 
     """
+    return _read(folder)[0]
+
+
+def read_sealed(folder: Path) -> Manifest:
+    """Read a package's manifest, typed; raises what `read_manifest` does."""
+    return _read(folder)[1]
+
+
+def _read(folder: Path) -> tuple[dict[str, Any], Manifest]:
     path = folder / MANIFEST
     if not path.is_file() and (folder / REJECTED).is_file():
-        raise PackageDamaged(
+        raise GateFailed(
             "this package failed its gate: it is kept for analysis, not for use",
             where=str(folder),
             hint=f"{REJECTED} says which check failed",
         )
+    text = read_bounded(path)
+    table = parse(text, path)
     try:
-        text = path.read_bytes().decode()
-        table = json.loads(text)
-    except (FileNotFoundError, NotADirectoryError):
-        raise PackageDamaged("there is no manifest.json: not a sealed package", where=str(folder)) from None
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
-        raise PackageDamaged(f"the manifest cannot be read ({error})", where=str(path)) from None
-    if not isinstance(table, dict) or table.get("format") not in (FORMAT, OLD_FORMAT):
-        raise PackageDamaged("the manifest has a format that this version does not read", where=str(path))
-    # The text too: what is written is canonical, so any other spelling is a change.
-    if table.get(DIGEST) != _digest(table) or text != json_text(table):
+        # The text too: what is written is canonical, so any other spelling is a change.
+        same = table.get(DIGEST) == _digest(table) and text == json_text(table)
+    except (UnicodeEncodeError, RecursionError):  # half a surrogate pair, which is never written
+        same = False
+    if not same:
         raise PackageDamaged("manifest.json has changed since it was sealed", where=str(folder))
-    if table["format"] == OLD_FORMAT:
-        table = _upgraded(table)
-    _check_shape(table, path)
-    return table
+    typed = check_manifest(text, path, table["format"])
+    _check_names(typed, path)
+    return (_upgraded(table) if table["format"] == OLD_FORMAT else table), typed
 
 
 def _upgraded(old: Mapping[str, Any]) -> dict[str, Any]:
@@ -110,23 +121,17 @@ def model_bytes(manifest: Mapping[str, Any]) -> int:
     return sum(size for size in sizes if isinstance(size, int))
 
 
-def _check_shape(table: Mapping[str, Any], path: Path) -> None:
-    """Trust nothing of a manifest but what it must have: anyone can compute a digest."""
-    texts = ("target", "precision", "task")
-    wanted = all(isinstance(table.get(k), str) for k in texts) and isinstance(table.get("files"), dict)
-    described = wanted and all(
-        isinstance(d, dict) and isinstance(d.get("sha256"), str) for d in table["files"].values()
-    )
-    graphs = table.get("graphs")
-    named = isinstance(graphs, dict) and all(
-        isinstance(g, dict) and g.get("file") in table["files"] for g in graphs.values()
-    )
-    if not described or not graphs or not named:
-        raise PackageDamaged("required entries are missing from the manifest", where=str(path))
-    for name in table["files"]:
+def _check_names(manifest: Manifest, path: Path) -> None:
+    """Refuse names of files that lead out of the package, and graphs whose file is none of its files."""
+    for name in manifest.files:
         parts = PurePosixPath(name).parts
         if not parts or name.startswith("/") or ".." in parts or "\\" in name or ":" in name or "\0" in name:
             raise PackageDamaged(f"the manifest names a file outside the package: {name!r}", where=str(path))
+    for graph, name in manifest.graph_files.items():
+        if name not in manifest.files:
+            raise PackageDamaged(
+                f"the manifest says that the graph {graph} is in {name!r}, which is none of its files", where=str(path)
+            )
 
 
 def check_files(folder: Path, manifest: Mapping[str, Any]) -> int:
@@ -138,8 +143,8 @@ def check_files(folder: Path, manifest: Mapping[str, Any]) -> int:
     """
     wrong = [fault for name, wanted in sorted(manifest["files"].items()) if (fault := _fault(folder, name, wanted))]
     listed = set(manifest["files"])
-    extra = [p.relative_to(folder).as_posix() for p in _files(folder)]
-    wrong += [f"{name} is not in the manifest" for name in extra if name not in listed]
+    extra = [p for p in _files(folder) if p.relative_to(folder).as_posix() not in listed]
+    wrong += [f"{p.relative_to(folder).as_posix()} is {_said_of_extra(p)}" for p in extra]
     if wrong:
         more = f" (and {len(wrong) - 5} more)" if len(wrong) > 5 else ""
         raise PackageDamaged(
@@ -148,10 +153,16 @@ def check_files(folder: Path, manifest: Mapping[str, Any]) -> int:
     return len(listed)
 
 
+def _said_of_extra(path: Path) -> str:
+    return "a link that is not in the manifest" if path.is_symlink() else "not in the manifest"
+
+
 def _fault(folder: Path, name: str, wanted: Mapping[str, Any]) -> str | None:
     path = folder / name
     if path.is_symlink() or not path.resolve().is_relative_to(folder.resolve()):
         return f"{name} is a link"
     if not path.is_file():
         return f"{name} is missing"
-    return None if _describe(path)["sha256"] == wanted["sha256"] else f"{name} has changed since it was sealed"
+    # Its size first: nothing larger than what was sealed is read.
+    same = path.stat().st_size == wanted["size_bytes"] and _describe(path)["sha256"] == wanted["sha256"]
+    return None if same else f"{name} has changed since it was sealed"

@@ -2,7 +2,7 @@
 
 import platform
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +11,7 @@ from converter.binding import unbind
 from converter.graphs import spec_table
 from converter.jsonfile import json_values
 from converter.package.installed import installed
-from converter.package.manifest import README, Package, seal
+from converter.package.manifest import README, Package, read_sealed, seal
 from converter.stage import Record
 from converter.validate.checks import Status
 
@@ -39,6 +39,8 @@ DISTRIBUTIONS = (
     "ai-edge-quantizer",
 )
 """What can change a package's bytes or answers."""
+TIMED_FACTS = frozenset({"speed", "not_worth_it", "candidates", "seconds_training"})
+"""Facts that hold times, or what follows from them."""
 
 
 def seal_package(
@@ -50,10 +52,12 @@ def seal_package(
     recipe: "Recipe",
     source: "TorchModel",
     reference: "Reference",
+    resolved: Mapping[str, Any],
 ) -> Package:
-    """Complete and seal `bundle`.
+    """Complete and seal `bundle`; `resolved` is what the run found out for itself.
 
-    A package that failed gets the manifest only: it is kept for study, and may not even run.
+    Times and memory stand in the run's report: in a package they would make other bytes of every run. A package that
+    failed gets the manifest only: it is kept for study, and may not even run.
     """
     from converter.model_folder.licence import write_notices
     from converter.package.readme import package_card
@@ -69,7 +73,8 @@ def seal_package(
         "labels": list(source.task.labels),
         "prompt": source.prompt_facts,
         "source": {**asdict(source.provenance), "size_bytes": source.size_bytes, "max_length": source.max_length},
-        "recipe": portable_recipe(recipe, source.provenance.id),
+        "recipe": portable_recipe(own_recipe(recipe, target, precision), source.provenance.id),
+        "resolved": without_paths(resolved),
         "rebuild": _rebuild(recipe),
         "versions": installed(DISTRIBUTIONS),
         "platform": f"{platform.system()} {platform.machine()}",
@@ -84,7 +89,10 @@ def seal_package(
         write_bom(target, precision, bundle, evaluation, source, manifest)
         card = package_card(target, precision, bundle, evaluation, source)
         (bundle.folder / README).write_text(card, encoding="utf-8")
-    return seal(bundle, json_values(manifest))
+    made = seal(bundle, json_values(manifest))
+    if evaluation.status is not Status.FAIL:
+        read_sealed(bundle.folder)  # what `verify` would not read must not leave this run
+    return made
 
 
 def _golden(
@@ -115,6 +123,7 @@ def _golden(
         "max_batch": runner.max_batch,
         "lengths": list(runner.lengths),
         "replay_tolerance": tolerance,
+        "golden": {"texts": len(golden.examples), "same_answers": golden.n_same},
         **({"beside": beside} if beside else {}),
     }
 
@@ -124,9 +133,22 @@ def _outputs(runner: "Runner", graph: str) -> tuple[str, ...]:
 
 
 def gate_table(evaluation: "Evaluation") -> dict[str, Any]:
-    """Return the gate's report without the texts and the errors of single probes: those stand in report.json."""
+    """Return the gate's report without what a run measured of time, and without the texts and errors of single probes.
+
+    Those stand in report.json.
+    """
     table = json_values(asdict(evaluation))
-    return {"status": evaluation.status, **{k: v for k, v in table.items() if k not in {"errors", "worst"}}}
+    facts = {k: v for k, v in table["facts"].items() if k not in TIMED_FACTS}
+    if isinstance(facts.get("generation"), dict):
+        facts["generation"] = {k: v for k, v in facts["generation"].items() if k != "tokens_per_second"}
+    kept = {k: v for k, v in table.items() if k not in {"errors", "worst", "milliseconds"}}
+    return {**kept, "status": evaluation.status, "facts": facts}
+
+
+def own_recipe(recipe: "Recipe", target: "Target", precision: "ChosenPrecision") -> "Recipe":
+    """Return what of a recipe makes this one package; in place of `auto` stands what it chose."""
+    limits = {k: v for k, v in recipe.limits.items() if k in ("", target.name)}
+    return replace(recipe, targets=(target,), precisions=(precision,), limits=limits)
 
 
 def relaxed(recipe: "Recipe", target: "Target", precision: str) -> list[str]:
@@ -152,11 +174,12 @@ def relaxed(recipe: "Recipe", target: "Target", precision: str) -> list[str]:
 def portable_recipe(recipe: "Recipe", model: str) -> dict[str, Any]:
     """Return the recipe without a path of this machine: data files by name and hash, the model by its id."""
     from converter.model_folder.load import sha256_file
+    from converter.model_folder.samples import is_sample
     from converter.recipe import recipe_table
 
-    table = recipe_table(recipe) | {"model": model}
+    table = recipe_table(recipe) | {"model": recipe.model if is_sample(recipe.model) else model}
     for key, path in (("calibration", recipe.calibration), ("eval", recipe.evaluation)):
-        if path is not None:
+        if path is not None and not is_sample(str(path)):
             table[key] = {"file": path.name, "sha256": sha256_file(path) if path.is_file() else None}
     made: dict[str, Any] = without_paths(table)
     return made
@@ -174,7 +197,9 @@ def without_paths(value: Any) -> Any:
 
 
 def _record(record: Record) -> dict[str, Any]:
-    made: dict[str, Any] = without_paths(json_values(asdict(record)))
+    table = {k: v for k, v in asdict(record).items() if k not in {"seconds", "peak_memory_bytes"}}
+    facts = {k: v for k, v in record.facts.items() if k not in TIMED_FACTS}
+    made: dict[str, Any] = without_paths(json_values({**table, "facts": facts}))
     return made
 
 
@@ -182,5 +207,5 @@ def _rebuild(recipe: "Recipe") -> list[str]:
     model = "the model that `source` names (compare weights_sha256)"
     steps = [f"install plm-export {converter.__version__} and the distributions of `versions`", f"fetch {model}"]
     if recipe.calibration or recipe.evaluation:
-        steps.append("put the files that `recipe` names (compare sha256) beside recipe.toml")
-    return [*steps, "plm-export MODEL --recipe recipe.toml -o OUT, with the recipe.toml that lay beside this package"]
+        steps.append("put the files that `recipe` names (compare sha256) into a folder, for --data")
+    return [*steps, "plm-export rebuild PACKAGE MODEL --check"]

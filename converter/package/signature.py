@@ -260,3 +260,15 @@ def _check_library() -> None:
             "model-signing is not installed, which signs and checks signatures",
             hint="python -m pip install 'plm-export[signing]'",
         ) from None
+
+
+def signed_by(folder: Path, key: Path | None) -> dict[str, str]:
+    """Return who has signed a package, checked by a public key; without one, only that a signature is there.
+
+    Raises:
+        PackageDamaged: it is not signed by that key, or has changed since.
+
+    """
+    if key is not None:
+        return {"signed_by": check_signature(folder, key)}
+    return {"signed_by": "not checked"} if is_signed(folder) else {}

@@ -1,6 +1,6 @@
 """Opening and verifying a sealed folder: offline, without the source."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -9,84 +9,124 @@ import numpy as np
 from converter.errors import ExportError, PackageDamaged, RuntimeMissing
 from converter.generate.graphs import in_order
 from converter.graphs import MODEL, GraphSpec, ModelFacts, read_spec
-from converter.package.manifest import check_files, model_files, read_manifest
+from converter.package.manifest import check_files, model_files, read_manifest, read_sealed
+from converter.package.shipped import Shipped
 
 if TYPE_CHECKING:
     from converter.examples import Encoding
-    from converter.package.golden import Golden
-    from converter.target import Runner
+    from converter.package.golden import Golden, Replay
+    from converter.package.schema import Manifest
+    from converter.target import Runner, Target
     from converter.task import Task
 
 
-def verify_package(folder: Path, *, threads: int = 1) -> dict[str, Any]:
-    """Check hashes and signature, and replay the golden vectors in the runtime; returns what was found.
+STEPS = ("manifest", "files", "task", "model", "golden texts", "other files", "gate")
+"""What `verify` does, in this order."""
+
+
+def verify_package(folder: Path, *, threads: int = 1, begin: Callable[[str], None] = lambda _: None) -> dict[str, Any]:
+    """Check hashes and what the manifest says, and replay all that is shipped; returns what was found.
+
+    `begin` is told of each of `STEPS` before it is done.
 
     Raises:
         PackageDamaged: names what is wrong.
         RuntimeMissing: the package's runtime is not installed; hashes were checked before that.
+        GateFailed: nothing is wrong with it, but it was never proven.
 
     """
-    from converter.package.golden import read_golden, replay
-    from converter.validate.answers import RunFailed
-    from converter.validate.interface import load_tokenizer
+    from converter.package import claims
 
-    manifest = read_manifest(folder)
-    _check_complete(folder, manifest)
-    n_files = check_files(folder, manifest)
-    golden = read_golden(folder)
-    try:
-        tokenizer = load_tokenizer(folder)
-    except Exception as error:  # noqa: BLE001 - tokenizers raises bare Exception
-        raise PackageDamaged(f"the tokenizer does not load ({error})", where=str(folder)) from None
-    task = task_of(folder, manifest)
-    task.read_folder(folder, tokenizer, int(manifest["max_length"]))
-    specs = read_specs(folder, manifest)
-    runner = open_runner(folder, manifest, specs, threads)
-    _check_signature(folder, manifest, runner)
-    encodings = _check_ids(folder, golden, task, tokenizer, int(manifest["max_length"]))
-    tolerance = float(manifest["replay_tolerance"])
-    try:
-        found = replay(golden, task, encodings, runner, specs, tolerance)
-    except RunFailed as error:
-        raise PackageDamaged(str(error), where=str(folder)) from error
+    begin("manifest")
+    manifest = read_sealed(folder)
+    target = claims.target_of(folder, manifest)
+    claims.check_tolerance(folder, manifest, target)
+    begin("files")
+    n_files = check_files(folder, read_manifest(folder))
+    shipped = _open(folder, manifest, target, threads, begin)
+    begin("golden texts")
+    found = _replay(shipped)
+    claims.check_answers(folder, manifest, found.n_decisions)
+    begin("other files")
+    others = _check_others(target, shipped)
+    begin("gate")
+    claims.check_proven(folder, manifest)
     return {
-        "target": manifest["target"],
-        "precision": manifest["precision"],
-        "runtime": runner.runtime,
+        "target": manifest.target,
+        "precision": manifest.precision,
+        "runtime": shipped.runner.runtime,
         "files": n_files,
         "golden_texts": found.n_texts,
         "change": found.change,
-        "tolerance": tolerance,
+        "tolerance": manifest.replay_tolerance,
         "same_answers": found.n_decisions,
-        "gate": manifest["gate"]["status"],
-        **_safe_on(manifest),
-        "not_run": [c["name"] for c in manifest["gate"]["checks"] if c["status"] == "NOT_RUN"],
+        **({"also_replayed": list(others)} if others else {}),
+        "gate": manifest.gate.status,
+        **claims.safe_on(manifest),
+        "not_run": [c.name for c in manifest.gate.checks if c.status == "NOT_RUN"],
     }
 
 
-def _safe_on(manifest: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the instruction sets that the manifest calls safe; nothing where it says nothing of the kind."""
-    found = manifest["gate"].get("facts")
-    sets = found.get("instruction_sets") if isinstance(found, dict) else None
-    safe = sets.get("safe") if isinstance(sets, dict) else None
-    return {"instruction_sets": safe} if isinstance(safe, list) else {}
+def _open(folder: Path, manifest: "Manifest", target: "Target", threads: int, begin: Callable[[str], None]) -> Shipped:
+    """Open task and model of a package, and hold both to its manifest and its golden texts to the tokenizer."""
+    from converter.package import claims
+    from converter.package.golden import read_golden
+
+    begin("task")
+    golden = read_golden(folder)
+    claims.check_golden(folder, manifest, golden)
+    table, tokenizer = read_manifest(folder), _load_tokenizer(folder)
+    task = task_of(folder, table)
+    claims.check_labels(folder, manifest, task)
+    claims.check_written(folder, golden, task)
+    _read_settings(folder, task, tokenizer, manifest.max_length)
+    encodings = _check_ids(folder, golden, task, tokenizer, manifest.max_length)
+    begin("model")
+    specs = read_specs(folder, table)
+    claims.check_model_files(folder, manifest, target, specs)
+    runner = open_runner(folder, table, specs, threads)
+    _check_signature(folder, table, runner)
+    claims.check_runner(folder, manifest, runner)
+    return Shipped(folder, manifest, task, tokenizer, specs, runner, golden, tuple(encodings))
 
 
-def _check_complete(folder: Path, manifest: Mapping[str, Any]) -> None:
-    """Trust nothing of what is read here: anyone can write a manifest whose digest is right."""
-    gate, checks = manifest.get("gate"), []
-    sound = isinstance(gate, dict) and isinstance(gate.get("status"), str) and isinstance(gate.get("checks"), list)
-    if isinstance(gate, dict) and sound:
-        checks = [c for c in gate["checks"] if not isinstance(c, dict) or not {"name", "status"} <= c.keys()]
-    wanted = (("max_length", int), ("replay_tolerance", (int, float)), ("target_options", dict))
-    missing = [name for name, kind in wanted if not isinstance(manifest.get(name), kind)]
-    missing += [] if sound and not checks else ["gate"]
-    if missing:
+def _load_tokenizer(folder: Path) -> Any:
+    from converter.validate.interface import load_tokenizer
+
+    try:
+        return load_tokenizer(folder)
+    except Exception as error:  # noqa: BLE001 - tokenizers raises bare Exception
+        raise PackageDamaged(f"the tokenizer does not load ({error})", where=str(folder)) from None
+
+
+def _read_settings(folder: Path, task: "Task", tokenizer: Any, max_length: int) -> None:
+    try:
+        task.read_folder(folder, tokenizer, max_length)
+    except (ExportError, OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        raise PackageDamaged(f"the settings of the task cannot be read ({error})", where=str(folder)) from None
+
+
+def _replay(shipped: Shipped) -> "Replay":
+    from converter.package.golden import replay
+    from converter.validate.answers import RunFailed
+
+    golden, task, tolerance = shipped.golden, shipped.task, shipped.manifest.replay_tolerance
+    try:
+        return replay(golden, task, shipped.encodings, shipped.runner, shipped.specs, tolerance)
+    except RunFailed as error:
+        raise PackageDamaged(str(error), where=str(shipped.folder)) from error
+
+
+def _check_others(target: "Target", shipped: Shipped) -> tuple[str, ...]:
+    """Let the target replay what else it ships."""
+    try:
+        return target.check_shipped(shipped)
+    except ExportError:
+        raise
+    except Exception as error:  # noqa: BLE001 - each runtime raises its own classes on a file that it cannot read
         raise PackageDamaged(
-            f"the manifest has no readable {missing[0]}",
-            where=str(folder),
-            hint="download the package again, or rebuild it",
-        )
+            f"a file beside the model cannot be read ({type(error).__name__}: {error})", where=str(shipped.folder)
+        ) from None
 
 
 def open_sealed(folder: Path, *, threads: int = 1) -> "Runner":
@@ -126,9 +166,13 @@ def task_of(folder: Path, manifest: Mapping[str, Any]) -> "Task":
 
     try:
         config = transformers.AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
-    except (OSError, ValueError, KeyError) as error:
+        cls = task_class(manifest["task"])
+        made = cls(config, str((manifest.get("prompt") or {}).get("text", "")))
+    except ExportError as error:
+        raise PackageDamaged(str(error), where=str(folder), hint=error.hint) from None
+    except Exception as error:  # noqa: BLE001 - transformers raises whatever a wrong value leads to
         raise PackageDamaged(f"config.json does not load ({error})", where=str(folder)) from None
-    return task_class(manifest["task"])(config, str((manifest.get("prompt") or {}).get("text", "")))
+    return made
 
 
 def open_runner(folder: Path, manifest: Mapping[str, Any], specs: Mapping[str, GraphSpec], threads: int) -> "Runner":
@@ -139,11 +183,10 @@ def open_runner(folder: Path, manifest: Mapping[str, Any], specs: Mapping[str, G
         PackageDamaged: it does not open them.
 
     """
-    from converter.binding import bind
-    from converter.registry import target_class
+    from converter.package.claims import target_of
 
-    cls = target_class(manifest["target"])
-    target = bind(cls, manifest.get("target_options", {}), f"{folder}: target_options")
+    target = target_of(folder, read_sealed(folder))
+    cls = type(target)
     try:
         return target.open(folder, specs, threads)
     except ExportError:

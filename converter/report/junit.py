@@ -2,9 +2,12 @@
 
 import re
 import xml.etree.ElementTree as ET
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from converter.errors import GateFailed
+
+DECLARATION = '<?xml version="1.0" encoding="UTF-8"?>\n'
 # What XML 1.0 cannot hold at all, not even escaped.
 FORBIDDEN = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
@@ -33,7 +36,29 @@ def junit(table: Mapping[str, Any]) -> str:
         count(suite)
     count(root)
     ET.indent(root)
-    return '<?xml version="1.0" encoding="UTF-8"?>\n' + ET.tostring(root, encoding="unicode") + "\n"
+    return DECLARATION + ET.tostring(root, encoding="unicode") + "\n"
+
+
+def verify_junit(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Return the document for what `verify` found: one suite a package, one case a step.
+
+    What was not reached is skipped. A package that is not proven is a failure, any other fault an error.
+    """
+    root = ET.Element("testsuites", name="plm-export verify")
+    for row in rows:
+        suite = ET.SubElement(root, "testsuite", name=cleaned(row["package"]))
+        for step, status in row["steps"].items():
+            case = ET.SubElement(suite, "testcase", classname=cleaned(row["package"]), name=step)
+            if status == "NOT_RUN":
+                ET.SubElement(case, "skipped", message="not reached")
+            elif status == "FAIL":
+                kind = "failure" if row["exit_code"] == GateFailed.exit_code else "error"
+                said = f"{row['error']}\n{row['hint']}\nexit code {row['exit_code']}"
+                ET.SubElement(case, kind, message=cleaned(row["error"])).text = cleaned(said)
+        count(suite)
+    count(root)
+    ET.indent(root)
+    return DECLARATION + ET.tostring(root, encoding="unicode") + "\n"
 
 
 def _case(suite: ET.Element, target: str, check: Mapping[str, Any]) -> None:

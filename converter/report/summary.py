@@ -3,6 +3,7 @@
 The keys are a promise: they change only with `FORMAT`.
 """
 
+import os
 from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -30,7 +31,7 @@ def report_table(result: "Result") -> dict[str, Any]:
     table = {
         "format": FORMAT,
         "tool": {"name": "plm-export", "version": converter.__version__},
-        "made": datetime.now(UTC).isoformat(timespec="seconds"),
+        "made": _now().isoformat(timespec="seconds"),
         "model": result.model,
         "task": result.task,
         "out": str(result.out),
@@ -49,6 +50,12 @@ def report_table(result: "Result") -> dict[str, Any]:
     made = json_values(table)
     assert isinstance(made, dict)
     return made
+
+
+def _now() -> datetime:
+    """Return the time, or the one that `SOURCE_DATE_EPOCH` gives (https://reproducible-builds.org)."""
+    given = os.environ.get("SOURCE_DATE_EPOCH", "")
+    return datetime.fromtimestamp(int(given), UTC) if given.isdecimal() else datetime.now(UTC)
 
 
 def overall(result: "Result") -> Status:

@@ -79,7 +79,7 @@ def time_table(given: "TorchModel", ctx: "Context", lengths: Sequence[int]) -> C
     parts = family.layers(given.module)
     widest = max(p.n_heads for p in parts), max(p.n_neurons for p in parts)
     dimensions = replace(_dimensions(given), one_token=reads_one_token(given))
-    table = latency_table(dimensions, _products(ctx), widest, natural_lengths(lengths), ctx.progress)
+    table = latency_table(dimensions, _products(ctx), widest, natural_lengths(lengths), ctx.progress, ctx.measured)
     if ctx.aim is not None and not target_class(ctx.aim.target).timed:
         # Said, not hidden: another runtime has other kernels.
         table = replace(table, about={**table.about, "stands_in_for": ctx.aim.target})

@@ -77,11 +77,16 @@ def latency_table(
     widest: tuple[int, int],
     lengths: Sequence[int],
     progress: "Progress",
+    measured: dict[str, Any] | None = None,
 ) -> CostTable:
-    """Time sublayers in ONNX Runtime, one thread, one text, at `lengths`; a known table is read from the cache."""
+    """Time sublayers in ONNX Runtime, one thread, one text, at `lengths`; a known table is read from the cache.
+
+    One that is in `measured` is taken as it is, wherever it was measured; what is used is put there.
+    """
     key = _key(dimensions, products, widest, lengths)
-    file = _cache_file(key)
-    known = _read(file, key)
+    file, name = _cache_file(key), _name_of(key)
+    kept = {} if measured is None else measured
+    known = kept.get(name) or _read(file, key)
     if known is None:
         from converter.structured.timing import time_sublayers
 
@@ -94,6 +99,7 @@ def latency_table(
             )
         else:
             _write(file, key, known)
+    kept[name] = known
     about = {
         "timed_with": f"onnxruntime {key['runtime']}, {products} products",
         "lengths": list(lengths),
@@ -133,6 +139,11 @@ def _key(dimensions: Dimensions, products: Products, widest: tuple[int, int], le
         "widest": list(widest),
         "lengths": list(lengths),
     }
+
+
+def _name_of(key: Mapping[str, Any]) -> str:
+    """Return what was timed, in a line: the machine and its runtime apart, as a table may be used on another."""
+    return " ".join(f"{k}={v}" for k, v in key.items() if k not in {"machine", "runtime"}).replace(", ", ",")
 
 
 def _machine() -> str:

@@ -1,5 +1,6 @@
 """What a package was tested for, and how it came out."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
@@ -78,13 +79,7 @@ class Evaluation:
     @property
     def status(self) -> Status:
         """FAIL if anything failed; NOT_RUN if nothing decisive could be said; else PASS."""
-        states = [c.status for c in self.checks]
-        if Status.FAIL in states:
-            return Status.FAIL
-        if any(c.undecided for c in self.checks):
-            return Status.NOT_RUN
-        decisive = [c.status for c in self.checks if c.name in DECISIVE]
-        return Status.PASS if decisive and Status.NOT_RUN not in decisive else Status.NOT_RUN
+        return status_of(self.checks)
 
     def reason(self) -> str | None:
         """Return, in a line, why the verdict is not PASS; None where it is."""
@@ -103,3 +98,14 @@ class Evaluation:
 
 DECISIVE = ("agreement", "max_error")
 """Checks without which nothing is proven: a package whose source answers all probes alike is NOT_RUN."""
+
+
+def status_of(checks: Iterable[Check]) -> Status:
+    """Return the verdict that follows from checks: see `Evaluation.status`."""
+    known = list(checks)
+    if any(c.status is Status.FAIL for c in known):
+        return Status.FAIL
+    if any(c.undecided for c in known):
+        return Status.NOT_RUN
+    decisive = [c.status for c in known if c.name in DECISIVE]
+    return Status.PASS if decisive and Status.NOT_RUN not in decisive else Status.NOT_RUN

@@ -106,6 +106,9 @@ class PlainOnnx(Target):
     def emit(self, given, source, folder, ctx):
         return emit_onnx(given, source, folder, self.menu())
 
+    def model_files(self, folder, specs):
+        return find_models(folder, specs)
+
     def open(self, folder, specs, threads=1):
         return OnnxRunner(find_models(folder, specs), threads)
 '''

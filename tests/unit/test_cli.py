@@ -71,7 +71,6 @@ def fails(monkeypatch: pytest.MonkeyPatch) -> Callable[[BaseException], None]:
         (["m", "--recipe", "nowhere.toml"], 2, "no such recipe"),
         (["./nowhere", "--target", "cpu-int8"], 4, "nowhere"),
         (["verify"], 2, "Missing argument"),
-        (["verify", "nowhere"], 6, "there is no such folder"),
         (["inspect", "nowhere"], 6, "there is no such folder"),
         (["diff", "nowhere", "either"], 6, "not a sealed package"),
         (["bench", "nowhere"], 6, "there is no such folder"),

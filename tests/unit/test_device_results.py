@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 
-from converter.artifact import Provenance
 from converter.commands import cli
 from converter.device.device_results import import_results, known_results
 from converter.device.measured import read_measurements
@@ -17,6 +16,7 @@ from converter.pipeline import Result, TargetResult
 from converter.recipe import bind_recipe
 from converter.report.write import write_reports
 from converter.validate.checks import Status
+from tests.manifests import complete
 
 PRINTED = """\
 INFO: STARTING!
@@ -165,14 +165,7 @@ def package(tmp_path: Path) -> Path:
 
     OfTwoFiles.folder.mkdir(parents=True)
     (OfTwoFiles.folder / "model.tflite").write_bytes(b"\0" * 1_000_000)
-    source = Provenance("tiny").id
-    table = {
-        "target": "tflite",
-        "precision": "none",
-        "task": "text-classification",
-        "graphs": {"model": {"file": "model.tflite"}},
-    }
-    table |= {"source": {"id": source}, "lengths": [16, 32], "target_options": {"batch": 8}}  # type: ignore[dict-item]
+    table = complete("model.tflite", target="tflite", lengths=[16, 32], target_options={"batch": 8})
     return seal(OfTwoFiles, table).folder  # type: ignore[arg-type]
 
 

@@ -59,3 +59,26 @@ def test_a_bias_that_something_else_reads_stays(read: str, left: int, tmp_path: 
     wanted = run(model, x, tmp_path)[0]
     assert drop_idle_biases(model) == left
     np.testing.assert_allclose(run(model, x, tmp_path)[0], wanted, atol=1e-5)
+
+
+def test_a_moved_bias_is_the_same_to_the_bit_wherever_the_weights_lie(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A product of BLAS is rounded by the alignment of its numbers, which is another in every process."""
+    monkeypatch.setitem(globals(), "WIDTH", 200)
+    made = []
+    for offset in range(4):
+        model = _attention()
+        random = np.random.default_rng(0)
+        for name in ("w_o", "b_v", "b_o"):
+            value = model.graph.initializers[name]
+            assert value.const_value is not None
+            shape = value.const_value.numpy().shape
+            room = np.empty(int(np.prod(shape)) + 16, np.float32)
+            lain = room[offset : offset + int(np.prod(shape))].reshape(shape)
+            lain[...] = random.standard_normal(shape)
+            value.const_value = ir.tensor(lain, name=name)
+        assert drop_idle_biases(model) == 2
+        (moved,) = (n.inputs[1] for n in model.graph if n.outputs[0].name == "t_o")
+        assert moved is not None
+        assert moved.const_value is not None
+        made.append(moved.const_value.numpy().tobytes())
+    assert len(set(made)) == 1

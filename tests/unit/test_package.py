@@ -3,36 +3,35 @@
 import json
 import math
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
-from converter.artifact import Bundle, TorchModel
-from converter.errors import PackageDamaged
+from converter.artifact import Bundle, Provenance, TorchModel
+from converter.errors import GateFailed, PackageDamaged
 from converter.examples import Example
-from converter.graphs import MODEL
+from converter.graphs import MODEL, TensorSpec
 from converter.jsonfile import json_text, json_values
 from converter.model_folder.load import load_source
+from converter.package import schema
 from converter.package.golden import MAX_VALUES, N_TEXTS, choose, read_golden, record_golden, write_golden
 from converter.package.manifest import DIGEST, _digest, check_files, read_manifest, seal
+from converter.package.schema import MOST_BYTES
 from converter.package.seal import portable_recipe, relaxed, without_paths
 from converter.package.verify import verify_package
 from converter.recipe import bind_recipe
 from converter.reference import Reference, capture_reference
 from converter.registry import target_class, target_names
-from converter.stage import SILENT
-from converter.validate.checks import Check, Evaluation, Status
+from converter.stage import SILENT, Record
+from converter.validate.checks import Check, Deviation, Evaluation, Status
+from tests.manifests import complete, forge
 from tests.tiny import SENTENCES
 from tests.torch_runner import TorchRunner
 
-HEAD = {
-    "target": "cpu-int8",
-    "precision": "none",
-    "task": "text-classification",
-    "graphs": {"model": {"file": "model.onnx"}},
-}
+HEAD = complete()
 
 
 @pytest.fixture(scope="module")
@@ -121,13 +120,30 @@ def test_a_link_is_no_file_of_a_package(sealed: Path, tmp_path: Path) -> None:
         {"graphs": {}},
         {"graphs": ["model"]},
         {"files": {"model.onnx": "x"}},
-        {"format": 3},
+        {"format": 99},
     ],
 )
 def test_a_manifest_without_what_every_package_has_is_refused(sealed: Path, changes: dict[str, object]) -> None:
     rewrite(sealed, **changes)
     with pytest.raises(PackageDamaged):
         read_manifest(sealed)
+
+
+@pytest.mark.parametrize(
+    ("made", "kept", "elsewhere"),
+    [
+        (Check, schema.Check, set()),
+        (Deviation, schema.Deviation, set()),
+        (Evaluation, schema.Gate, {"errors", "worst", "milliseconds"}),
+        (Record, schema.Record, {"seconds", "peak_memory_bytes"}),
+        (Provenance, schema.Source, set()),
+        (TensorSpec, schema.Tensor, set()),
+    ],
+)
+def test_the_schema_has_a_place_for_all_that_is_sealed(made: Any, kept: Any, elsewhere: set[str]) -> None:
+    """A new field of a check or a record needs a line in converter/package/schema.py, or must stay out of manifests."""
+    names = {f.name for f in fields(made)} - elsewhere
+    assert names <= set(kept.__struct_fields__), f"{kept.__name__} lacks {names - set(kept.__struct_fields__)}"
 
 
 def test_an_honest_rewrite_is_read(sealed: Path) -> None:
@@ -137,7 +153,7 @@ def test_an_honest_rewrite_is_read(sealed: Path) -> None:
 
 def test_a_rejected_folder_is_refused_as_rejected(sealed: Path) -> None:
     (sealed / "manifest.json").rename(sealed / "rejected.json")
-    with pytest.raises(PackageDamaged, match="this package failed its gate"):
+    with pytest.raises(GateFailed, match="this package failed its gate"):
         read_manifest(sealed)
 
 
@@ -158,28 +174,92 @@ def test_json_has_no_nan() -> None:
     }
 
 
-COMPLETE = {
-    "max_length": 64,
-    "replay_tolerance": 0.05,
-    "target_options": {},
-    "gate": {"status": "PASS", "checks": [{"name": "finite", "status": "PASS"}]},
-}
+@pytest.mark.parametrize("name", [*HEAD, "files"])
+def test_a_manifest_that_lacks_an_entry_or_has_another_type_there_is_damaged_not_a_bug(sealed: Path, name: str) -> None:
+    before = json.loads((sealed / "manifest.json").read_text(encoding="utf-8"))
+    for wrong in (3.5, "x", [[]], {"x": []}):
+        (sealed / "manifest.json").write_text(json_text(before), encoding="utf-8")
+        rewrite(sealed, **{name: wrong})
+        if name in {"prompt", "target", "precision", "task", "platform", "runtime"} and wrong == "x":
+            continue  # a word, which others than this reader look at
+        if (name, wrong) in (("recipe", {"x": []}), ("target_options", {"x": []})):
+            continue  # free tables
+        with pytest.raises(PackageDamaged):
+            verify_package(sealed)
+    rewrite(sealed, **before)
+    table = {k: v for k, v in before.items() if k != name}
+    table[DIGEST] = _digest(table)
+    (sealed / "manifest.json").write_text(json_text(table), encoding="utf-8")
+    if name != "prompt":
+        with pytest.raises(PackageDamaged, match="required entries"):
+            verify_package(sealed)
+
+
+def test_a_sound_manifest_is_read_up_to_what_lies_beside_it(sealed: Path) -> None:
+    """The twin of the faults above."""
+    with pytest.raises(PackageDamaged, match="golden vectors"):
+        verify_package(sealed)
 
 
 @pytest.mark.parametrize(
-    "wrong",
+    ("text", "said"),
     [
-        *({"gate": value} for value in (None, {}, {"status": "PASS"}, {"status": "PASS", "checks": [{}]})),
-        *({name: value} for name in COMPLETE for value in (None, "x")),
+        ('{"format": 2, "x": NaN}', "NaN is no number"),
+        ('{"format": 2, "x": -Infinity}', "Infinity is no number"),
+        ('{"format": true}', "a format that this version does not read"),
+        ('{"format": 99}', "a format that this version does not read"),
+        ("[" * 100_000, "cannot be read"),
+        ('{"format": 2, "x": "\\ud800"}', "has changed since it was sealed"),
+        ('{"format": 2, "x": 1e999}', "has changed since it was sealed"),
+        (" " * (MOST_BYTES + 1), "more than 8 MB"),
     ],
 )
-def test_a_manifest_that_lacks_what_verify_reads_is_damaged_not_a_bug(sealed: Path, wrong: dict[str, object]) -> None:
-    rewrite(sealed, **(COMPLETE | wrong))
-    with pytest.raises(PackageDamaged, match=f"no readable {next(iter(wrong))}"):
-        verify_package(sealed)
-    rewrite(sealed, **COMPLETE)
-    with pytest.raises(PackageDamaged, match="golden vectors"):
-        verify_package(sealed)
+def test_text_that_is_no_manifest_is_refused_by_cause(sealed: Path, text: str, said: str) -> None:
+    (sealed / "manifest.json").write_text(text, encoding="utf-8")
+    with pytest.raises(PackageDamaged, match=said):
+        read_manifest(sealed)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda t: t.update(more=1),
+        lambda t: t["gate"].update(approved=True),
+        lambda t: t["gate"]["checks"].append({"name": "x", "status": "PASS", "by": "me"}),
+        lambda t: t["source"].update(homepage="x"),
+        lambda t: t["files"]["model.onnx"].update(mode=7),
+        lambda t: t["graphs"]["model"].update(hidden=[]),
+        lambda t: t.update(replay_tolerance=1e9),
+        lambda t: t.update(max_length=0),
+        lambda t: t.update(lengths=[8] * 10_001),
+        lambda t: t["files"]["model.onnx"].update(sha256="0" * 63),
+        lambda t: t["files"]["model.onnx"].update(size_bytes=-1),
+    ],
+)
+def test_keys_that_nobody_knows_and_values_out_of_bounds_are_refused(sealed: Path, change: Any) -> None:
+    forge(sealed, change)
+    with pytest.raises(PackageDamaged, match="required entries are missing from the manifest, or it has others"):
+        read_manifest(sealed)
+
+
+def test_a_manifest_that_is_no_regular_file_is_refused_and_not_waited_for(sealed: Path) -> None:
+    import os
+
+    (sealed / "manifest.json").rename(sealed / "real.json")
+    os.mkfifo(sealed / "manifest.json")
+    with pytest.raises(PackageDamaged, match="no regular file"):
+        read_manifest(sealed)
+    (sealed / "manifest.json").unlink()
+    (sealed / "manifest.json").symlink_to("real.json")
+    with pytest.raises(PackageDamaged, match="a link"):
+        read_manifest(sealed)
+
+
+def test_a_folder_that_is_linked_into_a_package_is_named(sealed: Path, tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    (sealed / "more").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(PackageDamaged, match="more is a link that is not in the manifest"):
+        check_files(sealed, read_manifest(sealed))
 
 
 def test_no_path_of_this_machine_is_in_a_portable_recipe(tmp_path: Path) -> None:

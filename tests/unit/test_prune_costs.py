@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import onnx
@@ -55,6 +55,21 @@ def test_times_grow_with_width_and_are_taken_once(
     assert again == first  # to the last bit: it was read, not timed again
     other = latency_table(shape, products, (8, 512), (8, 16), SILENT)
     assert other != first
+
+
+def test_a_table_that_a_former_run_measured_is_used_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever the cache has, and whatever machine that was: a rebuilt package is pruned by the times of the first."""
+    monkeypatch.setenv("PLM_EXPORT_CACHE", str(tmp_path))
+    known = {"fixed": 1.0, "heads": [(0, 0.0), (2, 1.0)], "neurons": [(0, 0.0), (8, 1.0)], "cpu_share": 0.99}
+    monkeypatch.setattr("converter.structured.timing.time_sublayers", lambda *_: known)
+    measured: dict[str, Any] = {}
+    latency_table(Dimensions(64, 16), "float", (2, 8), (8,), SILENT, measured)
+    (name,) = measured
+    assert measured[name] == known
+    monkeypatch.setattr("converter.structured.costs._machine", lambda: "another CPU")
+    former = {name: {**known, "fixed": 7.0}}
+    assert latency_table(Dimensions(64, 16), "float", (2, 8), (8,), SILENT, former).fixed == 7.0
+    assert latency_table(Dimensions(64, 16), "float", (2, 8), (8,), SILENT).fixed == 1.0
 
 
 def test_times_of_a_busy_machine_are_named_and_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

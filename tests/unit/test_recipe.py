@@ -12,6 +12,7 @@ FULL: dict[str, Any] = {
     "task": "text-classification",
     "targets": ["cpu-int8", "tflite"],
     "seed": 3,
+    "threads": 2,
     "probes": 50,
     "calibration": "/data/train.tsv",
     "eval": "/data/dev.tsv",

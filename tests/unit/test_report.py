@@ -17,7 +17,7 @@ from converter.pipeline import Result, TargetResult
 from converter.recipe import bind_recipe
 from converter.report import charts, words
 from converter.report.page import headline
-from converter.report.summary import overall, report_table
+from converter.report.summary import _now, overall, report_table
 from converter.report.table import blocks, columns, notes, rows, show
 from converter.report.write import write_reports
 from converter.stage import Record
@@ -96,6 +96,14 @@ def reports(tmp_path: Path, made: Result) -> tuple[dict[str, Any], ET.Element, s
     table = json.loads((tmp_path / "report.json").read_text())
     suites = ET.fromstring((tmp_path / "report.junit.xml").read_bytes())
     return table, suites, (tmp_path / "report.html").read_text()
+
+
+def test_source_date_epoch_is_the_time_of_a_report(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SOURCE_DATE_EPOCH", "86400")
+    assert _now().isoformat() == "1970-01-02T00:00:00+00:00"
+    for none in ("", "yesterday"):
+        monkeypatch.setenv("SOURCE_DATE_EPOCH", none)
+        assert _now().year > 2020
 
 
 def test_hostile_text_is_shown_not_run(tmp_path: Path) -> None:

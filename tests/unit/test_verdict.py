@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from converter import verify
-from converter.errors import DataError, PackageDamaged, RecipeError, UsageError
+from converter.errors import DataError, GateFailed, RecipeError, UsageError
 from converter.examples import Example
 from converter.model_folder.load import load_source
 from converter.package.manifest import check_files, read_manifest
@@ -71,7 +71,7 @@ def test_a_failed_gate_exits_3_and_is_kept_as_rejected(make: Make) -> None:
     assert not (result.out / "torch").exists()
     assert not (rejected / "manifest.json").exists()
     assert json.loads((rejected / "rejected.json").read_text(encoding="utf-8"))["gate"]["status"] == "FAIL"
-    with pytest.raises(PackageDamaged, match="rejected"):
+    with pytest.raises(GateFailed, match="rejected"):
         verify(rejected)
 
 

@@ -26,7 +26,9 @@ def drop_idle_biases(model: "ir.Model") -> int:
             zeroed += 1
         if value is not None and output is not None:
             product, total = output
-            moved = _bias(value) @ array_of(product.inputs[1])
+            # Row by row in float64: a product of BLAS is rounded by where its numbers lie in memory.
+            rows = _bias(value).astype(np.float64)[:, None] * array_of(product.inputs[1])
+            moved = np.add.reduce(rows, axis=0)
             _replace(model.graph, total, (_bias(total) + moved).astype(np.float32))
             _replace(model.graph, value, np.zeros_like(_bias(value)))
             zeroed += 1

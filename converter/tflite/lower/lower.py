@@ -122,6 +122,7 @@ def _convert(given: TorchModel, made: TfliteModel, *, lean: bool) -> bool:
     with quiet():
         import litert_torch
 
+    from converter.forward import traced_in_order
     from converter.tflite.lower.graph import MobileGraph
 
     litert_torch.config.show_progress = False
@@ -134,7 +135,7 @@ def _convert(given: TorchModel, made: TfliteModel, *, lean: bool) -> bool:
         sample = {name: torch.from_numpy(rows).int() for name, rows in feed.items()}
         converter = converter.signature(f"{SIGNATURE}{length}", graph, sample_kwargs=sample)
     options = {"lightweight_conversion": True, "runtime_constant_folding": False} if lean else {}
-    with quiet():
+    with quiet(), traced_in_order(given.module):
         try:
             converter.convert(**options).export(str(made.path))
         except MemoryError:

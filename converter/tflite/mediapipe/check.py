@@ -5,13 +5,15 @@ and answers garbage.
 """
 
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from converter.artifact import Bundle
+from converter.errors import PackageDamaged
 from converter.graphs import MODEL
 from converter.model_folder.labels import label_line
 from converter.stage import Context
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from converter.artifact import TorchModel
+    from converter.package.shipped import Shipped
     from converter.reference import Reference
     from converter.stage import Progress
     from converter.target import Runner
@@ -106,8 +109,60 @@ def distance(found: "NDArray[np.float64]", wanted: "NDArray[np.float64]", kind: 
     return float(1 - (found * wanted).sum() / sizes) if sizes > 0 else float(np.abs(found - wanted).max())
 
 
+@dataclass(frozen=True)
+class Around:
+    """What MediaPipe reads beside the graph."""
+
+    name: str
+    scores: str | None
+    tokenizer: Any
+    labels: tuple[str, ...]
+
+
 def wrong_around(path: Path, source: "TorchModel") -> str:
     """Say what MediaPipe would misread in the file; empty where nothing."""
+    return wrong_inside(path, Around(source.provenance.id, scores_of(source), source.tokenizer, source.task.labels))
+
+
+def check_shipped_variant(shipped: "Shipped") -> tuple[str, ...]:
+    """Replay the golden texts in the shipped variant; returns its name, nothing where there is none.
+
+    Raises:
+        PackageDamaged: it answers otherwise than the package, or it is missing.
+
+    """
+    path = shipped.folder / MEDIAPIPE_FILE
+    fact = shipped.manifest.gate.facts.get(CHECK)
+    if not path.is_file():
+        if isinstance(fact, dict) and fact.get("file"):
+            raise PackageDamaged(f"{MEDIAPIPE_FILE} is missing, which its gate has seen", where=str(shipped.folder))
+        return ()
+    embeds = any("sentence_embedding" in spec.output_names for spec in shipped.specs.values())
+    scores = None if embeds else shipped.task.mediapipe_scores()
+    try:
+        run = open_variant(path)
+        wrong = wrong_inside(path, Around(shipped.manifest.source.id, scores, shipped.tokenizer, shipped.task.labels))
+        worst = max(_golden_distances(shipped, run, scores))
+    except Exception as error:  # noqa: BLE001 - the interpreter and flatbuffers raise their own classes
+        raise PackageDamaged(f"it cannot be run ({type(error).__name__}: {error})", where=str(path)) from None
+    if wrong:
+        raise PackageDamaged(wrong, where=str(path))
+    if not worst <= LIMIT:
+        raise PackageDamaged(
+            f"it differs by {worst:.3g} from the package on a golden text; at most {LIMIT:g} wanted", where=str(path)
+        )
+    return (MEDIAPIPE_FILE,)
+
+
+def _golden_distances(shipped: "Shipped", run: "Run", scores: str | None) -> "Iterator[float]":
+    for encoding in shipped.encodings:
+        feed = shipped.task.feed(shipped.specs, [encoding])
+        wanted = next(iter(shipped.runner.run(MODEL, feed).values())).astype(np.float64)
+        yield distance(run(feed), _scores(wanted, scores), scores)
+
+
+def wrong_inside(path: Path, around: Around) -> str:
+    """Say what MediaPipe would misread in a file of this model; empty where nothing."""
     model = read_flat(path)
     if len(model.subgraphs) != 1:
         return f"it has {len(model.subgraphs)} graphs, and MediaPipe takes one"
@@ -117,11 +172,11 @@ def wrong_around(path: Path, source: "TorchModel") -> str:
         return f"its inputs are {names}, in this order, wanted {INPUTS}"
     held = [bytes_of(model, m.buffer).tobytes() for m in model.metadata or () if text(m.name) == NAME]
     output = text(graph.tensors[int(graph.outputs[0])].name)
-    if held != [text_model(source.provenance.id, output, labels=scores_of(source) is not None)]:
+    if held != [text_model(around.name, output, labels=around.scores is not None)]:
         return "its metadata does not match the model"
-    files = {VOCABULARY: vocabulary_of(source.tokenizer)}
-    if scores_of(source) is not None:
-        files[LABELS] = [label_line(name) for name in source.task.labels]
+    files = {VOCABULARY: vocabulary_of(around.tokenizer)}
+    if around.scores is not None:
+        files[LABELS] = [label_line(name) for name in around.labels]
     try:
         with zipfile.ZipFile(path) as archive:
             packed = [e.filename for e in archive.infolist() if e.compress_type != zipfile.ZIP_STORED]

@@ -1,0 +1,35 @@
+"""What a run measured of a package: it stands in the report beside the package, never in the package itself."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from converter.report.summary import JSON_FILE
+
+MOST_BYTES = 64 * 2**20
+
+
+def measured_beside(package: Path) -> Mapping[str, Any]:
+    """Return times of a package by the report of the run that made it; empty where that does not lie beside it.
+
+    `milliseconds` of one text, `tokens_per_second` of a model that writes, `seconds` by stage.
+    """
+    folder = package.resolve()
+    path = folder.parent / JSON_FILE
+    try:
+        if not path.is_file() or path.stat().st_size > MOST_BYTES:
+            return {}
+        table = json.loads(path.read_text(encoding="utf-8"))
+        targets = [*table["targets"]]
+        (target,) = [t for t in targets if t["folder"] == folder.name]
+        evaluation = target["evaluation"]
+        written = evaluation["facts"].get("generation") or {}
+        records = [*table["compress_records"], *target["records"]]
+        return {
+            "milliseconds": {str(k): float(v) for k, v in evaluation["milliseconds"].items()},
+            "seconds": {str(r["stage"]): float(r["seconds"]) for r in records},
+            **({"tokens_per_second": float(written["tokens_per_second"])} if "tokens_per_second" in written else {}),
+        }
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return {}  # another tool's file, or an older report: there is nothing to show
