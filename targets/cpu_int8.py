@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from converter.reference import Reference
     from converter.validate.checks import Check
     from converter.validate.proof import ProofContext
+    from converter.validate.stored import Stored
 
 
 @dataclass(frozen=True)
@@ -62,6 +63,11 @@ class CpuInt8(Target):
         # Of a model in float32 alone, as all that write text are, one file says what any of them would.
         first = next(iter(bundle.files.values()))
         return [], {"instruction_sets": instruction_sets(bundle.folder / first)}
+
+    def parameters(self, path: Path) -> "Iterator[Stored]":
+        from converter.onnx.parameters import stored_parameters
+
+        return stored_parameters(path)
 
     def product_weights(self, bundle: Bundle) -> "Iterator[NDArray[Any]]":
         from converter.onnx.weights import product_weights

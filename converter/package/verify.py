@@ -9,6 +9,7 @@ import numpy as np
 from converter.errors import ExportError, PackageDamaged, RuntimeMissing
 from converter.generate.graphs import in_order
 from converter.graphs import MODEL, GraphSpec, ModelFacts, read_spec
+from converter.package.machine import defaults_of, tolerance_here
 from converter.package.manifest import check_files, model_files, read_manifest
 
 if TYPE_CHECKING:
@@ -44,7 +45,10 @@ def verify_package(folder: Path, *, threads: int = 1) -> dict[str, Any]:
     runner = open_runner(folder, manifest, specs, threads)
     _check_signature(folder, manifest, runner)
     encodings = _check_ids(folder, golden, task, tokenizer, int(manifest["max_length"]))
-    tolerance = float(manifest["replay_tolerance"])
+    _check_defaults(folder, golden, tokenizer, task)
+    # More threads sum in another order.
+    elsewhere = float(manifest["replay_tolerance"])
+    tolerance = tolerance_here(golden.machine, runner, elsewhere) if threads == 1 else elsewhere
     try:
         found = replay(golden, task, encodings, runner, specs, tolerance)
     except RunFailed as error:
@@ -57,11 +61,24 @@ def verify_package(folder: Path, *, threads: int = 1) -> dict[str, Any]:
         "golden_texts": found.n_texts,
         "change": found.change,
         "tolerance": tolerance,
+        "same_machine_class": tolerance < elsewhere,
         "same_answers": found.n_decisions,
         "gate": manifest["gate"]["status"],
         **_safe_on(manifest),
         "not_run": [c["name"] for c in manifest["gate"]["checks"] if c["status"] == "NOT_RUN"],
     }
+
+
+def _check_defaults(folder: Path, golden: "Golden", tokenizer: Any, task: "Task") -> None:
+    """What users get without asking must be what it was when the package was sealed."""
+    found = defaults_of(folder, tokenizer, task)
+    for name, wanted in golden.defaults.items():
+        if found.get(name) != wanted:
+            raise PackageDamaged(
+                f"{name} is {found.get(name)} in what ships, recorded was {wanted}",
+                where=str(folder),
+                hint="users get other answers than those that the package was proven on",
+            )
 
 
 def _safe_on(manifest: Mapping[str, Any]) -> dict[str, Any]:
