@@ -46,6 +46,11 @@ class Artifact(ABC):
         """How the weights are stored in a file that runs on its own; None where this is no such file."""
         return None
 
+    @property
+    def weight_files(self) -> tuple[Path, ...]:
+        """The files that hold its weights, where there are any."""
+        return ()
+
     def runs(self) -> Run | None:
         """Return how it answers on its own; None where only its package's runtime opens it."""
         return None

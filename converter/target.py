@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from converter.stage import Context, Stage
     from converter.validate.checks import Check, Evaluation
     from converter.validate.proof import ProofContext
+    from converter.validate.stored import Stored
 
 
 @dataclass(frozen=True)
@@ -194,6 +195,10 @@ class Target(ABC):
     ) -> dict[str, Any]:
         """Write what is made from the golden vectors, such as samples; returns what the manifest keeps of it."""
         return {}
+
+    def parameters(self, path: Path) -> "Iterator[Stored]":
+        """Yield the weights of one of its files brought back to float, for the comparison with the model's own."""
+        return iter(())
 
     def product_weights(self, bundle: "Bundle") -> "Iterator[NDArray[Any]]":
         """Yield the weight matrices of the shipped file's products, as they are stored, one at a time."""

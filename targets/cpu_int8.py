@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from converter.reference import Reference
     from converter.validate.checks import Check, Evaluation
     from converter.validate.proof import ProofContext
+    from converter.validate.stored import Stored
 
 
 @dataclass(frozen=True)
@@ -83,6 +84,11 @@ class CpuInt8(Target):
             task: Any = bundle.source.task
             write_samples(bundle, golden.written, task.judged_settings.max_new_tokens)
         return {}
+
+    def parameters(self, path: Path) -> "Iterator[Stored]":
+        from converter.onnx.parameters import stored_parameters
+
+        return stored_parameters(path)
 
     def product_weights(self, bundle: Bundle) -> "Iterator[NDArray[Any]]":
         from converter.onnx.weights import product_weights

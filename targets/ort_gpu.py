@@ -30,6 +30,8 @@ DEVICE_MAX_ERROR = 0.03
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from converter.validate.stored import Stored
+
 
 @dataclass(frozen=True)
 class OrtGpu(Target):
@@ -70,6 +72,11 @@ class OrtGpu(Target):
         worst = max(_difference(device, host, specs, shape) for shape in ((1, 1), (1, 16), (8, 64)))
         detail = f"{device.runtime}, within {worst:.1e} of the CPU (at most {DEVICE_MAX_ERROR:g} wanted)"
         return DeviceCheck(ran=True, detail=detail, passed=worst <= DEVICE_MAX_ERROR)
+
+    def parameters(self, path: Path) -> "Iterator[Stored]":
+        from converter.onnx.parameters import stored_parameters
+
+        return stored_parameters(path)
 
     def product_weights(self, bundle: Bundle) -> "Iterator[NDArray[Any]]":
         from converter.onnx.weights import product_weights

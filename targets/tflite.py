@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from converter.reference import Reference
     from converter.validate.checks import Check, Evaluation
     from converter.validate.proof import ProofContext
+    from converter.validate.stored import Stored
 
 MODEL_FILE = "model.tflite"
 SEPARATE = frozenset({"float32", "fp16", "static"})
@@ -231,6 +232,11 @@ class Tflite(Target):
         self, bundle: Bundle, golden: "Golden", runner: Runner, evaluation: "Evaluation", tolerance: float
     ) -> dict[str, Any]:
         return PackageFiles(bundle.folder).complete(bundle.source, golden, runner, evaluation.facts, tolerance)
+
+    def parameters(self, path: Path) -> "Iterator[Stored]":
+        from converter.tflite.parameters import stored_parameters
+
+        return stored_parameters(path)
 
     def product_weights(self, bundle: Bundle) -> "Iterator[NDArray[Any]]":
         from converter.tflite.weights import product_weights

@@ -35,6 +35,10 @@ class OnnxModel(Artifact):
     def file_precision(self) -> str:
         return self.precision
 
+    @property
+    def weight_files(self) -> tuple[Path, ...]:
+        return tuple(self.files.values())
+
     def runs(self) -> Run:
         from converter.onnx.runner import OnnxRunner
 

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,8 +10,10 @@ import numpy as np
 
 from converter.errors import PackageDamaged
 from converter.examples import Encoding, Example
-from converter.graphs import GraphSpec
+from converter.graphs import MODEL, GraphSpec
+from converter.package.machine import machine_class
 from converter.package.manifest import GOLDEN
+from converter.package.sweep import NOTHING, Sweep, read_sweep, record_sweep, replay_sweep, sweep_tensors
 from converter.reference import own_outputs, run_probe
 from converter.scoring.relative_error import REPLAY_FLOOR, relative_error
 from converter.stage import SILENT
@@ -55,6 +57,14 @@ class Golden:
         pairs = zip(self.examples, self.ids, strict=True)
         return [(e.text, ids[WRITTEN]) for e, ids in pairs if WRITTEN in ids]
 
+    words: tuple[str, ...] = ()
+    """What the package answered, in words; none where an answer names another text."""
+    defaults: Mapping[str, Any] = field(default_factory=dict)
+    """What the shipped tokenizer does by itself."""
+    machine: str = ""
+    """The class of machine that computed it, see `machine_class`: there an answer comes out equal to the last bit."""
+    sweep: Sweep = NOTHING
+
 
 def record_golden(made: "TorchModel", source: "TorchModel", reference: "Reference", runner: "Runner") -> Golden:
     """Run the package of `made` on a varied choice of the probes; what the source answered is known."""
@@ -79,7 +89,35 @@ def record_golden(made: "TorchModel", source: "TorchModel", reference: "Referenc
         source=tuple({n: j.outputs[n] for n in names} for j in theirs),
         output_range=dict(reference.output_range),
         n_same=sum(one == 1 for one in same),
+        words=words_of(shown.task, mine),
+        machine=machine_class(runner),
+        sweep=_sweep(made, runner),
     )
+
+
+def words_of(task: Task, judged: Sequence[Judged]) -> tuple[str, ...]:
+    """Return what is answered, in words; nothing where an answer is which of these texts is nearest."""
+    if not task.has_labels:
+        return ()
+    return tuple(task.describe(d, j.example) for d, j in zip(task.decisions(judged), judged, strict=True))
+
+
+def _sweep(made: "TorchModel", runner: "Runner") -> Sweep:
+    """Call the package on all words; models that write text have their recorded sequences."""
+    if made.cache is not None or MODEL not in made.specs:
+        return NOTHING
+    tokenizer, spec = made.tokenizer, made.specs[MODEL]
+    ends = [tokenizer.cls_token_id, tokenizer.sep_token_id]
+    first, last = (int(e if e is not None else tokenizer.unk_token_id or 0) for e in ends)
+    ids = [i for i in range(spec_vocabulary(spec)) if i != tokenizer.pad_token_id]
+    longest = min(made.max_length, runner.max_length or made.max_length)
+    types = int(getattr(made.config, "type_vocab_size", 0) or 0)
+    return record_sweep(spec, runner, ids, (first, last), longest, types)
+
+
+def spec_vocabulary(spec: GraphSpec) -> int:
+    """Return how many token ids a graph may be fed."""
+    return next((t.draw[1] + 1 for t in spec.inputs if t.name == "input_ids"), 0)
 
 
 def _texts(source: "TorchModel", shown: "TorchModel", theirs: Judged, runner: "Runner") -> dict[str, Any]:
@@ -111,13 +149,28 @@ def choose(reference: "Reference", task: Task) -> list[int]:
     n_later = min(len(later), N_TEXTS // LATER_WINDOWS)
     first = spread([i for i in order if not reference.judged[i].example.window], N_TEXTS - n_later)
     chosen = sorted((*first, *spread(later, n_later)), key=order.index) if later else first
+    if chosen and order[-1] not in chosen:  # the last positions are read by the longest text alone
+        chosen = [*chosen[:-1], order[-1]]
     while len(chosen) > 2 and sum(_n_values(reference.judged[i]) for i in chosen) > MAX_VALUES:
         chosen.remove(max(chosen, key=lambda i: _n_values(reference.judged[i])))
     if len(chosen) > 1 and task.distinct([reference.decisions[i] for i in chosen]) == 1:
         first = reference.decisions[chosen[0]]
         other = next((i for i in order if task.distinct([first, reference.decisions[i]]) > 1), None)
         chosen = chosen if other is None else [*chosen[:-1], other]
-    return chosen
+    return _every_label(chosen, order, reference) if task.has_labels else chosen
+
+
+def _every_label(chosen: list[int], order: Sequence[int], reference: "Reference") -> list[int]:
+    """Let texts of labels that no chosen text has take the place of those whose label others have too."""
+    made = list(chosen)
+    for i in order:
+        labels = [reference.decisions[k] for k in made]
+        if not isinstance(reference.decisions[i], int) or reference.decisions[i] in labels:
+            continue
+        twice = next((k for k, label in enumerate(labels[:-1]) if labels.count(label) > 1), None)
+        if twice is not None:
+            made[twice] = i
+    return made
 
 
 def _n_values(judged: Judged) -> int:
@@ -139,7 +192,11 @@ def write_golden(golden: Golden, folder: Path) -> None:
             for e in golden.examples
         ],
         "output_range": golden.output_range,
+        "words": list(golden.words),
+        "defaults": dict(golden.defaults),
+        "machine": golden.machine,
     }
+    tensors |= sweep_tensors(golden.sweep)
     # One key: a table of several has no order of its own in this format.
     save_file(tensors, folder / GOLDEN, metadata={"golden": json.dumps(table, sort_keys=True)})
 
@@ -172,6 +229,10 @@ def read_golden(folder: Path) -> Golden:
             package=_of("package", tensors, len(examples)),
             source=_of("source", tensors, len(examples)),
             output_range={str(k): float(v) for k, v in table["output_range"].items()},
+            words=tuple(str(w) for w in table.get("words", ())),
+            defaults=dict(table.get("defaults", {})),
+            machine=str(table.get("machine", "")),
+            sweep=read_sweep(tensors),
         )
     except (SafetensorError, OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise PackageDamaged(f"the golden vectors cannot be read ({error!r})", where=str(folder / GOLDEN)) from None
@@ -222,7 +283,21 @@ def replay(
         outputs = own_outputs(made, 0, encoding, task, specs)
         worst = max(worst, _change(golden, i, outputs, tolerance))
         judged.append(Judged(golden.examples[i], encoding, outputs))
-    return Replay(len(judged), worst, _check_decisions(golden, task, judged))
+    agreed = _check_decisions(golden, task, judged)
+    _check_words(golden, task, judged)
+    worst = max(worst, replay_sweep(golden.sweep, runner, tolerance))
+    return Replay(len(judged), worst, agreed)
+
+
+def _check_words(golden: Golden, task: Task, judged: Sequence[Judged]) -> None:
+    """What the recorded outputs say in words, by the labels that ship, must be what they said."""
+    then = words_of(task, [replace(j, outputs=golden.package[i]) for i, j in enumerate(judged)])
+    for i, (wanted, found) in enumerate(zip(golden.words, then, strict=False)):
+        if wanted != found:
+            raise PackageDamaged(
+                f"the answer to {shorten(golden.examples[i].text)!r} is called {found!r}, where it was {wanted!r}",
+                hint="the labels of config.json are not those that the package was sealed with",
+            )
 
 
 def _check_written(

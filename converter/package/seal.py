@@ -104,11 +104,14 @@ def _golden(
     reference: "Reference",
 ) -> dict[str, Any]:
     from converter.package.golden import record_golden, write_golden
+    from converter.package.machine import defaults_of
     from converter.package.verify import signatures
+    from converter.validate.interface import load_tokenizer
 
     specs = bundle.source.specs
     runner = target.open(bundle.folder, specs)
     golden = record_golden(bundle.source, source, reference, runner)
+    golden = replace(golden, defaults=defaults_of(bundle.folder, load_tokenizer(bundle.folder), bundle.source.task))
     write_golden(golden, bundle.folder)
     tolerance = target.menu()[precision.name].tolerance
     beside = target.accompany(bundle, golden, runner, evaluation, tolerance)

@@ -9,6 +9,7 @@ import numpy as np
 from converter.errors import ExportError, PackageDamaged, RuntimeMissing
 from converter.generate.graphs import in_order
 from converter.graphs import MODEL, GraphSpec, ModelFacts, read_spec
+from converter.package.machine import defaults_of, tolerance_here
 from converter.package.manifest import check_files, model_files, read_manifest, read_sealed
 from converter.package.shipped import Shipped
 
@@ -45,7 +46,8 @@ def verify_package(folder: Path, *, threads: int = 1, begin: Callable[[str], Non
     n_files = check_files(folder, read_manifest(folder))
     shipped = _open(folder, manifest, target, threads, begin)
     begin("golden texts")
-    found = _replay(shipped)
+    tolerance = _tolerance(shipped, threads)
+    found = _replay(shipped, tolerance)
     claims.check_answers(folder, manifest, found.n_decisions)
     begin("other files")
     others = _check_others(target, shipped)
@@ -58,7 +60,8 @@ def verify_package(folder: Path, *, threads: int = 1, begin: Callable[[str], Non
         "files": n_files,
         "golden_texts": found.n_texts,
         "change": found.change,
-        "tolerance": manifest.replay_tolerance,
+        "tolerance": tolerance,
+        "same_machine_class": tolerance < manifest.replay_tolerance,
         "same_answers": found.n_decisions,
         **({"also_replayed": list(others)} if others else {}),
         "gate": manifest.gate.status,
@@ -81,6 +84,7 @@ def _open(folder: Path, manifest: "Manifest", target: "Target", threads: int, be
     claims.check_written(folder, golden, task)
     _read_settings(folder, task, tokenizer, manifest.max_length)
     encodings = _check_ids(folder, golden, task, tokenizer, manifest.max_length)
+    _check_defaults(folder, golden, tokenizer, task)
     begin("model")
     specs = read_specs(folder, table)
     claims.check_model_files(folder, manifest, target, specs)
@@ -88,6 +92,18 @@ def _open(folder: Path, manifest: "Manifest", target: "Target", threads: int, be
     _check_signature(folder, table, runner)
     claims.check_runner(folder, manifest, runner)
     return Shipped(folder, manifest, task, tokenizer, specs, runner, golden, tuple(encodings))
+
+
+def _check_defaults(folder: Path, golden: "Golden", tokenizer: Any, task: "Task") -> None:
+    """What users get without asking must be what it was when the package was sealed."""
+    found = defaults_of(folder, tokenizer, task)
+    for name, wanted in golden.defaults.items():
+        if found.get(name) != wanted:
+            raise PackageDamaged(
+                f"{name} is {found.get(name)} in what ships, recorded was {wanted}",
+                where=str(folder),
+                hint="users get other answers than those that the package was proven on",
+            )
 
 
 def _load_tokenizer(folder: Path) -> Any:
@@ -106,11 +122,17 @@ def _read_settings(folder: Path, task: "Task", tokenizer: Any, max_length: int) 
         raise PackageDamaged(f"the settings of the task cannot be read ({error})", where=str(folder)) from None
 
 
-def _replay(shipped: Shipped) -> "Replay":
+def _tolerance(shipped: Shipped, threads: int) -> float:
+    """Return what a replay may change: more threads sum in another order than the one that sealed it."""
+    elsewhere = shipped.manifest.replay_tolerance
+    return tolerance_here(shipped.golden.machine, shipped.runner, elsewhere) if threads == 1 else elsewhere
+
+
+def _replay(shipped: Shipped, tolerance: float) -> "Replay":
     from converter.package.golden import replay
     from converter.validate.answers import RunFailed
 
-    golden, task, tolerance = shipped.golden, shipped.task, shipped.manifest.replay_tolerance
+    golden, task = shipped.golden, shipped.task
     try:
         return replay(golden, task, shipped.encodings, shipped.runner, shipped.specs, tolerance)
     except RunFailed as error:

@@ -47,6 +47,14 @@ class TfliteModel(Artifact):
     def digest(self) -> str:
         return files_digest({self.path.name: self.path})
 
+    @property
+    def file_precision(self) -> str:
+        return self.precision
+
+    @property
+    def weight_files(self) -> tuple[Path, ...]:
+        return (self.path,)
+
     def open(self) -> "TfliteRunner":
         """Open the file in the least memory; what ships is measured through its target, on the kernels of its users."""
         from converter.tflite.runner import TfliteRunner

@@ -10,7 +10,8 @@ from converter.graphs import Run
 from converter.reference import Reference, torch_run
 from converter.validate.answers import RunFailed
 from converter.validate.checks import Check, Evaluation, Status
-from converter.validate.compare import NOTHING, compare_answers
+from converter.validate.compare import NOTHING, Comparison, compare_answers
+from converter.validate.contents import check_contents
 from converter.validate.explain import explain
 from converter.validate.interface import check_inputs, check_outputs, check_tokenizer, shipped_task
 from converter.validate.speed import measure_speed, not_worth_it, time_lengths
@@ -62,9 +63,11 @@ def evaluate_package(
     if any(c.status is Status.FAIL for c in interface_checks[:2]):
         return unjudged(interface_checks, reference, facts)
     try:
-        made = _judge(target, bundle.folder, runner, shown, reference, limits, proof, _float32_run(steps))
+        made, answers = _judge(target, bundle.folder, runner, shown, reference, limits, proof, _float32_run(steps))
     except RunFailed as error:
         return unjudged([Check("runs", Status.FAIL, detail=str(error)), *interface_checks], reference, facts)
+    seen, told = check_contents(target, bundle, shown, reference, runner, answers, proof, steps)
+    interface_checks, facts = [*interface_checks, *seen], facts | told
     own, found = target.own_checks(bundle, shown, reference, runner, proof)
     idle = not_worth_it(facts["size_ratio"], made.milliseconds)
     facts |= {"not_worth_it": idle} if idle else {}
@@ -94,7 +97,7 @@ def _judge(
     limits: "Limits",
     proof: "ProofContext",
     float32: Run | None,
-) -> Evaluation:
+) -> tuple[Evaluation, Comparison]:
     title = f"Proving {target.name}"
     shipped = None if source.cache is None else shipped_task(source, folder)
     made = compare_answers(source, reference, runner.run, limits, proof.progress, title, shipped)
@@ -119,7 +122,7 @@ def _judge(
     if runner.lengths:
         each = time_lengths(source, reference.probes, runner.run, runner.lengths, proof.progress)
         facts["speed"] |= {"ms_by_signature": {str(n): ms for n, ms in each.items()}}
-    return replace(made.evaluation, checks=tuple(checks), facts=facts, milliseconds=speed.milliseconds)
+    return replace(made.evaluation, checks=tuple(checks), facts=facts, milliseconds=speed.milliseconds), made
 
 
 def _float32_run(steps: "Sequence[tuple[str, Artifact]]") -> Run | None:

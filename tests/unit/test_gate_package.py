@@ -159,6 +159,48 @@ def test_a_tokenizer_that_does_not_load_fails(model: TorchModel, prove: Prove) -
     assert check(found, "tokenizer").status is Status.FAIL
 
 
+def _changed(name: str, **values: object) -> Callable[[Path], object]:
+    def spoil(folder: Path) -> None:
+        path = folder / name
+        path.write_text(json.dumps(json.loads(path.read_text("utf-8")) | values), "utf-8")
+
+    return spoil
+
+
+@pytest.mark.parametrize(
+    ("spoil", "said"),
+    [
+        (_changed("tokenizer_config.json", model_max_length=16), "cuts at 16 tokens by itself"),
+        (_changed("tokenizer_config.json", padding_side="left"), "padding_side of the shipped tokenizer is left"),
+        (
+            _changed("config.json", id2label={"0": "class 1", "1": "class 0", "2": "class 2"}),
+            "names the classes class 1, class 0, class 2",
+        ),
+        (
+            _changed(
+                "tokenizer.json",
+                truncation={"max_length": 4, "strategy": "LongestFirst", "stride": 0, "direction": "Right"},
+            ),
+            "tokenizer.json alone gives other ids",
+        ),
+    ],
+)
+def test_what_users_get_without_asking_is_what_was_proven(
+    prove: Prove, model: TorchModel, spoil: Callable[[Path], object], said: str
+) -> None:
+    found = check(prove(TorchRunner(model), spoil=spoil), "as called")
+    assert found.status is Status.FAIL
+    assert said in found.detail
+
+
+def test_positions_that_no_text_reaches_are_tried(model: TorchModel, prove: Prove) -> None:
+    def spoil(out: Outputs, feed: Feed) -> Outputs:
+        return {"logits": -out["logits"] if feed["input_ids"].shape[1] == MAX_LENGTH else out["logits"]}
+
+    found = prove(TorchRunner(model, spoil))
+    assert [c.name for c in found.checks if c.status is Status.FAIL] == ["full lengths"]
+
+
 def test_a_device_that_is_not_there_is_not_run_and_does_not_hide_the_rest(model: TorchModel, prove: Prove) -> None:
     found = prove(TorchRunner(model), device=DeviceCheck(ran=False, detail="there is no GPU"))
     assert check(found, "device").status is Status.NOT_RUN

@@ -1,0 +1,51 @@
+"""The class of machine that integer products come out equal on, and what a shipped tokenizer does by itself."""
+
+import json
+import platform
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from converter.target import Runner
+    from converter.task import Task
+
+FEATURES = ("avx", "avx2", "fma", "avx512f", "avx512_vnni", "avx512_bf16", "avx_vnni", "amx_int8", "asimddp", "i8mm")
+"""Instruction sets by which runtimes choose their kernels."""
+EXACT = 1e-6
+"""What an output may change on the machine class that sealed it, over its range: measured is 0."""
+DEFAULTS = ("model_max_length", "padding_side", "truncation_side", "pad_token_id", "pad_token_type_id")
+
+
+def machine_class(runner: "Runner") -> str:
+    """Return architecture, instruction sets and runtime: where all are equal, a package answers bit by bit alike."""
+    return f"{platform.machine()} {' '.join(_features()) or 'of unknown instructions'}; {runner.runtime}"
+
+
+def tolerance_here(machine: str, runner: "Runner", elsewhere: float) -> float:
+    """Return what a replay may change: next to nothing on the class of machine that sealed it, else `elsewhere`."""
+    return min(EXACT, elsewhere) if machine and machine == machine_class(runner) else elsewhere
+
+
+def defaults_of(folder: Path, tokenizer: Any, task: "Task") -> Mapping[str, Any]:
+    """Return what users of a folder get without asking: how its tokenizer cuts and pads, how classes are called."""
+    found: dict[str, Any] = {name: getattr(tokenizer, name, None) for name in DEFAULTS}
+    listed = folder / "labels.txt"
+    names: dict[str, Any] = {"labels": list(task.labels)} if task.labels else {}
+    plain = folder / "tokenizer.json"
+    if plain.is_file():
+        table = json.loads(plain.read_text(encoding="utf-8"))
+        found |= {f"{name} of tokenizer.json": table.get(name) for name in ("truncation", "padding")}
+    if names and listed.is_file():
+        names["labels.txt"] = listed.read_text(encoding="utf-8").split("\n")[:-1]
+    return found | names
+
+
+def _features() -> list[str]:
+    path = Path("/proc/cpuinfo")
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return []
+    found = {flag for x in lines if x.startswith(("flags", "Features")) for flag in x.partition(":")[2].split()}
+    return [name for name in FEATURES if name in found]

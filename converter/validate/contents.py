@@ -1,0 +1,56 @@
+"""What texts alone do not show of a package: how its user opens it, its last positions, its weights, its noise."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import chain
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from converter.reference import Reference
+from converter.validate.as_called import check_as_called
+from converter.validate.checks import Check
+from converter.validate.full_length import check_full_lengths
+from converter.validate.noise import check_noise
+from converter.validate.weights import WEIGHTS, check_weights
+
+if TYPE_CHECKING:
+    from converter.artifact import Artifact, Bundle, TorchModel
+    from converter.target import Runner, Target
+    from converter.validate.compare import Comparison
+    from converter.validate.proof import ProofContext
+
+
+def check_contents(
+    target: "Target",
+    bundle: "Bundle",
+    source: "TorchModel",
+    reference: Reference,
+    runner: "Runner",
+    made: "Comparison",
+    proof: "ProofContext",
+    steps: "Sequence[tuple[str, Artifact]]" = (),
+) -> tuple[list[Check], dict[str, Any]]:
+    """Return the checks and their facts; `source` and `reference` are as the package sees them."""
+    judged = made.answers.judged
+    checks = [check_as_called(bundle.folder, bundle.source, source, reference, runner, judged)]
+    mean = max((d.mean_error for d in made.evaluation.deviations), default=0.0)
+    full = check_full_lengths(source, reference, runner, mean, proof.progress)
+    checks += [] if full is None else [full]
+    files = [bundle.folder / f for f in dict.fromkeys(bundle.files.values())]
+    stored = chain.from_iterable(map(target.parameters, files))
+    before = chain.from_iterable(map(target.parameters, _float_files(steps)))
+    found, facts = check_weights(bundle.source, stored, reference.probes, before)
+    if found and source.cache is None:
+        known = reference.judged if bundle.source.module is source.module else None
+        bits, longest = facts[WEIGHTS]["bits"], runner.max_length or bundle.source.max_length
+        model = replace(bundle.source, max_length=min(longest, bundle.source.max_length))
+        noise, told = check_noise(model, judged, runner.run, bits, proof.progress, same=known)
+        found, facts = [*found, noise], facts | told
+    return [*checks, *found], facts
+
+
+def _float_files(steps: "Sequence[tuple[str, Artifact]]") -> tuple[Path, ...]:
+    """Return the last float32 files before the package; none where they are the package themselves."""
+    files = [made for _, made in steps if made.file_precision is not None]
+    plain = [made for made in files if made.file_precision == "float32"]
+    return plain[-1].weight_files if plain and len(plain) < len(files) else ()

@@ -1,0 +1,92 @@
+"""Whether what a matrix was multiplied by is taken back somewhere: a factor that nothing takes back is a fault.
+
+Smoothing divides a channel of an activation and multiplies the row of the weights that reads it; attention's scale is
+folded into the queries. So the factors of rows are all alike, or one over a vector of the file, over the change of a
+normalization's gain, or over the factors of another matrix's columns.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from converter.validate.weights_match import Block
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+ROOM = 0.04
+"""What a factor may be off, in its logarithm, beside `SIGMAS` of its own standard error."""
+SIGMAS = 8.0
+LEAST_BITS = 8
+"""In fewer, weights are clipped, so that factors cannot be told: there the errors of columns alone are judged."""
+
+
+@dataclass(frozen=True)
+class Stray:
+    """A factor that nothing takes back."""
+
+    block: Block
+    side: str
+    """`row` or `column`."""
+    index: int
+    factor: float
+    """Over the median of its kind."""
+
+
+def strays(
+    blocks: Sequence[Block], vectors: "Sequence[NDArray[np.float32]]", gains: "Sequence[NDArray[np.float32]]"
+) -> Iterator[Stray]:
+    """Yield, for each matrix whose factors are not accounted for, the one that is furthest off.
+
+    `vectors` are those of the file, `gains` the normalizations' of the source.
+    """
+    by_size: dict[int, list[NDArray[np.float32]]] = {}
+    for vector in vectors:
+        if np.isfinite(vector).all() and (vector != 0).all():
+            by_size.setdefault(len(vector), []).append(vector)
+    changed = {size: _changes(found, [g for g in gains if len(g) == size]) for size, found in by_size.items()}
+    for block in blocks:
+        if block.bits < LEAST_BITS:
+            continue
+        known = [*by_size.get(len(block.rows), []), *changed.get(len(block.rows), [])]
+        known += [b.columns for b in blocks if len(b.columns) == len(block.rows)]
+        yield from _stray(block, "row", block.rows, known, block.spread)
+        known = [b.rows for b in blocks if len(b.rows) == len(block.columns)]
+        yield from _stray(block, "column", block.columns, known, np.zeros_like(block.columns))
+
+
+def _changes(
+    found: "Sequence[NDArray[np.float32]]", gains: "Sequence[NDArray[np.float32]]"
+) -> "list[NDArray[np.float32]]":
+    """Return what gains of the source were multiplied by to become vectors of the file, should they be the same."""
+    return [v / g for g in gains if (g != 0).all() for v in found]
+
+
+def _stray(
+    block: Block,
+    side: str,
+    factors: "NDArray[np.float32]",
+    known: "Sequence[NDArray[np.float32]]",
+    spread: "NDArray[np.float32]",
+) -> Iterator[Stray]:
+    if not len(factors):
+        return
+    room = ROOM + SIGMAS * spread / np.maximum(np.abs(factors), 1e-12)
+    best, place = np.inf, 0
+    for other in (np.ones_like(factors), *known):
+        off = _off(factors * other) / room
+        if off.max() < best:
+            best, place = float(off.max()), int(off.argmax())
+        if best <= 1:
+            return
+    middle = float(np.median(factors)) or 1.0
+    yield Stray(block, side, place, float(factors[place]) / middle)
+
+
+def _off(product: "NDArray[np.float32]") -> "NDArray[np.float32]":
+    """Return how far each is from the median, in the logarithm; infinite where the sign is another."""
+    middle = float(np.median(product))
+    ratio = product / middle if middle else np.zeros_like(product)
+    return np.asarray(np.where(ratio > 0, np.abs(np.log(np.maximum(ratio, 1e-30))), np.inf), dtype=np.float32)

@@ -1,0 +1,171 @@
+"""What rounding must cost at least, measured on the model itself, and what the shipped file costs beside it.
+
+Fixed limits lie far above what a good package reaches, so that two heads exchanged pass for rounding. Here the model's
+own linear layers are rounded to the file's bits, in PyTorch, and asked the same texts: a file that is off by several
+times as much has another fault than its precision.
+"""
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from converter.data.probes import builtin_examples, is_edge
+from converter.graphs import Run
+from converter.reference import Probe, encode_probes, judge_batched, torch_run
+from converter.stage import SILENT
+from converter.task import Judged
+from converter.validate.checks import Check, Status
+from converter.validate.stability import spread
+
+if TYPE_CHECKING:
+    import torch
+    from numpy.typing import NDArray
+
+    from converter.artifact import TorchModel
+    from converter.stage import Progress
+
+NAME = "noise"
+SAMPLE = 96
+"""Texts that are asked."""
+LEAST, MOST_VALUES = 8, 8_000_000
+"""Texts at least; numbers of all their outputs together: a vocabulary is wide."""
+TIMES = 5.0
+"""What a package may cost, over what rounding costs: ranges that are fixed beforehand cost more than those measured at
+run time; up to 3.6 times were measured on good packages of nine families."""
+BYTE, HALF = 8, 16
+FLOOR = {8: 5e-3, 4: 1e-1, 16: 1e-6, 32: 1e-9}
+"""Share of the answers' variance that is never a fault, by bits."""
+
+
+@dataclass(frozen=True)
+class Noise:
+    """Errors of the answers, squared, over the variance of the answers: of the worst output."""
+
+    package: float
+    rounding: float
+
+    def limit(self, bits: int) -> float:
+        return max(TIMES * self.rounding, FLOOR[bits])
+
+
+def check_noise(
+    model: "TorchModel",
+    judged: Sequence[Judged],
+    run: Run,
+    bits: int,
+    progress: "Progress",
+    *,
+    same: "Sequence[Judged] | None",
+) -> tuple[Check, dict[str, Any]]:
+    """Judge the package's answers `judged` against those of `model`, which it was made of, in float and rounded.
+
+    `same`: the answers of `model` to the same texts, where they are known. `run`: the package, which is asked built-in
+    text too, where the texts are the user's: activations may leave ranges that were calibrated on the other of the two.
+    It counts what the package costs where it costs least: a fault costs as much on any text.
+    """
+    places = _sample(judged)
+    mine = [judged[i] for i in places]
+    with progress.task("Measuring what rounding costs"):
+        found = _measured(model, mine, bits, None if same is None else [same[i] for i in places])
+        if not all(j.example.where.startswith("built-in") for j in mine):
+            probes = encode_probes(model, spread([e for e in builtin_examples(model) if not is_edge(e)], len(mine)))
+            other = _measured(model, judge_batched(model, probes, run, SILENT, ""), bits, None)
+            found = min(found, other, key=lambda n: n.package / n.limit(bits))
+    limit = found.limit(bits)
+    detail = (
+        f"the package's errors are {found.package:.2g} of the variance of the model's answers; rounding its layers to "
+        f"{bits} bits costs {found.rounding:.2g}, and at most {limit:.2g} is allowed"
+    )
+    status = Status.PASS if found.package <= limit else Status.FAIL
+    facts = {"package": found.package, "rounding": found.rounding}
+    return Check(NAME, status, found.package, limit, detail), {NAME: facts}
+
+
+def _sample(judged: Sequence[Judged]) -> list[int]:
+    widest = max((sum(v.size for v in j.outputs.values()) for j in judged), default=1)
+    return spread(range(len(judged)), min(SAMPLE, max(LEAST, MOST_VALUES // max(1, widest))))
+
+
+def _measured(model: "TorchModel", mine: Sequence[Judged], bits: int, wanted: "Sequence[Judged] | None") -> Noise:
+    probes = [Probe(j.example, j.encoding) for j in mine]
+    wanted = _answers(model, probes) if wanted is None else wanted
+    with rounded(model, bits):
+        other = _answers(model, probes)
+    return Noise(_share(wanted, mine), _share(wanted, other))
+
+
+def _answers(model: "TorchModel", probes: Sequence[Probe]) -> tuple[Judged, ...]:
+    return judge_batched(model, probes, torch_run(model), SILENT, "")
+
+
+def _share(wanted: Sequence[Judged], found: Sequence[Judged]) -> float:
+    """Return the worst output's share; infinite where a value is not finite or missing."""
+    names = [n for n in wanted[0].outputs if all(n in j.outputs for j in found)] if wanted else []
+    shares = [_of_output([j.outputs[n] for j in wanted], [j.outputs[n] for j in found]) for n in names]
+    return max(shares, default=float("inf"))
+
+
+def _of_output(wanted: "Sequence[NDArray[np.float32]]", found: "Sequence[NDArray[np.float32]]") -> float:
+    a, b = (
+        np.concatenate([v.reshape(-1, v.shape[-1]) for v in rows]).astype(np.float64) for rows in _rows(wanted, found)
+    )
+    variance = np.square(a - a.mean(axis=0)).sum()
+    error = np.square(a - b).sum()
+    return float(error / max(variance, 1e-12)) if np.isfinite(error) else float("inf")
+
+
+def _rows(*sides: "Sequence[NDArray[np.float32]]") -> "Iterator[list[NDArray[np.float32]]]":
+    """Return values with a column for each class; scores of tokens (starts, ends) have one."""
+    for side in sides:
+        ragged = side[0].ndim == 1 and len({v.shape for v in side}) > 1
+        yield [v.reshape(-1, 1) for v in side] if ragged else list(side)
+
+
+@contextlib.contextmanager
+def rounded(model: "TorchModel", bits: int) -> "Iterator[None]":
+    """Round the linear layers of `model`, weights by output and inputs by token, as long as the context lasts."""
+    import torch
+
+    layers = [m for m in _modules(model) if isinstance(m, torch.nn.Linear) or type(m).__name__ == "Conv1D"]
+    kept = {id(m.weight): (m.weight, m.weight.data) for m in layers}
+    hooks: list[Any] = []
+    try:
+        with torch.no_grad():
+            for layer in layers:
+                weight, before = kept[id(layer.weight)]
+                axis = 0 if type(layer).__name__ == "Conv1D" else 1
+                weight.data = round_to(before, bits, axis)
+        wide = max(bits, BYTE)  # with weights in four bits, inputs have eight
+        hooks = [
+            m.register_forward_pre_hook(lambda _, given: (round_to(given[0], wide, -1), *given[1:])) for m in layers
+        ]
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+        for weight, before in kept.values():
+            weight.data = before
+
+
+def round_to(values: "torch.Tensor", bits: int, axis: int) -> "torch.Tensor":
+    """Return `values` as so many bits hold them, with one scale for all along `axis`."""
+    import torch
+
+    if bits == HALF:
+        return values.half().float()
+    if bits > HALF:
+        return values
+    largest = 2 ** (bits - 1) - 1
+    scale = values.abs().amax(dim=axis, keepdim=True).clamp(min=1e-12) / largest
+    return torch.clamp(torch.round(values / scale), -largest, largest) * scale
+
+
+def _modules(model: "TorchModel") -> "Iterator[torch.nn.Module]":
+    import torch
+
+    yield from model.module.modules()
+    if isinstance(model.head, torch.nn.Module):
+        yield from model.head.modules()

@@ -1,0 +1,77 @@
+"""Embedding rows of a shipped file beside the source's, every row: most words stand in no text that is tried."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from converter.validate.stored import Stored
+
+ROOM = 0.75
+"""Of a step: rounding costs half of one."""
+FLOAT_ROOM = {16: 1.5e-3, 32: 1e-5}
+"""What a value of a float table may be off, over the largest of its row."""
+FOUR_BIT_ROOM = 0.75
+"""What a row in four bits may be off, over its length: the largest values are clipped. Of another row it is 1.4."""
+SHARE = 0.5
+"""Rows that must be right for a table of another size to be taken for the same one."""
+FIRST_ROWS = (0, 1, 2)
+"""Where a table of positions may begin: behind the rows of padding."""
+
+
+@dataclass(frozen=True)
+class TableFound:
+    """How a table of the source stands in the file."""
+
+    source: str
+    stored: str | None
+    """None: the file has none that is like it."""
+    wrong: tuple[int, ...] = ()
+    """Rows, numbered as in the source."""
+    rows: int = 0
+    """That were compared."""
+
+
+def compared_rows(one: "Stored", source: "Mapping[str, NDArray[np.float32]]") -> Iterator[TableFound]:
+    """Compare a stored table with every table of the source that it could be."""
+    rows, width = one.values.shape
+    for name, wanted in source.items():
+        if width != wanted.shape[1] or rows > len(wanted):
+            continue
+        for first in FIRST_ROWS if rows < len(wanted) else (0,):
+            part = wanted[first : first + rows]
+            if len(part) == rows:
+                wrong = np.flatnonzero(~_within(one.values, part, one.bits))
+                yield TableFound(name, one.name, tuple((wrong + first).tolist()), rows)
+
+
+def likely_tables(found: "Sequence[TableFound]", source: "Mapping[str, NDArray[np.float32]]") -> Iterator[TableFound]:
+    """Return, for each table of the source, the stored one that is it: with the fewest wrong rows."""
+    for name, wanted in source.items():
+        own = [f for f in found if f.source == name]
+        likely = min(own, key=lambda f: len(f.wrong) / max(1, f.rows), default=None)
+        same_size = [f for f in own if f.rows == len(wanted)]
+        if likely is not None and len(likely.wrong) <= SHARE * likely.rows:
+            yield likely
+        elif same_size:
+            yield min(same_size, key=lambda f: len(f.wrong))
+        else:
+            yield TableFound(name, None)
+
+
+def _within(found: "NDArray[np.float32]", wanted: "NDArray[np.float32]", bits: int) -> "NDArray[np.bool_]":
+    """Tell of each row whether it is the wanted one within what its precision allows."""
+    largest = np.abs(wanted).max(axis=1)
+    off = np.abs(found - wanted)
+    if bits in FLOAT_ROOM:
+        return np.asarray(off.max(axis=1) <= FLOAT_ROOM[bits] * largest + 1e-6)
+    if bits == 4:
+        allowed = FOUR_BIT_ROOM * np.linalg.norm(wanted, axis=1) + 1e-6
+        return np.asarray(np.linalg.norm(off, axis=1) <= allowed)
+    # The scales of rows are rounded up to multiples of one unit.
+    step = largest / 127 + float(largest.max(initial=0)) / 127**2
+    return np.asarray(off.max(axis=1) <= ROOM * step + 1e-6)

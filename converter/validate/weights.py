@@ -1,0 +1,184 @@
+"""The weights of a shipped file, brought back to float, beside those of the model that it was made of.
+
+What texts cannot show is seen here: the row of a word that no text has, two heads exchanged, one channel ten times as
+large. Nothing is asked of names or of the graph, so that rewrites may merge, turn and rescale as they like.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from converter.reference import Probe, run_probe, torch_run
+from converter.validate.checks import Check, Status
+from converter.validate.factors import Stray, strays
+from converter.validate.stored import Stored
+from converter.validate.tables import TableFound, compared_rows, likely_tables
+from converter.validate.vectors import Lost, lost_vectors
+from converter.validate.weights_match import Matched, match_product
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from converter.artifact import TorchModel
+
+TABLES, WEIGHTS = "embedding tables", "weights"
+LIMIT = 6.0
+"""Times what rounding explains that a column may be off: rounding that spreads its errors, and bounds for old CPUs,
+make up to 3 of it."""
+SHOWN = 5
+
+
+def check_weights(
+    model: "TorchModel", stored: Iterable[Stored], probes: Sequence[Probe], before: Iterable[Stored] = ()
+) -> tuple[list[Check], dict[str, Any]]:
+    """Compare all that a file stores with `model`, which it was made of; returns two checks and the facts.
+
+    `before` is what the float file stores that it was made of: its biases must be there. `probes` tell which parts of
+    the model are used at all. What is stored is looked at one by one: brought back to float, all of it would be the
+    model once more. No check where the target does not tell its weights.
+    """
+    first = next(iter(probes), None)
+    tables, products, gains = ({}, {}, []) if first is None else _of_source(model, first)
+    rows, blocks, unknown, vectors = [], [], [], []
+    bits = [32]
+    for one in stored:
+        match one.kind:
+            case "table":
+                rows += list(compared_rows(one, tables))
+            case "product":
+                found, lost = match_product(one, products)
+                blocks += found
+                unknown += [(one.name, lost)] if lost else []
+                bits.append(one.bits)
+            case "vector":
+                vectors.append(one.values)
+    if first is None or not (rows or blocks or unknown or vectors):
+        return [], {}
+    matched = Matched(tuple(blocks), tuple(unknown))
+    chosen = list(likely_tables(rows, tables))
+    stray = list(strays(matched.blocks, vectors, gains))
+    lost_ones = list(lost_vectors(vectors, [s for s in before if s.kind == "vector"]))
+    facts = {
+        "tables": {f.source: f.rows for f in chosen},
+        "matrices": len({b.source for b in blocks}),
+        "of_matrices": len(products),
+        "unknown_columns": sum(n for _, n in unknown),
+        "bits": min(bits),
+    }
+    return [_tables_check(model, chosen), _products_check(matched, products, stray, lost_ones)], {WEIGHTS: facts}
+
+
+def _of_source(
+    model: "TorchModel", probe: Probe
+) -> "tuple[dict[str, NDArray[np.float32]], dict[str, NDArray[np.float32]], list[NDArray[np.float32]]]":
+    """Return tables and matrices `[in, out]` by name, and gains of normalizations: of what one text passes through."""
+    import torch
+
+    tables, products, gains = {}, {}, []
+    for name, module in _called(model, probe):
+        weight = getattr(module, "weight", None)
+        if not isinstance(weight, torch.Tensor) or not weight.is_floating_point():
+            continue
+        values = weight.detach().cpu().numpy()
+        if isinstance(module, torch.nn.Embedding):
+            tables[name] = values
+        elif isinstance(module, torch.nn.Linear):
+            products[name] = values.T
+        elif type(module).__name__ == "Conv1D":
+            products[name] = values
+        elif values.ndim == 1:
+            gains.append(values)
+    return tables, products, gains
+
+
+def _called(model: "TorchModel", probe: Probe) -> "list[tuple[str, Any]]":
+    """Return the modules without parts that one text passes through, by name; one that is shared once."""
+    named = {id(m): (name, m) for name, m in _modules(model) if not any(True for _ in m.children())}
+    called: dict[int, None] = {}
+    hooks = [m.register_forward_hook(lambda m, _given, _made: called.setdefault(id(m))) for _, m in named.values()]
+    try:
+        run_probe(model, probe, torch_run(model))
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return [named[key] for key in called]
+
+
+def _modules(model: "TorchModel") -> "Iterator[tuple[str, Any]]":
+    import torch
+
+    yield from model.module.named_modules()
+    if isinstance(model.head, torch.nn.Module):
+        yield from model.head.named_modules(prefix="head")
+
+
+def _tables_check(model: "TorchModel", found: "Sequence[TableFound]") -> Check:
+    compared = [f for f in found if f.stored is not None]
+    n = float(sum(f.rows for f in compared))
+    for one in compared:
+        if one.wrong:
+            rows = ", ".join(_row(model, one, r) for r in one.wrong[:SHOWN])
+            more = f" and {len(one.wrong) - SHOWN} more" if len(one.wrong) > SHOWN else ""
+            detail = f"{len(one.wrong)} of {one.rows} rows of {one.source} are not the model's: {rows}{more}"
+            return Check(TABLES, Status.FAIL, n - len(one.wrong), n, detail)
+    if not compared:
+        return Check(TABLES, Status.NOT_RUN, detail="the file holds no table of rows that is like one of the model's")
+    left = [f.source for f in found if f.stored is None]
+    detail = f"all {n:.0f} rows of {len(compared)} tables are the model's, within what their precision allows"
+    return Check(TABLES, Status.PASS, n, n, detail + (f"; not compared: {', '.join(left)}" if left else ""))
+
+
+def _row(model: "TorchModel", table: "TableFound", row: int) -> str:
+    is_words = table.rows == len(model.tokenizer)
+    return repr(model.tokenizer.convert_ids_to_tokens(row)) if is_words else str(row)
+
+
+def _products_check(
+    matched: Matched,
+    products: "Mapping[str, NDArray[np.float32]]",
+    stray: "Sequence[Stray]",
+    gone: "Sequence[Lost]",
+) -> Check:
+    worst = max((float(np.max(b.errors)) for b in matched.blocks), default=None)
+    faults = [*_unknown(matched, products), *_off(matched), *map(_said, stray), *map(_missing, gone)]
+    if faults:
+        more = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
+        return Check(WEIGHTS, Status.FAIL, worst, LIMIT, faults[0] + more)
+    if worst is None:
+        return Check(WEIGHTS, Status.NOT_RUN, None, LIMIT, "the file holds no matrix that is like one of the model's")
+    detail = (
+        f"{len({b.source for b in matched.blocks})} of {len(products)} matrices are in the file, off by at most "
+        f"{worst:.2g} times what rounding explains (at most {LIMIT:g} wanted)"
+    )
+    return Check(WEIGHTS, Status.PASS, worst, LIMIT, detail)
+
+
+def _unknown(matched: Matched, products: "Mapping[str, NDArray[np.float32]]") -> Iterator[str]:
+    """Yield matrices of the model that the file lacks, where it has others in their place: the exporter folds some."""
+    known = {b.source for b in matched.blocks}
+    for name, weight in products.items():
+        other = next((o for o, n in matched.unknown if n >= weight.shape[1]), None)
+        if name not in known and other is not None:
+            yield f"the weights of {name} are not in the file, and {other} are no weights of the model"
+
+
+def _off(matched: Matched) -> Iterator[str]:
+    for block in sorted(matched.blocks, key=lambda b: -float(np.max(b.errors))):
+        if not float(np.max(block.errors)) <= LIMIT:
+            yield (
+                f"{int(np.sum(block.errors > LIMIT))} of {len(block.errors)} columns of {block.source} are not the "
+                f"model's: column {int(np.argmax(block.errors))} is off by {np.max(block.errors):.2g} times what "
+                f"rounding to {block.bits} bits explains; at most {LIMIT:g} wanted"
+            )
+
+
+def _said(one: Stray) -> str:
+    return (
+        f"{one.side} {one.index} of {one.block.source} is {one.factor:.3g} times the model's, and nothing else in the "
+        "file makes up for it"
+    )
+
+
+def _missing(one: Lost) -> str:
+    return f"the file lacks {one.name} as it was before quantization: {one.detail}"

@@ -1,0 +1,148 @@
+"""Which matrix of the source a stored matrix is, and by what its rows and columns were multiplied.
+
+Rewrites merge and turn matrices and move factors between layers, none changes which weights are positive: so matrices
+are told apart by the signs of their weights, whatever the file calls them.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from converter.validate.stored import Stored
+
+SAMPLE = 24
+"""Columns whose signs are compared."""
+LIKE = 0.7
+"""Share of equal signs from which a matrix is taken for another one; of unrelated ones half are equal."""
+ROUNDS = 6
+BYTE = 8
+FLOAT_ERROR = {16: 5e-4, 32: 1e-5}
+"""Relative error of a float weight of so many bits that was multiplied by factors."""
+LEVERAGE = 3.0
+"""Part of a column, over what each of its weights has on average, that a weight counts with at most."""
+
+
+@dataclass(frozen=True)
+class Block:
+    """Columns of a stored matrix that are a matrix of the source: `stored ≈ rows[:, None] * source * columns`."""
+
+    source: str
+    stored: str
+    bits: int
+    start: int
+    rows: "NDArray[np.float32]"
+    columns: "NDArray[np.float32]"
+    errors: "NDArray[np.float32]"
+    """Of each column, over what rounding to the file's bits explains."""
+    spread: "NDArray[np.float32]"
+    """Standard error of each of `rows`, in parts of the median row's factor."""
+
+
+@dataclass(frozen=True)
+class Matched:
+    """What the products of a file were found to be."""
+
+    blocks: tuple[Block, ...]
+    unknown: tuple[tuple[str, int], ...]
+    """Stored matrices with columns that are no matrix of the source, and how many columns."""
+
+
+def match_product(one: "Stored", source: "Mapping[str, NDArray[np.float32]]") -> tuple[list[Block], int]:
+    """Find the matrices `[in, out]` of the source that lie side by side in a stored one.
+
+    Returns them, and how many columns are none of the source.
+    """
+    blocks: list[Block] = []
+    width, at, lost = one.values.shape[1], 0, 0
+    while at < width:
+        name = _source_at(one.values, at, source)
+        if name is not None:
+            blocks.append(_fitted(one, at, name, source[name]))
+            at += source[name].shape[1]
+        elif lost >= SAMPLE:
+            return blocks, lost + width - at
+        else:
+            lost, at = lost + 1, at + 1
+    return blocks, lost
+
+
+def _source_at(values: "NDArray[np.float32]", at: int, source: "Mapping[str, NDArray[np.float32]]") -> str | None:
+    best, name = LIKE, None
+    for candidate, weight in source.items():
+        size = weight.shape[1]
+        if len(weight) != len(values) or at + size > values.shape[1]:
+            continue
+        picked = np.unique(np.linspace(0, size - 1, SAMPLE).astype(int))
+        alike = _alike(values[:, at + picked], weight[:, picked])
+        if alike > best:
+            best, name = alike, candidate
+    return name
+
+
+def _alike(found: "NDArray[np.float32]", wanted: "NDArray[np.float32]") -> float:
+    """Return the share of equal signs among the larger half of the weights of each column."""
+    size = np.abs(wanted)
+    large = size > np.median(size, axis=0, keepdims=True)
+    # In four bits the smaller weights are zeros.
+    large &= found != 0
+    return float((np.sign(found) == np.sign(wanted))[large].mean()) if large.any() else 0.0
+
+
+def _fitted(one: "Stored", at: int, name: str, weight: "NDArray[np.float32]") -> Block:
+    """Fit by least squares, every column as large as any other: rounding is alike in each, whatever its size."""
+    found = one.values[:, at : at + weight.shape[1]]
+    if one.bits > BYTE and (block := _unchanged(one, at, name, weight, found)) is not None:
+        return block
+    rows, columns = np.ones(len(weight), np.float32), np.ones(weight.shape[1], np.float32)
+    for _ in range(ROUNDS):
+        columns = _ratio(found, weight * rows[:, None], axis=0)
+        lengths = _lengths(weight * rows[:, None] * columns)
+        seen = weight * columns / lengths
+        # One weight may be nearly all of its column: it would answer for its row alone.
+        trust = np.minimum(1, LEVERAGE / np.sqrt(len(weight)) / np.maximum(np.abs(seen), 1e-30))
+        rows = _ratio(found / lengths * trust, seen * trust, axis=1)
+        middle = float(np.median(np.abs(rows))) or 1.0
+        rows, columns = rows / middle, columns * middle
+    made = weight * rows[:, None] * columns
+    lengths = _lengths(made)
+    lost = (found - made) / lengths
+    power = np.square(weight * columns / lengths * trust).sum(axis=1)
+    spread = np.sqrt(np.square(lost).mean() / np.maximum(power, 1e-30))
+    errors = np.linalg.norm(lost, axis=0) / _rounding(made / lengths, one.bits)
+    return Block(name, one.name, one.bits, at, rows, columns, errors, spread)
+
+
+def _unchanged(
+    one: "Stored", at: int, name: str, weight: "NDArray[np.float32]", found: "NDArray[np.float32]"
+) -> Block | None:
+    """Return what a float matrix is that nothing was multiplied by: fitting takes a dozen times as long."""
+    errors = np.linalg.norm(found - weight, axis=0) / _lengths(weight) / FLOAT_ERROR[min(one.bits, 32)]
+    if not np.max(errors, initial=0) <= 1:
+        return None
+    rows, columns = np.ones(len(weight), np.float32), np.ones(weight.shape[1], np.float32)
+    return Block(name, one.name, one.bits, at, rows, columns, errors, np.zeros_like(rows))
+
+
+def _rounding(made: "NDArray[np.float32]", bits: int) -> "NDArray[np.float32]":
+    """Return the length of the error that rounding columns `[in, out]` to `bits` makes of each, with a scale each."""
+    if bits > BYTE:
+        return np.full(made.shape[1], FLOAT_ERROR[min(bits, 32)], dtype=np.float32)
+    step = np.abs(made).max(axis=0) / (2 ** (bits - 1) - 1)
+    return np.asarray(step * np.sqrt(len(made) / 12) + FLOAT_ERROR[32], dtype=np.float32)
+
+
+def _lengths(values: "NDArray[np.float32]") -> "NDArray[np.float32]":
+    made = np.linalg.norm(values, axis=0)
+    return np.maximum(made, float(made.max(initial=0)) * 1e-4 + 1e-30)
+
+
+def _ratio(found: "NDArray[np.float32]", weight: "NDArray[np.float32]", axis: int) -> "NDArray[np.float32]":
+    """Return what rows (or columns) of `weight` are to be multiplied by; 1 where there is nothing to tell it by."""
+    power = np.square(weight).sum(axis=axis)
+    made = (found * weight).sum(axis=axis) / np.maximum(power, 1e-30)
+    return np.where(power > float(power.max(initial=0)) * 1e-10, made, 1).astype(np.float32)

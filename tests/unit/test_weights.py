@@ -1,0 +1,145 @@
+"""Weights of a file beside the model's: found whatever rewrites did to them, and every fault in them seen."""
+
+import numpy as np
+import pytest
+
+from converter.validate.factors import strays
+from converter.validate.stored import Stored
+from converter.validate.tables import TableFound, compared_rows, likely_tables
+from converter.validate.vectors import lost_vectors
+from converter.validate.weights_match import Matched, match_product
+
+IN, OUT = 48, 64
+RANDOM = np.random.default_rng(0)
+SOURCE = {name: RANDOM.standard_normal((IN, OUT)).astype(np.float32) for name in ("query", "key", "value")}
+TABLE = RANDOM.standard_normal((80, IN)).astype(np.float32)
+
+
+def rounded(values: np.ndarray) -> np.ndarray:
+    """As int8 with a scale for each column holds them."""
+    step = np.abs(values).max(axis=0) / 127
+    return (np.rint(values / step) * step).astype(np.float32)
+
+
+def stored(values: np.ndarray, bits: int = 8) -> Stored:
+    return Stored("w", "product", values, bits)
+
+
+def match_products(files: list[Stored], source: dict[str, np.ndarray]) -> Matched:
+    found = [(f, *match_product(f, source)) for f in files]
+    return Matched(tuple(b for _, own, _ in found for b in own), tuple((f.name, n) for f, _, n in found if n))
+
+
+def match_tables(files: list[Stored], source: dict[str, np.ndarray]) -> list[TableFound]:
+    return list(likely_tables([f for one in files for f in compared_rows(one, source)], source))
+
+
+def test_matrices_are_found_side_by_side_and_rounding_is_no_fault() -> None:
+    made = match_products([stored(rounded(np.concatenate(list(SOURCE.values()), axis=1)))], SOURCE)
+    assert [b.source for b in made.blocks] == list(SOURCE)
+    assert not made.unknown
+    assert max(b.errors.max() for b in made.blocks) < 1.5
+    assert not list(strays(made.blocks, [], []))
+
+
+def test_factors_that_a_vector_takes_back_are_no_fault() -> None:
+    factors = np.exp(RANDOM.standard_normal(IN)).astype(np.float32)
+    (block,) = match_products([stored(rounded(SOURCE["query"] * factors[:, None]))], SOURCE).blocks
+    assert not list(strays([block], [(1 / factors).astype(np.float32)], []))
+    (found,) = strays([block], [np.roll(1 / factors, 1).astype(np.float32)], [])
+    assert found.side == "row"
+
+
+def test_factors_that_a_normalization_takes_back_are_no_fault() -> None:
+    factors = np.exp(RANDOM.standard_normal(IN)).astype(np.float32)
+    gain = RANDOM.uniform(0.5, 2, IN).astype(np.float32)
+    (block,) = match_products([stored(rounded(SOURCE["query"] * factors[:, None]))], SOURCE).blocks
+    assert not list(strays([block], [gain / factors], [gain]))
+
+
+def test_columns_that_another_matrix_takes_back_are_no_fault() -> None:
+    next_one = RANDOM.standard_normal((OUT, IN)).astype(np.float32)
+    factors = np.exp(RANDOM.standard_normal(OUT)).astype(np.float32)
+    source = {"value": SOURCE["value"], "output": next_one}
+    files = [stored(rounded(SOURCE["value"] / factors)), stored(rounded(next_one * factors[:, None]))]
+    assert not list(strays(match_products(files, source).blocks, [], []))
+
+
+def column(values: np.ndarray) -> np.ndarray:
+    values[:, 5] *= 10
+    return values
+
+
+def negated(values: np.ndarray) -> np.ndarray:
+    values[:, 5] *= -1
+    return values
+
+
+def row(values: np.ndarray) -> np.ndarray:
+    values[7] = 0
+    return values
+
+
+def heads(values: np.ndarray) -> np.ndarray:
+    return np.concatenate([values[:, 16:32], values[:, :16], values[:, 32:]], axis=1)
+
+
+@pytest.mark.parametrize("fault", [column, negated, row, heads])
+def test_a_fault_in_a_matrix_is_seen(fault: object) -> None:
+    assert callable(fault)
+    made = match_products([stored(rounded(fault(SOURCE["query"].copy())))], SOURCE)
+    (block,) = made.blocks
+    assert block.source == "query"
+    assert block.errors.max() > 6 or list(strays(made.blocks, [], []))
+
+
+def test_another_matrix_is_none_of_the_models() -> None:
+    made = match_products([stored(RANDOM.standard_normal((IN, OUT)).astype(np.float32))], SOURCE)
+    assert not made.blocks
+    assert made.unknown == (("w", OUT),)
+
+
+@pytest.mark.parametrize(("bits", "size"), [(32, 1e-7), (16, 4e-4), (8, 0.5 / 127)])
+def test_rows_are_right_within_their_precision_and_no_further(bits: int, size: float) -> None:
+    noise = RANDOM.uniform(-size, size, TABLE.shape) * np.abs(TABLE).max(axis=1, keepdims=True)
+    values = (TABLE + noise).astype(np.float32)
+    (found,) = match_tables([Stored("t", "table", values, bits)], {"words": TABLE})
+    assert (found.rows, found.wrong) == (80, ())
+    values[[3, 70]] = values[[70, 3]]
+    (found,) = match_tables([Stored("t", "table", values, bits)], {"words": TABLE})
+    assert found.wrong == (3, 70)
+
+
+def test_a_table_may_begin_behind_the_rows_of_padding_and_end_early() -> None:
+    (found,) = match_tables([Stored("t", "table", TABLE[2:50].copy(), 32)], {"positions": TABLE})
+    assert (found.rows, found.wrong) == (48, ())
+    late = TABLE[2:50].copy()
+    late[-1] = 0
+    (found,) = match_tables([Stored("t", "table", late, 32)], {"positions": TABLE})
+    assert found.wrong == (49,)
+
+
+def test_a_table_of_that_size_with_other_rows_is_a_fault_and_none_is_said_to_be_none() -> None:
+    (found,) = match_tables([Stored("t", "table", -TABLE, 8)], {"words": TABLE})
+    assert len(found.wrong) == 80
+    (found,) = match_tables([Stored("t", "table", TABLE[:, :8], 8)], {"words": TABLE})
+    assert found.stored is None
+
+
+def test_a_bias_is_looked_for_whole_and_in_parts_and_may_be_corrected() -> None:
+    bias = RANDOM.standard_normal(96).astype(np.float32)
+    before = [Stored("bias", "vector", bias, 32), Stored("zeros", "vector", np.zeros(96, np.float32), 32)]
+    corrected = bias + 0.05 * RANDOM.standard_normal(96).astype(np.float32)
+    assert not list(lost_vectors([corrected], before))
+    assert not list(lost_vectors(list(corrected.reshape(3, 32)), before))
+    assert not list(lost_vectors([np.concatenate([np.zeros(96, np.float32), corrected])], before))
+
+
+@pytest.mark.parametrize("how", ["missing", "turned", "one number"])
+def test_a_bias_that_is_lost_is_named(how: str) -> None:
+    bias = RANDOM.standard_normal(96).astype(np.float32)
+    found = {"missing": np.zeros_like(bias), "turned": np.roll(bias, 1), "one number": bias.copy()}[how]
+    if how == "one number":
+        found[5] += 3
+    (lost,) = lost_vectors([found], [Stored("bias", "vector", bias, 32)])
+    assert lost.name == "bias"
