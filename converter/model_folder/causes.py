@@ -187,7 +187,8 @@ CAUSES: Mapping[str, Cause] = {
         "save_file({{k.removeprefix('{prefix}'): v for k, v in load_file(f).items()}}, f, {{'format': 'pt'}})\"",
     ),
     "weights-unread": Cause(
-        "the weights hold {names}, which {module} does not take: its answers would not be those of the model that was trained",
+        "the weights hold {names}, which {module} does not take: its answers would not be those of the model that was "
+        "trained",
         "the weights are of another architecture or version than config.json says; export with the one they are for",
     ),
     # Adapters
