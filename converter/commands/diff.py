@@ -7,20 +7,40 @@ from typing import Any
 import click
 
 from converter.commands.session import Session, json_option, quiet_options
+from converter.commands.verify import packages_in
+from converter.errors import UsageError
 from converter.report.words import plain_value
 
 
 @click.command("diff", short_help="Show what changed between two packages.")
 @click.argument("old", type=click.Path(path_type=Path))
 @click.argument("new", type=click.Path(path_type=Path))
+@click.option("--markdown", is_flag=True, help="Run both packages, and write Markdown for a pull request.")
+@click.option(
+    "--texts",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="With --markdown: texts to ask both packages, one a line; default: their golden texts.",
+)
+@click.option("--threads", type=click.IntRange(1), default=1, show_default=True, help="Number of threads.")
 @json_option
 @quiet_options
 @click.pass_obj
-def diff(session: Session, old: Path, new: Path) -> int:
-    """Compare two packages: target, precision, accuracy, speed, size, and which files differ."""
-    from converter.package.manifest import read_manifest
+def diff(session: Session, old: Path, new: Path, markdown: bool, texts: Path | None, threads: int) -> int:  # noqa: FBT001 - click's signature
+    """Compare two packages: target, precision, accuracy, speed, size, and which files differ.
 
-    changes = differences(_with_times(old, read_manifest(old)), _with_times(new, read_manifest(new)))
+    With --markdown both packages are run: the result shows size, speed, agreement, the texts that get another answer,
+    and the operators that were added or removed. OLD and NEW may then be output folders with several packages.
+    """
+    if markdown:
+        return _markdown(session, old, new, texts, threads)
+    if texts is not None:
+        raise UsageError("it is for --markdown, which runs the packages", where="--texts", hint="add --markdown")
+    from converter.package.manifest import read_manifest
+    from converter.report.beside import with_times
+    from converter.report.package_diff import differences
+
+    changes = differences(with_times(old, read_manifest(old)), with_times(new, read_manifest(new)))
     terminal = session.terminal
     if terminal.json:
         session.print_json(changes)
@@ -35,35 +55,25 @@ def diff(session: Session, old: Path, new: Path) -> int:
     return 0
 
 
-def _with_times(package: Path, manifest: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return the manifest with the times of the report beside the package; older packages have their own."""
-    from converter.report.beside import measured_beside
+def _markdown(session: Session, old: Path, new: Path, texts: Path | None, threads: int) -> int:
+    from converter.report.markdown import markdown
+    from converter.report.package_diff import compare_packages, read_texts
 
-    times = measured_beside(package).get("milliseconds", {})
-    return {**manifest, "gate": {"milliseconds": times, **manifest["gate"]}}
-
-
-def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """Return each fact that differs, with its old and new value; None where one side lacks it."""
-    before, after = _facts(old), _facts(new)
-    keys = [*before, *(k for k in after if k not in before)]
-    return {k: {"old": before.get(k), "new": after.get(k)} for k in keys if before.get(k) != after.get(k)}
-
-
-def _facts(manifest: Mapping[str, Any]) -> dict[str, Any]:
-    gate = manifest.get("gate", {})
-    made = {key: manifest.get(key) for key in ("target", "precision", "task")}
-    made |= {f"source.{key}": value for key, value in manifest.get("source", {}).items()}
-    made |= {f"tool.{key}": value for key, value in manifest.get("tool", {}).items()}
-    made |= {f"version.{key}": value for key, value in manifest.get("versions", {}).items()}
-    made |= {"status": gate.get("status"), "agreement": gate.get("agreement"), "probes": gate.get("n_probes")}
-    made |= {f"metric.{key}": value for key, value in gate.get("metric", {}).items()}
-    made |= {f"milliseconds.{key}": value for key, value in gate.get("milliseconds", {}).items()}
-    made |= {f"check.{c['name']}": c.get("value") for c in gate.get("checks", [])}
-    made["stages"] = [r["stage"] for r in manifest.get("records", [])]
-    for name, file in manifest.get("files", {}).items():
-        made |= {f"size.{name}": file.get("size_bytes"), f"file.{name}": file.get("sha256", "")[:12]}
-    return made
+    if session.terminal.json:
+        raise UsageError("it writes Markdown or JSON", where="--markdown", hint="leave --markdown or --json out")
+    asked = None if texts is None else read_texts(texts)
+    before, after = packages_in(old), packages_in(new)
+    with session.terminal.hushed():
+        if before == [old] and after == [new]:
+            found, added, removed = [compare_packages(old, new, asked, threads=threads)], [], []
+        else:
+            names = {p.name: p for p in before}
+            both = [(names[p.name], p) for p in after if p.name in names]
+            found = [compare_packages(a, b, asked, threads=threads) for a, b in both]
+            added = [p.name for p in after if p.name not in names]
+            removed = sorted(names.keys() - {p.name for p in after})
+        session.terminal.result(markdown(found, added, removed).rstrip("\n"))
+    return 0
 
 
 def _ratio(change: Mapping[str, Any]) -> str:

@@ -33,3 +33,9 @@ def measured_beside(package: Path) -> Mapping[str, Any]:
         }
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return {}  # another tool's file, or an older report: there is nothing to show
+
+
+def with_times(package: Path, manifest: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return a manifest with the times of the report beside its package; older formats have their own."""
+    times = measured_beside(package).get("milliseconds", {})
+    return {**manifest, "gate": {"milliseconds": times, **manifest["gate"]}}

@@ -151,6 +151,50 @@ def test_cpp_runs_the_model_as_the_package_did(package: Made, demo: Path, tmp_pa
     assert run(demo, "--selftest", model, tmp_path / "assets").returncode == 1
 
 
+ARM64 = "PLM_EXPORT_LITERT_ARM64"
+"""Environment variable: the folder with libLiteRt.so of the ai-edge-litert wheel for manylinux aarch64."""
+CORTEX_A72 = """processor\t: 0
+BogoMIPS\t: 108.00
+Features\t: fp asimd evtstrm crc32 cpuid
+CPU implementer\t: 0x41
+CPU architecture: 8
+CPU variant\t: 0x0
+CPU part\t: 0xd08
+CPU revision\t: 3
+
+"""
+"""What Linux says of that core: qemu hands this machine's own /proc/cpuinfo on, in which LiteRT finds no ARM core."""
+
+
+def test_cpp_cross_compiled_for_64_bit_arm_runs_the_model_as_the_package_did(package: Made, tmp_path: Path) -> None:
+    """Debian's compiler for aarch64, and qemu's emulation of a user's program: embedded Linux without a board."""
+    cross, main = compiler("aarch64-linux-gnu-g++"), package.samples / "cpp" / "main.cpp"
+    strict = ("-std=c++17", "-O1", "-Wall", "-Wextra", "-Werror")
+    done = run(cross, *strict, "-c", main, "-o", tmp_path / "main.o")
+    assert done.returncode == 0, done.stderr[-2000:]
+    if ARM64 not in os.environ:
+        pytest.skip(f"compiled for aarch64, not linked or run: {ARM64} names no folder with its libLiteRt.so")
+    library = Path(os.environ[ARM64]).resolve() / "libLiteRt.so"
+    flags = (f"-Wl,-rpath,{library.parent}", "-Wl,--allow-shlib-undefined")
+    done = run(cross, tmp_path / "main.o", library, *flags, "-o", tmp_path / "demo")
+    assert done.returncode == 0, done.stderr[-2000:]
+    model, assets = package.folder / "model.tflite", package.samples / "assets"
+    root = tmp_path / "root"
+    (root / "proc").mkdir(parents=True)
+    (root / "proc" / "cpuinfo").write_text(CORTEX_A72 + CORTEX_A72.replace(": 0\n", ": 1\n", 1), "utf-8")
+    (root / "lib").symlink_to("/usr/aarch64-linux-gnu/lib")
+    emulated = (compiler("qemu-aarch64"), "-cpu", "cortex-a72", "-L", root, tmp_path / "demo")
+    done = run(*emulated, "--selftest", model, assets)
+    assert done.returncode == 0, done.stdout + done.stderr[-1000:]
+    assert "12 of 12 texts as recorded" in done.stdout
+    assert "12 of 12 answers the same" in done.stdout
+    # The twin: the self-test fails there too.
+    shutil.copytree(assets, tmp_path / "assets")
+    table = tmp_path / "assets" / "golden.tsv"
+    table.write_text(table.read_text("utf-8").replace("\tlogits\t", "\tlogits\t9"), "utf-8")
+    assert run(*emulated, "--selftest", model, tmp_path / "assets").returncode == 1
+
+
 def test_cpp_compiles_for_every_kind(every_kind: dict[str, Made], tmp_path: Path) -> None:
     """All in one go, each kind in a namespace of its own: standard headers are what takes time to read."""
     shared = ("encoded.hpp", "litert_api.hpp", "wordpiece.hpp")

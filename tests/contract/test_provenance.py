@@ -1,19 +1,26 @@
 """One export with all that a release needs: licence, notices, model card, bill of materials, signature."""
 
+import html
 import json
 import shutil
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import onnx
 import pytest
 import yaml
 
 from converter import convert, verify
+from converter.commands.cli import run
 from converter.errors import PackageDamaged, SourceError
 from converter.model_folder.load import sha256_file
 from converter.package.sbom import BOM
 from converter.pipeline import Result
+from converter.report.markdown import markdown
+from converter.report.package_diff import compare_packages
+from tests.tiny import SENTENCES
 
 Tiny = Callable[..., Path]
 CARD = "---\nlicense: apache-2.0\nlanguage:\n- en\n- de\n---\n# A model\n"
@@ -115,6 +122,51 @@ def test_the_same_model_elsewhere_gives_the_same_bill_and_a_given_time_alone_is_
     monkeypatch.setenv("SOURCE_DATE_EPOCH", "1700000000")
     assert _time() == {"timestamp": "2023-11-14T22:13:20+00:00"}
     assert faults(bom_of(package) | {"metadata": bom_of(package)["metadata"] | _time()}) is None
+
+
+@pytest.fixture(scope="module")
+def other(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Another model in int8: its answers and its operators differ."""
+    recipe = {"model": str(tiny("bert", "text-classification", layers=1, seed=1)), "targets": ["cpu-int8"]}
+    loose = {"agreement": 0.1, "max_error": 9.0, "mean_error": 9.0, "cosine": 0.1, "stability": 0.1}
+    recipe |= {"quantize": {"cpu-int8": "dynamic"}, "probes": 20, "limits": loose}
+    result = convert(recipe, tmp_path_factory.mktemp("other") / "out")
+    assert result.exit_code == 0, result.targets[0].error
+    return result.out / "cpu-int8"
+
+
+def test_a_package_differs_from_itself_in_nothing(package: Path) -> None:
+    found = compare_packages(package, package)
+    assert (found.facts, found.operators) == ({}, {})
+    assert found.answers.n_same == found.answers.n_texts > 5
+    assert found.milliseconds[0] is not None
+
+
+def test_packages_of_two_models_differ_in_answers_and_operators_which_are_shown(package: Path, other: Path) -> None:
+    texts = list(SENTENCES[:10])
+    found = compare_packages(package, other, texts)
+    assert found.answers.n_texts == 10
+    assert 0 < len(found.answers.changed) == 10 - found.answers.n_same
+    assert found.answers.changed[0].old != found.answers.changed[0].new
+    # The operators are those that ONNX itself counts.
+    wanted = [Counter(n.op_type for n in onnx.load(next(p.rglob("*.onnx"))).graph.node) for p in (package, other)]
+    differing = {n: (wanted[0][n], wanted[1][n]) for n in {*wanted[0], *wanted[1]} if wanted[0][n] != wanted[1][n]}
+    assert found.operators == differing != {}
+    text = markdown([found])
+    assert html.escape(found.answers.changed[0].text) in text
+    assert "| added |" in text.replace("<code>", "").replace("</code>", "")
+
+
+def test_diff_takes_outputs_of_several_packages_and_writes_to_stdout_alone(
+    package: Path, other: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["diff", str(other.parent), str(package.parent), "--markdown", "-q"]) == 0
+    said = capfd.readouterr()
+    assert said.out.startswith("## plm-export: what changed\n")
+    assert "### cpu-int8" in said.out
+    assert said.err == ""
+    assert run(["diff", str(package), str(package), "--texts", "x.txt"]) == 2
+    assert "add --markdown" in capfd.readouterr().err
 
 
 def test_a_model_without_a_licence_stops_before_work_where_one_is_required(
