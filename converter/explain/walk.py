@@ -67,7 +67,7 @@ class Explanation:
     detail: str = ""
     boundaries: tuple[Boundary, ...] = ()
     repair: str = ""
-    """The smallest precision, as typed behind `--quantize`, that was tried and repairs it; empty: another step broke."""
+    """The precision, as typed behind `--quantize`, that was tried and repairs it; empty where none does."""
     facts: dict[str, Any] = field(default_factory=dict)
 
     def table(self) -> dict[str, Any]:
