@@ -26,7 +26,8 @@ from converter.explain.words import label_fault, tokenizer_fault
 from converter.graphs import MODEL, Run
 from converter.onnx.export import ExportOnnx
 from converter.precision import Limits
-from converter.reference import Reference, feed_of
+from converter.reference import Reference, feed_of, run_probe
+from converter.scoring.relative_error import relative_error
 from converter.validate.answers import RunFailed
 from converter.validate.compare import compare_answers
 
@@ -169,11 +170,24 @@ class Walk:
         try:
             runner = self.target.open(self.folder, self.compressed.specs)
             made = self._compare(runner.run, "package")
-            anew = self._compare(run_of(last), "the last step")
+            apart = self._apart(runner.run, run_of(last))
         except ExportError as error:
             return Boundary(PACKING, "package", True, detail=str(error)), ""
-        differs = abs(_worst(made) - _worst(anew)) > SAME or made.agreement < anew.agreement
+        differs = not apart <= SAME
         return _boundary(PACKING, "package", made, broken=differs), self._changed(last, made) if differs else ""
+
+    def _apart(self, one: Run, other: Run) -> float:
+        """Return how far two runs' answers are apart, over the output range; infinite where one does not run."""
+        worst = 0.0
+        for probe in self.reference.probes:
+            try:
+                made = [run_probe(self.shown, probe, run).outputs for run in (one, other)]
+            except Exception:  # noqa: BLE001 - each runtime has its own classes of error
+                return float("inf")
+            for name, scale in self.reference.output_range.items():
+                error = relative_error(made[0][name], made[1][name], scale) if name in made[0] else 0.0
+                worst = max(worst, error) if np.isfinite(error) else float("inf")
+        return worst
 
     def _changed(self, last: Artifact, made: "Evaluation") -> str:
         """Return the layer of the first value that the shipped file makes otherwise than what was made anew."""
