@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -113,9 +114,8 @@ class Walk:
         if self.compressed is not self.source:
             yield self._compress()
         last: Artifact = self.compressed
-        for step in run_steps(
-            list(self.target.stages(self.precision.name, self.precision.options, last)), last, self.ctx
-        ):
+        stages = self.target.stages(self.precision.name, self.precision.options, self.compressed)
+        for step in run_steps(stages, self.compressed, self.ctx):
             if step.made is None:
                 yield self._failed(step, last)
                 return
@@ -160,7 +160,7 @@ class Walk:
         for name, path in rewrites_of(before, self.ctx.work):
             made = self._compare(OnnxRunner({MODEL: path}).run, name or "export")
             if not _worst(made) <= allowed:
-                layer = self._located(before, lambda feed, p=path: onnx_inside(p, feed), made)
+                layer = self._located(before, partial(onnx_inside, path), made)
                 found = _boundary(REWRITE if name else EXPORT, name or step.name, made, broken=True)
                 return replace(found, detail=f"{found.detail}; {step.failed}"), layer
         return broken, ""
