@@ -146,7 +146,7 @@ def candidates(target: "Target", precision: ChosenPrecision) -> list[str]:
     own = quantizers(target.name).get(precision.name)
     made = list(own.gentler) if own else []
     size = menu[precision.name].bytes_a_weight
-    larger = sorted((p for p in menu.values() if p.bytes_a_weight >= size), key=lambda p: p.bytes_a_weight)
+    larger = sorted((p for p in menu.values() if p.bytes_a_weight > size), key=lambda p: p.bytes_a_weight)
     return list(dict.fromkeys([*made, *(p.name for p in larger if p.name != precision.name)]))
 
 

@@ -1,9 +1,9 @@
 """The steps of a package, run again one by one: what each made, and how to look inside."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from converter.artifact import Artifact, TorchModel
 from converter.errors import StageFailed
@@ -29,7 +29,7 @@ class Step:
     failed: str = ""
 
 
-def run_steps(stages: "list[Stage[object, object]]", given: TorchModel, ctx: "Context") -> Iterator[Step]:
+def run_steps(stages: "Sequence[Stage[Any, Any]]", given: TorchModel, ctx: "Context") -> Iterator[Step]:
     """Run the stages of a target again, one by one; ends at one that fails."""
     from converter.stage import run_stage
 
@@ -38,7 +38,7 @@ def run_steps(stages: "list[Stage[object, object]]", given: TorchModel, ctx: "Co
         boundary = QUANTIZE if isinstance(stage, Quantizer) else EXPORT
         name = stage.name or type(stage).__name__
         try:
-            artifact, _ = run_stage(stage, artifact, ctx)  # type: ignore[arg-type]
+            artifact, _ = run_stage(stage, artifact, ctx)
         except StageFailed as error:
             yield Step(boundary, name, None, str(error))
             return

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,7 +27,8 @@ from converter.explain.words import label_fault, tokenizer_fault
 from converter.graphs import MODEL, Run
 from converter.onnx.export import ExportOnnx
 from converter.precision import Limits
-from converter.reference import Reference, feed_of
+from converter.reference import Reference, feed_of, run_probe
+from converter.scoring.relative_error import relative_error
 from converter.validate.answers import RunFailed
 from converter.validate.compare import compare_answers
 
@@ -67,7 +69,7 @@ class Explanation:
     detail: str = ""
     boundaries: tuple[Boundary, ...] = ()
     repair: str = ""
-    """The smallest precision, as typed behind `--quantize`, that was tried and repairs it; empty: none was tried."""
+    """The precision, as typed behind `--quantize`, that was tried and repairs it; empty where none does."""
     facts: dict[str, Any] = field(default_factory=dict)
 
     def table(self) -> dict[str, Any]:
@@ -112,9 +114,8 @@ class Walk:
         if self.compressed is not self.source:
             yield self._compress()
         last: Artifact = self.compressed
-        for step in run_steps(
-            list(self.target.stages(self.precision.name, self.precision.options, last)), last, self.ctx
-        ):
+        stages = self.target.stages(self.precision.name, self.precision.options, self.compressed)
+        for step in run_steps(stages, self.compressed, self.ctx):
             if step.made is None:
                 yield self._failed(step, last)
                 return
@@ -159,7 +160,7 @@ class Walk:
         for name, path in rewrites_of(before, self.ctx.work):
             made = self._compare(OnnxRunner({MODEL: path}).run, name or "export")
             if not _worst(made) <= allowed:
-                layer = self._located(before, lambda feed, p=path: onnx_inside(p, feed), made)
+                layer = self._located(before, partial(onnx_inside, path), made)
                 found = _boundary(REWRITE if name else EXPORT, name or step.name, made, broken=True)
                 return replace(found, detail=f"{found.detail}; {step.failed}"), layer
         return broken, ""
@@ -169,11 +170,24 @@ class Walk:
         try:
             runner = self.target.open(self.folder, self.compressed.specs)
             made = self._compare(runner.run, "package")
-            anew = self._compare(run_of(last), "the last step")
+            apart = self._apart(runner.run, run_of(last))
         except ExportError as error:
             return Boundary(PACKING, "package", True, detail=str(error)), ""
-        differs = abs(_worst(made) - _worst(anew)) > SAME or made.agreement < anew.agreement
+        differs = not apart <= SAME
         return _boundary(PACKING, "package", made, broken=differs), self._changed(last, made) if differs else ""
+
+    def _apart(self, one: Run, other: Run) -> float:
+        """Return how far two runs' answers are apart, over the output range; infinite where one does not run."""
+        worst = 0.0
+        for probe in self.reference.probes:
+            try:
+                made = [run_probe(self.shown, probe, run).outputs for run in (one, other)]
+            except Exception:  # noqa: BLE001 - each runtime has its own classes of error
+                return float("inf")
+            for name, scale in self.reference.output_range.items():
+                error = relative_error(made[0][name], made[1][name], scale) if name in made[0] else 0.0
+                worst = max(worst, error) if np.isfinite(error) else float("inf")
+        return worst
 
     def _changed(self, last: Artifact, made: "Evaluation") -> str:
         """Return the layer of the first value that the shipped file makes otherwise than what was made anew."""

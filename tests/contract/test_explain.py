@@ -1,0 +1,117 @@
+"""`explain` names boundary and layer of planted faults: one package, made once; benchmarks/explain.py has thirty."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from converter import convert
+from converter.artifact import TorchModel
+from converter.commands.explain import lines
+from converter.errors import PackageDamaged, UsageError
+from converter.explain.layers import LayerError, first_change, first_departure, layer_errors
+from converter.explain.package import candidates, explain_package, repaired_recipe
+from converter.explain.walk import Explanation
+from converter.model_folder.load import load_source
+from converter.recipe import ChosenPrecision, bind_recipe
+from converter.registry import quantizers, target_class, target_names
+from tests.planted import LAYERS, ONNX, Fault, planted
+from tests.tiny import SENTENCES
+
+FAULTS = (
+    Fault(ONNX, "tokenizer", "tokenizer_config.json", "cut at 4"),
+    Fault(ONNX, "labels", "config.json", "swapped"),
+    Fault(ONNX, "rewrite", LAYERS[1], "negated"),
+    Fault(ONNX, "quantize", LAYERS[4], "negated"),
+    Fault(ONNX, "packing", LAYERS[0], "rolled"),
+    Fault(ONNX, "packing", LAYERS[3], "half zero"),
+)
+
+
+@pytest.fixture(scope="module")
+def package(tiny: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    work = tmp_path_factory.mktemp("explained")
+    (work / "texts.txt").write_text("\n".join(SENTENCES), encoding="utf-8")
+    recipe = {
+        "model": str(tiny()),
+        "targets": ["cpu-int8"],
+        "calibration": str(work / "texts.txt"),
+        "limits": {"agreement": 0.9, "stability": 0.0},
+    }
+    assert convert(bind_recipe(recipe), work / "out").exit_code == 0
+    return work / "out" / "cpu-int8"
+
+
+@pytest.fixture(scope="module")
+def model(tiny: Callable[..., Path]) -> TorchModel:
+    return load_source(str(tiny()))
+
+
+def test_a_good_package_is_broken_nowhere(package: Path) -> None:
+    found = explain_package(package)
+    assert (found.boundary, found.layer) == ("", "")
+    assert [b.name for b in found.boundaries] == ["tokenizer", "labels", "export", "quantize", "packing"]
+    assert "answers like its source" in lines(package, found)[-1]
+
+
+@pytest.mark.parametrize("fault", FAULTS, ids=lambda f: f.name)
+def test_boundary_and_layer_of_a_fault_are_named(
+    fault: Fault, package: Path, model: TorchModel, tmp_path: Path
+) -> None:
+    with planted(fault, package, model, tmp_path) as folder:
+        found = explain_package(folder)
+    assert (found.boundary, found.layer) == (fault.boundary, fault.layer), found.detail
+    assert f"The first boundary that broke is {fault.boundary}, in {fault.layer}." in lines(folder, found)
+    fixed = repaired_recipe(package, None, None, found)
+    if fault.boundary in {"tokenizer", "labels", "packing"}:
+        assert fixed is not None
+        assert str(fixed.precisions[0]) == "static"
+    if fault.boundary == "rewrite":
+        assert fixed is None
+
+
+def test_what_is_computed_otherwise_is_not_called_wrong() -> None:
+    errors = [LayerError(f"layer {i}", e, "") for i, e in enumerate((0.01, 1.4, 0.01, 0.02, 0.9, 0.8, 0.7, 0.5))]
+    found = first_departure(errors)
+    assert found is not None
+    assert found.layer == "layer 4"
+
+
+def test_a_layer_is_found_whatever_surrounds_its_rows() -> None:
+    rng = np.random.default_rng(0)
+    rows = rng.normal(size=(5, 8)).astype(np.float32)
+    padded = np.concatenate([rows, rng.normal(size=(3, 8)).astype(np.float32)])
+    values = {"other": rng.normal(size=(5, 8)).astype(np.float32), "heads": padded.reshape(1, 8, 2, 4)}
+    (found,) = layer_errors({"dense": rows}, values)
+    assert (found.value, found.error) == ("heads", 0.0)
+    assert first_change(values, {**values, "heads": values["heads"] + 1}) == "heads"
+    assert first_change(values, dict(values)) is None
+
+
+@pytest.mark.parametrize("target", target_names())
+def test_every_gentler_setting_can_be_chosen(target: str) -> None:
+    for name in quantizers(target):
+        tried = candidates(target_class(target)(), ChosenPrecision(name))
+        assert tried
+        for text in tried:
+            bind_recipe({"model": "m", "targets": [target], "quantize": {target: text}})
+
+
+def test_a_folder_without_manifest_or_source_is_refused(package: Path, tmp_path: Path) -> None:
+    with pytest.raises(PackageDamaged):
+        explain_package(tmp_path)
+    alone = tmp_path / "alone"
+    alone.mkdir()
+    (alone / "manifest.json").write_bytes((package / "manifest.json").read_bytes())
+    with pytest.raises(UsageError) as refused:
+        explain_package(alone)
+    assert "--source MODEL" in refused.value.hint
+
+
+def test_a_repair_changes_the_precision_alone(package: Path) -> None:
+    found = Explanation("quantize", repair="static:max_noise=0.02")
+    fixed = repaired_recipe(package, None, None, found)
+    assert fixed is not None
+    assert str(fixed.precisions[0]) == "static:max_noise=0.02"
+    assert [t.name for t in fixed.targets] == ["cpu-int8"]
