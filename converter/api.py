@@ -1,10 +1,12 @@
 """The Python API."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from converter.pipeline import Result, TargetResult, run_recipe
+from converter.bounds.watch import Limits
+from converter.errors import ExportError
+from converter.pipeline import NO_LIMITS, Result, TargetResult, run_recipe
 from converter.recipe import Recipe, bind_recipe, load_recipe_table
 from converter.stage import SILENT, Progress
 
@@ -25,18 +27,30 @@ def convert(
     wait: bool = False,
     require_device: bool = False,
     progress: Progress = SILENT,
+    limits: Limits = NO_LIMITS,
+    last_word: Callable[[ExportError], None] = lambda _: None,
 ) -> Result:
     """Make every package that `recipe` (a `Recipe`, or the table of one) asks for, prove it, and write it under `out`.
 
     `force` replaces an output of this tool at `out`, and nothing else; `wait` waits for another run that is writing
-    there, instead of refusing.
+    there, instead of refusing. `limits` of memory, disk and time end the run with an error where they are reached, and
+    are estimated first; `last_word` is told of it where the process itself has to end.
 
     Raises:
         ExportError: nothing could be made. A single target that failed does not raise; see `Result.exit_code`.
 
     """
     bound = recipe if isinstance(recipe, Recipe) else bind_recipe(recipe)
-    return run_recipe(bound, Path(out), force=force, wait=wait, require_device=require_device, progress=progress)
+    return run_recipe(
+        bound,
+        Path(out),
+        force=force,
+        wait=wait,
+        require_device=require_device,
+        progress=progress,
+        limits=limits,
+        last_word=last_word,
+    )
 
 
 def verify(package: str | Path, *, threads: int = 1) -> dict[str, Any]:

@@ -1,13 +1,15 @@
 """One recipe to sealed packages: the only place that knows the order of things."""
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from converter.artifact import Artifact, TorchModel
-from converter.context import context_of, read_text
+from converter.bounds.exhausted import exhausted
+from converter.bounds.watch import Doing, Limits
+from converter.context import check_needs, context_of, held_to, missing_runtimes, note_builtin_text, read_text
 from converter.errors import ExportError, GateFailed, UsageError
 from converter.package.output_folder import Output
 from converter.package.seal import seal_package
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
     from converter.recipe import ChosenPrecision, Recipe
     from converter.target import Target
 
+NO_LIMITS = Limits()
 WHAT_NEXT = {
     Status.FAIL: "report.html shows the texts; try another --quantize, or set your own limits with --limit",
     Status.NOT_RUN: "evaluate on text of your application: --eval with labels, or --calibration",
@@ -83,59 +86,70 @@ def run_recipe(
     wait: bool = False,
     require_device: bool = False,
     progress: Progress = SILENT,
+    limits: Limits = NO_LIMITS,
+    last_word: Callable[[ExportError], None] = lambda _: None,
 ) -> Result:
     """Run everything that `recipe` says and move the finished folder to `out`, see `converter.package.output_folder`.
 
+    `limits` are watched in the main thread only; `last_word` is told of a limit where the run had to be cut off.
+
     Raises:
+        ResourceLimit: memory or disk ran out, or a limit would be broken.
+        LimitReached: a limit was broken.
         ExportError: where nothing could be made at all. A failing target does not raise: it is in the result.
 
     """
+    missing = missing_runtimes(recipe)
+    doing = Doing(progress)
+    with (
+        Output(out, force=force, wait=wait, note=progress.note) as output,
+        held_to(limits, doing, output, last_word),
+    ):
+        return _run(recipe, output, missing, doing, limits, require_device=require_device)
+
+
+def _run(
+    recipe: "Recipe",
+    output: Output,
+    missing: dict[str, ExportError],
+    progress: Progress,
+    limits: Limits,
+    *,
+    require_device: bool,
+) -> Result:
     from converter.model_folder.given import load_model, with_usual_precisions
 
-    missing = _missing_runtimes(recipe)
-    with Output(out, force=force, wait=wait, note=progress.note) as output:
+    with progress.task("Loading the model"):
         source = load_model(recipe, progress)
-        recipe = with_usual_precisions(recipe, source)
-        check_options(recipe, source)
-        ctx, proof = _contexts(recipe, source, output, progress)
-        _note_builtin_text(recipe, ctx)
-        compressed = source
-        compress_records: tuple[Record, ...] = ()
-        evaluation = None
-        if recipe.compress:
-            compressed, compress_records, evaluation = _compress(recipe, source, ctx, proof)
-            _save_compressed(compressed, output.folder / "compressed")
-        made = _Making(
-            recipe, source, compressed, ctx, proof, output, compress_records, missing, require_device=require_device
-        )
-        targets = tuple(made.target(t, p) for t, p in zip(recipe.targets, recipe.precisions, strict=True))
-        result = Result(
-            recipe,
-            source.provenance.id,
-            source.task.name,
-            out,
-            source.size_bytes,
-            targets,
-            compress_records,
-            evaluation,
-            facts={"owner_library": proof.owner.facts()},
-        )
-        _write_reports(result, output.folder)
-        output.commit()
+    recipe = with_usual_precisions(recipe, source)
+    check_options(recipe, source)
+    check_needs(recipe, source, limits, output.root)
+    ctx, proof = _contexts(recipe, source, output, progress)
+    note_builtin_text(recipe, ctx)
+    compressed = source
+    compress_records: tuple[Record, ...] = ()
+    evaluation = None
+    if recipe.compress:
+        compressed, compress_records, evaluation = _compress(recipe, source, ctx, proof)
+        _save_compressed(compressed, output.folder / "compressed")
+    made = _Making(
+        recipe, source, compressed, ctx, proof, output, compress_records, missing, require_device=require_device
+    )
+    targets = tuple(made.target(t, p) for t, p in zip(recipe.targets, recipe.precisions, strict=True))
+    result = Result(
+        recipe,
+        source.provenance.id,
+        source.task.name,
+        output.out,
+        source.size_bytes,
+        targets,
+        compress_records,
+        evaluation,
+        facts={"owner_library": proof.owner.facts()},
+    )
+    _write_reports(result, output.folder)
+    output.commit()
     return result
-
-
-def _missing_runtimes(recipe: "Recipe") -> dict[str, ExportError]:
-    """Return what each target lacks; raise at once where no target at all can be made."""
-    missing: dict[str, ExportError] = {}
-    for target in recipe.targets:
-        try:
-            target.check_runtime()
-        except ExportError as error:
-            missing[target.name] = error
-    if len(missing) == len(recipe.targets):
-        raise next(iter(missing.values()))
-    return missing
 
 
 def check_options(recipe: "Recipe", source: TorchModel) -> None:
@@ -162,15 +176,6 @@ def _contexts(recipe: "Recipe", source: TorchModel, output: Output, progress: Pr
     held_out = tuple(p.example for p in (*reference.probes, *reference.scored))
     ctx = context_of(recipe, source, text, output.work, progress, held_out=held_out, resume=output.resume)
     return ctx, ProofContext(output.work, reference, owner, progress)
-
-
-def _note_builtin_text(recipe: "Recipe", ctx: Context) -> None:
-    """Say that what is measured on text is measured on ours: real text of the user's own serves better."""
-    stages = [s.name for s in recipe.compress if s.needs_text and s.name.startswith("prune.")]
-    if stages and ctx.calibration_is_builtin:
-        ctx.progress.note(
-            f"{', '.join(stages)}: using built-in text; --calibration FILE with your own text gives better results"
-        )
 
 
 def _refuse_idle_limit(recipe: "Recipe", judged: "Sequence[Example]") -> None:
@@ -228,7 +233,8 @@ class _Making:
         """Make, prove and seal one target; its failure is its own."""
         try:
             return self._target(target, precision)
-        except ExportError as error:
+        except ExportError as raised:
+            error = exhausted(raised, self.ctx.progress.stage if isinstance(self.ctx.progress, Doing) else "") or raised
             # What is half made has no manifest and no verdict: it must not lie where packages lie.
             for half in (target.name, *(f"{target.name}.{i}" for i in range(len(target.candidates())))):
                 shutil.rmtree(self.output.folder / half, ignore_errors=True)

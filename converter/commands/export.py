@@ -5,13 +5,15 @@ from typing import TYPE_CHECKING
 
 import click
 
+from converter.bounds.watch import Limits
 from converter.commands.flags import Flags, output_folder, recipe_table
-from converter.commands.session import Session, json_option, quiet_options
+from converter.commands.session import Session, json_option, limit_options, quiet_options
 from converter.registry import names
 
 if TYPE_CHECKING:
     from converter.recipe import Recipe
 
+NO_LIMITS = Limits()
 STAGE = "METHOD[:KEY=VALUE,…]"
 EPILOG = """\b
 Examples:
@@ -91,6 +93,7 @@ def methods(kind: str, does: str) -> str:
 @click.option(
     "--require-device", is_flag=True, help="Fail if the target device (a CUDA GPU) is not available for the check."
 )
+@limit_options(disk=True)
 @click.option("--dry-run", is_flag=True, help="Check all settings, print the recipe, export nothing.")
 @json_option
 @quiet_options
@@ -127,6 +130,9 @@ def export(  # click passes one argument a flag
     wait: bool,
     require_device: bool,
     dry_run: bool,
+    max_memory: int | None,
+    max_disk: int | None,
+    timeout: float | None,
 ) -> int:
     """Export MODEL to one package per --target, and check that each answers like MODEL.
 
@@ -162,10 +168,10 @@ def export(  # click passes one argument a flag
         require_device=require_device,
         dry_run=dry_run,
     )
-    return run(session, flags)
+    return run(session, flags, Limits(max_memory, max_disk, timeout))
 
 
-def run(session: Session, flags: Flags) -> int:
+def run(session: Session, flags: Flags, limits: Limits = NO_LIMITS) -> int:
     """Run the export and show how it came out; returns the exit code."""
     from converter.package.output_folder import resume_folder
     from converter.recipe import bind_recipe
@@ -180,10 +186,10 @@ def run(session: Session, flags: Flags) -> int:
         return _dry_run(session, recipe)
     if "targets" not in table:
         terminal.say("No --target given: exporting to cpu-int8 (`plm-export list targets` lists all).")
-    return _make(session, flags, recipe, out)
+    return _make(session, flags, recipe, out, limits)
 
 
-def _make(session: Session, flags: Flags, recipe: "Recipe", out: Path) -> int:
+def _make(session: Session, flags: Flags, recipe: "Recipe", out: Path, limits: Limits) -> int:
     terminal = session.terminal
     terminal.say(f"Exporting {recipe.model} for {', '.join(t.name for t in recipe.targets)} to {out}/")
     with terminal.hushed():
@@ -200,6 +206,8 @@ def _make(session: Session, flags: Flags, recipe: "Recipe", out: Path) -> int:
                 wait=flags.wait,
                 require_device=flags.require_device,
                 progress=progress,
+                limits=limits,
+                last_word=session.last_word,
             )
         if terminal.json:
             session.print_json(report_table(result))
