@@ -1,10 +1,12 @@
 """The Python API."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from converter.pipeline import Result, TargetResult, run_recipe
+from converter.bounds.watch import Limits
+from converter.errors import ExportError
+from converter.pipeline import NO_LIMITS, Result, TargetResult, run_recipe
 from converter.recipe import Recipe, bind_recipe, load_recipe_table
 from converter.stage import SILENT, Progress
 
@@ -27,12 +29,16 @@ def convert(
     sign: str | Path | None = None,
     require_licence: bool = False,
     progress: Progress = SILENT,
+    limits: Limits = NO_LIMITS,
+    last_word: Callable[[ExportError], None] = lambda _: None,
 ) -> Result:
     """Make every package that `recipe` (a `Recipe`, or the table of one) asks for, prove it, and write it under `out`.
 
     `force` replaces an output of this tool at `out`, and nothing else; `wait` waits for another run that is writing
     there, instead of refusing. `sign`: a private key in PEM, by which packages that passed are signed.
-    `require_licence` refuses a model that does not state its licence.
+    `require_licence` refuses a model that does not state its licence. `limits` of memory, disk and time end the run
+    with an error where they are reached, and are estimated first; `last_word` is told of it where the process itself
+    has to end.
 
     Raises:
         ExportError: nothing could be made. A single target that failed does not raise; see `Result.exit_code`.
@@ -49,6 +55,8 @@ def convert(
         sign=key,
         require_licence=require_licence,
         progress=progress,
+        limits=limits,
+        last_word=last_word,
     )
 
 

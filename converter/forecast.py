@@ -11,6 +11,10 @@ if TYPE_CHECKING:
 MATRIX = 32
 """A parameter with fewer rows or columns is a bias, a norm or a classifier: it stays float in int8."""
 SCALE_BYTES = 4
+COPIES_IN_MEMORY = 3.0
+"""Float32 weights that an export has in memory at once at least (benchmarks/results/memory.json: 3.0 to 3.9)."""
+COPIES_ON_DISK = 1.0
+"""Float32 weights that it writes beside the packages, at least: the graph before it is quantized."""
 
 
 @dataclass(frozen=True)

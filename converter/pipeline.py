@@ -1,17 +1,23 @@
 """One recipe to sealed packages: the only place that knows the order of things."""
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from converter.artifact import Artifact, TorchModel
+from converter.bounds.exhausted import exhausted
+from converter.bounds.watch import Doing, Limits
 from converter.context import (
     NOTHING_RESOLVED,
     Resolved,
+    check_needs,
     context_of,
+    held_to,
     judged_text,
+    missing_runtimes,
+    note_builtin_text,
     read_text,
     resolved_table,
     with_threads,
@@ -34,6 +40,7 @@ if TYPE_CHECKING:
     from converter.recipe import ChosenPrecision, Recipe
     from converter.target import Target
 
+NO_LIMITS = Limits()
 WHAT_NEXT = {
     Status.FAIL: "report.html shows the texts; try another --quantize, or set your own limits with --limit",
     Status.NOT_RUN: "evaluate on text of your application: --eval with labels, or --calibration",
@@ -105,65 +112,80 @@ def run_recipe(
     require_licence: bool = False,
     progress: Progress = SILENT,
     resolved: Resolved = NOTHING_RESOLVED,
+    limits: Limits = NO_LIMITS,
+    last_word: Callable[[ExportError], None] = lambda _: None,
 ) -> Result:
     """Run everything that `recipe` says and move the finished folder to `out`, see `converter.package.output_folder`.
 
     `resolved` is what a former run of this recipe found out; with it the same packages come out, byte for byte.
+    `limits` are watched in the main thread only; `last_word` is told of a limit where the run had to be cut off.
 
     Raises:
+        ResourceLimit: memory or disk ran out, or a limit would be broken.
+        LimitReached: a limit was broken.
         ExportError: where nothing could be made at all. A failing target does not raise: it is in the result.
 
     """
+    missing = missing_runtimes(recipe)
+    key = None if sign is None else read_signing_key(sign)
+    wishes = _Wishes(require_device, key, require_licence, with_threads(resolved, recipe), limits)
+    doing = Doing(progress)
+    with (
+        Output(out, force=force, wait=wait, note=progress.note) as output,
+        held_to(limits, doing, output, last_word),
+        fixed_threads(1),  # but for what compresses: more would round otherwise, and show in the bytes
+    ):
+        return _run(recipe, output, missing, doing, wishes)
+
+
+@dataclass(frozen=True)
+class _Wishes:
+    """What a run is told beside its recipe."""
+
+    require_device: bool
+    key: SigningKey | None
+    require_licence: bool
+    resolved: Resolved
+    limits: Limits
+
+
+def _run(
+    recipe: "Recipe", output: Output, missing: dict[str, ExportError], progress: Progress, wishes: _Wishes
+) -> Result:
     from converter.model_folder.given import load_model, with_usual_precisions
     from converter.model_folder.licence import check_licence
     from converter.model_folder.save import save_model
 
-    missing = _missing_runtimes(recipe)
-    key = None if sign is None else read_signing_key(sign)
-    resolved = with_threads(resolved, recipe)
-    # One thread, but for what compresses: more would round otherwise, and show in the bytes.
-    with Output(out, force=force, wait=wait, note=progress.note) as output, fixed_threads(1):
-        source = resolved.of_source(load_model(resolved.to_load(recipe), progress))
-        check_licence(source, progress.note, required=require_licence)
-        recipe = with_usual_precisions(recipe, source)
-        check_options(recipe, source)
-        ctx, proof = _contexts(recipe, source, output, progress, resolved)
-        _note_builtin_text(recipe, ctx)
-        compressed = source
-        compress_records: tuple[Record, ...] = ()
-        evaluation = None
-        if recipe.compress:
-            compressed, compress_records, evaluation = _compress(recipe, source, ctx, proof)
-            save_model(compressed, output.folder / "compressed")
-        made = _Making(recipe, source, compressed, ctx, proof, output, compress_records, missing, require_device, key)
-        targets = tuple(made.target(t, p) for t, p in zip(recipe.targets, recipe.precisions, strict=True))
-        result = Result(
-            recipe,
-            source.provenance.id,
-            source.task.name,
-            out,
-            source.size_bytes,
-            targets,
-            compress_records,
-            evaluation,
-            facts={"owner_library": proof.owner.facts()},
-        )
-        _write_reports(result, output.folder)
-        output.commit()
+    with progress.task("Loading the model"):
+        source = wishes.resolved.of_source(load_model(wishes.resolved.to_load(recipe), progress))
+    check_licence(source, progress.note, required=wishes.require_licence)
+    recipe = with_usual_precisions(recipe, source)
+    check_options(recipe, source)
+    check_needs(recipe, source, wishes.limits, output.root)
+    ctx, proof = _contexts(recipe, source, output, progress, wishes.resolved)
+    note_builtin_text(recipe, ctx)
+    compressed = source
+    compress_records: tuple[Record, ...] = ()
+    evaluation = None
+    if recipe.compress:
+        compressed, compress_records, evaluation = _compress(recipe, source, ctx, proof)
+        save_model(compressed, output.folder / "compressed")
+    made = _Making(recipe, source, compressed, ctx, proof, output, compress_records, missing, wishes)
+    targets = tuple(made.target(t, p) for t, p in zip(recipe.targets, recipe.precisions, strict=True))
+    result = Result(
+        recipe,
+        source.provenance.id,
+        source.task.name,
+        output.out,
+        source.size_bytes,
+        targets,
+        compress_records,
+        evaluation,
+        facts={"owner_library": proof.owner.facts()},
+    )
+    _write_reports(result, output.folder)
+    output.commit()
     return result
-
-
-def _missing_runtimes(recipe: "Recipe") -> dict[str, ExportError]:
-    """Return what each target lacks; raise at once where no target at all can be made."""
-    missing: dict[str, ExportError] = {}
-    for target in recipe.targets:
-        try:
-            target.check_runtime()
-        except ExportError as error:
-            missing[target.name] = error
-    if len(missing) == len(recipe.targets):
-        raise next(iter(missing.values()))
-    return missing
 
 
 def check_options(recipe: "Recipe", source: TorchModel) -> None:
@@ -195,15 +217,6 @@ def _contexts(
         recipe, source, text, output.work, progress, held_out=held_out, resume=output.resume, resolved=resolved
     )
     return ctx, ProofContext(output.work, reference, owner, progress)
-
-
-def _note_builtin_text(recipe: "Recipe", ctx: Context) -> None:
-    """Say that what is measured on text is measured on ours: real text of the user's own serves better."""
-    stages = [s.name for s in recipe.compress if s.needs_text and s.name.startswith("prune.")]
-    if stages and ctx.calibration_is_builtin:
-        ctx.progress.note(
-            f"{', '.join(stages)}: using built-in text; --calibration FILE with your own text gives better results"
-        )
 
 
 def _refuse_idle_limit(recipe: "Recipe", judged: "Sequence[Example]") -> None:
@@ -249,15 +262,15 @@ class _Making:
     output: Output
     compress_records: tuple[Record, ...]
     missing: dict[str, ExportError]
-    require_device: bool
-    key: SigningKey | None
+    wishes: _Wishes
     made: dict[tuple[Stage[Any, Any], ...], tuple[Artifact, Record]] = field(default_factory=dict)
 
     def target(self, target: "Target", precision: "ChosenPrecision") -> TargetResult:
         """Make, prove and seal one target; its failure is its own."""
         try:
             return self._target(target, precision)
-        except ExportError as error:
+        except ExportError as raised:
+            error = exhausted(raised, self.ctx.progress.stage if isinstance(self.ctx.progress, Doing) else "") or raised
             # What is half made has no manifest and no verdict: it must not lie where packages lie.
             for half in (target.name, *(f"{target.name}.{i}" for i in range(len(target.candidates())))):
                 shutil.rmtree(self.output.folder / half, ignore_errors=True)
@@ -295,7 +308,7 @@ class _Making:
             self.source,
             self.recipe.limits_for(target, precision.name),
             self._proof_of(target, stages),
-            require_device=self.require_device,
+            require_device=self.wishes.require_device,
             steps=self._steps(records),
         )
         return Candidate(precision, bundle, evaluation, records)
@@ -350,8 +363,8 @@ class _Making:
             folder = bundle.folder.with_name(target.name + ".rejected")
             bundle.folder.rename(folder)
             (folder / "manifest.json").rename(folder / "rejected.json")
-        if status is Status.PASS and self.key is not None:
-            self.key.sign(folder)
+        if status is Status.PASS and self.wishes.key is not None:
+            self.wishes.key.sign(folder)
         # A package that could not be proven is sealed and says so, but the run did not do what it promises.
         return TargetResult(
             target.name,

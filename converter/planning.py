@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from converter.context import context_of, read_text
 from converter.errors import ExportError
-from converter.forecast import Forecast, forecast_of
+from converter.forecast import COPIES_IN_MEMORY, Forecast, forecast_of
 from converter.recipe import tried
 from converter.stage import SILENT, Context, Progress
 
@@ -19,8 +19,6 @@ if TYPE_CHECKING:
 TIMED_TEXTS = 6
 ASKED_BY_A_PACKAGE = 2
 """Times that a package's proof reads every probe (alone, and with other padding) at about the source's pace."""
-EXPORT_COPIES = 3.0
-"""What exporting takes of memory, in float32 weights (benchmarks/results/memory.json)."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +76,7 @@ def plan_recipe(recipe: "Recipe", *, progress: Progress = SILENT) -> Plan:
         steps = _steps(recipe, source, ctx, pace)
     last = steps[-1][1]
     proof = pace * n_probes * (1 + ASKED_BY_A_PACKAGE * len(recipe.targets))
-    copies = max(EXPORT_COPIES, last.copies)
+    copies = max(COPIES_IN_MEMORY, last.copies)
     memory = copies * forecast_of(source).parameters * 4 / 1e6
     made = tuple(step for step, _ in steps)
     return Plan(source.provenance.id, source.task.name, len(ctx.calibration), made, round(proof, 1), round(memory, 1))

@@ -37,7 +37,7 @@ def require_space(folder: Path, size_bytes: int) -> None:
     if free < size_bytes:
         raise ResourceLimit(
             f"the disk has {free / 1e6:.0f} MB left, {size_bytes / 1e6:.0f} MB are needed",
-            where=str(folder.parent),
+            where=str(folder),
             hint="free some space, or choose another -o",
         )
 

@@ -32,8 +32,12 @@ def open_regular(path: Path) -> Iterator[BinaryIO]:
     """
     # Without O_NONBLOCK, opening a pipe waits for somebody to write to it.
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    with os.fdopen(descriptor, "rb") as opened:
+    try:
         _refuse_kind(os.fstat(descriptor).st_mode)
+    except UnfitFileError:
+        os.close(descriptor)
+        raise
+    with os.fdopen(descriptor, "rb") as opened:
         yield opened
 
 

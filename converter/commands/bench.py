@@ -8,7 +8,8 @@ import click
 from click.core import ParameterSource
 
 from converter.commands.device_table import take_results
-from converter.commands.session import Session, json_option, quiet_options
+from converter.commands.foreign import held
+from converter.commands.session import Session, json_option, limit_options, quiet_options
 from converter.commands.verify import packages_in
 from converter.errors import UsageError
 from converter.timing.cold_start import cold_start
@@ -57,6 +58,7 @@ WRITING = {
     help="Import the output of LiteRT's benchmark_model from a device into the report.",
 )
 @click.option("--device", metavar="NAME", help='With --import: name of the device, such as "Pixel 9".')
+@limit_options()
 @json_option
 @quiet_options
 @click.pass_obj
@@ -73,6 +75,8 @@ def bench(
     profile: bool,  # noqa: FBT001
     results: tuple[Path, ...],
     device: str | None,
+    max_memory: int | None,
+    timeout: float | None,
 ) -> int:
     """Measure the latency of PACKAGE, or of every package in an output folder: median and 10th to 90th percentile.
 
@@ -89,7 +93,11 @@ def bench(
     counts = _whole(threads, "--threads")
     wanted = _whole(lengths, "--lengths") if lengths else ()
     terminal = session.terminal
-    with terminal.hushed(), tempfile.TemporaryDirectory(prefix="plm-export-") as work:
+    with (
+        terminal.hushed(),
+        tempfile.TemporaryDirectory(prefix="plm-export-") as work,
+        held(session, package, max_memory, timeout),
+    ):
         rows = []
         folders = packages_in(package)
         with terminal.progress().task("Measuring", total=len(counts)) as ticker:

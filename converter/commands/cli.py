@@ -1,7 +1,6 @@
 """The command line: parse, run, and turn every way to end into one line and one exit code."""
 
 import contextlib
-import errno
 import os
 import signal
 import sys
@@ -15,6 +14,8 @@ import click
 from click_default_group import DefaultGroup
 
 import converter
+from converter.bounds.exhausted import exhausted
+from converter.bounds.watch import LimitReached
 from converter.commands.batch import batch
 from converter.commands.bench import bench
 from converter.commands.diff import diff
@@ -76,7 +77,7 @@ EPILOG = """\b
 Exit codes:
   0  all packages exported and passed   5  a target's runtime is not installed
   2  wrong usage or recipe              6  a package is damaged
-  3  a package failed its gate          7  out of memory or disk space
+  3  a package failed its gate          7  out of memory, disk space or time
   4  the model was refused            130  interrupted
   1  internal error (a bug)
 `plm-export MODEL …` is short for `plm-export export MODEL …`; its flags: `plm-export export --help`."""
@@ -120,7 +121,7 @@ def run(argv: Sequence[str]) -> int:
         try:
             return int(cli.main(words or ["--help"], prog_name="plm-export", standalone_mode=False, obj=session) or 0)
         except BaseException as error:  # noqa: BLE001 - the last frame: everything ends here as a code
-            if interrupted or isinstance(error, (KeyboardInterrupt, click.Abort)):
+            if limit_of(error) is None and (interrupted or isinstance(error, (KeyboardInterrupt, click.Abort))):
                 return _interrupted(session)
             return _report(session, error)
 
@@ -147,23 +148,24 @@ def _report(session: Session, error: BaseException) -> int:
 
 def as_deliberate(error: BaseException) -> ExportError | None:
     """Return the error to tell the user; None where it is a bug. The most specific kind wins."""
+    limit = limit_of(error) or exhausted(error)
+    if limit is not None:
+        return limit
     if isinstance(error, ExportError):
         return error
     if isinstance(error, click.ClickException):
         return UsageError(error.format_message().rstrip("."), hint=_hint(error))
-    if isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EDQUOT}:
-        return ResourceLimit("the disk is full; nothing was changed", hint="free some space, or choose another -o")
-    # torch says this in a RuntimeError, ONNX Runtime in one of its own.
-    starved = ("can't allocate memory", "bad_alloc", "out of memory", "failed to allocate memory")
-    refused = isinstance(error, OSError) and error.errno == errno.ENOMEM
-    said = isinstance(error, RuntimeError) and any(text in str(error).lower() for text in starved)
-    if isinstance(error, MemoryError) or refused or said:
-        return ResourceLimit("memory ran out; nothing was changed", hint="close other programs, or use a smaller model")
     if isinstance(error, (PermissionError, IsADirectoryError, NotADirectoryError)):
         return UsageError(
             os.strerror(error.errno or 0), where=str(error.filename or ""), hint="check the path and its permissions"
         )
     return None
+
+
+def limit_of(error: BaseException) -> ResourceLimit | None:
+    """Return the limit that a run has reached; click turns what interrupts into an error of its own."""
+    behind = error.__cause__ if isinstance(error, click.Abort) else error
+    return behind.error if isinstance(behind, LimitReached) else None
 
 
 def _hint(error: click.ClickException) -> str:

@@ -5,13 +5,15 @@ from typing import TYPE_CHECKING
 
 import click
 
+from converter.bounds.watch import Limits
 from converter.commands.flags import Flags, output_folder, recipe_table
-from converter.commands.session import Session, json_option, quiet_options
+from converter.commands.session import Session, json_option, limit_options, quiet_options
 from converter.registry import names
 
 if TYPE_CHECKING:
     from converter.recipe import Recipe
 
+NO_LIMITS = Limits()
 STAGE = "METHOD[:KEY=VALUE,…]"
 EPILOG = """\b
 Examples:
@@ -107,6 +109,7 @@ def methods(kind: str, does: str) -> str:
     help="Sign packages that pass with this private key (PEM, Ed25519); see `plm-export sign`.",
 )
 @click.option("--require-license", is_flag=True, help="Refuse a model that does not state its licence.")
+@limit_options(disk=True)
 @click.option("--dry-run", is_flag=True, help="Check all settings, print the recipe, export nothing.")
 @json_option
 @quiet_options
@@ -148,6 +151,9 @@ def export(  # click passes one argument a flag
     sign: Path | None,
     require_license: bool,
     dry_run: bool,
+    max_memory: int | None,
+    max_disk: int | None,
+    timeout: float | None,
 ) -> int:
     """Export MODEL to one package per --target, and check that each answers like MODEL.
 
@@ -188,10 +194,10 @@ def export(  # click passes one argument a flag
         require_license=require_license,
         dry_run=dry_run,
     )
-    return run(session, flags)
+    return run(session, flags, Limits(max_memory, max_disk, timeout))
 
 
-def run(session: Session, flags: Flags) -> int:
+def run(session: Session, flags: Flags, limits: Limits = NO_LIMITS) -> int:
     """Run the export and show how it came out; returns the exit code."""
     from converter.package.output_folder import resume_folder
     from converter.recipe import bind_recipe
@@ -206,10 +212,10 @@ def run(session: Session, flags: Flags) -> int:
         return _dry_run(session, recipe)
     if "targets" not in table:
         terminal.say("No --target given: exporting to cpu-int8 (`plm-export list targets` lists all).")
-    return _make(session, flags, recipe, out)
+    return _make(session, flags, recipe, out, limits)
 
 
-def _make(session: Session, flags: Flags, recipe: "Recipe", out: Path) -> int:
+def _make(session: Session, flags: Flags, recipe: "Recipe", out: Path, limits: Limits) -> int:
     terminal = session.terminal
     terminal.say(f"Exporting {recipe.model} for {', '.join(t.name for t in recipe.targets)} to {out}/")
     with terminal.hushed():
@@ -228,6 +234,8 @@ def _make(session: Session, flags: Flags, recipe: "Recipe", out: Path) -> int:
                 sign=flags.sign,
                 require_licence=flags.require_license,
                 progress=progress,
+                limits=limits,
+                last_word=session.last_word,
             )
         if terminal.json:
             session.print_json(report_table(result))

@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from converter.commands.session import Session, json_option, quiet_options
+from converter.bounds.files import MEGABYTE, UnfitFileError, read_bounded
+from converter.commands.foreign import MEMORY, SECONDS, held, usual_memory
+from converter.commands.session import Session, json_option, limit_options, quiet_options
 from converter.commands.verify import packages_in
 from converter.errors import UsageError
 from converter.generate.chat import chat_ids, has_chat
@@ -15,6 +17,7 @@ from converter.generate.chat import chat_ids, has_chat
 if TYPE_CHECKING:
     from converter.package.answer import Opened
 
+LARGEST = 64 * MEGABYTE
 OF_SAMPLING = ("temperature", "top_k", "top_p", "seed")
 OF_WRITERS = ("max_new_tokens", "beams", *OF_SAMPLING)
 
@@ -35,6 +38,7 @@ OF_WRITERS = ("max_new_tokens", "beams", *OF_SAMPLING)
 @click.option("--chat", is_flag=True, help="The text is a message: put it into the model's chat template.")
 @click.option("--system", metavar="TEXT", help="With --chat: the system message before it.")
 @click.option("--threads", type=click.IntRange(1), default=1, show_default=True, help="Number of threads.")
+@limit_options(seconds=SECONDS, memory=MEMORY)
 @json_option
 @quiet_options
 @click.pass_obj
@@ -55,6 +59,8 @@ def run(
     top_k: int | None,
     top_p: float | None,
     seed: int | None,
+    max_memory: int | None,
+    timeout: float,
 ) -> int:
     """Ask PACKAGE about TEXT, through the files that it ships. Without TEXT, each line of stdin is a text.
 
@@ -73,15 +79,20 @@ def run(
     texts = _texts(text, file)
     folder = _only_package(package)
     terminal = session.terminal
+    memory = max_memory or usual_memory(folder)
     with terminal.hushed():
-        opened = open_for_answers(folder, threads=threads)
+        with held(session, folder, memory, timeout):
+            opened = open_for_answers(folder, threads=threads)
         if language is not None:
             opened.answer_in(language)
         _refuse_unused(opened, given | ({"chat": True} if chat else {}), pair)
         if opened.writes and not chat and has_chat(opened.tokenizer):
             terminal.say("the model has a chat template: --chat puts the text into it")
         asked = _Asked(pair, chat, system, given)
-        rows = [_ask(session, opened, one, asked) for one in texts]
+        rows = []
+        for one in texts:
+            with held(session, folder, memory, timeout):
+                rows.append(_ask(session, opened, one, asked))
         if terminal.json:
             session.print_json(rows[0] if len(rows) == 1 else rows)
     return 0
@@ -123,9 +134,11 @@ def _texts(text: str | None, file: Path | None) -> list[str]:
         read = sys.stdin.read()
     else:
         try:
-            read = file.read_text(encoding="utf-8")
+            read = read_bounded(file, LARGEST).decode()
         except FileNotFoundError:
             raise UsageError("there is no such file", where=str(file)) from None
+        except (UnfitFileError, OSError) as error:
+            raise UsageError(f"it cannot be read ({error})", where=str(file)) from None
         except UnicodeDecodeError:
             raise UsageError("it is not text in UTF-8", where=str(file)) from None
     lines = [line for line in read.splitlines() if line.strip()]

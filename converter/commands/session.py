@@ -8,7 +8,9 @@ from typing import Any, TypeVar
 
 import click
 
+from converter.bounds.sizes import parse_seconds, parse_size
 from converter.commands.terminal import Terminal
+from converter.errors import ExportError
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -23,6 +25,12 @@ class Session:
     commands: tuple[str, ...] = ()
     resume: Path | None = None
     """Where checkpoints of this run are kept, once that is known."""
+
+    def last_word(self, error: ExportError) -> None:
+        """Say why the process ends at once, to people and machines, from whatever thread."""
+        self.terminal.error(str(error), error.hint)
+        if self.terminal.json:
+            self.print_json({"error": {"message": str(error), "hint": error.hint}, "exit_code": error.exit_code})
 
     def print_json(self, document: Any) -> None:
         """Write one JSON document to stdout."""
@@ -47,6 +55,38 @@ def json_option(command: F) -> F:
         callback=_set("json"),
         help="Print the result as one JSON document.",
     )(command)
+
+
+def limit_options(*, disk: bool = False, seconds: str | None = None, memory: str = "what there is") -> Callable[[F], F]:
+    """Add `--max-memory`, `--timeout` and, if wanted, `--max-disk`; what is not given is as the defaults say."""
+
+    def add(command: F) -> F:
+        time = click.option(
+            "--timeout",
+            callback=_limit,
+            metavar="TIME",
+            default=seconds,
+            help=f"Stop after TIME, such as 90s, 10m or 2h; default: {seconds or 'none'}.",
+        )
+        ram = click.option(
+            "--max-memory",
+            callback=_limit,
+            metavar="SIZE",
+            help=f"Stop at more memory than SIZE, such as 4GB; default: {memory}.",
+        )
+        place = click.option(
+            "--max-disk", callback=_limit, metavar="SIZE", help="Stop when more than SIZE is written, such as 500MB."
+        )
+        return time(ram(place(command) if disk else command))
+
+    return add
+
+
+def _limit(_context: click.Context, parameter: click.Parameter, value: str | None) -> float | None:
+    if value is None:
+        return None
+    flag = parameter.opts[0]
+    return parse_seconds(value, flag) if flag == "--timeout" else parse_size(value, flag)
 
 
 def quiet_options(command: F) -> F:

@@ -2,13 +2,14 @@
 
 import traceback
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import click
 
-from converter.commands.session import Session, json_option, quiet_options
-from converter.commands.terminal import Terminal
+from converter.commands.foreign import MEMORY, SECONDS, held, usual_memory
+from converter.commands.session import Session, json_option, limit_options, quiet_options
 from converter.errors import PackageDamaged
 
 BUG = "internal error (bug): "
@@ -28,10 +29,19 @@ BUG = "internal error (bug): "
     type=click.Path(path_type=Path, dir_okay=False),
     help="Also write a JUnit file: one suite a package, one case a step.",
 )
+@limit_options(seconds=SECONDS, memory=MEMORY)
 @json_option
 @quiet_options
 @click.pass_obj
-def verify(session: Session, package: tuple[Path, ...], threads: int, key: Path | None, junit: Path | None) -> int:
+def verify(
+    session: Session,
+    package: tuple[Path, ...],
+    threads: int,
+    key: Path | None,
+    junit: Path | None,
+    max_memory: int | None,
+    timeout: float,
+) -> int:
     """Check that PACKAGE is unchanged, was proven, and still gives the answers recorded when it was made.
 
     PACKAGE is the folder of a package, or an output folder: then every package in it is checked. The exit code is the
@@ -41,7 +51,7 @@ def verify(session: Session, package: tuple[Path, ...], threads: int, key: Path 
     rows = []
     with terminal.hushed():
         for folder in _all(package):
-            rows.append(row := _verify(folder, threads, key, terminal))
+            rows.append(row := _verify(session, folder, key, _Bounds(threads, max_memory, timeout)))
             if terminal.json:
                 continue
             if row["status"] == "PASS":
@@ -82,18 +92,30 @@ def packages_in(folder: Path) -> list[Path]:
     return inside if inside and not (folder / "manifest.json").exists() else [folder]
 
 
-def _verify(folder: Path, threads: int, key: Path | None, terminal: Terminal) -> dict[str, Any]:
+@dataclass(frozen=True)
+class _Bounds:
+    """What a package is verified within."""
+
+    threads: int
+    memory: int | None
+    seconds: float
+
+
+def _verify(session: Session, folder: Path, key: Path | None, bounds: _Bounds) -> dict[str, Any]:
     """Return what was found of one package; an error of any kind is its own, and hides no other package."""
     from converter.commands.cli import BUG_EXIT_CODE, as_deliberate
     from converter.package.signature import signed_by
     from converter.package.verify import STEPS, verify_package
+
+    terminal = session.terminal
 
     begun: list[str] = []
     row: dict[str, Any] = {"package": str(folder), "status": "PASS", "exit_code": 0}
     try:
         packages_in(folder)
         signed = signed_by(folder, key)  # before anything of it is opened
-        facts = verify_package(folder, threads=threads, begin=begun.append)
+        with held(session, folder, bounds.memory or usual_memory(folder), bounds.seconds):
+            facts = verify_package(folder, threads=bounds.threads, begin=begun.append)
         return row | {"steps": dict.fromkeys(STEPS, "PASS"), "facts": facts | signed}
     except Exception as error:  # noqa: BLE001 - a bug that one package meets must not hide the packages after it
         if terminal.verbose:

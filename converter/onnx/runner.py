@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from converter.bounds.watch import STOPPED_AT_LIMITS
 from converter.errors import PackageDamaged
 from converter.target import GraphInfo, Runner, TensorInfo
 
@@ -32,6 +33,8 @@ class OnnxRunner(Runner):
         if sessions is None:
             sessions = {name: _opened(path, threads, providers) for name, path in files.items()}
         self.sessions = sessions
+        self._running = ort.RunOptions()
+        STOPPED_AT_LIMITS.add(self)
         self.runtime = f"onnxruntime {ort.__version__} {next(iter(sessions.values())).get_providers()[0]}"
         self.graphs = {
             name: GraphInfo(tuple(map(_info, s.get_inputs())), tuple(map(_info, s.get_outputs())))
@@ -40,8 +43,12 @@ class OnnxRunner(Runner):
 
     def run(self, graph: str, feed: "Mapping[str, NDArray[np.int64]]") -> "dict[str, NDArray[np.float32]]":
         info = self.graphs[graph]
-        made = self.sessions[graph].run(None, {i.name: feed[i.name] for i in info.inputs})
+        made = self.sessions[graph].run(None, {i.name: feed[i.name] for i in info.inputs}, self._running)
         return dict(zip([o.name for o in info.outputs], made, strict=True))
+
+    def stop(self) -> None:
+        """Let a call that is running come back with an error: a graph may hold a loop without end."""
+        self._running.terminate = True
 
 
 def _opened(path: Path, threads: int, providers: Sequence[str]) -> Any:

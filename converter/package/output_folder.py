@@ -5,7 +5,6 @@ OUT is replaced only where its marker says that every file in it is this tool's 
 """
 
 import contextlib
-import errno
 import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
@@ -13,12 +12,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from converter.bounds.exhausted import FULL, free_space
 from converter.errors import ExportError, ResourceLimit, UsageError
 from converter.package.output_commit import InTheWay
 from converter.package.output_marker import PlaceFindings, is_measurements, write_marker
 from converter.package.output_place import OWNER, Place, remove_checkpoints, remove_run
 
-FULL = {errno.ENOSPC, errno.EDQUOT}
 NAMED = 5
 """So many files are named in a message."""
 
@@ -141,6 +140,18 @@ class Output:
             remove_run(root)
             raise
 
+    @property
+    def root(self) -> Path:
+        """Where all that is half made lies until it is moved into place."""
+        return self._placement.root
+
+    def abandon(self) -> None:
+        """Remove what is half made and let go of the place, from another thread: the run does not come back."""
+        with contextlib.suppress(OSError):
+            self._tell_kept(self._placement.undo())
+            self._tell_kept(self._placement.clean(remove_run))
+        self._lock.release()
+
     def commit(self) -> None:
         """Move the finished folder into place. What stood there before is removed only after that.
 
@@ -250,5 +261,7 @@ def _disk_errors(out: Path) -> Iterator[None]:
 
 def _disk_full(out: Path) -> ResourceLimit:
     return ResourceLimit(
-        "the disk is full; nothing was changed", where=str(out.parent), hint="free some space, or choose another -o"
+        f"the disk is full{free_space(out)}; nothing was changed",
+        where=str(out),
+        hint="free some space, or choose another -o",
     )

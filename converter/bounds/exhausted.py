@@ -1,0 +1,87 @@
+"""Memory or disk that ran out, whatever library says so and however it says it."""
+
+import errno
+import shutil
+from pathlib import Path
+
+from converter.errors import ResourceLimit
+
+FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
+NO_MEMORY = (
+    *("can't allocate memory", "cannot allocate memory", "bad_alloc", "out of memory", "failed to allocate memory"),
+    *(
+        "unable to allocate",
+        "could not allocate",
+        "failed to map segment",
+        "can't start new thread",
+        "not enough memory",
+    ),
+)
+"""What torch, ONNX Runtime, LiteRT, numpy, safetensors and the loader of shared libraries say, in lower case."""
+NO_DISK = ("no space left on device", "disk quota exceeded")
+DEEPEST = 50
+
+
+def exhausted(error: BaseException, stage: str = "", where: Path | None = None) -> ResourceLimit | None:
+    """Return the resource limit that is behind an error; None where none is.
+
+    What was raised on the way counts: a library, or a stage, may have said something else of it. `where` is the folder
+    that is written to.
+    """
+    found: BaseException | None = error
+    for _ in range(DEEPEST):
+        if found is None:
+            return None
+        if isinstance(found, ResourceLimit):
+            return found
+        if _is_full(found):
+            return _disk(found, stage, where)
+        if _is_starved(found):
+            return _memory(found, stage)
+        found = found.__cause__ or found.__context__
+    return None
+
+
+def _is_full(error: BaseException) -> bool:
+    if isinstance(error, OSError) and error.errno is not None:
+        return error.errno in FULL
+    return isinstance(error, Exception) and any(text in str(error).lower() for text in NO_DISK)
+
+
+def _is_starved(error: BaseException) -> bool:
+    if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno == errno.ENOMEM):
+        return True
+    # Errors about a user's own words may hold any text; those of libraries are of these kinds.
+    said = isinstance(error, (RuntimeError, ImportError, OSError)) or type(error).__module__.startswith(
+        ("onnxruntime", "safetensors", "pyo3", "torch")
+    )
+    return said and any(text in str(error).lower() for text in NO_MEMORY)
+
+
+def _disk(error: BaseException, stage: str, where: Path | None) -> ResourceLimit:
+    named = getattr(error, "filename", None)
+    place = str(named or where or "")
+    free = "" if where is None else free_space(where)
+    return ResourceLimit(
+        f"the disk is full{free}{_at(stage)}; nothing was changed",
+        where=place,
+        hint="free some space, or choose another -o",
+    )
+
+
+def free_space(where: Path) -> str:
+    """Return what is left of the disk that holds `where`, for a message; what a run has half made is still there."""
+    existing = next(p for p in (where, *where.absolute().parents) if p.exists())
+    return f" ({shutil.disk_usage(existing).free / 1e6:.1f} MB left)"
+
+
+def _memory(error: BaseException, stage: str) -> ResourceLimit:
+    said = (str(error).strip().splitlines() or [""])[0][:160]
+    return ResourceLimit(
+        f"memory ran out{_at(stage)}{f' ({said})' if said else ''}; nothing was changed",
+        hint="close other programs, raise the limit that the system sets (ulimit -v), or use a smaller model",
+    )
+
+
+def _at(stage: str) -> str:
+    return f" at the stage {stage!r}" if stage else ""

@@ -1,0 +1,236 @@
+"""Limits of memory, disk and time that a run is held to while it runs."""
+
+import contextlib
+import os
+import signal
+import threading
+import time
+import weakref
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import FrameType
+from typing import Any, Protocol
+
+from converter.bounds.sizes import shown_size
+from converter.errors import ResourceLimit
+
+BETWEEN_LOOKS = 0.05
+LOOKS_BETWEEN_DISK = 10
+"""Counting files and other processes takes longer than reading one's own memory."""
+SECONDS_TO_STOP = 10.0
+"""What a run has to clean up by itself; a library that does not return is then cut off."""
+SIGNAL = signal.SIGUSR1
+STATM = Path("/proc/self/statm")
+
+
+class Stoppable(Protocol):
+    """What runs where no signal of Python reaches it, and can be told to come back."""
+
+    def stop(self) -> None: ...
+
+
+STOPPED_AT_LIMITS: "weakref.WeakSet[Any]" = weakref.WeakSet()
+"""Runners that are open; each adds itself."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a run may take at most; None: as much as there is."""
+
+    memory: int | None = None
+    """Bytes of this process and those that it started (resident size)."""
+    disk: int | None = None
+    """Bytes of what it writes, half-made files included."""
+    seconds: float | None = None
+
+    @property
+    def none(self) -> bool:
+        return self.memory is None and self.disk is None and self.seconds is None
+
+
+class LimitReached(KeyboardInterrupt):
+    """Raised in the main thread of a run that has reached a limit: nothing on the way takes it for its own error."""
+
+    def __init__(self, error: ResourceLimit) -> None:
+        super().__init__(str(error))
+        self.error = error
+
+
+@dataclass
+class Doing:
+    """What a run is doing, for messages: the titles of the tasks that are open."""
+
+    progress: Any
+    """Where it is shown: a `converter.stage.Progress`."""
+    titles: tuple[str, ...] = ()
+    failed_at: str = ""
+
+    @contextlib.contextmanager
+    def task(self, title: str, total: float | None = None) -> Iterator[Any]:
+        before = self.titles
+        self.titles, self.failed_at = (*before, title), ""
+        try:
+            with self.progress.task(title, total) as ticker:
+                yield ticker
+        except BaseException:
+            self.failed_at = self.failed_at or title
+            raise
+        finally:
+            self.titles = before
+
+    def note(self, text: str) -> None:
+        self.progress.note(text)
+
+    @property
+    def stage(self) -> str:
+        return self.failed_at or (self.titles[-1] if self.titles else "")
+
+
+@contextlib.contextmanager
+def watched(
+    limits: Limits,
+    *,
+    stage: Callable[[], str] = lambda: "",
+    folders: Callable[[], list[Path]] = list,
+    give_up: Callable[[ResourceLimit], None] = lambda _: None,
+) -> Iterator[None]:
+    """Raise `LimitReached` in the main thread as soon as a limit is reached.
+
+    Where the main thread does not stop within seconds, because a library does not come back from a call, `give_up` is
+    told, which removes what is half made and says why; then the process ends with the exit code of a resource limit.
+    In any other thread than the main one nothing is watched.
+    """
+    if limits.none or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    watch = _Watch(limits, stage, folders, give_up)
+    before = signal.signal(SIGNAL, watch.stop)
+    watch.thread.start()
+    try:
+        yield
+    except BaseException:
+        if watch.error is not None:  # whatever a library made of being stopped
+            raise LimitReached(watch.error) from None
+        raise
+    finally:
+        watch.ended.set()
+        watch.thread.join()
+        signal.signal(SIGNAL, before)
+
+
+class _Watch:
+    def __init__(
+        self,
+        limits: Limits,
+        stage: Callable[[], str],
+        folders: Callable[[], list[Path]],
+        give_up: Callable[[ResourceLimit], None],
+    ) -> None:
+        self.limits, self.stage, self.folders, self.give_up = limits, stage, folders, give_up
+        self.started = time.monotonic()
+        self.ended = threading.Event()
+        self.error: ResourceLimit | None = None
+        self.thread = threading.Thread(target=self._look, name="limits", daemon=True)
+
+    def stop(self, _number: int, _frame: FrameType | None) -> None:
+        """Handle the signal that the watching thread sends."""
+        if self.error is not None and not self.ended.is_set():
+            raise LimitReached(self.error)
+
+    def _look(self) -> None:
+        looks = 0
+        while not self.ended.wait(BETWEEN_LOOKS):
+            self.error = self._broken(thoroughly=looks % LOOKS_BETWEEN_DISK == 0)
+            looks += 1
+            if self.error is None:
+                continue
+            for runner in list(STOPPED_AT_LIMITS):
+                runner.stop()
+            signal.pthread_kill(threading.main_thread().ident or 0, SIGNAL)
+            if not self.ended.wait(SECONDS_TO_STOP):
+                _end_children()
+                try:
+                    self.give_up(self.error)
+                finally:
+                    os._exit(ResourceLimit.exit_code)
+            return
+
+    def _broken(self, *, thoroughly: bool) -> ResourceLimit | None:
+        limits = self.limits
+        if limits.seconds is not None and time.monotonic() - self.started > limits.seconds:
+            return self._reached("time", f"{limits.seconds:g} s are over", "--timeout")
+        if limits.memory is not None:
+            used = memory_bytes(children=thoroughly)
+            if used > limits.memory:
+                figure = f"{shown_size(used)} of memory are in use, {shown_size(limits.memory)} are allowed"
+                return self._reached("memory", figure, "--max-memory")
+        if limits.disk is not None and thoroughly:
+            used = disk_bytes(self.folders())
+            if used > limits.disk:
+                figure = f"{shown_size(used)} are written, {shown_size(limits.disk)} are allowed"
+                return self._reached("disk", figure, "--max-disk")
+        return None
+
+    def _reached(self, what: str, figure: str, flag: str) -> ResourceLimit:
+        stage = self.stage()
+        at = f" at the stage {stage!r}" if stage else ""
+        return ResourceLimit(
+            f"the limit of {what} was reached{at}: {figure}; nothing was left behind",
+            hint=f"raise {flag}, or make less at once: a smaller model, fewer targets",
+        )
+
+
+def memory_bytes(*, children: bool = True) -> int:
+    """Return the resident size of this process and, if wanted, of those that it started."""
+    import psutil
+
+    me = psutil.Process()
+    used = int(me.memory_info().rss)
+    for child in me.children(recursive=True) if children else ():
+        with contextlib.suppress(psutil.Error):
+            used += int(child.memory_info().rss)
+    return used
+
+
+def disk_bytes(folders: list[Path]) -> int:
+    """Return the bytes of all files in some folders, as far as they are there."""
+    used = 0
+    for folder in folders:
+        for root, _, names in os.walk(folder):
+            for name in names:
+                with contextlib.suppress(OSError):
+                    found = (Path(root) / name).lstat()
+                    used += min(found.st_size, found.st_blocks * 512)
+    return used
+
+
+def check_estimate(limits: Limits, *, memory: int = 0, disk: int = 0) -> None:
+    """Raise `ResourceLimit` where a run would take more than it may, before it starts."""
+    for what, needed, allowed, flag in (
+        ("memory", memory, limits.memory, "--max-memory"),
+        ("disk space", disk, limits.disk, "--max-disk"),
+    ):
+        if allowed is not None and needed > allowed:
+            raise ResourceLimit(
+                f"the run needs about {shown_size(needed)} of {what}, {shown_size(allowed)} are allowed; nothing was "
+                "made",
+                hint=f"raise {flag}, or make less at once: a smaller model, fewer targets",
+            )
+
+
+def at_least(limits: Limits, defaults: Limits) -> Limits:
+    """Return limits, those that are not set taken from `defaults`."""
+    chosen = {
+        name: getattr(limits, name) if getattr(limits, name) is not None else getattr(defaults, name)
+        for name in ("memory", "disk", "seconds")
+    }
+    return replace(limits, **chosen)
+
+
+def _end_children() -> None:
+    import psutil
+
+    for child in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.Error):
+            child.kill()

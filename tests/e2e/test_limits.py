@@ -1,0 +1,157 @@
+"""Runs and packages are held to limits: exit code 7 with stage and figure, and nothing is left behind."""
+
+import json
+import os
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import onnx
+import pytest
+from onnx import TensorProto, helper
+
+from converter import convert
+from converter.commands.cli import run
+from converter.jsonfile import json_text
+from converter.package.manifest import DIGEST, _describe, _digest
+from tests.tiny import SENTENCES
+
+LOOP = "endless"
+
+
+@pytest.fixture(scope="module")
+def model(tiny: Callable[..., Path]) -> Path:
+    return tiny()
+
+
+@pytest.fixture(scope="module")
+def package(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("limits")
+    (folder / "texts.txt").write_text("".join(f"{s}\n" for s in SENTENCES), encoding="utf-8")
+    recipe = {"model": str(model), "targets": ["cpu-int8"], "quantize": {"cpu-int8": "none"}}
+    result = convert(recipe | {"eval": str(folder / "texts.txt")}, folder / "out")
+    assert result.exit_code == 0
+    return folder / "out" / "cpu-int8"
+
+
+def left_in(folder: Path) -> list[str]:
+    return sorted(p.name for p in folder.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (("--max-memory", "50MB"), "of memory"),
+        (("--max-disk", "10kB"), "the run needs about"),
+        (("--timeout", "0.3s"), "0.3 s are over"),
+    ],
+)
+def test_an_export_is_held_to_its_limits(
+    flags: tuple[str, ...], said: str, model: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert run([str(model), "--target", "cpu-int8", "-o", str(tmp_path / "out"), "-q", *flags]) == 7
+    heard = capfd.readouterr().err
+    assert said in heard
+    assert flags[0] in heard
+    assert left_in(tmp_path) == []
+
+
+def test_a_limit_is_told_to_machines_too(model: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    flags = ("--max-disk", "10kB", "--json")
+    assert run([str(model), "--target", "cpu-int8", "-o", str(tmp_path / "out"), "-q", *flags]) == 7
+    found = json.loads(capfd.readouterr().out)
+    assert found["exit_code"] == 7
+    assert "10 kB are allowed" in found["error"]["message"]
+
+
+@pytest.mark.parametrize("flag", ["--max-memory", "--max-disk", "--timeout"])
+def test_a_limit_without_a_unit_is_refused(flag: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    assert run(["--target", "cpu-int8", "-o", str(tmp_path / "out"), flag, "7"]) == 2
+    assert "with its unit" in capfd.readouterr().err
+
+
+def loop_forever(path: Path) -> None:
+    """Put a loop before a graph that never ends: its condition stays true, and nothing counts."""
+    made = onnx.load(path)
+    body = helper.make_graph(
+        [
+            helper.make_node("Identity", ["on"], ["still_on"]),
+            helper.make_node("Identity", ["held"], ["still_held"]),
+        ],
+        LOOP,
+        [
+            helper.make_tensor_value_info("turn", TensorProto.INT64, []),
+            helper.make_tensor_value_info("on", TensorProto.BOOL, []),
+            helper.make_tensor_value_info("held", TensorProto.INT64, None),
+        ],
+        [
+            helper.make_tensor_value_info("still_on", TensorProto.BOOL, []),
+            helper.make_tensor_value_info("still_held", TensorProto.INT64, None),
+        ],
+    )
+    first = made.graph.input[0].name
+    for node in made.graph.node:
+        for i, name in enumerate(node.input):
+            if name == first:
+                node.input[i] = f"{first}.{LOOP}"
+    on = helper.make_tensor("loop_on", TensorProto.BOOL, [], [True])
+    made.graph.initializer.append(on)
+    made.graph.node.insert(
+        0, helper.make_node("Loop", ["", "loop_on", first], [f"{first}.{LOOP}"], name=LOOP, body=body)
+    )
+    onnx.save(made, path)
+
+
+def reseal(folder: Path, name: str) -> None:
+    table = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+    table["files"][name] = _describe(folder / name)
+    table[DIGEST] = _digest(table)
+    (folder / "manifest.json").write_text(json_text(table), encoding="utf-8")
+
+
+def test_a_graph_that_never_ends_is_stopped(package: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    endless = shutil.copytree(package, tmp_path / "endless")
+    file = next(endless.rglob("*.onnx"))
+    loop_forever(file)
+    reseal(endless, file.relative_to(endless).as_posix())
+    assert run(["verify", str(endless), str(package), "--timeout", "4s", "-q"]) == 7
+    heard = capfd.readouterr()
+    assert "the limit of time was reached at the stage 'endless'" in heard.err
+    assert f"PASS  {package}" in heard.out
+    assert run(["run", str(endless), "a text", "--timeout", "4s", "-q"]) == 7
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root mounts a small disk")
+def test_a_full_disk_is_told_with_its_path_and_what_is_needed(
+    model: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=120k", "tmpfs", str(disk)], check=False)
+    if mounted.returncode:
+        pytest.skip("no disk can be mounted here")
+    try:
+        assert run([str(model), "--target", "cpu-int8", "-o", str(disk / "out"), "-q"]) == 7
+        heard = capfd.readouterr().err
+        assert str(disk) in heard
+        assert "MB are needed" in heard
+        assert left_in(disk) == []
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)
+
+
+def test_escape_sequences_of_a_manifest_do_not_reach_the_terminal(
+    package: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    forged = shutil.copytree(package, tmp_path / "forged")
+    table = json.loads((forged / "manifest.json").read_text(encoding="utf-8"))
+    table["source"]["id"] = "\x1b[2J\x9b31m\u202eevil\nPASS  everything"
+    table[DIGEST] = _digest(table)
+    (forged / "manifest.json").write_text(json_text(table), encoding="utf-8")
+    assert run(["inspect", str(forged)]) == 0
+    assert run(["inspect", str(forged), "--json"]) == 0
+    assert run(["diff", str(package), str(forged)]) == 0
+    heard = capfd.readouterr()
+    assert not set(heard.out + heard.err) & set("\x1b\x9b\u202e")
+    assert "\nPASS" not in heard.out
