@@ -33,7 +33,7 @@ class CpuInt8(Target):
     own = (unquantized(Limits(max_error=1e-4, agreement=0.999, stability=0.999)),)
     precisions = ("static", "dynamic", "int8", "int4", "none")
     auto = ("static", "dynamic")
-    writes = ("int8", "dynamic", "int4", "none")
+    writes = ("int8", "dynamic", "static", "int4", "none")
     default = True
     timed = True
 

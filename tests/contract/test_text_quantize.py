@@ -192,7 +192,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     [
         ("gpt2", "int4", "_q4"),
         ("gpt2", "dynamic", "_quantized"),
-        ("marian", "int8", "_quantized"),
+        ("marian", "static", "_quantized"),
         ("marian", "int4", "_q4"),
     ],
 )
