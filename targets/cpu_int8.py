@@ -59,9 +59,8 @@ class CpuInt8(Target):
         """Return no check, as a user may ask for weights without the bound, but what the file is safe on."""
         from converter.onnx.accumulators import instruction_sets
 
-        # Of a model in float32 alone, as all that write text are, one file says what any of them would.
-        first = next(iter(bundle.files.values()))
-        return [], {"instruction_sets": instruction_sets(bundle.folder / first)}
+        files = [bundle.folder / file for file in dict.fromkeys(bundle.files.values())]
+        return [], {"instruction_sets": instruction_sets(*files)}
 
     def product_weights(self, bundle: Bundle) -> "Iterator[NDArray[Any]]":
         from converter.onnx.weights import product_weights

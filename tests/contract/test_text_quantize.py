@@ -28,6 +28,7 @@ LOOSE = {"agreement": 0.2, "stability": 0.2, "sequences": 0.0, "perplexity": 9.0
 class Floats:
     """The float graphs of a tiny model."""
 
+    source: Any
     specs: dict[str, GraphSpec]
     files: dict[str, Path]
 
@@ -55,7 +56,7 @@ def floats(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Floats]:
         if family not in known:
             model = make_text_model(family)
             specs = graph_specs(model, pad_id=pad_of(model))
-            known[family] = Floats(specs, export_text_graphs(model, specs, tmp_path_factory.mktemp(family)))
+            known[family] = Floats(model, specs, export_text_graphs(model, specs, tmp_path_factory.mktemp(family)))
         return known[family]
 
     return make
@@ -70,6 +71,23 @@ def operators(path: Path) -> list[str]:
     import onnx
 
     return [n.op_type for n in onnx.load(path).graph.node]
+
+
+@pytest.mark.parametrize(("family", "layers"), [("gpt2", 2), ("llama", 0), ("marian", 4), ("t5", 0)])
+def test_attention_in_one_operator_says_what_pytorch_says(
+    family: str, layers: int, floats: Callable[[str], Floats], tmp_path: Path
+) -> None:
+    """Alone, cached, in a padded batch; not where a client would guess the sizes of an empty cache wrongly (T5)."""
+    from converter.onnx.quantize.written import read_for_rounding
+    from converter.onnx.text_equality import check_text_graphs
+    from converter.onnx.write import write_onnx
+
+    given, files = floats(family), {}
+    for name, path in given.files.items():
+        files[name] = tmp_path / f"{name}.onnx"
+        write_onnx(read_for_rounding(path), files[name])
+    assert check_text_graphs(given.source, given.specs, OnnxRunner(files).run, 64)["max_relative_error"] < 1e-4
+    assert operators(files[DECODER if DECODER in files else "model"]).count("MultiHeadAttention") == layers
 
 
 @pytest.mark.parametrize("family", FAMILIES)
