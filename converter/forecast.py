@@ -26,9 +26,9 @@ class Table:
     parameters: int
     fixed_bytes: int = 0
 
-    def bytes(self, stored: int) -> int:
+    def bytes(self, stored: float) -> int:
         scales = self.rows * SCALE_BYTES if stored == 1 and not self.fixed_bytes else 0
-        return self.fixed_bytes + self.parameters * stored + scales
+        return self.fixed_bytes + round(self.parameters * stored) + scales
 
 
 @dataclass(frozen=True)
@@ -52,12 +52,12 @@ class Forecast:
     def parameters(self) -> int:
         return self.table.parameters + self.matrices + self.others
 
-    def bytes(self, stored: int) -> int:
+    def bytes(self, stored: float) -> int:
         """Return the bytes of the weights in a package that has `stored` bytes a weight.
 
         Graph and names add some hundred kilobytes.
         """
-        return self.table.bytes(stored) + self.matrices * stored + self.others * (2 if stored == 2 else 4)
+        return self.table.bytes(stored) + round(self.matrices * stored) + self.others * (2 if stored == 2 else 4)
 
 
 def forecast_of(model: "TorchModel") -> Forecast:

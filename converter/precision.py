@@ -116,7 +116,7 @@ class Precision:
     """As it is typed behind `--quantize`."""
     limits: Limits
     """How far a package of it may be from its source, where the recipe says nothing else."""
-    bytes_a_weight: int = 1
+    bytes_a_weight: float = 1
     """As sizes are forecast and budgets counted."""
     tolerance: float = 0.05
     """How far replayed outputs may be from the recorded ones, over the output range. int8 kernels round and saturate

@@ -35,7 +35,7 @@ class CpuInt8(Target):
     own = (unquantized(Limits(max_error=1e-4, agreement=0.999, stability=0.999)),)
     precisions = ("static", "dynamic", "int8", "int4", "none")
     auto = ("static", "dynamic")
-    writes = ("int8", "dynamic", "int4", "none")
+    writes = ("int8", "dynamic", "static", "int4", "none")
     default = True
     timed = True
 
@@ -68,11 +68,9 @@ class CpuInt8(Target):
         from converter.onnx.accumulators import instruction_sets
         from converter.onnx.stored_once import check_stored_once
 
-        # Of a model in float32 alone, as all that write text are, one file says what any of them would.
-        first = next(iter(bundle.files.values()))
         files = [bundle.folder / f for f in dict.fromkeys(bundle.files.values())]
         checks = [] if source.cache is None else [check_stored_once(files)]
-        return checks, {"instruction_sets": instruction_sets(bundle.folder / first)}
+        return checks, {"instruction_sets": instruction_sets(*files)}
 
     def accompany(
         self, bundle: Bundle, golden: "Golden", runner: Runner, evaluation: "Evaluation", tolerance: float

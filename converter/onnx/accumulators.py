@@ -17,13 +17,17 @@ SATURATING = ("x86 AVX2", "x86 AVX-512 without VNNI")
 PRODUCTS = ("MatMulIntegerToFloat", "DynamicQuantizeMatMul", "MatMulInteger", "QLinearMatMul", "DequantizeLinear")
 
 
-def instruction_sets(path: Path) -> dict[str, Any]:
-    """Return where the int8 products of `path` give the exact sums, and what that rests on."""
+def instruction_sets(*paths: Path) -> dict[str, Any]:
+    """Return where the int8 products of `paths` give the exact sums, and what that rests on."""
     from converter.onnx.read import read_onnx
 
-    sums = [largest_pair_sum(array) for array in _weights(read_onnx(path))]
+    sums = [largest_pair_sum(array) for path in paths for array in _weights(read_onnx(path))]
     if not sums:
-        return {"safe": [*EXACT, *SATURATING], "int8_products": 0, "proof": "the file has no int8 matrix products"}
+        return {
+            "safe": [*EXACT, *SATURATING],
+            "int8_products": 0,
+            "proof": "no matrix product has int8 weights with one scale an output",
+        }
     worst = max(sums)
     if worst <= MAX_PAIR:
         safe = [*EXACT, *SATURATING]
@@ -43,12 +47,15 @@ def _weights(model: "ir.Model") -> "list[np.ndarray]":
     for node in model.graph:
         if node.op_type not in PRODUCTS or not _feeds_product(node):
             continue
-        for value in node.inputs:
+        for given in node.inputs:
+            turn = None if given is None else given.producer()
+            turned = turn is not None and turn.op_type == "Transpose"
+            value = turn.inputs[0] if turn is not None and turned else given
             if value is None or not value.is_initializer() or value.const_value is None:
                 continue
             if value.const_value.dtype.numpy() == np.int8 and len(value.const_value.shape) == 2:
-                found[str(value.name)] = value.const_value
-    return [np.asarray(tensor.numpy()) for tensor in found.values()]
+                found[str(value.name)] = value.const_value, turned
+    return [np.asarray(t.numpy().T if turned else t.numpy()) for t, turned in found.values()]
 
 
 def _feeds_product(node: "ir.Node") -> bool:

@@ -30,7 +30,11 @@ class Int4Blocks(BlockQuantizer):
     target = "cpu-int8"
     takes = ("decoder", "encoder-decoder")
     precision = Precision(
-        "int4", Limits(agreement=0.85, stability=0.97, sequences=0.3, perplexity=1.1), suffix="_q4", client_dtype="q4"
+        "int4",
+        Limits(agreement=0.85, stability=0.97, sequences=0.3, perplexity=1.1),
+        bytes_a_weight=0.5625,
+        suffix="_q4",
+        client_dtype="q4",
     )
     summary = "int4 weights in blocks, for models that write text"
 

@@ -7,6 +7,7 @@ from zlib import crc32
 
 from converter.binding import option
 from converter.errors import StageFailed
+from converter.generate.graphs import DECODER, ENCODER
 from converter.graphs import MODEL
 from converter.onnx.model import OnnxModel
 from converter.precision import Limits, Precision, Quantizer
@@ -17,6 +18,11 @@ if TYPE_CHECKING:
 
     from converter.onnx.quantize.fit import ProductFit
     from converter.onnx.rewrites.sites import Site
+
+WRITTEN = 48
+"""Texts that a model continues for it, at most: writing takes longer than reading."""
+BLOCK = 32
+"""Inputs a scale, in the decoder of a model that writes text."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +49,10 @@ class StaticInt8(Quantizer[OnnxModel]):
 
     target = "cpu-int8"
     precision = Precision(
-        "static", Limits(agreement=0.97, stability=0.999, max_drop=0.02), suffix="_quantized", client_dtype="q8"
+        "static",
+        Limits(agreement=0.97, stability=0.999, max_drop=0.02, sequences=0.7, perplexity=1.02),
+        suffix="_quantized",
+        client_dtype="q8",
     )
     gentler = (
         "static:max_noise=0.02",
@@ -52,6 +61,7 @@ class StaticInt8(Quantizer[OnnxModel]):
         "static:max_noise=0.005",
         "dynamic",
     )
+    takes = ("encoder", "encoder-decoder")
     summary = "int8 weights and activations, ranges fixed by calibration"
     needs_text = True
 
@@ -62,6 +72,8 @@ class StaticInt8(Quantizer[OnnxModel]):
 
         if not ctx.calibration:
             raise StageFailed("static quantization needs calibration text", where=self.name, hint="give --calibration")
+        if given.source.cache is not None:
+            return self._written(given, ctx)
         preparation = Preparation(smooth=self.smooth, bounded=self.bounded, fuse=not self.portable, texts=self.samples)
         prepared = prepare(given, ctx.work / self._folder, ctx, preparation)
         fit = fit_products(prepared, self.range, ctx.progress, bounded=self.bounded)
@@ -72,6 +84,30 @@ class StaticInt8(Quantizer[OnnxModel]):
         made = replace(given, files={MODEL: prepared.folder / "model.onnx"}, precision="static")
         facts |= {"activations": fit.ranges, "noise": fit.noise}
         return Outcome(made, prepared.facts | facts)
+
+    def _written(self, given: OnnxModel, ctx: Context) -> Outcome[OnnxModel]:
+        """Put an encoder into int8 with fixed ranges, and the decoder behind it into int8 in blocks.
+
+        Fixed ranges in a decoder were tried and left: it reads one token a call, so that finding the range costs
+        nothing, and errors of a range that does not fit add up from token to token.
+        """
+        from converter.onnx.quantize.block_fit import BlockRules, facts_of, fit_graph
+        from converter.onnx.quantize.prepare import Preparation
+        from converter.onnx.quantize.written import written_texts
+        from converter.onnx.quantize.written_int8 import IntegerRules, write_int8_graph
+
+        if ENCODER not in given.files:
+            raise StageFailed("static quantization needs an encoder", where=self.name, hint="--quantize int8")
+        (folder := ctx.work / self._folder).mkdir(exist_ok=True)
+        texts = written_texts(given, ctx, min(self.samples, WRITTEN))
+        preparation = Preparation(smooth=self.smooth, bounded=self.bounded, fuse=False, texts=len(texts))
+        rules = IntegerRules(preparation, self.range, self.max_noise)
+        files = {graph: folder / f"{graph}.onnx" for graph in given.files}
+        facts = {ENCODER: write_int8_graph(given, ENCODER, rules, texts, files[ENCODER], ctx)}
+        decoder = fit_graph(given, DECODER, BlockRules(8, BLOCK, "rtn", 8), [], folder, ctx)
+        facts |= facts_of({DECODER: decoder})
+        decoder.write(files[DECODER])
+        return Outcome(replace(given, files=files, precision="static"), facts)
 
     @property
     def _folder(self) -> str:

@@ -56,7 +56,7 @@ class CostTable:
         )
 
 
-def size_table(dimensions: Dimensions, n_parameters: int, full: Sequence[tuple[int, int]], width: int) -> CostTable:
+def size_table(dimensions: Dimensions, n_parameters: int, full: Sequence[tuple[int, int]], width: float) -> CostTable:
     """Return the table of a package's megabytes, `width` bytes a parameter."""
     head = 4 * dimensions.hidden * dimensions.head_dim * width / 1e6
     neuron = (dimensions.ffn_blocks + 1) * dimensions.hidden * width / 1e6

@@ -471,8 +471,7 @@ def test_an_answer_of_one_token_or_of_one_repeated_proves_nothing(proof: Proof) 
     ("options", "said"),
     [
         ({"targets": ["tflite"]}, "tflite packages of models for text-generation come later"),
-        ({"targets": ["cpu-int8"], "quantize": {"cpu-int8": "static"}}, "static comes later"),
-        ({"targets": ["cpu-int8"], "quantize": {"cpu-int8": "auto"}}, "comes later"),
+        ({"targets": ["cpu-int8"], "quantize": {"cpu-int8": "static"}}, "works on encoders and encoder-decoders"),
         ({"targets": ["cpu-int8"], "task": "text-classification"}, "not for text-classification"),
         ({"targets": ["cpu-int8"], "prompt": "query"}, "has no prompt 'query'"),
         ({"targets": ["cpu-int8"], "compress": [{"stage": "prune.structured", "heads": 0.5}]}, "works on encoders"),

@@ -193,5 +193,5 @@ def test_what_apps_and_mediapipe_have_no_form_for_is_left_out_and_said(made: Res
 def test_they_stand_in_the_menus_and_are_gone_with_their_files(added: None) -> None:
     assert "next-sentence-prediction" in registry.task_names()
     assert "quantize.unchanged" in registry.stage_names()
-    assert list(registry.target_class("cpu-int8").menu()) == ["static", "dynamic", "unchanged", "none"]
+    assert list(registry.target_class("cpu-int8").menu()) == ["static", "dynamic", "int8", "int4", "unchanged", "none"]
     assert registry.target_class("plain-onnx").candidates() == ("none",)

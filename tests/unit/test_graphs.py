@@ -168,10 +168,12 @@ def test_a_stage_that_knows_encoders_refuses_another_kind_by_name(kind: str, tin
     auto = transformers.AutoModelForSeq2SeqLM if kind == "t5" else transformers.AutoModelForCausalLM
     task = {"t5": Translation, "gpt2": Continuation}[kind](config)
     other = replace(source, module=auto.from_config(config).eval(), task=task)
-    for name in stage_names():
+    others = [n for n in stage_names() if task.kind not in stage_class(n).takes]
+    assert len(others) > 15
+    for name in others:
         stage = object.__new__(stage_class(name))  # its options do not matter: it is refused before it looks at them
         with pytest.raises(
-            UsageError, match=f"works on encoders, and a model for {task.name} is run as an? {task.kind}"
+            UsageError, match=f"works on encoders.*, and a model for {task.name} is run as an? {task.kind}"
         ):
             check_stage(stage, other, has_text=True)
 

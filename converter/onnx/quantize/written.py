@@ -35,9 +35,14 @@ def read_for_rounding(path: Path) -> "ir.Model":
 
 
 def written_texts(given: "OnnxModel", ctx: "Context", count: int) -> "list[Encoding]":
-    """Return texts of the calibration text as the model reads them, each with what it writes after it."""
+    """Return texts of the calibration text as the model reads them, each with what it writes after it.
+
+    A causal model reads a user's own text as it is: it is what the model is to write.
+    """
     source: Any = given.source
     texts = even_sample(ctx.calibration, count)
+    if source.task.causal and not ctx.calibration_is_builtin:
+        return [source.task.encode(source.tokenizer, text, source.max_length) for text in texts]
     run = _lean_run(given)
     made = []
     with ctx.progress.task("Writing calibration text", total=len(texts)) as ticker:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from converter.onnx.rewrites.products import Product
-from converter.onnx.rewrites.projections import array_of, bias_of, is_weight, new_weight
+from converter.onnx.rewrites.projections import bias_of, is_weight
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -90,8 +90,16 @@ def _divide(graph: "ir.Graph", value: "ir.Value", inverse: "NDArray[np.float32]"
 
 
 def _scale(graph: "ir.Graph", node: "ir.Node", place: int, old: "ir.Value", factors: "NDArray[np.float32]") -> None:
-    name = str(old.name)
-    made = new_weight(graph, (array_of(old) * factors).astype(np.float32), f"{name}.scaled")
+    """Let `node` read `old` times `factors`, computed when it is read: all at once would be the model again."""
+    import onnx_ir as ir
+
+    from converter.onnx.read import lazy_tensor
+
+    tensor, name = old.const_value, f"{old.name}.scaled"
+    assert tensor is not None
+    made = ir.Value(name=name, const_value=lazy_tensor(lambda: tensor.numpy() * factors, tensor, name))
+    made.type, made.shape = ir.TensorType(ir.DataType.FLOAT), ir.Shape(tensor.shape.numpy())
+    graph.register_initializer(made)
     node.replace_input_with(place, made)
     if not old.uses():
-        del graph.initializers[name]
+        del graph.initializers[str(old.name)]

@@ -12,6 +12,7 @@ from converter.onnx.rewrites.idle_biases import drop_idle_biases
 from converter.onnx.rewrites.projections import merge_projections
 from converter.onnx.rewrites.reshapes import constant_shapes, products_of_rows
 from converter.onnx.rewrites.residuals import residuals_as_sums, without_residual_additions
+from converter.onnx.rewrites.root_mean_squares import divide_by_roots
 from converter.onnx.rewrites.rows import keep_read_rows, with_shapes
 from converter.onnx.rewrites.sequence_first import put_sequence_first, without_attention_operators
 from converter.onnx.rewrites.shared_heads import ask_shared_heads
@@ -42,6 +43,7 @@ WITH_CACHE: "tuple[Rewrite[ir.Model], ...]" = (
     Rewrite("products_of_rows", products_of_rows, requires=with_shapes),
     Rewrite("constant_shapes", constant_shapes, requires=with_shapes),
     Rewrite("shared_heads", ask_shared_heads, requires=with_shapes),
+    Rewrite("divided_by_roots", divide_by_roots),
     Rewrite("cleaned", clean_graph, ensures=without_metadata),
     # Behind the folding of transposes, which would turn the table back into a second one.
     Rewrite("tied_tables", share_transposed_tables),

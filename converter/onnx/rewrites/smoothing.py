@@ -95,6 +95,9 @@ def _value_projection(site: "Site") -> "tuple[ir.Node, ir.Node, ir.Value, ir.Val
     attention = site.given.producer()
     if attention is None or attention.op_type != "MultiHeadAttention" or len(site.given.uses()) != 1:
         return None
+    if len(attention.outputs) > 1 or attention.inputs[2] is None or attention.inputs[2].is_graph_output():
+        # A cache holds these values: it stays what it was.
+        return None
     value = attention.inputs[2]
     split = value.producer() if value is not None else None
     add = split.inputs[0].producer() if split is not None and split.op_type == "Split" and split.inputs[0] else None
