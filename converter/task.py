@@ -128,6 +128,10 @@ class Task(ABC):
         """Choose, of the text that comes with the tool, what has the shape of this task; edge cases last."""
         return (*text.texts(), *text.text_edges())
 
+    def row_of(self, row: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Return a row of an evaluation file with all of its columns: some hold tables of more."""
+        return row
+
     def scored_outputs(self, specs: Mapping[str, GraphSpec], run: Run, one: Example, encoding: Encoding) -> Outputs:
         """Return what one example is scored by, where the task is `scored_apart`."""
         raise NotImplementedError(f"{self.name} is scored by the outputs that are compared")

@@ -452,6 +452,22 @@ def test_an_answer_of_one_token_or_of_one_repeated_proves_nothing(proof: Proof) 
     assert task.idle([(5, 6), (5, 7)]) is None
 
 
+@pytest.mark.parametrize(
+    ("decisions", "said"), [((5, 5, 5), "one and the same token"), ((5,), "ends at once"), ((5, 6), "the same answer")]
+)
+def test_a_package_of_a_source_that_says_nothing_is_not_proven(
+    decisions: tuple[int, ...], said: str, package: Path, proof: Proof
+) -> None:
+    few = proof.reference.judged[:3]
+    alike = tuple((i, *decisions[1:]) if len(decisions) == 1 else decisions for i in range(3))
+    if said.startswith("one"):
+        alike = (decisions, decisions[1:], decisions)
+    checks = Proof(proof.source, replace(proof.reference, judged=few, decisions=alike)).of(package)
+    for name in ("agreement", "generation", "stops", "perplexity", "cache"):
+        assert checks[name].status is Status.NOT_RUN, name
+    assert said in checks["generation"].detail
+
+
 # What is not there is refused by name, before any work.
 
 

@@ -28,6 +28,21 @@ def test_a_trained_sample_knows_its_task(name: str) -> None:
     assert reference.metric[source.task.metric_name] > 0.9
 
 
+WRITERS = {"translator": ("eval.tsv", 0.6, True), "storyteller": ("eval.txt", 4.0, False)}
+"""The evaluation file, and what its main metric must pass: BLEU from below, perplexity from above."""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", sorted(WRITERS))
+def test_a_trained_writer_knows_its_task(name: str) -> None:
+    file, limit, above = WRITERS[name]
+    source = load_source(resolve_model(f"sample:{name}", SILENT))
+    held_out = read_examples(resolve_data(Path(f"sample:{name}/{file}"), SILENT), source.task)
+    reference = capture_reference(source, held_out[:2], SILENT, held_out[:60])
+    found = reference.metric[source.task.metric_name]
+    assert found > limit if above else found < limit
+
+
 @pytest.mark.slow
 def test_sentiment_reads_text_that_no_grammar_made() -> None:
     source = load_source(resolve_model("sample:sentiment", SILENT))
