@@ -22,6 +22,8 @@ CHECK_TITLES = {
     "generation": "text that it writes on its own",
     "stops": "where its texts end",
     "perplexity": "perplexity over the source's",
+    "cache": "with a cache as without",
+    "stored once": "no weight is there twice",
 }
 
 
