@@ -165,7 +165,7 @@ def metric_checks(
         return [Check("metric", Status.NOT_RUN, None, limits.max_drop, vacuous)]
     name = source.task.metric_name
     before, after = reference.metric[name], metric[name]
-    drop = after / before - 1 if source.task.lower_is_better else before - after
+    drop = source.task.drop(before, after)
     # Scores are ratios of counts: their difference may exceed an exact limit by rounding alone.
     status = within(drop - 1e-9, limits.max_drop)
     worse, better, of = ("rises", "falls", "rise") if source.task.lower_is_better else ("falls", "rises", "drop")
