@@ -59,7 +59,7 @@ class Task(ABC):
     scored_apart: ClassVar[bool] = False
     """It is scored by what it does on its own, as `scored_outputs` asks for it, not by outputs that are compared."""
     lower_is_better: ClassVar[bool] = False
-    """Of `metric_name`: its drop is then the share by which it grows."""
+    """Of `metric_name`, as of perplexity."""
     most_texts: ClassVar[int | None] = None
     """Texts that are compared at most, whatever the recipe says; None: as many as it says."""
 
@@ -127,6 +127,14 @@ class Task(ABC):
     def builtin_text(self, text: "BuiltinText") -> tuple[Example, ...]:
         """Choose, of the text that comes with the tool, what has the shape of this task; edge cases last."""
         return (*text.texts(), *text.text_edges())
+
+    def row_of(self, row: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Return a row of an evaluation file with all of its columns: some hold tables of more."""
+        return row
+
+    def drop(self, before: float, after: float) -> float:
+        """Return how much worse `metric_name` came out: what it lost; where lower is better, the share it grew by."""
+        return after / before - 1 if self.lower_is_better else before - after
 
     def scored_outputs(self, specs: Mapping[str, GraphSpec], run: Run, one: Example, encoding: Encoding) -> Outputs:
         """Return what one example is scored by, where the task is `scored_apart`."""

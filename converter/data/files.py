@@ -66,8 +66,12 @@ def read_data(path: Path, task: "Task", options: DataOptions = AS_IT_IS, *, judg
     with _refusals(path):
         known = _known(task, options)
         bare = task.bare_columns if not options.columns and _is_bare(path, known, task.bare_columns) else ()
-        layout = survey(_rows(path, task, known, bare), task, options, path.name)
-        for where, row in _rows(path, task, known, bare):
+
+        def rows() -> Iterator[Located]:
+            return ((where, task.row_of(row)) for where, row in _rows(path, task, known, bare))
+
+        layout = survey(rows(), task, options, path.name)
+        for where, row in rows():
             if not made:
                 _refuse_misspelled(row, where, layout)
             read = layout.apply(row, where)

@@ -48,6 +48,12 @@ def is_pair_column(name: str) -> bool:
     return name in NAMES or bool(language_of(name))
 
 
+def flat_row(row: Row) -> Row:
+    """Return a row with the languages of its `translation` as columns too, so that `--columns` can name them."""
+    nested = _decoded(row.get(TRANSLATION))
+    return {**{str(k).lower(): v for k, v in nested.items()}, **row} if isinstance(nested, Mapping) else row
+
+
 def written_example(row: Row, where: str, languages: Languages, *, alone: bool) -> Example:
     """Read one row. `alone`: a text without anything beside it is scored itself, by its perplexity.
 
@@ -56,11 +62,11 @@ def written_example(row: Row, where: str, languages: Languages, *, alone: bool) 
 
     """
     nested = _decoded(row.get(TRANSLATION))
-    if isinstance(nested, Mapping):
-        return _by_language({str(k): v for k, v in nested.items()}, where, languages)
-    for source, target in PAIRED:
+    for source, target in PAIRED[:1] if isinstance(nested, Mapping) else PAIRED:
         if source in row and target in row:
             return _pair(row, source, target, where)
+    if isinstance(nested, Mapping):
+        return _by_language({str(k): v for k, v in nested.items()}, where, languages)
     if sum(bool(language_of(name)) for name in row) > 1:
         return _by_language({k: v for k, v in row.items() if language_of(k)}, where, languages)
     name = next((n for n in READ if n in row), None)
@@ -90,7 +96,7 @@ def _by_language(row: Row, where: str, languages: Languages) -> Example:
             raise DataError(
                 f"the row has {told}; the model {does} {language!r}, which is not among them",
                 where=where,
-                hint="give pairs in the model's own languages, or a model for these",
+                hint="give pairs in the model's languages; --columns text=NAME,label=NAME if they are named otherwise",
             )
     return _pair(row, str(found[0]), str(found[1]), where)
 

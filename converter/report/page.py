@@ -23,6 +23,8 @@ CHECK_TITLES = {
     "stops": "where its texts end",
     "perplexity": "perplexity over the source's",
     "slices": "kinds of text",
+    "cache": "with a cache as without",
+    "stored once": "no weight is there twice",
 }
 
 

@@ -5,6 +5,7 @@ BLEU 34.5, as papers print it, is 0.345 here: a point of BLEU is 0.01, as a perc
 
 import re
 from collections.abc import Sequence
+from functools import cache, lru_cache
 from typing import Any
 
 BLEU, CHRF, EXACT = "bleu", "chrf", "exact_match"
@@ -69,16 +70,23 @@ def chrf(wanted: References, found: Sequence[str]) -> float:
 
 def rouge(wanted: References, found: Sequence[str]) -> dict[str, float]:
     """Return the mean F1 of ROUGE-1, 2 and L (Lin 2004) without stemming, of the best reference of each text."""
+    _check(wanted, found)
+    each = [_rouge_of(tuple(right), text) for right, text in zip(wanted, found, strict=True)]
+    return {name: sum(row[i] for row in each) / len(each) for i, name in enumerate(ROUGE)}
+
+
+@lru_cache(maxsize=100_000)
+def _rouge_of(right: tuple[str, ...], text: str) -> tuple[float, ...]:
+    """Score one text: kept, since parts of a file are scored again to tell how sure its score is."""
+    best = _scorer().score_multi(list(right), text)
+    return tuple(float(best[theirs].fmeasure) for theirs in ROUGE.values())
+
+
+@cache
+def _scorer() -> Any:
     from rouge_score.rouge_scorer import RougeScorer
 
-    _check(wanted, found)
-    scorer = RougeScorer(list(ROUGE.values()), use_stemmer=False, tokenizer=_Words())
-    sums = dict.fromkeys(ROUGE, 0.0)
-    for right, text in zip(wanted, found, strict=True):
-        best = scorer.score_multi(list(right), text)
-        for name, theirs in ROUGE.items():
-            sums[name] += float(best[theirs].fmeasure)
-    return {name: total / len(found) for name, total in sums.items()}
+    return RougeScorer(list(ROUGE.values()), use_stemmer=False, tokenizer=_Words())
 
 
 def exact(wanted: References, found: Sequence[str]) -> float:

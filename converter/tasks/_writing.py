@@ -10,7 +10,7 @@ import numpy as np
 
 from converter.data.encode import encode_text
 from converter.data.languages import language_code
-from converter.data.pairs import SOURCE, TARGET, Languages, is_pair_column, references_of, written_example
+from converter.data.pairs import SOURCE, TARGET, Languages, flat_row, is_pair_column, references_of, written_example
 from converter.data.probes import ODD_TEXTS, even_sample
 from converter.errors import DataError, SourceError, UsageError
 from converter.examples import Encoding, Example, References, pad_batch
@@ -261,6 +261,9 @@ class Writing(Task, ABC):
     def knows_column(self, name: str) -> bool:
         return is_pair_column(name)
 
+    def row_of(self, row: Mapping[str, Any]) -> Mapping[str, Any]:
+        return flat_row(row)
+
     def examples_of(self, row: Mapping[str, Any], where: str) -> tuple[Example, ...]:
         return (written_example(row, where, self.languages, alone=self.causal),)
 
@@ -344,7 +347,10 @@ def _languages(folder: Path, tokenizer: Any, settings: GenerationSettings) -> La
     def named(*keys: str) -> str:
         return next((language_code(str(table[k])) for k in keys if table.get(k)), "")
 
-    spoken = {v.id: code for code, v in target_languages(tokenizer).items() if not v.mark}
+    languages = target_languages(tokenizer).items()
+    if any(v.mark for _, v in languages):  # each text says for itself which one it wants
+        return named("source_lang", "src_lang"), ""
+    spoken = {v.id: code for code, v in languages}
     forced = spoken.get(-1 if settings.forced_bos_id is None else settings.forced_bos_id, "")
     return named("source_lang", "src_lang"), language_code(forced) if forced else named("target_lang", "tgt_lang")
 

