@@ -3,7 +3,7 @@
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 
@@ -39,7 +39,8 @@ def write_beside(proto: Any, weights: "Sequence[ir.Value]", path: Path, most: in
     """
     import onnx
 
-    part, opened = -1, None
+    part = -1
+    opened: BinaryIO | None = None
     try:
         for value in weights:
             tensor = value.const_value
@@ -51,12 +52,12 @@ def write_beside(proto: Any, weights: "Sequence[ir.Value]", path: Path, most: in
             if tensor.nbytes < INLINE_BYTES:
                 header.raw_data = bytes(data)
                 continue
-            if opened is None or opened.tell() + tensor.nbytes > most:
+            if opened is None or _aligned(opened.tell()) + tensor.nbytes > most:
                 if opened is not None:
                     opened.close()
                 part += 1
                 opened = path.with_name(data_name(path.name, part)).open("wb")
-            opened.write(bytes(-opened.tell() % ALIGNED))
+            opened.write(bytes(_aligned(opened.tell()) - opened.tell()))
             header.data_location = onnx.TensorProto.EXTERNAL
             place = {"location": data_name(path.name, part), "offset": opened.tell(), "length": tensor.nbytes}
             for key, number in place.items():
@@ -66,6 +67,10 @@ def write_beside(proto: Any, weights: "Sequence[ir.Value]", path: Path, most: in
         if opened is not None:
             opened.close()
     path.write_bytes(proto.SerializeToString(deterministic=True))
+
+
+def _aligned(offset: int) -> int:
+    return -(-offset // ALIGNED) * ALIGNED
 
 
 def place_of(header: Any, path: Path) -> tuple[Path, int, int]:
