@@ -26,7 +26,7 @@ def data_name(file: str, part: int) -> str:
 
 def data_files(path: Path) -> list[Path]:
     """Return the files that hold the weights of the ONNX file `path`; none where it has them inside."""
-    made = []
+    made: list[Path] = []
     while (found := path.with_name(data_name(path.name, len(made)))).is_file():
         made.append(found)
     return made
@@ -81,11 +81,11 @@ def place_of(header: Any, path: Path) -> tuple[Path, int, int]:
 
     """
     table = {entry.key: entry.value for entry in header.external_data}
-    beside = path.with_name(table.get("location", "?").replace("/", "?"))
-    if beside not in data_files(path):
+    own = {part.name: part for part in data_files(path)}
+    if table.get("location") not in own:
         raise StageFailed(f"the weight {header.name} lies in {table.get('location')!r}", where=str(path))
     try:
-        return beside, int(table.get("offset", 0)), int(table["length"])
+        return own[table["location"]], int(table.get("offset", 0)), int(table["length"])
     except (KeyError, ValueError):
         raise StageFailed(f"nothing says where the weight {header.name} lies", where=str(path)) from None
 
