@@ -130,7 +130,10 @@ def _summary(times: list[float]) -> dict[str, Any]:
 
 
 def compare_times(rows: list[dict[str, Any]], entries: Sequence[Entry], per: str = "text") -> None:
-    """Add to rows with `milliseconds` per text, or per token, how they compare with the source and its float32 file, if these are there."""
+    """Add to rows with `milliseconds` how they compare with the source and its float32 file, if these are there.
+
+    `per`: what one of their times is of, a text or a token.
+    """
     known = {e.name: (e.size_bytes, row["milliseconds"]) for e, row in zip(entries, rows, strict=True)}
     rivals = {key: known[name][1] for name, key in ((SOURCE, "source"), (FLOAT32, "float32")) if name in known}
     if not rivals:
