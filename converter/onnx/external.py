@@ -3,7 +3,7 @@
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 
@@ -26,7 +26,7 @@ def data_name(file: str, part: int) -> str:
 
 def data_files(path: Path) -> list[Path]:
     """Return the files that hold the weights of the ONNX file `path`; none where it has them inside."""
-    made = []
+    made: list[Path] = []
     while (found := path.with_name(data_name(path.name, len(made)))).is_file():
         made.append(found)
     return made
@@ -39,7 +39,8 @@ def write_beside(proto: Any, weights: "Sequence[ir.Value]", path: Path, most: in
     """
     import onnx
 
-    part, opened = -1, None
+    part = -1
+    opened: BinaryIO | None = None
     try:
         for value in weights:
             tensor = value.const_value
@@ -51,12 +52,12 @@ def write_beside(proto: Any, weights: "Sequence[ir.Value]", path: Path, most: in
             if tensor.nbytes < INLINE_BYTES:
                 header.raw_data = bytes(data)
                 continue
-            if opened is None or opened.tell() + tensor.nbytes > most:
+            if opened is None or _aligned(opened.tell()) + tensor.nbytes > most:
                 if opened is not None:
                     opened.close()
                 part += 1
                 opened = path.with_name(data_name(path.name, part)).open("wb")
-            opened.write(bytes(-opened.tell() % ALIGNED))
+            opened.write(bytes(_aligned(opened.tell()) - opened.tell()))
             header.data_location = onnx.TensorProto.EXTERNAL
             place = {"location": data_name(path.name, part), "offset": opened.tell(), "length": tensor.nbytes}
             for key, number in place.items():
@@ -68,6 +69,10 @@ def write_beside(proto: Any, weights: "Sequence[ir.Value]", path: Path, most: in
     path.write_bytes(proto.SerializeToString(deterministic=True))
 
 
+def _aligned(offset: int) -> int:
+    return -(-offset // ALIGNED) * ALIGNED
+
+
 def place_of(header: Any, path: Path) -> tuple[Path, int, int]:
     """Return the file of a weight that lies beside `path`, its offset and its length.
 
@@ -76,11 +81,11 @@ def place_of(header: Any, path: Path) -> tuple[Path, int, int]:
 
     """
     table = {entry.key: entry.value for entry in header.external_data}
-    beside = path.with_name(table.get("location", "?").replace("/", "?"))
-    if beside not in data_files(path):
+    own = {part.name: part for part in data_files(path)}
+    if table.get("location") not in own:
         raise StageFailed(f"the weight {header.name} lies in {table.get('location')!r}", where=str(path))
     try:
-        return beside, int(table.get("offset", 0)), int(table["length"])
+        return own[table["location"]], int(table.get("offset", 0)), int(table["length"])
     except (KeyError, ValueError):
         raise StageFailed(f"nothing says where the weight {header.name} lies", where=str(path)) from None
 

@@ -4,6 +4,7 @@ import json
 from typing import Any
 
 from converter.artifact import Bundle
+from converter.generate.chat import has_chat
 from converter.jsonfile import read_json
 from converter.onnx.genai_config import ignored_settings, why_not_genai
 
@@ -63,6 +64,19 @@ print(tokenizer.decode(generator.get_sequence(0)))
 """
 
 
+CHAT = """\
+
+### Chats
+
+The model has a chat template, in `tokenizer_config.json`. `plm-export run . --chat "Good morning"` puts a text into it;
+so does, of the messages `[{"role": "user", "content": "Good morning"}]`,
+
+- Optimum: `tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=True, return_tensors="pt")`
+- transformers.js: `write(messages)`
+- onnxruntime-genai: `tokenizer.apply_chat_template(json.dumps(messages), add_generation_prompt=True)`
+"""
+
+
 def writing_usage(bundle: Bundle) -> str:
     """Return the Markdown that shows how each client calls the package, or why one cannot."""
     dtype = read_json(bundle.folder / "config.json")["transformers.js_config"]["dtype"]
@@ -70,7 +84,8 @@ def writing_usage(bundle: Bundle) -> str:
     # A prompt of the model belongs to the text; this tool puts it there itself.
     text = json.dumps(f"{task.prompt}Good morning", ensure_ascii=False)
     genai = _genai(bundle, text)
-    return USAGE.format(task=task.name, loader=task.client_class, dtype=dtype, text=text, genai=genai).rstrip()
+    usage = USAGE.format(task=task.name, loader=task.client_class, dtype=dtype, text=text, genai=genai).rstrip()
+    return f"{usage}\n{CHAT}".rstrip() if has_chat(bundle.source.tokenizer) else usage
 
 
 def _genai(bundle: Bundle, text: str) -> str:

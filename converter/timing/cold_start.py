@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from converter.errors import ExportError
 
@@ -61,6 +61,7 @@ def main(folder: Path, threads: int, length: int, batch: int) -> dict[str, float
     started = time.perf_counter()
     runner = opener(threads)
     loaded = time.perf_counter()
+    again: Callable[[], Any]
     asked = time.perf_counter()
     if writes(specs):
         again = TimedText(runner.run, specs, batch, length).step

@@ -129,8 +129,11 @@ def _summary(times: list[float]) -> dict[str, Any]:
     return {"milliseconds": round(middle, 3), "p10": round(low, 3), "p90": round(high, 3), "runs": len(times)}
 
 
-def compare_times(rows: list[dict[str, Any]], entries: Sequence[Entry]) -> None:
-    """Add to rows with `milliseconds` how they compare with the source and its float32 file, if these are there."""
+def compare_times(rows: list[dict[str, Any]], entries: Sequence[Entry], per: str = "text") -> None:
+    """Add to rows with `milliseconds` how they compare with the source and its float32 file, if these are there.
+
+    `per`: what one of their times is of, a text or a token.
+    """
     known = {e.name: (e.size_bytes, row["milliseconds"]) for e, row in zip(entries, rows, strict=True)}
     rivals = {key: known[name][1] for name, key in ((SOURCE, "source"), (FLOAT32, "float32")) if name in known}
     if not rivals:
@@ -144,4 +147,5 @@ def compare_times(rows: list[dict[str, Any]], entries: Sequence[Entry]) -> None:
             row["not_worth_it"] = not_worth_it(
                 size / known[SOURCE][0] if SOURCE in known else size / known[FLOAT32][0],
                 {"package": taken, "source": rivals.get("source", best), "float32": rivals.get("float32", best)},
+                per,
             )

@@ -55,7 +55,7 @@ def time_writing(
             _, first, rest = _round(entry, batch, length, tokens)
             taken.append((first, rest / tokens))
     rows = [_row(e, t, c, batch, length) for e, t, c in zip(entries, found, cache, strict=True)]
-    compare_times(rows, entries)
+    compare_times(rows, entries, "token")
     return rows
 
 

@@ -117,7 +117,7 @@ def _judge(
     speed = measure_speed(source, reference.probes, runner.run, proof.progress, float32)
     facts["speed"] = speed.facts
     if source.cache is not None:
-        runs = {"package": runner.run, "source": torch_run(source)}
+        runs: dict[str, Run] = {"package": runner.run, "source": torch_run(source)}
         facts["speed"] |= {"writing": writing_speed(source, reference.probes, runs)}
     if runner.lengths:
         each = time_lengths(source, reference.probes, runner.run, runner.lengths, proof.progress)

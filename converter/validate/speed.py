@@ -127,7 +127,7 @@ def _how(found: Mapping[str, Sequence[tuple[int, float]]]) -> dict[str, Any]:
     }
 
 
-def not_worth_it(size_ratio: float, milliseconds: Mapping[str, float]) -> str | None:
+def not_worth_it(size_ratio: float, milliseconds: Mapping[str, float], per: str = "text") -> str | None:
     """Return a sentence where a package is neither smaller nor faster than float32; None where it is worth having.
 
     `size_ratio` is its size over the source's float32 weights. The float32 file in the same runtime is what it has to
@@ -138,7 +138,7 @@ def not_worth_it(size_ratio: float, milliseconds: Mapping[str, float]) -> str | 
         return None
     return (
         f"not worth it: neither smaller ({size_ratio:.2f} of the float32 weights) nor faster "
-        f"({milliseconds['package']:.2f} ms, {rival} {milliseconds[rival]:.2f} ms per text) than float32"
+        f"({milliseconds['package']:.2f} ms, {rival} {milliseconds[rival]:.2f} ms per {per}) than float32"
     )
 
 

@@ -1,5 +1,5 @@
 """Lets onnxruntime-genai write with a package as it is; reads a list of
-{folder, texts, steps}, writes new token ids as JSON.
+{folder, texts, steps, chat}, writes new token ids as JSON.
 
 Runs in its own environment: nothing of this project is imported here.
 """
@@ -33,7 +33,11 @@ def written(asked: dict[str, Any]) -> dict[str, list[list[int]]]:
             generator.generate_next_token()
         return generator.get_sequence(0).tolist()[len(ids) :]
 
-    return {"alone": [write(text) for text in asked["texts"]]}
+    made = {"alone": [write(text) for text in asked["texts"]]}
+    if asked["chat"]:
+        said = tokenizer.apply_chat_template(json.dumps(asked["chat"]), add_generation_prompt=True)
+        made["chat"] = [tokenizer.encode(said).tolist()]
+    return made
 
 
 if __name__ == "__main__":

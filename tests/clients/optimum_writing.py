@@ -1,5 +1,5 @@
 """Lets Optimum generate with a package as it is; reads a list of
-{folder, task, texts, steps, beams}, writes new token ids as JSON.
+{folder, task, texts, steps, beams, chat}, writes new token ids as JSON.
 
 Runs in Optimum's own environment (an older transformers): nothing of this project is imported here.
 """
@@ -32,7 +32,10 @@ def written(asked: dict[str, Any]) -> dict[str, list[list[int]]]:
     def alone(beams: int) -> list[list[int]]:
         return [write([text], beams)[0] for text in asked["texts"]]
 
-    return {"alone": alone(1), "batch": write(asked["texts"]), "beams": alone(asked["beams"])}
+    made = {"alone": alone(1), "batch": write(asked["texts"]), "beams": alone(asked["beams"])}
+    if asked["chat"]:
+        made["chat"] = [tokenizer.apply_chat_template(asked["chat"], add_generation_prompt=True)]
+    return made
 
 
 if __name__ == "__main__":

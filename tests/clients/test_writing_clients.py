@@ -22,6 +22,9 @@ from tests.tiny_text import save_causal, save_marian
 HERE = Path(__file__).parent
 TEXTS = [*SENTENCES[:6], "a", "Anna"]
 STEPS, BEAMS = 16, 3
+TALK = [{"role": "system", "content": "be kind"}, {"role": "user", "content": "hello"}]
+ASKED = "{% if add_generation_prompt %}<assistant>{% endif %}"
+TEMPLATE = "{% for m in messages %}<{{ m.role }}> {{ m.content }}\n{% endfor %}" + ASKED
 CAUSAL = ("gpt2", "llama", "qwen3")
 EVERY = (*CAUSAL, "marian")
 Tokens = list[list[int]]
@@ -42,6 +45,8 @@ class Package:
     greedy: Tokens
     beams: Tokens
     bundle: Any = None
+    chat: list[int] | None = None
+    """The tokens of `TALK` in its chat template; None where it has none."""
 
     def ended(self, rows: Tokens) -> Tokens:
         """Cut what follows the first token that ends a text."""
@@ -70,6 +75,8 @@ def _make(family: str, root: Path) -> Package:
     from targets.cpu_int8 import CpuInt8
 
     folder = save_marian(root / "source") if family == "marian" else save_causal(root / "source", family)
+    if family == "gpt2":
+        (folder / "chat_template.jinja").write_text(TEMPLATE)
     source = load_source(str(folder))
     (root / "package").mkdir()
     ctx = Context(work=root)
@@ -80,6 +87,9 @@ def _make(family: str, root: Path) -> Package:
     usage = CpuInt8().usage(bundle)
     made = Package(root / "package", task.name, usage, source.tokenizer, task.settings.eos_ids, [], [])
     made.bundle = bundle
+    if family == "gpt2":
+        said = "<system> be kind\n<user> hello\n<assistant>"
+        made.chat = source.tokenizer(said)["input_ids"]
     made.greedy, made.beams = (made.ended(transformers_writes(folder, made, beams)) for beams in (1, BEAMS))
     assert len({tuple(row) for row in made.greedy}) > 3, "it writes the same after every text: that proves nothing"
     return made
@@ -107,7 +117,8 @@ def ask(command: list[str], packages: list[Package], tmp_path: Path) -> list[dic
     """Run a client in a process of its own, offline, and read what it wrote with each package."""
     asked, answered = tmp_path / "asked.json", tmp_path / "answered.json"
     rest = {"texts": TEXTS, "steps": STEPS, "beams": BEAMS}
-    asked.write_text(json.dumps([{"folder": str(p.folder), "task": p.task, **rest} for p in packages]))
+    each = [{"folder": str(p.folder), "task": p.task, "chat": TALK if p.chat else None, **rest} for p in packages]
+    asked.write_text(json.dumps(each))
     environment = os.environ | {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "ORT_DISABLE_TELEMETRY": "1"}
     environment.pop("PYTHONPATH", None)
     done = subprocess.run(
@@ -124,6 +135,7 @@ def test_optimum_writes_what_the_source_writes_alone_in_a_batch_and_by_beams(
     packages = [package(family) for family in EVERY]
     answers = ask([str(client_python), str(HERE / "optimum_writing.py")], packages, tmp_path)
     for made, found in zip(packages, answers, strict=True):
+        assert found.pop("chat", None) == (made.chat and [made.chat]), made.folder
         written = {way: made.ended(rows) for way, rows in found.items()}
         assert written == {"alone": made.greedy, "batch": made.greedy, "beams": made.beams}, made.folder
 
@@ -141,6 +153,7 @@ def test_transformers_js_writes_what_the_source_writes_alone_in_a_batch_and_in_i
         kinds = ["text-generation"] if made.task == "text-generation" else ["translation", "text2text-generation"]
         piped = {kind: [w.strip() for w in rows] for kind, rows in found["piped"].items()}
         assert piped == dict.fromkeys(kinds, wanted), made.folder
+        assert found["chat"] == (made.chat and [made.chat]), made.folder
 
 
 def test_onnxruntime_genai_writes_what_the_source_writes_one_text_at_a_time(
@@ -150,6 +163,7 @@ def test_onnxruntime_genai_writes_what_the_source_writes_one_text_at_a_time(
     answers = ask([str(genai_python), str(HERE / "genai_writing.py")], packages, tmp_path)
     for made, found in zip(packages, answers, strict=True):
         assert made.ended(found["alone"]) == made.greedy, made.folder
+        assert found.get("chat") == (made.chat and [made.chat]), made.folder
 
 
 def test_a_package_says_that_onnxruntime_genai_does_not_open_an_encoder_decoder(

@@ -1,5 +1,5 @@
 // Lets transformers.js write with a package as it is; reads a list of
-// {folder, task, texts, steps}, writes new token ids as JSON.
+// {folder, task, texts, steps, chat}, writes new token ids as JSON.
 // Usage: node transformers_js_writing.mjs NODE_MODULES REQUEST.json ANSWER.json
 import fs from 'node:fs';
 import path from 'node:path';
@@ -10,7 +10,7 @@ const entry = path.join(modules, '@huggingface/transformers/dist/transformers.no
 const hf = await import(pathToFileURL(entry).href);
 hf.env.allowRemoteModels = false;
 
-async function written({ folder, task, texts, steps }) {
+async function written({ folder, task, texts, steps, chat }) {
     hf.env.localModelPath = path.dirname(folder);
     const name = path.basename(folder);
     const causal = task === 'text-generation';
@@ -34,7 +34,9 @@ async function written({ folder, task, texts, steps }) {
             piped[kind].push(made.translation_text ?? made.generated_text);
         }
     }
-    return { alone, batch: await write(texts), piped };
+    const asked = { add_generation_prompt: true, return_tensor: false, return_dict: false };
+    const talk = chat ? [tokenizer.apply_chat_template(chat, asked)] : null;
+    return { alone, batch: await write(texts), piped, chat: talk };
 }
 
 const made = [];

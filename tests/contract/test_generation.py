@@ -450,3 +450,29 @@ def test_run_refuses_what_cannot_be_written(
 
     assert run(["run", str(made(CAUSAL).package), *argv]) == 2
     assert said in capfd.readouterr().err
+
+
+def test_run_refuses_a_text_that_a_translator_has_no_positions_for(
+    made: Callable[[str], Made], capfd: pytest.CaptureFixture[str]
+) -> None:
+    from converter.commands.cli import run
+
+    assert run(["run", str(made(TRANSLATES).package), "word " * 200]) == 2
+    assert "the model takes 96" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("flag", ["--chat", "--language=deu"])
+def test_run_asks_a_translator_as_it_can_be_asked(
+    flag: str, made: Callable[[str], Made], capfd: pytest.CaptureFixture[str]
+) -> None:
+    from converter.commands.cli import run
+
+    package = str(made(TRANSLATES).package)
+    code = run(["run", package, "the old town", "--max-new-tokens", "8", flag])
+    found = capfd.readouterr()
+    if flag == "--chat":
+        assert (code, found.out) == (2, "")
+        assert "has no chat template" in found.err
+        return
+    assert run(["run", package, ">>deu<< the old town", "--max-new-tokens", "8"]) == 0
+    assert found.out == capfd.readouterr().out
