@@ -200,10 +200,10 @@ class Bundle(Artifact):
 
     @property
     def size_bytes(self) -> int:
-        return sum((self.folder / name).stat().st_size for name in self.weight_files)
+        return sum((self.folder / name).stat().st_size for name in self.model_files)
 
     @property
-    def weight_files(self) -> tuple[str, ...]:
+    def model_files(self) -> tuple[str, ...]:
         """The model's files, and those beside them (`model.onnx_data`) that hold weights of models past 2 GB."""
         beside = [
             p for name in set(self.files.values()) for p in (self.folder / name).parent.glob(f"{Path(name).name}_data*")
@@ -212,7 +212,7 @@ class Bundle(Artifact):
 
     @property
     def digest(self) -> str:
-        return files_digest({name: self.folder / name for name in self.weight_files})
+        return files_digest({name: self.folder / name for name in self.model_files})
 
     def verify(self) -> None:
         for needed in (*self.files.values(), "config.json", "tokenizer.json", "tokenizer_config.json"):

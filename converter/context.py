@@ -1,6 +1,6 @@
 """What a recipe gives its stages to work from: its text, split once, what it needs, and the limits it is held to."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -191,6 +191,18 @@ def note_builtin_text(recipe: "Recipe", ctx: Context) -> None:
     if stages and ctx.calibration_is_builtin:
         ctx.progress.note(
             f"{', '.join(stages)}: using built-in text; --calibration FILE with your own text gives better results"
+        )
+
+
+def refuse_idle_limit(recipe: "Recipe", judged: "Sequence[Example]") -> None:
+    """Refuse a limit of the metric that was asked for where no text has a label: it would never be looked at."""
+    asked = any(limits.max_drop is not None for limits in recipe.limits.values())
+    if asked and all(e.label is None for e in judged):
+        found = recipe.evaluation or recipe.calibration
+        raise UsageError(
+            "--max-drop needs labelled text" + (f", and {found} has no label" if found else ", and there is no --eval"),
+            where="max_drop",
+            hint="give --eval a file with labels, or leave --max-drop out",
         )
 
 

@@ -19,10 +19,11 @@ from converter.context import (
     missing_runtimes,
     note_builtin_text,
     read_text,
+    refuse_idle_limit,
     resolved_table,
     with_threads,
 )
-from converter.errors import ExportError, GateFailed, NotProven, UsageError
+from converter.errors import ExportError, GateFailed, NotProven
 from converter.package.output_folder import Output
 from converter.package.seal import seal_package
 from converter.package.signature import SigningKey, read_signing_key
@@ -36,7 +37,6 @@ from converter.validate.owner import check_owner
 from converter.validate.proof import ProofContext
 
 if TYPE_CHECKING:
-    from converter.examples import Example
     from converter.recipe import ChosenPrecision, Recipe
     from converter.target import Target
 
@@ -208,7 +208,7 @@ def _contexts(
 ) -> tuple[Context, ProofContext]:
     """Ask the source, and hold its answers to the library of its owner, before anything is made."""
     text = read_text(recipe, source, progress)
-    _refuse_idle_limit(recipe, text.given.judged)
+    refuse_idle_limit(recipe, text.given.judged)
     reference = capture_reference(source, text.probes, progress, text.given.evaluation, text.given.notes)
     reference = replace(reference, text=judged_text(recipe, text))
     owner = check_owner(source, reference, progress, recipe.prompt, recipe.max_length)
@@ -217,18 +217,6 @@ def _contexts(
         recipe, source, text, output.work, progress, held_out=held_out, resume=output.resume, resolved=resolved
     )
     return ctx, ProofContext(output.work, reference, owner, progress)
-
-
-def _refuse_idle_limit(recipe: "Recipe", judged: "Sequence[Example]") -> None:
-    """Refuse a limit of the metric that was asked for where no text has a label: it would never be looked at."""
-    asked = any(limits.max_drop is not None for limits in recipe.limits.values())
-    if asked and all(e.label is None for e in judged):
-        found = recipe.evaluation or recipe.calibration
-        raise UsageError(
-            "--max-drop needs labelled text" + (f", and {found} has no label" if found else ", and there is no --eval"),
-            where="max_drop",
-            hint="give --eval a file with labels, or leave --max-drop out",
-        )
 
 
 def _compress(

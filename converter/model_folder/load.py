@@ -85,15 +85,8 @@ def load_source(
 def _read(
     folder: Path, name: str, revision: str | None, task: str | None, prompt: str | None, language: str | None
 ) -> TorchModel:
-    check_links(folder)
-    check_entries(folder)
-    sentence = read_sentence_folder(folder)
-    if sentence is not None:
-        check_modules(sentence, folder)
+    sentence = _read_checked(folder)
     own = encoder_folder_of(folder)
-    for part in dict.fromkeys((folder, own)):
-        _check_not_empty(part)
-        check_files(part)
     adapter = find_adapter(own)
     encoder = own if adapter is None else adapter.base
     raw = _check_files(encoder)
@@ -127,6 +120,19 @@ def _read(
     source.verify()
     _try(source)
     return source
+
+
+def _read_checked(folder: Path) -> SentenceFolder | None:
+    """Check what the folder holds; returns what it says of itself where it is of sentence-transformers."""
+    check_links(folder)
+    check_entries(folder)
+    sentence = read_sentence_folder(folder)
+    if sentence is not None:
+        check_modules(sentence, folder)
+    for part in dict.fromkeys((folder, encoder_folder_of(folder))):
+        _check_not_empty(part)
+        check_files(part)
+    return sentence
 
 
 def _card(folder: Path, encoder: Path) -> SourceCard:

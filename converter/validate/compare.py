@@ -83,7 +83,7 @@ def compare_answers(
         *error_checks(deviations, limits, outputs_constant(reference)),
         *judgement.checks,
     )
-    worst_of = [max(e[i].max() for e in errors.values()) if errors else math.inf for i in range(len(same))]
+    worst_of = [max((e[i].max() for e in errors.values()), default=math.inf) for i in range(len(same))]
     evaluation = Evaluation(
         checks=checks,
         deviations=deviations,
@@ -93,14 +93,13 @@ def compare_answers(
         n_probes=n_probes,
         errors=tuple(float(e) for e in worst_of),
         worst=_worst(source, reference, answers, same, worst_of),
-        facts={
-            "output_range": reference.output_range,
-            "n_scored": reference.n_scored,
-            "chance": reference.chance,
-            **judgement.facts,
-        },
+        facts=_facts(reference) | judgement.facts,
     )
     return Comparison(evaluation, answers)
+
+
+def _facts(reference: Reference) -> dict[str, Any]:
+    return {"output_range": reference.output_range, "n_scored": reference.n_scored, "chance": reference.chance}
 
 
 def finite_check(*asked: Answers) -> Check:
