@@ -29,11 +29,17 @@ def _figures(one: PackageDiff) -> str:
     # What differs in any release (hashes, times of single lengths) says nothing; settings and versions do.
     kinds = ("target", "precision", "task", "source.", "tool.", "version.", "stages")
     rows += [
-        (key, str(change["old"]), str(change["new"]), "")
+        (key, _shown(change["old"]), _shown(change["new"]), "")
         for key, change in one.facts.items()
         if key.startswith(kinds) and not isinstance(change["old"], dict)
     ]
     return _table(("", "before", "after", "change"), rows)
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, list):
+        return ", ".join(map(str, value))
+    return NOTHING if value is None else str(value)
 
 
 def _change(old: float | None, new: float | None) -> str:

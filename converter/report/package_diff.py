@@ -184,7 +184,7 @@ def _answers(
             raise
         return Answers(reason=str(error))
     changed = tuple(ChangedAnswer(e.text, a[0], b[0]) for e, a, b in asked if not _same(a, b))
-    vectors = any(isinstance(a[1], list) for _, a, _ in asked)
+    vectors = any(_is_vector(a[1]) for _, a, _ in asked)
     measure = f"vectors with a cosine of at least {SAME_COSINE:g}" if vectors else "the same answer"
     return Answers(len(asked), len(asked) - len(changed), changed, source, measure)
 
@@ -208,10 +208,14 @@ def _ask(opened: "Opened", example: Example) -> tuple[str, Any]:
     return (str(found["answer"]), found["tags"]) if "tags" in found else (str(found["answer"]), str(found["answer"]))
 
 
+def _is_vector(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and isinstance(value[0], float)
+
+
 def _same(old: tuple[str, Any], new: tuple[str, Any]) -> bool:
     import numpy as np
 
-    if not isinstance(old[1], list) or not old[1] or not isinstance(old[1][0], float):
+    if not _is_vector(old[1]) or not _is_vector(new[1]):
         return bool(old[1] == new[1])
     a, b = (np.asarray(values[1], np.float64).ravel() for values in (old, new))
     size = np.linalg.norm(a) * np.linalg.norm(b)

@@ -8,7 +8,15 @@ import pytest
 
 from converter.errors import UsageError
 from converter.report.markdown import SHOWN_ANSWERS, markdown
-from converter.report.package_diff import Answers, ChangedAnswer, PackageDiff, _same, differences, read_texts
+from converter.report.package_diff import (
+    Answers,
+    ChangedAnswer,
+    PackageDiff,
+    _is_vector,
+    _same,
+    differences,
+    read_texts,
+)
 
 HOSTILE = "a | b `c` <img src=x> @somebody [x](y)\n\x1b[31m#1"
 
@@ -16,7 +24,12 @@ HOSTILE = "a | b `c` <img src=x> @somebody [x](y)\n\x1b[31m#1"
 def made(**changes: Any) -> PackageDiff:
     table: dict[str, Any] = {
         "name": "cpu-int8",
-        "facts": {"precision": {"old": "none", "new": "static"}, "file.x": {"old": "ab", "new": "cd"}},
+        "facts": {
+            "precision": {"old": "none", "new": "static"},
+            "source.licence": {"old": None, "new": "mit"},
+            "stages": {"old": ["export.onnx"], "new": ["export.onnx", "StaticInt8"]},
+            "file.x": {"old": "ab", "new": "cd"},
+        },
         "size_bytes": (90_000_000, 23_000_000),
         "milliseconds": (8.0, None),
         "status": ("PASS", "PASS"),
@@ -39,6 +52,8 @@ def test_the_document_shows_size_speed_metric_agreement_answers_and_operators() 
     assert ["latency", "8.00 ms", "–", ""] in found
     assert ["accuracy", "0.9100", "0.9000", "-1.1 %"] in found
     assert ["precision", "none", "static", ""] in found
+    assert ["source.licence", "–", "mit", ""] in found
+    assert ["stages", "export.onnx", "export.onnx, StaticInt8", ""] in found
     assert ["a text", "good", "bad"] in found
     assert ["MatMul", "36", "–", "removed"] in found
     assert ["MatMulInteger", "–", "36", "added"] in found
@@ -77,6 +92,7 @@ def test_vectors_are_the_same_by_their_direction_and_words_by_themselves() -> No
     assert _same(("", [1.0, 0.0]), ("", [2.0, 0.01]))
     assert not _same(("", [1.0, 0.0]), ("", [1.0, 0.5]))
     assert not _same(("", [1.0, 0.0]), ("", [1.0, 0.0, 0.0]))
+    assert not _is_vector([("a", "O")])
     assert _same(("good", "good"), ("good", "good"))
     assert not _same(("good", "good"), ("bad", "bad"))
     assert not _same(("", [("a", "O")]), ("", [("a", "B-PER")]))
