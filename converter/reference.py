@@ -265,6 +265,11 @@ def score_parts(task: "Task", gold: Sequence[Judged], metric: Mapping[str, float
     groups = min(GROUPS, len(units))
     if groups < 2:
         return Score()
+    # A text in windows is dear to score, and its score is a mean over texts: each is scored once.
+    each = [float(task.metric([gold[i] for i in rows]).get(name, np.nan)) for rows in units] if task.windowed else []
+    if each and abs(float(np.mean(each)) - metric[name]) < EQUAL:
+        own = np.asarray(each)
+        return Score(without=tuple(float(own[np.arange(len(own)) % groups != g].mean()) for g in range(groups)))
     without = []
     for g in range(groups):
         kept = [gold[i] for k, rows in enumerate(units) if k % groups != g for i in rows]

@@ -21,6 +21,10 @@ Feed = Mapping[str, "NDArray[np.int64]"]
 Inside = Callable[[Feed], Values]
 """What a graph makes of one text, by name, in order."""
 FOLLOWING = 6
+NEAR = 0.3
+"""An output that is less than this far off is the same output, in numbers of fewer bits."""
+CLEAR = 0.3
+"""Of the largest gain of error from layer to layer: the first layer that gains so much is the one."""
 LOST = 2.0
 """The error of an output that is nowhere in a graph, or not a number there."""
 TRACE = 1e-6
@@ -80,11 +84,17 @@ def layer_errors(wanted: "Mapping[str, NDArray[np.float32]]", found: Values) -> 
         width = rows.shape[1]
         if width not in by_width:
             by_width[width] = [(n, v.reshape(-1, width)) for n, v in found.items() if _token_major(v, width)]
-        size = float(np.linalg.norm(rows)) or 1.0
-        errors = [(_distance(rows, v) / size, n) for n, v in by_width[width] if len(v) >= len(rows)]
-        error, name = min(errors, default=(LOST, ""))
+        error, name = _nearest(rows, [(n, v) for n, v in by_width[width] if len(v) >= len(rows)])
+        if error > NEAR:
+            # A graph may compute, in its last layers, only the row that is read.
+            error, name = min((error, name), _nearest(rows[:1], [(n, v) for n, v in by_width[width] if len(v) == 1]))
         made.append(LayerError(layer, error, name))
     return made
+
+
+def _nearest(rows: "NDArray[np.float32]", values: "list[tuple[str, NDArray[np.float32]]]") -> tuple[float, str]:
+    size = float(np.linalg.norm(rows)) or 1.0
+    return min(((_distance(rows, v) / size, n) for n, v in values), default=(LOST, ""))
 
 
 def _token_major(value: "NDArray[np.float32]", width: int) -> bool:
@@ -112,17 +122,17 @@ def first_departure(errors: Sequence[LayerError], seen: Sequence[LayerError] | N
     known = [
         e for i, e in enumerate(errors) if seen is None or i >= len(seen) or seen[i].error < max(0.02, e.error / 20)
     ]
-    best: LayerError | None = None
-    gain, before = 0.0, 0.0
+    gains: list[float] = []
+    before = 0.0
     for i, one in enumerate(known):
         behind = sorted((e.error for e in known[i + 1 : i + 1 + FOLLOWING]), reverse=True)
         goes_on = behind[min(1, len(behind) - 1)] if behind else one.error
         # What is far off while nothing behind it is, is computed otherwise, not wrongly.
-        lasting = min(one.error, 4.0 * goes_on)
-        if lasting - before > gain:
-            best, gain = one, lasting - before
+        lasting = min(one.error, 4.0 * goes_on, 1.0)
+        gains.append(lasting - before)
         before = max(before, lasting)
-    return best
+    largest = max(gains, default=0.0)
+    return next((e for e, g in zip(known, gains, strict=True) if g > 0 and g >= largest * CLEAR), None)
 
 
 def first_change(wanted: Values, found: Values) -> str | None:
@@ -147,6 +157,3 @@ def layer_of(value: str, order: Sequence[str], errors: Sequence[LayerError]) -> 
     later = [(places[e.value], i) for i, e in enumerate(errors) if e.value in places and places[e.value] >= at]
     near = [(place, i) for place, i in later if errors[i].error < NEAR]
     return errors[min(near or later)[1]].layer if later else errors[-1].layer
-
-
-NEAR = 0.3

@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 import converter
 from converter.binding import unbind
+from converter.examples import SLICES
 from converter.graphs import spec_table
 from converter.jsonfile import json_values
 from converter.package.installed import installed
 from converter.package.manifest import README, Package, read_sealed, seal
+from converter.recipe import CONFIDENCE
 from converter.stage import Record
 from converter.validate.checks import Status
 
@@ -171,6 +173,10 @@ def relaxed(recipe: "Recipe", target: "Target", precision: str) -> list[str]:
             made.append(f"{name}: not judged instead of {before:g}")
         elif before is not None and (after < before if at_least else after > before):
             made.append(f"{name}: {after:g} instead of {before:g}")
+    if recipe.confidence < CONFIDENCE:
+        made.append(f"confidence: {recipe.confidence:g} instead of {CONFIDENCE:g}")
+    if left_out := [name for name in SLICES if name not in recipe.slices]:
+        made.append(f"slices: not judged by {', '.join(left_out)}")
     return made
 
 

@@ -1,7 +1,7 @@
 """Int4 for TFLite: blocks of weights with a scale each, activations in int8 at run time."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 from converter.binding import option
 from converter.precision import Limits, Precision, Quantizer
@@ -30,7 +30,7 @@ class LitertInt4(Quantizer[TfliteModel]):
 
     target = "tflite"
     precision = Precision("int4", Limits(agreement=0.96, stability=0.99, max_drop=0.03))
-    gentler = ("int4:embeddings=8", "mixed", "mixed:kept=0.7", "dynamic")
+    gentler: ClassVar[tuple[str, ...]] = ("int4:embeddings=8", "mixed", "mixed:kept=0.7", "dynamic")
     summary = "int4 weights in blocks"
     needs_text = True
 

@@ -41,10 +41,10 @@ def tflite_values(
     made = {}
     for graph, operations in enumerate(_made_by(path)):
         details = {d["index"]: d for d in interpreter.get_tensor_details(graph)}
-        for tensor in operations:
-            value = _value(interpreter, details[tensor], graph) if tensor in details else None
+        for number in operations:
+            value = _value(interpreter, details[number], graph) if number in details else None
             if value is not None:
-                made[f"{graph}:{tensor}:{details[tensor]['name']}"] = value
+                made[f"{graph}:{number}:{details[number]['name']}"] = value
     return made | {name: np.asarray(value, dtype=np.float32) for name, value in outputs.items()}
 
 
