@@ -5,6 +5,8 @@ import xml.etree.ElementTree as ET
 from collections.abc import Mapping
 from typing import Any
 
+from converter.bounds.printable import printable
+
 # What XML 1.0 cannot hold at all, not even escaped.
 FORBIDDEN = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
@@ -55,4 +57,4 @@ def _count(element: ET.Element) -> None:
 
 
 def _clean(text: str) -> str:
-    return FORBIDDEN.sub("\ufffd", text)
+    return printable(FORBIDDEN.sub("\ufffd", text))
