@@ -6,6 +6,7 @@ import re
 import shlex
 import tomllib
 from collections.abc import Iterator
+from dataclasses import fields
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -65,7 +66,7 @@ def tried(line: str) -> str:
     context = cli.commands[name].make_context(name, list(rest), obj=session)
     if name in {"export", "plan"}:
         found = context.meta.get("converter.commands.plan", {}) if name == "plan" else context.params
-        bind_recipe(recipe_table(Flags(**{k: v for k, v in found.items() if k not in {"json", "quiet"}}), words))
+        bind_recipe(recipe_table(Flags(**{f.name: found[f.name] for f in fields(Flags) if f.name in found}), words))
     elif name == "describe":
         descriptions(context.params["name"])
     elif name == "list" and context.params["kind"] is not None and context.params["kind"] not in KINDS:
