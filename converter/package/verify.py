@@ -122,17 +122,11 @@ def task_of(folder: Path, manifest: Mapping[str, Any]) -> "Task":
     """Return the task of a package, by its manifest and its configuration."""
     import transformers
 
-    from converter.jsonfile import read_table
-    from converter.model_folder.fields import Configuration, check_fields
-    from converter.model_folder.plausible import check_settings
-    from converter.model_folder.weights_header import StoredTensors
+    from converter.model_folder.plausible import check_shipped
     from converter.registry import task_class
 
-    file = folder / "config.json"
     try:
-        raw = read_table(file)
-        check_fields(raw, Configuration, file)
-        check_settings(raw, StoredTensors(), file)
+        check_shipped(folder)
         config = transformers.AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
     except Exception as error:  # noqa: BLE001 - each configuration class checks its fields in its own way
         raise PackageDamaged(f"config.json does not load ({error})", where=str(folder)) from None

@@ -93,9 +93,9 @@ def load_tokenizer(folder: Path) -> Any:
     """
     import transformers
 
-    from converter.model_folder.plausible import check_entries
+    from converter.model_folder.plausible import check_shipped
 
-    check_entries(folder)
+    check_shipped(folder)
     return transformers.AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
 
 
