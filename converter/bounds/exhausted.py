@@ -45,17 +45,20 @@ def exhausted(error: BaseException, stage: str = "", where: Path | None = None) 
 def _is_full(error: BaseException) -> bool:
     if isinstance(error, OSError) and error.errno is not None:
         return error.errno in FULL
-    return isinstance(error, Exception) and any(text in str(error).lower() for text in NO_DISK)
+    return _of_library(error) and any(text in str(error).lower() for text in NO_DISK)
 
 
 def _is_starved(error: BaseException) -> bool:
     if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno == errno.ENOMEM):
         return True
-    # Errors about a user's own words may hold any text; those of libraries are of these kinds.
-    said = isinstance(error, (RuntimeError, ImportError, OSError)) or type(error).__module__.startswith(
+    return _of_library(error) and any(text in str(error).lower() for text in NO_MEMORY)
+
+
+def _of_library(error: BaseException) -> bool:
+    """Tell whether an error is of the kinds that libraries raise: those about a user's own words may say anything."""
+    return isinstance(error, (RuntimeError, ImportError, OSError)) or type(error).__module__.startswith(
         ("onnxruntime", "safetensors", "pyo3", "torch")
     )
-    return said and any(text in str(error).lower() for text in NO_MEMORY)
 
 
 def _disk(error: BaseException, stage: str, where: Path | None) -> ResourceLimit:

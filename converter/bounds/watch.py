@@ -7,7 +7,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 from typing import Any, Protocol
@@ -217,15 +217,6 @@ def check_estimate(limits: Limits, *, memory: int = 0, disk: int = 0) -> None:
                 "made",
                 hint=f"raise {flag}, or make less at once: a smaller model, fewer targets",
             )
-
-
-def at_least(limits: Limits, defaults: Limits) -> Limits:
-    """Return limits, those that are not set taken from `defaults`."""
-    chosen = {
-        name: getattr(limits, name) if getattr(limits, name) is not None else getattr(defaults, name)
-        for name in ("memory", "disk", "seconds")
-    }
-    return replace(limits, **chosen)
 
 
 def _end_children() -> None:

@@ -134,9 +134,33 @@ class Terminal:
 def _console(stream: IO[str]) -> "Console":
     from rich.console import Console
     from rich.segment import Segment
+    from rich.text import Text
 
     class Plain(Console):
         """Draws no markup of names, and shows what a terminal would obey."""
+
+        def render_str(
+            self,
+            text: str,
+            *,
+            style: Any = "",
+            justify: Any = None,
+            overflow: Any = None,
+            emoji: bool | None = None,
+            markup: bool | None = None,
+            highlight: bool | None = None,
+            highlighter: Any = None,
+        ) -> Text:
+            return super().render_str(
+                printable(text),
+                style=style,
+                justify=justify,
+                overflow=overflow,
+                emoji=emoji,
+                markup=markup,
+                highlight=highlight,
+                highlighter=highlighter,
+            )
 
         def render(self, renderable: Any, options: Any = None) -> Iterator[Segment]:
             for segment in super().render(renderable, options):

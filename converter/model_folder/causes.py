@@ -235,7 +235,7 @@ CAUSES: Mapping[str, Cause] = {
     ),
     # Sizes that cannot be
     "size-implausible": Cause(
-        "config.json says {key} = {value}, and the weights are {tensors} tensors, no axis of them longer than {size}",
+        "config.json says {key} = {value}, and a model with such weights has at most {limit}",
         "the weights must match config.json: compare it with that of the original model",
     ),
     "larger-than-weights": Cause(

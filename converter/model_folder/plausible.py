@@ -13,8 +13,9 @@ from typing import Any
 from converter.bounds.documents import parse_json
 from converter.bounds.files import MEGABYTE, UnfitFileError, read_bounded, refuse_unfit
 from converter.errors import ResourceLimit, SourceError
+from converter.jsonfile import read_table
 from converter.model_folder.causes import refusal
-from converter.model_folder.fields import TokenizerConfiguration, check_fields
+from converter.model_folder.fields import Configuration, TokenizerConfiguration, check_fields
 from converter.model_folder.said import first_line
 from converter.model_folder.weights_header import StoredTensors
 
@@ -124,8 +125,23 @@ def check_settings(raw: Mapping[str, Any], stored: StoredTensors, where: Path) -
         else:
             continue
         if value > limit:
-            found = {"key": key, "value": f"{value:.3g}", "tensors": len(stored.names), "size": stored.largest_size}
+            found = {"key": key, "value": f"{value:.3g}", "limit": limit}
             raise refusal("size-implausible", where, found)
+
+
+def check_shipped(folder: Path) -> None:
+    """Look at the files of a package before libraries read them: tokenizers are loaded by config.json too.
+
+    Raises:
+        SourceError: names the file and what is wrong with it.
+
+    """
+    check_entries(folder)
+    file = folder / "config.json"
+    if file.is_file():
+        table = read_table(file)
+        check_fields(table, Configuration, file)
+        check_settings(table, StoredTensors(), file)
 
 
 def _numbers(table: Mapping[str, Any]) -> Iterator[tuple[str, int | float]]:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 
+from converter.bounds.files import UnfitFileError
 from converter.errors import StageFailed
 from converter.onnx.external import INLINE_BYTES, place_of
 
@@ -19,6 +20,7 @@ _GRAPH_INITIALIZER = (5 << 3) | 2
 _TENSOR_RAW_DATA = (9 << 3) | 2
 _FIXED = {1: 8, 5: 4}
 """Bytes of the wire types that have a fixed length."""
+_LONGEST_VARINT = 10
 
 
 @dataclass(frozen=True)
@@ -54,7 +56,21 @@ def write_view(path: Path) -> Path:
 
 
 def read_proto(path: Path) -> "tuple[Any, list[_Weight]]":
-    """Return the ModelProto with its large weights named as external data, and where all weights are."""
+    """Return the ModelProto with its large weights named as external data, and where all weights are.
+
+    Raises:
+        StageFailed: it is no ONNX file, or a damaged one.
+
+    """
+    from google.protobuf.message import DecodeError
+
+    try:
+        return _read_proto(path)
+    except (DecodeError, UnfitFileError, UnicodeDecodeError) as error:
+        raise StageFailed(f"not an ONNX file ({error})", where=str(path)) from None
+
+
+def _read_proto(path: Path) -> "tuple[Any, list[_Weight]]":
     import onnx
 
     with path.open("rb") as opened:
@@ -154,13 +170,22 @@ def _fields(opened: BinaryIO, end: int) -> Iterator[tuple[int, bytes, int, int]]
             yield tag, raw + value, opened.tell(), 0
         elif tag & 7 == 2:
             length, size = _varint(opened)
+            if length > end - opened.tell():
+                raise UnfitFileError("a field is longer than the file")
             yield tag, raw + size, opened.tell(), length
         else:
+            if tag & 7 not in _FIXED:
+                raise UnfitFileError(f"a field of the unknown kind {tag & 7}")
             yield tag, raw, opened.tell(), _FIXED[tag & 7]
 
 
 def _varint(opened: BinaryIO) -> tuple[int, bytes]:
     raw = bytearray(opened.read(1))
-    while raw[-1] & 0x80:
-        raw += opened.read(1)
+    while raw and raw[-1] & 0x80 and len(raw) < _LONGEST_VARINT:
+        more = opened.read(1)
+        if not more:
+            break
+        raw += more
+    if not raw or raw[-1] & 0x80:
+        raise UnfitFileError("it is cut off")
     return sum((byte & 0x7F) << (7 * i) for i, byte in enumerate(raw)), bytes(raw)

@@ -5,6 +5,7 @@ import xml.etree.ElementTree as ET
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from converter.bounds.printable import printable
 from converter.errors import GateFailed
 
 DECLARATION = '<?xml version="1.0" encoding="UTF-8"?>\n'
@@ -81,5 +82,5 @@ def count(element: ET.Element) -> None:
 
 
 def cleaned(text: str) -> str:
-    """Return text without the characters that XML cannot hold."""
-    return FORBIDDEN.sub("\ufffd", text)
+    """Return text without the characters that XML cannot hold, and those that a terminal obeys."""
+    return printable(FORBIDDEN.sub("\ufffd", text))

@@ -6,6 +6,7 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from converter.bounds.printable import printable
 from converter.report import charts, words
 from converter.report.table import judged_on, typical_error, worst_error
 
@@ -35,6 +36,7 @@ def page(table: Mapping[str, Any]) -> str:
     environment = Environment(
         loader=PackageLoader("converter", "report"),
         autoescape=True,
+        finalize=_shown,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
@@ -115,6 +117,11 @@ def _target(target: Mapping[str, Any], source: Mapping[str, Any]) -> dict[str, A
         "metrics": _metrics(evaluation),
         "drift": charts.drift(evaluation["facts"]),
     }
+
+
+def _shown(value: Any) -> Any:
+    """Return text from outside as it is to be seen; drawings of ours stay as they are."""
+    return printable(value) if type(value) is str else value
 
 
 def _worst_text(worst: Sequence[Mapping[str, Any]]) -> str | None:

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from converter.bounds.printable import printable
 from converter.report.charts import slices
 from converter.report.summary import PAGE_FILE, report_table
 from converter.report.words import NOTHING, error, milliseconds, number, owner, share, size, times, zeros
@@ -168,5 +169,5 @@ def _table(titles: tuple[str, ...], found: list[tuple[str, ...]], left_out: str 
     for i in shown:
         table.add_column(titles[i], justify="left" if i in {0, len(titles) - 1} else "right", no_wrap=True)
     for row in found:
-        table.add_row(*(Text(row[i], style=STYLES.get(row[i].partition(" on ")[0], "")) for i in shown))
+        table.add_row(*(Text(printable(row[i]), style=STYLES.get(row[i].partition(" on ")[0], "")) for i in shown))
     return table

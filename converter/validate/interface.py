@@ -86,9 +86,17 @@ def _check_specs(
 
 
 def load_tokenizer(folder: Path) -> Any:
-    """Load the tokenizer that a package ships, as its users do."""
+    """Load the tokenizer that a package ships, as its users do.
+
+    Raises:
+        SourceError: a file is none that may be read.
+
+    """
     import transformers
 
+    from converter.model_folder.plausible import check_shipped
+
+    check_shipped(folder)
     return transformers.AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
 
 

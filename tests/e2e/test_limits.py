@@ -15,6 +15,7 @@ from converter import convert
 from converter.commands.cli import run
 from converter.jsonfile import json_text
 from converter.package.manifest import DIGEST, _describe, _digest
+from tests.hostile import edit
 from tests.tiny import SENTENCES
 
 LOOP = "endless"
@@ -155,3 +156,14 @@ def test_escape_sequences_of_a_manifest_do_not_reach_the_terminal(
     heard = capfd.readouterr()
     assert not set(heard.out + heard.err) & set("\x1b\x9b\u202e")
     assert "\nPASS" not in heard.out
+
+
+@pytest.mark.parametrize("values", [{"num_labels": 10**9}, {"num_hidden_layers": 10**9}, {"id2label": []}])
+def test_a_package_whose_sizes_cannot_be_is_damaged(
+    values: dict[str, object], package: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    hostile = shutil.copytree(package, tmp_path / "hostile")
+    edit(hostile, **values)
+    reseal(hostile, "config.json")
+    assert run(["verify", str(hostile), "-q"]) == 6
+    assert "config.json" in capfd.readouterr().err

@@ -233,7 +233,13 @@ def test_a_full_disk_is_a_resource_limit_with_its_path(error: BaseException, tmp
 
 @pytest.mark.parametrize(
     "error",
-    [ValueError("out of memory"), StageFailed("the text says: out of memory"), KeyError("x"), _wrapped(TypeError())],
+    [
+        ValueError("out of memory"),
+        StageFailed("the text says: out of memory"),
+        StageFailed("the text says: no space left on device"),
+        KeyError("x"),
+        _wrapped(TypeError()),
+    ],
 )
 def test_other_errors_are_none(error: BaseException) -> None:
     assert exhausted(error) is None

@@ -6,6 +6,7 @@ import re
 import shlex
 import tomllib
 from collections.abc import Iterator
+from dataclasses import fields
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -30,8 +31,6 @@ TEXTS = {path.relative_to(ROOT).as_posix(): path.read_text(encoding="utf-8") for
 FENCED = re.compile(r"^```(\w*)\n(.*?)^```", flags=re.MULTILINE | re.DOTALL)
 BLOCKS = [(name, kind, block) for name, text in TEXTS.items() for kind, block in FENCED.findall(text)]
 LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
-OF_THE_RUN = {"json", "quiet", "max_memory", "max_disk", "timeout"}
-"""Parameters of `export` that are no setting of a recipe."""
 COINED = re.compile(
     r"hangs? on the|\banew\b|answers? otherwise|answered otherwise|never takes|likewise|no shares of|manieth|"
     r"asked for|lies beside|\bheard\b|who is near whom|stands? for itself"
@@ -68,7 +67,7 @@ def tried(line: str) -> str:
     context = cli.commands[name].make_context(name, list(rest), obj=session)
     if name in {"export", "plan"}:
         found = context.meta.get("converter.commands.plan", {}) if name == "plan" else context.params
-        bind_recipe(recipe_table(Flags(**{k: v for k, v in found.items() if k not in OF_THE_RUN}), words))
+        bind_recipe(recipe_table(Flags(**{f.name: found[f.name] for f in fields(Flags) if f.name in found}), words))
     elif name == "describe":
         descriptions(context.params["name"])
     elif name == "list" and context.params["kind"] is not None and context.params["kind"] not in KINDS:
