@@ -91,6 +91,12 @@ class StaticInt8(Quantizer[OnnxModel]):
 
         if ENCODER not in given.files:
             raise StageFailed("static quantization needs an encoder", where=self.name, hint="--quantize int8")
+        if self.portable:
+            raise StageFailed(
+                "a model that writes text has no form in int8 of standard operators only",
+                where=self.name,
+                hint="leave portable out, or --quantize none",
+            )
         (folder := ctx.work / self._folder).mkdir(exist_ok=True)
         texts = written_texts(given, ctx, min(self.samples, WRITTEN))
         preparation = Preparation(smooth=self.smooth, bounded=self.bounded, fuse=False, texts=len(texts))
