@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 class CpuInt8(Target):
     name = "cpu-int8"
     summary = "int8 ONNX for ONNX Runtime on CPUs, in the Hugging Face folder layout"
-    own = (unquantized(Limits(max_error=1e-4, agreement=0.999, stability=0.999)),)
+    own = (unquantized(Limits(max_error=1e-4, agreement=0.999, stability=0.999, sequences=0.999, perplexity=1.01)),)
     precisions = ("static", "dynamic", "int8", "int4", "none")
     auto = ("static", "dynamic")
     writes = ("int8", "dynamic", "static", "int4", "none")

@@ -38,7 +38,7 @@ class OrtGpu(Target):
     name = "ort-gpu"
     summary = "fp16 ONNX for ONNX Runtime on NVIDIA GPUs, in the Hugging Face folder layout"
     extra = "gpu"
-    own = (unquantized(Limits(max_error=1e-4, agreement=0.999, stability=0.999)),)
+    own = (unquantized(Limits(max_error=1e-4, agreement=0.999, stability=0.999, sequences=0.999, perplexity=1.01)),)
     precisions = ("fp16", "none")
     writes = ("fp16", "none")
 

@@ -167,6 +167,8 @@ def relaxed(recipe: "Recipe", target: "Target", precision: str) -> list[str]:
         ("agreement", True),
         ("stability", True),
         ("max_drop", False),
+        ("sequences", True),
+        ("perplexity", False),
     ):
         before, after = getattr(own, name), getattr(used, name)
         if before is not None and after is None:

@@ -88,8 +88,8 @@ class StaticInt8(Quantizer[OnnxModel]):
     def _written(self, given: OnnxModel, ctx: Context) -> Outcome[OnnxModel]:
         """Put an encoder into int8 with fixed ranges, and the decoder behind it into int8 in blocks.
 
-        Fixed ranges in a decoder were tried and left: it reads one token a call, so that finding the range costs
-        nothing, and errors of a range that does not fit add up from token to token.
+        Fixed ranges in a decoder were tried and left: to find the range of one token costs next to nothing, and with
+        fixed ones the logits of a tiny Marian were off by 1.2 % of their range on average, where they were by 0.9 %.
         """
         from converter.onnx.quantize.block_fit import BlockRules, facts_of, fit_graph
         from converter.onnx.quantize.prepare import Preparation
@@ -98,6 +98,12 @@ class StaticInt8(Quantizer[OnnxModel]):
 
         if ENCODER not in given.files:
             raise StageFailed("static quantization needs an encoder", where=self.name, hint="--quantize int8")
+        if self.portable:
+            raise StageFailed(
+                "a model that writes text has no form in int8 of standard operators only",
+                where=self.name,
+                hint="leave portable out, or --quantize none",
+            )
         (folder := ctx.work / self._folder).mkdir(exist_ok=True)
         texts = written_texts(given, ctx, min(self.samples, WRITTEN))
         preparation = Preparation(smooth=self.smooth, bounded=self.bounded, fuse=False, texts=len(texts))

@@ -25,7 +25,7 @@ class CachedAttention:
     query: "ir.Value"
     key: "ir.Value"
     value: "ir.Value"
-    bias: "ir.Value | None"
+    biases: "tuple[ir.Value, ...]"
     scale: float
     heads: int
     past: "tuple[ir.Node, ir.Node] | None"
@@ -37,8 +37,9 @@ def fuse_cached_attention(model: "ir.Model") -> int:
     from onnx_ir.passes import common
 
     found = [m for n in list(model.graph) if n.op_type == "Softmax" and (m := _match(n)) is not None]
+    sums: dict[tuple[ir.Value, ...], ir.Value] = {}
     for match in found:
-        _replace(model.graph, match)
+        _replace(model.graph, match, _bias(model.graph, match, sums))
     if found:
         model.opset_imports[DOMAIN] = 1
         common.RemoveUnusedNodesPass()(model)
@@ -46,13 +47,7 @@ def fuse_cached_attention(model: "ir.Model") -> int:
 
 
 def _match(softmax: "ir.Node") -> CachedAttention | None:
-    scores, bias = softmax.inputs[0], None
-    add = _made_by(scores, "Add")
-    if add is not None:
-        sides = [(a, b) for a, b in (add.inputs[:2], add.inputs[1::-1]) if _is_product(a)]
-        if len(sides) != 1:
-            return None
-        scores, bias = sides[0]
+    scores, biases = _sum(softmax.inputs[0])
     scores, scale = _scaled(scores)
     product, use = _made_by(scores, "MatMul"), _only_user(softmax.outputs[0], "MatMul")
     if product is None or use is None or use.inputs[0] is not softmax.outputs[0]:
@@ -67,7 +62,7 @@ def _match(softmax: "ir.Node") -> CachedAttention | None:
     asked, heads, size = query
     if keys is None or values is None or _made_width(asked) != heads * size:
         return None
-    return _with_cache(keys, values, CachedAttention(asked, asked, asked, bias, scale, heads, None, flat))
+    return _with_cache(keys, values, CachedAttention(asked, asked, asked, biases, scale, heads, None, flat))
 
 
 def _with_cache(keys: "ir.Node", values: "ir.Node", found: CachedAttention) -> CachedAttention | None:
@@ -78,7 +73,7 @@ def _with_cache(keys: "ir.Node", values: "ir.Node", found: CachedAttention) -> C
     ):  # type: ignore[union-attr]
         return None
     (key, _, _), (value, _, _) = (o for o in own if o is not None)
-    parts = (found.query, found.bias, found.scale, found.heads, found.made)
+    parts = (found.query, found.biases, found.scale, found.heads, found.made)
     if ".encoder." in str(keys.inputs[0].name):  # type: ignore[union-attr]
         return _attention(parts, keys.outputs[0], values.outputs[0], None)
     return _attention(parts, key, value, (keys, values))
@@ -87,16 +82,33 @@ def _with_cache(keys: "ir.Node", values: "ir.Node", found: CachedAttention) -> C
 def _attention(
     parts: tuple, key: "ir.Value", value: "ir.Value", past: "tuple[ir.Node, ir.Node] | None"
 ) -> CachedAttention:  # type: ignore[type-arg]
-    query, bias, scale, heads, made = parts
-    return CachedAttention(query, key, value, bias, scale, heads, past, made)
+    query, biases, scale, heads, made = parts
+    return CachedAttention(query, key, value, biases, scale, heads, past, made)
 
 
-def _replace(graph: "ir.Graph", match: CachedAttention) -> None:
+def _bias(graph: "ir.Graph", match: CachedAttention, sums: "dict[tuple[ir.Value, ...], ir.Value]") -> "ir.Value | None":
+    """Return what is added to the scores, as one value; layers that add the same share it."""
+    import onnx_ir as ir
+
+    if len(match.biases) < 2:
+        return match.biases[0] if match.biases else None
+    if match.biases not in sums:
+        total = match.biases[0]
+        for i, bias in enumerate(match.biases[1:]):
+            node = ir.node("Add", [total, bias], name=f"{match.made.outputs[0].name}_bias_{i}")
+            node.outputs[0].name = node.name
+            graph.insert_before(match.made, node)
+            total = node.outputs[0]
+        sums[match.biases] = total
+    return sums[match.biases]
+
+
+def _replace(graph: "ir.Graph", match: CachedAttention, bias: "ir.Value | None") -> None:
     import onnx_ir as ir
 
     old = match.made.outputs[0]
     name = str(old.name)
-    inputs = [match.query, match.key, match.value, None, None, match.bias]
+    inputs = [match.query, match.key, match.value, None, None, bias]
     if match.past is not None:
         inputs += [n.inputs[0] for n in match.past]
     node = ir.node(
@@ -137,6 +149,23 @@ def _made_width(value: "ir.Value") -> int | None:
     if node is None or node.op_type != "MatMul" or not is_weight(node.inputs[1], rank=2):
         return None
     return int(array_of(node.inputs[1]).shape[0])
+
+
+def _sum(value: "ir.Value | None") -> "tuple[ir.Value | None, tuple[ir.Value, ...]]":
+    """Split `product + bias + …` into the product's side and the biases."""
+    biases: list[ir.Value] = []
+    while (add := _made_by(value, "Add")) is not None:
+        sides = [(a, b) for a, b in (add.inputs[:2], add.inputs[1::-1]) if b is not None and _holds_product(a)]
+        if len(sides) != 1:
+            break
+        value, bias = sides[0]
+        biases.append(bias)
+    return value, tuple(biases)
+
+
+def _holds_product(value: "ir.Value | None") -> bool:
+    add = _made_by(value, "Add")
+    return _is_product(value) or (add is not None and any(map(_holds_product, add.inputs)))
 
 
 def _is_product(value: "ir.Value | None") -> bool:
