@@ -136,7 +136,9 @@ class Task(ABC):
         """Return how much worse `metric_name` came out: what it lost; where lower is better, the share it grew by."""
         return after / before - 1 if self.lower_is_better else before - after
 
-    def scored_outputs(self, specs: Mapping[str, GraphSpec], run: Run, one: Example, encoding: Encoding) -> Outputs:
+    def scored_outputs(
+        self, specs: Mapping[str, GraphSpec], run: Run, one: Example, encoding: Encoding
+    ) -> Mapping[str, "NDArray[Any]"]:
         """Return what one example is scored by, where the task is `scored_apart`."""
         raise NotImplementedError(f"{self.name} is scored by the outputs that are compared")
 

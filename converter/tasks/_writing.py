@@ -267,7 +267,9 @@ class Writing(Task, ABC):
     def examples_of(self, row: Mapping[str, Any], where: str) -> tuple[Example, ...]:
         return (written_example(row, where, self.languages, alone=self.causal),)
 
-    def scored_outputs(self, specs: Mapping[str, GraphSpec], run: Run, one: Example, encoding: Encoding) -> Outputs:
+    def scored_outputs(
+        self, specs: Mapping[str, GraphSpec], run: Run, one: Example, encoding: Encoding
+    ) -> "Mapping[str, NDArray[Any]]":
         """Return the tokens that the model writes on its own, by its own settings."""
         settings = self.scored_settings(one, len(encoding.inputs["input_ids"]))
         (tokens,) = generate(run, specs, self.prompt_of(encoding), settings).texts(settings)

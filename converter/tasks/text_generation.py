@@ -1,6 +1,7 @@
 """Text generation: what a causal language model writes after a text."""
 
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -8,8 +9,11 @@ from converter.examples import Encoding, Example, References
 from converter.generate.forcing import forced_logits
 from converter.graphs import GraphSpec, Run
 from converter.scoring.continuation import perplexity, surprise
-from converter.task import Judged, Outputs
+from converter.task import Judged
 from converter.tasks._writing import FROM_CACHE, Writing
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 SURPRISE = "surprise"
 """Among what a text is scored by: minus the log probability of each token of it, or of its completion."""
@@ -25,11 +29,15 @@ class TextGeneration(Writing):
     metric_name = "perplexity"
     lower_is_better = True
 
-    def scored_outputs(self, specs: Mapping[str, GraphSpec], run: Run, one: Example, encoding: Encoding) -> Outputs:
+    def scored_outputs(
+        self, specs: Mapping[str, GraphSpec], run: Run, one: Example, encoding: Encoding
+    ) -> "Mapping[str, NDArray[Any]]":
         """Return how surprising the text is, or the completion that follows it; and what the model writes instead."""
         assert isinstance(one.label, References)
         given = encoding.inputs["input_ids"]
-        made = dict(super().scored_outputs(specs, run, one, encoding)) if one.label.texts else {}
+        made: dict[str, NDArray[Any]] = {}
+        if one.label.texts:
+            made |= super().scored_outputs(specs, run, one, encoding)
         rest = self._completion(one.label.texts[0]) if one.label.texts else given[:0]
         context = self.settings.context
         ids = np.concatenate([given, rest])[:context]
@@ -40,7 +48,7 @@ class TextGeneration(Writing):
             made[SURPRISE] = surprise(logits[first - 1 : -1], ids[first:])
         return made
 
-    def _completion(self, text: str) -> "np.ndarray":
+    def _completion(self, text: str) -> "NDArray[np.int64]":
         """Return the tokens of a text that stands behind another."""
         spaced = text if text[:1].isspace() else f" {text}"
         return np.asarray(self._tokenizer(spaced, add_special_tokens=False, verbose=False)["input_ids"], dtype=np.int64)
