@@ -130,7 +130,7 @@ def rounded(model: "TorchModel", bits: int) -> "Iterator[None]":
     import torch
 
     layers = [m for m in _modules(model) if isinstance(m, torch.nn.Linear) or type(m).__name__ == "Conv1D"]
-    kept = {id(m.weight): (m.weight, m.weight.data) for m in layers}
+    kept: dict[int, tuple[Any, Any]] = {id(m.weight): (m.weight, m.weight.data) for m in layers}
     hooks: list[Any] = []
     try:
         with torch.no_grad():
