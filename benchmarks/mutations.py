@@ -1,6 +1,6 @@
 """Does the gate see what is wrong? Faults planted into good packages, their harm measured, and who noticed.
 
-    python benchmarks/mutations.py [--work DIR] [--only PACKAGE] [--count N] [--seconds S]
+    python benchmarks/mutations.py [--work DIR] [--only PACKAGE] [--count N] [--kinds N] [--seconds S]
 
 Good packages of small models are made (`--work` keeps them), each gets a fault of one kind after the other, from a
 seed. Whether a fault does harm is measured without the gate: the faulty package answers `HELD_OUT` texts that nobody
@@ -81,6 +81,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=None, help="where good packages are kept")
     parser.add_argument("--only", default="", help="packages whose name contains this")
     parser.add_argument("--count", type=int, default=1, help="faults of each kind in each package")
+    parser.add_argument("--kinds", type=int, default=1000, help="kinds of faults in each package, drawn from a seed")
     parser.add_argument("--seconds", type=float, default=1e9, help="stop after so long")
     given = parser.parse_args()
     work = given.work or Path(tempfile.mkdtemp())
@@ -91,7 +92,7 @@ def main() -> None:
     for name in PACKAGES:
         if given.only not in "-".join(name):
             continue
-        for key, row in _rows(name, work, given.count, table):
+        for key, row in _rows(name, work, given.count, given.kinds, table):
             table["good" if row.get("good") else "faults"][key] = row
             table["summary"] = summary(table)
             save("mutations", table)
@@ -119,9 +120,11 @@ def summary(table: dict[str, Any]) -> dict[str, Any]:
 
 
 def _rows(
-    name: tuple[str, str, str, str], work: Path, count: int, table: dict[str, Any]
+    name: tuple[str, str, str, str], work: Path, count: int, n_kinds: int, table: dict[str, Any]
 ) -> Iterator[tuple[str, dict[str, Any]]]:
     kinds = _kinds(name[2])
+    drawn = np.random.default_rng(crc32("-".join(name).encode())).permutation(sorted(kinds))[:n_kinds]
+    kinds = {kind: kinds[kind] for kind in kinds if kind in set(drawn)}
     planned = [(f"{'-'.join(name)}/{kind}/{i}", kind, i) for kind in kinds for i in range(count)]
     runs = [f"{'-'.join(name)}/run {i}" for i in range(RUNS)]
     skipped = table.setdefault("no_place", [])

@@ -200,6 +200,10 @@ class Target(ABC):
         """Yield the weights of one of its files brought back to float, for the comparison with the model's own."""
         return iter(())
 
+    def models_beside(self, bundle: "Bundle") -> tuple[Path, ...]:
+        """Return the files of the same model that a package ships for other clients."""
+        return ()
+
     def product_weights(self, bundle: "Bundle") -> "Iterator[NDArray[Any]]":
         """Yield the weight matrices of the shipped file's products, as they are stored, one at a time."""
         return iter(())

@@ -238,6 +238,10 @@ class Tflite(Target):
 
         return stored_parameters(path)
 
+    def models_beside(self, bundle: Bundle) -> tuple[Path, ...]:
+        path = bundle.folder / MEDIAPIPE_FILE
+        return (path,) if path.is_file() else ()
+
     def product_weights(self, bundle: Bundle) -> "Iterator[NDArray[Any]]":
         from converter.tflite.weights import product_weights
 

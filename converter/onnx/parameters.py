@@ -1,6 +1,6 @@
 """The parameters of an ONNX file in float32, whatever they are stored as."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -39,7 +39,7 @@ def stored_parameters(path: Path) -> Iterator[Stored]:
             yield Stored(str(name), "vector", _wide(tensor.numpy()).ravel(), _bits(tensor))
 
 
-def _is_vector(shape: "tuple[int, ...]") -> bool:
+def _is_vector(shape: "Sequence[int]") -> bool:
     return len(shape) > 0 and max(shape) == int(np.prod(shape)) and max(shape) > 1
 
 
@@ -62,11 +62,10 @@ def _constant(value: "ir.Value | None") -> "tuple[np.ndarray[Any, Any], int, str
     if node is None or found is None:
         return None
     values, bits, name = found
-    match node.op_type:
-        case "Transpose":
-            values = values.T
-        case "DequantizeLinear":
-            values = _dequantized(node, values)
+    if node.op_type == "Transpose":
+        values = values.T
+    elif node.op_type == "DequantizeLinear":
+        values = _dequantized(node, values)
     return values, bits, name
 
 

@@ -46,8 +46,8 @@ def stored_parameters(path: Path) -> Iterator[Stored]:
         for tensor in graph.tensors:
             size = max(shape_of(tensor), default=0)
             plain = tensor.type in (TensorType.FLOAT32, TensorType.FLOAT16)
-            if plain and size > 1 and size == int(np.prod(shape_of(tensor))) and ("v", tensor.buffer) not in done:
-                done.add(("v", tensor.buffer))
+            if plain and size > 1 and size == int(np.prod(shape_of(tensor))) and (tensor.buffer, -1) not in done:
+                done.add((tensor.buffer, -1))
                 vector = values_of(model, graph, tensor)
                 if vector is not None:
                     yield Stored(text(tensor.name), "vector", vector[0].ravel(), vector[1])

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from converter.reference import Reference
 from converter.validate.as_called import check_as_called
-from converter.validate.checks import Check
+from converter.validate.checks import Check, Status
 from converter.validate.full_length import check_full_lengths
 from converter.validate.noise import check_noise
 from converter.validate.weights import WEIGHTS, check_weights
@@ -36,10 +36,7 @@ def check_contents(
     mean = max((d.mean_error for d in made.evaluation.deviations), default=0.0)
     full = check_full_lengths(source, reference, runner, mean, proof.progress)
     checks += [] if full is None else [full]
-    files = [bundle.folder / f for f in dict.fromkeys(bundle.files.values())]
-    stored = chain.from_iterable(map(target.parameters, files))
-    before = chain.from_iterable(map(target.parameters, _float_files(steps)))
-    found, facts = check_weights(bundle.source, stored, reference.probes, before)
+    found, facts = _weights(target, bundle, reference, steps)
     if found and source.cache is None:
         known = reference.judged if bundle.source.module is source.module else None
         bits, longest = facts[WEIGHTS]["bits"], runner.max_length or bundle.source.max_length
@@ -47,6 +44,21 @@ def check_contents(
         noise, told = check_noise(model, judged, runner.run, bits, proof.progress, same=known)
         found, facts = [*found, noise], facts | told
     return [*checks, *found], facts
+
+
+def _weights(
+    target: "Target", bundle: "Bundle", reference: Reference, steps: "Sequence[tuple[str, Artifact]]"
+) -> tuple[list[Check], dict[str, Any]]:
+    """Compare the weights of the package's files, and of each model that it ships beside them, with the model's."""
+    files = [bundle.folder / f for f in dict.fromkeys(bundle.files.values())]
+    before = [s for s in chain.from_iterable(map(target.parameters, _float_files(steps))) if s.kind == "vector"]
+    stored = chain.from_iterable(map(target.parameters, files))
+    checks, facts = check_weights(bundle.source, stored, reference.probes, before)
+    for path in target.models_beside(bundle):
+        others, _ = check_weights(bundle.source, target.parameters(path), reference.probes, before)
+        failed = {c.name: replace(c, detail=f"{path.name}: {c.detail}") for c in others if c.status is Status.FAIL}
+        checks = [c if c.status is Status.FAIL else failed.get(c.name, c) for c in checks]
+    return checks, facts
 
 
 def _float_files(steps: "Sequence[tuple[str, Artifact]]") -> tuple[Path, ...]:

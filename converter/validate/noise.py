@@ -130,7 +130,7 @@ def rounded(model: "TorchModel", bits: int) -> "Iterator[None]":
     import torch
 
     layers = [m for m in _modules(model) if isinstance(m, torch.nn.Linear) or type(m).__name__ == "Conv1D"]
-    kept = {id(m.weight): (m.weight, m.weight.data) for m in layers}
+    kept: dict[int, tuple[Any, Any]] = {id(m.weight): (m.weight, m.weight.data) for m in layers}
     hooks: list[Any] = []
     try:
         with torch.no_grad():
@@ -139,9 +139,11 @@ def rounded(model: "TorchModel", bits: int) -> "Iterator[None]":
                 axis = 0 if type(layer).__name__ == "Conv1D" else 1
                 weight.data = round_to(before, bits, axis)
         wide = max(bits, BYTE)  # with weights in four bits, inputs have eight
-        hooks = [
-            m.register_forward_pre_hook(lambda _, given: (round_to(given[0], wide, -1), *given[1:])) for m in layers
-        ]
+
+        def round_input(_: "torch.nn.Module", given: "tuple[torch.Tensor, ...]") -> "tuple[torch.Tensor, ...]":
+            return (round_to(given[0], wide, -1), *given[1:])
+
+        hooks = [m.register_forward_pre_hook(round_input) for m in layers]
         yield
     finally:
         for hook in hooks:
