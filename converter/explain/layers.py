@@ -82,6 +82,11 @@ def layer_errors(wanted: "Mapping[str, NDArray[np.float32]]", found: Values) -> 
     made = []
     for layer, rows in wanted.items():
         width = rows.shape[1]
+        if layer in found:  # another model of the same layers: what was pruned has another width
+            if found[layer].shape == rows.shape:
+                size = float(np.linalg.norm(rows)) or 1.0
+                made.append(LayerError(layer, _distance(rows, found[layer]) / size, layer))
+            continue
         if width not in by_width:
             by_width[width] = [(n, v.reshape(-1, width)) for n, v in found.items() if _token_major(v, width)]
         error, name = _nearest(rows, [(n, v) for n, v in by_width[width] if len(v) >= len(rows)])

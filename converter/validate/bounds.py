@@ -55,8 +55,8 @@ def agreement_check(
     equal = sum(s >= 1 for s in same)
     which = f" on the {found.n} that are no edge cases" if found.n < len(same) else ""
     detail = (
-        f"{equal} of {len(same)} texts get the same answer (agreement {value:.4f}{_between(found, text)}{which}); at least "
-        f"{limit:g} wanted"
+        f"{equal} of {len(same)} texts get the same answer (agreement {value:.4f}{_between(found, text)}{which}); "
+        f"at least {limit:g} wanted"
     )
     if not by_bound(text, limits):
         status = within(value, limit, at_least=True)
