@@ -74,7 +74,7 @@ def make(work: Path, wanted: set[str]) -> tuple[Any, dict[str, Path]]:
             "quantize": {target: precision},
             "calibration": str(texts),
             "compress": PRUNE if name == PRUNED else [],
-            "limits": {"agreement": 0.9, "stability": 0.0},
+            "limits": {"agreement": 0.7 if name == PRUNED else 0.9, "stability": 0.0},
         }
         out = work / name
         result = convert(bind_recipe(recipe), out)

@@ -23,6 +23,8 @@ Inside = Callable[[Feed], Values]
 FOLLOWING = 6
 NEAR = 0.3
 """An output that is less than this far off is the same output, in numbers of fewer bits."""
+CHANGED = 0.15
+"""Of the largest change of a value, capped at its own size: less is a trace."""
 CLEAR = 0.3
 """Of the largest gain of error from layer to layer: the first layer that gains so much is the one."""
 LOST = 2.0
@@ -82,6 +84,11 @@ def layer_errors(wanted: "Mapping[str, NDArray[np.float32]]", found: Values) -> 
     made = []
     for layer, rows in wanted.items():
         width = rows.shape[1]
+        if layer in found:  # another model of the same layers: what was pruned has another width
+            if found[layer].shape == rows.shape:
+                size = float(np.linalg.norm(rows)) or 1.0
+                made.append(LayerError(layer, _distance(rows, found[layer]) / size, layer))
+            continue
         if width not in by_width:
             by_width[width] = [(n, v.reshape(-1, width)) for n, v in found.items() if _token_major(v, width)]
         error, name = _nearest(rows, [(n, v) for n, v in by_width[width] if len(v) >= len(rows)])
@@ -136,15 +143,20 @@ def first_departure(errors: Sequence[LayerError], seen: Sequence[LayerError] | N
 
 
 def first_change(wanted: Values, found: Values) -> str | None:
-    """Return the first value that differs between two graphs of the same names; None where all are alike."""
-    for name, value in wanted.items():
-        other = found.get(name)
-        if other is None or other.shape != value.shape:
-            return name
-        size = float(np.abs(value).max()) if value.size else 0.0
-        if not float(np.abs(other - value).max() if value.size else 0.0) <= TRACE * max(size, 1e-6):
-            return name
-    return None
+    """Return the first value that clearly differs between two graphs of the same names; None where all are alike.
+
+    Fitting a quantization anew may round a weight otherwise: such traces are told from what is broken by their size.
+    """
+    changes = {name: _change(value, found.get(name)) for name, value in wanted.items()}
+    largest = min(1.0, max(changes.values(), default=0.0))
+    return next((n for n, change in changes.items() if change > TRACE and change >= CHANGED * largest), None)
+
+
+def _change(value: "NDArray[np.float32]", other: "NDArray[np.float32] | None") -> float:
+    if other is None or other.shape != value.shape:
+        return LOST
+    a, b = np.nan_to_num(value), np.nan_to_num(other)
+    return float(np.linalg.norm(a - b)) / max(float(np.linalg.norm(a)), 1e-6)
 
 
 def layer_of(value: str, order: Sequence[str], errors: Sequence[LayerError]) -> str:

@@ -54,9 +54,10 @@ def agreement_check(
         return Check("agreement", Status.NOT_RUN, None, limit, reason), told
     value = sum(same) / len(same)
     equal = sum(s >= 1 for s in same)
+    which = f" on the {found.n} that are no edge cases" if found.n < len(same) else ""
     detail = (
-        f"{equal} of {len(same)} texts get the same answer (agreement {value:.4f}{_between(found, text)}); at least "
-        f"{limit:g} wanted"
+        f"{equal} of {len(same)} texts get the same answer (agreement {value:.4f}{_between(found, text)}{which}); "
+        f"at least {limit:g} wanted"
     )
     if not by_bound(text, limits):
         status = within(value, limit, at_least=True)
