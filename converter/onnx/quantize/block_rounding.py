@@ -1,6 +1,6 @@
 """Weights rounded in blocks of inputs with a scale each: to nearest, with the scale of least error, or by moments."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -83,7 +83,7 @@ def _scales(
     return np.asarray(best, dtype=np.float32)
 
 
-def _stored(scale: "NDArray[np.float32]") -> "NDArray[np.float32]":
+def _stored(scale: "NDArray[np.floating[Any]]") -> "NDArray[np.float32]":
     """Return scales as half precision holds them; those that it cannot hold make the file keep all of them wide."""
     found = np.where(scale == 0, np.float32(1), scale).astype(np.float32)
     if np.abs(found).max(initial=0) > np.finfo(np.float16).max:

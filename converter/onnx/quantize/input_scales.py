@@ -24,7 +24,7 @@ def search_input_scales(
     """
     typical = np.abs(rows).mean(axis=0)
     typical = np.maximum(typical, max(float(typical.max(initial=0)) * 1e-4, 1e-12))
-    moments = (rows.T @ rows) / max(len(rows), 1)
+    moments = np.asarray((rows.T @ rows) / max(len(rows), 1), dtype=np.float32)
     plain = _error(weights, np.ones_like(typical), moments, bits, block)
     best, least = np.ones_like(typical), plain
     for exponent in EXPONENTS:

@@ -40,7 +40,9 @@ class BlockWeights:
         """Return the bytes `[out, blocks, block * bits / 8]`: values above zero point, the first in the low half."""
         zero = 1 << (self.bits - 1)
         raised = (self.values.astype(np.int16) + zero).astype(np.uint8)
-        return raised if self.bits == 8 else raised[..., 0::2] | (raised[..., 1::2] << 4)
+        if self.bits == 8:
+            return raised
+        return np.asarray(raised[..., 0::2] | (raised[..., 1::2] << 4), dtype=np.uint8)
 
     def wide(self) -> "NDArray[np.float32]":
         """Return the weights `[out, in]` that these stand for."""

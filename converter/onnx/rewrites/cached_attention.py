@@ -8,7 +8,7 @@ Only where heads times their size is the width of the model: a client that has t
 guesses those, and this operator refuses others.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from converter.onnx.rewrites.attention import DOMAIN
@@ -67,23 +67,13 @@ def _match(softmax: "ir.Node") -> CachedAttention | None:
 
 def _with_cache(keys: "ir.Node", values: "ir.Node", found: CachedAttention) -> CachedAttention | None:
     """Add keys and values: those of this call, or, where the cache holds an encoder's, all of them."""
-    own = [_heads(n.inputs[-1]) for n in (keys, values)]
-    if any(o is None or o[1] != found.heads for o in own) or not all(
-        n.inputs[0].is_graph_input() for n in (keys, values)
-    ):  # type: ignore[union-attr]
+    own = [heads for n in (keys, values) if (heads := _heads(n.inputs[-1])) is not None]
+    kept = [v for n in (keys, values) if (v := n.inputs[0]) is not None and v.is_graph_input()]
+    if len(own) != 2 or len(kept) != 2 or any(heads != found.heads for _, heads, _ in own):
         return None
-    (key, _, _), (value, _, _) = (o for o in own if o is not None)
-    parts = (found.query, found.biases, found.scale, found.heads, found.made)
-    if ".encoder." in str(keys.inputs[0].name):  # type: ignore[union-attr]
-        return _attention(parts, keys.outputs[0], values.outputs[0], None)
-    return _attention(parts, key, value, (keys, values))
-
-
-def _attention(
-    parts: tuple, key: "ir.Value", value: "ir.Value", past: "tuple[ir.Node, ir.Node] | None"
-) -> CachedAttention:  # type: ignore[type-arg]
-    query, biases, scale, heads, made = parts
-    return CachedAttention(query, key, value, biases, scale, heads, past, made)
+    if ".encoder." in str(kept[0].name):
+        return replace(found, key=keys.outputs[0], value=values.outputs[0])
+    return replace(found, key=own[0][0], value=own[1][0], past=(keys, values))
 
 
 def _bias(graph: "ir.Graph", match: CachedAttention, sums: "dict[tuple[ir.Value, ...], ir.Value]") -> "ir.Value | None":

@@ -95,14 +95,14 @@ def _value_projection(site: "Site") -> "tuple[ir.Node, ir.Node, ir.Value, ir.Val
     attention = site.given.producer()
     if attention is None or attention.op_type != "MultiHeadAttention" or len(site.given.uses()) != 1:
         return None
-    if len(attention.outputs) > 1 or attention.inputs[2] is None or attention.inputs[2].is_graph_output():
+    value = attention.inputs[2]
+    if value is None or len(attention.outputs) > 1 or value.is_graph_output():
         # A cache holds these values: it stays what it was.
         return None
-    value = attention.inputs[2]
-    split = value.producer() if value is not None else None
+    split = value.producer()
     add = split.inputs[0].producer() if split is not None and split.op_type == "Split" and split.inputs[0] else None
     product = next((v.producer() for v in add.inputs if v and v.producer()), None) if add is not None else None
-    if value is None or split is None or add is None or product is None or product.op_type != "MatMul":
+    if split is None or add is None or product is None or product.op_type != "MatMul":
         return None
     bias = next((v for v in add.inputs if is_weight(v, rank=1)), None)
     weight = product.inputs[1]
