@@ -35,7 +35,7 @@ def surprise(logits: "NDArray[np.floating]", ids: "NDArray[np.int64]") -> "NDArr
     return total - np.take_along_axis(exact, ids[:, None], axis=-1)[:, 0]
 
 
-def perplexity(surprises: Sequence["NDArray[np.float64]"]) -> float:
+def perplexity(surprises: Sequence["NDArray[np.floating]"]) -> float:
     """Return the perplexity of texts, every token of them counted alike.
 
     Raises:

@@ -9,8 +9,7 @@ from converter.generate.forcing import forced_logits
 from converter.scoring.continuation import next_token_agreement
 from converter.scoring.relative_error import relative_error
 from converter.validate.answers import RunFailed, shorten
-from converter.validate.checks import Check, Status
-from converter.validate.compare import within
+from converter.validate.checks import Check, Status, within
 from converter.validate.stability import spread
 
 if TYPE_CHECKING:

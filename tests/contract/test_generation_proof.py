@@ -13,6 +13,7 @@ import pytest
 from converter.api import convert
 from converter.package.manifest import model_files, read_manifest
 from converter.stage import SILENT
+from converter.task import Judged
 from converter.validate.checks import Check, Status
 from tests.contract.written_packages import (
     Proof,
@@ -223,16 +224,24 @@ def test_the_perplexity_of_the_evaluation_file_is_judged(package: Path, proof: P
     assert "of the evaluation file" in sound.detail
 
 
+def cut(proof: Proof, one: Judged, steps: int) -> Judged:
+    """Return an answer as if the source had written only so many tokens."""
+    task: Any = proof.source.task
+    assert one.encoding.answer is not None
+    outputs = {name: value[:steps] for name, value in one.outputs.items()}
+    return replace(one, encoding=task.with_answer(one.encoding, one.encoding.answer[:steps]), outputs=outputs)
+
+
 @pytest.mark.parametrize(
     ("decisions", "said"), [((5, 5, 5), "one and the same token"), ((5,), "ends at once"), ((5, 6), "the same answer")]
 )
 def test_a_package_of_a_source_that_says_nothing_is_not_proven(
     decisions: tuple[int, ...], said: str, package: Path, proof: Proof
 ) -> None:
-    few = proof.reference.judged[:3]
     alike = tuple((i, *decisions[1:]) if len(decisions) == 1 else decisions for i in range(3))
     if said.startswith("one"):
         alike = (decisions, decisions[1:], decisions)
+    few = tuple(cut(proof, j, len(tokens)) for j, tokens in zip(proof.reference.judged[:3], alike, strict=True))
     checks = Proof(proof.source, replace(proof.reference, judged=few, decisions=alike)).of(package)
     for name in ("agreement", "generation", "stops", "perplexity", "cache"):
         assert checks[name].status is Status.NOT_RUN, name
