@@ -5,13 +5,7 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 from converter.package.manifest import seal
-
-HEAD = {
-    "target": "cpu-int8",
-    "precision": "none",
-    "task": "text-classification",
-    "graphs": {"model": {"file": "model.onnx"}},
-}
+from tests.manifests import complete
 
 
 def seal_folder(folder: Path, *, write: bool = True) -> Path:
@@ -20,5 +14,5 @@ def seal_folder(folder: Path, *, write: bool = True) -> Path:
         (folder / "sub").mkdir(parents=True)
         (folder / "model.onnx").write_bytes(b"0123456789")
         (folder / "sub" / "notes.txt").write_text("notes\n", encoding="utf-8")
-    seal(cast("Any", SimpleNamespace(folder=folder)), HEAD)
+    seal(cast("Any", SimpleNamespace(folder=folder)), complete())
     return folder

@@ -10,6 +10,7 @@ import numpy as np
 from converter.artifact import Bundle, TorchModel
 from converter.examples import Example
 from converter.graphs import MODEL, GraphSpec
+from converter.model_folder.files import write_model_files
 from converter.precision import Limits, unquantized
 from converter.reference import capture_reference, torch_run
 from converter.stage import SILENT, Context
@@ -65,8 +66,7 @@ class TorchTarget(Target):
         return ()
 
     def emit(self, given: Any, source: TorchModel, folder: Path, ctx: Context) -> Bundle:
-        source.tokenizer.save_pretrained(folder)
-        source.config.save_pretrained(folder)
+        write_model_files(source, folder, {})
         (folder / "model.bin").write_bytes(b"weights" * 1000)
         return Bundle(folder, {MODEL: "model.bin"}, source)
 

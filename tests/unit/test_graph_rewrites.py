@@ -9,8 +9,6 @@ import onnx_ir as ir
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from converter.errors import ResourceLimit
-from converter.onnx import write
 from converter.onnx.rewrites.clean import clean_graph, share_equal_weights
 from converter.onnx.rewrites.embeddings import quantize_embeddings
 from converter.onnx.rewrites.gemms import gemms_as_products
@@ -186,13 +184,6 @@ def test_smoothing_changes_no_answer(tmp_path: Path) -> None:
 
 def test_a_narrow_product_is_a_classifier_and_stays_float() -> None:
     assert list(quantizable(product_model(floats(8, 3)))) == []
-
-
-def test_a_file_beyond_two_gigabytes_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(write, "MAX_FILE_BYTES", 1000)
-    with pytest.raises(ResourceLimit, match="GiB"):
-        write_onnx(product_model(floats(8, 40)), tmp_path / "big.onnx")
-    assert not (tmp_path / "big.onnx").exists()
 
 
 def test_the_written_file_is_what_onnx_itself_reads(tmp_path: Path) -> None:
