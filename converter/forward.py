@@ -49,7 +49,7 @@ def decides_at_end(module: torch.nn.Module) -> bool:
 
 
 def logits_at_end(model: Any, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
-    """Return `[batch, classes]` of a BART or T5 that classifies: encoder and decoder read the text, one after the other.
+    """Return `[batch, classes]` of a BART or T5 that classifies: encoder and decoder both read the text.
 
     transformers selects the states at the end tokens by a mask, whose result has a shape that only the data tells, and
     refuses batches of texts with unequal numbers of them. Here the state at the last end token of each row is chosen by
@@ -71,7 +71,7 @@ def logits_at_end(model: Any, input_ids: torch.Tensor, attention_mask: torch.Ten
 
 
 def _shifted_right(config: Any, input_ids: torch.Tensor) -> torch.Tensor:
-    """Return what the decoder reads: the text behind its start token, which for mBART is the text's last, a language."""
+    """Return what the decoder reads: the text behind a start token, which for mBART is the text's last, a language."""
     if config.model_type == "mbart":
         last = (input_ids.ne(config.pad_token_id).sum(dim=1, keepdim=True) - 1).clamp(min=0)
         start = input_ids.gather(1, last)

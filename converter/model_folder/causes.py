@@ -231,7 +231,7 @@ CAUSES: Mapping[str, Cause] = {
         "export a model with a WordPiece, BPE or Unigram tokenizer; {kind} cannot be written as tokenizer.json",
     ),
     "no-end-token": Cause(
-        "the model classifies a text by its end token (eos_token_id = {end}), and its tokenizer puts none behind a text",
+        "the model classifies a text by its end token (eos_token_id = {end}), and its tokenizer adds none to a text",
         "use the tokenizer that the model was trained with: its post_processor in tokenizer.json adds the end token",
     ),
     "end-token-pads": Cause(

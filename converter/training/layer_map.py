@@ -6,8 +6,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
-from converter.errors import UsageError
-from converter.errors import SourceError
+from converter.errors import SourceError, UsageError
 from converter.forward import Forward, decides_at_end
 from converter.training.relations import RelationTap
 

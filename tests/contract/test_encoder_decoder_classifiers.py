@@ -6,7 +6,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 
@@ -73,8 +72,10 @@ def test_its_logits_are_those_of_transformers_alone_and_padded(family: str, fold
 def test_its_owners_library_agrees_on_texts_and_pairs_that_it_cannot_batch(family: str, folder: Folder) -> None:
     """A pair has more end tokens than a text: transformers itself refuses the two in one batch."""
     source = load_source(str(folder(family)))
-    mixed = source.tokenizer([SENTENCES[0], SENTENCES[1]], [SENTENCES[2], None][:1] * 2, padding=True)
-    assert mixed
+    pair, text = source.tokenizer(PAIR.text, PAIR.pair), source.tokenizer(SENTENCES[2])
+    together = source.tokenizer.pad([pair, text], padding=True, return_tensors="pt")
+    with pytest.raises(ValueError, match="same number of <eos> tokens"):
+        own_logits(folder(family), together)
     examples = [PAIR, *(Example(text) for text in SENTENCES[:6]), Example(f"{SENTENCES[7]} </s> and more")]
     reference = capture_reference(source, examples, SILENT)
     verdict = check_owner(source, reference, SILENT)
@@ -83,9 +84,7 @@ def test_its_owners_library_agrees_on_texts_and_pairs_that_it_cannot_batch(famil
     assert verdict.n_batched > 1
 
 
-def test_the_state_at_another_end_token_is_another_answer(
-    folder: Folder, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_state_at_another_end_token_is_another_answer(folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
     """The twin: a reading that takes the first end token of a pair is told apart."""
     source = load_source(str(folder("bart")))
 
@@ -132,7 +131,7 @@ def test_it_is_a_classifier_alone(task: str, folder: Folder) -> None:
 def test_a_tokenizer_that_ends_no_text_is_refused(copied: Folder) -> None:
     made = copied("t5")
     edit(made / "tokenizer.json", post_processor=None)
-    with pytest.raises(SourceError, match="its tokenizer puts none behind a text"):
+    with pytest.raises(SourceError, match="its tokenizer adds none to a text"):
         load_source(str(made))
 
 
@@ -158,6 +157,3 @@ def test_weights_that_only_write_are_no_classifier(copied: Folder) -> None:
     save_file(kept, made / "model.safetensors", {"format": "pt"})
     with pytest.raises(SourceError, match="the weights lack classification_head"):
         load_source(str(made))
-
-
-__all__ = ["np"]
