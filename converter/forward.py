@@ -64,7 +64,10 @@ def logits_at_end(model: Any, input_ids: torch.Tensor, attention_mask: torch.Ten
     )
     hidden = made["last_hidden_state"]
     place = torch.arange(1, hidden.shape[1] + 1, device=hidden.device).to(hidden.dtype).unsqueeze(0)
-    rank = input_ids.eq(model.config.eos_token_id).to(hidden.dtype) * place
+    ends = input_ids.eq(model.config.eos_token_id).to(hidden.dtype)
+    # Any text has an end token. Made-up ids may have none: then the last token is taken, whatever padding follows.
+    without = 1.0 - ends.amax(dim=1, keepdim=True)
+    rank = (ends + without * attention_mask.to(hidden.dtype)) * place
     last = (rank == rank.amax(dim=1, keepdim=True)).to(hidden.dtype)
     logits: torch.Tensor = model.classification_head((hidden * last.unsqueeze(-1)).sum(dim=1))
     return logits

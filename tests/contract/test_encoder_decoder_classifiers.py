@@ -6,15 +6,19 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
+from converter.api import convert, verify
 from converter.errors import ExportError, SourceError
 from converter.examples import Example
 from converter.graphs import MODEL
 from converter.model_folder.load import load_source
+from converter.onnx.export import ExportOnnx
+from converter.onnx.runner import OnnxRunner
 from converter.reference import capture_reference
-from converter.stage import SILENT
+from converter.stage import SILENT, Context, run_stage
 from converter.validate.checks import Status
 from converter.validate.owner import check_owner
 from tests.tiny import SENTENCES
@@ -98,6 +102,43 @@ def test_the_state_at_another_end_token_is_another_answer(folder: Folder, monkey
     reference = capture_reference(source, [PAIR, Example(SENTENCES[3])], SILENT)
     with pytest.raises(SourceError, match="does not answer like transformers"):
         check_owner(source, reference, SILENT)
+
+
+# Exported
+
+
+@pytest.mark.parametrize("family", ["bart", "mbart", "t5"])
+def test_its_graph_answers_like_transformers_at_any_batch_and_length(
+    family: str, folder: Folder, tmp_path: Path
+) -> None:
+    source = load_source(str(folder(family)))
+    made, record = run_stage(ExportOnnx(), source, Context(work=tmp_path))
+    assert record.facts["max_relative_error"] <= 1e-4
+    runner = OnnxRunner(made.files)
+    texts = [" ".join(SENTENCES)[:n] for n in (1, 20, 60, 110)]
+    for batch in ([SENTENCES[0]], ["a"], texts):
+        fed = source.tokenizer(batch, padding=True, truncation=True, max_length=source.max_length, return_tensors="pt")
+        found = runner.run(MODEL, {name: fed[name].numpy() for name in source.input_names})
+        wanted = own_logits(folder(family), fed).numpy()
+        np.testing.assert_allclose(found["logits"], wanted, atol=1e-4 * float(np.ptp(wanted) + 1))
+    mixed = [source.tokenizer(PAIR.text, PAIR.pair), source.tokenizer(SENTENCES[2])]
+    fed = source.tokenizer.pad(mixed, padding=True, return_tensors="pt")
+    found = runner.run(MODEL, {name: fed[name].numpy() for name in source.input_names})
+    alone = [own_logits(folder(family), source.tokenizer.pad([m], return_tensors="pt"))[0].numpy() for m in mixed]
+    np.testing.assert_allclose(found["logits"], np.stack(alone), atol=1e-4 * float(np.ptp(alone) + 1))
+
+
+@pytest.mark.parametrize(
+    ("family", "precisions"),
+    [("bart", {"cpu-int8": "static", "ort-gpu": "fp16"}), ("t5", {"cpu-int8": "dynamic", "ort-gpu": "fp16"})],
+)
+def test_its_packages_pass_their_gates(family: str, precisions: dict[str, str], folder: Folder, tmp_path: Path) -> None:
+    recipe = {"model": str(folder(family)), "targets": list(precisions), "quantize": precisions}
+    for target in convert(recipe, tmp_path / "out").targets:
+        assert target.status is Status.PASS, (target.error, target.evaluation)
+        assert target.evaluation is not None
+        assert {c.name: c.status for c in target.evaluation.checks}["owner's library"] is Status.PASS
+        verify(tmp_path / "out" / target.name)
 
 
 # Refused by name
