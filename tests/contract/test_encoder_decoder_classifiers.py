@@ -104,6 +104,33 @@ def test_the_state_at_another_end_token_is_another_answer(folder: Folder, monkey
         check_owner(source, reference, SILENT)
 
 
+def test_its_outputs_can_be_distilled_and_its_hidden_states_not(folder: Folder) -> None:
+    from converter.training.layer_map import ObservedForward, depth_and_width
+
+    source = load_source(str(folder("t5")))
+    fed = dict(source.tokenizer(list(SENTENCES[:4]), padding=True, return_tensors="pt"))
+    with torch.no_grad():
+        seen = ObservedForward(source)(fed)
+    torch.testing.assert_close(seen.outputs["logits"], own_logits(folder("t5"), fed), rtol=1e-5, atol=1e-5)
+    with pytest.raises(SourceError, match="its hidden states are of two stacks"):
+        depth_and_width(source, fed)
+
+
+def test_made_up_ids_without_an_end_token_are_answered_as_if_alone(folder: Folder) -> None:
+    """Checks of packages draw ids: padding behind them must change nothing there either."""
+    source = load_source(str(folder("bart")))
+    ids = torch.randint(5, 60, (1, 9), generator=torch.Generator().manual_seed(0))
+    mask = torch.ones_like(ids)
+    fed = {
+        "input_ids": torch.nn.functional.pad(ids, (0, 4), value=1),
+        "attention_mask": torch.nn.functional.pad(mask, (0, 4)),
+    }
+    with torch.inference_mode():
+        run = source.graphs()[MODEL]
+        alone, padded = run(input_ids=ids, attention_mask=mask)["logits"], run(**fed)["logits"]
+    torch.testing.assert_close(padded, alone, rtol=1e-4, atol=1e-4)
+
+
 # Exported
 
 
