@@ -22,11 +22,14 @@ class Forward(torch.nn.Module):
         super().__init__()
         self.model = model.module
         self.head = model.head
+        self.decides_at_end = decides_at_end(model.module)
         self.outputs = tuple(t.name for t in model.task.outputs)
 
     def forward(
         self, input_ids: torch.Tensor, attention_mask: torch.Tensor, token_type_ids: torch.Tensor | None = None
     ) -> dict[str, torch.Tensor]:
+        if self.decides_at_end:
+            return {"logits": logits_at_end(self.model, input_ids, attention_mask)}
         types = {} if token_type_ids is None else {"token_type_ids": token_type_ids}
         made = self.model(input_ids=input_ids, attention_mask=attention_mask, **types, return_dict=True)
         return self.named_outputs(made, attention_mask)
@@ -37,6 +40,47 @@ class Forward(torch.nn.Module):
         if self.head is not None:
             outputs["sentence_embedding"] = self.head(outputs["last_hidden_state"], attention_mask)
         return outputs
+
+
+def decides_at_end(module: torch.nn.Module) -> bool:
+    """Tell whether this is an encoder-decoder that classifies a text by its decoder's state at the end token."""
+    config: Any = module.config
+    return bool(getattr(config, "is_encoder_decoder", False)) and hasattr(module, "classification_head")
+
+
+def logits_at_end(model: Any, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+    """Return `[batch, classes]` of a BART or T5 that classifies: encoder and decoder both read the text.
+
+    transformers selects the states at the end tokens by a mask, whose result has a shape that only the data tells, and
+    refuses batches of texts with unequal numbers of them. Here the state at the last end token of each row is chosen by
+    a product: the same logits, in a graph of any batch and length, each row as if it were alone.
+    """
+    made = model.base_model(
+        input_ids=input_ids,
+        attention_mask=attention_mask,
+        decoder_input_ids=_shifted_right(model.config, input_ids),
+        use_cache=False,
+        return_dict=True,
+    )
+    hidden = made["last_hidden_state"]
+    place = torch.arange(1, hidden.shape[1] + 1, device=hidden.device).to(hidden.dtype).unsqueeze(0)
+    ends = input_ids.eq(model.config.eos_token_id).to(hidden.dtype)
+    # Any text has an end token. Made-up ids may have none: then the last token is taken, whatever padding follows.
+    without = 1.0 - ends.amax(dim=1, keepdim=True)
+    rank = (ends + without * attention_mask.to(hidden.dtype)) * place
+    last = (rank == rank.amax(dim=1, keepdim=True)).to(hidden.dtype)
+    logits: torch.Tensor = model.classification_head((hidden * last.unsqueeze(-1)).sum(dim=1))
+    return logits
+
+
+def _shifted_right(config: Any, input_ids: torch.Tensor) -> torch.Tensor:
+    """Return what the decoder reads: the text behind a start token, which for mBART is the text's last, a language."""
+    if config.model_type == "mbart":
+        last = (input_ids.ne(config.pad_token_id).sum(dim=1, keepdim=True) - 1).clamp(min=0)
+        start = input_ids.gather(1, last)
+    else:
+        start = torch.full_like(input_ids[:, :1], config.decoder_start_token_id)
+    return torch.cat([start, input_ids[:, :-1]], dim=1)
 
 
 class InOrder(MutableSet[Any]):

@@ -86,6 +86,12 @@ def save_tiny(folder: Path, config: Any, tokenizer: Any, task: str, seed: int = 
     return folder
 
 
+def draw_classifier(model: Any, tokenizer: Any, seed: int = 0) -> None:
+    """Draw every parameter of a model that classifies, such that each class is the answer to some text."""
+    _draw_weights(model, seed)
+    _center_logits(model, tokenizer)
+
+
 def make_tiny_sentence_transformer(
     folder: Path, family: str = "bert", seed: int = 0, *, normalize: bool = True, layers: int = 3
 ) -> Path:

@@ -16,7 +16,7 @@ def make_text_model(family: str, seed: int = 0, **config: Any) -> Any:
     import torch
     import transformers
 
-    made = _configs()[family]()
+    made = text_config(family)
     for key, value in config.items():
         setattr(made, key, value)
     kind = transformers.AutoModelForSeq2SeqLM if made.is_encoder_decoder else transformers.AutoModelForCausalLM
@@ -24,6 +24,11 @@ def make_text_model(family: str, seed: int = 0, **config: Any) -> Any:
     model: Any = kind.from_config(made).eval()
     _draw(model, seed)
     return model
+
+
+def text_config(family: str) -> Any:
+    """Return the configuration of a tiny model of this family."""
+    return _configs()[family]()
 
 
 def prompts(count: int, seed: int = 0, longest: int = 20) -> list[list[int]]:
@@ -152,6 +157,7 @@ def _configs() -> dict[str, Callable[[], Any]]:
         ),
         "t5": lambda: t.T5Config(**t5_like),
         "mt5": lambda: t.MT5Config(**t5_like),
+        "umt5": lambda: t.UMT5Config(**t5_like),
         "bart": bart_like(t.BartConfig, forced_bos_token_id=1, forced_eos_token_id=2),
         "mbart": bart_like(t.MBartConfig, forced_eos_token_id=2),
         "m2m_100": bart_like(t.M2M100Config),

@@ -15,6 +15,15 @@ CONTINUES, ANSWERS, TRANSLATES = "text-generation", "text2text-generation", "tra
 TRANSLATORS = ("marian", "m2m_100", "mbart", "fsmt", "nllb-moe")
 """Encoder-decoders that are trained to translate, and nothing else."""
 
+CLASSIFIERS = {
+    "bart": "BartForSequenceClassification",
+    "mbart": "MBartForSequenceClassification",
+    "mt5": "MT5ForSequenceClassification",
+    "t5": "T5ForSequenceClassification",
+    "umt5": "UMT5ForSequenceClassification",
+}
+"""Encoder-decoders that classify a text, by their decoder's state at its end token."""
+
 
 def check_model_type(raw: Mapping[str, Any], where: str) -> None:
     """Refuse what neither reads nor writes text, and what transformers does not know.
@@ -31,14 +40,21 @@ def check_model_type(raw: Mapping[str, Any], where: str) -> None:
             f"config.json names the unknown model_type {kind!r}", where=where, hint=nearest(str(kind), ENCODERS)
         )
     other = _other_than_encoder(kind)
-    if other is not None and _writes(raw) is None:
+    if other is not None and _writes(raw) is None and not _classifies(raw):
         named = _architecture(raw)
+        classes = f"that write text, nor {CLASSIFIERS[kind]}" if kind in CLASSIFIERS else "that write text"
         raise SourceError(
-            f"{kind} is {other}, and {named or 'no architecture'} is none of its classes that write text",
+            f"{kind} is {other}, and {named or 'no architecture'} is none of its classes {classes}",
             where=where,
             hint=f"exported are encoders ({', '.join(ENCODERS)}), and models that write text: their config.json names "
-            "a class …ForCausalLM, …LMHeadModel, …ForConditionalGeneration or MarianMTModel",
+            "a class …ForCausalLM, …LMHeadModel, …ForConditionalGeneration or MarianMTModel; of the encoder-decoders "
+            f"those that classify texts: {', '.join(CLASSIFIERS.values())}",
         )
+
+
+def _classifies(raw: Mapping[str, Any]) -> bool:
+    """Tell whether the config names an encoder-decoder with a head that classifies texts."""
+    return CLASSIFIERS.get(str(raw.get("model_type"))) == _architecture(raw)
 
 
 def _writes(raw: Mapping[str, Any]) -> str | None:
@@ -102,6 +118,11 @@ def choose_task(raw: Mapping[str, Any], wanted: str | None, *, sentence: str | N
     name = task_class(wanted).name
     if written is not None or name in (CONTINUES, ANSWERS, TRANSLATES):
         return _task_of_writer(name, written, architecture, where)
+    if _classifies(raw) and name != found:
+        # What its decoder makes of each token is no reading of the text: the decoder sees nothing of what follows.
+        raise UsageError(
+            f"{architecture} is exported as a classifier alone, not for {name}", where=where, hint=f"--task {found}"
+        )
     # A config that names no head of ours proves nothing: whether the weights hold the wanted one is seen on loading.
     if found is not None and name not in {found, ANY_TASK}:
         raise UsageError(

@@ -230,6 +230,18 @@ CAUSES: Mapping[str, Cause] = {
         "its {kind} has no fast form (tokenizer.json), which every package needs",
         "export a model with a WordPiece, BPE or Unigram tokenizer; {kind} cannot be written as tokenizer.json",
     ),
+    "no-end-token": Cause(
+        "the model classifies a text by its end token (eos_token_id = {end}), and its tokenizer adds none to a text",
+        "use the tokenizer that the model was trained with: its post_processor in tokenizer.json adds the end token",
+    ),
+    "end-token-pads": Cause(
+        "the model classifies a text by its last end token (eos_token_id = {end}), with which its tokenizer also pads",
+        "set pad_token in tokenizer_config.json to another token that it has, and pad_token_id in config.json",
+    ),
+    "no-start-token": Cause(
+        "config.json names no decoder_start_token_id: what the decoder reads first is not known",
+        "set it to the value of the original model: pad_token_id for T5, eos_token_id for BART",
+    ),
     "tokenizer-without-padding": Cause(
         "the tokenizer has no pad token", "set pad_token in tokenizer_config.json to a token that it has"
     ),

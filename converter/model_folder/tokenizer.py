@@ -57,9 +57,27 @@ def load_tokenizer(
     check_vocabulary(tokenizer, module.get_input_embeddings().weight.shape[0], folder)  # type: ignore[operator]
     if needs_pad and tokenizer.pad_token_id is None:
         raise refusal("tokenizer-without-padding", folder)
+    _check_end(tokenizer, module, folder)
     if sentence is not None and sentence.lower_case:
         _lower_text(tokenizer)
     return tokenizer
+
+
+def _check_end(tokenizer: Any, module: "torch.nn.Module", folder: Path) -> None:
+    """Refuse a classifier that decides at the end token of a text, with a tokenizer that gives its texts none."""
+    from converter.forward import decides_at_end
+
+    if not decides_at_end(module):
+        return
+    config: Any = module.config
+    end = config.eos_token_id
+    single = [tokenizer("a"), tokenizer("a b c " * 20, truncation=True, max_length=8)]
+    if not isinstance(end, int) or not all(end in made["input_ids"] for made in single):
+        raise refusal("no-end-token", folder, {"end": end})
+    if tokenizer.pad_token_id == end:
+        raise refusal("end-token-pads", folder, {"end": end})
+    if config.model_type != "mbart" and config.decoder_start_token_id is None:
+        raise refusal("no-start-token", folder)
 
 
 def _check_named_files(folder: Path) -> None:

@@ -79,11 +79,28 @@ class AutoLibrary(OwnerLibrary):
             yield from found
 
     def together(self, questions: Sequence[Question]) -> Iterator[Outputs]:
-        try:
-            found = self._ask(questions)
-        except (IndexError, RuntimeError):
-            found = self._ask_cut(questions)
-        yield from found
+        found: dict[int, Outputs] = {}
+        for places in self._batches(questions):
+            asked = [questions[place] for place in places]
+            try:
+                answers = self._ask(asked)
+            except (IndexError, RuntimeError):
+                answers = self._ask_cut(asked)
+            found |= dict(zip(places, answers, strict=True))
+        yield from (found[place] for place in range(len(questions)))
+
+    def _batches(self, questions: Sequence[Question]) -> list[list[int]]:
+        """Return the places of the texts to ask about together.
+
+        An encoder-decoder that classifies (BART, T5) takes texts with as many end tokens as each other, and no others.
+        """
+        if not getattr(self.encoder.config, "is_encoder_decoder", False):
+            return [list(range(len(questions)))]
+        by_ends: dict[int, list[int]] = {}
+        for place, question in enumerate(questions):
+            ends = int((self.fed(question)["input_ids"] == self.encoder.config.eos_token_id).sum())
+            by_ends.setdefault(ends, []).append(place)
+        return list(by_ends.values())
 
     def _ask_cut(self, questions: Sequence[Question]) -> list[Outputs]:
         """Ask about texts that the tokenizer lets grow beyond the model's positions: there the library only fails."""

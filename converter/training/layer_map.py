@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
-from converter.errors import UsageError
-from converter.forward import Forward
+from converter.errors import SourceError, UsageError
+from converter.forward import Forward, decides_at_end
 from converter.training.relations import RelationTap
 
 if TYPE_CHECKING:
@@ -83,6 +83,8 @@ class ObservedForward(torch.nn.Module):
         self.projection = torch.nn.Identity() if projection is None else projection
 
     def forward(self, feed: dict[str, torch.Tensor]) -> ForwardOutputs:
+        if self.forward_of.decides_at_end:
+            return ForwardOutputs(self.forward_of(**feed))
         with self.tap or nullcontext():
             made = self.forward_of.model(**feed, return_dict=True, output_hidden_states=bool(self.hidden))
         outputs = self.forward_of.named_outputs(made, feed["attention_mask"])
@@ -110,7 +112,17 @@ def depth_and_width(model: "TorchModel", feed: dict[str, torch.Tensor]) -> tuple
     """Return the number of layers and the width of their states, read off one forward.
 
     Configurations name both in too many ways.
+
+    Raises:
+        SourceError: an encoder-decoder, whose layers are two stacks.
+
     """
+    if decides_at_end(model.module):
+        raise SourceError(
+            f"{model.config.model_type} is an encoder-decoder: its hidden states are of two stacks, and not compared",
+            where=model.provenance.id,
+            hint="distill its outputs alone: hidden=0 and relation=0",
+        )
     with torch.no_grad():
         made = Forward(model).model(**feed, return_dict=True, output_hidden_states=True)["hidden_states"]
     return len(made) - 1, made[-1].shape[-1]
