@@ -94,6 +94,9 @@ class _Package:
         if not path.is_file():
             return
         plain = Tokenizer.from_file(str(path))
+        cut = (plain.truncation or {}).get("max_length", self.longest)
+        if self.made.cache is not None and cut < self.longest:
+            yield f"tokenizer.json alone cuts at {cut} tokens, and the package takes {self.longest}"
         for probe in self.probes:
             example = probe.example
             if example.pair is not None or example.words is not None or self.made.cache is not None:

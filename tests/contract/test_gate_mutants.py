@@ -44,6 +44,7 @@ SEEN_BY = {
 }
 """A fault of each kind, and a check that sees it."""
 SEEN_IN_A_WRITER = {
+    "cuts_inside": "as called",
     "stop dropped": "as called",
     "setting: beams": "as called",
     "setting: short": "as called",
