@@ -167,7 +167,7 @@ def _kinds(target: str, *, writes: bool = False) -> dict[str, Plant]:
         from _mutants_text import TEXT_KINDS, any_graph
 
         usual = {k: any_graph(v) for k, v in GRAPH_CHANGES.items() if not k.startswith("output")}
-        return FOLDER_KINDS | usual | TEXT_KINDS
+        return TEXT_KINDS | FOLDER_KINDS | usual
     return FOLDER_KINDS | ONNX_KINDS
 
 
