@@ -23,11 +23,11 @@ def put(model: Any, name: str, values: np.ndarray) -> None:
             tensor.CopyFrom(numpy_helper.from_array(np.ascontiguousarray(values), name))
 
 
-def changed(change: Callable[[Any, Arrays, np.random.Generator], str]) -> Plant:
-    """Return a fault that opens the package's model, changes it, and writes it back."""
+def changed(change: Callable[[Any, Arrays, np.random.Generator], str], file: str = "*.onnx") -> Plant:
+    """Return a fault that opens a package's model, changes it, and writes it back."""
 
     def plant(folder: Path, random: np.random.Generator) -> str:
-        (path,) = (folder / "onnx").glob("*.onnx")
+        (path,) = (folder / "onnx").glob(file)
         model = onnx.load(path)
         said = change(model, weights_of(model), random)
         path.write_bytes(model.SerializeToString(deterministic=True))
@@ -264,11 +264,7 @@ def gelu_replaced(model: Any, _arrays: Arrays, random: np.random.Generator) -> s
     return f"{name} is {node.op_type}"
 
 
-def _named(functions: dict[str, Callable[..., str]]) -> dict[str, Plant]:
-    return {name: changed(function) for name, function in functions.items()}
-
-
-ONNX_KINDS = _named(
+GRAPH_CHANGES: dict[str, Callable[..., str]] = (
     {f"words: {how}": partial(rows_changed, which=0, how=how) for how in ("one", "few", "half", "off by one")}
     | {f"positions: {how}": partial(rows_changed, which=1, how=how) for how in ("last", "end", "off by one", "one")}
     | {f"product: {how}": partial(product_changed, how=how) for how in PRODUCTS}
@@ -296,3 +292,4 @@ ONNX_KINDS = _named(
         for how in ("long negated", "very long negated", "batch mixed", "shifted", "turned", "halved")
     }
 )
+ONNX_KINDS: dict[str, Plant] = {name: changed(function) for name, function in GRAPH_CHANGES.items()}

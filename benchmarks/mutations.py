@@ -48,13 +48,23 @@ PACKAGES: tuple[tuple[str, str, str, str], ...] = (
     ("bert", "sentences", "cpu-int8", "dynamic"),
     ("bert", "token-classification", "tflite", "dynamic"),
     ("bert", "text-classification", "tflite", "fp16"),
+    ("bert", "text-classification", "tflite", "static"),
+    ("bert", "text-classification", "tflite", "int4"),
     ("bert", "sentences", "tflite", "dynamic"),
     ("roberta", "text-classification", "cpu-int8", "static"),
     ("distilbert", "fill-mask", "ort-gpu", "fp16"),
+    ("gpt2", "text-generation", "cpu-int8", "none"),
+    ("gpt2", "text-generation", "cpu-int8", "int8"),
+    ("marian", "translation", "cpu-int8", "none"),
+    ("marian", "translation", "cpu-int8", "int8"),
     ("sst2-minilm", "", "cpu-int8", "static"),
     ("sst2-minilm", "", "tflite", "dynamic"),
 )
 """Model, task, target and precision; models are tiny and drawn, but for the one that `shared/models` holds."""
+WRITERS = ("text-generation", "translation")
+"""Tasks that write text."""
+HELD_OUT_WRITTEN = 400
+"""Texts that a model writes after, of those held out: each costs as many calls as it writes tokens."""
 RUNS = 4
 """Times that a good package is judged again, on other texts."""
 
@@ -69,7 +79,6 @@ class Good:
     held_out: tuple[Example, ...]
     text: tuple[Example, ...]
     """What the gate is given."""
-    judged: Any = None
     decisions: Any = None
     references: dict[int, Any] = field(default_factory=dict)
     steps: tuple[Any, ...] = ()
@@ -82,12 +91,13 @@ def main() -> None:
     parser.add_argument("--only", default="", help="packages whose name contains this")
     parser.add_argument("--count", type=int, default=1, help="faults of each kind in each package")
     parser.add_argument("--kinds", type=int, default=1000, help="kinds of faults in each package, drawn from a seed")
+    parser.add_argument("--to", default="mutations", help="name of the file of results")
     parser.add_argument("--seconds", type=float, default=1e9, help="stop after so long")
     given = parser.parse_args()
     work = given.work or Path(tempfile.mkdtemp())
     work.mkdir(parents=True, exist_ok=True)
     ends = time.monotonic() + given.seconds
-    table: dict[str, Any] = {"faults": {}, "good": {}} | known("mutations")
+    table: dict[str, Any] = {"faults": {}, "good": {}} | known(given.to)
     table |= {"machine": machine(), "commit": commit()}
     for name in PACKAGES:
         if given.only not in "-".join(name):
@@ -95,7 +105,7 @@ def main() -> None:
         for key, row in _rows(name, work, given.count, given.kinds, table):
             table["good" if row.get("good") else "faults"][key] = row
             table["summary"] = summary(table)
-            save("mutations", table)
+            save(given.to, table)
             if time.monotonic() > ends:
                 return
     print(json.dumps(table.get("summary"), indent=2))
@@ -122,7 +132,7 @@ def summary(table: dict[str, Any]) -> dict[str, Any]:
 def _rows(
     name: tuple[str, str, str, str], work: Path, count: int, n_kinds: int, table: dict[str, Any]
 ) -> Iterator[tuple[str, dict[str, Any]]]:
-    kinds = _kinds(name[2])
+    kinds = _kinds(name[2], writes=name[1] in WRITERS)
     drawn = np.random.default_rng(crc32("-".join(name).encode())).permutation(sorted(kinds))[:n_kinds]
     kinds = {kind: kinds[kind] for kind in kinds if kind in set(drawn)}
     planned = [(f"{'-'.join(name)}/{kind}/{i}", kind, i) for kind in kinds for i in range(count)]
@@ -146,13 +156,18 @@ def _rows(
         yield key, row
 
 
-def _kinds(target: str) -> dict[str, Plant]:
+def _kinds(target: str, *, writes: bool = False) -> dict[str, Plant]:
     if target == "tflite":
         from _mutants_tflite import TFLITE_KINDS
 
         return FOLDER_KINDS | TFLITE_KINDS
-    from _mutants_onnx import ONNX_KINDS
+    from _mutants_onnx import GRAPH_CHANGES, ONNX_KINDS
 
+    if writes:
+        from _mutants_text import TEXT_KINDS, any_graph
+
+        usual = {k: any_graph(v) for k, v in GRAPH_CHANGES.items() if not k.startswith("output")}
+        return TEXT_KINDS | FOLDER_KINDS | usual
     return FOLDER_KINDS | ONNX_KINDS
 
 
@@ -174,9 +189,17 @@ def _good(name: tuple[str, str, str, str], work: Path) -> Good | None:
     source = load_model(recipe, SILENT)
     good = Good("-".join(name), out / name[2], source, _held_out(name[1]), read_text(recipe, source, SILENT).probes)
     good.steps = _float_step(name, good, work)
-    good.judged = _answers(good, good.folder)
-    good.decisions = source.task.decisions(good.judged)
+    good.decisions = _decided(good, good.folder)
     return good
+
+
+def _decided(good: Good, folder: Path) -> list[Any]:
+    """Return what a folder answers to the held-out text: a text itself, or what the task decides on."""
+    if good.source.cache is None:
+        return list(good.source.task.decisions(_answers(good, folder)))
+    from _mutants_text import written
+
+    return list(written(folder, [e.text for e in good.held_out]))
 
 
 def _float_step(name: tuple[str, str, str, str], good: Good, work: Path) -> tuple[Any, ...]:
@@ -200,11 +223,29 @@ def _model(name: tuple[str, str, str, str], work: Path) -> Path:
 
     folder = work / f"model-{name[0]}-{name[1]}"
     if not folder.is_dir():
-        if name[1] == "sentences":
+        if name[1] in WRITERS:
+            _make_writer(folder, name[0])
+        elif name[1] == "sentences":
             make_tiny_sentence_transformer(folder, name[0])
         else:
             make_tiny(folder, name[0], name[1])
     return folder
+
+
+def _make_writer(folder: Path, family: str) -> None:
+    """Make a model that writes text: a translator, or a causal one that knows a chat template."""
+    from _mutants_text import TEMPLATE
+    from transformers import AutoTokenizer
+
+    from tests.tiny_text import save_causal, save_marian
+
+    if family == "marian":
+        save_marian(folder)
+        return
+    save_causal(folder, family)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer.chat_template = TEMPLATE
+    tokenizer.save_pretrained(folder)
 
 
 def _held_out(task: str) -> tuple[Example, ...]:
@@ -217,6 +258,8 @@ def _held_out(task: str) -> tuple[Example, ...]:
     long = [" ".join(chosen[(i + k) % HELD_OUT] for k in range(8)) for i in range(0, HELD_OUT, 4)]
     chosen = [long[i // 4] if i % 4 == 0 else text for i, text in enumerate(chosen)]
     chosen = [t.title() if i % 10 == 1 else t for i, t in enumerate(chosen)]
+    if task in WRITERS:
+        return tuple(Example(" ".join(t.split()[:12])) for t in chosen[:HELD_OUT_WRITTEN])
     if task == "question-answering":
         return tuple(Example(" ".join(t.split()[:5]) or "what", t) for t in chosen)
     if task == "token-classification":
@@ -279,8 +322,7 @@ def _harm(good: Good, folder: Path) -> dict[str, Any]:
     task = good.source.task
     named = _names(folder) != _names(good.folder)
     try:
-        judged = _answers(good, folder)
-        found = task.decisions(judged)
+        found = _decided(good, folder)
         same = np.array([_same(task, a, b) for a, b in zip(good.decisions, found, strict=True)])
     except Exception as error:  # noqa: BLE001 - a package that does not even answer
         return {"harmful": True, "changed": 1.0, "worst_slice": 1.0, "note": repr(error)[:200]}
@@ -292,6 +334,8 @@ def _harm(good: Good, folder: Path) -> dict[str, Any]:
 
 
 def _same(task: Any, a: Any, b: Any) -> float:
+    if isinstance(a, str):
+        return float(a == b)
     try:
         return float(task.same(a, b))
     except ValueError:
@@ -299,13 +343,19 @@ def _same(task: Any, a: Any, b: Any) -> float:
 
 
 def _names(folder: Path) -> Any:
-    """Return the names of the classes that users see, in every file that has them."""
+    """Return the names of the classes that users see, in every file that has them, and what other clients are told."""
+    from _mutants_text import genai_of
     from _mutants_tflite import _archive
 
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     listed, media = folder / "labels.txt", folder / "model-mediapipe.tflite"
     inside = _archive(media).get("labels.txt") if media.is_file() else None
-    return config.get("id2label"), listed.read_text(encoding="utf-8") if listed.is_file() else "", inside
+    return (
+        config.get("id2label"),
+        listed.read_text(encoding="utf-8") if listed.is_file() else "",
+        inside,
+        genai_of(folder),
+    )
 
 
 def _slices(good: Good) -> Iterator[tuple[str, np.ndarray]]:

@@ -1,4 +1,4 @@
-"""Write the figures of README and docs/benchmarks.md from the benchmark files: no number there is typed by hand.
+"""Write the figures of README and docs from the benchmark files: no number there is typed by hand.
 
 python benchmarks/readme_table.py [--check]
 """
@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from _gate_tables import mutations, proof_time
 from _measure import RESULTS, ROOT
 from _tables import (
     Cells,
@@ -27,8 +28,9 @@ from _tables import (
 
 BEGIN, END = "<!-- figures: begin (benchmarks/readme_table.py writes them) -->", "<!-- figures: end -->"
 README, PAGE = ROOT / "README.md", ROOT / "docs" / "benchmarks.md"
+GATE = ROOT / "docs" / "explanation" / "gate.md"
 NOT_MEASURED = "Not measured yet: `make bench` does it.\n"
-UNTIMED = ("memory", "vocabulary")
+UNTIMED = ("memory", "vocabulary", "mutations", "proof_time")
 SAY_IT = ("pipeline", "peers")
 """Name their CPU themselves."""
 
@@ -46,8 +48,9 @@ def main() -> int:
 
 
 def files() -> dict[Path, str]:
-    """Return both files as they are to be: the README shows one table, the page all."""
-    shown = {README: part("pipeline", pipeline) or NOT_MEASURED, PAGE: figures()}
+    """Return the files as they are to be: the README shows one table, the page all, and the gate how it was tried."""
+    gate = "\n".join(filter(None, (part("mutations", mutations), part("proof_time", proof_time))))
+    shown = {README: part("pipeline", pipeline) or NOT_MEASURED, PAGE: figures(), GATE: gate or NOT_MEASURED}
     return {path: with_figures(path.read_text(encoding="utf-8"), made) for path, made in shown.items()}
 
 

@@ -63,13 +63,15 @@ class CpuInt8(Target):
     ) -> "tuple[list[Check], dict[str, Any]]":
         """Return what the file is safe on, without judging it, as a user may ask for weights without the bound.
 
-        Of models that write text it is judged that no weight is there twice: their tables are most of a file.
+        Of models that write text it is judged that no weight is there twice: their tables are most of a file; and
+        that other clients are told what the model's own files say.
         """
         from converter.onnx.accumulators import instruction_sets
+        from converter.onnx.genai_config import check_clients
         from converter.onnx.stored_once import check_stored_once
 
         files = [bundle.folder / f for f in dict.fromkeys(bundle.files.values())]
-        checks = [] if source.cache is None else [check_stored_once(files)]
+        checks = [] if source.cache is None else [check_stored_once(files), *check_clients(bundle)]
         return checks, {"instruction_sets": instruction_sets(*files)}
 
     def accompany(

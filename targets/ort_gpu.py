@@ -30,6 +30,9 @@ DEVICE_MAX_ERROR = 0.03
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from converter.reference import Reference
+    from converter.validate.checks import Check
+    from converter.validate.proof import ProofContext
     from converter.validate.stored import Stored
 
 
@@ -72,6 +75,14 @@ class OrtGpu(Target):
         worst = max(_difference(device, host, specs, shape) for shape in ((1, 1), (1, 16), (8, 64)))
         detail = f"{device.runtime}, within {worst:.1e} of the CPU (at most {DEVICE_MAX_ERROR:g} wanted)"
         return DeviceCheck(ran=True, detail=detail, passed=worst <= DEVICE_MAX_ERROR)
+
+    def own_checks(
+        self, bundle: Bundle, source: TorchModel, reference: "Reference", runner: Runner, proof: "ProofContext"
+    ) -> "tuple[list[Check], dict[str, Any]]":
+        """Return whether other clients are told what the model's own files say."""
+        from converter.onnx.genai_config import check_clients
+
+        return check_clients(bundle), {}
 
     def parameters(self, path: Path) -> "Iterator[Stored]":
         from converter.onnx.parameters import stored_parameters

@@ -2,11 +2,14 @@
 
 from typing import Any
 
-from converter.artifact import TorchModel
+from converter.artifact import Bundle, TorchModel
 from converter.generate.graphs import PAST_PREFIX, PRESENT_PREFIX
 from converter.generate.settings import GenerationSettings
 from converter.graphs import MODEL, CacheFacts
+from converter.jsonfile import read_json
+from converter.validate.checks import Check, Status
 
+CLIENTS = "other clients"
 FILE = "genai_config.json"
 KIND = "decoder"
 """What onnxruntime-genai calls any causal model with a cache of keys and values; `gpt2` means another file layout."""
@@ -54,6 +57,19 @@ def genai_config(source: TorchModel, file: str) -> dict[str, Any]:
         },
         "search": _search(settings, source.max_length),
     }
+
+
+def check_clients(bundle: Bundle) -> list[Check]:
+    """Hold what a package tells onnxruntime-genai to the model; no check where it tells nothing."""
+    path = bundle.folder / FILE
+    if not path.is_file():
+        return []
+    found, wanted = read_json(path), genai_config(bundle.source, bundle.files[MODEL])
+    if found == wanted:
+        return [Check(CLIENTS, Status.PASS, detail=f"{FILE} says what the model's own files say")]
+    said = {part: found.get(part) if isinstance(found.get(part), dict) else {} for part in wanted}
+    wrong = [f"{key} ({part})" for part, own in wanted.items() for key in own if said[part].get(key) != own[key]]
+    return [Check(CLIENTS, Status.FAIL, detail=f"{FILE} is not the model's: {', '.join(wrong) or 'it says more'}")]
 
 
 def ignored_settings(settings: GenerationSettings) -> tuple[str, ...]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from converter.data.probes import ODD_TEXTS, builtin_sentences
+from converter.generate.read_settings import table_of_settings
 
 if TYPE_CHECKING:
     from converter.target import Runner
@@ -17,6 +18,7 @@ FEATURES = ("avx", "avx2", "fma", "avx512f", "avx512_vnni", "avx512_bf16", "avx_
 """Instruction sets by which runtimes choose their kernels."""
 EXACT = 1e-6
 """What an output may change on the machine class that sealed it, over its range: measured is 0."""
+CLIENT = "genai_config.json"
 IDS_OF = "ids of text"
 DEFAULTS = ("model_max_length", "padding_side", "truncation_side", "pad_token_id", "pad_token_type_id")
 
@@ -42,7 +44,24 @@ def defaults_of(folder: Path, tokenizer: Any, task: "Task") -> Mapping[str, Any]
         found |= {f"{name} of tokenizer.json": table.get(name) for name in ("truncation", "padding")}
     if names and listed.is_file():
         names["labels.txt"] = listed.read_text(encoding="utf-8").split("\n")[:-1]
-    return found | names | _ids_of_builtin_text(tokenizer)
+    return found | names | _writing(folder, tokenizer, task) | _ids_of_builtin_text(tokenizer)
+
+
+def _writing(folder: Path, tokenizer: Any, task: "Task") -> dict[str, Any]:
+    """Return how a model that writes text does so by itself, and what onnxruntime-genai is told of it."""
+    if task.kind == "encoder":
+        return {}
+    writer: Any = task
+    other = folder / CLIENT
+    return {
+        "generation settings": table_of_settings(writer.settings),
+        "chat template": _digest(getattr(tokenizer, "chat_template", None)),
+        CLIENT: _digest(json.loads(other.read_text(encoding="utf-8"))) if other.is_file() else None,
+    }
+
+
+def _digest(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
 def _ids_of_builtin_text(tokenizer: Any) -> dict[str, str]:
@@ -52,7 +71,7 @@ def _ids_of_builtin_text(tokenizer: Any) -> dict[str, str]:
     """
     texts = [*builtin_sentences(), *ODD_TEXTS.values()]
     ids = tokenizer(texts, truncation=True, verbose=False)["input_ids"]
-    known, found = (hashlib.sha256(json.dumps(x).encode()).hexdigest() for x in (texts, ids))
+    known, found = (_digest(x) for x in (texts, ids))
     return {f"{IDS_OF} {known[:12]}": found}
 
 

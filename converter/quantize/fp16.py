@@ -27,6 +27,7 @@ MAX_HALF = 65504.0
 MASKED = 1e30
 """What an additive mask of float32's least value leaves."""
 TRIED = 8
+LAYERS = ("MatMul", "Gemm", "LayerNormalization")
 WATCHED = ("MatMul", "Add", "Sum", "Mul", "Pow", "ReduceSum")
 """Where values grow; everything else lies between what these make."""
 
@@ -58,7 +59,7 @@ class Fp16(Quantizer[OnnxModel]):
         path.parent.mkdir(exist_ok=True)
         facts = _check_range(given, ctx)
         with ctx.progress.task("Converting to fp16"), _quiet():
-            model = _to_half(read_onnx(given.files[MODEL]))
+            model = to_half(read_onnx(given.files[MODEL]))
             clean_graph(model)
             write_onnx(model, path)
         release_memory()
@@ -94,7 +95,6 @@ def write_half(given: OnnxModel, graph: str, texts: "list[Encoding]", path: "Pat
     from converter.onnx.quantize.overflows import overflowing_nodes
     from converter.onnx.read import read_onnx
     from converter.onnx.rewrites.clean import clean_graph
-    from converter.onnx.rewrites.wide_values import drop_round_trips
     from converter.onnx.write import write_onnx
 
     model = read_onnx(given.files[graph])
@@ -102,10 +102,7 @@ def write_half(given: OnnxModel, graph: str, texts: "list[Encoding]", path: "Pat
     kept, largest = overflowing_nodes(model, graph, given, texts, path.parent, ctx)
     with ctx.progress.task("Converting to fp16"), _quiet():
         # A cache is handed back as it came, and is float32 in every runtime.
-        half = _to_half(model, kept, [str(v.name) for v in model.graph.inputs])
-        # The converter adds casts at the end, behind what reads them.
-        half.graph.sort()
-        drop_round_trips(half)
+        half = to_half(model, kept, [str(v.name) for v in model.graph.inputs])
         clean_graph(half)
         half.graph.name = title
         write_onnx(half, path)
@@ -113,24 +110,27 @@ def write_half(given: OnnxModel, graph: str, texts: "list[Encoding]", path: "Pat
     return {"largest_activation": largest, "kept_float32": kept}
 
 
-def _to_half(model: "ir.Model", kept: Collection[str] = (), wide_inputs: Collection[str] = ()) -> "ir.Model":
+def to_half(model: "ir.Model", kept: Collection[str] = (), wide_inputs: Collection[str] = ()) -> "ir.Model":
     """Convert with the large weights left out: the converter copies the whole model, several times.
 
-    The nodes called `kept` stay in float32, with their weights; `wide_inputs` stay what they are.
+    The nodes called `kept` stay in float32, with their weights, and so do those that compute indices; `wide_inputs`
+    stay what they are.
     """
     import onnx_ir as ir
     from onnxruntime.transformers.float16 import convert_float_to_float16
 
     from converter.onnx.read import hollow_proto
+    from converter.onnx.rewrites.wide_values import drop_round_trips
 
     n_inputs = len(model.graph.inputs)
+    kept = {*kept, *index_nodes(model)}
     weights = {str(v.name) for n in model.graph if n.name in kept for v in n.inputs if v is not None and v.const_value}
     proto, large = hollow_proto(model)
     half = ir.from_proto(
         convert_float_to_float16(
             proto,
             keep_io_types=[*(o.name for o in proto.graph.output), *wide_inputs, *weights],
-            node_block_list=list(kept),
+            node_block_list=sorted(kept),
             min_positive_val=MIN_CONSTANT,
             max_finite_val=MAX_CONSTANT,
         )
@@ -139,7 +139,40 @@ def _to_half(model: "ir.Model", kept: Collection[str] = (), wide_inputs: Collect
         value = half.graph.inputs.pop()
         value.const_value = _half_tensor(large[str(value.name)], value)
         half.graph.register_initializer(value)
+    # The converter adds casts at the end, behind what reads them.
+    half.graph.sort()
+    drop_round_trips(half)
     return half
+
+
+def index_nodes(model: "ir.Model") -> set[str]:
+    """Return the nodes of floats that become integers: an index that float16 rounds is another index.
+
+    Relative positions of MPNet, T5 and DeBERTa are logarithms of distances, cut to whole numbers. What takes products
+    of weights on its way is no index.
+    """
+    found: set[str] = set()
+    for node in model.graph:
+        made, given = node.outputs[0], node.inputs[0] if node.inputs else None
+        if node.op_type != "Cast" or made.dtype is None or not made.dtype.is_integer():
+            continue
+        if given is not None and given.dtype is not None and given.dtype.is_floating_point():
+            behind = _floats_behind(node)
+            found |= {str(n.name) for n in behind} if not any(n.op_type in LAYERS for n in behind) else set()
+    return found
+
+
+def _floats_behind(node: "ir.Node") -> "list[ir.Node]":
+    """Return a node and all before it, up to where the values are no floats."""
+    found, waiting = [], [node]
+    while waiting:
+        one = waiting.pop()
+        if one in found:
+            continue
+        found.append(one)
+        floats = (v for v in one.inputs if v is not None and (v.dtype is None or v.dtype.is_floating_point()))
+        waiting += [maker for v in floats if (maker := v.producer()) is not None]
+    return found
 
 
 def _half_tensor(tensor: "ir.TensorProtocol", value: "ir.Value") -> "ir.LazyTensor":

@@ -26,6 +26,7 @@ CHECK_TITLES = {
     "slices": "kinds of text",
     "cache": "with a cache as without",
     "stored once": "no weight is there twice",
+    "other clients": "onnxruntime-genai is told the same",
 }
 
 

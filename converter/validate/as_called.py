@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from converter.generate.read_settings import table_of_settings
 from converter.model_folder.labels import label_of_line
 from converter.reference import Probe, Reference
 from converter.validate.answers import shorten
@@ -46,6 +47,7 @@ class _Package:
         yield from self._plain_tokenizer()
         yield from self._padding()
         yield from self._files()
+        yield from self._writing()
 
     def _labels(self) -> Iterator[str]:
         wanted = self.made.task.labels
@@ -92,6 +94,9 @@ class _Package:
         if not path.is_file():
             return
         plain = Tokenizer.from_file(str(path))
+        cut = (plain.truncation or {}).get("max_length", self.longest)
+        if self.made.cache is not None and cut < self.longest:
+            yield f"tokenizer.json alone cuts at {cut} tokens, and the package takes {self.longest}"
         for probe in self.probes:
             example = probe.example
             if example.pair is not None or example.words is not None or self.made.cache is not None:
@@ -132,6 +137,19 @@ class _Package:
             shipped = self.folder / module.path / "config.json"
             if own.is_file() and _table(own) != _table(shipped):
                 yield f"{module.path}/config.json is not the model's"
+
+    def _writing(self) -> Iterator[str]:
+        """What ends an answer, how its words are chosen, and what a conversation becomes."""
+        if self.made.cache is None:
+            return
+        tasks: tuple[Any, Any] = (self.task, self.made.task)
+        found, wanted = (table_of_settings(t.settings) for t in tasks)
+        for name in sorted(found.keys() | wanted.keys()):
+            if found.get(name) != wanted.get(name):
+                yield f"{name} is {found.get(name)} in what ships, the model's is {wanted.get(name)}"
+        ours, theirs = (getattr(t, "chat_template", None) for t in self._tokenizers())
+        if ours != theirs:
+            yield "the chat template that ships is not the model's"
 
 
 def check_as_called(

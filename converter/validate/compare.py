@@ -16,6 +16,7 @@ from converter.validate.answers import Answers, RunFailed, ask, shorten
 from converter.validate.bounds import agreement_check, by_bound, metric_check
 from converter.validate.checks import Check, Deviation, Evaluation, Status, WorstText, within
 from converter.validate.slices import ComparedText, slice_check, slice_table, slices_of
+from converter.validate.ties import by_text, ties_of
 from converter.validate.vacuous import answers_alike, at_chance, outputs_constant
 
 if TYPE_CHECKING:
@@ -77,13 +78,15 @@ def compare_answers(
         gold = _gold(reference, answers, rest)
     metric = source.task.metric(gold) if gold else {}
     score = score_parts(source.task, gold, metric) if limits.max_drop is not None else Score()
-    judgement = _judgement(source, reference, _with_right(texts, reference, score), metric, score, limits)
+    worst_of = [max((e[i].max() for e in errors.values()), default=math.inf) for i in range(len(same))]
+    ties = ties_of([t.same for t in texts[:n_probes]], by_text(answers.judged, worst_of), limits)
+    judged = [replace(t, same=1.0) if i in ties else t for i, t in enumerate(texts)]
+    judgement = _judgement(source, reference, _with_right(judged, reference, score), metric, score, limits, len(ties))
     checks = (
         finite_check(answers, rest),
         *error_checks(deviations, limits, outputs_constant(reference)),
         *judgement.checks,
     )
-    worst_of = [max((e[i].max() for e in errors.values()), default=math.inf) for i in range(len(same))]
     evaluation = Evaluation(
         checks=checks,
         deviations=deviations,
@@ -275,11 +278,15 @@ def _judgement(
     metric: dict[str, float],
     score: Score,
     limits: "Limits",
+    n_ties: int = 0,
 ) -> _Judgement:
-    """Judge what samples of text tell: agreement, the metric, and the slices."""
+    """Judge what samples of text tell: agreement, the metric, and the slices; `n_ties`: those taken for the same."""
     text, vacuous = reference.text, _vacuous(source, reference)
     ordinary = [t.same for t in texts if not is_edge(t.example)]
     agreed, told = agreement_check([t.same for t in texts], ordinary, limits, text, vacuous)
+    if n_ties:
+        agreed = replace(agreed, detail=f"{agreed.detail}; {n_ties} of them by a tie of the source's own outputs")
+        told = {**told, "ties": n_ties}
     scored, said = metric_checks(source, reference, metric, score, limits)
     facts: dict[str, Any] = {
         "text": text.origin,

@@ -4,6 +4,7 @@ ONNX Runtime's dynamic int8 scales activations over the whole batch, padding inc
 mask that leaks cannot either. Both are measured here, on the shipped file.
 """
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,7 @@ from converter.scoring.relative_error import relative_error
 from converter.task import Judged
 from converter.validate.answers import run_safely
 from converter.validate.checks import Check, Status, within
+from converter.validate.ties import ties_of
 
 if TYPE_CHECKING:
     from converter.artifact import TorchModel
@@ -66,7 +68,7 @@ def check_stability(
                 pairs += zip(rows, _run(source, rows, length, runner), strict=True)
                 ticker.advance(len(rows))
             if pairs:
-                variations.append(_variation(source, name, pairs, output_range))
+                variations.append(_variation(source, name, pairs, output_range, limits))
     return _judge(variations, limits), variations
 
 
@@ -115,7 +117,11 @@ def _padded_to(encodings: Sequence[Encoding], length: int) -> dict[str, int]:
 
 
 def _variation(
-    source: "TorchModel", name: str, pairs: "list[tuple[Judged, Judged]]", output_range: "dict[str, float]"
+    source: "TorchModel",
+    name: str,
+    pairs: "list[tuple[Judged, Judged]]",
+    output_range: "dict[str, float]",
+    limits: "Limits",
 ) -> Variation:
     alone = [a for a, _ in pairs]
     # An answer that is not a number is another answer, whatever it would decide.
@@ -124,10 +130,11 @@ def _variation(
     decisions = zip(source.task.decisions(alone), source.task.decisions(again), sound, strict=True)
     same = [source.task.same(a, b) if ok else 0.0 for a, b, ok in decisions]
     moved = [
-        relative_error(b.outputs[n], value, output_range[n])
+        max(relative_error(b.outputs[n], value, output_range[n]) for n, value in a.outputs.items())
         for a, b in zip(alone, again, strict=True)
-        for n, value in a.outputs.items()
     ]
+    ties = ties_of(same, [m if ok else math.inf for m, ok in zip(moved, sound, strict=True)], limits)
+    same = [1.0 if i in ties else s for i, s in enumerate(same)]
     return Variation(name, len(pairs), sum(s < 1 for s in same), float(np.mean(same)), max(moved))
 
 

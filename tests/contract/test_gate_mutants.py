@@ -26,6 +26,7 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 
 from _mutants import FOLDER_KINDS
 from _mutants_onnx import ONNX_KINDS
+from _mutants_text import TEMPLATE, TEXT_KINDS
 
 SEEN_BY = {
     "labels_swapped": "as called",
@@ -42,6 +43,16 @@ SEEN_BY = {
     "output: long negated": "full lengths",
 }
 """A fault of each kind, and a check that sees it."""
+SEEN_IN_A_WRITER = {
+    "cuts_inside": "as called",
+    "stop dropped": "as called",
+    "setting: beams": "as called",
+    "setting: short": "as called",
+    "template without role": "as called",
+    "other client: draws": "other clients",
+    "cache: keys for values": "agreement",
+}
+"""The same, of a model that writes text."""
 
 
 @dataclass(frozen=True)
@@ -63,17 +74,38 @@ def good(tiny: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) ->
     return Good(work / "out" / "cpu-int8", source, proof_context(source, work))
 
 
+@pytest.fixture(scope="module")
+def writer(tmp_path_factory: pytest.TempPathFactory) -> Good:
+    """A causal model with a chat template."""
+    from transformers import AutoTokenizer
+
+    from converter.model_folder.load import load_source
+    from tests.tiny_text import save_causal
+
+    work = tmp_path_factory.mktemp("writers")
+    model = save_causal(work / "model")
+    tokenizer = AutoTokenizer.from_pretrained(model)
+    tokenizer.chat_template = TEMPLATE
+    tokenizer.save_pretrained(model)
+    recipe = bind_recipe({"model": str(model), "targets": ["cpu-int8"], "quantize": {"cpu-int8": "none"}})
+    assert run_recipe(recipe, work / "out").exit_code == 0
+    source = load_source(str(model))
+    return Good(work / "out" / "cpu-int8", source, proof_context(source, work))
+
+
 def judged(good: Good, folder: Path) -> Evaluation:
     manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
     target = target_class("cpu-int8")()
     bundle = Bundle(folder, {g: entry["file"] for g, entry in manifest["graphs"].items()}, good.source)
-    return evaluate_package(target, bundle, good.source, target.limits("static"), good.proof, require_device=False)
+    return evaluate_package(
+        target, bundle, good.source, target.limits(manifest["precision"]), good.proof, require_device=False
+    )
 
 
 def planted(good: Good, kind: str, folder: Path) -> None:
     """Copy the package, plant the fault, and make the hashes anew: they must not be what tells."""
     shutil.copytree(good.folder, folder)
-    (FOLDER_KINDS | ONNX_KINDS)[kind](folder, np.random.default_rng(1))
+    (FOLDER_KINDS | ONNX_KINDS | TEXT_KINDS)[kind](folder, np.random.default_rng(1))
     table = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
     (folder / "manifest.json").unlink()
     seal(
@@ -95,5 +127,22 @@ def test_a_fault_is_seen_by_the_gate_and_by_verify(good: Good, kind: str, tmp_pa
     planted(good, kind, folder)
     failed = {c.name: c.detail for c in judged(good, folder).checks if c.status is Status.FAIL}
     assert SEEN_BY[kind] in failed, failed
+    with pytest.raises(PackageDamaged):
+        verify_package(folder)
+
+
+def test_a_good_writer_passes_both(writer: Good) -> None:
+    made = judged(writer, writer.folder)
+    assert "other clients" in {c.name for c in made.checks}
+    assert made.status is Status.PASS, made.reason()
+    verify_package(writer.folder)
+
+
+@pytest.mark.parametrize("kind", SEEN_IN_A_WRITER)
+def test_a_fault_of_a_writer_is_seen_by_the_gate_and_by_verify(writer: Good, kind: str, tmp_path: Path) -> None:
+    folder = tmp_path / "package"
+    planted(writer, kind, folder)
+    failed = {c.name: c.detail for c in judged(writer, folder).checks if c.status is Status.FAIL}
+    assert SEEN_IN_A_WRITER[kind] in failed, failed
     with pytest.raises(PackageDamaged):
         verify_package(folder)

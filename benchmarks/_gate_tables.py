@@ -1,0 +1,28 @@
+"""The sentences that say how the gate was tried, and what the proof costs."""
+
+from typing import Any
+
+
+def mutations(table: dict[str, Any]) -> str:
+    """Return how many faults were planted and seen, and every one that was missed by name."""
+    found = table["summary"]
+    seen = {who: found["harmful"] - len(found[f"{who}_missed"]) for who in ("gate", "verify")}
+    packages = {row["package"] for row in table["faults"].values()}
+    missed = [f"- {who} missed `{name}`\n" for who in ("gate", "verify") for name in found[f"{who}_missed"]]
+    missed += [f"- rejected though good: `{name}`\n" for name in found["good_rejected"]]
+    return (
+        f"Of {found['faults']} faults of {found['kinds']} kinds in {len(packages)} packages {found['harmful']} did "
+        f"harm. The gate saw {seen['gate']} of those,\n`verify` {seen['verify']}. Of {found['good_runs']} runs of good "
+        f"packages {len(found['good_rejected'])} were rejected.\n" + ("\n" + "".join(missed) if missed else "")
+    )
+
+
+def proof_time(table: dict[str, Any]) -> str:
+    """Return what the proof takes over the rest of a run."""
+    share, wall = table["proof_over_export"], table["proof_seconds"]["wall"]
+    rest = table["seconds"]["wall"] - wall
+    return (
+        f"The proof of `{table['model']}` for {len(table['targets'])} targets took {wall:.0f} s beside {rest:.0f} s of "
+        f"exporting, or {share['wall']:.0%}\n(of CPU time {share['cpu']:.0%}); at most "
+        f"{table['wanted']:.0%} was wanted; `benchmarks/proof_time.py`.\n"
+    )

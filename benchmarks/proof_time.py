@@ -1,0 +1,98 @@
+"""What the proof costs: seconds in which a run proves, beside those in which it exports.
+
+    python benchmarks/proof_time.py [--model FOLDER]
+
+One run with three targets, its parts timed from outside: the functions that prove are those that run without it, too.
+Seconds of the wall and of the CPU are both kept, as the machine may be shared. Writes `results/proof_time.json`.
+"""
+
+import argparse
+import importlib
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from _measure import ROOT, SHARED, commit, machine, save
+
+sys.path.insert(0, str(ROOT))
+
+TARGETS = ("tflite", "cpu-int8", "ort-gpu")
+WANTED = 0.25
+"""Of the export's seconds, those that the whole proof may take at most."""
+PARTS: tuple[tuple[str, str, str], ...] = (
+    ("answers of the source", "converter.pipeline", "capture_reference"),
+    ("owner's library", "converter.pipeline", "check_owner"),
+    ("judging", "converter.validate.package_check", "evaluate_package"),
+    ("golden vectors", "converter.package.golden", "record_golden"),
+)
+"""What proves: what it is called here, its module, its function."""
+WITHIN: tuple[tuple[str, str, str], ...] = (
+    ("answers of the package", "converter.validate.package_check", "compare_answers"),
+    ("stability", "converter.validate.package_check", "check_stability"),
+    ("speed", "converter.validate.package_check", "measure_speed"),
+    ("speed by length", "converter.validate.package_check", "time_lengths"),
+    ("as called, weights, noise, full lengths", "converter.validate.package_check", "check_contents"),
+)
+"""The same, of what judging consists of."""
+
+Spent = dict[str, list[float]]
+"""Seconds of the wall and of the CPU, by part."""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default=str(SHARED / "models" / "sst2-minilm"))
+    given = parser.parse_args()
+    from converter.pipeline import run_recipe
+    from converter.recipe import bind_recipe
+
+    spent: Spent = {}
+    for name, module, function in (*PARTS, *WITHIN):
+        _time(spent, name, module, function)
+    before = (time.perf_counter(), time.process_time())
+    with tempfile.TemporaryDirectory() as room:
+        run_recipe(bind_recipe({"model": given.model, "targets": list(TARGETS)}), Path(room) / "out")
+    whole = [time.perf_counter() - before[0], time.process_time() - before[1]]
+    save("proof_time", table_of(Path(given.model).name, whole, spent) | {"machine": machine(), "commit": commit()})
+
+
+def _time(spent: Spent, name: str, module: str, function: str) -> None:
+    place = importlib.import_module(module)
+    plain: Callable[..., Any] = getattr(place, function)
+
+    def timed(*arguments: Any, **named: Any) -> Any:
+        wall, cpu = time.perf_counter(), time.process_time()
+        try:
+            return plain(*arguments, **named)
+        finally:
+            one = spent.setdefault(name, [0.0, 0.0])
+            one[0] += time.perf_counter() - wall
+            one[1] += time.process_time() - cpu
+
+    setattr(place, function, timed)
+
+
+def table_of(model: str, whole: list[float], spent: Spent) -> dict[str, Any]:
+    """Return the table: the proof over the rest of the run, by both clocks."""
+    proof = [sum(spent.get(name, [0.0, 0.0])[i] for name, _, _ in PARTS) for i in (0, 1)]
+    ratio = [proof[i] / (whole[i] - proof[i]) for i in (0, 1)]
+    row = {name: {"wall": round(w, 2), "cpu": round(c, 2)} for name, (w, c) in spent.items()}
+    return {
+        "model": model,
+        "targets": list(TARGETS),
+        "wanted": WANTED,
+        "seconds": {"wall": round(whole[0], 1), "cpu": round(whole[1], 1)},
+        "proof_seconds": {"wall": round(proof[0], 1), "cpu": round(proof[1], 1)},
+        "proof_over_export": {"wall": round(ratio[0], 3), "cpu": round(ratio[1], 3)},
+        "reached": ratio[0] <= WANTED,
+        "parts": {name: row[name] for name, _, _ in PARTS if name in row},
+        "judging": {name: row[name] for name, _, _ in WITHIN if name in row},
+        "note": "exporting is all that is not proof: imports, loading, conversion, quantizing, writing, sealing",
+    }
+
+
+if __name__ == "__main__":
+    main()
