@@ -1,6 +1,6 @@
 """The scores of tokens that are given, not chosen: what a model says at every step of a text that is fixed."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
@@ -20,12 +20,36 @@ def forced_logits(
     encoding: "Mapping[str, NDArray[np.int64]]",
     answer: "NDArray[np.int64] | None" = None,
     steps: Sequence[int] = (),
+    last: int | None = None,
 ) -> "NDArray[np.float32]":
-    """Return logits `[batch, length, vocabulary]` at each token of a text that is fed as it is.
+    """Return logits `[batch, length, vocabulary]` at each token of a text that is fed as it is, or at the `last` ones.
 
     The text is `encoding` itself for a causal model, and `answer` `[batch, length]`, start token first, for an
     encoder-decoder. `steps` are the sizes of the pieces it is fed in, the cache between them; the rest, by default
     all, is the last piece.
+    """
+    length = (encoding["input_ids"] if answer is None else answer).shape[1]
+    first = 0 if last is None else max(0, length - last)
+    made = []
+    for place, logits in forced_pieces(run, specs, encoding, answer, steps):
+        if place.start >= first:
+            made.append(logits)
+        elif place.stop > first:
+            made.append(logits[:, first - place.start :].copy())  # a view would keep all of it
+        del logits  # before the next piece is made
+    return np.concatenate(made, axis=1) if len(made) > 1 else made[0]
+
+
+def forced_pieces(
+    run: Run,
+    specs: Mapping[str, GraphSpec],
+    encoding: "Mapping[str, NDArray[np.int64]]",
+    answer: "NDArray[np.int64] | None" = None,
+    steps: Sequence[int] = (),
+) -> "Iterator[tuple[slice, NDArray[np.float32]]]":
+    """Yield what `forced_logits` returns piece by piece, each with the place of the tokens that were fed.
+
+    All logits of a long text and a large vocabulary are hundreds of megabytes.
     """
     ids, mask = (encoding["input_ids"], encoding["attention_mask"]) if DECODER not in specs else (answer, None)
     if ids is None:
@@ -33,5 +57,5 @@ def forced_logits(
     ends = np.cumsum([n for n in steps if n])
     cuts = [0, *(int(e) for e in ends if e < ids.shape[1]), ids.shape[1]]
     asked = Steps(run, specs, encoding)
-    made = [asked.step(ids[:, a:b], None if mask is None else mask[:, a:b]) for a, b in pairwise(cuts)]
-    return np.concatenate(made, axis=1)
+    for a, b in pairwise(cuts):
+        yield slice(int(a), int(b)), asked.step(ids[:, a:b], None if mask is None else mask[:, a:b])

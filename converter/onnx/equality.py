@@ -10,7 +10,7 @@ from converter.errors import StageFailed
 from converter.examples import Encoding, pad_batch
 from converter.graphs import BATCH, MODEL, SEQUENCE, GraphSpec
 from converter.resources import release_memory
-from converter.scoring.relative_error import RANGE_FLOOR
+from converter.scoring.relative_error import RANGE_FLOOR, in_parts
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -35,8 +35,9 @@ class Differences:
 
     def add(self, output: str, case: int, wanted: "NDArray[np.float32]", found: "NDArray[np.float32]") -> None:
         error = float("inf")
-        if wanted.shape == found.shape and np.isfinite(wanted).all() and np.isfinite(found).all():
-            error = float(np.abs(wanted - found).max())
+        parts = in_parts(wanted, found)
+        if wanted.shape == found.shape and all(np.isfinite(a).all() and np.isfinite(b).all() for a, b in parts):
+            error = max(float(np.abs(a - b).max()) for a, b in parts)
             self._low[output] = min(float(wanted.min()), self._low.get(output, np.inf))
             self._high[output] = max(float(wanted.max()), self._high.get(output, -np.inf))
         self._errors[output, case] = max(error, self._errors.get((output, case), 0.0))

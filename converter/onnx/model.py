@@ -40,9 +40,12 @@ class OnnxModel(Artifact):
         return tuple(self.files.values())
 
     def runs(self) -> Run:
-        from converter.onnx.runner import OnnxRunner
+        from converter.onnx.runner import OnnxRunner, open_lean_session
 
-        return OnnxRunner(self.files).run
+        if self.precision != "float32":
+            return OnnxRunner(self.files).run
+        sessions = {name: open_lean_session(path, packed=True) for name, path in self.files.items()}
+        return OnnxRunner(self.files, sessions=sessions).run
 
     def verify(self) -> None:
         specs = self.source.specs

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from converter.errors import StageFailed
-from converter.generate.forcing import forced_logits
+from converter.generate.forcing import forced_pieces
 from converter.generate.graphs import DECODER
 from converter.graphs import GraphSpec, Run
 from converter.onnx.equality import MAX_ERROR, Differences
@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 
 LENGTHS = (1, 7)
 """Tokens of a text, besides the longest: one and several."""
+MOST_LOGITS = 1 << 24
+"""Logits of one step, 64 MB: of a longer text or a larger vocabulary they are compared piece by piece, and those of the
+longest piece without a cache too."""
 CACHED = {"uncached": (), "token by token": (1,) * 64, "in pieces": (3, 1, 5)}
 
 
@@ -36,13 +39,14 @@ def check_text_graphs(model: Any, specs: Mapping[str, GraphSpec], run: Run, long
     """
     differences = Differences()
     titles: list[str] = []
-    for case in _cases(specs, longest):
+    at_once = _tokens_at_once(specs, longest)
+    for case in _cases(specs, longest, at_once):
         wanted = plain_logits(model, case.encoding, case.answer)
         real = np.ones(wanted.shape[:2], dtype=bool) if case.answer is not None else case.encoding["attention_mask"] > 0
-        for way, steps in CACHED.items():
-            found = forced_logits(run, specs, case.encoding, case.answer, steps)
-            same = found.shape == wanted.shape
-            differences.add("logits", len(titles), wanted[real], found[real] if same else found)
+        for way, steps in _ways(wanted.shape[1], at_once).items():
+            for place, found in forced_pieces(run, specs, case.encoding, case.answer, steps):
+                differences.add("logits", len(titles), *_real(wanted[:, place], found, real[:, place]))
+                del found  # before the next piece is made
             titles.append(f"{case.title}, {way}")
     _, place, worst = differences.worst()
     if worst > MAX_ERROR:
@@ -52,6 +56,30 @@ def check_text_graphs(model: Any, specs: Mapping[str, GraphSpec], run: Run, long
             where=type(model).__name__,
         )
     return {"max_relative_error": worst, "cases": titles}
+
+
+def _tokens_at_once(specs: Mapping[str, GraphSpec], longest: int) -> int:
+    """Return how many tokens of one text may be fed at once, so that their logits do not fill the memory."""
+    ids = next(t for t in next(iter(specs.values())).inputs if t.name == "input_ids")
+    return max(1, min(longest, MOST_LOGITS // (ids.draw[1] + 1)))
+
+
+def _ways(length: int, at_once: int) -> dict[str, tuple[int, ...]]:
+    """Return the sizes of the pieces that a text of `length` is fed in, by the name of the way."""
+    made = {}
+    for way, steps in CACHED.items():
+        rest = (length - sum(steps)) // at_once if length > at_once else 0
+        made[way if steps or not rest else f"{at_once} tokens at a time"] = (*steps, *[at_once] * rest)
+    return made
+
+
+def _real(
+    wanted: "NDArray[np.float32]", found: "NDArray[np.float32]", real: "NDArray[np.bool_]"
+) -> "tuple[NDArray[np.float32], NDArray[np.float32]]":
+    """Return what belongs to real tokens, copied only where there is padding; other shapes stay as they are."""
+    if real.all() or found.shape != wanted.shape:
+        return wanted, found
+    return wanted[real], found[real]
 
 
 def plain_logits(
@@ -72,7 +100,7 @@ def plain_logits(
     return logits
 
 
-def _cases(specs: Mapping[str, GraphSpec], longest: int) -> Iterator[_Case]:
+def _cases(specs: Mapping[str, GraphSpec], longest: int, at_once: int) -> Iterator[_Case]:
     random = np.random.default_rng(0)
     two = DECODER in specs
     ids = next(t for t in next(iter(specs.values())).inputs if t.name == "input_ids")
@@ -81,7 +109,7 @@ def _cases(specs: Mapping[str, GraphSpec], longest: int) -> Iterator[_Case]:
     def text(rows: int, length: int) -> "NDArray[np.int64]":
         return random.integers(low, high, (rows, length), endpoint=True)
 
-    for length in (*LENGTHS, longest):
+    for length in dict.fromkeys((*LENGTHS, at_once, longest)):
         encoding = {"input_ids": text(1, length), "attention_mask": np.ones((1, length), dtype=np.int64)}
         yield _Case(f"a text of {length}", encoding, text(1, length) if two else None)
     lengths = (9, 1, 7, 4)

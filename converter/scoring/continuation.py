@@ -9,6 +9,9 @@ import numpy as np
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+ROWS = 64
+"""Steps whose probabilities are worked out at a time: in float64 a long text's would fill the memory."""
+
 
 def next_token_agreement(wanted: "NDArray[np.floating]", found: "NDArray[np.floating]") -> float:
     """Return the share (0..1) of steps at which two models would write the same token.
@@ -29,10 +32,13 @@ def surprise(logits: "NDArray[np.floating]", ids: "NDArray[np.int64]") -> "NDArr
 
     `logits[i]` are those at the token before `ids[i]`.
     """
-    exact = logits.astype(np.float64)
-    highest = exact.max(axis=-1, keepdims=True)
-    total = np.log(np.exp(exact - highest).sum(axis=-1)) + highest[:, 0]
-    return total - np.take_along_axis(exact, ids[:, None], axis=-1)[:, 0]
+    made = np.zeros(len(logits))
+    for i in range(0, len(logits), ROWS):
+        exact = logits[i : i + ROWS].astype(np.float64)
+        exact -= exact.max(axis=-1, keepdims=True)
+        own = np.take_along_axis(exact, ids[i : i + ROWS, None], axis=-1)[:, 0]
+        made[i : i + ROWS] = np.log(np.exp(exact, out=exact).sum(axis=-1)) - own
+    return made
 
 
 def perplexity(surprises: Sequence["NDArray[np.floating]"]) -> float:

@@ -225,7 +225,9 @@ class Writing(Task, ABC):
     def answer(self, specs: Mapping[str, GraphSpec], run: Run, feed: "Mapping[str, NDArray[np.int64]]") -> Outputs:
         length = feed[ANSWER if DECODER in specs else "input_ids"].shape[1]
         cut = max(1, length - FROM_CACHE)
-        return {"logits": forced_logits(run, specs, feed, feed.get(ANSWER), (cut,))}
+        # Of a causal model's texts, padded on the left, the answers are the last tokens: nothing else is compared.
+        last = None if DECODER in specs else max(STEPS, FROM_CACHE)
+        return {"logits": forced_logits(run, specs, feed, feed.get(ANSWER), (cut,), last)}
 
     def compared(self, outputs: Outputs, encoding: Encoding) -> Outputs:
         """Keep the logits at the steps of the answer."""

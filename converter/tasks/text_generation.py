@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from converter.examples import Encoding, Example, References
-from converter.generate.forcing import forced_logits
+from converter.generate.forcing import forced_pieces
 from converter.graphs import GraphSpec, Run
 from converter.scoring.continuation import perplexity, surprise
 from converter.task import Judged
@@ -43,9 +43,13 @@ class TextGeneration(Writing):
         ids = np.concatenate([given, rest])[:context]
         if len(ids) > 1:
             feed = {"input_ids": ids[None], "attention_mask": np.ones_like(ids[None])}
-            logits = forced_logits(run, specs, feed, None, (max(1, len(ids) - FROM_CACHE),))[0]
-            first = len(given) if len(rest) else 1
-            made[SURPRISE] = surprise(logits[first - 1 : -1], ids[first:])
+            parts, after = [], len(given) if len(rest) else 1
+            for place, logits in forced_pieces(run, specs, feed, None, (max(1, len(ids) - FROM_CACHE),)):
+                told = ids[place.start + 1 : place.stop + 1]  # by each step but the last
+                own = slice(max(0, after - 1 - place.start), len(told))
+                parts.append(surprise(logits[0][own], told[own]))
+                del logits  # before the next piece is made
+            made[SURPRISE] = np.concatenate(parts)
         return made
 
     def _completion(self, text: str) -> "NDArray[np.int64]":

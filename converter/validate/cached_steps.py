@@ -39,11 +39,10 @@ def check_cache(
     if vacuous or not reference.judged:
         return Check("cache", Status.NOT_RUN, detail=vacuous or "there are no texts to compare")
     chosen = _short_to_long(reference.judged)
-    pairs = [_both(source, run, one) for one in chosen]
-    same = float(np.mean([next_token_agreement(whole, stepwise) for whole, stepwise in pairs]))
-    error = max(relative_error(b, a, reference.output_range["logits"]) for a, b in pairs)
+    agreed, errors = zip(*(_compare_both(source, reference, run, one) for one in chosen), strict=True)
+    same, error = float(np.mean(agreed)), max(errors)
     detail = (
-        f"fed token by token, {len(pairs)} texts have the same next token as without a cache at {same:.4f} of their "
+        f"fed token by token, {len(chosen)} texts have the same next token as without a cache at {same:.4f} of their "
         f"positions; logits differ by at most {error:.3g} of their range"
     )
     if limits.stability is None:
@@ -55,6 +54,12 @@ def check_cache(
 def _short_to_long(judged: "Sequence[Judged]") -> "list[Judged]":
     by_length = sorted(judged, key=lambda j: j.encoding.length)
     return [*spread(by_length[:-1], TEXTS - 1), by_length[-1]]
+
+
+def _compare_both(source: "TorchModel", reference: "Reference", run: "Run", one: "Judged") -> tuple[float, float]:
+    """Return agreement and error of one text; the logits of several would fill the memory."""
+    whole, stepwise = _both(source, run, one)
+    return next_token_agreement(whole, stepwise), relative_error(stepwise, whole, reference.output_range["logits"])
 
 
 def _both(source: "TorchModel", run: "Run", one: "Judged") -> "tuple[NDArray[np.float32], NDArray[np.float32]]":

@@ -10,6 +10,7 @@ import numpy as np
 from converter.data.probes import is_edge
 from converter.graphs import Run
 from converter.reference import Probe, Reference, Score, asked_for_score, score_parts
+from converter.scoring.percentile import Highest
 from converter.scoring.relative_error import RANGE_FLOOR
 from converter.task import Judged, Task
 from converter.validate.answers import Answers, RunFailed, ask, shorten
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
     from converter.stage import Progress
 
 N_WORST = 10
+P99 = 0.99
+"""Typical is the error that so many of all values do not exceed."""
 NOTHING = math.nan
 """The agreement of no texts: not a number, so that no comparison with a limit succeeds."""
 
@@ -78,7 +81,7 @@ def compare_answers(
         gold = _gold(reference, answers, rest)
     metric = source.task.metric(gold) if gold else {}
     score = score_parts(source.task, gold, metric) if limits.max_drop is not None else Score()
-    worst_of = [max((e[i].max() for e in errors.values()), default=math.inf) for i in range(len(same))]
+    worst_of = [max((e.worst[i] for e in errors.values()), default=math.inf) for i in range(len(same))]
     ties = ties_of([t.same for t in texts[:n_probes]], by_text(answers.judged, worst_of), limits)
     judged = [replace(t, same=1.0) if i in ties else t for i, t in enumerate(texts)]
     judgement = _judgement(source, reference, _with_right(judged, reference, score), metric, score, limits, len(ties))
@@ -168,33 +171,42 @@ def _compared(reference: Reference, answers: Answers) -> list[str]:
     return [n for n in reference.output_range if all(n in j.outputs for j in answers.judged)]
 
 
-def _errors(name: str, reference: Reference, answers: Answers) -> "list[NDArray[np.float64]]":
-    """Return absolute errors over the output range, one array a probe; infinite where the answer was unsound."""
+@dataclass(frozen=True)
+class _Errors:
+    """Absolute errors over the output range: of each text, and of all values together."""
+
+    worst: list[float]
+    mean: list[float]
+    p99: float
+
+
+def _errors(name: str, reference: Reference, answers: Answers) -> _Errors:
+    """Return how far one output is off; infinitely where the answer was unsound."""
     scale = max(reference.output_range[name], RANGE_FLOOR)
-    made = []
-    for i, (wanted, found) in enumerate(zip(reference.judged, answers.judged, strict=True)):
+    pairs = list(zip(reference.judged, answers.judged, strict=True))
+    worst, mean, most = [], [], Highest(sum(found.outputs[name].size for _, found in pairs), P99)
+    for i, (wanted, found) in enumerate(pairs):
         error = np.abs(found.outputs[name].astype(np.float64) - wanted.outputs[name]) / scale
-        made.append(np.full_like(error, np.inf) if i in answers.faults else error)
-    return made
+        if i in answers.faults:
+            error.fill(np.inf)
+        worst.append(float(error.max()))
+        mean.append(float(error.mean()))
+        most.add(error)
+    return _Errors(worst, mean, most.value())
 
 
-def _deviation(name: str, reference: Reference, answers: Answers, errors: "list[NDArray[np.float64]]") -> Deviation:
+def _deviation(name: str, reference: Reference, answers: Answers, errors: _Errors) -> Deviation:
     cosines = [
         0.0 if i in answers.faults else cosine(wanted.outputs[name], found.outputs[name])
         for i, (wanted, found) in enumerate(zip(reference.judged, answers.judged, strict=True))
     ]
     return Deviation(
         name,
-        max(float(e.max()) for e in errors),
-        float(np.mean([e.mean() for e in errors])),
+        max(errors.worst),
+        float(np.mean(errors.mean)),
         float(np.mean(cosines)),
-        p99(errors),
+        errors.p99,
     )
-
-
-def p99(errors: "Sequence[NDArray[np.float64]]") -> float:
-    """Return the error that 99 of 100 values of all texts together do not exceed."""
-    return float(np.percentile(np.concatenate([e.ravel() for e in errors]), 99, method="inverted_cdf"))
 
 
 def cosine(wanted: "NDArray[np.float32]", found: "NDArray[np.float32]") -> float:

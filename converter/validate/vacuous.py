@@ -70,5 +70,9 @@ def _spread(rows: "Sequence[NDArray[np.float32]]") -> float:
     widths = {r.shape[-1:] for r in rows}
     # Start and end scores of a span are as long as their text: no component of one text is also another's.
     width = widths.pop()[0] if len(widths) == 1 and rows[0].ndim else 1
-    flat = np.concatenate([np.asarray(r, dtype=np.float64).reshape(-1, width) for r in rows])
-    return float((flat.max(axis=0) - flat.min(axis=0)).max()) if flat.size else 0.0
+    # Text by text: all of them once more, in float64, are hundreds of megabytes for a large vocabulary.
+    flat = [one for one in (np.asarray(r).reshape(-1, width) for r in rows) if one.size]
+    if not flat:
+        return 0.0
+    high = np.max([one.max(axis=0) for one in flat], axis=0).astype(np.float64)
+    return float((high - np.min([one.min(axis=0) for one in flat], axis=0)).max())

@@ -1,6 +1,6 @@
 """Graphs with a cache, exported to ONNX: what they compute, what they are called, and how large they are."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from converter.errors import StageFailed
+from converter.generate.forcing import forced_logits
 from converter.generate.loop import Generated, generate
 from converter.graphs import GraphSpec, Run
 from tests.tiny_text import (
@@ -64,6 +65,33 @@ def test_the_files_compute_what_the_model_does_cached_or_not(family: str, export
     facts = check_text_graphs(made.model, made.specs, made.run, POSITIONS)
     assert facts["max_relative_error"] < 1e-4
     assert any("a padded batch, token by token" in case for case in facts["cases"])
+
+
+@pytest.mark.parametrize("family", FAST)
+def test_files_that_answer_fewer_tokens_than_were_fed_are_refused(
+    family: str, exported: Callable[[str], Exported]
+) -> None:
+    from converter.onnx.text_equality import check_text_graphs
+
+    made = exported(family)
+
+    def short(graph: str, feed: Mapping[str, Any]) -> dict[str, Any]:
+        found = dict(made.run(graph, feed))
+        return found | {"logits": found["logits"][:, :-1]} if "logits" in found else found
+
+    with pytest.raises(StageFailed, match="differ from PyTorch"):
+        check_text_graphs(made.model, made.specs, short, POSITIONS)
+
+
+@pytest.mark.parametrize("last", [1, 3, 8, 9, 50])
+@pytest.mark.parametrize("steps", [(), (4, 1), (2, 1, 1)])
+def test_the_last_logits_alone_are_those_of_the_whole(
+    steps: tuple[int, ...], last: int, exported: Callable[[str], Exported]
+) -> None:
+    made, text = exported("qwen3"), np.arange(5, 14)[None]
+    feed = {"input_ids": text, "attention_mask": np.ones_like(text)}
+    whole = forced_logits(made.run, made.specs, feed, None, steps)
+    assert np.array_equal(forced_logits(made.run, made.specs, feed, None, steps, last), whole[:, -last:])
 
 
 @pytest.mark.parametrize("beams", [1, 3])

@@ -22,9 +22,10 @@ from converter.reference import (
     judge_batched,
     torch_run,
 )
+from converter.scoring.percentile import Highest
 from converter.stage import SILENT
 from converter.validate.checks import Evaluation, Status, within
-from converter.validate.compare import N_WORST, compare, cosine, p99
+from converter.validate.compare import N_WORST, P99, compare, cosine
 from tests.tiny import SENTENCES
 from tests.torch_runner import Change, Feed, Outputs, TorchRunner
 
@@ -88,10 +89,35 @@ def test_errors_are_told_relative_to_the_output_range(model: TorchModel, referen
 
 def test_one_bad_value_in_a_hundred_is_no_typical_error() -> None:
     texts = [np.full((4, 50), 0.01) for _ in range(10)]
+
+    def p99() -> float:
+        found = Highest(2000, P99)
+        for text in texts:
+            found.add(text)
+        return found.value()
+
     texts[3][0, :20] = 0.66
-    assert p99(texts) == 0.01
+    assert p99() == 0.01
     texts[3][0, :21] = 0.66
-    assert p99(texts) == 0.66
+    assert p99() == 0.66
+
+
+@pytest.mark.parametrize("n", [1, 2, 99, 100, 101, 777, 5000])
+def test_a_percentile_of_parts_is_that_of_the_whole(n: int) -> None:
+    values = np.random.default_rng(n).exponential(size=n).round(2)
+    found = Highest(n, P99)
+    for part in np.array_split(values, min(n, 7)):
+        found.add(part)
+    assert found.value() == np.percentile(values, 99, method="inverted_cdf")
+
+
+def test_a_percentile_of_other_values_than_announced_is_refused() -> None:
+    found = Highest(10, P99)
+    with pytest.raises(ValueError, match="announced"):
+        found.value()
+    found.add(np.ones(9))
+    with pytest.raises(ValueError, match="announced"):
+        found.value()
 
 
 def test_a_shift_of_every_value_is_the_typical_error(model: TorchModel, reference: Reference) -> None:

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from converter.scoring.continuation import Parting, first_parting, next_token_agreement, perplexity, surprise
+from converter.scoring.continuation import ROWS, Parting, first_parting, next_token_agreement, perplexity, surprise
 
 
 def test_perplexity_is_that_of_the_loss_a_model_is_trained_by() -> None:
@@ -19,6 +19,15 @@ def test_perplexity_is_that_of_the_loss_a_model_is_trained_by() -> None:
 
 def test_a_model_that_knows_nothing_has_the_perplexity_of_its_vocabulary() -> None:
     assert perplexity([surprise(np.zeros((7, 30)), np.arange(7))]) == pytest.approx(30)
+
+
+def test_a_text_longer_than_is_worked_out_at_a_time_is_scored_step_by_step() -> None:
+    random = np.random.default_rng(1)
+    steps = 2 * ROWS + 3
+    logits, ids = random.normal(0, 5, (steps, 12)).astype(np.float32), random.integers(0, 12, steps)
+    assert surprise(logits, ids) == pytest.approx(
+        [float(surprise(logits[i : i + 1], ids[i : i + 1])[0]) for i in range(steps)], rel=1e-12
+    )
 
 
 def test_scores_beyond_what_exp_takes_are_scored() -> None:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from converter.onnx.equality import Differences
-from converter.scoring.relative_error import relative_error
+from converter.scoring.relative_error import PART, in_parts, relative_error
 
 PLAIN = np.array([[0.0, 2.0]], dtype=np.float32)
 
@@ -32,6 +32,22 @@ def test_one_number_that_is_none_is_never_hidden_by_the_others(
         found.add(f"output {number}", 0, pair["wanted"], pair["found"])
         found.add("one for all", 0, pair["wanted"], pair["found"])
     assert math.isinf(found.worst()[2])
+
+
+@pytest.mark.parametrize("shape", [(5, PART // 2 + 1), (1, 5, PART // 2 + 1)])
+def test_what_is_compared_in_parts_is_compared_to_the_last_row(shape: tuple[int, ...]) -> None:
+    wanted = np.zeros(shape, dtype=np.float32)
+    assert len(in_parts(wanted, wanted)) == 3
+    assert all(np.shares_memory(part, wanted) for part, _ in in_parts(wanted, wanted))
+    for row, column in ((0, 0), (2, 7), (4, -1)):
+        found = wanted.copy()
+        found.reshape(5, -1)[row, column] = 3
+        assert relative_error(found, wanted, 1.0) == 3
+        found.reshape(5, -1)[row, column] = np.nan
+        assert np.isnan(relative_error(found, wanted, 1.0))
+        differences = Differences()
+        differences.add("logits", 0, wanted, found)
+        assert math.isinf(differences.worst()[2])
 
 
 def test_another_shape_is_an_error_even_where_it_could_be_spread() -> None:
