@@ -1,6 +1,6 @@
 """Does the gate see what is wrong? Faults planted into good packages, their harm measured, and who noticed.
 
-    python benchmarks/mutations.py [--work DIR] [--only PACKAGE] [--count N] [--kinds N] [--seconds S]
+    python benchmarks/mutations.py [--work DIR] [--only PACKAGE] [--count N] [--kinds N] [--seconds S] [--to NAME]
 
 Good packages of small models are made (`--work` keeps them), each gets a fault of one kind after the other, from a
 seed. Whether a fault does harm is measured without the gate: the faulty package answers `HELD_OUT` texts that nobody

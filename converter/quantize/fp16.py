@@ -28,6 +28,8 @@ MASKED = 1e30
 """What an additive mask of float32's least value leaves."""
 TRIED = 8
 LAYERS = ("MatMul", "Gemm", "LayerNormalization")
+WHOLE = ("Shape", "Size", "ArgMax", "ArgMin", "NonZero", "TopK")
+"""What makes whole numbers of whatever it is given."""
 WATCHED = ("MatMul", "Add", "Sum", "Mul", "Pow", "ReduceSum")
 """Where values grow; everything else lies between what these make."""
 
@@ -151,28 +153,45 @@ def index_nodes(model: "ir.Model") -> set[str]:
     Relative positions of MPNet, T5 and DeBERTa are logarithms of distances, cut to whole numbers. What takes products
     of weights on its way is no index.
     """
+    import onnx_ir as ir
+
     found: set[str] = set()
     for node in model.graph:
-        made, given = node.outputs[0], node.inputs[0] if node.inputs else None
-        if node.op_type != "Cast" or made.dtype is None or not made.dtype.is_integer():
+        to = _cast_to(node)
+        if to is None or not to.is_integer():
             continue
-        if given is not None and given.dtype is not None and given.dtype.is_floating_point():
-            behind = _floats_behind(node)
-            found |= {str(n.name) for n in behind} if not any(n.op_type in LAYERS for n in behind) else set()
+        behind = _behind(node)
+        floats = any(_cast_to(n) is ir.DataType.FLOAT for n in behind)
+        if floats and not any(n.op_type in LAYERS for n in behind):
+            found |= {str(n.name) for n in behind}
     return found
 
 
-def _floats_behind(node: "ir.Node") -> "list[ir.Node]":
-    """Return a node and all before it, up to where the values are no floats."""
-    found, waiting = [], [node]
+def _behind(node: "ir.Node") -> "list[ir.Node]":
+    """Return a node and all before it, up to where whole numbers become floats, or are made anew.
+
+    The file does not say which values are floats; a node of whole numbers among them is not changed by the conversion.
+    """
+    found, waiting = [node], [node]
     while waiting:
         one = waiting.pop()
-        if one in found:
-            continue
-        found.append(one)
-        floats = (v for v in one.inputs if v is not None and (v.dtype is None or v.dtype.is_floating_point()))
-        waiting += [maker for v in floats if (maker := v.producer()) is not None]
+        for value in one.inputs:
+            maker = None if value is None else value.producer()
+            if maker is None or maker in found or maker.op_type in WHOLE:
+                continue
+            to = _cast_to(maker)
+            if to is None or to.is_floating_point():
+                found.append(maker)
+            if to is None:
+                waiting.append(maker)
     return found
+
+
+def _cast_to(node: "ir.Node") -> "ir.DataType | None":
+    """Return what a node casts to; None where it is no cast."""
+    import onnx_ir as ir
+
+    return ir.DataType(node.attributes["to"].as_int()) if node.op_type == "Cast" else None
 
 
 def _half_tensor(tensor: "ir.TensorProtocol", value: "ir.Value") -> "ir.LazyTensor":
