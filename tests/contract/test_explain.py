@@ -9,7 +9,6 @@ import pytest
 
 from converter import convert
 from converter.artifact import TorchModel
-from converter.commands.cli import run
 from converter.commands.explain import lines
 from converter.errors import PackageDamaged, UsageError
 from converter.explain.layers import LayerError, first_change, first_departure, kept_columns, layer_errors
@@ -131,14 +130,3 @@ def test_a_repair_changes_the_precision_alone(package: Path) -> None:
     assert fixed is not None
     assert str(fixed.precisions[0]) == "static:max_noise=0.02"
     assert [t.name for t in fixed.targets] == ["cpu-int8"]
-
-
-def test_fix_exports_a_package_that_verifies(
-    package: Path, model: TorchModel, tmp_path: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
-    with planted(Fault(ONNX, "labels", "config.json", "swapped"), package, model, tmp_path) as folder:
-        assert run(["explain", str(folder), "-q"]) == 3
-        assert f"{folder} --fix" in capfd.readouterr().out
-        assert run(["explain", str(folder), "--fix", "-o", str(tmp_path / "fixed"), "-q"]) == 0
-        assert run(["verify", str(folder), str(package), "-q"]) == 6
-    assert run(["verify", str(tmp_path / "fixed" / "cpu-int8"), "-q"]) == 0
