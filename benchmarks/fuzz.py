@@ -28,6 +28,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # run as a script, from anywhere
 
 from converter.errors import ExportError  # noqa: E402
+from tests.manifests import complete  # noqa: E402
 
 RESULTS = ROOT / "benchmarks" / "results" / "fuzz.json"
 SECONDS_A_CASE, MEGABYTES = 10, 1000
@@ -191,12 +192,12 @@ def _manifest(case: Case) -> Any:
     with contextlib.suppress(ValueError, RecursionError):
         table = json.loads(case.content)
         if isinstance(table, dict):
-            table = {"format": 2, **table}
+            table = {"format": manifest.FORMAT, **table}
             table[manifest.DIGEST] = manifest._digest(table)  # noqa: SLF001
             case = Case(case.folder, json_text(table).encode())
     case.file("manifest.json")
     found = manifest.read_manifest(case.folder)
-    return lines(str(case.folder), found), manifest.check_files(case.folder, found)
+    return lines(str(case.folder), found, found), manifest.check_files(case.folder, found)
 
 
 def _golden(case: Case) -> Any:
@@ -281,15 +282,15 @@ SEEDS: Mapping[str, tuple[bytes, ...]] = {
     "pooling": (b'{"pooling_mode": ["cls", "mean"], "word_embedding_dimension": 8, "include_prompt": false}',),
     "generation_config.json": (
         b'{"eos_token_id": [1, 2], "num_beams": 2, "bad_words_ids": [[1]], "max_new_tokens": 5, "length_penalty": 1.0, "do_sample": true, "temperature": 0.5, "forced_bos_token_id": 1}',
+        b'{"eos_token_id": 1, "do_sample": true, "temperature": 0.5, "top_k": 3, "top_p": 0.9, "repetition_penalty": 1.1}',
+        b'{"eos_token_id": [1, 2], "num_beams": 2, "length_penalty": 1.0, "early_stopping": true, "no_repeat_ngram_size": 2}',
     ),
     "adapter_config.json": (
         b'{"peft_type": "LORA", "task_type": "SEQ_CLS", "modules_to_save": ["classifier"], "base_model_name_or_path": "x"}',
     ),
     "shape_map.json": (b'{"format": 1, "layers": [{"heads": [0], "neurons": [0, 1]}], "layers_kept": [0]}',),
     "stand_ins.json": (b'{"format": 1, "parts": {"a": {"kind": "x"}}, "ties": {"a": "b"}}',),
-    "manifest.json": (
-        b'{"target": "cpu-int8", "precision": "none", "task": "x", "files": {"a": {"sha256": "0", "size_bytes": 1}}, "graphs": {"model": {"file": "a"}}, "gate": {"status": "PASS", "checks": [{"name": "a", "status": "PASS"}], "metric": {}, "milliseconds": {"package": 1}}, "records": [{"stage": "a", "options": {}, "seconds": 1}], "source": {"id": "a"}}',
-    ),
+    "manifest.json": (json.dumps(complete(files={"model.onnx": {"sha256": "0" * 64, "size_bytes": 1}})).encode(),),
     "golden.safetensors": (
         b'{"examples": [{"text": "a", "pair": null, "words": null}], "output_range": {"logits": 1.0}}',
     ),

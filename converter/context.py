@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from converter.bounds.exhausted import exhausted
-from converter.bounds.watch import Doing, Limits, check_estimate, memory_bytes, watched
+from converter.bounds.watch import Doing, Limits, check_address_space, check_estimate, memory_bytes, watched
 from converter.errors import ExportError, ResourceLimit, UsageError
 from converter.examples import JudgedText, Origin, text_key
 from converter.model_folder.samples import is_sample
@@ -158,7 +158,7 @@ def check_needs(recipe: "Recipe", source: "TorchModel", limits: Limits, work: Pa
         ResourceLimit: says how much more would be needed.
 
     """
-    from converter.forecast import COPIES_IN_MEMORY, COPIES_ON_DISK, forecast_of
+    from converter.forecast import COPIES_IN_MEMORY, COPIES_ON_DISK, LIBRARIES_MAP, forecast_of
 
     forecast, weights = forecast_of(source), source.size_bytes
     packages = sum(
@@ -166,7 +166,9 @@ def check_needs(recipe: "Recipe", source: "TorchModel", limits: Limits, work: Pa
         for t, p in zip(recipe.targets, recipe.precisions, strict=True)
     )
     # The libraries and the source are loaded by now.
-    memory = memory_bytes() + int((COPIES_IN_MEMORY - 1) * weights)
+    more = int((COPIES_IN_MEMORY - 1) * weights)
+    check_address_space(LIBRARIES_MAP + more)
+    memory = memory_bytes() + more
     disk = packages + int(COPIES_ON_DISK * weights)
     check_estimate(limits, memory=memory, disk=disk)
     require_space(work, disk)

@@ -13,6 +13,8 @@ MATRIX = 32
 SCALE_BYTES = 4
 COPIES_IN_MEMORY = 3.0
 """Float32 weights that an export has in memory at once at least (benchmarks/results/memory.json: 3.0 to 3.9)."""
+LIBRARIES_MAP = 150_000_000
+"""Bytes of addresses that exporters take at least beside the libraries that load a model (172 MB on a tiny model)."""
 COPIES_ON_DISK = 1.0
 """Float32 weights that it writes beside the packages, at least: the graph before it is quantized."""
 

@@ -22,6 +22,10 @@ SECONDS_TO_STOP = 10.0
 """What a run has to clean up by itself; a library that does not return is then cut off."""
 SIGNAL = signal.SIGUSR1
 STATM = Path("/proc/self/statm")
+STARVED_BELOW = 2 << 20
+"""Bytes of address space below which Python maps no more memory for its objects (it maps 1 MiB at once)."""
+SECONDS_STARVED = 15.0
+"""A run that is so short of addresses does not always fail: it may go on for long, each object by a failed call."""
 
 
 class Stoppable(Protocol):
@@ -101,7 +105,8 @@ def watched(
     told, which removes what is half made and says why; then the process ends with the exit code of a resource limit.
     In any other thread than the main one nothing is watched.
     """
-    if limits.none or threading.current_thread() is not threading.main_thread():
+    unlimited = limits.none and address_space_left() is None
+    if unlimited or threading.current_thread() is not threading.main_thread():
         yield
         return
     watch = _Watch(limits, stage, folders, give_up)
@@ -129,6 +134,8 @@ class _Watch:
     ) -> None:
         self.limits, self.stage, self.folders, self.give_up = limits, stage, folders, give_up
         self.started = time.monotonic()
+        self.starved: float | None = None
+        """When addresses ran short; None where they have not."""
         self.ended = threading.Event()
         self.error: ResourceLimit | None = None
         self.thread = threading.Thread(target=self._look, name="limits", daemon=True)
@@ -170,7 +177,17 @@ class _Watch:
             if used > limits.disk:
                 figure = f"{shown_size(used)} are written, {shown_size(limits.disk)} are allowed"
                 return self._reached("disk", figure, "--max-disk")
-        return None
+        return self._out_of_addresses()
+
+    def _out_of_addresses(self) -> ResourceLimit | None:
+        left = address_space_left()
+        if left is None or left >= STARVED_BELOW:
+            self.starved = None
+            return None
+        self.starved = self.starved or time.monotonic()
+        if time.monotonic() - self.starved < SECONDS_STARVED:
+            return None
+        return self._reached("address space", f"{shown_size(left)} are left of what the system allows", "ulimit -v")
 
     def _reached(self, what: str, figure: str, flag: str) -> ResourceLimit:
         stage = self.stage()
@@ -191,6 +208,29 @@ def memory_bytes(*, children: bool = True) -> int:
         with contextlib.suppress(psutil.Error):
             used += int(child.memory_info().rss)
     return used
+
+
+def address_space_left() -> int | None:
+    """Return the bytes that this process may still map; None where the system sets no limit (`ulimit -v`)."""
+    if not STATM.is_file():
+        return None
+    import resource
+
+    allowed, _ = resource.getrlimit(resource.RLIMIT_AS)
+    if allowed == resource.RLIM_INFINITY:
+        return None
+    return int(allowed) - int(STATM.read_text(encoding="ascii").split()[0]) * resource.getpagesize()
+
+
+def check_address_space(needed: int) -> None:
+    """Raise `ResourceLimit` where the system does not let this process map `needed` bytes more."""
+    left = address_space_left()
+    if left is not None and left < needed:
+        raise ResourceLimit(
+            f"the run needs at least {shown_size(needed)} more of address space, and the system leaves "
+            f"{shown_size(max(left, 0))}; nothing was made",
+            hint="raise the limit that the system sets (ulimit -v), or use a smaller model",
+        )
 
 
 def disk_bytes(folders: list[Path]) -> int:

@@ -84,10 +84,11 @@ def layer_errors(wanted: "Mapping[str, NDArray[np.float32]]", found: Values) -> 
     made = []
     for layer, rows in wanted.items():
         width = rows.shape[1]
-        if layer in found:  # another model of the same layers: what was pruned has another width
-            if found[layer].shape == rows.shape:
-                size = float(np.linalg.norm(rows)) or 1.0
-                made.append(LayerError(layer, _distance(rows, found[layer]) / size, layer))
+        if layer in found:  # another model of the same layers: what was pruned is narrower
+            same = found[layer]
+            if len(same) == len(rows) and same.shape[1] <= width:
+                kept = rows[:, kept_columns(rows, same)]
+                made.append(LayerError(layer, _distance(kept, same) / (float(np.linalg.norm(kept)) or 1.0), layer))
             continue
         if width not in by_width:
             by_width[width] = [(n, v.reshape(-1, width)) for n, v in found.items() if _token_major(v, width)]
@@ -97,6 +98,29 @@ def layer_errors(wanted: "Mapping[str, NDArray[np.float32]]", found: Values) -> 
             error, name = min((error, name), _nearest(rows[:1], [(n, v) for n, v in by_width[width] if len(v) == 1]))
         made.append(LayerError(layer, error, name))
     return made
+
+
+def kept_columns(wanted: "NDArray[np.float32]", found: "NDArray[np.float32]") -> "NDArray[np.int64]":
+    """Return which columns of a layer's output `[rows, width]` a pruned layer kept: ascending, the nearest to its own.
+
+    Of all ascending choices it is the one of the smallest distance (L2): a layer that was only pruned is found exactly,
+    and one that computes something else stays far off.
+    """
+    n, width = found.shape[1], wanted.shape[1]
+    if n == width:
+        return np.arange(width)
+    squares = (found**2).sum(0)[:, None] + (wanted**2).sum(0)[None] - 2.0 * (found.T @ wanted)
+    total = np.zeros(width)  # the least distance so far, by the place of the last column at most
+    ways = []
+    for j in range(n):
+        before = total if j == 0 else np.concatenate([[np.inf], total[:-1]])
+        ending = before + squares[j]
+        total = np.minimum.accumulate(ending)
+        ways.append(ending)
+    chosen, end = np.empty(n, np.int64), width
+    for j in reversed(range(n)):
+        chosen[j] = end = int(np.argmin(ways[j][:end]))
+    return chosen
 
 
 def _nearest(rows: "NDArray[np.float32]", values: "list[tuple[str, NDArray[np.float32]]]") -> tuple[float, str]:

@@ -41,9 +41,9 @@ def stream_activations(
                 yield {n: v.reshape(-1, v.shape[-1]) for n, v in zip(names, values, strict=True)}
                 ticker.advance()
     finally:
-        # Also when the reader has seen enough and leaves.
+        # Also when the reader has seen enough and leaves; an interrupted one may be closed after the folder is removed.
         del session
-        path.unlink()
+        path.unlink(missing_ok=True)
         release_memory()
 
 

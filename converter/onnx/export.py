@@ -110,8 +110,10 @@ def export_graph(given: TorchModel, opset: int = OPSET) -> "ir.Model":
 
 
 def first_cause(error: BaseException) -> str:
-    while error.__cause__ is not None:
+    seen = {id(error)}
+    while error.__cause__ is not None and id(error.__cause__) not in seen:
         error = error.__cause__
+        seen.add(id(error))
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
 
 

@@ -1,6 +1,7 @@
 """`explain` names boundary and layer of planted faults: one package, made once; benchmarks/explain.py has thirty."""
 
 from collections.abc import Callable
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ from converter import convert
 from converter.artifact import TorchModel
 from converter.commands.explain import lines
 from converter.errors import PackageDamaged, UsageError
-from converter.explain.layers import LayerError, first_change, first_departure, layer_errors
+from converter.explain.layers import LayerError, first_change, first_departure, kept_columns, layer_errors
 from converter.explain.package import candidates, explain_package, repaired_recipe
 from converter.explain.walk import Explanation
 from converter.model_folder.load import load_source
@@ -87,6 +88,20 @@ def test_a_layer_is_found_whatever_surrounds_its_rows() -> None:
     assert (found.value, found.error) == ("heads", 0.0)
     assert first_change(values, {**values, "heads": values["heads"] + 1}) == "heads"
     assert first_change(values, dict(values)) is None
+
+
+def test_the_columns_that_a_pruned_layer_kept_are_found_and_a_wrong_one_stays_far_off() -> None:
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        rows = rng.normal(size=(4, 7)).astype(np.float32)
+        kept = sorted(rng.choice(7, 4, replace=False))
+        assert kept_columns(rows, rows[:, kept]).tolist() == kept
+        other = rng.normal(size=(4, 4)).astype(np.float32)
+        nearest = min(combinations(range(7), 4), key=lambda c: float(((rows[:, c] - other) ** 2).sum()))
+        assert tuple(kept_columns(rows, other)) == nearest
+    good, negated = (layer_errors({"value": rows}, {"value": s * rows[:, kept]})[0] for s in (1, -1))
+    assert good.error == 0.0
+    assert negated.error > 0.5
 
 
 @pytest.mark.parametrize("target", target_names())

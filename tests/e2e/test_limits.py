@@ -12,6 +12,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from converter import convert
+from converter.bounds.watch import STATM
 from converter.commands.cli import run
 from converter.jsonfile import json_text
 from converter.package.manifest import DIGEST, _describe, _digest
@@ -55,6 +56,26 @@ def test_an_export_is_held_to_its_limits(
     heard = capfd.readouterr().err
     assert said in heard
     assert flags[0] in heard
+    assert left_in(tmp_path) == []
+
+
+@pytest.mark.skipif(not STATM.is_file(), reason="Linux tells a process what it has mapped")
+def test_an_export_without_address_space_ends_before_it_starts(
+    model: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    import resource
+
+    import transformers.models.bert.modeling_bert as loaded
+
+    assert loaded, "libraries are not part of what the run may take"
+    before = resource.getrlimit(resource.RLIMIT_AS)
+    mapped = int(STATM.read_text(encoding="ascii").split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (mapped + 140_000_000, before[1]))
+    try:
+        assert run([str(model), "--target", "cpu-int8", "-o", str(tmp_path / "out"), "-q"]) == 7
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, before)
+    assert "ulimit -v" in capfd.readouterr().err
     assert left_in(tmp_path) == []
 
 

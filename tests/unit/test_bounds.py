@@ -16,7 +16,17 @@ from converter.bounds.exhausted import exhausted
 from converter.bounds.files import UnfitFileError, read_bounded
 from converter.bounds.printable import one_line, printable, printable_json
 from converter.bounds.sizes import parse_seconds, parse_size, shown_size
-from converter.bounds.watch import Doing, LimitReached, Limits, check_estimate, disk_bytes, memory_bytes, watched
+from converter.bounds.watch import (
+    STATM,
+    Doing,
+    LimitReached,
+    Limits,
+    check_address_space,
+    check_estimate,
+    disk_bytes,
+    memory_bytes,
+    watched,
+)
 from converter.errors import ResourceLimit, StageFailed, UsageError
 from converter.stage import SILENT
 
@@ -243,3 +253,41 @@ def test_a_full_disk_is_a_resource_limit_with_its_path(error: BaseException, tmp
 )
 def test_other_errors_are_none(error: BaseException) -> None:
     assert exhausted(error) is None
+
+
+def in_little_space(code: str, left: int) -> "subprocess.CompletedProcess[str]":
+    """Run code in a process of its own; `starve()` leaves it so many bytes of address space."""
+    head = (
+        "import resource, sys, time, converter.bounds.watch as w\n"
+        "from pathlib import Path\n"
+        "def starve():\n"
+        "    mapped = int(w.STATM.read_text().split()[0]) * resource.getpagesize()\n"
+        f"    resource.setrlimit(resource.RLIMIT_AS, (mapped + {left}, resource.RLIM_INFINITY))\n"
+    )
+    command = [sys.executable, "-c", head + code]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+
+
+@pytest.mark.skipif(not STATM.is_file(), reason="Linux tells a process what it has mapped")
+def test_a_run_that_goes_on_without_address_space_is_stopped() -> None:
+    code = (
+        "w.SECONDS_STARVED = 0.2\n"
+        "resource.setrlimit(resource.RLIMIT_AS, (1 << 40, resource.RLIM_INFINITY))\n"
+        "try:\n"
+        "    with w.watched(w.Limits(), stage=lambda: 'Exporting'):\n"
+        "        starve()\n"
+        "        time.sleep(30)\n"
+        "except w.LimitReached as reached:\n"
+        "    print(reached)\n"
+    )
+    assert "address space was reached at the stage 'Exporting'" in in_little_space(code, 1 << 20).stdout
+    code = code.replace("time.sleep(30)", "time.sleep(0.6); print('left alone')")
+    assert "left alone" in in_little_space(code, 1 << 25).stdout
+
+
+@pytest.mark.skipif(not STATM.is_file(), reason="Linux tells a process what it has mapped")
+def test_address_space_that_cannot_suffice_is_told_before_anything_is_made() -> None:
+    check_address_space(10**15)
+    code = "starve()\nw.check_address_space(10**6)\nw.check_address_space(10**8)\n"
+    done = in_little_space(code, 10**7)
+    assert "needs at least 100 MB more of address space, and the system leaves" in done.stderr

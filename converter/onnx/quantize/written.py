@@ -104,9 +104,9 @@ def stream_written(
                 yield {name: np.concatenate(rows) for name, rows in seen.items()}
                 ticker.advance()
     finally:
-        # Also when the reader has seen enough and leaves.
+        # Also when the reader has seen enough and leaves; an interrupted one may be closed after the folder is removed.
         opened.clear()
-        path.unlink()
+        path.unlink(missing_ok=True)
         release_memory()
 
 
