@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
 LENGTHS = (1, 7)
 """Tokens of a text, besides the longest: one and several."""
-MOST_LOGITS = 1 << 24
-"""Logits of one step, 64 MB: of a longer text or a larger vocabulary they are compared piece by piece, and those of the
+MOST_LOGITS = 1 << 22
+"""Logits of one step, 16 MB: of a longer text or a larger vocabulary they are compared piece by piece, and those of the
 longest piece without a cache too."""
 CACHED = {"uncached": (), "token by token": (1,) * 64, "in pieces": (3, 1, 5)}
 
@@ -44,10 +44,11 @@ def check_text_graphs(model: Any, specs: Mapping[str, GraphSpec], run: Run, long
         wanted = plain_logits(model, case.encoding, case.answer)
         real = np.ones(wanted.shape[:2], dtype=bool) if case.answer is not None else case.encoding["attention_mask"] > 0
         for way, steps in _ways(wanted.shape[1], at_once).items():
-            for place, found in forced_pieces(run, specs, case.encoding, case.answer, steps):
-                differences.add("logits", len(titles), *_real(wanted[:, place], found, real[:, place]))
+            for fed, found in forced_pieces(run, specs, case.encoding, case.answer, steps):
+                differences.add("logits", len(titles), *_real(wanted[:, fed], found, real[:, fed]))
                 del found  # before the next piece is made
             titles.append(f"{case.title}, {way}")
+        del wanted  # before those of the next case are made
     _, place, worst = differences.worst()
     if worst > MAX_ERROR:
         raise StageFailed(

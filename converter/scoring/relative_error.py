@@ -23,9 +23,9 @@ def in_parts(
     if found.shape != wanted.shape or not wanted.size:
         return []
     # All axes but the last are one: the first is often a batch of one text.
-    rows = [x.reshape(-1, x.shape[-1] if x.ndim else 1) for x in (found, wanted)]
-    n = min(len(rows[0]), -(-wanted.size // PART))
-    return list(zip(*(np.array_split(x, n) for x in rows), strict=True))
+    one, other = (x.reshape(-1, x.shape[-1] if x.ndim else 1) for x in (found, wanted))
+    n = min(len(one), -(-wanted.size // PART))
+    return list(zip(np.array_split(one, n), np.array_split(other, n), strict=True))
 
 
 def relative_error(

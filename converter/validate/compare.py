@@ -184,7 +184,9 @@ def _errors(name: str, reference: Reference, answers: Answers) -> _Errors:
     """Return how far one output is off; infinitely where the answer was unsound."""
     scale = max(reference.output_range[name], RANGE_FLOOR)
     pairs = list(zip(reference.judged, answers.judged, strict=True))
-    worst, mean, most = [], [], Highest(sum(found.outputs[name].size for _, found in pairs), P99)
+    worst: list[float] = []
+    mean: list[float] = []
+    most = Highest(sum(found.outputs[name].size for _, found in pairs), P99)
     for i, (wanted, found) in enumerate(pairs):
         error = np.abs(found.outputs[name].astype(np.float64) - wanted.outputs[name]) / scale
         if i in answers.faults:

@@ -68,6 +68,19 @@ def test_the_files_compute_what_the_model_does_cached_or_not(family: str, export
 
 
 @pytest.mark.parametrize("family", FAST)
+def test_logits_that_would_fill_the_memory_are_compared_piece_by_piece(
+    family: str, exported: Callable[[str], Exported], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from converter.onnx import text_equality
+
+    made = exported(family)
+    monkeypatch.setattr(text_equality, "MOST_LOGITS", 10 * made.model.config.vocab_size)
+    facts = text_equality.check_text_graphs(made.model, made.specs, made.run, POSITIONS)
+    assert facts["max_relative_error"] < 1e-4
+    assert {f"a text of {POSITIONS}, 10 tokens at a time", "a text of 10, uncached"} <= set(facts["cases"])
+
+
+@pytest.mark.parametrize("family", FAST)
 def test_files_that_answer_fewer_tokens_than_were_fed_are_refused(
     family: str, exported: Callable[[str], Exported]
 ) -> None:
