@@ -87,6 +87,7 @@ def test_a_package_is_verified_inspected_compared_and_timed(
     assert same[:2] == (0, "no difference\n")
     flags = ("--lengths", "16", "--seconds", "0.05", "--cold", "--json")
     code, said, _ = in_this_process(capfd, "bench", "out", *flags, cwd=out.parent)
+    assert code == 0, said
     row = json.loads(said)[0]
     assert code == 0
     assert (row["length"], row["threads"]) == (16, 1)
