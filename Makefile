@@ -51,8 +51,9 @@ bench: $(VENV)/.ready
 	$(VENV)/bin/python benchmarks/memory.py
 	$(VENV)/bin/python benchmarks/readme_table.py
 
-$(VENV)/.ready: pyproject.toml constraints.txt
+$(VENV)/.ready: pyproject.toml constraints.txt docs/ci/signing.txt
 	$(call make_venv,$(VENV),$(TEST_EXTRAS))
+	@$(VENV)/bin/python -m pip install $(PIP_FLAGS) --no-deps -r docs/ci/signing.txt || { rm -f $@; exit 1; }
 
 $(DEMO_VENV)/.ready: pyproject.toml constraints.txt
 	$(call make_venv,$(DEMO_VENV),$(DEMO_EXTRAS))
