@@ -111,7 +111,7 @@ class Machine:
                 assert (ROOT / "docs" / "ci" / listed.group(1)).is_file()
             if found:
                 assert set(found.group(1).split(",")) <= set(extras)
-        self.installed += 1
+                self.installed += 1
         sys.stderr.write(f"NOT RUN, replaced by the program of this checkout: {step.run}\n")
 
 
