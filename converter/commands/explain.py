@@ -72,19 +72,25 @@ def _fixed(
     terminal = session.terminal
     out = output or package.with_name(f"{package.name.removesuffix('.rejected')}-fixed")
     with terminal.hushed():
-        from converter.explain.package import repaired_recipe
+        from converter.explain.package import repaired_recipes
         from converter.pipeline import run_recipe
         from converter.report.summary import report_table
         from converter.report.table import show
 
         progress = terminal.progress()
-        chosen = repaired_recipe(package, source, recipe, found)
-        if chosen is None:
+        chosen = repaired_recipes(package, source, recipe, found)
+        if not chosen:
             raise GateFailed(
                 f"no setting repairs {found.boundary}", hint="compress less, or look at the layer that explain names"
             )
+        result = None
         with progress.task("Exporting"):
-            result = run_recipe(chosen, out, progress=progress)
+            for one in chosen:  # until a package passes its whole gate; one that was rejected is replaced
+                result = run_recipe(one, out, force=result is not None, progress=progress)
+                if result.exit_code == 0:
+                    break
+                progress.note(f"{result.targets[0].precision} does not repair it: {result.targets[0].error}")
+        assert result is not None
         if terminal.json:
             session.print_json(found.table() | {"fixed": report_table(result)})
         else:

@@ -46,7 +46,8 @@ def explain_package(
     with _walk(folder, manifest, recipe_of(folder, manifest, source, recipe), progress) as walk:
         found = walk.explain()
         if found.boundary == QUANTIZE:
-            return replace(found, repair=_repair(walk))
+            repair, *others = _repairs(walk) or [""]
+            return replace(found, repair=repair, next_repairs=tuple(others))
         if found.boundary == PACKING:
             return replace(found, repair=str(walk.precision))
         return found
@@ -140,19 +141,25 @@ def _compressed(folder: Path, recipe: Recipe, source: TorchModel) -> TorchModel:
     return at_max_length(load_source(str(path), task=recipe.task), recipe.max_length)
 
 
-def candidates(target: "Target", precision: ChosenPrecision) -> list[str]:
-    """Return what may repair a precision, the smallest change first: its own gentler settings, then larger files."""
+def candidates(target: "Target", precision: ChosenPrecision, kind: str = "encoder") -> list[str]:
+    """Return what may repair a precision, the smallest change first: its own gentler settings, then larger files.
+
+    `kind` is that of the task: not every precision is for each.
+    """
     menu = target.menu()
     own = quantizers(target.name).get(precision.name)
     made = list(own.gentler) if own else []
     size = menu[precision.name].bytes_a_weight
     larger = sorted((p for p in menu.values() if p.bytes_a_weight > size), key=lambda p: p.bytes_a_weight)
-    return list(dict.fromkeys([*made, *(p.name for p in larger if p.name != precision.name)]))
+    known = quantizers(target.name)
+    able = [p.name for p in larger if p.name not in known or kind in known[p.name].takes]
+    return list(dict.fromkeys([*made, *(name for name in able if name != precision.name)]))
 
 
-def _repair(walk: Walk) -> str:
-    """Try what may repair it, and return the first that keeps to its own limits on the same texts."""
-    for text in candidates(walk.target, walk.precision):
+def _repairs(walk: Walk) -> list[str]:
+    """Try what may repair it; return the first that keeps to its own limits on the same texts, and all after it."""
+    tried = candidates(walk.target, walk.precision, walk.source.task.kind)
+    for i, text in enumerate(tried):
         name, options = parse_options(text, "--quantize")
         try:
             artifact: Artifact = run_stages(
@@ -163,18 +170,19 @@ def _repair(walk: Walk) -> str:
         found = compare_answers(walk.shown, walk.reference, run_of(artifact), Limits(), walk.progress, text).evaluation
         limit = walk.target.limits(name).agreement
         if limit is None or found.agreement >= limit:
-            return text
-    return ""
+            return tried[i:]
+    return []
 
 
-def repaired_recipe(folder: Path, source: str | None, recipe: Path | None, found: Explanation) -> Recipe | None:
-    """Return the recipe with what repairs `found`; None where no setting does.
+def repaired_recipes(folder: Path, source: str | None, recipe: Path | None, found: Explanation) -> list[Recipe]:
+    """Return the recipe with each setting that may repair `found`, the smallest change first; none where none does.
 
     Files beside the model, and a file that is not what its recipe makes, are repaired by exporting again as before.
     """
     made = recipe_of(folder, manifest_of(folder), source, recipe)
     if found.boundary in {TOKENIZER, LABELS, PACKING}:
-        return made
+        return [made]
     if found.boundary != QUANTIZE or not found.repair:
-        return None
-    return replace(made, precisions=(ChosenPrecision(*parse_options(found.repair, "--quantize")),))
+        return []
+    texts = (found.repair, *found.next_repairs)
+    return [replace(made, precisions=(ChosenPrecision(*parse_options(text, "--quantize")),)) for text in texts]

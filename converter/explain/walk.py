@@ -70,6 +70,8 @@ class Explanation:
     boundaries: tuple[Boundary, ...] = ()
     repair: str = ""
     """The precision, as typed behind `--quantize`, that was tried and repairs it; empty where none does."""
+    next_repairs: tuple[str, ...] = ()
+    """What else may: for a package of `repair` that fails its gate, which looks at more than these texts."""
     facts: dict[str, Any] = field(default_factory=dict)
 
     def table(self) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from converter.artifact import TorchModel
 from converter.commands.explain import lines
 from converter.errors import PackageDamaged, UsageError
 from converter.explain.layers import LayerError, first_change, first_departure, kept_columns, layer_errors
-from converter.explain.package import candidates, explain_package, repaired_recipe
+from converter.explain.package import candidates, explain_package, repaired_recipes
 from converter.explain.walk import Explanation
 from converter.model_folder.load import load_source
 from converter.recipe import ChosenPrecision, bind_recipe
@@ -64,12 +64,11 @@ def test_boundary_and_layer_of_a_fault_are_named(
         found = explain_package(folder)
     assert (found.boundary, found.layer) == (fault.boundary, fault.layer), found.detail
     assert f"The first boundary that broke is {fault.boundary}, in {fault.layer}." in lines(folder, found)
-    fixed = repaired_recipe(package, None, None, found)
+    fixed = repaired_recipes(package, None, None, found)
     if fault.boundary in {"tokenizer", "labels", "packing"}:
-        assert fixed is not None
-        assert str(fixed.precisions[0]) == "static"
+        assert [str(one.precisions[0]) for one in fixed] == ["static"]
     if fault.boundary == "rewrite":
-        assert fixed is None
+        assert not fixed
 
 
 def test_what_is_computed_otherwise_is_not_called_wrong() -> None:
@@ -125,8 +124,14 @@ def test_a_folder_without_manifest_or_source_is_refused(package: Path, tmp_path:
 
 
 def test_a_repair_changes_the_precision_alone(package: Path) -> None:
-    found = Explanation("quantize", repair="static:max_noise=0.02")
-    fixed = repaired_recipe(package, None, None, found)
-    assert fixed is not None
-    assert str(fixed.precisions[0]) == "static:max_noise=0.02"
-    assert [t.name for t in fixed.targets] == ["cpu-int8"]
+    found = Explanation("quantize", repair="static:max_noise=0.02", next_repairs=("dynamic", "none"))
+    fixed = repaired_recipes(package, None, None, found)
+    assert [str(one.precisions[0]) for one in fixed] == ["static:max_noise=0.02", "dynamic", "none"]
+    assert {t.name for one in fixed for t in one.targets} == {"cpu-int8"}
+
+
+def test_a_precision_of_other_models_repairs_nothing() -> None:
+    known = candidates(target_class("cpu-int8")(), ChosenPrecision("dynamic"))
+    assert "none" in known
+    assert "int8" not in known
+    assert "int8" in candidates(target_class("cpu-int8")(), ChosenPrecision("int4"), "decoder")
