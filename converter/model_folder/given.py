@@ -54,7 +54,7 @@ def with_usual_precisions(recipe: "Recipe", source: "TorchModel") -> "Recipe":
     if source.cache is None:
         return recipe
     made = [
-        replace(p, name=t.writes[0], options={}) if not p.named and t.writes and p.name not in t.writes else p
+        replace(p, name=t.writes[0], options={}) if not p.named and t.writes else p
         for t, p in zip(recipe.targets, recipe.precisions, strict=True)
     ]
     return replace(recipe, precisions=tuple(made))

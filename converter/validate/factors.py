@@ -16,7 +16,7 @@ from converter.validate.weights_match import Block
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-ROOM = 0.04
+ROOM = 0.25
 """What a factor may be off, in its logarithm, beside `SIGMAS` of its own standard error."""
 SIGMAS = 8.0
 LEAST_BITS = 8

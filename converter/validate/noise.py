@@ -32,10 +32,10 @@ SAMPLE = 96
 """Texts that are asked."""
 LEAST, MOST_VALUES = 8, 8_000_000
 """Texts at least; numbers of all their outputs together: a vocabulary is wide."""
-TIMES = 12.0
+TIMES = 30.0
 """What a package may cost, over what rounding costs: ranges that are fixed beforehand cost more than those measured at
-run time. Up to 3.6 times were measured on good packages of nine families, and 11 where twenty texts had to do for the
-calibration; matrices that are not the model's are another check's."""
+run time. Up to 3.6 times were measured on good packages of nine families, and 20 where a few texts had to do for the
+calibration or the model had been pruned; matrices that are not the model's are another check's."""
 BYTE, HALF = 8, 16
 FLOOR = {8: 5e-3, 4: 1e-1, 16: 1e-6, 32: 1e-9}
 """Share of the answers' variance that is never a fault, by bits."""

@@ -27,7 +27,9 @@ def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("external-out") / "out"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(write, "MAX_FILE_BYTES", LIMIT)
-        (target,) = convert({"model": str(source), "targets": ["cpu-int8"]}, out).targets
+        (target,) = convert(
+            {"model": str(source), "targets": ["cpu-int8"], "quantize": {"cpu-int8": "none"}}, out
+        ).targets
     assert target.status is Status.PASS, target.error
     return out / "cpu-int8"
 

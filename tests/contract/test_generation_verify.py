@@ -20,7 +20,8 @@ from tests.tiny_text import save_marian
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return the package of a tiny translator: two graphs; do not write into it."""
     folder = tmp_path_factory.mktemp("marian")
-    (target,) = convert({"model": str(save_marian(folder / "model")), "targets": ["cpu-int8"]}, folder / "out").targets
+    recipe = {"model": str(save_marian(folder / "model")), "targets": ["cpu-int8"], "quantize": {"cpu-int8": "none"}}
+    (target,) = convert(recipe, folder / "out").targets
     assert target.error is None, target.error
     return folder / "out" / "cpu-int8"
 

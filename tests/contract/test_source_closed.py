@@ -188,8 +188,8 @@ PLANTED: dict[str, Callable[[Path], Any]] = {
     "not-run": lambda f: config(f, type_vocab_size=0) or weights(f, drop_types),
     "not-loaded": lambda f: config(f, hidden_act="gloo"),
 }
-ELSEWHERE = {"adapter-without-peft", "unforeseen"}
-"""Rows with a test of their own below."""
+ELSEWHERE = {"adapter-without-peft", "unforeseen", "no-end-token", "end-token-pads", "no-start-token"}
+"""Rows with a test of their own: below, and of classifiers with a decoder in test_encoder_decoder_classifiers."""
 
 
 @pytest.fixture

@@ -137,11 +137,11 @@ def test_a_graph_that_never_ends_is_stopped(package: Path, tmp_path: Path, capfd
     file = next(endless.rglob("*.onnx"))
     loop_forever(file)
     reseal(endless, file.relative_to(endless).as_posix())
-    assert run(["verify", str(endless), str(package), "--timeout", "4s", "-q"]) == 7
+    assert run(["verify", str(endless), str(package), "--timeout", "4s", "--max-memory", "20GB", "-q"]) == 7
     heard = capfd.readouterr()
     assert "the limit of time was reached at the stage 'endless'" in heard.err
     assert f"PASS  {package}" in heard.out
-    assert run(["run", str(endless), "a text", "--timeout", "4s", "-q"]) == 7
+    assert run(["run", str(endless), "a text", "--timeout", "4s", "--max-memory", "20GB", "-q"]) == 7
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root mounts a small disk")

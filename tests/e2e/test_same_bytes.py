@@ -53,7 +53,16 @@ def exported(tiny: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory
     flags = [w for t in ("cpu-int8=none", "tflite=dynamic", "ort-gpu=fp16") for w in ("-t", t.split("=")[0])]
     folder = tmp_path_factory.mktemp("same")
     (folder / "texts.txt").write_text("".join(f"{s}\n" for s in SENTENCES), encoding="utf-8")
-    flags += ["--quantize", "cpu-int8=none", "--seq-len", "16,64", "--eval", str(folder / "texts.txt")]
+    flags += [
+        "--quantize",
+        "cpu-int8=none",
+        "--seq-len",
+        "16,64",
+        "--limit",
+        "agreement=0.8",
+        "--eval",
+        str(folder / "texts.txt"),
+    ]
     return twice(tiny(), folder, *flags)
 
 
