@@ -45,7 +45,7 @@ def test_the_weights_lie_beside_the_graph_in_files_of_at_most_the_limit(package:
 
 
 def test_they_count_in_the_size_and_the_hashes_and_the_difference_to_another_package(package: Path) -> None:
-    from converter.commands.diff import differences
+    from converter.report.package_diff import differences
     from converter.package.manifest import model_bytes, read_manifest
 
     manifest = read_manifest(package)
