@@ -45,8 +45,8 @@ def test_the_weights_lie_beside_the_graph_in_files_of_at_most_the_limit(package:
 
 
 def test_they_count_in_the_size_and_the_hashes_and_the_difference_to_another_package(package: Path) -> None:
-    from converter.report.package_diff import differences
     from converter.package.manifest import model_bytes, read_manifest
+    from converter.report.package_diff import differences
 
     manifest = read_manifest(package)
     assert model_bytes(manifest) == sum(p.stat().st_size for p in (package / "onnx").iterdir())

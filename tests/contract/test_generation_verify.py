@@ -63,7 +63,7 @@ def test_settings_that_write_another_text_are_found(package: Path) -> None:
     table = json.loads(path.read_text(encoding="utf-8")) | {"suppress_tokens": [first]}
     path.write_text(json.dumps(table), encoding="utf-8")
     forge(package)
-    with pytest.raises(PackageDamaged, match="where it wrote|recorded was"):
+    with pytest.raises(PackageDamaged, match=r"where it wrote|recorded was"):
         verify(package)
 
 
