@@ -14,6 +14,10 @@ class Status(StrEnum):
     NOT_RUN = "NOT_RUN"
 
 
+SAMPLED = ("agreement", "metric", "slices")
+"""Checks that a sample of texts decides, and may leave undecided."""
+
+
 @dataclass(frozen=True)
 class Check:
     """One law, what was found and what was allowed. `detail` is a sentence for people."""
@@ -27,7 +31,8 @@ class Check:
     @property
     def undecided(self) -> bool:
         """Measured against its limit on too few texts to tell: nothing is proven."""
-        return self.status is Status.NOT_RUN and self.value is not None and self.limit is not None
+        known = self.value is not None and self.limit is not None
+        return self.status is Status.NOT_RUN and known and self.name in SAMPLED
 
 
 def within(value: float, limit: float, *, at_least: bool = False) -> Status:
