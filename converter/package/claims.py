@@ -23,7 +23,7 @@ RANGE_OVER_JUDGED, RANGE_OVER_RECORDED = 10, 100
 """How much wider than that of the judged texts, and of the recorded ones, the range over all probes is at most."""
 
 
-def target_of(folder: Path, manifest: "Manifest") -> "Target":
+def target_of(folder: Path, manifest: Mapping[str, Any]) -> "Target":
     """Return the target of a package, with its options.
 
     Raises:
@@ -34,15 +34,14 @@ def target_of(folder: Path, manifest: "Manifest") -> "Target":
     from converter.registry import target_class
 
     try:
-        cls = target_class(manifest.target)
-        target = bind(cls, manifest.target_options, "target_options")
+        cls = target_class(manifest["target"])
+        target = bind(cls, manifest["target_options"], "target_options")
         known = target.menu()
     except ExportError as error:
         raise PackageDamaged(str(error), where=str(folder), hint=error.hint) from None
-    if manifest.precision_name not in known:
-        raise PackageDamaged(
-            f"{manifest.target} has no precision {manifest.precision_name!r}", where=str(folder), hint=REBUILD
-        )
+    precision = manifest["precision"].partition(":")[0]
+    if precision not in known:
+        raise PackageDamaged(f"{manifest['target']} has no precision {precision!r}", where=str(folder), hint=REBUILD)
     return target
 
 

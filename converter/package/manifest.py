@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from converter.errors import GateFailed, PackageDamaged
 from converter.graphs import MODEL
 from converter.jsonfile import json_text, write_json
-from converter.package.schema import Manifest, check_manifest, parse, read_bounded
+from converter.package.schema import Manifest, check_manifest, parse, read_manifest_text
 
 if TYPE_CHECKING:
     from converter.artifact import Bundle
@@ -72,15 +72,16 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         GateFailed: the gate rejected the package.
 
     """
-    return _read(folder)[0]
+    return read_whole(folder)[0]
 
 
 def read_sealed(folder: Path) -> Manifest:
     """Read a package's manifest, typed; raises what `read_manifest` does."""
-    return _read(folder)[1]
+    return read_whole(folder)[1]
 
 
-def _read(folder: Path) -> tuple[dict[str, Any], Manifest]:
+def read_whole(folder: Path) -> tuple[dict[str, Any], Manifest]:
+    """Read a package's manifest once, as a table and typed; raises what `read_manifest` does."""
     path = folder / MANIFEST
     if not path.is_file() and (folder / REJECTED).is_file():
         raise GateFailed(
@@ -88,7 +89,7 @@ def _read(folder: Path) -> tuple[dict[str, Any], Manifest]:
             where=str(folder),
             hint=f"{REJECTED} says which check failed",
         )
-    text = read_bounded(path)
+    text = read_manifest_text(path)
     table = parse(text, path)
     try:
         # The text too: what is written is canonical, so any other spelling is a change.

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
+from converter.bounds.files import UnfitFileError, read_bounded
 from converter.errors import PackageDamaged
 
 MOST_BYTES = 8 * 2**20
@@ -241,7 +242,7 @@ class Format3(Manifest, frozen=True, kw_only=True):
 FORMATS: dict[int, type[Manifest]] = {1: Format1, 2: Format2, 3: Format3}
 
 
-def read_bounded(path: Path) -> str:
+def read_manifest_text(path: Path) -> str:
     """Read a manifest's text, its size looked at first.
 
     Raises:
@@ -251,17 +252,12 @@ def read_bounded(path: Path) -> str:
     try:
         if path.is_symlink() or (path.exists() and not path.is_file()):
             raise PackageDamaged("the manifest is a link, or no regular file", where=str(path))
-        with path.open("rb") as opened:
-            data = opened.read(MOST_BYTES + 1)
+        return read_bounded(path, MOST_BYTES).decode()
     except (FileNotFoundError, NotADirectoryError):
         raise PackageDamaged("there is no manifest.json: not a sealed package", where=str(path.parent)) from None
-    except OSError as error:
-        raise PackageDamaged(f"the manifest cannot be read ({error})", where=str(path)) from None
-    if len(data) > MOST_BYTES:
-        raise PackageDamaged(f"the manifest has more than {MOST_BYTES // 2**20} MB", where=str(path))
-    try:
-        return data.decode()
-    except UnicodeDecodeError as error:
+    except UnfitFileError:  # its kind was looked at
+        raise PackageDamaged(f"the manifest has more than {MOST_BYTES // 2**20} MB", where=str(path)) from None
+    except (OSError, UnicodeDecodeError) as error:
         raise PackageDamaged(f"the manifest cannot be read ({error})", where=str(path)) from None
 
 

@@ -10,7 +10,7 @@ from converter.errors import ExportError, PackageDamaged, RuntimeMissing
 from converter.generate.graphs import in_order
 from converter.graphs import MODEL, GraphSpec, ModelFacts, read_spec
 from converter.package.machine import IDS_OF, defaults_of, tolerance_here
-from converter.package.manifest import check_files, model_files, read_manifest, read_sealed
+from converter.package.manifest import check_files, model_files, read_manifest, read_whole
 from converter.package.shipped import Shipped
 
 if TYPE_CHECKING:
@@ -39,12 +39,12 @@ def verify_package(folder: Path, *, threads: int = 1, begin: Callable[[str], Non
     from converter.package import claims
 
     begin("manifest")
-    manifest = read_sealed(folder)
-    target = claims.target_of(folder, manifest)
+    table, manifest = read_whole(folder)
+    target = claims.target_of(folder, table)
     claims.check_tolerance(folder, manifest, target)
     begin("files")
-    n_files = check_files(folder, read_manifest(folder))
-    shipped = _open(folder, manifest, target, threads, begin)
+    n_files = check_files(folder, table)
+    shipped = _open(folder, table, manifest, target, threads, begin)
     begin("golden texts")
     tolerance = _tolerance(shipped, threads)
     found = _replay(shipped, tolerance)
@@ -70,7 +70,14 @@ def verify_package(folder: Path, *, threads: int = 1, begin: Callable[[str], Non
     }
 
 
-def _open(folder: Path, manifest: "Manifest", target: "Target", threads: int, begin: Callable[[str], None]) -> Shipped:
+def _open(
+    folder: Path,
+    table: Mapping[str, Any],
+    manifest: "Manifest",
+    target: "Target",
+    threads: int,
+    begin: Callable[[str], None],
+) -> Shipped:
     """Open task and model of a package, and hold both to its manifest and its golden texts to the tokenizer."""
     from converter.package import claims
     from converter.package.golden import read_golden
@@ -78,7 +85,7 @@ def _open(folder: Path, manifest: "Manifest", target: "Target", threads: int, be
     begin("task")
     golden = read_golden(folder)
     claims.check_golden(folder, manifest, golden)
-    table, tokenizer = read_manifest(folder), _load_tokenizer(folder)
+    tokenizer = _load_tokenizer(folder)
     task = task_of(folder, table)
     claims.check_labels(folder, manifest, task)
     claims.check_written(folder, golden, task)
@@ -211,7 +218,7 @@ def open_runner(folder: Path, manifest: Mapping[str, Any], specs: Mapping[str, G
     """
     from converter.package.claims import target_of
 
-    target = target_of(folder, read_sealed(folder))
+    target = target_of(folder, manifest)
     cls = type(target)
     try:
         return target.open(folder, specs, threads)
