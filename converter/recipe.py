@@ -44,6 +44,8 @@ KEYS = (
 )
 LARGEST = MEGABYTE
 """Of a recipe: TOML takes long to read where keys are many and dotted."""
+FILE_KEYS = ("calibration", "eval", "label_map")
+"""Those that name files."""
 FILE_OPTIONS = ("corpus", "tokens")
 """Options of stages that name files."""
 DEFAULT_PROBES = 400
@@ -154,18 +156,27 @@ def load_recipe_table(path: Path) -> dict[str, Any]:
         raise RecipeError("no such recipe", where=str(path)) from None
     except (OSError, UnfitFileError, UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError, ValueError) as error:
         raise RecipeError(f"not a TOML recipe ({error})", where=str(path)) from None
-    for key in ("calibration", "eval"):
-        if isinstance(table.get(key), str) and not is_sample(table[key]):
-            table[key] = str(path.parent / table[key])
-    if isinstance(table.get("label_map"), str):
-        table["label_map"] = str(path.parent / Path(table["label_map"]).expanduser())
-    for stage in table["compress"] if isinstance(table.get("compress"), list) else ():
-        if isinstance(stage, dict):
-            lay_files(stage, path.parent)
+    lay_paths(table, path.parent)
     model = table.get("model")
     if isinstance(model, str) and (path.parent / model).is_dir():
         table["model"] = str(path.parent / model)
     return table
+
+
+def lay_paths(table: dict[str, Any], folder: Path) -> None:
+    """Give the files that a recipe's table names their full path, in place; they are relative to `folder`."""
+    for key in FILE_KEYS:
+        if isinstance(table.get(key), str) and not is_sample(table[key]):
+            table[key] = str(folder / Path(table[key]).expanduser())
+    for stage in table["compress"] if isinstance(table.get("compress"), list) else ():
+        if isinstance(stage, dict):
+            lay_files(stage, folder)
+
+
+def model_path(text: str, folder: Path) -> str:
+    """Return a folder by its full path, as a recipe is run again from anywhere; an id on the Hub as it is."""
+    path = folder / Path(text).expanduser()
+    return str(path.absolute()) if path.exists() or text.startswith((".", "/", "~")) else text
 
 
 def lay_files(stage: dict[str, Any], folder: Path) -> None:

@@ -56,12 +56,13 @@ def diff(session: Session, old: Path, new: Path, markdown: bool, texts: Path | N
 
 
 def _markdown(session: Session, old: Path, new: Path, texts: Path | None, threads: int) -> int:
+    from converter.package.answer import read_texts_to_ask
     from converter.report.markdown import markdown
-    from converter.report.package_diff import compare_packages, read_texts
+    from converter.report.package_diff import compare_packages
 
     if session.terminal.json:
         raise UsageError("it writes Markdown or JSON", where="--markdown", hint="leave --markdown or --json out")
-    asked = None if texts is None else read_texts(texts)
+    asked = None if texts is None else read_texts_to_ask(texts)
     before, after = packages_in(old), packages_in(new)
     with session.terminal.hushed():
         if before == [old] and after == [new]:

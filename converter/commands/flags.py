@@ -56,11 +56,11 @@ def recipe_table(flags: Flags, typed: Sequence[str]) -> dict[str, Any]:
 
     `typed` is the command line itself: the order of `--trim`, `--prune` and their kin is the order of the stages.
     """
-    from converter.recipe import load_recipe_table
+    from converter.recipe import load_recipe_table, model_path
 
     table: dict[str, Any] = load_recipe_table(flags.recipe) if flags.recipe else {}
     if flags.model is not None:
-        table["model"] = _model(flags.model)
+        table["model"] = model_path(flags.model, Path())
     plain = {
         "task": flags.task,
         "prompt": flags.prompt,
@@ -94,12 +94,6 @@ def output_folder(flags: Flags, model: str) -> Path:
         return flags.output
     name = re.sub(r"[^A-Za-z0-9._-]+", "-", model.rstrip("/").rsplit("/", 1)[-1]).strip("-.")
     return Path(f"{name or 'model'}-export")
-
-
-def _model(text: str) -> str:
-    # A recipe is run again from anywhere, so a folder is kept by its full path.
-    path = Path(text).expanduser()
-    return str(path.absolute()) if path.exists() or text.startswith((".", "/", "~")) else text
 
 
 def _targets_of(table: Mapping[str, Any]) -> list[str]:

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from converter.bounds.files import MEGABYTE, UnfitFileError, read_bounded
 from converter.commands.foreign import MEMORY, SECONDS, held, usual_memory
 from converter.commands.session import Session, json_option, limit_options, quiet_options
 from converter.commands.verify import packages_in
@@ -17,7 +16,6 @@ from converter.generate.chat import chat_ids, has_chat
 if TYPE_CHECKING:
     from converter.package.answer import Opened
 
-LARGEST = 64 * MEGABYTE
 OF_SAMPLING = ("temperature", "top_k", "top_p", "seed")
 OF_WRITERS = ("max_new_tokens", "beams", *OF_SAMPLING)
 
@@ -124,6 +122,8 @@ def _ask(session: Session, opened: "Opened", text: str, asked: _Asked) -> dict[s
 
 
 def _texts(text: str | None, file: Path | None) -> list[str]:
+    from converter.package.answer import read_texts_to_ask, texts_to_ask
+
     if text is not None and file is not None:
         raise UsageError("give a text or --file, not both", where="--file")
     if text is not None:
@@ -131,20 +131,8 @@ def _texts(text: str | None, file: Path | None) -> list[str]:
     if file is None:
         if sys.stdin is None or sys.stdin.isatty():
             raise UsageError("there is no text", hint='plm-export run PACKAGE "Good morning", or --file FILE')
-        read = sys.stdin.read()
-    else:
-        try:
-            read = read_bounded(file, LARGEST).decode()
-        except FileNotFoundError:
-            raise UsageError("there is no such file", where=str(file)) from None
-        except (UnfitFileError, OSError) as error:
-            raise UsageError(f"it cannot be read ({error})", where=str(file)) from None
-        except UnicodeDecodeError:
-            raise UsageError("it is not text in UTF-8", where=str(file)) from None
-    lines = [line for line in read.splitlines() if line.strip()]
-    if not lines:
-        raise UsageError("there is no text in it", where=str(file or "stdin"))
-    return lines
+        return texts_to_ask(sys.stdin.read(), "stdin")
+    return read_texts_to_ask(file)
 
 
 def _only_package(package: Path) -> Path:

@@ -1,6 +1,5 @@
 """A batch: every job in its own process, one table at the end. One that fails never stops the others."""
 
-import json
 import os
 import threading
 from collections.abc import Iterator, Sequence
@@ -14,7 +13,10 @@ from converter.fleet.jobs import Job
 from converter.fleet.outcome import JSON_FILE, Outcome, batch_table
 from converter.fleet.process import LOST, Order, run_order
 from converter.fleet.reports import write_batch_reports
-from converter.recipe import bind_recipe, recipe_table
+from converter.jsonfile import read_json
+from converter.recipe import bind_recipe, load_recipe_table, recipe_table
+from converter.report.beside import MOST_BYTES
+from converter.report.summary import JSON_FILE as REPORT
 from converter.stage import SILENT, Progress
 
 LOGS = "logs"
@@ -124,9 +126,9 @@ def _prepare(out: Path) -> dict[str, Any]:
             )
         return {}
     try:
-        jobs = json.loads(file.read_text(encoding="utf-8"))["jobs"]
+        jobs = read_json(file, limit=MOST_BYTES)["jobs"]
         return {str(job["name"]): job for job in jobs}
-    except (OSError, ValueError, KeyError, TypeError):
+    except (ExportError, KeyError, TypeError):
         raise UsageError(
             f"{JSON_FILE} there is not of a batch", where=str(out), hint="choose an empty or new -o"
         ) from None
@@ -144,18 +146,16 @@ def _refused(job: Job) -> Outcome | None:
 
 def _kept(job: Job, out: Path, before: dict[str, Any]) -> Outcome | None:
     """Return the outcome of a job that an earlier batch has made by the same recipe; None where it is to be run."""
-    import tomllib
-
     found = before.get(job.name)
     if found is None or found.get("exit_code") != 0:
         return None
     try:
-        asked = tomllib.loads((out / LOGS / f"{job.name}.toml").read_text(encoding="utf-8"))
-        report = json.loads((out / job.name / "report.json").read_text(encoding="utf-8"))
+        asked = load_recipe_table(out / LOGS / f"{job.name}.toml")
+        report = read_json(out / job.name / REPORT, limit=MOST_BYTES)
         # Compared as bound: an explicit default is no other recipe.
         equal = recipe_table(bind_recipe(asked)) == recipe_table(bind_recipe(job.recipe))
         whole = all((out / job.name / str(t["folder"]) / "manifest.json").is_file() for t in report["targets"])
-    except (OSError, ValueError, KeyError, TypeError, ExportError):
+    except (KeyError, TypeError, ExportError):
         return None
     if not (equal and whole):
         return None

@@ -9,12 +9,13 @@ from typing import Any
 
 import msgspec
 
+from converter.bounds.files import MEGABYTE, UnfitFileError, read_bounded
 from converter.errors import RecipeError
 from converter.model_folder.samples import is_sample
-from converter.recipe import load_recipe_table
+from converter.recipe import lay_paths, load_recipe_table, model_path
 
-LARGEST_FILE = 8 << 20
-"""Bytes; ten thousand jobs take less."""
+LARGEST_FILE = 8 * MEGABYTE
+"""Ten thousand jobs take less."""
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 HINT = '[[job]] then model = "./my-model", recipe = "int8.toml"'
 RESERVED = frozenset({"logs"})
@@ -54,11 +55,11 @@ def read_jobs(path: Path) -> tuple[Job, ...]:
         RecipeError: the file cannot be read, has a key that does not exist, no job, or two jobs of one name.
 
     """
-    table = _read(path)
-    made = [_job(one, table.defaults, path.parent, f"{path}: job {i}") for i, one in enumerate(table.job, 1)]
+    table, folder = _read(path), path.parent.absolute()
+    made = [_job(one, table.defaults, folder, f"{path}: job {i}") for i, one in enumerate(table.job, 1)]
     if table.matrix is not None:
         pairs = matrix(table.matrix.models, table.matrix.recipes, table.matrix.targets)
-        made += [_job(one, table.defaults, path.parent, f"{path}: matrix") for one in pairs]
+        made += [_job(one, table.defaults, folder, f"{path}: matrix") for one in pairs]
     return _checked(made, str(path))
 
 
@@ -103,14 +104,12 @@ def _read(path: Path) -> _File:
     try:
         if not path.is_file():
             raise RecipeError("no such job file", where=str(path), hint="--models DIR takes a folder of models")
-        if path.stat().st_size > LARGEST_FILE:
-            raise RecipeError("a job file has at most 8 MB", where=str(path))
-        return msgspec.convert(tomllib.loads(path.read_text(encoding="utf-8")), _File)
+        return msgspec.convert(tomllib.loads(read_bounded(path, LARGEST_FILE).decode()), _File)
     except msgspec.ValidationError as error:
         raise RecipeError(
             str(error), where=str(path), hint=f"it has [[job]], [matrix] and [defaults]: {HINT}"
         ) from None
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
+    except (OSError, UnfitFileError, UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
         raise RecipeError(f"not a TOML file ({error})", where=str(path)) from None
 
 
@@ -120,8 +119,10 @@ def _job(given: Mapping[str, Any], defaults: Mapping[str, Any], folder: Path, wh
     for key, value in (("name", name), ("recipe", recipe)):
         if value is not None and not isinstance(value, str):
             raise RecipeError(f"{key} is text, found {value!r}", where=where, hint=HINT)
-    below = dict(defaults) | (_recipe(recipe, folder) if recipe else {})
-    made = below | {k: _full(k, v, folder) for k, v in table.items()}
+    made = {**defaults, **(_recipe(recipe, folder) if recipe else {}), **table}
+    lay_paths(made, folder)  # what a recipe has laid already is full
+    if isinstance(made.get("model"), str):
+        made["model"] = model_path(made["model"], folder)
     if name is None:
         name = _stem(str(made.get("model", "sample-default")))
     if not NAME.fullmatch(name) or name in RESERVED:
@@ -133,17 +134,6 @@ def _job(given: Mapping[str, Any], defaults: Mapping[str, Any], folder: Path, wh
 
 def _recipe(text: str, folder: Path) -> dict[str, Any]:
     return load_recipe_table(Path(text) if is_sample(text) else folder / Path(text).expanduser())
-
-
-def _full(key: str, value: Any, folder: Path) -> Any:
-    """Return a path of the job with the file's folder before it; a Hub id or a sample as it is."""
-    if not isinstance(value, str) or is_sample(value):
-        return value
-    if key in {"calibration", "eval", "label_map"}:
-        return str((folder / Path(value).expanduser()).absolute())
-    if key == "model" and (value.startswith((".", "/", "~")) or (folder / value).is_dir()):
-        return str((folder / Path(value).expanduser()).absolute())
-    return value
 
 
 def _checked(jobs: Sequence[Job], where: str) -> tuple[Job, ...]:

@@ -8,16 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from converter.errors import StageFailed
-
-PATHS = ("model", "calibration", "eval", "label_map")
-STAGE_PATHS = ("corpus", "tokens")
+from converter.recipe import FILE_KEYS, FILE_OPTIONS
 
 
 def local_paths(recipe: Mapping[str, Any]) -> tuple[str, ...]:
     """Return the files and folders of this machine that a job reads, each once."""
-    found = [v for key in PATHS if isinstance(v := recipe.get(key), str) and Path(v).is_absolute()]
+    found = [v for key in ("model", *FILE_KEYS) if isinstance(v := recipe.get(key), str) and Path(v).is_absolute()]
     for stage in recipe.get("compress", ()):
-        for key in STAGE_PATHS:
+        for key in FILE_OPTIONS:
             value = stage.get(key) if isinstance(stage, Mapping) else None
             found += [v for v in (value if isinstance(value, list) else [value]) if isinstance(v, str)]
     return tuple(dict.fromkeys(v for v in found if Path(v).exists()))

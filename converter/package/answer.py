@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from converter.bounds.files import MEGABYTE, UnfitFileError, read_bounded
 from converter.errors import PackageDamaged, UsageError
 from converter.examples import Example
 from converter.generate.loop import generate
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 
 NEW_TOKENS = 128
 """Tokens that are written at most where neither the user nor the model says how many."""
+LARGEST = 64 * MEGABYTE
+"""Of a file of texts to ask."""
 HEAD = 8
 """Numbers of a vector that are shown."""
 MASKED, EMBEDS = "fill-mask", "feature-extraction"
@@ -146,6 +149,32 @@ def _vector(judged: Judged) -> dict[str, Any]:
 
 def _numbers(values: "NDArray[np.float32]") -> str:
     return " ".join(f"{float(v):.4f}" for v in values) + " …"
+
+
+def read_texts_to_ask(path: Path) -> list[str]:
+    """Read texts to ask packages, one on each line.
+
+    Raises:
+        UsageError: there are none, or it is no text.
+
+    """
+    try:
+        read = read_bounded(path, LARGEST).decode()
+    except FileNotFoundError:
+        raise UsageError("there is no such file", where=str(path)) from None
+    except UnicodeDecodeError:
+        raise UsageError("it is not text in UTF-8", where=str(path)) from None
+    except (UnfitFileError, OSError) as error:
+        raise UsageError(f"it cannot be read ({error})", where=str(path)) from None
+    return texts_to_ask(read, str(path))
+
+
+def texts_to_ask(read: str, where: str) -> list[str]:
+    """Return the lines that are not blank; `UsageError` where there are none."""
+    lines = [line for line in read.splitlines() if line.strip()]
+    if not lines:
+        raise UsageError("there is no text in it", where=where)
+    return lines
 
 
 def open_for_answers(folder: Path, *, threads: int = 1) -> Opened:

@@ -1,10 +1,11 @@
 """What a run measured of a package: it stands in the report beside the package, never in the package itself."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from converter.errors import ExportError
+from converter.jsonfile import read_json
 from converter.report.summary import JSON_FILE
 
 MOST_BYTES = 64 * 2**20
@@ -16,11 +17,8 @@ def measured_beside(package: Path) -> Mapping[str, Any]:
     `milliseconds` of one text, `tokens_per_second` of a model that writes, `seconds` by stage.
     """
     folder = package.resolve()
-    path = folder.parent / JSON_FILE
     try:
-        if not path.is_file() or path.stat().st_size > MOST_BYTES:
-            return {}
-        table = json.loads(path.read_text(encoding="utf-8"))
+        table = read_json(folder.parent / JSON_FILE, limit=MOST_BYTES)
         targets = [*table["targets"]]
         (target,) = [t for t in targets if t["folder"] == folder.name]
         evaluation = target["evaluation"]
@@ -31,7 +29,7 @@ def measured_beside(package: Path) -> Mapping[str, Any]:
             "seconds": {str(r["stage"]): float(r["seconds"]) for r in records},
             **({"tokens_per_second": float(written["tokens_per_second"])} if "tokens_per_second" in written else {}),
         }
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+    except (ExportError, ValueError, KeyError, TypeError, AttributeError):
         return {}  # another tool's file, or an older report: there is nothing to show
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from converter.errors import ExportError, UsageError
+from converter.errors import ExportError
 from converter.examples import Example
 from converter.package.manifest import model_bytes, model_files, read_manifest
 from converter.report.beside import with_times
@@ -18,7 +18,6 @@ NEW_TOKENS = 32
 """How much of a continuation is compared."""
 SAME_COSINE = 0.99
 """Vectors at least this close count as the same answer."""
-MOST_TEXTS_BYTES = 64 * 2**20
 
 
 @dataclass(frozen=True)
@@ -102,26 +101,6 @@ def compare_packages(old: Path, new: Path, texts: Sequence[str] | None = None, *
         operators={n: (found[0][n], found[1][n]) for n in sorted({*found[0], *found[1]}) if found[0][n] != found[1][n]},
         answers=_answers((old, before), (new, after), texts, threads),
     )
-
-
-def read_texts(path: Path) -> list[str]:
-    """Read texts to ask packages, one on each line.
-
-    Raises:
-        UsageError: there are none, or it is no text.
-
-    """
-    try:
-        if path.stat().st_size > MOST_TEXTS_BYTES:
-            raise UsageError("the file is too large to ask two packages about", where=str(path))
-        lines = [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-    except FileNotFoundError:
-        raise UsageError("there is no such file", where=str(path)) from None
-    except UnicodeDecodeError:
-        raise UsageError("it is not text in UTF-8", where=str(path)) from None
-    if not lines:
-        raise UsageError("there is no text in it", where=str(path))
-    return lines
 
 
 def _milliseconds(manifest: Mapping[str, Any]) -> float | None:

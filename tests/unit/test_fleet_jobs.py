@@ -29,6 +29,20 @@ def test_paths_of_a_job_file_are_relative_to_its_folder(tmp_path: Path) -> None:
     assert (job.name, job.recipe) == ("m", {"model": str(tmp_path / "m"), "eval": str(tmp_path / "dev.tsv")})
 
 
+def test_every_file_that_a_job_defaults_or_a_stage_name_is_relative_to_the_job_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)  # a relative job file names absolute paths too: a job runs from a recipe elsewhere
+    (tmp_path / "r.toml").write_text('calibration = "train.tsv"', encoding="utf-8")
+    stage = 'compress = [{stage = "trim.vocabulary", corpus = ["kept.txt"]}]'
+    text = f'[defaults]\neval = "dev.tsv"\n[[job]]\nname = "x"\nmodel = "org/m"\nrecipe = "r.toml"\n{stage}'
+    job_file(tmp_path, text)
+    (job,) = read_jobs(Path("jobs.toml"))
+    assert job.recipe["eval"] == str(tmp_path / "dev.tsv")
+    assert job.recipe["calibration"] == str(tmp_path / "train.tsv")
+    assert job.recipe["compress"][0]["corpus"] == [str(tmp_path / "kept.txt")]
+
+
 def test_a_job_overrules_its_recipe_and_a_recipe_the_defaults(tmp_path: Path) -> None:
     (tmp_path / "r.toml").write_text('targets = ["tflite"]\nseed = 2\n', encoding="utf-8")
     job_table = '[[job]]\nname = "x"\nmodel = "org/m"\nrecipe = "r.toml"\ntargets = ["cpu-int8"]'

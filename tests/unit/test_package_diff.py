@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from converter.errors import UsageError
+from converter.package.answer import read_texts_to_ask
 from converter.report.markdown import SHOWN_ANSWERS, markdown
 from converter.report.package_diff import (
     Answers,
@@ -15,7 +16,6 @@ from converter.report.package_diff import (
     _is_vector,
     _same,
     differences,
-    read_texts,
 )
 
 HOSTILE = "a | b `c` <img src=x> @somebody [x](y)\n\x1b[31m#1"
@@ -110,8 +110,8 @@ def test_files_of_texts_that_cannot_be_asked_are_refused(tmp_path: Path) -> None
     for content in (b"", b"\n \n", b"\xff\xfe"):
         file.write_bytes(content)
         with pytest.raises(UsageError):
-            read_texts(file)
+            read_texts_to_ask(file)
     file.write_bytes("Größe\n\nzwei\n".encode())
-    assert read_texts(file) == ["Größe", "zwei"]
+    assert read_texts_to_ask(file) == ["Größe", "zwei"]
     with pytest.raises(UsageError, match="no such file"):
-        read_texts(tmp_path / "none")
+        read_texts_to_ask(tmp_path / "none")
