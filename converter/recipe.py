@@ -11,6 +11,7 @@ from converter.bounds.files import MEGABYTE, UnfitFileError, read_bounded
 from converter.data.names import bind_columns, bind_labels
 from converter.errors import RecipeError, nearest
 from converter.examples import SLICES
+from converter.model_folder.recipe_files import lay_paths
 from converter.model_folder.samples import is_sample, own_evaluation, resolve_recipe
 from converter.precision import Limits, Quantizer, bound_limits, limits_table
 from converter.registry import default_target, stage_class, target_class
@@ -44,10 +45,6 @@ KEYS = (
 )
 LARGEST = MEGABYTE
 """Of a recipe: TOML takes long to read where keys are many and dotted."""
-FILE_KEYS = ("calibration", "eval", "label_map")
-"""Those that name files."""
-FILE_OPTIONS = ("corpus", "tokens")
-"""Options of stages that name files."""
 DEFAULT_PROBES = 400
 CONFIDENCE = 0.95
 MOST = 2**63 - 1
@@ -161,35 +158,6 @@ def load_recipe_table(path: Path) -> dict[str, Any]:
     if isinstance(model, str) and (path.parent / model).is_dir():
         table["model"] = str(path.parent / model)
     return table
-
-
-def lay_paths(table: dict[str, Any], folder: Path) -> None:
-    """Give the files that a recipe's table names their full path, in place; they are relative to `folder`."""
-    for key in FILE_KEYS:
-        if isinstance(table.get(key), str) and not is_sample(table[key]):
-            table[key] = str(folder / Path(table[key]).expanduser())
-    for stage in table["compress"] if isinstance(table.get("compress"), list) else ():
-        if isinstance(stage, dict):
-            lay_files(stage, folder)
-
-
-def model_path(text: str, folder: Path) -> str:
-    """Return a folder by its full path, as a recipe is run again from anywhere; an id on the Hub as it is."""
-    path = folder / Path(text).expanduser()
-    return str(path.absolute()) if path.exists() or text.startswith((".", "/", "~")) else text
-
-
-def lay_files(stage: dict[str, Any], folder: Path) -> None:
-    """Give the files among a stage's options their full path, in place; they are relative to `folder`."""
-
-    def full(value: Any) -> Any:
-        if isinstance(value, list):
-            return [full(v) for v in value]
-        return str(folder / Path(value).expanduser()) if isinstance(value, str) and not is_sample(value) else value
-
-    for key in FILE_OPTIONS:
-        if stage.get(key):
-            stage[key] = full(stage[key])
 
 
 def bind_recipe(table: Mapping[str, Any], where: str = "recipe") -> Recipe:

@@ -34,7 +34,7 @@ class Stoppable(Protocol):
     def stop(self) -> None: ...
 
 
-STOPPED_AT_LIMITS: "weakref.WeakSet[Any]" = weakref.WeakSet()
+STOPPED_AT_LIMITS: "weakref.WeakSet[Stoppable]" = weakref.WeakSet()
 """Runners that are open; each adds itself."""
 
 

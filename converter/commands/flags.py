@@ -56,7 +56,8 @@ def recipe_table(flags: Flags, typed: Sequence[str]) -> dict[str, Any]:
 
     `typed` is the command line itself: the order of `--trim`, `--prune` and their kin is the order of the stages.
     """
-    from converter.recipe import load_recipe_table, model_path
+    from converter.model_folder.recipe_files import model_path
+    from converter.recipe import load_recipe_table
 
     table: dict[str, Any] = load_recipe_table(flags.recipe) if flags.recipe else {}
     if flags.model is not None:
@@ -237,7 +238,7 @@ def stage_order(typed: Sequence[str]) -> list[str]:
 
 
 def _stage(flag: str, text: str) -> dict[str, Any]:
-    from converter.recipe import lay_files
+    from converter.model_folder.recipe_files import lay_files
     from converter.registry import names
 
     name, options = parse_options(text, flag)

@@ -6,6 +6,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from converter.bounds.source_code import check_compiles, code_templates
 from converter.device.runtime import MODEL_FILE, SAMPLES
 from converter.errors import StageFailed
 from converter.tflite.file import has_four_bits
@@ -55,7 +56,7 @@ def write_samples(
             gpu=gpu or {},
         )
         if made.endswith(".py"):
-            _compile(text, made)
+            check_compiles(text, made)
         (folder / made).parent.mkdir(parents=True, exist_ok=True)
         (folder / made).write_bytes(text.encode())
         names.append(made)
@@ -64,19 +65,8 @@ def write_samples(
 
 def _environment(facts: "DeviceFacts", package: Path) -> "Environment":
     """Return what renders the templates, with what is read from the files of the package."""
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
-    # No HTML is made here: source code has its own escapes, one filter a language.
-    environment = Environment(
-        loader=FileSystemLoader(TEMPLATES),
-        undefined=StrictUndefined,
-        autoescape=False,  # noqa: S701
-        keep_trailing_newline=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    literals = {"java": java_text, "cpp": cpp_text, "swift": swift_text, "python": ascii}
-    environment.filters |= {**literals, "prose": prose}
+    environment = code_templates(TEMPLATES)
+    environment.filters |= {"java": java_text, "cpp": cpp_text, "swift": swift_text}
     four_bits = (package / MODEL_FILE).is_file() and has_four_bits(package / MODEL_FILE)
     environment.globals |= {
         "file_runtime": facts.runtime.get(MODEL_FILE),
@@ -85,23 +75,6 @@ def _environment(facts: "DeviceFacts", package: Path) -> "Environment":
         "mediapipe": MEDIAPIPE_FILE if (package / MEDIAPIPE_FILE).is_file() else "",
     }
     return environment
-
-
-def _compile(text: str, name: str) -> None:
-    try:
-        compile(text, name, "exec")
-    except (SyntaxError, ValueError) as error:
-        raise StageFailed(f"the sample {name} does not compile ({error})") from error
-
-
-def prose(text: str) -> str:
-    r"""Return text for a comment of any language, on one line: nothing in it ends the comment, or is an escape.
-
-    >>> print(prose('a"b\\u */'))
-    a'b/u * /
-    """
-    text = "".join(c if c.isprintable() else " " for c in text)
-    return text.translate({ord("\\"): "/", ord('"'): "'"}).replace("*/", "* /").replace("/*", "/ *")
 
 
 def java_text(text: str) -> str:

@@ -11,8 +11,9 @@ import msgspec
 
 from converter.bounds.files import MEGABYTE, UnfitFileError, read_bounded
 from converter.errors import RecipeError
+from converter.model_folder.recipe_files import lay_paths, model_path
 from converter.model_folder.samples import is_sample
-from converter.recipe import lay_paths, load_recipe_table, model_path
+from converter.recipe import load_recipe_table
 
 LARGEST_FILE = 8 * MEGABYTE
 """Ten thousand jobs take less."""

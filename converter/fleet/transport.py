@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from converter.errors import StageFailed
-from converter.recipe import FILE_KEYS, FILE_OPTIONS
+from converter.model_folder.recipe_files import FILE_KEYS, FILE_OPTIONS
 
 
 def local_paths(recipe: Mapping[str, Any]) -> tuple[str, ...]:

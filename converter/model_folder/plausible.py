@@ -131,7 +131,7 @@ def check_settings(raw: Mapping[str, Any], stored: StoredTensors, where: Path) -
             raise refusal("size-implausible", where, found)
 
 
-def check_shipped(folder: Path) -> None:
+def check_shipped_settings(folder: Path) -> None:
     """Look at the files of a package before libraries read them: tokenizers are loaded by config.json too.
 
     Raises:

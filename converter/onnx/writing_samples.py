@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from converter.artifact import Bundle
-from converter.errors import StageFailed
+from converter.bounds.source_code import check_compiles, code_templates
 from converter.generate.graphs import cache_names, decoder_of
 from converter.generate.settings import GenerationSettings
 from converter.graphs import GraphSpec
@@ -14,7 +14,6 @@ from converter.jsonfile import write_json
 
 if TYPE_CHECKING:
     import numpy as np
-    from jinja2 import Environment
     from numpy.typing import NDArray
 
     Written = Sequence[tuple[str, Sequence[int] | NDArray[np.int64]]]
@@ -34,14 +33,15 @@ def write_samples(bundle: Bundle, written: "Written", steps: int) -> None:
         StageFailed: the sample in Python does not compile.
 
     """
-    environment, facts = _environment(), _facts(bundle)
+    environment, facts = code_templates(TEMPLATES), _facts(bundle)
+    environment.filters["js"] = json.dumps
     folder = bundle.folder / FOLDER
     for path in sorted(p for p in TEMPLATES.rglob("*.j2") if p.is_file()):
         name = path.relative_to(TEMPLATES).as_posix()
         text = environment.get_template(name).render(**facts)
         made = folder / name.removesuffix(".j2")
         if made.suffix == ".py":
-            _compile(text, made.name)
+            check_compiles(text, made.name)
         made.parent.mkdir(parents=True, exist_ok=True)
         made.write_bytes(text.encode())
     (folder / ASSETS).mkdir()
@@ -107,31 +107,3 @@ def _cache_sizes(decoder: GraphSpec) -> dict[str, Any]:
 
 def _bad_words(settings: GenerationSettings) -> list[tuple[int, ...]]:
     return [w for w in settings.bad_words if w and not (len(w) == 1 and w[0] in settings.eos_ids)]
-
-
-def _environment() -> "Environment":
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
-    # Source code has its own escapes; the page escapes what it shows itself.
-    environment = Environment(
-        loader=FileSystemLoader(TEMPLATES),
-        undefined=StrictUndefined,
-        autoescape=False,  # noqa: S701
-        keep_trailing_newline=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {"python": ascii, "js": json.dumps, "prose": _prose}
-    return environment
-
-
-def _prose(text: str) -> str:
-    """Return text for a comment, or for Markdown, on one line: nothing in it ends the comment."""
-    return "".join(c if c.isprintable() else " " for c in text).replace('"', "'").replace("\\", "/")
-
-
-def _compile(text: str, name: str) -> None:
-    try:
-        compile(text, name, "exec")
-    except (SyntaxError, ValueError) as error:
-        raise StageFailed(f"the sample {name} does not compile ({error})") from error

@@ -63,7 +63,8 @@ def recipe_of(package: Path, manifest: Format3, model: str | None, data: Sequenc
         UsageError: the model or a file is not found, or a file is not the one that was used.
 
     """
-    from converter.recipe import FILE_OPTIONS, bind_recipe
+    from converter.model_folder.recipe_files import FILE_OPTIONS
+    from converter.recipe import bind_recipe
 
     beside = _beside(package)
     table = dict(manifest.recipe) | {"model": _model(manifest, model, beside)}

@@ -193,11 +193,11 @@ def task_of(folder: Path, manifest: Mapping[str, Any]) -> "Task":
     """Return the task of a package, by its manifest and its configuration."""
     import transformers
 
-    from converter.model_folder.plausible import check_shipped
+    from converter.model_folder.plausible import check_shipped_settings
     from converter.registry import task_class
 
     try:
-        check_shipped(folder)
+        check_shipped_settings(folder)
         config = transformers.AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
         cls = task_class(manifest["task"])
         made = cls(config, str((manifest.get("prompt") or {}).get("text", "")))

@@ -94,9 +94,9 @@ def load_tokenizer(folder: Path) -> Any:
     """
     import transformers
 
-    from converter.model_folder.plausible import check_shipped
+    from converter.model_folder.plausible import check_shipped_settings
 
-    check_shipped(folder)
+    check_shipped_settings(folder)
     return transformers.AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
 
 

@@ -1,8 +1,7 @@
 """Latency of package and source: a figure for people, never a gate."""
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
 from typing import TYPE_CHECKING, Any
@@ -11,6 +10,7 @@ import numpy as np
 
 from converter.graphs import Run
 from converter.reference import feed_of, torch_run
+from converter.resources import fixed_threads
 from converter.validate.stability import spread
 
 if TYPE_CHECKING:
@@ -86,7 +86,7 @@ def race(
 ) -> dict[str, list[tuple[int, float]]]:
     """Return, by name, tokens and seconds of each text of a sample; on every text all take turns."""
     found: dict[str, list[tuple[int, float]]] = {name: [] for name in runs}
-    with one_thread(), progress.task("Timing", total=min(SAMPLE, len(probes))) as ticker:
+    with fixed_threads(1), progress.task("Timing", total=min(SAMPLE, len(probes))) as ticker:
         started = time.perf_counter()
         for i, probe in enumerate(_mixed(spread(probes, SAMPLE))):
             feed = feed_of(source, [probe.encoding])
@@ -146,16 +146,3 @@ def _mixed(probes: "list[Probe]") -> "list[Probe]":
     """Order by stride over the lengths, so that a budget that runs out has seen short and long texts alike."""
     ordered = sorted(probes, key=lambda p: p.encoding.length)
     return [p for k in range(LEAST) for p in ordered[k::LEAST]]
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """Let PyTorch use one thread for a while."""
-    import torch
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

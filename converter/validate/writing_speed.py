@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from converter.generate.graphs import DECODER, ENCODER
 from converter.generate.timed import TimedText
 from converter.graphs import MODEL, Run
-from converter.validate.speed import one_thread
+from converter.resources import fixed_threads
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -39,7 +39,7 @@ def writing_speed(source: "TorchModel", probes: "Sequence[Probe]", runs: Mapping
     found: dict[str, list[tuple[float, float]]] = {name: [] for name in runs}
     parts: list[dict[str, float]] = []
     started = time.perf_counter()
-    with one_thread():
+    with fixed_threads(1):
         for i in range(REPEATS + 1):
             for name, run in timed.items():
                 taken = _one(source, run, prompt, TOKENS if i else WARM_UP)

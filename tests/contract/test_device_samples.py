@@ -10,10 +10,11 @@ from pathlib import Path
 
 import pytest
 
+from converter.bounds.source_code import prose
 from converter.device import package_files
 from converter.device.facts import CLASS_NAMES, DeviceFacts, kind_of
 from converter.device.runtime import min_runtime_version
-from converter.device.samples import PACKAGE, cpp_text, java_text, prose, swift_text, write_samples
+from converter.device.samples import PACKAGE, cpp_text, java_text, swift_text, write_samples
 from converter.device.tables import NoTables
 from converter.errors import StageFailed
 from converter.tflite.builder import packed
