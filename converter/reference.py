@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 BATCH_TOKENS = 4096
 """Padded tokens in one batch of the source: bounds memory whatever the lengths are."""
+SAME_TOKENS = 256
+"""Tokens in one batch of texts of equal lengths: more make none cheaper, and outputs may be as wide as a vocabulary."""
 GROUPS = 40
 """Groups of texts that a score is taken without, one by one: its spread is told from them."""
 EQUAL = 1e-9
@@ -47,7 +49,7 @@ class Score:
 
 @dataclass(frozen=True)
 class Reference:
-    """What the source answers to each probe, at its natural length, one at a time."""
+    """What the source answers to each probe, at its natural length and without padding."""
 
     judged: tuple[Judged, ...]
     decisions: tuple[Any, ...]
@@ -128,13 +130,40 @@ def run_probe(model: "TorchModel", probe: Probe, run: Run) -> Judged:
 def judge(
     model: "TorchModel", probes: Sequence[Probe], run: Run, progress: "Progress", title: str
 ) -> tuple[Judged, ...]:
-    """Run every probe alone at its natural length."""
-    made = []
+    """Run every probe at its natural length, beside others of the very same lengths: nothing is padded.
+
+    What a model answers to a text does not depend on the others then, but for the order in which floats are summed.
+    Models that write text answer one at a time.
+    """
+    made: dict[int, Judged] = {}
     with progress.task(title, total=len(probes)) as ticker:
-        for probe in probes:
-            made.append(run_probe(model, probe, run))
-            ticker.advance()
-    return tuple(made)
+        for rows in _of_equal_lengths(probes, most=1 if model.cache is not None else SAME_TOKENS):
+            made |= _together(model, probes, rows, run)
+            ticker.advance(len(rows))
+    return tuple(made[i] for i in range(len(probes)))
+
+
+def _of_equal_lengths(probes: Sequence[Probe], most: int) -> list[list[int]]:
+    """Return the places of probes that need no padding beside each other, of at most so many tokens together."""
+    groups: dict[tuple[int, ...], list[int]] = {}
+    for i, probe in enumerate(probes):
+        groups.setdefault(tuple(probe.encoding.lengths.values()), []).append(i)
+    made = []
+    for lengths, places in groups.items():
+        size = max(1, most // max(lengths))
+        made += [places[k : k + size] for k in range(0, len(places), size)]
+    return made
+
+
+def _together(model: "TorchModel", probes: Sequence[Probe], rows: Sequence[int], run: Run) -> dict[int, Judged]:
+    """Run some probes in one batch; returns answers by their places."""
+    specs = model.specs
+    outputs = model.task.answer(specs, run, feed_of(model, [probes[i].encoding for i in rows]))
+    made = {}
+    for row, i in enumerate(rows):
+        example, encoding = probes[i].example, probes[i].encoding
+        made[i] = Judged(example, encoding, own_outputs(outputs, row, encoding, model.task, specs))
+    return made
 
 
 def judge_batched(
@@ -146,11 +175,7 @@ def judge_batched(
     with progress.task(title, total=len(probes)) as ticker:
         while len(made) < len(order):
             rows = _next_batch(order[len(made) :], probes)
-            specs = model.specs
-            outputs = model.task.answer(specs, run, feed_of(model, [probes[i].encoding for i in rows]))
-            for row, i in enumerate(rows):
-                example, encoding = probes[i].example, probes[i].encoding
-                made[i] = Judged(example, encoding, own_outputs(outputs, row, encoding, model.task, specs))
+            made |= _together(model, probes, rows, run)
             ticker.advance(len(rows))
     return tuple(made[i] for i in range(len(probes)))
 

@@ -11,13 +11,16 @@ from pathlib import Path
 from converter.errors import ResourceLimit
 
 
-def release_memory() -> None:
+def release_memory(*, cycles: bool = True) -> None:
     """Collect reference cycles and return the C library's free blocks to the system.
+
+    `cycles` False: the blocks alone. Beside a model that was just exported it takes half a second to look for cycles.
 
     glibc keeps freed blocks of a few megabytes, which is what a model's weights are: after an inference session of a
     BERT-base model more than half a gigabyte stayed with the process.
     """
-    gc.collect()
+    if cycles:
+        gc.collect()
     if sys.platform != "linux":
         return
     try:

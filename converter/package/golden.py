@@ -13,6 +13,7 @@ from converter.examples import Encoding, Example
 from converter.graphs import MODEL, GraphSpec
 from converter.package.machine import machine_class
 from converter.package.manifest import GOLDEN
+from converter.package.stored_sums import StoredSums, read_sums, sum_tensors
 from converter.package.sweep import NOTHING, Sweep, read_sweep, record_sweep, replay_sweep, sweep_tensors
 from converter.reference import own_outputs, run_probe
 from converter.scoring.relative_error import REPLAY_FLOOR, relative_error
@@ -64,6 +65,8 @@ class Golden:
     machine: str = ""
     """The class of machine that computed it, see `machine_class`: there an answer comes out equal to the last bit."""
     sweep: Sweep = NOTHING
+    stored: StoredSums = field(default_factory=StoredSums)
+    """What the weights of the files add up to."""
 
 
 def record_golden(made: "TorchModel", source: "TorchModel", reference: "Reference", runner: "Runner") -> Golden:
@@ -103,7 +106,7 @@ def words_of(task: Task, judged: Sequence[Judged]) -> tuple[str, ...]:
 
 
 def _sweep(made: "TorchModel", runner: "Runner") -> Sweep:
-    """Call the package on all words; models that write text have their recorded sequences."""
+    """Call the package on words of the whole vocabulary; models that write text have their recorded sequences."""
     if made.cache is not None or MODEL not in made.specs:
         return NOTHING
     tokenizer, spec = made.tokenizer, made.specs[MODEL]
@@ -195,8 +198,9 @@ def write_golden(golden: Golden, folder: Path) -> None:
         "words": list(golden.words),
         "defaults": dict(golden.defaults),
         "machine": golden.machine,
+        **({"stored": list(golden.stored.names)} if golden.stored.names else {}),
     }
-    tensors |= sweep_tensors(golden.sweep)
+    tensors |= sweep_tensors(golden.sweep) | sum_tensors(golden.stored)
     # One key: a table of several has no order of its own in this format.
     save_file(tensors, folder / GOLDEN, metadata={"golden": json.dumps(table, sort_keys=True)})
 
@@ -233,6 +237,7 @@ def read_golden(folder: Path) -> Golden:
             defaults=dict(table.get("defaults", {})),
             machine=str(table.get("machine", "")),
             sweep=read_sweep(tensors),
+            stored=read_sums(tensors, table.get("stored", ())),
         )
     except (SafetensorError, OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise PackageDamaged(f"the golden vectors cannot be read ({error!r})", where=str(folder / GOLDEN)) from None

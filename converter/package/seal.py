@@ -3,6 +3,7 @@
 import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,7 @@ from converter.validate.checks import Status
 
 if TYPE_CHECKING:
     from converter.artifact import Bundle, TorchModel
+    from converter.package.stored_sums import StoredSums
     from converter.recipe import ChosenPrecision, Recipe
     from converter.reference import Reference
     from converter.target import Runner, Target
@@ -113,7 +115,11 @@ def _golden(
     specs = bundle.source.specs
     runner = target.open(bundle.folder, specs)
     golden = record_golden(bundle.source, source, reference, runner)
-    golden = replace(golden, defaults=defaults_of(bundle.folder, load_tokenizer(bundle.folder), bundle.source.task))
+    golden = replace(
+        golden,
+        defaults=defaults_of(bundle.folder, load_tokenizer(bundle.folder), bundle.source.task),
+        stored=_stored(target, bundle),
+    )
     write_golden(golden, bundle.folder)
     tolerance = target.menu()[precision.name].tolerance
     beside = target.accompany(bundle, golden, runner, evaluation, tolerance)
@@ -131,6 +137,16 @@ def _golden(
         "golden": {"texts": len(golden.examples), "same_answers": golden.n_same},
         **({"beside": beside} if beside else {}),
     }
+
+
+def _stored(target: "Target", bundle: "Bundle") -> "StoredSums":
+    """Add up the weights of a package's files; those of models that write text are proven by what they write."""
+    from converter.package.stored_sums import StoredSums, sums_of
+
+    if bundle.source.cache is not None:
+        return StoredSums()
+    files = [bundle.folder / f for f in dict.fromkeys(bundle.files.values())]
+    return sums_of(chain.from_iterable(map(target.parameters, files)))
 
 
 def _outputs(runner: "Runner", graph: str) -> tuple[str, ...]:

@@ -1,7 +1,8 @@
-"""Every word, position, length and kind of batch in a few calls: what a package gave when it was sealed.
+"""Words, positions, lengths and kinds of batch in a few calls: what a package gave when it was sealed.
 
-Golden texts are few and speak of what people write. A sweep is made of token ids alone, so that no row of a table, no
-signature and no second text of a batch is without a recorded answer. Of each output a handful of sums with fixed random
+Golden texts are few and speak of what people write. A sweep is made of token ids alone, evenly chosen from the whole
+vocabulary, so that no signature, no position and no second text of a batch is without a recorded answer; the rows of
+words that it leaves out are held by `stored_sums`. Of each output a handful of sums with fixed random
 weights is kept: any change shows in them, and they weigh nothing.
 """
 
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
     from converter.target import Runner
 
-MOST_TOKENS = 32_768
+MOST_TOKENS = 2048
 """Token ids that are swept at most; of a larger vocabulary, an even choice."""
 USUAL_LENGTH, LONGEST = 128, 1024
 ROWS = 4

@@ -1,6 +1,7 @@
 """Opening and verifying a sealed folder: offline, without the source."""
 
 from collections.abc import Callable, Mapping
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -50,6 +51,7 @@ def verify_package(folder: Path, *, threads: int = 1, begin: Callable[[str], Non
     found = _replay(shipped, tolerance)
     claims.check_answers(folder, manifest, found.n_decisions)
     begin("other files")
+    _check_stored(target, shipped)
     others = _check_others(target, shipped)
     begin("gate")
     claims.check_proven(folder, manifest)
@@ -146,6 +148,21 @@ def _replay(shipped: Shipped, tolerance: float) -> "Replay":
         return replay(golden, task, shipped.encodings, shipped.runner, shipped.specs, tolerance)
     except RunFailed as error:
         raise PackageDamaged(str(error), where=str(shipped.folder)) from error
+
+
+def _check_stored(target: "Target", shipped: Shipped) -> None:
+    """Hold the weights of the files to what they added up to when the package was sealed."""
+    from converter.package.stored_sums import check_sums
+
+    files = dict.fromkeys(target.model_files(shipped.folder, shipped.specs).values())
+    try:
+        check_sums(shipped.golden.stored, chain.from_iterable(map(target.parameters, files)))
+    except ExportError:
+        raise
+    except Exception as error:  # noqa: BLE001 - each format's reader raises its own classes
+        raise PackageDamaged(
+            f"the weights cannot be read ({type(error).__name__}: {error})", where=str(shipped.folder)
+        ) from None
 
 
 def _check_others(target: "Target", shipped: Shipped) -> tuple[str, ...]:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from converter.target import Runner, Target
     from converter.validate.compare import Comparison
     from converter.validate.proof import ProofContext
+    from converter.validate.weights_match import Block
 
 
 def check_contents(
@@ -34,28 +35,29 @@ def check_contents(
     judged = made.answers.judged
     checks = [check_as_called(bundle.folder, bundle.source, source, reference, runner, judged)]
     mean = max((d.mean_error for d in made.evaluation.deviations), default=0.0)
-    full = check_full_lengths(bundle.source, source, reference, runner, mean, proof.progress)
+    full = check_full_lengths(bundle.source, source, reference, runner, mean, proof.progress, judged, proof.asked)
     checks += [] if full is None else [full]
-    found, facts = _weights(target, bundle, reference, steps)
+    found, facts = compare_weights(target, bundle, reference, steps)
     if found and source.cache is None:
         known = reference.judged if bundle.source.module is source.module else None
         bits, longest = facts[WEIGHTS]["bits"], runner.max_length or bundle.source.max_length
         model = replace(bundle.source, max_length=min(longest, bundle.source.max_length))
-        noise, told = check_noise(model, judged, runner.run, bits, proof.progress, same=known)
+        noise, told = check_noise(model, judged, runner.run, bits, proof.progress, same=known, asked=proof.asked)
         found, facts = [*found, noise], facts | told
     return [*checks, *found], facts
 
 
-def _weights(
+def compare_weights(
     target: "Target", bundle: "Bundle", reference: Reference, steps: "Sequence[tuple[str, Artifact]]"
 ) -> tuple[list[Check], dict[str, Any]]:
     """Compare the weights of the package's files, and of each model that it ships beside them, with the model's."""
     files = [bundle.folder / f for f in dict.fromkeys(bundle.files.values())]
     before = [s for s in chain.from_iterable(map(target.parameters, _float_files(steps))) if s.kind == "vector"]
     stored = chain.from_iterable(map(target.parameters, files))
-    checks, facts = check_weights(bundle.source, stored, reference.probes, before)
+    seen: dict[bytes, tuple[list[Block], int]] = {}
+    checks, facts = check_weights(bundle.source, stored, reference.probes, before, seen)
     for path in target.models_beside(bundle):
-        others, _ = check_weights(bundle.source, target.parameters(path), reference.probes, before)
+        others, _ = check_weights(bundle.source, target.parameters(path), reference.probes, before, seen)
         failed = {c.name: replace(c, detail=f"{path.name}: {c.detail}") for c in others if c.status is Status.FAIL}
         checks = [c if c.status is Status.FAIL else failed.get(c.name, c) for c in checks]
     return checks, facts

@@ -1,19 +1,24 @@
 """Texts that fill every length of a file, to the last position: what shorter texts never reach."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from converter.examples import Encoding, Example
-from converter.reference import Probe, Reference, torch_run
+from converter.reference import Probe, Reference, feed_of, judge, own_outputs, torch_run
 from converter.scoring.relative_error import RANGE_FLOOR
+from converter.stage import SILENT
 from converter.task import Judged
 from converter.validate.answers import RunFailed, run_safely, shorten
+from converter.validate.asked import Asked, Ids, ids_of
 from converter.validate.checks import Check, Status
 from converter.validate.vocabulary import answer_in_terms_of
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from converter.artifact import TorchModel
     from converter.stage import Progress
     from converter.target import Runner
@@ -36,27 +41,29 @@ def check_full_lengths(
     runner: "Runner",
     mean_error: float,
     progress: "Progress",
+    judged: Sequence[Judged] = (),
+    asked: Asked | None = None,
 ) -> Check | None:
     """Run texts that fill each length and compare with the source; None for models that write text.
 
     `made` is the model that the package was made of, and `source` is as the package sees it. `mean_error` is that of
-    all texts, over the output range: the noise of the file's precision.
+    all texts, over the output range: the noise of the file's precision. `judged` is what the package answered already,
+    and `asked` what the source was asked for other packages.
     """
     if source.cache is not None:
         return None
     longest = min(source.max_length, runner.max_length or source.max_length, LONGEST)
     lengths = [n for n in runner.lengths if n <= longest] or [longest]
-    run, worst, at = torch_run(source), 0.0, lengths[-1]
-    n = 0
+    texts = _Texts(made, source, reference, {ids_of(j.encoding): j for j in judged}, asked or Asked())
+    worst, at, n = 0.0, lengths[-1], 0
     with progress.task("Filling every length", total=len(lengths)) as ticker:
         for length in lengths:
-            errors = []
-            for probe in _filling(source, reference, length):
-                try:
-                    wanted = answer_in_terms_of(made, source, probe, run)
-                    errors.append(_error(source, probe, runner, wanted, reference.output_range))
-                except RunFailed as error:
-                    return Check(NAME, Status.FAIL, detail=f"{length} tokens: {error}")
+            probes = _filling(source, reference, length)
+            try:
+                pairs = [(wanted, texts.mine(wanted, runner)) for wanted in texts.wanted(probes)]
+            except RunFailed as error:
+                return Check(NAME, Status.FAIL, detail=f"{length} tokens: {error}")
+            errors = [_error(wanted, found, reference.output_range) for wanted, found in pairs]
             n += len(errors)
             mean = float(np.mean(errors)) if errors else 0.0
             if not mean <= worst:
@@ -72,10 +79,10 @@ def check_full_lengths(
 
 
 def _filling(source: "TorchModel", reference: Reference, length: int) -> list[Probe]:
-    """Return texts of exactly `length` tokens: the longest ones cut, or the tokens of several one after the other."""
+    """Return texts of exactly `length` tokens: such as they are, the longest ones cut, or several joined."""
     by_length = sorted(reference.judged, key=lambda j: -j.encoding.length)
-    made = []
-    for i in range(min(TEXTS, len(by_length))):
+    made = [Probe(j.example, j.encoding) for j in reference.judged if j.encoding.length == length][:TEXTS]
+    for i in range(min(TEXTS, len(by_length)) - len(made)):
         example = by_length[i].example
         encoding = source.task.encode(source.tokenizer, example, length)
         if encoding.length < length:
@@ -98,15 +105,42 @@ def _joined(source: "TorchModel", by_length: Sequence[Judged], first: int, lengt
     return (example, encoding) if encoding.length == length else (base, by_length[first].encoding.resized(length))
 
 
-def _error(
-    source: "TorchModel", probe: Probe, runner: "Runner", wanted: Judged, output_range: dict[str, float]
-) -> float:
-    """Return the mean error over the output range, of the worst output; infinite where it is not finite."""
-    from converter.reference import feed_of, own_outputs
+@dataclass(frozen=True)
+class _Texts:
+    """What source and package say to a text: known where one of the judged texts has these very tokens."""
 
-    feed = feed_of(source, [probe.encoding])
-    made = run_safely(source.task, source.specs, runner.run, feed, probe.example, probe.encoding.length)
-    found = own_outputs(made, 0, probe.encoding, source.task, source.specs)
+    made: "TorchModel"
+    source: "TorchModel"
+    reference: Reference
+    judged: Mapping[Ids, Judged]
+    asked: Asked
+
+    def wanted(self, probes: Sequence[Probe]) -> Sequence[Judged]:
+        if self.made.source_ids is not None:
+            run = torch_run(self.source)
+            return [answer_in_terms_of(self.made, self.source, probe, run) for probe in probes]
+        known = {ids_of(j.encoding): j for j in self.reference.judged}
+        rest = [p for p in probes if ids_of(p.encoding) not in known]
+        found = self.asked.again(self.source, "float", rest, self._ask)
+        known |= {ids_of(j.encoding): j for j in found}
+        return [replace(known[ids_of(p.encoding)], example=p.example) for p in probes]
+
+    def _ask(self, probes: Sequence[Probe]) -> Sequence[Judged]:
+        return judge(self.source, probes, torch_run(self.source), SILENT, "")
+
+    def mine(self, wanted: Judged, runner: "Runner") -> Mapping[str, "NDArray[np.float32]"]:
+        """Return the outputs of the package; `RunFailed` where it refuses the text."""
+        encoding, task, specs = wanted.encoding, self.source.task, self.source.specs
+        known = self.judged.get(ids_of(encoding))
+        if known is not None:
+            return known.outputs
+        feed = feed_of(self.source, [encoding])
+        made = run_safely(task, specs, runner.run, feed, wanted.example, encoding.length)
+        return own_outputs(made, 0, encoding, task, specs)
+
+
+def _error(wanted: Judged, found: Mapping[str, "NDArray[np.float32]"], output_range: dict[str, float]) -> float:
+    """Return the mean error over the output range, of the worst output; infinite where it is not finite."""
     errors = [
         float(np.abs(found[name] - value).mean()) / max(output_range.get(name, 0.0), RANGE_FLOOR)
         for name, value in wanted.outputs.items()

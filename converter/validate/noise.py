@@ -17,6 +17,7 @@ from converter.graphs import Run
 from converter.reference import Probe, encode_probes, judge_batched, torch_run
 from converter.stage import SILENT
 from converter.task import Judged
+from converter.validate.asked import Asked
 from converter.validate.checks import Check, Status
 from converter.validate.stability import spread
 
@@ -28,8 +29,8 @@ if TYPE_CHECKING:
     from converter.stage import Progress
 
 NAME = "noise"
-SAMPLE = 96
-"""Texts that are asked."""
+SAMPLE = 48
+"""Texts that are asked: what is allowed is so far from what is measured that more of them decide nothing else."""
 LEAST, MOST_VALUES = 8, 8_000_000
 """Texts at least; numbers of all their outputs together: a vocabulary is wide."""
 TIMES = 30.0
@@ -60,20 +61,23 @@ def check_noise(
     progress: "Progress",
     *,
     same: "Sequence[Judged] | None",
+    asked: "Asked | None" = None,
 ) -> tuple[Check, dict[str, Any]]:
     """Judge the package's answers `judged` against those of `model`, which it was made of, in float and rounded.
 
-    `same`: the answers of `model` to the same texts, where they are known. `run`: the package, which is asked built-in
-    text too, where the texts are the user's: activations may leave ranges that were calibrated on the other of the two.
-    It counts what the package costs where it costs least: a fault costs as much on any text.
+    `same`: the answers of `model` to the same texts, where they are known. `asked`: what it was asked for the packages
+    before. `run`: the package, which is asked built-in text too, where the texts are the user's: activations may leave
+    ranges that were calibrated on the other of the two. It counts what the package costs where it costs least: a fault
+    costs as much on any text.
     """
+    asked = asked or Asked()
     places = _sample(judged)
     mine = [judged[i] for i in places]
     with progress.task("Measuring what rounding costs"):
-        found = _measured(model, mine, bits, None if same is None else [same[i] for i in places])
-        if not all(j.example.where.startswith("built-in") for j in mine):
+        found = _measured(model, mine, bits, None if same is None else [same[i] for i in places], asked)
+        if found.package > found.limit(bits) and not all(j.example.where.startswith("built-in") for j in mine):
             probes = encode_probes(model, spread([e for e in builtin_examples(model) if not is_edge(e)], len(mine)))
-            other = _measured(model, judge_batched(model, probes, run, SILENT, ""), bits, None)
+            other = _measured(model, judge_batched(model, probes, run, SILENT, ""), bits, None, asked)
             found = min(found, other, key=lambda n: n.package / n.limit(bits))
     limit = found.limit(bits)
     detail = (
@@ -90,12 +94,18 @@ def _sample(judged: Sequence[Judged]) -> list[int]:
     return spread(range(len(judged)), min(SAMPLE, max(LEAST, MOST_VALUES // max(1, widest))))
 
 
-def _measured(model: "TorchModel", mine: Sequence[Judged], bits: int, wanted: "Sequence[Judged] | None") -> Noise:
+def _measured(
+    model: "TorchModel", mine: Sequence[Judged], bits: int, wanted: "Sequence[Judged] | None", asked: Asked
+) -> Noise:
     probes = [Probe(j.example, j.encoding) for j in mine]
-    wanted = _answers(model, probes) if wanted is None else wanted
-    with rounded(model, bits):
-        other = _answers(model, probes)
-    return Noise(_share(wanted, mine), _share(wanted, other))
+    if wanted is None:
+        wanted = asked.again(model, "float", probes, lambda few: _answers(model, few))
+
+    def in_bits(few: Sequence[Probe]) -> tuple[Judged, ...]:
+        with rounded(model, bits):
+            return _answers(model, few)
+
+    return Noise(_share(wanted, mine), _share(wanted, asked.again(model, f"{bits} bits", probes, in_bits)))
 
 
 def _answers(model: "TorchModel", probes: Sequence[Probe]) -> tuple[Judged, ...]:

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 MOST_RACED_BYTES = 256_000_000
 """Weights of a model that writes text whose float32 file is timed too."""
+LARGE_BYTES = 256_000_000
+"""Weights of a model of which no second copy may wait to be found: to look for it takes half a second."""
 
 
 def evaluate_package(
@@ -105,14 +107,15 @@ def _judge(
     title = f"Proving {target.name}"
     shipped = None if source.cache is None else shipped_task(source, folder)
     made = compare_answers(source, reference, runner.run, limits, proof.progress, title, shipped)
-    release_memory()
+    large = source.size_bytes > LARGE_BYTES
+    release_memory(cycles=large)
     checks, facts = list(made.evaluation.checks), dict(made.evaluation.facts)
     sound = [j for i, j in enumerate(made.answers.judged) if i not in made.answers.faults]
     if sound:
         check, variations = check_stability(source, sound, runner, reference.output_range, limits, proof.progress)
         checks.append(check)
         facts["stability"] = [asdict(v) for v in variations]
-        release_memory()
+        release_memory(cycles=large)
     if source.cache is not None:
         from converter.validate.generation import generation_checks
 
@@ -120,10 +123,10 @@ def _judge(
             source, reference, made.answers.judged, runner.run, shipped, limits, proof.progress, made.evaluation.metric
         )
         checks, facts = [*checks, *written], facts | told
-    release_memory()
+    release_memory(cycles=large)
     # Opened here, as it holds all weights once more, and packed.
     speed = measure_speed(source, reference.probes, runner.run, proof.progress, _float32_run(source, steps))
-    release_memory()
+    release_memory(cycles=large)
     facts["speed"] = speed.facts
     if source.cache is not None:
         runs: dict[str, Run] = {"package": runner.run, "source": torch_run(source)}

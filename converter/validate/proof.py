@@ -1,10 +1,11 @@
 """What the proof of a package works from."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from converter.stage import SILENT, Progress
+from converter.validate.asked import Asked
 
 if TYPE_CHECKING:
     from converter.reference import Reference
@@ -22,3 +23,5 @@ class ProofContext:
     owner: "OwnerVerdict"
     """How these answers compare with those of the library that the source's owner uses."""
     progress: Progress = SILENT
+    asked: Asked = field(default_factory=Asked)
+    """What models were asked for the packages before."""

@@ -1,5 +1,6 @@
 """Latency of package and source: a figure for people, never a gate."""
 
+import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -21,10 +22,14 @@ if TYPE_CHECKING:
     from converter.stage import Progress
 
 SAMPLE = 48
-REPEATS = 3
-BUDGET_SECONDS = 5.0
-"""Large models get fewer texts, not more time."""
-LEAST = 5
+"""Texts at most: no more are timed once all is `NARROW`."""
+TURNS = (2, 4)
+"""Of each on a text, at least and at most: no more once its two best are within `NARROW` of each other."""
+NARROW = 0.05
+"""How well a median, or how many times faster one is than another, is to be known: with 95 % confidence."""
+BUDGET_SECONDS, SHORT_SECONDS = 5.0, 0.6
+"""Large models get fewer texts, not more time: where the figure decides, and where it is for people."""
+LEAST = 6
 """Texts that are timed whatever it takes."""
 BUCKETS = (16, 32, 64, 128, 256, 512)
 
@@ -46,7 +51,7 @@ def measure_speed(
     `package_32` over those of 17 to 32, and so on. All take turns, so that a busy machine slows each of them.
     """
     runs = {"package": run, "source": torch_run(source), **({"float32": float32} if float32 is not None else {})}
-    found = race(source, probes, runs, progress)
+    found = race(source, probes, runs, progress, SHORT_SECONDS)
     made: dict[str, float] = {}
     low = 0
     for high in (None, *BUCKETS):
@@ -82,7 +87,11 @@ def time_lengths(
 
 
 def race(
-    source: "TorchModel", probes: "Sequence[Probe]", runs: Mapping[str, Run], progress: "Progress"
+    source: "TorchModel",
+    probes: "Sequence[Probe]",
+    runs: Mapping[str, Run],
+    progress: "Progress",
+    budget: float = BUDGET_SECONDS,
 ) -> dict[str, list[tuple[int, float]]]:
     """Return, by name, tokens and seconds of each text of a sample; on every text all take turns."""
     found: dict[str, list[tuple[int, float]]] = {name: [] for name in runs}
@@ -93,23 +102,40 @@ def race(
             for name, seconds in _turns(source, runs, feed).items():
                 found[name].append((probe.encoding.length, seconds))
             ticker.advance()
-            if i + 1 >= LEAST and time.perf_counter() - started > BUDGET_SECONDS:
+            if i + 1 >= LEAST and (_known(found) or time.perf_counter() - started > budget):
                 break
     return found
 
 
+def _known(found: Mapping[str, Sequence[tuple[int, float]]]) -> bool:
+    """Tell whether more texts would hardly change how many times faster one is than another."""
+    first, *others = ([math.log(t) for _, t in times] for times in found.values())
+    if not others:
+        return len(first) >= 2 * LEAST
+    return all(_half_width([a - b for a, b in zip(first, other, strict=True)]) <= NARROW for other in others)
+
+
+def _half_width(values: Sequence[float]) -> float:
+    return float(1.96 * np.std(values, ddof=1) / math.sqrt(len(values)))
+
+
 def _turns(source: "TorchModel", runs: Mapping[str, Run], feed: "Mapping[str, NDArray[np.int64]]") -> dict[str, float]:
-    """Return the best of some rounds of each."""
+    """Return the best of some rounds of each; the first run of a length allocates, and is hardly ever the best."""
     specs = source.specs
     taken: dict[str, list[float]] = {name: [] for name in runs}
-    for run in runs.values():
-        source.task.answer(specs, run, feed)  # the first run of a length allocates
-    for _ in range(REPEATS):
+    for turn in range(TURNS[1]):
         for name, run in runs.items():
+            if turn >= TURNS[0] and _steady(taken[name]):
+                continue
             started = time.perf_counter()
             source.task.answer(specs, run, feed)
             taken[name].append(time.perf_counter() - started)
     return {name: min(times) for name, times in taken.items()}
+
+
+def _steady(times: Sequence[float]) -> bool:
+    best, second = sorted(times)[:2]
+    return second <= best * (1 + NARROW)
 
 
 def _how(found: Mapping[str, Sequence[tuple[int, float]]]) -> dict[str, Any]:

@@ -12,10 +12,10 @@ import numpy as np
 from converter.reference import Probe, run_probe, torch_run
 from converter.validate.checks import Check, Status
 from converter.validate.factors import Stray, strays
-from converter.validate.stored import Stored
+from converter.validate.stored import Stored, digest_of
 from converter.validate.tables import TableFound, compared_rows, likely_tables
 from converter.validate.vectors import Lost, lost_vectors
-from converter.validate.weights_match import Matched, match_product
+from converter.validate.weights_match import Block, Matched, known, match_product
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -30,24 +30,33 @@ SHOWN = 5
 
 
 def check_weights(
-    model: "TorchModel", stored: Iterable[Stored], probes: Sequence[Probe], before: Iterable[Stored] = ()
+    model: "TorchModel",
+    stored: Iterable[Stored],
+    probes: Sequence[Probe],
+    before: Iterable[Stored] = (),
+    seen: "dict[bytes, tuple[list[Block], int]] | None" = None,
 ) -> tuple[list[Check], dict[str, Any]]:
     """Compare all that a file stores with `model`, which it was made of; returns two checks and the facts.
 
     `before` is what the float file stores that it was made of: its biases must be there. `probes` tell which parts of
     the model are used at all. What is stored is looked at one by one: brought back to float, all of it would be the
-    model once more. No check where the target does not tell its weights.
+    model once more. No check where the target does not tell its weights. `seen` is what matrices of another file were
+    found to be, by their digest: a package may ship the same ones twice.
     """
+    seen = {} if seen is None else seen
     first = next(iter(probes), None)
     tables, products, gains = ({}, {}, []) if first is None else _of_source(model, first)
     rows, blocks, unknown, vectors = [], [], [], []
-    bits = [32]
+    bits, recognized = [32], known(products)
     for one in stored:
         match one.kind:
             case "table":
                 rows += list(compared_rows(one, tables))
             case "product":
-                found, lost = match_product(one, products)
+                key = digest_of(one)
+                if key not in seen:
+                    seen[key] = match_product(one, recognized)
+                found, lost = seen[key]
                 blocks += found
                 unknown += [(one.name, lost)] if lost else []
                 bits.append(one.bits)

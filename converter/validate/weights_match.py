@@ -20,6 +20,8 @@ SAMPLE = 24
 LIKE = 0.7
 """Share of equal signs from which a matrix is taken for another one; of unrelated ones half are equal."""
 ROUNDS = 6
+SETTLED = 1e-2
+"""Change of a row's factor, over the median one, below which another round of fitting would tell nothing new."""
 BYTE = 8
 FLOAT_ERROR = {16: 5e-4, 32: 1e-5}
 """Relative error of a float weight of so many bits that was multiplied by factors."""
@@ -52,8 +54,38 @@ class Matched:
     """Stored matrices with columns that are no matrix of the source, and how many columns."""
 
 
-def match_product(one: "Stored", source: "Mapping[str, NDArray[np.float32]]") -> tuple[list[Block], int]:
-    """Find the matrices `[in, out]` of the source that lie side by side in a stored one.
+@dataclass(frozen=True)
+class Known:
+    """A matrix `[in, out]` of the source, and the signs that it is recognized by."""
+
+    weight: "NDArray[np.float32]"
+    picked: "NDArray[np.int64]"
+    """Columns that are looked at."""
+    signs: "NDArray[np.float32]"
+    """Of the larger half of the weights of each such column; 0 for the others."""
+
+    @classmethod
+    def of(cls, weight: "NDArray[np.float32]") -> "Known":
+        picked = np.unique(np.linspace(0, weight.shape[1] - 1, SAMPLE).astype(int))
+        some = np.ascontiguousarray(weight[:, picked].T)
+        large = np.abs(some) > np.median(np.abs(some), axis=1, keepdims=True)
+        return cls(weight, picked, np.where(large, np.sign(some), 0).astype(np.float32))
+
+    def alike(self, values: "NDArray[np.float32]", at: int) -> float:
+        """Return the share of these signs that the columns of `values` from `at` on have too."""
+        found = np.sign(values[:, at + self.picked].T)
+        # In four bits the smaller weights are zeros.
+        n = np.count_nonzero(found * self.signs)
+        return float(np.count_nonzero(found * self.signs > 0)) / n if n else 0.0
+
+
+def known(source: "Mapping[str, NDArray[np.float32]]") -> dict[str, Known]:
+    """Return the matrices of the source as `match_product` looks for them."""
+    return {name: Known.of(weight) for name, weight in source.items() if weight.size}
+
+
+def match_product(one: "Stored", source: "Mapping[str, Known]") -> tuple[list[Block], int]:
+    """Find the matrices of the source that lie side by side in a stored one.
 
     Returns them, and how many columns are none of the source.
     """
@@ -62,8 +94,8 @@ def match_product(one: "Stored", source: "Mapping[str, NDArray[np.float32]]") ->
     while at < width:
         name = _source_at(one.values, at, source)
         if name is not None:
-            blocks.append(_fitted(one, at, name, source[name]))
-            at += source[name].shape[1]
+            blocks.append(_fitted(one, at, name, source[name].weight))
+            at += source[name].weight.shape[1]
         elif lost >= SAMPLE:
             return blocks, lost + width - at
         else:
@@ -71,26 +103,15 @@ def match_product(one: "Stored", source: "Mapping[str, NDArray[np.float32]]") ->
     return blocks, lost
 
 
-def _source_at(values: "NDArray[np.float32]", at: int, source: "Mapping[str, NDArray[np.float32]]") -> str | None:
+def _source_at(values: "NDArray[np.float32]", at: int, source: "Mapping[str, Known]") -> str | None:
     best, name = LIKE, None
-    for candidate, weight in source.items():
-        size = weight.shape[1]
-        if len(weight) != len(values) or at + size > values.shape[1]:
+    for candidate, one in source.items():
+        if len(one.weight) != len(values) or at + one.weight.shape[1] > values.shape[1]:
             continue
-        picked = np.unique(np.linspace(0, size - 1, SAMPLE).astype(int))
-        alike = _alike(values[:, at + picked], weight[:, picked])
+        alike = one.alike(values, at)
         if alike > best:
             best, name = alike, candidate
     return name
-
-
-def _alike(found: "NDArray[np.float32]", wanted: "NDArray[np.float32]") -> float:
-    """Return the share of equal signs among the larger half of the weights of each column."""
-    size = np.abs(wanted)
-    large = size > np.median(size, axis=0, keepdims=True)
-    # In four bits the smaller weights are zeros.
-    large &= found != 0
-    return float((np.sign(found) == np.sign(wanted))[large].mean()) if large.any() else 0.0
 
 
 def _fitted(one: "Stored", at: int, name: str, weight: "NDArray[np.float32]") -> Block:
@@ -100,20 +121,25 @@ def _fitted(one: "Stored", at: int, name: str, weight: "NDArray[np.float32]") ->
         return block
     rows, columns = np.ones(len(weight), np.float32), np.ones(weight.shape[1], np.float32)
     for _ in range(ROUNDS):
+        before = rows
         columns = _ratio(found, weight * rows[:, None], axis=0)
-        lengths = _lengths(weight * rows[:, None] * columns)
-        seen = weight * columns / lengths
+        seen = weight * columns
+        lengths = _lengths(seen * rows[:, None])
+        seen /= lengths
         # One weight may be nearly all of its column: it would answer for its row alone.
         trust = np.minimum(1, LEVERAGE / np.sqrt(len(weight)) / np.maximum(np.abs(seen), 1e-30))
         rows = _ratio(found / lengths * trust, seen * trust, axis=1)
         middle = float(np.median(np.abs(rows))) or 1.0
         rows, columns = rows / middle, columns * middle
+        if float(np.abs(rows - before).max(initial=0)) <= SETTLED:
+            break
     made = weight * rows[:, None] * columns
     lengths = _lengths(made)
-    lost = (found - made) / lengths
-    power = np.square(weight * columns / lengths * trust).sum(axis=1)
+    made /= lengths
+    lost = found / lengths - made
+    power = np.square(weight * (columns / lengths) * trust).sum(axis=1)
     spread = np.sqrt(np.square(lost).mean() / np.maximum(power, 1e-30))
-    errors = np.linalg.norm(lost, axis=0) / _rounding(made / lengths, one.bits)
+    errors = np.linalg.norm(lost, axis=0) / _rounding(made, one.bits)
     return Block(name, one.name, one.bits, at, rows, columns, errors, spread)
 
 

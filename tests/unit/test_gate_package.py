@@ -13,11 +13,13 @@ from converter.errors import RuntimeMissing
 from converter.graphs import MODEL
 from converter.model_folder.load import load_source
 from converter.precision import Limits
-from converter.stage import Context
+from converter.stage import SILENT, Context
 from converter.target import DeviceCheck, Runner, TensorInfo
+from converter.validate import stability
 from converter.validate.checks import Check, Evaluation, Status
 from converter.validate.interface import dtype_name
 from converter.validate.package_check import evaluate_package
+from converter.validate.stability import check_stability
 from tests.tiny import MAX_LENGTH
 from tests.torch_runner import Feed, Outputs, TorchRunner, proof_context, torch_target
 
@@ -86,6 +88,21 @@ def test_a_mask_that_leaks_is_seen(model: TorchModel, prove: Prove) -> None:
     found = check(prove(TorchRunner(model, leak)), "stability")
     assert found.status is Status.FAIL
     assert found.detail.startswith("20 of 20 texts get a different answer when padded")
+
+
+@pytest.mark.parametrize(("moved", "asked"), [(1e-7, False), (1e-2, True)])
+def test_all_texts_are_padded_where_padding_moves_anything(
+    model: TorchModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moved: float, asked: bool
+) -> None:
+    def leak(out: Outputs, feed: Feed) -> Outputs:
+        return {"logits": out["logits"] * (1 + moved * bool((feed["attention_mask"] == 0).any()))}
+
+    monkeypatch.setattr(stability, "FIRST", 6)
+    proof, runner = proof_context(model, tmp_path), TorchRunner(model, leak)
+    alone = proof.reference.judged
+    _, found = check_stability(model, alone, runner, proof.reference.output_range, LIMITS, SILENT)
+    assert (found[0].n_texts == len(alone)) is asked
+    assert found[0].n_texts >= 6
 
 
 def test_nan_in_a_batch_is_another_answer(model: TorchModel, prove: Prove) -> None:

@@ -1,6 +1,7 @@
 """What each length of a file costs, for people: filled to its last token, and no longer than there is time."""
 
 from collections.abc import Callable, Mapping
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from converter.model_folder.load import load_source
 from converter.reference import capture_reference
 from converter.stage import SILENT
 from converter.validate import speed
-from converter.validate.speed import time_lengths
+from converter.validate.speed import LEAST, TURNS, race, time_lengths
 
 
 @pytest.mark.parametrize(("budget", "timed"), [(60.0, [8, 16, 24]), (-1.0, [])])
@@ -35,3 +36,26 @@ def test_every_length_is_timed_filled_while_there_is_time(
 
 def test_without_texts_nothing_is_timed(tiny: Callable[..., Path]) -> None:
     assert time_lengths(load_source(str(tiny("bert", layers=1))), (), dict, (8,), SILENT) == {}
+
+
+def test_timing_ends_where_more_texts_would_tell_nothing_and_else_when_its_time_is_over(
+    tiny: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = load_source(str(tiny("bert", layers=1)))
+    probes = capture_reference(source, choose_probes((), builtin_examples(source), 40), SILENT, ()).probes
+    clock = iter(count())
+    monkeypatch.setattr(speed.time, "perf_counter", lambda: float(next(clock)))
+
+    def run(graph: str, feed: Mapping[str, Any]) -> dict[str, Any]:
+        return {}
+
+    assert len(race(source, probes, {"a": run, "b": run}, SILENT, 1e9)["a"]) == LEAST
+    uneven = iter(count())
+
+    def now_and_then(graph: str, feed: Mapping[str, Any]) -> dict[str, Any]:
+        for _ in range(next(uneven) // TURNS[1] % 2 * 20):
+            next(clock)
+        return {}
+
+    assert len(race(source, probes, {"a": now_and_then, "b": run}, SILENT, 1e9)["a"]) > LEAST
+    assert len(race(source, probes, {"a": now_and_then, "b": run}, SILENT, 0)["a"]) == LEAST

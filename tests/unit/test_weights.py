@@ -7,7 +7,7 @@ from converter.validate.factors import strays
 from converter.validate.stored import Stored
 from converter.validate.tables import TableFound, compared_rows, likely_tables
 from converter.validate.vectors import lost_vectors
-from converter.validate.weights_match import Matched, match_product
+from converter.validate.weights_match import Matched, known, match_product
 
 IN, OUT = 48, 64
 RANDOM = np.random.default_rng(0)
@@ -26,7 +26,7 @@ def stored(values: np.ndarray, bits: int = 8) -> Stored:
 
 
 def match_products(files: list[Stored], source: dict[str, np.ndarray]) -> Matched:
-    found = [(f, *match_product(f, source)) for f in files]
+    found = [(f, *match_product(f, known(source))) for f in files]
     return Matched(tuple(b for _, own, _ in found for b in own), tuple((f.name, n) for f, _, n in found if n))
 
 
