@@ -22,10 +22,11 @@ def proof_time(table: dict[str, Any]) -> str:
     share, wall = table["proof_over_export"], table["proof_seconds"]["wall"]
     rest = table["seconds"]["wall"] - wall
     busy = " on a machine with other work" if table["machine"]["load_before"] > 1 else ""
-    given_up = "" if table["reached"] else ", which is not reached: nothing of the proof was given up for it"
+    given_up = "" if table["reached"] else ", which is not reached"
     cpu, model, n = share["cpu"], table["model"], len(table["targets"])
     return (
         f"The proof of `{model}` for {n} targets took {cpu:.0%} of the CPU time of exporting them\n"
         f"({wall:.0f} s beside {rest:.0f} s{busy}), and {table['without_speed']['cpu']:.0%} without measuring speed.\n"
-        f"At most {table['wanted']:.0%} was wanted{given_up}; `benchmarks/proof_time.py`.\n"
+        f"At most {table['wanted']:.0%} was wanted{given_up}; `benchmarks/proof_time.py`. What was given up for it:\n\n"
+        + "".join(f"- {one}\n" for one in table["given_up"])
     )

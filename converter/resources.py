@@ -10,6 +10,9 @@ from pathlib import Path
 
 from converter.errors import ResourceLimit
 
+LARGE_BYTES = 256_000_000
+"""Weights of a model of which no second copy may wait until Python looks for cycles by itself."""
+
 
 def release_memory(*, cycles: bool = True) -> None:
     """Collect reference cycles and return the C library's free blocks to the system.

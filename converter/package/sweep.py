@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from converter.target import Runner
 
-MOST_TOKENS = 2048
+MOST_TOKENS = 1024
 """Token ids that are swept at most; of a larger vocabulary, an even choice."""
 USUAL_LENGTH, LONGEST = 128, 1024
 ROWS = 4

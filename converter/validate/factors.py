@@ -74,19 +74,20 @@ def _stray(
     if not len(factors):
         return
     room = ROOM + SIGMAS * spread / np.maximum(np.abs(factors), 1e-12)
-    best, place = np.inf, 0
-    for other in (np.ones_like(factors), *known):
-        off = _off(factors * other) / room
-        if off.max() < best:
-            best, place = float(off.max()), int(off.argmax())
-        if best <= 1:
-            return
-    middle = float(np.median(factors)) or 1.0
+    plain = _off(factors[None]) / room
+    if plain.max() <= 1:
+        return
+    off = np.concatenate([plain, _off(factors * np.stack(known)) / room]) if known else plain
+    worst = off.max(axis=1)
+    best = int(worst.argmin())
+    if worst[best] <= 1:
+        return
+    middle, place = float(np.median(factors)) or 1.0, int(off[best].argmax())
     yield Stray(block, side, place, float(factors[place]) / middle)
 
 
-def _off(product: "NDArray[np.float32]") -> "NDArray[np.float32]":
-    """Return how far each is from the median, in the logarithm; infinite where the sign is another."""
-    middle = float(np.median(product))
-    ratio = product / middle if middle else np.zeros_like(product)
+def _off(products: "NDArray[np.float32]") -> "NDArray[np.float32]":
+    """Return how far each is from its row's median, in the logarithm; infinite where the sign is another."""
+    middle = np.median(products, axis=1, keepdims=True)
+    ratio = np.divide(products, middle, out=np.zeros_like(products), where=middle != 0)
     return np.asarray(np.where(ratio > 0, np.abs(np.log(np.maximum(ratio, 1e-30))), np.inf), dtype=np.float32)

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from converter.stage import Progress
 
 NAME = "noise"
-SAMPLE = 48
+SAMPLE = 32
 """Texts that are asked: what is allowed is so far from what is measured that more of them decide nothing else."""
 LEAST, MOST_VALUES = 8, 8_000_000
 """Texts at least; numbers of all their outputs together: a vocabulary is wide."""

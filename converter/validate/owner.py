@@ -1,6 +1,5 @@
 """Our own reading of the source, held to the library of its owner: before anything is made."""
 
-import gc
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -16,6 +15,7 @@ from converter.graphs import MODEL, SEQUENCE, VOCABULARY, Run, names_along
 from converter.owner.contract import NotAvailable, Outputs, OwnerLibrary, Question, first_line
 from converter.owner.library import open_library
 from converter.reference import Probe, Reference, torch_run
+from converter.resources import LARGE_BYTES, release_memory
 from converter.scoring.relative_error import relative_error
 from converter.task import Judged
 from converter.validate.answers import shorten
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 NAME = "owner's library"
 FLOOR = 1e-2
 """Part of the largest value that counts as range at least: float32 rounds by size, and outputs may hardly vary."""
-ALONE = 48
+ALONE = 24
 """Ordinary texts that are asked about one at a time, beside all edge cases; the others come in batches."""
 MIXED, MIXED_TOKENS = 8, 64
 """Texts of one batch of unequal lengths, so that padding shows, and the longest of them."""
@@ -99,7 +99,7 @@ def check_owner(
     finally:
         name, call, side = library.name, library.call, library.tokenizer.padding_side
         del library  # as large as the source itself
-        gc.collect()
+        release_memory(cycles=source.size_bytes > LARGE_BYTES)
     n_texts, n_batched, worst = found
     if not n_texts:
         check = Check(NAME, Status.NOT_RUN, None, TOLERANCE, f"there is no text that {call} takes")

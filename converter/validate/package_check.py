@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from converter.errors import RuntimeMissing
 from converter.graphs import Run
 from converter.reference import Reference, torch_run
-from converter.resources import release_memory
+from converter.resources import LARGE_BYTES, release_memory
 from converter.validate.answers import RunFailed
 from converter.validate.checks import Check, Evaluation, Status
 from converter.validate.compare import NOTHING, Comparison, compare_answers
@@ -30,8 +30,6 @@ if TYPE_CHECKING:
 
 MOST_RACED_BYTES = 256_000_000
 """Weights of a model that writes text whose float32 file is timed too."""
-LARGE_BYTES = 256_000_000
-"""Weights of a model of which no second copy may wait to be found: to look for it takes half a second."""
 
 
 def evaluate_package(
