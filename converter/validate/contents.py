@@ -34,7 +34,7 @@ def check_contents(
     judged = made.answers.judged
     checks = [check_as_called(bundle.folder, bundle.source, source, reference, runner, judged)]
     mean = max((d.mean_error for d in made.evaluation.deviations), default=0.0)
-    full = check_full_lengths(bundle.source, source, reference, runner, mean, proof.progress)
+    full = check_full_lengths(bundle.source, reference, runner, mean, proof.progress)
     checks += [] if full is None else [full]
     found, facts = _weights(target, bundle, reference, steps)
     if found and source.cache is None:

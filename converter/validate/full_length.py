@@ -6,12 +6,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from converter.examples import Encoding, Example
-from converter.reference import Probe, Reference, torch_run
+from converter.reference import Probe, Reference, run_probe, torch_run
 from converter.scoring.relative_error import RANGE_FLOOR
 from converter.task import Judged
 from converter.validate.answers import RunFailed, run_safely, shorten
 from converter.validate.checks import Check, Status
-from converter.validate.vocabulary import answer_in_terms_of
 
 if TYPE_CHECKING:
     from converter.artifact import TorchModel
@@ -30,31 +29,26 @@ ROOM = 0.03
 
 
 def check_full_lengths(
-    made: "TorchModel",
-    source: "TorchModel",
-    reference: Reference,
-    runner: "Runner",
-    mean_error: float,
-    progress: "Progress",
+    model: "TorchModel", reference: Reference, runner: "Runner", mean_error: float, progress: "Progress"
 ) -> Check | None:
-    """Run texts that fill each length and compare with the source; None for models that write text.
+    """Run texts that fill each length and compare with `model`, which the package was made of; None for writers.
 
-    `made` is the model that the package was made of, and `source` is as the package sees it. `mean_error` is that of
-    all texts, over the output range: the noise of the file's precision.
+    Not with the source: texts put together are unlike those that a compressed model learned from, and what compression
+    costs is judged on real text. `mean_error` is that of all texts, over the output range: the noise of the file.
     """
-    if source.cache is not None:
+    if model.cache is not None:
         return None
-    longest = min(source.max_length, runner.max_length or source.max_length, LONGEST)
+    longest = min(model.max_length, runner.max_length or model.max_length, LONGEST)
     lengths = [n for n in runner.lengths if n <= longest] or [longest]
-    run, worst, at = torch_run(source), 0.0, lengths[-1]
+    run, worst, at = torch_run(model), 0.0, lengths[-1]
     n = 0
     with progress.task("Filling every length", total=len(lengths)) as ticker:
         for length in lengths:
             errors = []
-            for probe in _filling(source, reference, length):
+            for probe in _filling(model, reference, length):
                 try:
-                    wanted = answer_in_terms_of(made, source, probe, run)
-                    errors.append(_error(source, probe, runner, wanted, reference.output_range))
+                    wanted = run_probe(model, probe, run)
+                    errors.append(_error(model, probe, runner, wanted, reference.output_range))
                 except RunFailed as error:
                     return Check(NAME, Status.FAIL, detail=f"{length} tokens: {error}")
             n += len(errors)
@@ -71,20 +65,20 @@ def check_full_lengths(
     return Check(NAME, Status.PASS if worst <= limit else Status.FAIL, worst, limit, detail)
 
 
-def _filling(source: "TorchModel", reference: Reference, length: int) -> list[Probe]:
+def _filling(model: "TorchModel", reference: Reference, length: int) -> list[Probe]:
     """Return texts of exactly `length` tokens: the longest ones cut, or the tokens of several one after the other."""
     by_length = sorted(reference.judged, key=lambda j: -j.encoding.length)
     made = []
     for i in range(min(TEXTS, len(by_length))):
         example = by_length[i].example
-        encoding = source.task.encode(source.tokenizer, example, length)
+        encoding = model.task.encode(model.tokenizer, example, length)
         if encoding.length < length:
-            example, encoding = _joined(source, by_length, i, length)
+            example, encoding = _joined(model, by_length, i, length)
         made.append(Probe(example, encoding))
     return made
 
 
-def _joined(source: "TorchModel", by_length: Sequence[Judged], first: int, length: int) -> tuple[Example, Encoding]:
+def _joined(model: "TorchModel", by_length: Sequence[Judged], first: int, length: int) -> tuple[Example, Encoding]:
     """Return a text of other texts, long enough to be cut at `length`, and its tokens (repeated, should it not be)."""
     base, words = by_length[first].example, []
     for one in (by_length[(first + k) % len(by_length)].example for k in range(len(by_length))):
@@ -94,19 +88,19 @@ def _joined(source: "TorchModel", by_length: Sequence[Judged], first: int, lengt
     text = " ".join(words)
     pair = (base.text, text) if base.pair is not None else (text, None)
     example = Example(pair[0], pair[1], tuple(text.split()) if base.words is not None else None)
-    encoding = source.task.encode(source.tokenizer, example, length)
+    encoding = model.task.encode(model.tokenizer, example, length)
     return (example, encoding) if encoding.length == length else (base, by_length[first].encoding.resized(length))
 
 
 def _error(
-    source: "TorchModel", probe: Probe, runner: "Runner", wanted: Judged, output_range: dict[str, float]
+    model: "TorchModel", probe: Probe, runner: "Runner", wanted: Judged, output_range: dict[str, float]
 ) -> float:
     """Return the mean error over the output range, of the worst output; infinite where it is not finite."""
     from converter.reference import feed_of, own_outputs
 
-    feed = feed_of(source, [probe.encoding])
-    made = run_safely(source.task, source.specs, runner.run, feed, probe.example, probe.encoding.length)
-    found = own_outputs(made, 0, probe.encoding, source.task, source.specs)
+    feed = feed_of(model, [probe.encoding])
+    made = run_safely(model.task, model.specs, runner.run, feed, probe.example, probe.encoding.length)
+    found = own_outputs(made, 0, probe.encoding, model.task, model.specs)
     errors = [
         float(np.abs(found[name] - value).mean()) / max(output_range.get(name, 0.0), RANGE_FLOOR)
         for name, value in wanted.outputs.items()
