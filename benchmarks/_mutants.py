@@ -135,27 +135,24 @@ def many_words_exchanged(folder: Path, random: np.random.Generator) -> str:
 
 
 def case_kept(folder: Path, _random: np.random.Generator) -> str:
-    def change(table: dict[str, Any]) -> None:
-        normalizer = table.get("normalizer") or {}
-        if normalizer.get("type") != "BertNormalizer":
-            raise NoPlace("a normalizer of case")
-        normalizer["lowercase"] = False
-
-    edit(folder, "tokenizer.json", change)
-    edit(folder, "tokenizer_config.json", lambda t: t.update(do_lower_case=False))
+    _normalize_less(folder, "lowercase", "do_lower_case")
     return "capitals stay"
 
 
 def accents_kept(folder: Path, _random: np.random.Generator) -> str:
+    _normalize_less(folder, "strip_accents", "strip_accents")
+    return "accents stay"
+
+
+def _normalize_less(folder: Path, option: str, setting: str) -> None:
     def change(table: dict[str, Any]) -> None:
         normalizer = table.get("normalizer") or {}
         if normalizer.get("type") != "BertNormalizer":
-            raise NoPlace("a normalizer of accents")
-        normalizer["strip_accents"] = False
+            raise NoPlace(f"a normalizer with {option}")
+        normalizer[option] = False
 
     edit(folder, "tokenizer.json", change)
-    edit(folder, "tokenizer_config.json", lambda t: t.update(strip_accents=False))
-    return "accents stay"
+    edit(folder, "tokenizer_config.json", lambda t: t.update({setting: False}))
 
 
 def no_special_tokens(folder: Path, _random: np.random.Generator) -> str:

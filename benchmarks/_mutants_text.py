@@ -79,19 +79,19 @@ def stop_dropped(folder: Path, _random: np.random.Generator) -> str:
 
 
 def forced_end_dropped(folder: Path, _random: np.random.Generator) -> str:
-    if "forced_eos_token_id" not in table_of(folder / SETTINGS):
-        raise NoPlace("a forced end")
-    edit(folder, SETTINGS, lambda t: t.pop("forced_eos_token_id"))
-    edit(folder, "config.json", lambda t: t.pop("forced_eos_token_id", None))
-    return "no forced_eos_token_id"
+    return _setting_dropped(folder, "forced_eos_token_id", "a forced end")
 
 
 def bad_words_dropped(folder: Path, _random: np.random.Generator) -> str:
-    if "bad_words_ids" not in table_of(folder / SETTINGS):
-        raise NoPlace("forbidden words")
-    edit(folder, SETTINGS, lambda t: t.pop("bad_words_ids"))
-    edit(folder, "config.json", lambda t: t.pop("bad_words_ids", None))
-    return "no bad_words_ids"
+    return _setting_dropped(folder, "bad_words_ids", "forbidden words")
+
+
+def _setting_dropped(folder: Path, name: str, called: str) -> str:
+    if name not in table_of(folder / SETTINGS):
+        raise NoPlace(called)
+    edit(folder, SETTINGS, lambda t: t.pop(name))
+    edit(folder, "config.json", lambda t: t.pop(name, None))
+    return f"no {name}"
 
 
 def start_changed(folder: Path, random: np.random.Generator) -> str:

@@ -43,7 +43,7 @@ def stored_parameters(path: Path) -> Iterator[Stored]:
             else:
                 scale = scaled.get(outputs_of(op)[0])
                 yield Stored(text(tensor.name), "table", values if scale is None else values * scale, bits)
-        for tensor in graph.tensors:
+        for tensor in _not_looked_up(model, graph):
             size = max(shape_of(tensor), default=0)
             plain = tensor.type in (TensorType.FLOAT32, TensorType.FLOAT16)
             if plain and size > 1 and size == int(np.prod(shape_of(tensor))) and (tensor.buffer, -1) not in done:
@@ -51,6 +51,15 @@ def stored_parameters(path: Path) -> Iterator[Stored]:
                 vector = values_of(model, graph, tensor)
                 if vector is not None:
                     yield Stored(text(tensor.name), "vector", vector[0].ravel(), vector[1])
+
+
+def _not_looked_up(model: "Model", graph: "Graph") -> "Iterator[Tensor]":
+    """Yield tensors that are no table: the scales of rows are one, `[rows, 1]`, and are stored in another precision."""
+    from ai_edge_litert.schema_py_generated import BuiltinOperator as Op
+
+    place = {Op.EMBEDDING_LOOKUP: 1, Op.GATHER: 0}
+    tables = {inputs_of(op)[place[code]] for op in graph.operators if (code := code_of(model, op)) in place}
+    yield from (tensor for i, tensor in enumerate(graph.tensors) if i not in tables)
 
 
 def _scaled_tables(model: "Model", graph: "Graph") -> "dict[int, NDArray[np.float32]]":

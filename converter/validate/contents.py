@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from converter.reference import Reference
 from converter.validate.as_called import check_as_called
 from converter.validate.checks import Check, Status
-from converter.validate.full_length import check_full_lengths
+from converter.validate.full_length import Answered, check_full_lengths
 from converter.validate.noise import check_noise
 from converter.validate.weights import WEIGHTS, check_weights
 
@@ -35,14 +35,16 @@ def check_contents(
     judged = made.answers.judged
     checks = [check_as_called(bundle.folder, bundle.source, source, reference, runner, judged)]
     mean = max((d.mean_error for d in made.evaluation.deviations), default=0.0)
-    full = check_full_lengths(bundle.source, source, reference, runner, mean, proof.progress, judged, proof.asked)
+    same = reference.judged if bundle.source.module is source.module else ()
+    full = check_full_lengths(
+        bundle.source, reference, runner, mean, proof.progress, Answered(judged, same, proof.asked)
+    )
     checks += [] if full is None else [full]
     found, facts = compare_weights(target, bundle, reference, steps)
     if found and source.cache is None:
-        known = reference.judged if bundle.source.module is source.module else None
         bits, longest = facts[WEIGHTS]["bits"], runner.max_length or bundle.source.max_length
         model = replace(bundle.source, max_length=min(longest, bundle.source.max_length))
-        noise, told = check_noise(model, judged, runner.run, bits, proof.progress, same=known, asked=proof.asked)
+        noise, told = check_noise(model, judged, runner.run, bits, proof.progress, same=same or None, asked=proof.asked)
         found, facts = [*found, noise], facts | told
     return [*checks, *found], facts
 

@@ -1,7 +1,7 @@
 """Texts that fill every length of a file, to the last position: what shorter texts never reach."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -14,7 +14,6 @@ from converter.task import Judged
 from converter.validate.answers import RunFailed, run_safely, shorten
 from converter.validate.asked import Asked, Ids, ids_of
 from converter.validate.checks import Check, Status
-from converter.validate.vocabulary import answer_in_terms_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -34,33 +33,41 @@ ROOM = 0.03
 """The same over the output range, where all texts are hardly off at all."""
 
 
+@dataclass(frozen=True)
+class Answered:
+    """What is known before any text is put together."""
+
+    mine: Sequence[Judged] = ()
+    """Answers of the package to the judged texts."""
+    theirs: Sequence[Judged] = ()
+    """Answers of the model that it was made of to the same texts, where they are known."""
+    asked: Asked = field(default_factory=Asked)
+    """What that model was asked for the packages before."""
+
+
 def check_full_lengths(
-    made: "TorchModel",
-    source: "TorchModel",
+    model: "TorchModel",
     reference: Reference,
     runner: "Runner",
     mean_error: float,
     progress: "Progress",
-    judged: Sequence[Judged] = (),
-    asked: Asked | None = None,
+    answered: Answered | None = None,
 ) -> Check | None:
-    """Run texts that fill each length and compare with the source; None for models that write text.
+    """Run texts that fill each length and compare with `model`, which the package was made of; None for writers.
 
-    `made` is the model that the package was made of, and `source` is as the package sees it. `mean_error` is that of
-    all texts, over the output range: the noise of the file's precision. `judged` is what the package answered already,
-    and `asked` what the source was asked for other packages.
+    Not with the source: texts put together are unlike those that a compressed model learned from, and what compression
+    costs is judged on real text. `mean_error` is that of all texts, over the output range: the noise of the file.
     """
-    if source.cache is not None:
+    if model.cache is not None:
         return None
-    longest = min(source.max_length, runner.max_length or source.max_length, LONGEST)
+    longest = min(model.max_length, runner.max_length or model.max_length, LONGEST)
     lengths = [n for n in runner.lengths if n <= longest] or [longest]
-    texts = _Texts(made, source, reference, {ids_of(j.encoding): j for j in judged}, asked or Asked())
+    texts = _Texts(model, runner, answered or Answered())
     worst, at, n = 0.0, lengths[-1], 0
     with progress.task("Filling every length", total=len(lengths)) as ticker:
         for length in lengths:
-            probes = _filling(source, reference, length)
             try:
-                pairs = [(wanted, texts.mine(wanted, runner)) for wanted in texts.wanted(probes)]
+                pairs = texts.asked(_filling(model, reference, length))
             except RunFailed as error:
                 return Check(NAME, Status.FAIL, detail=f"{length} tokens: {error}")
             errors = [_error(wanted, found, reference.output_range) for wanted, found in pairs]
@@ -78,20 +85,21 @@ def check_full_lengths(
     return Check(NAME, Status.PASS if worst <= limit else Status.FAIL, worst, limit, detail)
 
 
-def _filling(source: "TorchModel", reference: Reference, length: int) -> list[Probe]:
-    """Return texts of exactly `length` tokens: such as they are, the longest ones cut, or several joined."""
-    by_length = sorted(reference.judged, key=lambda j: -j.encoding.length)
+def _filling(model: "TorchModel", reference: Reference, length: int) -> list[Probe]:
+    """Return texts of exactly `length` tokens: such as they are, else the longest ones cut, or several joined."""
     made = [Probe(j.example, j.encoding) for j in reference.judged if j.encoding.length == length][:TEXTS]
-    for i in range(min(TEXTS, len(by_length)) - len(made)):
+    others = (j for j in reference.judged if j.encoding.length != length)
+    by_length = sorted(others, key=lambda j: -j.encoding.length)
+    for i in range(min(TEXTS - len(made), len(by_length))):
         example = by_length[i].example
-        encoding = source.task.encode(source.tokenizer, example, length)
+        encoding = model.task.encode(model.tokenizer, example, length)
         if encoding.length < length:
-            example, encoding = _joined(source, by_length, i, length)
+            example, encoding = _joined(model, by_length, i, length)
         made.append(Probe(example, encoding))
     return made
 
 
-def _joined(source: "TorchModel", by_length: Sequence[Judged], first: int, length: int) -> tuple[Example, Encoding]:
+def _joined(model: "TorchModel", by_length: Sequence[Judged], first: int, length: int) -> tuple[Example, Encoding]:
     """Return a text of other texts, long enough to be cut at `length`, and its tokens (repeated, should it not be)."""
     base, words = by_length[first].example, []
     for one in (by_length[(first + k) % len(by_length)].example for k in range(len(by_length))):
@@ -101,45 +109,42 @@ def _joined(source: "TorchModel", by_length: Sequence[Judged], first: int, lengt
     text = " ".join(words)
     pair = (base.text, text) if base.pair is not None else (text, None)
     example = Example(pair[0], pair[1], tuple(text.split()) if base.words is not None else None)
-    encoding = source.task.encode(source.tokenizer, example, length)
+    encoding = model.task.encode(model.tokenizer, example, length)
     return (example, encoding) if encoding.length == length else (base, by_length[first].encoding.resized(length))
 
 
 @dataclass(frozen=True)
 class _Texts:
-    """What source and package say to a text: known where one of the judged texts has these very tokens."""
+    """Both answers to a text: nothing is run where one of the judged texts has these very tokens."""
 
-    made: "TorchModel"
-    source: "TorchModel"
-    reference: Reference
-    judged: Mapping[Ids, Judged]
-    asked: Asked
+    model: "TorchModel"
+    runner: "Runner"
+    answered: Answered
 
-    def wanted(self, probes: Sequence[Probe]) -> Sequence[Judged]:
-        if self.made.source_ids is not None:
-            run = torch_run(self.source)
-            return [answer_in_terms_of(self.made, self.source, probe, run) for probe in probes]
-        known = {ids_of(j.encoding): j for j in self.reference.judged}
+    def asked(self, probes: Sequence[Probe]) -> "list[tuple[Judged, Mapping[str, NDArray[np.float32]]]]":
+        """Return what the model answers, and the outputs of the package; `RunFailed` where it refuses a text."""
+        known = {ids_of(j.encoding): j for j in self.answered.theirs}
         rest = [p for p in probes if ids_of(p.encoding) not in known]
-        found = self.asked.again(self.source, "float", rest, self._ask)
-        known |= {ids_of(j.encoding): j for j in found}
-        return [replace(known[ids_of(p.encoding)], example=p.example) for p in probes]
+        known |= {ids_of(j.encoding): j for j in self.answered.asked.again(self.model, "float", rest, self._judge)}
+        wanted = [replace(known[ids_of(p.encoding)], example=p.example) for p in probes]
+        mine = {ids_of(j.encoding): j.outputs for j in self.answered.mine}
+        return [(one, self._mine(one, mine)) for one in wanted]
 
-    def _ask(self, probes: Sequence[Probe]) -> Sequence[Judged]:
-        return judge(self.source, probes, torch_run(self.source), SILENT, "")
+    def _judge(self, probes: Sequence[Probe]) -> Sequence[Judged]:
+        return judge(self.model, probes, torch_run(self.model), SILENT, "")
 
-    def mine(self, wanted: Judged, runner: "Runner") -> Mapping[str, "NDArray[np.float32]"]:
-        """Return the outputs of the package; `RunFailed` where it refuses the text."""
-        encoding, task, specs = wanted.encoding, self.source.task, self.source.specs
-        known = self.judged.get(ids_of(encoding))
-        if known is not None:
-            return known.outputs
-        feed = feed_of(self.source, [encoding])
-        made = run_safely(task, specs, runner.run, feed, wanted.example, encoding.length)
+    def _mine(
+        self, wanted: Judged, known: "Mapping[Ids, Mapping[str, NDArray[np.float32]]]"
+    ) -> "Mapping[str, NDArray[np.float32]]":
+        encoding, task, specs = wanted.encoding, self.model.task, self.model.specs
+        if ids_of(encoding) in known:
+            return known[ids_of(encoding)]
+        feed = feed_of(self.model, [encoding])
+        made = run_safely(task, specs, self.runner.run, feed, wanted.example, encoding.length)
         return own_outputs(made, 0, encoding, task, specs)
 
 
-def _error(wanted: Judged, found: Mapping[str, "NDArray[np.float32]"], output_range: dict[str, float]) -> float:
+def _error(wanted: Judged, found: "Mapping[str, NDArray[np.float32]]", output_range: dict[str, float]) -> float:
     """Return the mean error over the output range, of the worst output; infinite where it is not finite."""
     errors = [
         float(np.abs(found[name] - value).mean()) / max(output_range.get(name, 0.0), RANGE_FLOOR)

@@ -12,7 +12,7 @@ import numpy as np
 
 from converter.data.encode import MASK_SPELLINGS
 from converter.examples import Encoding
-from converter.graphs import MODEL, SEQUENCE, VOCABULARY, Run
+from converter.graphs import MODEL, SEQUENCE, VOCABULARY
 from converter.reference import Probe, Reference, at_length, encode_probes, run_probe, torch_run
 from converter.task import Judged
 
@@ -81,21 +81,9 @@ def _asked(source: "TorchModel", made: "TorchModel", mine: Judged, probe: Probe)
         mine.encoding, probe.encoding, made.source_ids
     ):
         return mine
-    return _run_back(source, made.source_ids, probe, torch_run(source))
-
-
-def answer_in_terms_of(made: "TorchModel", source: "TorchModel", probe: Probe, run: Run) -> Judged:
-    """Return what the source, which `run` runs, answers to the very tokens of a text encoded as `made` does."""
-    if made.source_ids is None:
-        return run_probe(source, probe, run)
-    return _laid_out(source, made, _run_back(source, made.source_ids, probe, run), probe)
-
-
-def _run_back(source: "TorchModel", source_ids: Sequence[int], probe: Probe, run: Run) -> Judged:
-    """Run the source on the ids that it has for the tokens of a trimmed vocabulary."""
-    ids = np.asarray([source_ids[i] for i in probe.encoding.inputs["input_ids"]], dtype=np.int64)
+    ids = np.asarray([made.source_ids[i] for i in probe.encoding.inputs["input_ids"]], dtype=np.int64)
     encoding = replace(probe.encoding, inputs={**probe.encoding.inputs, "input_ids": ids})
-    return run_probe(source, Probe(probe.example, encoding), run)
+    return run_probe(source, Probe(probe.example, encoding), torch_run(source))
 
 
 def _laid_out(source: "TorchModel", made: "TorchModel", mine: Judged, probe: Probe) -> Judged:

@@ -114,6 +114,14 @@ def planted(good: Good, kind: str, folder: Path) -> None:
     )
 
 
+def assert_seen(good: Good, kind: str, check: str, folder: Path) -> None:
+    planted(good, kind, folder)
+    failed = {c.name: c.detail for c in judged(good, folder).checks if c.status is Status.FAIL}
+    assert check in failed, failed
+    with pytest.raises(PackageDamaged):
+        verify_package(folder)
+
+
 def test_the_good_package_passes_both(good: Good) -> None:
     made = judged(good, good.folder)
     assert {c.name for c in made.checks} >= {"as called", "full lengths", "embedding tables", "weights", "noise"}
@@ -123,12 +131,7 @@ def test_the_good_package_passes_both(good: Good) -> None:
 
 @pytest.mark.parametrize("kind", SEEN_BY)
 def test_a_fault_is_seen_by_the_gate_and_by_verify(good: Good, kind: str, tmp_path: Path) -> None:
-    folder = tmp_path / "package"
-    planted(good, kind, folder)
-    failed = {c.name: c.detail for c in judged(good, folder).checks if c.status is Status.FAIL}
-    assert SEEN_BY[kind] in failed, failed
-    with pytest.raises(PackageDamaged):
-        verify_package(folder)
+    assert_seen(good, kind, SEEN_BY[kind], tmp_path / "package")
 
 
 def test_a_good_writer_passes_both(writer: Good) -> None:
@@ -140,9 +143,4 @@ def test_a_good_writer_passes_both(writer: Good) -> None:
 
 @pytest.mark.parametrize("kind", SEEN_IN_A_WRITER)
 def test_a_fault_of_a_writer_is_seen_by_the_gate_and_by_verify(writer: Good, kind: str, tmp_path: Path) -> None:
-    folder = tmp_path / "package"
-    planted(writer, kind, folder)
-    failed = {c.name: c.detail for c in judged(writer, folder).checks if c.status is Status.FAIL}
-    assert SEEN_IN_A_WRITER[kind] in failed, failed
-    with pytest.raises(PackageDamaged):
-        verify_package(folder)
+    assert_seen(writer, kind, SEEN_IN_A_WRITER[kind], tmp_path / "package")

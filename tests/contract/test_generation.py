@@ -13,12 +13,12 @@ import numpy as np
 import pytest
 
 from converter.api import convert, verify
-from converter.artifact import Bundle, TorchModel
+from converter.artifact import Bundle
 from converter.errors import ExportError, PackageDamaged, SourceError, UsageError
 from converter.package.manifest import model_files, read_manifest
-from converter.reference import Reference
 from converter.stage import SILENT
 from converter.validate.checks import Check, Status
+from tests.contract.written_packages import Proof, proof_of
 from tests.tiny_text import save_causal, save_marian
 
 CAUSAL, TRANSLATES = "gpt2", "marian"
@@ -63,36 +63,9 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Made]:
     return make
 
 
-@dataclass
-class Proof:
-    """What a package of the tiny GPT-2 is judged by."""
-
-    source: TorchModel
-    reference: Reference
-
-    def of(self, folder: Path) -> dict[str, Check]:
-        from converter.precision import Limits
-        from converter.validate.owner import OwnerVerdict
-        from converter.validate.package_check import evaluate_package
-        from converter.validate.proof import ProofContext
-        from targets.cpu_int8 import CpuInt8
-
-        bundle = Bundle(folder, model_files(read_manifest(folder)), self.source)
-        owner = OwnerVerdict(Check("owner's library", Status.PASS))
-        context = ProofContext(folder, self.reference, owner)
-        limits = Limits(max_error=1e-4, agreement=0.999, stability=0.999)
-        made = evaluate_package(CpuInt8(), bundle, self.source, limits, context, require_device=False)
-        return {c.name: c for c in made.checks}
-
-
 @pytest.fixture(scope="module")
 def proof(made: Callable[[str], Made]) -> Proof:
-    from converter.data.probes import builtin_examples, choose_probes
-    from converter.model_folder.load import load_source
-    from converter.reference import capture_reference
-
-    source = load_source(str(made(CAUSAL).folder))
-    return Proof(source, capture_reference(source, choose_probes((), builtin_examples(source), 16), SILENT))
+    return proof_of(made(CAUSAL).folder)
 
 
 @pytest.fixture
@@ -220,8 +193,7 @@ def test_a_fault_that_is_planted_into_a_package_fails_its_gate(
     plant: Callable[[Path], None], seen: set[str], package: Path, proof: Proof
 ) -> None:
     plant(package)
-    failed = {name for name, check in proof.of(package).items() if check.status is Status.FAIL}
-    assert seen <= failed
+    assert seen <= proof.failed(package)
 
 
 def test_the_same_proof_passes_without_a_fault(package: Path, proof: Proof) -> None:

@@ -273,7 +273,7 @@ def test_the_package_has_the_trimmed_tokenizer_and_is_judged_by_it(
     assert found["texts"] > found["split_otherwise"] > 0
     filled = next(c for c in made.evaluation.checks if c.name == "full lengths")
     assert filled.value is not None
-    assert 0 < filled.value < 1e-5, "the source is asked about the very tokens that the package is given"
+    assert 0 < filled.value < 1e-5, "the model is asked about the very tokens that the package is given"
     assert made.folder is not None
     package = tmp_path / "out" / made.folder
     if made.error is None:  # a tiny model fills masks no better than chance, which proves nothing

@@ -36,6 +36,9 @@ class Proof:
         made = evaluate_package(CpuInt8(), bundle, self.source, limits, context, require_device=False)
         return {c.name: c for c in made.checks}
 
+    def failed(self, folder: Path) -> set[str]:
+        return {name for name, check in self.of(folder).items() if check.status is Status.FAIL}
+
 
 def proof_of(folder: Path, texts: int = 16) -> Proof:
     from converter.data.probes import builtin_examples, choose_probes

@@ -14,9 +14,8 @@ from onnx import TensorProto, helper
 from converter import convert
 from converter.bounds.watch import STATM
 from converter.commands.cli import run
-from converter.jsonfile import json_text
-from converter.package.manifest import DIGEST, _describe, _digest
 from tests.hostile import edit
+from tests.manifests import forge
 from tests.tiny import SENTENCES
 
 LOOP = "endless"
@@ -125,18 +124,11 @@ def loop_forever(path: Path) -> None:
     onnx.save(made, path)
 
 
-def reseal(folder: Path, name: str) -> None:
-    table = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
-    table["files"][name] = _describe(folder / name)
-    table[DIGEST] = _digest(table)
-    (folder / "manifest.json").write_text(json_text(table), encoding="utf-8")
-
-
 def test_a_graph_that_never_ends_is_stopped(package: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     endless = shutil.copytree(package, tmp_path / "endless")
     file = next(endless.rglob("*.onnx"))
     loop_forever(file)
-    reseal(endless, file.relative_to(endless).as_posix())
+    forge(endless)
     assert run(["verify", str(endless), str(package), "--timeout", "4s", "--max-memory", "20GB", "-q"]) == 7
     heard = capfd.readouterr()
     assert "the limit of time was reached at the stage 'endless'" in heard.err
@@ -167,10 +159,7 @@ def test_escape_sequences_of_a_manifest_do_not_reach_the_terminal(
     package: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     forged = shutil.copytree(package, tmp_path / "forged")
-    table = json.loads((forged / "manifest.json").read_text(encoding="utf-8"))
-    table["source"]["id"] = "\x1b[2J\x9b31m\u202eevil\nPASS  everything"
-    table[DIGEST] = _digest(table)
-    (forged / "manifest.json").write_text(json_text(table), encoding="utf-8")
+    forge(forged, lambda table: table["source"].update(id="\x1b[2J\x9b31m\u202eevil\nPASS  everything"))
     assert run(["inspect", str(forged)]) == 0
     assert run(["inspect", str(forged), "--json"]) == 0
     assert run(["diff", str(package), str(forged)]) == 0
@@ -185,6 +174,6 @@ def test_a_package_whose_sizes_cannot_be_is_damaged(
 ) -> None:
     hostile = shutil.copytree(package, tmp_path / "hostile")
     edit(hostile, **values)
-    reseal(hostile, "config.json")
+    forge(hostile)
     assert run(["verify", str(hostile), "-q"]) == 6
     assert "config.json" in capfd.readouterr().err

@@ -14,7 +14,8 @@ from converter.errors import PackageDamaged
 from converter.graphs import MODEL
 from converter.jsonfile import json_text
 from converter.package.golden import read_golden, write_golden
-from converter.package.manifest import DIGEST, _describe, _digest, model_bytes, read_manifest
+from converter.package.manifest import DIGEST, _digest, model_bytes, read_manifest
+from tests.manifests import forge
 from tests.tiny import SENTENCES
 
 
@@ -33,14 +34,6 @@ def made(tiny: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) ->
 @pytest.fixture
 def package(made: Path, tmp_path: Path) -> Path:
     return shutil.copytree(made, tmp_path / "package")
-
-
-def reseal(folder: Path, name: str) -> None:
-    """Write the hash of a changed file into the manifest, as a forger would."""
-    table = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
-    table["files"][name] = _describe(folder / name)
-    table[DIGEST] = _digest(table)
-    (folder / "manifest.json").write_text(json_text(table), encoding="utf-8")
 
 
 def test_a_sealed_package_verifies(package: Path) -> None:
@@ -115,7 +108,7 @@ def test_forged_golden_outputs_do_not_replay(package: Path) -> None:
     moved = golden.package[3]["logits"] + np.float32(0.05 * golden.output_range["logits"])
     golden.package[3]["logits"] = moved
     write_golden(golden, package)
-    reseal(package, "golden.safetensors")
+    forge(package)
     with pytest.raises(PackageDamaged, match=r"differs by 0\.05 of its range"):
         verify(package)
 
@@ -124,7 +117,7 @@ def test_forged_golden_nan_does_not_replay(package: Path) -> None:
     golden = read_golden(package)
     golden.package[3]["logits"] = golden.package[3]["logits"] * np.float32(np.nan)
     write_golden(golden, package)
-    reseal(package, "golden.safetensors")
+    forge(package)
     with pytest.raises(PackageDamaged):
         verify(package)
 
@@ -133,7 +126,7 @@ def test_forged_ids_are_not_the_tokenizers(package: Path) -> None:
     golden = read_golden(package)
     golden.ids[0]["input_ids"] = golden.ids[0]["input_ids"] + 1
     write_golden(golden, package)
-    reseal(package, "golden.safetensors")
+    forge(package)
     with pytest.raises(PackageDamaged, match="the tokenizer gives different input_ids"):
         verify(package)
 
@@ -147,14 +140,14 @@ def test_another_model_under_the_same_name_does_not_replay(package: Path) -> Non
     matrix = max((w for w in model.graph.initializer if len(w.dims) == 2), key=lambda w: w.ByteSize())
     matrix.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(matrix) * np.float32(0.5), matrix.name))
     onnx.save(model, str(package / name))
-    reseal(package, name)
+    forge(package)
     with pytest.raises(PackageDamaged, match="golden vector"):
         verify(package)
 
 
 def test_a_resealed_unchanged_file_still_verifies(package: Path) -> None:
-    """The twin of the forgeries: `reseal` alone breaks nothing."""
-    reseal(package, "golden.safetensors")
+    """The twin of the forgeries: `forge` alone breaks nothing."""
+    forge(package)
     verify(package)
 
 
@@ -221,10 +214,7 @@ def test_a_manifest_that_format_2_really_wrote_is_read(tmp_path: Path) -> None:
 
 
 def test_a_graph_that_the_manifest_describes_otherwise_is_told(package: Path) -> None:
-    table = json.loads((package / "manifest.json").read_text(encoding="utf-8"))
-    table["graphs"][MODEL]["inputs"][0]["side"] = "above"
-    table[DIGEST] = _digest(table)
-    (package / "manifest.json").write_text(json_text(table), encoding="utf-8")
+    forge(package, lambda table: table["graphs"][MODEL]["inputs"][0].update(side="above"))
     with pytest.raises(PackageDamaged, match="required entries are missing"):
         verify(package)
 
