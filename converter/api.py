@@ -8,7 +8,7 @@ from converter.bounds.watch import Limits
 from converter.errors import ExportError
 from converter.pipeline import NO_LIMITS, Result, TargetResult, run_recipe
 from converter.recipe import Recipe, bind_recipe, load_recipe_table
-from converter.stage import SILENT, Progress
+from converter.stage import SILENT, OutcomeCache, Progress
 
 if TYPE_CHECKING:
     from converter.target import Runner
@@ -31,6 +31,7 @@ def convert(
     progress: Progress = SILENT,
     limits: Limits = NO_LIMITS,
     last_word: Callable[[ExportError], None] = lambda _: None,
+    cache: OutcomeCache | None = None,
 ) -> Result:
     """Make every package that `recipe` (a `Recipe`, or the table of one) asks for, prove it, and write it under `out`.
 
@@ -38,7 +39,7 @@ def convert(
     there, instead of refusing. `sign`: a private key in PEM, by which packages that passed are signed.
     `require_licence` refuses a model that does not state its licence. `limits` of memory, disk and time end the run
     with an error where they are reached, and are estimated first; `last_word` is told of it where the process itself
-    has to end.
+    has to end. `cache` (of `converter.stage_cache.cache.open_cache`) keeps what stages made, for later runs.
 
     Raises:
         ExportError: nothing could be made. A single target that failed does not raise; see `Result.exit_code`.
@@ -57,6 +58,7 @@ def convert(
         progress=progress,
         limits=limits,
         last_word=last_word,
+        cache=cache,
     )
 
 

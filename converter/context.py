@@ -132,7 +132,6 @@ def context_of(
     progress: Progress,
     *,
     held_out: tuple["Example", ...] = (),
-    resume: Path | None = None,
     resolved: Resolved = NOTHING_RESOLVED,
 ) -> Context:
     """Return the context of the recipe's stages; `work` is their scratch folder."""
@@ -147,7 +146,6 @@ def context_of(
         aim=resolved.aim or aim_of(recipe),
         threads=resolved.threads,
         measured=dict(resolved.measured),
-        resume=resume,
     )
 
 

@@ -30,7 +30,7 @@ from converter.package.signature import SigningKey, read_signing_key
 from converter.recipe import tried
 from converter.reference import capture_reference
 from converter.resources import fixed_threads
-from converter.stage import SILENT, Context, Progress, Record, Stage, check_stage, run_stage
+from converter.stage import SILENT, Context, OutcomeCache, Progress, Record, Stage, check_stage, run_stage
 from converter.validate.checks import Evaluation, Status
 from converter.validate.fastest import Candidate, keep_fastest
 from converter.validate.owner import check_owner
@@ -114,11 +114,13 @@ def run_recipe(
     resolved: Resolved = NOTHING_RESOLVED,
     limits: Limits = NO_LIMITS,
     last_word: Callable[[ExportError], None] = lambda _: None,
+    cache: OutcomeCache | None = None,
 ) -> Result:
     """Run everything that `recipe` says and move the finished folder to `out`, see `converter.package.output_folder`.
 
     `resolved` is what a former run of this recipe found out; with it the same packages come out, byte for byte.
     `limits` are watched in the main thread only; `last_word` is told of a limit where the run had to be cut off.
+    `cache`: what stages made in earlier runs is taken from there, and kept there.
 
     Raises:
         ResourceLimit: memory or disk ran out, or a limit would be broken.
@@ -128,7 +130,7 @@ def run_recipe(
     """
     missing = missing_runtimes(recipe)
     key = None if sign is None else read_signing_key(sign)
-    wishes = _Wishes(require_device, key, require_licence, with_threads(resolved, recipe), limits)
+    wishes = _Wishes(require_device, key, require_licence, with_threads(resolved, recipe), limits, cache)
     doing = Doing(progress)
     with (
         Output(out, force=force, wait=wait, note=progress.note) as output,
@@ -147,6 +149,7 @@ class _Wishes:
     require_licence: bool
     resolved: Resolved
     limits: Limits
+    cache: OutcomeCache | None
 
 
 def _run(
@@ -162,7 +165,7 @@ def _run(
     recipe = with_usual_precisions(recipe, source)
     check_options(recipe, source)
     check_needs(recipe, source, wishes.limits, output.root)
-    ctx, proof = _contexts(recipe, source, output, progress, wishes.resolved)
+    ctx, proof = _contexts(recipe, source, output, progress, wishes)
     note_builtin_text(recipe, ctx)
     compressed = source
     compress_records: tuple[Record, ...] = ()
@@ -204,7 +207,7 @@ def check_options(recipe: "Recipe", source: TorchModel) -> None:
 
 
 def _contexts(
-    recipe: "Recipe", source: TorchModel, output: Output, progress: Progress, resolved: Resolved
+    recipe: "Recipe", source: TorchModel, output: Output, progress: Progress, wishes: _Wishes
 ) -> tuple[Context, ProofContext]:
     """Ask the source, and hold its answers to the library of its owner, before anything is made."""
     text = read_text(recipe, source, progress)
@@ -213,9 +216,8 @@ def _contexts(
     reference = replace(reference, text=judged_text(recipe, text))
     owner = check_owner(source, reference, progress, recipe.prompt, recipe.max_length)
     held_out = tuple(p.example for p in (*reference.probes, *reference.scored))
-    ctx = context_of(
-        recipe, source, text, output.work, progress, held_out=held_out, resume=output.resume, resolved=resolved
-    )
+    ctx = context_of(recipe, source, text, output.work, progress, held_out=held_out, resolved=wishes.resolved)
+    ctx = replace(ctx, resume=output.resume, cache=wishes.cache)
     return ctx, ProofContext(output.work, reference, owner, progress)
 
 

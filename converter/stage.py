@@ -55,6 +55,14 @@ class _Silent:
 SILENT: Progress = _Silent()
 
 
+class OutcomeCache(Protocol):
+    """Where outcomes of stages are kept between runs; see `converter.stage_cache.cache.StageCache`."""
+
+    def outcome(self, stage: "Stage[Any, Any]", given: Artifact, ctx: "Context") -> "tuple[Outcome[Any], bool]":
+        """Return the verified outcome of a stage, run or taken, and whether it was taken."""
+        ...
+
+
 @dataclass(frozen=True)
 class Context:
     """What a stage may use besides its options: nothing in this project is global; proofs have `ProofContext`."""
@@ -78,6 +86,8 @@ class Context:
     """Tables of times that were measured in this run, or in the run that is made again: stages read and add to it."""
     resume: Path | None = None
     """Where long stages keep checkpoints that outlive an interrupted run; None: none are kept."""
+    cache: OutcomeCache | None = None
+    """What stages made in earlier runs; None: every stage runs."""
 
 
 @dataclass(frozen=True)
@@ -135,6 +145,8 @@ class Record:
     """SHA-256 of what went in and …"""
     digest_made: str
     """… of what came out; see `Artifact.digest`."""
+    cached: bool = False
+    """It was made by an earlier run and taken from the cache: `seconds` are those that this took."""
 
 
 def options_of(stage: Any) -> dict[str, Any]:
@@ -167,8 +179,7 @@ def check_stage(stage: Stage[Any, Any], source: "TorchModel", *, has_text: bool)
 def run_stage(stage: Stage[Given, Made], given: Given, ctx: Context) -> tuple[Made, Record]:
     """Run, verify what was made, and write the record."""
     started = time.perf_counter()
-    outcome = stage.run(given, ctx)
-    outcome.made.verify()
+    outcome, cached = _outcome(stage, given, ctx)
     record = Record(
         stage=stage.name or type(stage).__name__,
         options=options_of(stage),
@@ -179,8 +190,17 @@ def run_stage(stage: Stage[Given, Made], given: Given, ctx: Context) -> tuple[Ma
         facts=outcome.facts,
         digest_given=given.digest,
         digest_made=outcome.made.digest,
+        cached=cached,
     )
     return outcome.made, record
+
+
+def _outcome(stage: Stage[Given, Made], given: Given, ctx: Context) -> tuple[Outcome[Made], bool]:
+    if ctx.cache is not None:
+        return ctx.cache.outcome(stage, given, ctx)
+    outcome = stage.run(given, ctx)
+    outcome.made.verify()
+    return outcome, False
 
 
 def run_stages(stages: Sequence[Stage[Any, Any]], given: Artifact, ctx: Context) -> tuple[Artifact, tuple[Record, ...]]:

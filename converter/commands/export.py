@@ -1,17 +1,21 @@
 """`plm-export [MODEL] --target …`: the default command."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
+from converter.bounds.sizes import parse_size
 from converter.bounds.watch import Limits
 from converter.commands.flags import Flags, output_folder, recipe_table
 from converter.commands.session import Session, json_option, limit_options, quiet_options
+from converter.errors import UsageError
 from converter.registry import names
 
 if TYPE_CHECKING:
     from converter.recipe import Recipe
+    from converter.stage_cache.cache import StageCache
 
 NO_LIMITS = Limits()
 STAGE = "METHOD[:KEY=VALUE,…]"
@@ -109,6 +113,11 @@ def methods(kind: str, does: str) -> str:
     help="Sign packages that pass with this private key (PEM, Ed25519); see `plm-export sign`.",
 )
 @click.option("--require-license", is_flag=True, help="Refuse a model that does not state its licence.")
+@click.option(
+    "--resume", is_flag=True, help="Keep what each stage makes in a cache, and take from there what is unchanged."
+)
+@click.option("--cache", metavar="PLACE", help="Folder or URL (fsspec) of that cache, instead of the user's; resumes.")
+@click.option("--cache-size", metavar="SIZE", help="Largest size of the cache, such as 50GB; default: 20GB.")
 @limit_options(disk=True)
 @click.option("--dry-run", is_flag=True, help="Check all settings, print the recipe, export nothing.")
 @json_option
@@ -150,6 +159,9 @@ def export(  # click passes one argument a flag
     require_device: bool,
     sign: Path | None,
     require_license: bool,
+    resume: bool,
+    cache: str | None,
+    cache_size: str | None,
     dry_run: bool,
     max_memory: int | None,
     max_disk: int | None,
@@ -192,6 +204,9 @@ def export(  # click passes one argument a flag
         require_device=require_device,
         sign=sign,
         require_license=require_license,
+        resume=resume,
+        cache=cache,
+        cache_size=cache_size,
         dry_run=dry_run,
     )
     return run(session, flags, Limits(max_memory, max_disk, timeout))
@@ -236,6 +251,7 @@ def _make(session: Session, flags: Flags, recipe: "Recipe", out: Path, limits: L
                 progress=progress,
                 limits=limits,
                 last_word=session.last_word,
+                cache=_cache(flags, progress.note),
             )
         if terminal.json:
             session.print_json(report_table(result))
@@ -245,6 +261,18 @@ def _make(session: Session, flags: Flags, recipe: "Recipe", out: Path, limits: L
         if target.error and not terminal.json:
             terminal.error(f"{target.target}: {target.error}", target.hint or "", target.code or "")
     return result.exit_code
+
+
+def _cache(flags: Flags, note: Callable[[str], None]) -> "StageCache | None":
+    """Open the cache that was asked for; None: every stage runs, and nothing is kept."""
+    from converter.stage_cache.cache import DEFAULT_BYTES, open_cache
+
+    if not flags.resume and flags.cache is None:
+        if flags.cache_size is not None:
+            raise UsageError("there is no cache to limit", where="--cache-size", hint="add --resume or --cache PLACE")
+        return None
+    limit = DEFAULT_BYTES if flags.cache_size is None else parse_size(flags.cache_size, "--cache-size")
+    return open_cache(flags.cache, limit=limit, note=note)
 
 
 def _dry_run(session: Session, recipe: "Recipe") -> int:
@@ -265,8 +293,6 @@ def _dry_run(session: Session, recipe: "Recipe") -> int:
 
 def _refuse_misspelled_command(session: Session, model: str | None) -> None:
     import difflib
-
-    from converter.errors import UsageError
 
     if model is None or "/" in model or Path(model).exists():
         return

@@ -48,6 +48,9 @@ class Flags:
     require_device: bool = False
     sign: Path | None = None
     require_license: bool = False
+    resume: bool = False
+    cache: str | None = None
+    cache_size: str | None = None
     dry_run: bool = False
 
 

@@ -107,6 +107,7 @@ class Record(_Closed, frozen=True, kw_only=True):
 class TimedRecord(Record, frozen=True, kw_only=True):
     seconds: float
     peak_memory_bytes: Size
+    cached: bool = False
 
 
 class Check(_Closed, frozen=True, kw_only=True):

@@ -224,7 +224,7 @@ def without_paths(value: Any) -> Any:
 
 
 def _record(record: Record) -> dict[str, Any]:
-    table = {k: v for k, v in asdict(record).items() if k not in {"seconds", "peak_memory_bytes"}}
+    table = {k: v for k, v in asdict(record).items() if k not in {"seconds", "peak_memory_bytes", "cached"}}
     facts = {k: v for k, v in record.facts.items() if k not in TIMED_FACTS}
     made: dict[str, Any] = without_paths(json_values({**table, "facts": facts}))
     return made

@@ -48,7 +48,7 @@ FLOORS: tuple[tuple[tuple[str, ...], ...], ...] = (
     (("prune",), ("trim",), ("quantize",)),
     (("distill",), ("share",)),
     (("factorize",),),
-    (("recipe", "context"), ("sample_models",)),
+    (("recipe", "context"), ("sample_models",), ("stage_cache",)),
     (("package",),),
     (("report",), ("timing",)),
     (("device",),),

@@ -1,0 +1,163 @@
+"""A store behind a URL that fsspec opens (`s3://`, `gs://`, `sftp://`, `memory://`): no renames and no locks there.
+
+The files of an entry are written under a name of their own first, and its listing, with their hashes, last. So a
+reader sees whole entries alone, and of two writers of one entry the later listing counts, with its own files.
+"""
+
+import json
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from converter.bounds.sizes import shown_size
+from converter.cache.store import (
+    FILES,
+    FORMAT,
+    LISTING,
+    MOST_BYTES,
+    Entry,
+    EntryDamaged,
+    copy_checked,
+    listing_of,
+    read_listing,
+)
+from converter.errors import UsageError
+
+MARKER = "plm-export-cache.json"
+PLACE = "_place"
+"""Among an entry's facts: under which name its files lie."""
+WRITTEN = ("LastModified", "last_modified", "updated", "mtime", "created")
+"""What implementations call the time of writing."""
+
+
+class RemoteStore:
+    """Entries lie at `URL/KEY/NAME/`. The oldest go first: most such places do not tell when a file was read."""
+
+    def __init__(self, url: str, limit: int, note: Callable[[str], None]) -> None:
+        """`limit` is in bytes, of all entries together.
+
+        Raises:
+            UsageError: nothing opens such a URL, or it does not answer.
+
+        """
+        from fsspec.core import url_to_fs
+
+        self._url, self._limit, self._note = url, limit, note
+        try:
+            self._files, root = url_to_fs(url, use_listings_cache=False)
+            self._root = root.rstrip("/")
+            self._usable = self._open()
+        except UsageError:
+            raise
+        except Exception as error:  # noqa: BLE001 - every implementation of fsspec raises its own
+            raise UsageError(
+                f"the cache cannot be opened ({type(error).__name__}: {error})",
+                where=url,
+                hint="an fsspec URL such as s3://bucket/folder, and its package (s3fs, gcsfs, …) installed",
+            ) from None
+
+    def _open(self) -> bool:
+        marker = f"{self._root}/{MARKER}"
+        if not self._files.exists(marker):
+            self._files.makedirs(self._root, exist_ok=True)
+            self._files.pipe_file(marker, json.dumps({"tool": "plm-export", "format": FORMAT}).encode())
+        try:
+            found = json.loads(self._files.cat_file(marker))["format"]
+        except (ValueError, KeyError, TypeError):
+            found = "unknown"
+        if found != FORMAT:
+            self._note(f"the cache {self._url} is of another version (format {found}, not {FORMAT}): it is not used")
+        return bool(found == FORMAT)
+
+    def entries(self, key: str) -> Iterator[Entry]:
+        """Yield the sound entries of a key, see `Store`."""
+        folder = f"{self._root}/{key}"
+        try:
+            names = sorted(str(p).rstrip("/").rpartition("/")[2] for p in self._files.ls(folder, detail=False))
+        except Exception:  # noqa: BLE001 - absent, or not to be reached: then nothing is there
+            return
+        for name in names if self._usable else ():
+            entry = self._read(key, name)
+            if entry is not None:
+                yield entry
+
+    def fetch(self, entry: Entry, into: Path) -> bool:
+        """Copy the files of an entry, see `Store`."""
+        place = f"{self._place(entry)}/{entry.facts.get(PLACE, '')}"
+        try:
+            for name, (size, digest) in entry.files.items():
+                with self._files.open(f"{place}/{name}", "rb") as opened:
+                    copy_checked(opened, into / name, size, digest)
+        except EntryDamaged as error:
+            self._note(f"an entry of the cache is damaged and made again ({error})")
+            self.drop(entry)
+            return False
+        except Exception as error:  # noqa: BLE001 - the network, or a file that is gone
+            self._note(f"an entry of the cache {self._url} cannot be read ({type(error).__name__}): made again")
+            return False
+        return True
+
+    def put(self, key: str, name: str, facts: Mapping[str, Any], files: Path) -> bool:
+        """Upload files, then the listing, see `Store`."""
+        if not self._usable:
+            return False
+        needed = sum(p.stat().st_size for p in files.rglob("*") if p.is_file())
+        if needed > self._limit:
+            self._note(f"{shown_size(needed)} are not kept: the cache holds {shown_size(self._limit)} at most")
+            return False
+        own = f"{FILES}-{uuid.uuid4().hex}"
+        place = f"{self._root}/{key}/{name}"
+        try:
+            self._make_room(needed)
+            for path in sorted(p for p in files.rglob("*") if p.is_file()):
+                target = f"{place}/{own}/{path.relative_to(files).as_posix()}"
+                self._files.makedirs(target.rpartition("/")[0], exist_ok=True)
+                self._files.put_file(str(path), target)
+            listing = listing_of(key, name, {**facts, PLACE: own}, files)
+            self._files.pipe_file(f"{place}/{LISTING}", listing)
+        except Exception as error:  # noqa: BLE001 - a cache that cannot be written only costs time
+            self._note(f"the cache {self._url} cannot be written ({type(error).__name__}: {error}): not kept")
+            return False
+        return True
+
+    def drop(self, entry: Entry) -> None:
+        """Remove an entry, its listing first."""
+        self._remove(self._place(entry))
+
+    def _place(self, entry: Entry) -> str:
+        return f"{self._root}/{entry.key}/{entry.name}"
+
+    def _read(self, key: str, name: str) -> Entry | None:
+        path = f"{self._root}/{key}/{name}/{LISTING}"
+        try:
+            with self._files.open(path, "rb") as opened:
+                return read_listing(opened.read(MOST_BYTES), key, name)
+        except EntryDamaged as error:
+            self._note(f"an entry of the cache is damaged and made again ({error})")
+            self._remove(path.rpartition("/")[0])
+        except Exception:  # noqa: BLE001 - another process has removed it, or has not written its listing yet
+            return None
+        return None
+
+    def _remove(self, place: str) -> None:
+        for path in (f"{place}/{LISTING}", place):
+            try:
+                self._files.rm(path, recursive=True)
+            except Exception:  # noqa: BLE001, S112 - somebody else may have removed it
+                continue
+
+    def _make_room(self, needed: int) -> None:
+        found = []
+        for path in self._files.glob(f"{self._root}/*/*/{LISTING}"):
+            key, name = str(path).split("/")[-3:-1]
+            entry = self._read(key, name)
+            if entry is not None:
+                told = self._files.info(path)
+                found.append((next((str(told[w]) for w in WRITTEN if told.get(w)), ""), entry))
+        over = sum(entry.size_bytes for _, entry in found) + needed - self._limit
+        for _, entry in sorted(found, key=lambda one: one[0]):
+            if over <= 0:
+                break
+            self.drop(entry)
+            over -= entry.size_bytes
