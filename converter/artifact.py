@@ -168,6 +168,15 @@ class TorchModel(Artifact):
 
         return {MODEL: Forward(self)}
 
+    def whole(self) -> "torch.nn.Module":
+        """Return the model as one differentiable call, from what its task feeds to named float32 outputs.
+
+        Of an encoder that is its graph. A model that writes text says at each step of an answer what comes next.
+        """
+        from converter.forward import Forward
+
+        return Forward(self)
+
     def runs(self) -> Run:
         from converter.reference import torch_run
 

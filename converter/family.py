@@ -1,4 +1,4 @@
-"""Where an encoder architecture keeps its heads, FFN neurons and layers.
+"""Where an architecture keeps its heads, FFN neurons and layers.
 
 `converter/families/<name>.py` holds one each.
 """
@@ -6,7 +6,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 if TYPE_CHECKING:
     import torch
@@ -15,12 +15,31 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
+class Stack:
+    """Layers that run one after the other: an encoder, or a decoder."""
+
+    name: Literal["encoder", "decoder"]
+    n_layers: int
+
+
+@dataclass(frozen=True)
+class CrossParts:
+    """The attention of a decoder's layer to what its encoder read, where it is pruned apart from that to itself."""
+
+    attention_output: "torch.nn.Module"
+    n_heads: int
+    head_dim: int
+    projections: "tuple[torch.nn.Module, ...]"
+
+
+@dataclass(frozen=True)
 class LayerParts:
-    """The prunable parts of one encoder layer, for scoring: where the units of one head or neuron can be gated.
+    """The prunable parts of one layer, for scoring: where the units of one head or neuron can be gated.
 
     `attention_output` is the linear whose *input* is the concatenation of the heads (`[..., n_heads * head_dim]`);
     `ffn_output` the one whose input is the activated FFN neurons (`[..., n_neurons]`). A gate on those inputs is a gate
-    on heads and neurons, so importance needs nothing else of a family.
+    on heads and neurons, so importance needs nothing else of a family. Where several query heads share keys and
+    values they go together: a head is then such a group, and `head_dim` all of its query heads side by side.
     """
 
     attention_output: "torch.nn.Linear"
@@ -36,6 +55,10 @@ class LayerParts:
     """Query, key and value (one linear of three blocks where they are fused); what follows projects positions."""
     readers: "tuple[torch.nn.Linear, ...]"
     """Those of the projections that read the stream and nothing else."""
+    cross: CrossParts | None = None
+    """Of a decoder behind an encoder, where its heads can go."""
+    ffn_inputs: "tuple[torch.nn.Module, ...]" = ()
+    """Of a model that writes text: the linears that neurons are the outputs of, two where the FFN is gated."""
 
 
 class Family(ABC):
@@ -46,6 +69,14 @@ class Family(ABC):
     """All layers are one (ALBERT): `layers` then returns that one layer."""
     norm_first: ClassVar[bool] = False
     """Normalization stands before attention and FFN (ModernBERT), not after the sum with the residual."""
+    writes: ClassVar[bool] = False
+    """Models of this family write text: every layer keeps a head, since each has keys and values in the cache."""
+    fixed_heads: ClassVar[str] = ""
+    """Why heads cannot be taken out of it; empty: they can."""
+
+    def stacks(self, model: "torch.nn.Module") -> Sequence[Stack]:
+        """Return the stacks, in the order in which `layers` lists their layers."""
+        return (Stack("encoder", len(self.layers(model))),)
 
     @abstractmethod
     def layers(self, model: "torch.nn.Module") -> Sequence[LayerParts]:

@@ -4,9 +4,12 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import torch
 
     from converter.artifact import TorchModel
+    from converter.family import LayerParts
 
 MATRIX = 32
 """A parameter with fewer rows or columns is a bias, a norm or a classifier: it stays float in int8."""
@@ -72,7 +75,8 @@ def forecast_of(model: "TorchModel") -> Forecast:
     rest = [p for p in module.parameters() if id(p) not in own]
     matrices = sum(p.numel() for p in rest if _is_matrix(p))
     family = families().get(str(model.config.model_type))
-    parts = () if family is None else family.layers(module)
+    known = family is not None and (model.cache is not None or not family.writes)
+    parts = family.layers(module) if family is not None and known else ()
     rows, width = table.weight.shape
     words = sum(p.numel() for p in table.parameters())
     fixed = sum(b.numel() * b.element_size() for b in table.buffers())
@@ -91,12 +95,33 @@ def with_widths(now: Forecast, model: "TorchModel", widths: tuple[tuple[int, int
     family = families().get(str(model.config.model_type))
     if family is None or not now.widths:
         return now
+    if family.writes:
+        gone = _gone_of_writer(family.layers(model.module), now.widths, widths)
+        return replace(now, matrices=now.matrices - gone, widths=widths)
     part = family.layers(model.module)[0]
     hidden = part.attention_output.out_features
     head = 4 * hidden * part.head_dim
     neuron = hidden * (2 + (0 if part.ffn_input.out_features == part.n_neurons else 1))
     gone = sum((h - a) * head + (n - b) * neuron for (h, n), (a, b) in zip(now.widths, widths, strict=True))
     return replace(now, matrices=now.matrices - gone, widths=widths)
+
+
+def _gone_of_writer(
+    parts: "Sequence[LayerParts]", before: "Sequence[tuple[int, int]]", after: "Sequence[tuple[int, int]]"
+) -> int:
+    """Return the parameters that go with heads and neurons; cross-attention loses the same share."""
+    known = parts if len(parts) == len(before) else [parts[-1]] * len(before)
+    gone = 0.0
+    for part, (heads, neurons), (heads_left, neurons_left) in zip(known, before, after, strict=True):
+        attentions = [part, part.cross] if part.cross else [part]
+        linears = [m for a in attentions for m in (*a.projections, a.attention_output)]
+        sizes = [sum(p.numel() for m in row for p in m.parameters()) for row in (linears, _ffn(part))]
+        gone += sizes[0] * (1 - heads_left / max(1, heads)) + sizes[1] * (1 - neurons_left / max(1, neurons))
+    return round(gone)
+
+
+def _ffn(part: "LayerParts") -> "list[torch.nn.Module]":
+    return [*part.ffn_inputs, part.ffn_output]
 
 
 def spent(now: Forecast, *, passes: float = 0.0, copies: float = 2.0, note: str = "") -> Forecast:

@@ -15,7 +15,8 @@ class Forward(torch.nn.Module):
     """Named integer inputs `[batch, length]` to a dict of named float32 outputs.
 
     Outputs are those of the task: `logits`, or `start_logits` and `end_logits`, or `last_hidden_state` (and
-    `sentence_embedding` where the model has a sentence head).
+    `sentence_embedding` where the model has a sentence head). A model that writes text is given its answer too
+    (`decoder_input_ids`, or behind the text) and says at every step of it what comes next; no cache is made.
     """
 
     def __init__(self, model: "TorchModel") -> None:
@@ -23,16 +24,33 @@ class Forward(torch.nn.Module):
         self.model = model.module
         self.head = model.head
         self.decides_at_end = decides_at_end(model.module)
+        self.writes = model.cache is not None
+        self.takes_positions = model.cache is not None and model.cache.position_ids
         self.outputs = tuple(t.name for t in model.task.outputs)
 
     def forward(
-        self, input_ids: torch.Tensor, attention_mask: torch.Tensor, token_type_ids: torch.Tensor | None = None
+        self,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor,
+        token_type_ids: torch.Tensor | None = None,
+        decoder_input_ids: torch.Tensor | None = None,
     ) -> dict[str, torch.Tensor]:
         if self.decides_at_end:
             return {"logits": logits_at_end(self.model, input_ids, attention_mask)}
-        types = {} if token_type_ids is None else {"token_type_ids": token_type_ids}
-        made = self.model(input_ids=input_ids, attention_mask=attention_mask, **types, return_dict=True)
-        return self.named_outputs(made, attention_mask)
+        given = {"token_type_ids": token_type_ids, "decoder_input_ids": decoder_input_ids}
+        feed = {"input_ids": input_ids, "attention_mask": attention_mask}
+        return self.named_outputs(self.call(feed | {n: t for n, t in given.items() if t is not None}), attention_mask)
+
+    def call(self, feed: Mapping[str, torch.Tensor], *, hidden: bool = False) -> Mapping[str, Any]:
+        """Return what the transformers model itself returns; `hidden`: with the states of all layers."""
+        more: dict[str, Any] = {"use_cache": False} if self.writes else {}
+        if hidden:
+            more["output_hidden_states"] = True
+        if self.takes_positions:
+            # Texts are padded on the left: the first token of each is at position 0.
+            more["position_ids"] = (feed["attention_mask"].cumsum(dim=-1) - 1).clamp(min=0)
+        made: Mapping[str, Any] = self.model(**feed, **more, return_dict=True)
+        return made
 
     def named_outputs(self, made: Mapping[str, Any], attention_mask: torch.Tensor) -> dict[str, torch.Tensor]:
         """Take the task's outputs out of what the transformers model returned."""

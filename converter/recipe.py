@@ -52,6 +52,8 @@ MOST = 2**63 - 1
 COMPRESSED_AGREEMENT = 0.9
 COMPRESSED_DROP = 0.02
 """What a pruned or distilled model may lose where the recipe sets no limits: every tenth decision, two points."""
+COMPRESSED_SEQUENCES, COMPRESSED_PERPLEXITY = 0.5, 1.25
+"""The same of a model that writes text: one token that is another makes the rest another text, which may be as good."""
 
 
 @dataclass(frozen=True)
@@ -132,6 +134,8 @@ class Recipe:
                 mean_error=None,
                 cosine=None,
                 agreement=COMPRESSED_AGREEMENT,
+                sequences=COMPRESSED_SEQUENCES,
+                perplexity=COMPRESSED_PERPLEXITY,
                 max_drop=max(made.max_drop or 0.0, COMPRESSED_DROP),
             )
         for key in ("", target.name):

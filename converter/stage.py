@@ -106,6 +106,8 @@ class Stage(ABC, Generic[Given, Made]):
     summary: ClassVar[str] = ""
     takes: ClassVar[tuple[Kind, ...]] = ("encoder",)
     """The kinds of models that it knows; another is refused before any work."""
+    why_not: ClassVar[str] = ""
+    """Why it does not know the others, as half a sentence."""
     needs_text: ClassVar[bool] = False
     """Works from `Context.calibration`."""
     bars: ClassVar[tuple[str, ...]] = ()
@@ -169,7 +171,7 @@ def check_stage(stage: Stage[Any, Any], source: "TorchModel", *, has_text: bool)
         kind = source.task.kind
         raise UsageError(
             f"it works on {' and '.join(f'{known}s' for known in stage.takes)}, and a model for {source.task.name} is "
-            f"run as {'an' if kind[0] == 'e' else 'a'} {kind}",
+            f"run as {'an' if kind[0] == 'e' else 'a'} {kind}{f': {stage.why_not}' if stage.why_not else ''}",
             where=stage.name or type(stage).__name__,
             hint="leave this step out for this model",
         )

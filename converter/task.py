@@ -185,6 +185,27 @@ class Task(ABC):
     def encode(self, tokenizer: Any, example: Example, max_length: int) -> Encoding:
         """Tokenize as a user would, truncated to `max_length` tokens."""
 
+    def needed_ids(self) -> set[int]:
+        """Return the tokens without which no answer can be written."""
+        return set()
+
+    def renumbered(self, config: Any, tokenizer: Any, new_ids: Mapping[int, int]) -> "Task":
+        """Return the task of the same model with fewer tokens; `new_ids` has the new id of each that is left."""
+        return type(self)(config, self.prompt)
+
+    def learned(self, tokenizer: Any, example: Example, max_length: int) -> Encoding:
+        """Tokenize a text to learn from; with a right answer behind it, where the task writes answers.
+
+        Raises:
+            DataError: there is nothing to learn from it.
+
+        """
+        return self.encode(tokenizer, example, max_length)
+
+    def learned_steps(self, feed: Mapping[str, "torch.Tensor"], encodings: Sequence[Encoding]) -> "torch.Tensor":
+        """Return 1 `[batch, length]` where outputs are learned, 0 where not: at the text's own tokens."""
+        return feed["attention_mask"]
+
     def windows(self, tokenizer: Any, example: Example, max_length: int) -> tuple[Example, ...]:
         """Return what of an example is read: itself, cut where it is too long; or all windows of its text, in order.
 

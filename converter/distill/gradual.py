@@ -37,6 +37,10 @@ class GradualPruning(TeacherOptions, Stage[TorchModel, TorchModel]):
     texts: int = option(1024, "calibration texts to measure importance on and to fit to", low=1)
 
     summary = "remove attention heads and FFN neurons in several steps while distilling"
+    why_not = (
+        "it prunes by times of sub-layers, which are known for encoders; "
+        "prune.structured and distill.soft do that in two steps"
+    )
     needs_text = True
 
     def __post_init__(self) -> None:

@@ -14,13 +14,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class HardLabels(TeacherOptions, Stage[TorchModel, TorchModel]):
-    """Fine-tuning on the labels of the calibration text, which must have some."""
+    """Fine-tuning on the labels of the calibration text, which must have some: classes, tags, or right answers."""
 
     hard_weight: float = option(1.0, "loss weight of the labels in the data", low=1e-9)
     soft_weight: float = option(0.0, "loss weight of the teacher's outputs", low=0.0)
     hidden_weight: float = option(0.0, "loss weight of the hidden states, layer by layer", low=0.0)
 
     summary = "fine-tune on the labels of the calibration text"
+    takes = ("encoder", "decoder", "encoder-decoder")
     needs_text = True
 
     def forecast(self, now: "Forecast", model: TorchModel, ctx: Context) -> "Forecast":

@@ -20,10 +20,14 @@ class SoftLabels(TeacherOptions, Stage[TorchModel, TorchModel]):
     `hard_weight` the labels in the data. `augment` makes variants of the text, labelled by the teacher: with only
     thousands of texts, it is the option that helps a small student most.
 
+    A model that writes text learns what the teacher holds of the next token at every step of the data's own answers
+    (word level); texts without answers are for `distill.sequence`.
+
     As a recipe: `compress = [{stage = "prune.structured", speedup = 4}, {stage = "distill.soft", augment = 3}]`
     """
 
     summary = "train the model to reproduce the outputs and hidden states of the source"
+    takes = ("encoder", "decoder", "encoder-decoder")
     needs_text = True
 
     def forecast(self, now: "Forecast", model: TorchModel, ctx: Context) -> "Forecast":

@@ -32,6 +32,9 @@ class EmbeddingFactors(Stage[TorchModel, TorchModel]):
 
     name = NAME
     summary = "low-rank embedding: a narrow table times a small matrix"
+    why_not = (
+        "the embedding of a model that writes text is its output layer too, and its rows are compared with every state"
+    )
     needs_text = True
     bars = ("trim.", "share.codebook", "factorize.embeddings")
 

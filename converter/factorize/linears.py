@@ -37,6 +37,7 @@ class LinearFactors(Stage[TorchModel, TorchModel]):
 
     name = NAME
     summary = "low-rank linear layers: each becomes two narrow ones"
+    why_not = "two narrow products a matrix cost more than one in a step of one token"
     needs_text = True
     bars = ("prune.", "distill.gradual", "factorize.linears", "share.layers")
 

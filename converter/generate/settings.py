@@ -1,6 +1,7 @@
 """What chooses tokens and what ends a text: settings of one generation, with the meaning transformers gives them."""
 
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from converter.errors import UsageError
@@ -93,3 +94,30 @@ class GenerationSettings:
                 hint="shorten the text, or allow a longer answer with max_new_tokens",
             )
         return held
+
+
+def renumbered_settings(settings: GenerationSettings, new_ids: Mapping[int, int]) -> GenerationSettings:
+    """Return settings for fewer tokens; `new_ids` has the id of each that is left. What is gone cannot be written.
+
+    Raises:
+        KeyError: the token is gone that answers start with, or must start with.
+
+    """
+
+    def left(ids: Iterable[int]) -> tuple[int, ...]:
+        return tuple(new_ids[i] for i in ids if i in new_ids)
+
+    def one(token: int | None) -> int | None:
+        return None if token is None else new_ids[token]
+
+    return replace(
+        settings,
+        eos_ids=left(settings.eos_ids),
+        pad_id=one(settings.pad_id),
+        start_id=one(settings.start_id),
+        forced_bos_id=one(settings.forced_bos_id),
+        forced_eos_ids=left(settings.forced_eos_ids),
+        suppressed=left(settings.suppressed),
+        suppressed_first=left(settings.suppressed_first),
+        bad_words=tuple(left(word) for word in settings.bad_words if all(i in new_ids for i in word)),
+    )

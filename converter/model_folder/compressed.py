@@ -8,6 +8,8 @@ from converter.model_folder.replacement_map import StandIns
 from converter.model_folder.shape_map import ShapeMap
 from converter.registry import families
 
+GENERATION = "generation_config.json"
+
 if TYPE_CHECKING:
     import torch
 
@@ -48,17 +50,23 @@ def load_pruned(
     same = tuple(f"{name}." for name in stand_ins.ties)
     tied = set(module.all_tied_weights_keys)  # none where the configuration unties them
     tied |= {name for name in missing if same and name.startswith(same)}
-    if set(missing) - tied or unexpected:
-        wrong = min((set(missing) - tied) | set(unexpected))
+    # Sinusoids of positions: a class that computes them does not save them.
+    computed = {str(name) for name in getattr(module, "_keys_to_ignore_on_save", None) or ()}
+    if set(missing) - tied - computed or unexpected:
+        wrong = min((set(missing) - tied - computed) | set(unexpected))
         raise SourceError(f"{wrong} is missing or unexpected for the shape map", where=str(folder))
     module.tie_weights()
+    if (folder / GENERATION).is_file():
+        from transformers import GenerationConfig
+
+        module.generation_config = GenerationConfig.from_pretrained(folder, local_files_only=True)
     return module.eval()
 
 
 def _shape_like(module: "torch.nn.Module", family: "Family", shape_map: ShapeMap, folder: Path) -> None:
     """Cut a newly built model to its shape map, so that the pruned weights fit."""
-    passes = module.config.num_hidden_layers  # type: ignore[union-attr]
     originals = family.layers(module)
+    passes: int = module.config.num_hidden_layers if family.shares_layers else len(originals)  # type: ignore[union-attr, assignment]
     if len(shape_map.layers) != len(originals) or len(shape_map.layers_kept) != passes:
         raise SourceError(
             f"the shape map has {len(shape_map.layers)} layers, config.json {passes}",
@@ -67,7 +75,9 @@ def _shape_like(module: "torch.nn.Module", family: "Family", shape_map: ShapeMap
         )
     family.fit_layers(module, shape_map.layers_kept)
     for index, (shape, original) in enumerate(zip(shape_map.layers, originals, strict=True)):
-        if max((*shape.heads, -1)) >= original.n_heads or max((*shape.neurons, -1)) >= original.n_neurons:
+        across = original.cross.n_heads if original.cross else 0
+        most = ((shape.heads, original.n_heads), (shape.neurons, original.n_neurons), (shape.cross, across))
+        if any(max((*kept, -1)) >= n_units for kept, n_units in most):
             raise SourceError(
                 f"the shape map keeps heads or neurons that layer {index} does not have", where=str(folder)
             )

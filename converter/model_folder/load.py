@@ -101,7 +101,7 @@ def _read(
         # How it generates stands beside the weights: an adapter's folder may say nothing of it.
         writer.read_folder(encoder, tokenizer, max_length(module, tokenizer, None))
         made = _writer(module, writer, tokenizer, folder, _provenance(folder, encoder, own, name, revision, raw))
-        return replace(made, card=_card(folder, encoder))
+        return replace(made, card=_card(folder, encoder), shape_map=shape_map)
     if language is not None:
         raise UsageError(f"a model for {kind} answers in no language", where="--language", hint="leave it out")
     tokenizer = load_tokenizer(words, module, sentence)

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 Spec = dict[str, Any]
 FIRST_CODE = 128
+BELOW = 10.0
+"""How far the scores of tokens without a row lie below the lowest of the others: never chosen, and no infinity."""
 
 
 class CodebookEmbedding(torch.nn.Module):
@@ -124,7 +126,44 @@ class LowRankLinear(torch.nn.Module):
         }
 
 
-StandIn = CodebookEmbedding | LowRankEmbedding | LowRankLinear
+class ShortlistOutput(torch.nn.Module):
+    """An output layer that has rows for some tokens alone: their scores are exact, all others lie below them.
+
+    `place` is int32 `[vocabulary]`: the row of each token, and one past the last for a token that has none. Scores stay
+    as wide as the vocabulary, so that clients and settings know nothing of it.
+    """
+
+    kind = "shortlist"
+    place: torch.Tensor
+
+    def __init__(self, width: int, kept: int, vocabulary: int, *, bias: bool) -> None:
+        super().__init__()
+        self.in_features, self.out_features = width, vocabulary
+        self.rows = torch.nn.Linear(width, kept, bias=bias)
+        self.register_buffer("place", torch.full((vocabulary,), kept, dtype=torch.int32))
+
+    def forward(self, given: torch.Tensor) -> torch.Tensor:
+        scores: torch.Tensor = self.rows(given)
+        below = scores.amin(dim=-1, keepdim=True) - BELOW
+        return torch.cat([scores, below], dim=-1).index_select(-1, self.place)
+
+    @property
+    def kept(self) -> tuple[int, ...]:
+        """The tokens that have a row, ascending."""
+        found = torch.nonzero(self.place < self.rows.out_features).flatten().tolist()
+        return tuple(int(i) for i in found)
+
+    def spec(self) -> Spec:
+        return {
+            "kind": self.kind,
+            "width": self.in_features,
+            "kept": self.rows.out_features,
+            "vocabulary": self.out_features,
+            "bias": self.rows.bias is not None,
+        }
+
+
+StandIn = CodebookEmbedding | LowRankEmbedding | LowRankLinear | ShortlistOutput
 
 
 def stand_ins(module: torch.nn.Module) -> dict[str, Spec]:
@@ -152,6 +191,8 @@ def put_empty(module: torch.nn.Module, specs: "Mapping[str, Spec]", where: str) 
         try:
             module.get_submodule(name)
             put(module, name, _made(dict(spec)))
+            if spec["kind"] == ShortlistOutput.kind:
+                untie(module, name)
         except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
             raise SourceError(f"the replacement of {name} is damaged ({error})", where=where) from None
 
@@ -167,7 +208,19 @@ def _made(spec: Spec) -> torch.nn.Module:
     if kind == LowRankLinear.kind:
         inputs, outputs, rank = (int(spec[n]) for n in ("in_features", "out_features", "rank"))
         return LowRankLinear(inputs, outputs, rank, bias=bool(spec["bias"]))
+    if kind == ShortlistOutput.kind:
+        width, kept, vocabulary = (int(spec[n]) for n in ("width", "kept", "vocabulary"))
+        return ShortlistOutput(width, kept, vocabulary, bias=bool(spec["bias"]))
     raise ValueError(f"unknown kind {kind!r}")
+
+
+def untie(module: torch.nn.Module, name: str) -> None:
+    """Let transformers forget that the module `name` has its weight of another: it would be given it again."""
+    owner: Any = module
+    for names in ("_tied_weights_keys", "all_tied_weights_keys"):
+        known = getattr(owner, names, None)
+        if isinstance(known, dict):
+            setattr(owner, names, {k: v for k, v in known.items() if not k.startswith(f"{name}.")})
 
 
 def tied_layers(module: torch.nn.Module) -> dict[str, str]:

@@ -17,6 +17,7 @@ from converter.jsonfile import read_table
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
+SOURCE_SIDE, TARGET_SIDE = "source.spm", "target.spm"
 UNIGRAM, BPE = 1, 2
 """Kinds of models in a SentencePiece file."""
 _ORDINARY = 1
@@ -65,8 +66,10 @@ class SentencePieces:
         return cls(kind, scores, bytes(rules.precompiled_charsmap), bool(rules.remove_extra_whitespaces))
 
 
-def marian_tokenizer(folder: Path) -> "Tokenizer":
+def marian_tokenizer(folder: Path, side: str = SOURCE_SIDE) -> "Tokenizer":
     """Return the tokenizer of a Marian folder: `source.spm` to read, `vocab.json` for ids and to write.
+
+    With `side=TARGET_SIDE` it reads answers instead, as they are needed to learn from.
 
     Raises:
         SourceError: a file is missing or damaged.
@@ -75,7 +78,7 @@ def marian_tokenizer(folder: Path) -> "Tokenizer":
     if (folder / "target_vocab.json").exists():
         raise SourceError("a vocabulary of its own for each language is not supported", where=str(folder))
     vocabulary = _vocabulary(folder, ("</s>", "<unk>", "<pad>"))
-    core = _core(SentencePieces.read(folder / "source.spm"), vocabulary)
+    core = _core(SentencePieces.read(folder / side), vocabulary)
     core.post_processor = _ending("$A </s>", {"</s>": vocabulary["</s>"]})
     core.add_special_tokens(_special("</s>", "<unk>", "<pad>"))
     core.add_tokens(_marks(vocabulary))

@@ -129,7 +129,7 @@ def _texts(source: "TorchModel", shown: "TorchModel", theirs: Judged, runner: "R
         return {}
     from converter.validate.generation import free_running
 
-    written = free_running(source.task, shown.specs, runner.run, theirs)
+    written = free_running(shown.task, shown.specs, runner.run, theirs)
     return {ANSWER: theirs.encoding.answer, WRITTEN: np.asarray(written, dtype=np.int64)}
 
 

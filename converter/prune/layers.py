@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any, Literal
 from converter.artifact import TorchModel
 from converter.binding import option
 from converter.errors import RecipeError
-from converter.graphs import MODEL
 from converter.stage import Context, Outcome, Stage
 
 if TYPE_CHECKING:
@@ -24,6 +23,9 @@ class LayerDropping(Stage[TorchModel, TorchModel]):
     `even` keeps evenly spaced layers, including the first and the last. `damage` removes one layer at a time, the one
     whose loss changes the answers to calibration text least.
 
+    Of an encoder-decoder each stack is cut apart: the encoder runs once and the decoder for every token, so a deep
+    encoder with a shallow decoder writes fastest for what it loses (Kasai et al., arXiv 2006.10369).
+
     As a recipe: `compress = [{stage = "prune.layers", keep = 3}, {stage = "distill.soft"}]`
     """
 
@@ -33,12 +35,17 @@ class LayerDropping(Stage[TorchModel, TorchModel]):
         "even", "keep evenly spaced layers, or drop those whose loss changes the answers least"
     )
     texts: int = option(64, "calibration texts for choose=damage", low=1)
+    encoder: int = option(0, "layers to keep of the encoder of an encoder-decoder; 0: all", low=0)
+    decoder: int = option(0, "layers to keep of the decoder of an encoder-decoder; 0: all", low=0)
 
     summary = "remove whole layers"
+    takes = ("encoder", "decoder", "encoder-decoder")
 
     def __post_init__(self) -> None:
         if self.keep and self.indices:
             raise RecipeError("give keep or indices, not both", where="prune.layers")
+        if (self.keep or self.indices) and self._of_stacks:
+            raise RecipeError("give keep or indices, or encoder and decoder, not both", where="prune.layers")
         if self.indices and self.choose == "damage":
             raise RecipeError(
                 "indices already name the layers to keep: choose has no effect",
@@ -48,31 +55,34 @@ class LayerDropping(Stage[TorchModel, TorchModel]):
         if list(self.indices) != sorted(set(self.indices)):
             raise RecipeError(f"indices must be ascending, found {list(self.indices)}", where="prune.layers.indices")
 
-    def check(self, source: TorchModel, *, has_text: bool) -> None:
-        from converter.surgery.resize import shape_map_of
+    @property
+    def _of_stacks(self) -> bool:
+        return bool(self.encoder or self.decoder)
 
-        self._wanted(len(shape_map_of(source).layers_kept))
+    def check(self, source: TorchModel, *, has_text: bool) -> None:
+        self._wanted(source)
 
     def check_after(self, before: "Sequence[Stage[Any, Any]]") -> None:
         left = layers_left(before)
         if left is not None and (self.keep or self.indices):
-            self._wanted(left)
+            self._of_one(left)
 
     def run(self, given: TorchModel, ctx: Context) -> Outcome[TorchModel]:
         from converter.surgery.count import n_parameters
         from converter.surgery.resize import family_of, shallower, shape_map_of
 
-        n_layers = len(shape_map_of(given).layers_kept)
-        wanted = self._wanted(n_layers)
+        wanted = self._wanted(given)
         facts: dict[str, Any] = {}
         # Where all layers are one, every drop leaves the same model.
         if self.choose == "damage" and not family_of(given).shares_layers:
-            wanted, facts["damage"] = self._least_damage(given, ctx, len(wanted))
+            wanted, facts["damage"] = self._least_damage(given, ctx, wanted)
         made = shallower(given, wanted)
         assert made.shape_map is not None
+        stacks = family_of(made).stacks(made.module)
         facts |= {
-            "layers_before": n_layers,
+            "layers_before": len(shape_map_of(given).layers_kept),
             "layers_kept": list(made.shape_map.layers_kept),
+            **({"stacks": {stack.name: stack.n_layers for stack in stacks}} if len(stacks) > 1 else {}),
             "parameters_before": n_parameters(given),
             "parameters_after": n_parameters(made),
         }
@@ -80,49 +90,99 @@ class LayerDropping(Stage[TorchModel, TorchModel]):
 
     def forecast(self, now: "Forecast", model: TorchModel, ctx: Context) -> "Forecast":
         from converter.structured.forecast import by_layers
-        from converter.surgery.resize import family_of, shape_map_of
+        from converter.surgery.resize import family_of
 
-        n_layers = len(shape_map_of(model).layers_kept)
-        kept = self._wanted(n_layers)
+        kept = self._wanted(model)
         return now if family_of(model).shares_layers else by_layers(now, model, kept, self.texts)
 
     @property
     def n_kept(self) -> int | None:
-        """Layers that will be left; None where it is half of what there are."""
+        """Layers that will be left; None where it is half of what there are, or depends on the stack."""
         return len(self.indices) or self.keep or None
 
-    def _wanted(self, n_layers: int) -> tuple[int, ...]:
+    def _wanted(self, model: TorchModel) -> tuple[int, ...]:
+        """Return the layers to keep: as many as wanted, evenly spread over each stack."""
+        from converter.surgery.resize import family_of, shape_map_of
+
+        stacks = family_of(model).stacks(model.module)
+        if len(stacks) == 1:
+            if self._of_stacks:
+                raise RecipeError(
+                    "the model has one stack of layers: encoder and decoder are for an encoder-decoder",
+                    where="prune.layers",
+                    hint="give keep or indices",
+                )
+            return self._of_one(len(shape_map_of(model).layers_kept))
+        if self.indices:
+            return self._of_one(sum(stack.n_layers for stack in stacks))
+        if not self._of_stacks:
+            told = " and ".join(f"{stack.n_layers} of the {stack.name}" for stack in stacks)
+            raise RecipeError(
+                f"the model has two stacks of layers ({told}), and nothing says which of them is cut",
+                where="prune.layers",
+                hint="decoder=2 keeps two of the decoder's; encoder=N does the same for the encoder's",
+            )
+        made: list[int] = []
+        begin = 0
+        for stack in stacks:
+            n_kept = getattr(self, stack.name) or stack.n_layers
+            refuse_deeper(n_kept, stack.n_layers, f"prune.layers.{stack.name}")
+            made += [begin + i for i in spread(n_kept, stack.n_layers)]
+            begin += stack.n_layers
+        return self._fewer(tuple(made), begin)
+
+    def _of_one(self, n_layers: int) -> tuple[int, ...]:
         if self.indices:
             if self.indices[-1] >= n_layers:
                 raise RecipeError(
                     f"there is no layer {self.indices[-1]}: layers are numbered 0 to {n_layers - 1}",
                     where="prune.layers.indices",
                 )
-            kept = self.indices
-        else:
-            kept = spread(self.keep or math.ceil(n_layers / 2), n_layers)
+            return self._fewer(self.indices, n_layers)
+        refuse_deeper(self.keep, n_layers, "prune.layers.keep")
+        return self._fewer(spread(self.keep or math.ceil(n_layers / 2), n_layers), n_layers)
+
+    def _fewer(self, kept: tuple[int, ...], n_layers: int) -> tuple[int, ...]:
         if len(kept) == n_layers:
             raise RecipeError(f"all {n_layers} layers would be kept", where="prune.layers", hint="keep fewer")
         return kept
 
     def _least_damage(
-        self, given: TorchModel, ctx: Context, n_kept: int
+        self, given: TorchModel, ctx: Context, wanted: tuple[int, ...]
     ) -> tuple[tuple[int, ...], list[dict[str, float]]]:
-        """Drop greedily; returns the kept layers and what each drop cost."""
+        """Drop greedily, as many of each stack as `wanted` lacks; returns the kept layers and what each drop cost."""
         from converter.structured.importance import gather_evidence
+        from converter.surgery.resize import family_of, shape_map_of
 
         evidence = gather_evidence(given, ctx, n_texts=self.texts, max_length=128, loss="answers", score="taylor")
-        kept = tuple(range(given.config.num_hidden_layers))
+        kept = tuple(range(len(shape_map_of(given).layers_kept)))
+        stack_of = [i for i, stack in enumerate(family_of(given).stacks(given.module)) for _ in range(stack.n_layers)]
+        stack_of = stack_of if len(stack_of) == len(kept) else [0] * len(kept)
         log: list[dict[str, float]] = []
-        tries = sum(range(n_kept + 1, len(kept) + 1))
+        tries = sum(range(len(wanted) + 1, len(kept) + 1))
         with ctx.progress.task("Measuring layers", total=tries * len(evidence.batches)) as ticker:
-            while len(kept) > n_kept:
-                options = {i: tuple(k for k in kept if k != i) for i in kept}
+            while len(kept) > len(wanted):
+                spare = [i for i in kept if _of(stack_of, stack_of[i], kept) > _of(stack_of, stack_of[i], wanted)]
+                options = {i: tuple(k for k in kept if k != i) for i in spare}
                 costs = {i: _damage(given, left, evidence.batches, ticker) for i, left in options.items()}
                 gone = min(costs, key=lambda i: costs[i])
                 log.append({"dropped": gone, "distance": round(costs[gone], 6)})
                 kept = options[gone]
         return kept, log
+
+
+def _of(stack_of: "Sequence[int]", stack: int, layers: "Sequence[int]") -> int:
+    return sum(stack_of[i] == stack for i in layers)
+
+
+def refuse_deeper(wanted: int, n_layers: int, where: str) -> None:
+    """Raise `RecipeError` where more layers are to be kept than there are: no student is deeper than its teacher."""
+    if wanted > n_layers:
+        raise RecipeError(
+            f"{wanted} layers are to be kept of {n_layers}: a student is no deeper than its teacher",
+            where=where,
+            hint=f"give less than {n_layers}",
+        )
 
 
 def _damage(given: TorchModel, kept: tuple[int, ...], batches: Any, ticker: "Ticker") -> float:
@@ -135,11 +195,11 @@ def _damage(given: TorchModel, kept: tuple[int, ...], batches: Any, ticker: "Tic
     smaller = shallower(given, kept)
     total, count = 0.0, 0
     for batch in batches:
-        feed = {n: torch.from_numpy(rows) for n, rows in feed_of(given, [e for _, e in batch]).items()}
+        encodings = [encoding for _, encoding in batch]
+        feed = {n: torch.from_numpy(rows) for n, rows in feed_of(given, encodings).items()}
+        steps = given.task.learned_steps(feed, encodings)
         with torch.no_grad():
-            distance = given.task.soft_loss(
-                smaller.graphs()[MODEL](**feed), given.graphs()[MODEL](**feed), feed["attention_mask"], 1.0
-            )
+            distance = given.task.soft_loss(smaller.whole()(**feed), given.whole()(**feed), steps, 1.0)
         total, count = total + float(distance) * len(batch), count + len(batch)
         ticker.advance()
     return total / count

@@ -43,6 +43,7 @@ class MixedPruning(Stage[TorchModel, TorchModel]):
     reconstruct: bool = option(True, "refit the kept weights to the activations of the unpruned model (least squares)")
 
     summary = "remove attention heads and FFN neurons, then set the smallest weights to zero"
+    why_not = "it chooses by times of sub-layers, which are known for encoders"
     needs_text = True
     bars = ThresholdPruning.bars
 

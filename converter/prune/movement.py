@@ -42,6 +42,7 @@ class MovementPruning(TrainingOptions, Stage[TorchModel, TorchModel]):
     hidden_weight: float = option(1.0, "loss weight of the hidden states, layer by layer", low=0.0)
 
     summary = "movement pruning: set weights to zero that training moves toward zero, while distilling"
+    why_not = "zeros make no runtime faster, and scores are learned on labels that written text does not have"
     needs_text = True
     bars = ThresholdPruning.bars
 

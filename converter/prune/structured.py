@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from converter.artifact import TorchModel
 from converter.binding import option
-from converter.errors import RecipeError
+from converter.errors import RecipeError, UsageError
 from converter.model_folder.shape_map import LayerShape
 from converter.stage import Context, Outcome, Stage
 from converter.structured.plan import Budget, UnitScores, choose_units, describe_plan
@@ -33,6 +33,9 @@ class StructuredPruning(Stage[TorchModel, TorchModel]):
     within the goal, by times of sub-layers measured on this machine; a layer may lose all its heads or neurons (ZipLM,
     2302.04089). In both cases the kept weights are refitted by least squares to the activations of the unpruned model.
     No labels, no training.
+
+    Models that write text lose query heads together with the keys and values that they share, also in the attention to
+    an encoder; they are pruned by share. Goals need times of sub-layers, which are known for encoders.
 
     As a recipe: `compress = [{stage = "prune.structured", speedup = 2}]`
     """
@@ -72,6 +75,7 @@ class StructuredPruning(Stage[TorchModel, TorchModel]):
     plan: str | None = option(None, "shape_map.json of another run: remove the same heads and neurons")
 
     summary = "remove the attention heads and FFN neurons that matter least"
+    takes = ("encoder", "decoder", "encoder-decoder")
     needs_text = True
 
     def __post_init__(self) -> None:
@@ -98,6 +102,27 @@ class StructuredPruning(Stage[TorchModel, TorchModel]):
     @property
     def _has_budget(self) -> bool:
         return not (self.speedup is None and self.latency_ms is None and self.size_mb is None)
+
+    def check(self, source: TorchModel, *, has_text: bool) -> None:
+        if source.cache is None:
+            return
+        from converter.surgery.resize import family_of
+
+        family = family_of(source)
+        if self._has_budget:
+            goal = next(n for n in ("speedup", "latency_ms", "size_mb") if getattr(self, n) is not None)
+            raise UsageError(
+                f"{goal} needs times or sizes of sub-layers, which are known for encoders",
+                where="prune.structured",
+                hint="give shares to remove, such as heads=0.25 and ffn=0.5, and see the speed with bench",
+            )
+        if family.fixed_heads and self.heads:
+            raise UsageError(
+                f"heads of {family.model_type} cannot be removed: {family.fixed_heads}",
+                where="prune.structured.heads",
+                hint="give ffn alone",
+            )
+        self._budgets(source)
 
     def run(self, given: TorchModel, ctx: Context) -> Outcome[TorchModel]:
         from converter.structured.importance import gather_evidence, refuse_little
@@ -132,8 +157,11 @@ class StructuredPruning(Stage[TorchModel, TorchModel]):
     def _budgets(self, given: TorchModel) -> tuple[Budget, Budget]:
         from converter.surgery.resize import family_of
 
-        parts = family_of(given).layers(given.module)
-        heads = Budget(tuple(p.n_heads for p in parts), self.ratios[0], 1, self.scope)
+        family = family_of(given)
+        parts = family.layers(given.module)
+        share = 0.0 if family.fixed_heads else self.ratios[0]
+        across = [p.cross.n_heads for p in parts if p.cross]
+        heads = Budget((*(p.n_heads for p in parts), *across), share, 1, self.scope)
         neurons = Budget(tuple(p.n_neurons for p in parts), self.ratios[1], self.round_to, self.scope)
         heads.refuse_nothing("heads")
         neurons.refuse_nothing("ffn")
@@ -205,6 +233,10 @@ class StructuredPruning(Stage[TorchModel, TorchModel]):
         from converter.structured.shrink import PASSES, fitted
         from converter.surgery.resize import family_of, places_of
 
+        if given.cache is not None:
+            from converter.structured.writers import refitted
+
+            return refitted(given, cut, evidence, ctx.progress)
         n_sublayers = 2 * len(family_of(given).layers(given.module))
         total = PASSES * (n_sublayers + len(evidence.batches)) + (0 if inputs else len(evidence.batches))
         with ctx.progress.task("Refitting what is kept", total=total) as ticker:
@@ -230,9 +262,14 @@ class StructuredPruning(Stage[TorchModel, TorchModel]):
                 first = first or scores
                 parts = family_of(made).layers(made.module)
                 spent = step / self.steps
-                kept_heads = choose_units(heads, [s.heads for s in scores], [p.n_heads for p in parts], spent)
+                # Heads of an attention to an encoder compete with all the others.
+                across = [i for i, p in enumerate(parts) if p.cross]
+                of_heads = [*(s.heads for s in scores), *(scores[i].cross for i in across)]
+                kept_heads = choose_units(heads, of_heads, list(map(len, of_heads)), spent)
                 kept_neurons = choose_units(neurons, [s.neurons for s in scores], [p.n_neurons for p in parts], spent)
-                keep = [LayerShape(h, n) for h, n in zip(kept_heads, kept_neurons, strict=True)]
+                kept_cross = dict(zip(across, kept_heads[len(parts) :], strict=True))
+                rows = zip(kept_heads[: len(parts)], kept_neurons, strict=True)
+                keep = [LayerShape(h, n, kept_cross.get(i, ())) for i, (h, n) in enumerate(rows)]
                 made = resized_in_place(made, keep)
         return made, first
 

@@ -53,6 +53,7 @@ class ThresholdPruning(Stage[TorchModel, TorchModel]):
     texts: int = option(512, "calibration texts to measure inputs on and to fit weights to", low=1)
 
     summary = "set the least important weights to zero (unstructured, N:M or block sparsity)"
+    why_not = "zeros make no runtime faster, and of a model that writes text nothing is timed by layers"
     # They fit or merge what is left: zeros would be filled.
     bars = ("prune.structured", "prune.mixed", "distill.gradual", "factorize.linears", "share.layers")
 

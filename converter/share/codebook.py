@@ -40,6 +40,9 @@ class CodebookSharing(Stage[TorchModel, TorchModel]):
 
     name = NAME
     summary = "compress embeddings by vector quantization, to 4 or 2 bits per weight"
+    why_not = (
+        "the embedding of a model that writes text is its output layer too, and its rows are compared with every state"
+    )
     needs_text = True
     bars = ("trim.", "factorize.embeddings", "share.codebook")
 

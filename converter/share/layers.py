@@ -40,6 +40,7 @@ class LayerSharing(Stage[TorchModel, TorchModel]):
 
     name = NAME
     summary = "let neighbouring layers share their weights, which are stored once"
+    why_not = "a layer that runs twice would need two places in the cache"
     needs_text = True
     bars = ("prune.structured", "prune.mixed", "prune.layers", "distill.gradual", "share.layers")
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from converter.errors import RecipeError
+from converter.errors import RecipeError, UsageError
 from converter.registry import target_class
 from converter.structured.costs import CostTable, latency_table, natural_lengths, size_table
 from converter.structured.kernels import Dimensions, Products
@@ -76,6 +76,11 @@ def time_table(given: "TorchModel", ctx: "Context", lengths: Sequence[int]) -> C
     from converter.structured.head_reads import reads_one_token
 
     family = family_of(given)
+    if family.writes:
+        raise UsageError(
+            "times of sub-layers are known for encoders: a model that writes text is timed as a whole (bench)",
+            hint="give shares to remove: heads=0.25, ffn=0.5",
+        )
     parts = family.layers(given.module)
     widest = max(p.n_heads for p in parts), max(p.n_neurons for p in parts)
     dimensions = replace(_dimensions(given), one_token=reads_one_token(given))

@@ -21,10 +21,10 @@ import torch
 
 from converter.artifact import TorchModel
 from converter.errors import DataError, StageFailed
-from converter.examples import Encoding, Example
-from converter.graphs import MODEL
+from converter.examples import Encoding, Example, References
 from converter.reference import feed_of
 from converter.structured.plan import Loss, Score, UnitScores
+from converter.surgery.cut import matrix_of
 from converter.surgery.resize import family_of
 from converter.training.losses import cosine_distance
 
@@ -97,9 +97,20 @@ def gather_evidence(
     if loss == "labels":
         examples, by_labels = labelled, True
     length = min(max_length, model.max_length)
-    texts = [(e, model.task.encode(model.tokenizer, e, length)) for e in examples]
+    texts = [(e, _encoded(model, e, length)) for e in examples]
     texts.sort(key=lambda t: t[1].length)
     return Evidence(tuple(_batches(texts)), by_labels, score, ctx.seed)
+
+
+def _encoded(model: TorchModel, example: Example, length: int) -> Encoding:
+    """Encode a text; a model that writes is given the text's own answer, or what it writes itself (greedily)."""
+    answered = isinstance(example.label, References) and bool(example.label.texts)
+    if model.cache is None or model.task.kind == "decoder" or answered:
+        return model.task.learned(model.tokenizer, example, length)
+    from converter.reference import torch_run
+
+    asked = model.task.encode(model.tokenizer, example, length)
+    return model.task.continued(model.specs, torch_run(model), asked)
 
 
 def choose_texts(ctx: "Context", n_texts: int) -> list[Example]:
@@ -135,16 +146,16 @@ def measure_importance(
     parts = family_of(model).layers(model.module)
     if evidence.score == "magnitude":
         return tuple(_magnitudes(part) for part in parts)
-    totals = [(np.zeros(p.n_heads), np.zeros(p.n_neurons)) for p in parts]
+    totals = [tuple(np.zeros(n) for n in (p.n_heads, p.n_neurons, _across(p))) for p in parts]
     for number, batch in enumerate(evidence.batches):
         rng = torch.Generator().manual_seed(evidence.seed * 1_000_003 + number)
         for total, found in zip(totals, _gate_gradients(model, unpruned, parts, batch, evidence, rng), strict=True):
-            for kind in (0, 1):
+            for kind in range(len(found)):
                 values = found[kind].double().numpy()
                 total[kind][:] += (np.abs(values) if evidence.score == "taylor" else values**2).sum(axis=0)
         ticker.advance()
-    scores = tuple(UnitScores(h / evidence.n_texts, n / evidence.n_texts) for h, n in totals)
-    if not all(np.isfinite(s.heads).all() and np.isfinite(s.neurons).all() for s in scores):
+    scores = tuple(UnitScores(*(total / evidence.n_texts for total in of_layer)) for of_layer in totals)
+    if not all(np.isfinite(values).all() for s in scores for values in (s.heads, s.neurons, s.cross)):
         raise StageFailed("the importance of heads and neurons is not finite", hint="are there very large weights?")
     return scores
 
@@ -152,9 +163,16 @@ def measure_importance(
 def _magnitudes(part: "LayerParts") -> UnitScores:
     """Return the mean square of the weights that a head or a neuron writes with (Han et al. 2015): no text is read."""
     with torch.no_grad():
-        heads = part.attention_output.weight.square().mean(0).reshape(part.n_heads, part.head_dim).mean(1)
-        neurons = part.ffn_output.weight.square().mean(0)
-    return UnitScores(heads.double().numpy(), neurons.double().numpy())
+        squares = [matrix_of(m).square().mean(0).double() for m in (part.attention_output, part.ffn_output)]
+        across = matrix_of(part.cross.attention_output).square().mean(0).double() if part.cross else torch.zeros(0)
+    heads = squares[0].reshape(part.n_heads, part.head_dim).mean(1)
+    cross = across.reshape(-1, part.cross.head_dim).mean(1) if part.cross else across
+    return UnitScores(heads.numpy(), squares[1].numpy(), cross.numpy())
+
+
+def _across(part: "LayerParts") -> int:
+    """Return the heads of the attention to an encoder."""
+    return part.cross.n_heads if part.cross else 0
 
 
 def _gate_gradients(
@@ -164,20 +182,37 @@ def _gate_gradients(
     batch: Sequence[Text],
     evidence: Evidence,
     rng: torch.Generator,
-) -> list[tuple[torch.Tensor, torch.Tensor]]:
-    """Return, a layer, dL/dg `[texts, heads]` and `[texts, neurons]`."""
+) -> list[tuple[torch.Tensor, ...]]:
+    """Return, a layer, dL/dg `[texts, heads]`, `[texts, neurons]` and, of a decoder, `[texts, cross heads]`."""
     feed = {n: torch.from_numpy(rows) for n, rows in feed_of(model, [e for _, e in batch]).items()}
-    mask = feed["attention_mask"]
-    gates = [(_ones(len(batch), p.n_heads), _ones(len(batch), p.n_neurons)) for p in parts]
+    masks = token_masks(model, feed, [e for _, e in batch])
+    gates: list[list[torch.Tensor]] = []
     with ExitStack() as hooks, torch.enable_grad():
-        for part, (heads, neurons) in zip(parts, gates, strict=True):
-            wide = heads.repeat_interleave(part.head_dim, dim=1)
-            for linear, gate in ((part.attention_output, wide), (part.ffn_output, neurons)):
-                hooks.callback(linear.register_forward_pre_hook(_gated(gate, mask)).remove)
-        outputs = model.graphs()[MODEL](**feed)
+        for part, mask in zip(parts, masks, strict=True):
+            own = [(part.attention_output, part.n_heads, part.head_dim), (part.ffn_output, part.n_neurons, 1)]
+            across = [(part.cross.attention_output, part.cross.n_heads, part.cross.head_dim)] if part.cross else []
+            gates.append([])
+            for linear, n_units, width in (*own, *across):
+                gate = _ones(len(batch), n_units)
+                gates[-1].append(gate)
+                wide = gate.repeat_interleave(width, dim=1) if width > 1 else gate
+                hooks.callback(linear.register_forward_pre_hook(_gated(wide, mask)).remove)
+        outputs = model.whole()(**feed)
         loss = sum_of_losses(model, outputs, feed, batch, evidence, moved_answers(unpruned, feed, evidence, rng))
-        grads = torch.autograd.grad(loss, [g for pair in gates for g in pair])
-    return list(zip(grads[::2], grads[1::2], strict=True))
+        grads = iter(torch.autograd.grad(loss, [gate for row in gates for gate in row]))
+    return [tuple(next(grads) for _ in row) for row in gates]
+
+
+def token_masks(
+    model: TorchModel, feed: Mapping[str, torch.Tensor], encodings: Sequence[Encoding]
+) -> list[torch.Tensor]:
+    """Return, for each layer that parts are listed of, 1 `[texts, tokens]` at the tokens that it reads."""
+    steps = model.task.learned_steps(feed, encodings)
+    behind = model.cache is not None and model.task.kind != "decoder"
+    made = []
+    for stack in family_of(model).stacks(model.module):
+        made += [steps if behind and stack.name == "decoder" else feed["attention_mask"]] * stack.n_layers
+    return made
 
 
 def _ones(n_texts: int, n_units: int) -> torch.Tensor:
@@ -201,7 +236,7 @@ def moved_answers(
     if evidence.by_labels:
         return {}
     with torch.no_grad():
-        answers = unpruned.graphs()[MODEL](**feed)
+        answers = unpruned.whole()(**feed)
     return {n: v + NOISE * v.std() * torch.randn(v.shape, generator=rng) for n, v in answers.items()}
 
 
@@ -215,6 +250,7 @@ def sum_of_losses(
 ) -> torch.Tensor:
     """Return the sum of each text's own loss: what a text says does not depend on its neighbours in the batch."""
     total = torch.zeros(())
+    steps = model.task.learned_steps(feed, [encoding for _, encoding in batch])
     for row, text in enumerate(batch):
         own = {name: value[row : row + 1] for name, value in outputs.items()}
         if evidence.by_labels:
@@ -222,7 +258,7 @@ def sum_of_losses(
             total = total if found is None else total + found
         else:
             wanted = {name: value[row : row + 1] for name, value in answers.items()}
-            total = total + _soft_loss(model, own, wanted, feed["attention_mask"][row : row + 1])
+            total = total + _soft_loss(model, own, wanted, steps[row : row + 1])
     if not total.requires_grad:
         raise DataError("no text has a usable label", hint="use loss=answers")
     return total

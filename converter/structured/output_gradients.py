@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from converter.graphs import MODEL
 from converter.reference import feed_of
 from converter.structured.importance import Evidence, moved_answers, sum_of_losses
 from converter.structured.streams import Sublayer, linear_of, sublayers_of
@@ -66,7 +65,7 @@ def measure_output_gradients(
             for sublayer in sublayers:
                 hook = _adding_zeros(sublayer, feed["attention_mask"].shape, zeros)
                 hooks.callback(linear_of(parts, sublayer).register_forward_hook(hook).remove)
-            outputs = model.graphs()[MODEL](**feed)
+            outputs = model.whole()(**feed)
             loss = sum_of_losses(model, outputs, feed, batch, evidence, moved_answers(unpruned, feed, evidence, rng))
             grads = torch.autograd.grad(loss, [z for _, z in zeros])
         _take(made, [s for s, _ in zeros], grads, feed["attention_mask"].bool(), number)

@@ -1,7 +1,7 @@
 """What goes and what stays, decided before any weight moves."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -26,6 +26,7 @@ class UnitScores:
 
     heads: "NDArray[np.float64]"
     neurons: "NDArray[np.float64]"
+    cross: "NDArray[np.float64]" = field(default_factory=lambda: np.zeros(0))
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,8 @@ class LayerPlan:
     heads_importance_kept: float | None
     """Share (0..1) of the layer's importance that the kept heads carry: why the others could go. None: not measured."""
     neurons_importance_kept: float | None
+    cross_before: int = 0
+    """Heads of the attention to an encoder; 0 where there is none."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +61,7 @@ class PruningPlan:
                 "neurons_before": p.neurons_before,
                 "neurons_kept": len(p.shape.neurons),
                 "neurons_importance_kept": _rounded(p.neurons_importance_kept),
+                **({"cross_before": p.cross_before, "cross_kept": list(p.shape.cross)} if p.cross_before else {}),
             }
             for p in self.layers
         ]
@@ -103,6 +107,7 @@ def describe_plan(before: ShapeMap, after: ShapeMap, scores: Sequence[UnitScores
                 neurons_before=len(was.neurons),
                 heads_importance_kept=_share(was.heads, now.heads, score.heads) if score else None,
                 neurons_importance_kept=_share(was.neurons, now.neurons, score.neurons) if score else None,
+                cross_before=len(was.cross),
             )
         )
     return PruningPlan(tuple(made))

@@ -1,7 +1,7 @@
 """Cutting rows and columns of linear layers in place."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import torch
@@ -23,28 +23,59 @@ def unit_rows(units: Sequence[int], width: int, n_units: int, blocks: int = 1) -
     ]
 
 
-def keep_rows(linear: "torch.nn.Linear", rows: Sequence[int]) -> None:
+def keep_rows(linear: "torch.nn.Module", rows: Sequence[int]) -> None:
     """Keep these outputs of `linear`, bias included."""
     import torch
 
-    index = torch.as_tensor(list(rows), dtype=torch.long, device=linear.weight.device)
-    linear.weight = _cut(linear.weight, 0, index)
-    if linear.bias is not None:
-        linear.bias = _cut(linear.bias, 0, index)
-    linear.out_features = len(rows)
+    made: Any = linear
+    index = torch.as_tensor(list(rows), dtype=torch.long, device=made.weight.device)
+    made.weight = _cut(made.weight, 1 if is_transposed(linear) else 0, index)
+    if made.bias is not None:
+        made.bias = _cut(made.bias, 0, index)
+    if is_transposed(linear):
+        made.nf = len(rows)
+    else:
+        made.out_features = len(rows)
 
 
-def keep_columns(linear: "torch.nn.Linear", columns: Sequence[int]) -> None:
+def keep_columns(linear: "torch.nn.Module", columns: Sequence[int]) -> None:
     """Keep these inputs of `linear`; of one that has none left, its bias."""
     import torch
 
-    index = torch.as_tensor(list(columns), dtype=torch.long, device=linear.weight.device)
-    linear.weight = _cut(linear.weight, 1, index)
-    linear.in_features = len(columns)
+    made: Any = linear
+    index = torch.as_tensor(list(columns), dtype=torch.long, device=made.weight.device)
+    made.weight = _cut(made.weight, 0 if is_transposed(linear) else 1, index)
+    if is_transposed(linear):
+        made.nx = len(columns)
+        return
+    made.in_features = len(columns)
     if not columns:
         from converter.surgery.absent import without_inputs
 
-        without_inputs(linear)
+        without_inputs(made)
+
+
+def is_transposed(linear: "torch.nn.Module") -> bool:
+    """Tell GPT-2's `Conv1D`, a linear layer whose weight is `[inputs, outputs]`."""
+    return hasattr(linear, "nf")
+
+
+def inputs_of(linear: "torch.nn.Module") -> int:
+    """Return the number of inputs of a linear layer of either kind."""
+    weight: Any = linear.weight
+    return int(weight.shape[0 if is_transposed(linear) else 1])
+
+
+def outputs_of(linear: "torch.nn.Module") -> int:
+    """Return the number of outputs of a linear layer of either kind."""
+    weight: Any = linear.weight
+    return int(weight.shape[1 if is_transposed(linear) else 0])
+
+
+def matrix_of(linear: "torch.nn.Module") -> "torch.Tensor":
+    """Return the weight of a linear layer of either kind as `[outputs, inputs]`, a view of its own."""
+    weight: Any = linear.weight
+    return weight.T if is_transposed(linear) else weight
 
 
 def _cut(parameter: "torch.Tensor", dim: int, index: "torch.Tensor") -> "torch.nn.Parameter":

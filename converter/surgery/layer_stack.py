@@ -99,8 +99,8 @@ def cut_layer(slots: Slots, keep: "LayerShape") -> None:
         StageFailed: `keep` is unsorted, or names units that the layer does not have.
 
     """
-    _check_units("heads", keep.heads, slots.n_heads)
-    _check_units("neurons", keep.neurons, slots.n_neurons)
+    check_units("heads", keep.heads, slots.n_heads)
+    check_units("neurons", keep.neurons, slots.n_neurons)
     n_heads, n_neurons = slots.n_heads, slots.n_neurons
     for linear in slots.projections:
         keep_rows(linear, unit_rows(keep.heads, slots.head_dim, n_heads, slots.projection_blocks))
@@ -112,10 +112,10 @@ def cut_layer(slots: Slots, keep: "LayerShape") -> None:
 def check_kept(kept: Sequence[int], n_layers: int) -> Sequence[int]:
     if not kept:
         raise StageFailed("no layers would be left", hint="remove less")
-    _check_units("layers", kept, n_layers)
+    check_units("layers", kept, n_layers)
     return kept
 
 
-def _check_units(what: str, kept: Sequence[int], n_units: int) -> None:
+def check_units(what: str, kept: Sequence[int], n_units: int) -> None:
     if list(kept) != sorted(set(kept)) or (kept and (kept[0] < 0 or kept[-1] >= n_units)):
         raise StageFailed(f"kept {what} must be ascending, between 0 and {n_units - 1}: {list(kept)[:8]}")

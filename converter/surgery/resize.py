@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 
 from converter.artifact import TorchModel
 from converter.errors import SourceError, StageFailed, nearest
-from converter.model_folder.shape_map import LayerShape, ShapeMap
+from converter.model_folder.shape_map import UNITS, LayerShape, ShapeMap
 from converter.registry import families
 
 if TYPE_CHECKING:
-    from converter.family import Family
+    from converter.family import Family, LayerParts
 
 
 def family_of(model: TorchModel) -> "Family":
@@ -29,6 +29,12 @@ def family_of(model: TorchModel) -> "Family":
             where=model.provenance.id,
             hint=f"it can be exported, quantized and distilled; {nearest(kind, families())}",
         )
+    if found.writes and model.cache is None:
+        raise SourceError(
+            f"a {kind} for {model.task.name} cannot be pruned: its stacks are known for models that write text",
+            where=model.provenance.id,
+            hint="it can be exported, quantized and distilled",
+        )
     return found
 
 
@@ -36,10 +42,16 @@ def shape_map_of(model: TorchModel) -> ShapeMap:
     """Return the model's shape map, or that of a model from which nothing is missing."""
     if model.shape_map is not None:
         return model.shape_map
-    layers = tuple(
-        LayerShape(tuple(range(p.n_heads)), tuple(range(p.n_neurons))) for p in family_of(model).layers(model.module)
-    )
-    return ShapeMap(layers, tuple(range(model.config.num_hidden_layers)))
+    family = family_of(model)
+    layers = tuple(whole_shape(part) for part in family.layers(model.module))
+    passes = int(model.config.num_hidden_layers) if family.shares_layers else len(layers)
+    return ShapeMap(layers, tuple(range(passes)))
+
+
+def whole_shape(part: "LayerParts") -> LayerShape:
+    """Return the shape of a layer that keeps all that it has now."""
+    cross = range(part.cross.n_heads if part.cross else 0)
+    return LayerShape(tuple(range(part.n_heads)), tuple(range(part.n_neurons)), tuple(cross))
 
 
 def resized(model: TorchModel, keep: Sequence[LayerShape]) -> TorchModel:
@@ -61,10 +73,19 @@ def resized_in_place(model: TorchModel, keep: Sequence[LayerShape]) -> TorchMode
     for index, shape in enumerate(keep):
         family.resize_layer(model.module, index, shape)
     layers = tuple(
-        LayerShape(tuple(was.heads[i] for i in shape.heads), tuple(was.neurons[i] for i in shape.neurons))
+        LayerShape(*(tuple(getattr(was, kind)[i] for i in getattr(shape, kind)) for kind in UNITS))
         for was, shape in zip(before.layers, keep, strict=True)
     )
-    return replace(model, shape_map=ShapeMap(layers, before.layers_kept))
+    return with_own_cache(replace(model, shape_map=ShapeMap(layers, before.layers_kept)))
+
+
+def with_own_cache(model: TorchModel) -> TorchModel:
+    """Return a model that writes text with the sizes that its cache has now; any other as it is."""
+    if model.cache is None:
+        return model
+    from converter.generate.modules import cache_facts
+
+    return replace(model, cache=cache_facts(model.module))
 
 
 def places_of(before: TorchModel, after: TorchModel) -> list[LayerShape]:
@@ -84,10 +105,11 @@ def places_in(was: ShapeMap, now: ShapeMap) -> list[LayerShape]:
         raise StageFailed(f"the layers are {list(now.layers_kept)}, wanted {list(was.layers_kept)}")
     made = []
     for i, (a, b) in enumerate(zip(was.layers, now.layers, strict=True)):
-        heads, neurons = ({unit: place for place, unit in enumerate(units)} for units in (a.heads, a.neurons))
-        if not (set(b.heads) <= set(heads) and set(b.neurons) <= set(neurons)):
+        places = [{unit: place for place, unit in enumerate(getattr(a, kind))} for kind in UNITS]
+        wanted = [getattr(b, kind) for kind in UNITS]
+        if not all(set(units) <= set(known) for units, known in zip(wanted, places, strict=True)):
             raise StageFailed(f"layer {i} does not have all the heads and neurons that are to stay")
-        made.append(LayerShape(tuple(heads[u] for u in b.heads), tuple(neurons[u] for u in b.neurons)))
+        made.append(LayerShape(*(tuple(known[u] for u in units) for units, known in zip(wanted, places, strict=True))))
     return made
 
 
@@ -104,4 +126,4 @@ def shallower(model: TorchModel, kept: Sequence[int]) -> TorchModel:
     layers = before.layers if family.shares_layers else tuple(before.layers[i] for i in kept)
     made = ShapeMap(layers, tuple(before.layers_kept[i] for i in kept))
     family.fit_layers(module, made.layers_kept)
-    return replace(model, module=module, shape_map=made)
+    return with_own_cache(replace(model, module=module, shape_map=made))

@@ -11,9 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 from converter.artifact import TorchModel
 from converter.errors import StageFailed
+from converter.surgery.resize import with_own_cache
 
 if TYPE_CHECKING:
     import torch
+
+
+BIAS = "final_logits_bias"
+"""What BART and its kin add to the output layer: no parameter, and a number a token."""
 
 
 def with_vocabulary(model: TorchModel, tokenizer: Any, kept: Sequence[int]) -> TorchModel:
@@ -28,13 +33,14 @@ def with_vocabulary(model: TorchModel, tokenizer: Any, kept: Sequence[int]) -> T
     module = copy.deepcopy(model.module)
     cut_vocabulary(module, kept)
     before = model.source_ids
-    return replace(
+    made = replace(
         model,
         module=module,
-        task=type(model.task)(module.config, model.task.prompt),
+        task=model.task.renumbered(module.config, tokenizer, {old: new for new, old in enumerate(kept)}),
         tokenizer=tokenizer,
         source_ids=tuple(kept) if before is None else tuple(before[i] for i in kept),
     )
+    return with_own_cache(made)
 
 
 def in_vocabulary_of(given: TorchModel, teacher: TorchModel) -> TorchModel:
@@ -61,8 +67,15 @@ def cut_vocabulary(module: "torch.nn.Module", kept: Sequence[int]) -> None:
         for name, parameter in part.named_parameters(recurse=False, remove_duplicate=False):
             if id(parameter) in made:
                 setattr(part, name, made[id(parameter)])
+        for name, buffer in part.named_buffers(recurse=False):
+            if name == BIAS and buffer.shape[-1] == n_before:
+                setattr(part, name, buffer.index_select(-1, index).contiguous())
         _note_size(part, n_before, len(kept), new)
-    _renumber_config(module.config, new, len(kept))
+    for config in {id(c): c for part in module.modules() if (c := getattr(part, "config", None)) is not None}.values():
+        _renumber_config(config, new, len(kept))
+    generation = getattr(module, "generation_config", None)
+    if generation is not None:
+        _renumber_generation(generation, new)
 
 
 def _token_parameters(module: "torch.nn.Module", n_tokens: int) -> "list[torch.Tensor]":
@@ -109,12 +122,30 @@ def counted_padding(module: "torch.nn.Module") -> int | None:
     for name, part in module.named_modules():
         if name.endswith("position_embeddings") and isinstance(part, torch.nn.Embedding):
             return part.padding_idx
+        # M2M100's positions are computed, and counted in the same way.
+        if name.endswith("embed_positions") and isinstance(getattr(part, "padding_idx", None), int):
+            return int(part.padding_idx)  # type: ignore[arg-type]
     return None
 
 
 def _renumber_config(config: Any, new: dict[int, int], n_after: int) -> None:
     """Every `…_token_id` is an id of the vocabulary; one that the tokenizer never makes may be gone."""
     config.vocab_size = n_after
+    if getattr(config, "decoder_vocab_size", None) is not None:
+        config.decoder_vocab_size = n_after
     for name, value in config.to_dict().items():
         if name.endswith("_token_id") and isinstance(value, int):
             setattr(config, name, new.get(value))
+
+
+def _renumber_generation(generation: Any, new: dict[int, int]) -> None:
+    """Give the ids in a generation configuration their new numbers; what is gone cannot be written anyway."""
+    for name, value in generation.to_dict().items():
+        if name.endswith("_token_id") and value is not None:
+            ids = [new[i] for i in (value if isinstance(value, list) else [value]) if i in new]
+            setattr(generation, name, (ids if isinstance(value, list) else ids[0]) if ids else None)
+        elif name in {"suppress_tokens", "begin_suppress_tokens"} and value:
+            setattr(generation, name, [new[i] for i in value if i in new] or None)
+        elif name == "bad_words_ids" and value:
+            kept = [[new[i] for i in word] for word in value if all(i in new for i in word)]
+            setattr(generation, name, kept or None)

@@ -1,5 +1,6 @@
 """What all models that write text share: they are judged by the next token at every step of the source's own answer."""
 
+import copy
 from abc import ABC
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
@@ -19,7 +20,7 @@ from converter.generate.graphs import DECODER, causal_graphs, encoder_decoder_gr
 from converter.generate.languages import target_language, target_languages
 from converter.generate.loop import generate
 from converter.generate.read_settings import FILE, read_settings, table_of_settings, task_params, text_prefix
-from converter.generate.settings import GenerationSettings
+from converter.generate.settings import GenerationSettings, renumbered_settings
 from converter.graphs import (
     BATCH,
     ENCODER_SEQUENCE,
@@ -32,10 +33,10 @@ from converter.graphs import (
 )
 from converter.jsonfile import read_table
 from converter.scoring.references import BLEU, bleu_signature, reference_score, reference_scores
-from converter.task import Judged, Outputs, Task
+from converter.task import Judged, Outputs
+from converter.tasks._learning import LearningToWrite, answer_tokenizer
 
 if TYPE_CHECKING:
-    import torch
     from numpy.typing import NDArray
 
     from converter.data.probes import BuiltinText
@@ -54,11 +55,13 @@ IDLE = ("_from_model_config", "transformers_version")
 """Keys of generation_config.json that say who wrote it."""
 NOT_ASKED = ("max_length", "max_new_tokens", "num_beams", "do_sample")
 """Settings of a task that judging sets itself: texts are continued greedily, so many tokens."""
+COUNTS = ("max_new_tokens", "min_new_tokens")
+"""Settings named like lists of tokens that are numbers of them."""
 ANSWER = "decoder_input_ids"
 """What an encoder-decoder is fed of its answer, the start token first."""
 
 
-class Writing(Task, ABC):
+class Writing(LearningToWrite, ABC):
     """A model that writes text, token by token.
 
     The reference is the source's own greedy continuation, kept in the encoding. Outputs are the logits at each step of
@@ -81,7 +84,6 @@ class Writing(Task, ABC):
     """What a translator of several languages answers in; None: what its folder says."""
     asked: Mapping[str, Any] = {}
     """What `generate` of transformers has to be told of these two, under its own names."""
-    _tokenizer: Any = None
 
     @property
     def outputs(self) -> tuple[TensorSpec, ...]:
@@ -121,10 +123,34 @@ class Writing(Task, ABC):
         forced = {} if settings == own else {"forced_bos_token_id": settings.forced_bos_id}
         self.asked = {k: v for k, v in params.items() if k not in NOT_ASKED} | forced
         self.settings, self._tokenizer = settings, tokenizer
+        self._answers = answer_tokenizer(folder, str(self.config.model_type))
         self.languages = _languages(folder, tokenizer, settings)
         self.generation_table = _carried(folder, self.config) | params | table_of_settings(settings)
         if self.chosen is not None:
             self.prompt = text_prefix(folder, self.chosen)
+
+    def needed_ids(self) -> set[int]:
+        own = self.settings
+        one = (own.pad_id, own.start_id, own.forced_bos_id)
+        return {*own.eos_ids, *own.forced_eos_ids, *(i for i in one if i is not None)}
+
+    def renumbered(self, config: Any, tokenizer: Any, new_ids: Mapping[int, int]) -> "Writing":
+        made = copy.copy(self)
+        made._renumber(config, tokenizer, new_ids)  # noqa: SLF001 - its own
+        return made
+
+    def _renumber(self, config: Any, tokenizer: Any, new_ids: Mapping[int, int]) -> None:
+        self.config, self._tokenizer = config, tokenizer
+        self.settings = renumbered_settings(self.settings, new_ids)
+        first, suffixes = self.generation_table.get("bos_token_id"), ("_token_id", "_ids", "_tokens")
+        bos = {"bos_token_id": new_ids[first]} if first in new_ids else {}
+        ids = {k: v for k, v in table_of_settings(self.settings).items() if k.endswith(suffixes)}
+        others = {k: v for k, v in self.generation_table.items() if not k.endswith(suffixes) or k in COUNTS}
+        self.generation_table = others | bos | {k: v for k, v in ids.items() if k not in COUNTS}
+        if "forced_bos_token_id" in self.asked:
+            self.asked = {**self.asked, "forced_bos_token_id": self.settings.forced_bos_id}
+        known = self._new_ids
+        self._new_ids = dict(new_ids) if known is None else {a: new_ids[b] for a, b in known.items() if b in new_ids}
 
     def answer_in(self, language: str, tokenizer: Any) -> None:
         """Answer in another language from now on.
@@ -318,20 +344,6 @@ class Writing(Task, ABC):
     def read_written(self, tokens: Sequence[int]) -> str:
         """Return tokens as a user reads them, without those that are no text."""
         return str(self._tokenizer.decode(list(tokens), skip_special_tokens=True)).strip()
-
-    def soft_loss(
-        self,
-        student: Mapping[str, "torch.Tensor"],
-        teacher: Mapping[str, "torch.Tensor"],
-        attention_mask: "torch.Tensor",
-        temperature: float,
-    ) -> "torch.Tensor":
-        raise UsageError(f"training a model for {self.name} is not supported yet")
-
-    def hard_loss(
-        self, outputs: Mapping[str, "torch.Tensor"], batch: Sequence[tuple[Example, Encoding]]
-    ) -> "torch.Tensor | None":
-        raise UsageError(f"training a model for {self.name} is not supported yet")
 
 
 def _carried(folder: Path, config: Any) -> dict[str, Any]:

@@ -38,7 +38,19 @@ def distill(
         StageFailed: the loss is not finite.
 
     """
-    setup = prepare(name, options, weights, given, ctx)
+    return distill_texts(name, options, weights, given, ctx, None)
+
+
+def distill_texts(
+    name: str,
+    options: TrainingOptions,
+    weights: LossWeights,
+    given: TorchModel,
+    ctx: Context,
+    texts: "tuple[Text, ...] | None",
+) -> Outcome[TorchModel]:
+    """Do what `distill` does, on texts that are encoded already; None: on those of `ctx`."""
+    setup = prepare(name, options, weights, given, ctx, texts)
     trained = setup.train(given, (0.0, 1.0))
     shutil.rmtree(ctx.work / KEPT, ignore_errors=True)
     return Outcome(replace(given, module=trained.module), setup.facts([trained]))
@@ -91,18 +103,26 @@ class DistillationSetup:
 
 
 def prepare(
-    name: str, options: TrainingOptions, weights: LossWeights, given: TorchModel, ctx: Context
+    name: str,
+    options: TrainingOptions,
+    weights: LossWeights,
+    given: TorchModel,
+    ctx: Context,
+    encoded: "tuple[Text, ...] | None" = None,
 ) -> DistillationSetup:
-    """Refuse before any work what cannot be learned, and read the text."""
+    """Refuse before any work what cannot be learned, and read the text, unless it is `encoded` already."""
     weights = _refuse(name, options, weights, ctx)
     teacher = ctx.teacher if weights.of_teacher > 0 else None
     teacher = None if teacher is None else in_vocabulary_of(given, teacher)
     _refuse_teacher(name, given, teacher)
+    refuse_of_writers(name, options, weights, given, teacher)
     examples = [e for e in ctx.calibration if teacher is not None or e.label is not None]
     if weights.hard > 0:
         given.task.check_labels(examples)
-    variants = variants_of(examples, options.augment, ctx.seed, given.tokenizer.mask_token)
-    texts = encode_texts(given, [*examples, *variants], options.max_length, ctx.progress)
+    texts = encoded
+    if texts is None:
+        variants = variants_of(examples, options.augment, ctx.seed, given.tokenizer.mask_token)
+        texts = encode_texts(given, [*examples, *variants], options.max_length, ctx.progress)
     if ctx.calibration_is_builtin:
         ctx.progress.note(f"{name} trains on the built-in text only: give --calibration FILE for a useful model")
     same = teacher is not None and digest_tensors(given.module.state_dict()) == digest_tensors(
@@ -166,6 +186,51 @@ def _refuse_teacher(name: str, given: TorchModel, teacher: TorchModel | None) ->
         )
 
 
+def refuse_of_writers(
+    name: str, options: TrainingOptions, weights: LossWeights, given: TorchModel, teacher: TorchModel | None
+) -> None:
+    """Refuse what a model that writes text cannot learn, and a student of more layers than its teacher.
+
+    Raises:
+        UsageError: it is asked to.
+
+    """
+    if given.cache is None:
+        return
+    idle = [n for n, on in (("relation_weight", weights.relation), ("similarity_weight", weights.similarity)) if on]
+    if idle:
+        raise UsageError(
+            f"{idle[0]} is for encoders: a model that writes text learns outputs and hidden states",
+            where=name,
+            hint=f"leave {idle[0]} out",
+        )
+    if options.augment:
+        raise UsageError(
+            "variants of a text have no answer to learn",
+            where=f"{name}.augment",
+            hint="augment=0, or distill.sequence, where the teacher answers whatever text there is",
+        )
+    if teacher is None:
+        return
+    names = ("encoder", "decoder") if len(depths_of(given)) > 1 else ("decoder",)
+    for stack, own, known in zip(names, depths_of(given), depths_of(teacher), strict=True):
+        if own > known:
+            raise UsageError(
+                f"the student's {stack} has {own} layers, its teacher's {known}: it may have no more",
+                where=name,
+                hint="prune.layers makes a shallower student of the teacher",
+            )
+
+
+def depths_of(model: TorchModel) -> tuple[int, ...]:
+    """Return the number of layers of each stack of a model that writes text, an encoder's first."""
+    assert model.cache is not None
+    of_decoder = sum(name.endswith("decoder.key") or name.count(".") == 1 for name in model.cache.sizes)
+    if model.task.kind == "decoder":
+        return (len(model.cache.sizes) // 2,)
+    return (int(model.config.num_hidden_layers), of_decoder)
+
+
 def _key(job: Job) -> str:
     """Return the digest of everything that the trained weights depend on."""
     table = options_of(job.options) | options_of(job.weights) | {"stage": job.name, "seed": job.ctx.seed}
@@ -178,6 +243,8 @@ def _key(job: Job) -> str:
         made.update(repr(example.label).encode())
         for input_name, ids in encoding.inputs.items():
             made.update(input_name.encode() + ids.tobytes())
+        if encoding.answer is not None:
+            made.update(b"answer" + encoding.answer.tobytes())
     return made.hexdigest()
 
 

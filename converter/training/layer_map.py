@@ -1,8 +1,8 @@
 """Which teacher layer a student layer learns from, and the modules that show what is learned of a layer."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
@@ -86,11 +86,18 @@ class ObservedForward(torch.nn.Module):
         if self.forward_of.decides_at_end:
             return ForwardOutputs(self.forward_of(**feed))
         with self.tap or nullcontext():
-            made = self.forward_of.model(**feed, return_dict=True, output_hidden_states=bool(self.hidden))
+            made = self.forward_of.call(feed, hidden=bool(self.hidden))
         outputs = self.forward_of.named_outputs(made, feed["attention_mask"])
-        # The first hidden state is the embeddings' output.
-        hidden = tuple(self.projection(made["hidden_states"][1 + i]) for i in self.hidden)
+        states = [state for stack in states_of(made) for state in stack] if self.hidden else []
+        hidden = tuple(self.projection(states[i]) for i in self.hidden)
         return ForwardOutputs(outputs, hidden, self.tap.taken() if self.tap else ())
+
+
+def states_of(made: Mapping[str, Any]) -> list[list[torch.Tensor]]:
+    """Return what each layer of each stack put out, `[batch, length, width]`, an encoder's first."""
+    names = ("hidden_states", "encoder_hidden_states", "decoder_hidden_states")
+    # The first hidden state is the embeddings' output.
+    return [list(made[name][1:]) for name in names if made.get(name) is not None]
 
 
 def hidden_loss(
@@ -108,13 +115,13 @@ def hidden_loss(
     return torch.stack(parts).mean()
 
 
-def depth_and_width(model: "TorchModel", feed: dict[str, torch.Tensor]) -> tuple[int, int]:
-    """Return the number of layers and the width of their states, read off one forward.
+def depths_and_width(model: "TorchModel", feed: dict[str, torch.Tensor]) -> tuple[tuple[int, ...], int]:
+    """Return the number of layers of each stack and the width of their states, read off one forward.
 
     Configurations name both in too many ways.
 
     Raises:
-        SourceError: an encoder-decoder, whose layers are two stacks.
+        SourceError: an encoder-decoder that classifies, whose states are not compared.
 
     """
     if decides_at_end(model.module):
@@ -124,5 +131,20 @@ def depth_and_width(model: "TorchModel", feed: dict[str, torch.Tensor]) -> tuple
             hint="distill its outputs alone: hidden=0 and relation=0",
         )
     with torch.no_grad():
-        made = Forward(model).model(**feed, return_dict=True, output_hidden_states=True)["hidden_states"]
-    return len(made) - 1, made[-1].shape[-1]
+        stacks = states_of(Forward(model).call(feed, hidden=True))
+    return tuple(map(len, stacks)), stacks[-1][-1].shape[-1]
+
+
+def map_stacks(own: Sequence[int], known: Sequence[int], kept: Sequence[int] | None) -> tuple[int, ...]:
+    """Do what `map_layers` does for each stack; layers of a decoder are counted on from those of its encoder.
+
+    >>> map_stacks((3, 1), (3, 2), (0, 1, 2, 3))
+    (0, 1, 2, 4)
+    """
+    made: list[int] = []
+    begin = 0
+    for n_own, n_known in zip(own, known, strict=True):
+        here = None if kept is None else [k - begin for k in kept if begin <= k < begin + n_known]
+        made += [begin + i for i in map_layers(n_own, n_known, here)]
+        begin += n_known
+    return tuple(made)

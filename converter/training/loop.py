@@ -314,7 +314,8 @@ class Training:
         seen = self.model(feed)
         wanted = None if self.teacher is None else self.teacher.answers(batch, feed)
         texts = [job.texts[i] for i in batch]
-        return losses(self.objective, job.weights, job.given.task, seen, wanted, feed["attention_mask"], texts)
+        steps = job.given.task.learned_steps(feed, [encoding for _, encoding in texts])
+        return losses(self.objective, job.weights, job.given.task, seen, wanted, feed["attention_mask"], texts, steps)
 
     def _show(self, ticker: Ticker) -> None:
         recent = self.history["loss"][-20:]

@@ -9,10 +9,10 @@ import torch
 from converter.training.layer_map import (
     ForwardOutputs,
     ObservedForward,
-    depth_and_width,
+    depths_and_width,
     hidden_loss,
     kept_layers,
-    map_layers,
+    map_stacks,
     refuse_layers,
 )
 from converter.training.losses import similarity_loss
@@ -38,6 +38,8 @@ class DistillationObjective:
     relations: RelationPlan | None = None
     projection: torch.nn.Module | None = None
     """From the student's width to the teacher's, where they differ."""
+    n_encoder: int = 0
+    """Of the student's layers, those of an encoder before a decoder: their states have the texts' own tokens."""
 
     @property
     def key(self) -> str:
@@ -71,18 +73,19 @@ def plan_objective(
     """
     if weights.hidden == weights.relation == 0:
         return DistillationObjective()
-    (n_own, narrow), (n_known, wide) = (
-        depth_and_width(model, feed) for model, feed in zip((student, teacher), feeds, strict=True)
+    (own, narrow), (known, wide) = (
+        depths_and_width(model, feed) for model, feed in zip((student, teacher), feeds, strict=True)
     )
     if options.layers:
-        refuse_layers(options.layers, n_own, n_known)
-    mapped = options.layers or map_layers(n_own, n_known, kept_layers(student, teacher))
+        refuse_layers(options.layers, sum(own), sum(known))
+    mapped = options.layers or map_stacks(own, known, kept_layers(student, teacher))
     relations = None
     if weights.relation > 0:
         relations = plan_relations(student, teacher, mapped, options.relation_heads)
     if weights.hidden == 0:
         return DistillationObjective(relations=relations)
-    return DistillationObjective(mapped, relations, _projection_between(narrow, wide, seed))
+    n_encoder = own[0] if len(own) > 1 else 0
+    return DistillationObjective(mapped, relations, _projection_between(narrow, wide, seed), n_encoder)
 
 
 def _projection_between(narrow: int, wide: int, seed: int) -> torch.nn.Module | None:
@@ -104,14 +107,19 @@ def losses(
     wanted: ForwardOutputs | None,
     attention_mask: torch.Tensor,
     texts: "Sequence[Text]",
+    steps: torch.Tensor | None = None,
 ) -> dict[str, torch.Tensor]:
-    """Return the weighted sum as `loss`, and its parts (0 where a part does not count here)."""
+    """Return the weighted sum as `loss`, and its parts (0 where a part does not count here).
+
+    `steps` is 1 where outputs are learned; None: wherever `attention_mask` is.
+    """
     # Touches every output, so that the processes agree on which parameters have a gradient, whatever the batch.
     zero = torch.zeros((), device=attention_mask.device)
     shown = (*seen.outputs.values(), *seen.hidden, *seen.relations)
     parts = dict.fromkeys(PARTS, zero) | {"loss": sum((v.sum() * 0.0 for v in shown), zero)}
     if wanted is not None:
-        parts |= _of_teacher(objective, weights, task, seen, wanted, attention_mask)
+        learned = attention_mask if steps is None else steps
+        parts |= _of_teacher(objective, weights, task, seen, wanted, attention_mask, learned)
     if weights.hard > 0:
         hard = task.hard_loss(seen.outputs, texts)
         parts["hard"] = zero if hard is None else hard
@@ -126,14 +134,32 @@ def _of_teacher(
     seen: ForwardOutputs,
     wanted: ForwardOutputs,
     attention_mask: torch.Tensor,
+    steps: torch.Tensor,
 ) -> dict[str, torch.Tensor]:
     made = {}
     if weights.soft > 0:
-        made["soft"] = task.soft_loss(seen.outputs, wanted.outputs, attention_mask, weights.temperature)
+        made["soft"] = task.soft_loss(seen.outputs, wanted.outputs, steps, weights.temperature)
     if objective.mapped:
-        made["hidden"] = hidden_loss(seen.hidden, wanted.hidden, attention_mask)
+        made["hidden"] = _hidden(objective.n_encoder, seen.hidden, wanted.hidden, attention_mask, steps)
     if objective.relations is not None:
         made["relation"] = relation_loss(seen.relations, wanted.relations, attention_mask, objective.relations.n_heads)
     if weights.similarity > 0 and EMBEDDING in seen.outputs:
         made["similarity"] = similarity_loss(seen.outputs[EMBEDDING], wanted.outputs[EMBEDDING])
     return made
+
+
+def _hidden(
+    n_encoder: int,
+    seen: "Sequence[torch.Tensor]",
+    wanted: "Sequence[torch.Tensor]",
+    attention_mask: torch.Tensor,
+    steps: torch.Tensor,
+) -> torch.Tensor:
+    """Return the mean over all layers; states of a decoder behind an encoder have the steps of the answer."""
+    if not n_encoder:
+        return hidden_loss(seen, wanted, attention_mask)
+    parts = (
+        hidden_loss(seen[:n_encoder], wanted[:n_encoder], attention_mask),
+        hidden_loss(seen[n_encoder:], wanted[n_encoder:], steps),
+    )
+    return (n_encoder * parts[0] + (len(seen) - n_encoder) * parts[1]) / len(seen)

@@ -56,7 +56,10 @@ class Teacher:
 
         Always in the same batches, and whether they are kept does not depend on the machine: a resumed run must see the
         same bits as one that was not. What an earlier part of the same training has kept there is taken as it is.
+        A model that writes text is asked anew: its answers are as wide as its vocabulary at every step.
         """
+        if self.model.cache is not None:
+            return False
         lengths = [e.length for _, e in self.texts]
         order = np.argsort(lengths, kind="stable")
         shown = self.answers(order[:1], self._feed(order[:1]))

@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from converter.examples import Encoding, Example, pad_batch
-from converter.graphs import MODEL
+from converter.examples import Encoding, Example
+from converter.reference import feed_of
 
 if TYPE_CHECKING:
     import torch
@@ -28,7 +28,7 @@ def encode_texts(
     made = []
     with progress.task("Reading the training text", total=len(examples)) as ticker:
         for example in examples:
-            made.append((example, model.task.encode(model.tokenizer, example, min(max_length, model.max_length))))
+            made.append((example, model.task.learned(model.tokenizer, example, min(max_length, model.max_length))))
             ticker.advance()
     return tuple(made)
 
@@ -66,8 +66,9 @@ def feed_batch(
     """Return the texts of `batch` as the model's inputs, padded to the longest of them."""
     import torch
 
-    padded = pad_batch([texts[i][1] for i in batch], model.specs[MODEL])
-    return {n: torch.from_numpy(rows).to(device) for n, rows in padded.items() if n in model.input_names}
+    padded = feed_of(model, [texts[i][1] for i in batch])
+    taken = padded if model.cache is not None else model.input_names
+    return {n: torch.from_numpy(rows).to(device) for n, rows in padded.items() if n in taken}
 
 
 def shortest_feeds(

@@ -1,6 +1,7 @@
 """That kept text is answered as before; and what becomes of other text."""
 
 from collections.abc import Sequence
+from itertools import takewhile
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -9,7 +10,7 @@ from converter.data.probes import even_sample, is_edge
 from converter.errors import StageFailed
 from converter.examples import Example
 from converter.graphs import MODEL, VOCABULARY
-from converter.reference import encode_probes, run_probe, torch_run
+from converter.reference import encode_probes, feed_of, run_probe, torch_run
 from converter.scoring.relative_error import relative_error
 from converter.surgery.token_usage import pieces, split_otherwise, texts_of
 from converter.validate.answers import shorten
@@ -52,7 +53,38 @@ def prove_kept(
     return {"texts": len(texts), "split_otherwise": len(other), "answers_compared": len(asked)}
 
 
+def _compare_written(given: "TorchModel", made: "TorchModel", examples: Sequence[Example]) -> None:
+    """Compare the scores of what the model writes about texts, as far as its tokens are kept."""
+    import torch
+
+    assert made.source_ids is not None
+    columns = _columns(given, made)
+    new = {old: i for i, old in enumerate(columns)}
+    run, task = torch_run(given), made.task
+    for example in examples:
+        bare = Example(example.text)
+        old = given.task.continued(given.specs, run, given.task.encode(given.tokenizer, bare, given.max_length))
+        answer = [] if old.answer is None else old.answer.tolist()
+        kept = list(takewhile(new.__contains__, answer)) or sorted(given.task.needed_ids())[:1]
+        ids = np.asarray([new[i] for i in kept], dtype=np.int64)
+        asked = (
+            given.task.with_answer(old, np.asarray(kept, dtype=np.int64)),  # type: ignore[attr-defined]
+            task.with_answer(task.encode(made.tokenizer, bare, made.max_length), ids),  # type: ignore[attr-defined]
+        )
+        with torch.inference_mode():
+            before, after = (
+                model.whole()(**{n: torch.from_numpy(rows) for n, rows in feed_of(model, [one]).items()})["logits"]
+                for model, one in zip((given, made), asked, strict=True)
+            )
+        value, found = before[..., columns].numpy(), after.numpy()
+        if not relative_error(found, value, float(np.ptp(value))) <= NEARLY:
+            raise StageFailed(f"what follows {shorten(example.text)!r} changed after trimming", where="trim.vocabulary")
+
+
 def _compare_answers(given: "TorchModel", made: "TorchModel", examples: Sequence[Example]) -> None:
+    if given.cache is not None:
+        _compare_written(given, made, examples)
+        return
     before, after = torch_run(given), torch_run(made)
     wide = given.specs[MODEL].outputs_along(VOCABULARY)
     assert made.source_ids is not None

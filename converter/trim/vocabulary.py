@@ -34,6 +34,9 @@ class VocabularyTrimming(Stage[TorchModel, TorchModel]):
     method is that of Load What You Need (Abdaoui et al., arXiv 2010.05609) and of vocabulary trimming (Ushio et al.,
     arXiv 2305.15020), for WordPiece, BPE and Unigram.
 
+    Of a model that writes text also the tokens of the right answers are kept, and those that it writes itself about the
+    calibration text: both sides of a translator. Its output layer shrinks with its embedding, which it often is.
+
     As a recipe: `compress = [{stage = "trim.vocabulary", corpus = ["texts.txt"]}]`
     """
 
@@ -50,6 +53,7 @@ class VocabularyTrimming(Stage[TorchModel, TorchModel]):
     tokens: str = option("", "file with exactly the tokens to keep: one per line, or the tokenizer.json of another run")
 
     name = NAME
+    takes = ("encoder", "decoder", "encoder-decoder")
     summary = "remove vocabulary entries unused in the calibration text, from tokenizer and embedding"
     needs_text = True
 
@@ -122,7 +126,8 @@ class VocabularyTrimming(Stage[TorchModel, TorchModel]):
 
         pad = counted_padding(given.module)
         below = set() if pad is None else set(range(pad + 1))
-        return below | special_ids(given.tokenizer, table) | character_ids(table, ascii_only=self.characters == "ascii")
+        special = special_ids(given.tokenizer, table) | given.task.needed_ids()
+        return below | special | character_ids(table, ascii_only=self.characters == "ascii")
 
     def _chosen(self, given: TorchModel, table: Mapping[str, Any], texts: Sequence[str], ctx: Context) -> set[int]:
         from converter.surgery.token_usage import count_tokens
@@ -131,6 +136,7 @@ class VocabularyTrimming(Stage[TorchModel, TorchModel]):
         floor, ancestors = self._floor(given, table), Ancestors(table)
         with ctx.progress.task("Reading the text to keep", total=len(texts)) as ticker:
             counts = count_tokens(given.tokenizer, texts, ticker)
+        counts.update(self._written(given, ctx))
         if self.top:
             names = pieces_of(table)
             others = (i for i in sorted(names) if i not in counts and not names[i].startswith(PLACEHOLDER))
@@ -139,6 +145,14 @@ class VocabularyTrimming(Stage[TorchModel, TorchModel]):
         # A word of no known spelling must stay unknown: the pieces that were tried in vain keep it so.
         used |= tried_pieces(given.tokenizer, table, texts) if self.least == 1 else set()
         return floor.union(*(ancestors.of(i) for i in used))
+
+    def _written(self, given: TorchModel, ctx: Context) -> Counter[int]:
+        from converter.data.files import read_texts
+        from converter.trim._written import count_written
+
+        examples = () if ctx.calibration_is_builtin else ctx.calibration
+        more = [text for file in self.corpus for text in read_texts(_path(file))] if given.cache is not None else []
+        return count_written(given, examples, more, ctx)
 
     def _listed(self, given: TorchModel, table: Mapping[str, Any]) -> set[int]:
         """Return the ids of the list `tokens`; refuse one that lacks what no tokenizer can lack."""
@@ -149,6 +163,7 @@ class VocabularyTrimming(Stage[TorchModel, TorchModel]):
         wanted = read_list(_path(self.tokens))
         found = {i for i, piece in names.items() if piece in wanted}
         needed = special_ids(given.tokenizer, table) | set(range((counted_padding(given.module) or -1) + 1))
+        needed |= given.task.needed_ids()
         missing = sorted(needed - found)
         if missing:
             raise UsageError(

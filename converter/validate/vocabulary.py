@@ -6,6 +6,7 @@ source keeps its own tokenizer and its own answers; only the table in which they
 
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import takewhile
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -26,9 +27,12 @@ def as_seen_by(
 ) -> "tuple[TorchModel, Reference]":
     """Return source and reference in the terms of `made`: texts cut to `length` tokens, encoded as `made` does.
 
-    The returned model's tokenizer is that of `made`; its weights are the source's, so it serves to encode and judge.
+    The returned model's tokenizer is that of `made`, and so are its graphs; its weights are the source's, so it
+    serves to encode and judge.
     """
     shown, seen = at_length(source, reference, length, progress)
+    if made.cache is not None:
+        return writer_as_seen_by(made, shown, seen)
     if made.source_ids is None:
         return shown, seen
     theirs = replace(shown, tokenizer=made.tokenizer)
@@ -44,6 +48,55 @@ def as_seen_by(
     # Words at a mask are other ids there: those of texts that are no probes are not laid out, so not compared.
     score = replace(seen.score, rest=()) if source.specs[MODEL].outputs_along(VOCABULARY) else seen.score
     return theirs, replace(seen, judged=tuple(judged), decisions=tuple(decisions), scored=scored, score=score)
+
+
+def writer_as_seen_by(made: "TorchModel", source: "TorchModel", reference: Reference) -> "tuple[TorchModel, Reference]":
+    """Do the same for models that write text: what the source writes is held to as far as `made` can spell it.
+
+    With a trimmed vocabulary, or a shortlist of what is written, a continuation ends before its first token that is
+    gone (a package that writes on there counts as different); only where it would begin with one is the likeliest token
+    asked for that is left. Scores of single steps are those of the source for the tokens that are left.
+    """
+    from converter.surgery.shortlist import shortlist_of, with_shortlist
+    from converter.surgery.vocabulary import in_vocabulary_of
+
+    assert source.cache is not None
+    listed = shortlist_of(made)
+    if made.source_ids is None and listed is None:
+        return replace(source, cache=made.cache), reference
+    shown = in_vocabulary_of(made, source)
+    shown = shown if listed is None else with_shortlist(shown, listed)
+    source_ids = made.source_ids or range(source.cache.vocabulary)
+    written = None if listed is None else set(listed)
+    new_ids = {old: new for new, old in enumerate(source_ids) if written is None or new in written}
+    run, judged = torch_run(shown), []
+    for mine, probe in zip(reference.judged, encode_probes(shown, [j.example for j in reference.judged]), strict=True):
+        answer = mine.encoding.answer
+        if not _same_tokens(mine.encoding, probe.encoding, source_ids):
+            asked = _back(probe.encoding, source_ids)
+            answer = source.task.continued(source.specs, torch_run(source), asked).answer
+        kept = list(takewhile(new_ids.__contains__, () if answer is None else answer.tolist()))
+        task: Any = shown.task
+        if kept:
+            encoding = task.with_answer(probe.encoding, np.asarray([new_ids[i] for i in kept], dtype=np.int64))
+        else:
+            encoding = task.continued(shown.specs, run, probe.encoding)
+        judged.append(run_probe(shown, Probe(probe.example, encoding), run))
+    scored = encode_probes(shown, [p.example for p in reference.scored])
+    seen = replace(
+        reference,
+        judged=tuple(judged),
+        decisions=tuple(shown.task.decisions(judged)),
+        scored=scored,
+        score=replace(reference.score, rest=()),
+    )
+    return replace(shown, cache=made.cache), seen
+
+
+def _back(encoding: Encoding, source_ids: Sequence[int]) -> Encoding:
+    """Return a text with the ids that the source has for its tokens."""
+    ids = np.asarray([source_ids[i] for i in encoding.inputs["input_ids"]], dtype=np.int64)
+    return replace(encoding, inputs={**encoding.inputs, "input_ids": ids})
 
 
 def vocabulary_facts(made: "TorchModel", source: "TorchModel", before: Reference, seen: Reference) -> dict[str, Any]:
@@ -81,9 +134,7 @@ def _asked(source: "TorchModel", made: "TorchModel", mine: Judged, probe: Probe)
         mine.encoding, probe.encoding, made.source_ids
     ):
         return mine
-    ids = np.asarray([made.source_ids[i] for i in probe.encoding.inputs["input_ids"]], dtype=np.int64)
-    encoding = replace(probe.encoding, inputs={**probe.encoding.inputs, "input_ids": ids})
-    return run_probe(source, Probe(probe.example, encoding), torch_run(source))
+    return run_probe(source, Probe(probe.example, _back(probe.encoding, made.source_ids)), torch_run(source))
 
 
 def _laid_out(source: "TorchModel", made: "TorchModel", mine: Judged, probe: Probe) -> Judged:

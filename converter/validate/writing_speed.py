@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 from converter.generate.graphs import DECODER, ENCODER
 from converter.generate.timed import TimedText
-from converter.graphs import MODEL, Run
+from converter.graphs import MODEL, GraphSpec, Run
 from converter.resources import fixed_threads
+from converter.validate.speed import specs_by_run
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -36,13 +37,14 @@ def writing_speed(source: "TorchModel", probes: "Sequence[Probe]", runs: Mapping
         return {}
     prompt = min(lengths[len(lengths) // 2], max(1, source.max_length - TOKENS))
     timed = {name: _Timed(run) for name, run in runs.items()}
+    specs = specs_by_run(source, runs)
     found: dict[str, list[tuple[float, float]]] = {name: [] for name in runs}
     parts: list[dict[str, float]] = []
     started = time.perf_counter()
     with fixed_threads(1):
         for i in range(REPEATS + 1):
             for name, run in timed.items():
-                taken = _one(source, run, prompt, TOKENS if i else WARM_UP)
+                taken = _one(specs[name], run, prompt, TOKENS if i else WARM_UP)
                 if i:  # the first one allocates
                     found[name].append(taken)
                     parts += [run.parts(*taken)] if name == "package" else []
@@ -57,11 +59,11 @@ def writing_speed(source: "TorchModel", probes: "Sequence[Probe]", runs: Mapping
     }
 
 
-def _one(source: "TorchModel", run: "_Timed", prompt: int, tokens: int) -> tuple[float, float]:
+def _one(specs: Mapping[str, GraphSpec], run: "_Timed", prompt: int, tokens: int) -> tuple[float, float]:
     """Return the seconds of the first token, and of `tokens` behind it."""
     run.calls = []
     began = time.perf_counter()
-    text = TimedText(run, source.specs, 1, prompt)
+    text = TimedText(run, specs, 1, prompt)
     first = time.perf_counter()
     for _ in range(tokens):
         text.step()

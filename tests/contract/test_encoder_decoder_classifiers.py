@@ -105,7 +105,7 @@ def test_the_state_at_another_end_token_is_another_answer(folder: Folder, monkey
 
 
 def test_its_outputs_can_be_distilled_and_its_hidden_states_not(folder: Folder) -> None:
-    from converter.training.layer_map import ObservedForward, depth_and_width
+    from converter.training.layer_map import ObservedForward, depths_and_width
 
     source = load_source(str(folder("t5")))
     fed = dict(source.tokenizer(list(SENTENCES[:4]), padding=True, return_tensors="pt"))
@@ -113,7 +113,7 @@ def test_its_outputs_can_be_distilled_and_its_hidden_states_not(folder: Folder) 
         seen = ObservedForward(source)(fed)
     torch.testing.assert_close(seen.outputs["logits"], own_logits(folder("t5"), fed), rtol=1e-5, atol=1e-5)
     with pytest.raises(SourceError, match="its hidden states are of two stacks"):
-        depth_and_width(source, fed)
+        depths_and_width(source, fed)
 
 
 def test_made_up_ids_without_an_end_token_are_answered_as_if_alone(folder: Folder) -> None:

@@ -1,0 +1,7 @@
+"""Llama."""
+
+from converter.families._llama_layers import LlamaLayers
+
+
+class Llama(LlamaLayers):
+    model_type = "llama"

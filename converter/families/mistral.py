@@ -1,0 +1,7 @@
+"""Mistral."""
+
+from converter.families._llama_layers import LlamaLayers
+
+
+class Mistral(LlamaLayers):
+    model_type = "mistral"

@@ -1,0 +1,325 @@
+"""Models that write text, made smaller: layers of either stack, heads in groups, neurons, and what students learn."""
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from converter.artifact import TorchModel
+from converter.errors import ExportError, RecipeError, SourceError, StageFailed, UsageError
+from converter.examples import Example, References
+from converter.model_folder.load import load_source
+from converter.model_folder.save import save_model
+from converter.model_folder.shape_map import LayerShape
+from converter.registry import stage_class, stage_names
+from converter.stage import Context, check_stage, run_stage
+from converter.surgery.resize import resized, shallower, shape_map_of
+from tests.tiny import SENTENCES
+from tests.tiny_text import save_causal, save_marian, save_t5
+
+KINDS: dict[str, Callable[[Path], Path]] = {
+    "marian": save_marian,
+    "t5": save_t5,
+    "gpt2": save_causal,
+    "llama": lambda folder: save_causal(folder, "llama"),
+    "qwen3": lambda folder: save_causal(folder, "qwen3"),
+    "gemma2": lambda folder: save_causal(folder, "gemma2"),
+}
+HEADS = tuple(kind for kind in KINDS if kind != "t5")
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], TorchModel]:
+    known: dict[str, TorchModel] = {}
+
+    def load(kind: str) -> TorchModel:
+        if kind not in known:
+            known[kind] = load_source(str(KINDS[kind](tmp_path_factory.mktemp(kind) / "model")))
+        return known[kind]
+
+    return load
+
+
+def context(model: TorchModel, work: Path, **more: Any) -> Context:
+    """Return a context whose texts have right answers, the words written backwards, where the model answers."""
+    answers = [" ".join(word[::-1] for word in text.split()) for text in SENTENCES]
+    texts = () if model.task.kind == "decoder" else answers
+    labels = [References((text,)) for text in texts] or [References(())] * len(SENTENCES)
+    calibration = tuple(Example(t, label=label) for t, label in zip(SENTENCES, labels, strict=True))
+    return Context(work, calibration=calibration, teacher=model, **more)
+
+
+def scores(model: TorchModel, example: Example, reader: TorchModel | None = None) -> "np.ndarray[Any, Any]":
+    """Return the logits at every step of an answer, as `reader` (the model itself) reads it."""
+    import torch
+
+    from converter.reference import feed_of
+
+    reads = reader or model
+    encoding = reads.task.learned(reads.tokenizer, example, model.max_length)
+    feed = {n: torch.from_numpy(rows) for n, rows in feed_of(model, [encoding]).items()}
+    with torch.no_grad():
+        made: np.ndarray[Any, Any] = model.whole()(**feed)["logits"].numpy()
+    return made
+
+
+def halved(model: TorchModel, *, heads: bool) -> TorchModel:
+    """Return the model without the first head of each attention, and with every other neuron."""
+    shapes = shape_map_of(model).layers
+    skipped = 1 if heads else 0
+    return resized(model, [LayerShape(s.heads[skipped:], s.neurons[::2], s.cross[skipped:]) for s in shapes])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_pruned_model_comes_back_from_its_folder_to_the_last_bit(
+    kind: str, source: Callable[[str], TorchModel], tmp_path: Path
+) -> None:
+    whole = source(kind)
+    n_layers = len(shape_map_of(whole).layers)
+    made = halved(shallower(whole, (*range(n_layers - 2), n_layers - 1)), heads=kind in HEADS)
+    save_model(made, tmp_path / "made")
+    again = load_source(str(tmp_path / "made"))
+    assert again.digest == made.digest != whole.digest
+    assert again.shape_map == made.shape_map
+    assert again.cache == made.cache != whole.cache
+    example = context(whole, tmp_path).calibration[0]
+    assert np.array_equal(scores(again, example, made), scores(made, example))
+    if kind == "marian":
+        with pytest.raises(ExportError, match=r"lacks target\.spm"):
+            scores(again, example)
+
+
+@pytest.mark.parametrize("kind", HEADS)
+def test_removing_what_writes_zeros_changes_nothing(kind: str, source: Callable[[str], TorchModel]) -> None:
+    """The heads and neurons that go are those that are named: with their output weights at zero nothing is missed."""
+    import copy
+
+    import torch
+
+    from converter.surgery.cut import matrix_of
+    from converter.surgery.resize import family_of
+
+    whole = source(kind)
+    whole = replace(whole, module=copy.deepcopy(whole.module))
+    with torch.no_grad():
+        for part in family_of(whole).layers(whole.module):
+            matrix_of(part.attention_output)[:, : part.head_dim] = 0
+            matrix_of(part.ffn_output)[:, 1::2] = 0
+            if part.cross:
+                matrix_of(part.cross.attention_output)[:, : part.cross.head_dim] = 0
+    example = context(whole, Path()).calibration[0]
+    wanted, found = scores(whole, example), scores(halved(whole, heads=True), example)
+    assert np.abs(wanted - found).max() < 1e-4 * np.ptp(wanted)
+    shapes = shape_map_of(whole).layers
+    other = resized(whole, [LayerShape(s.heads[:-1], s.neurons[::2], s.cross[:-1]) for s in shapes])
+    assert np.abs(wanted - scores(other, example)).max() > 1e-2 * np.ptp(wanted)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_one_call_says_what_the_loop_with_a_cache_says(kind: str, source: Callable[[str], TorchModel]) -> None:
+    from converter.reference import feed_of, torch_run
+
+    made = halved(source(kind), heads=kind in HEADS)
+    asked = [made.task.encode(made.tokenizer, Example(t), made.max_length) for t in SENTENCES[:3]]
+    written = [made.task.continued(made.specs, torch_run(made), one) for one in asked]
+    import torch
+
+    feed = feed_of(made, written)
+    cached = made.task.answer(made.specs, torch_run(made), feed)["logits"]
+    with torch.no_grad():
+        tensors = {n: torch.from_numpy(rows) for n, rows in feed.items()}
+        whole = made.whole()(**tensors)["logits"]
+        steps = made.task.learned_steps(tensors, written).bool().numpy()
+    n_last = cached.shape[1]
+    for row, own in enumerate(steps[:, -n_last:]):
+        wanted, found = cached[row][own], whole[row].numpy()[-n_last:][own]
+        assert np.abs(wanted - found).max() < 1e-4 * np.ptp(wanted)
+
+
+def test_the_last_head_of_a_layer_stays(source: Callable[[str], TorchModel]) -> None:
+    shapes = shape_map_of(source("gpt2")).layers
+    with pytest.raises(StageFailed, match="keeps one head"):
+        resized(source("gpt2"), [LayerShape((), s.neurons) if i else s for i, s in enumerate(shapes)])
+    with pytest.raises(StageFailed, match="relative positions"):
+        halved(source("t5"), heads=True)
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "kept"),
+    [
+        ("t5", {"decoder": 1}, [0, 1, 2, 3]),
+        ("t5", {"encoder": 2, "decoder": 1}, [0, 2, 3]),
+        ("t5", {"indices": (1, 4)}, [1, 4]),
+        ("gpt2", {"keep": 1}, [0]),
+    ],
+)
+def test_layers_of_either_stack_are_dropped(
+    kind: str, options: dict[str, Any], kept: list[int], source: Callable[[str], TorchModel], tmp_path: Path
+) -> None:
+    _, record = run_stage(stage_class("prune.layers")(**options), source(kind), Context(tmp_path))
+    assert record.facts["layers_kept"] == kept
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "said"),
+    [
+        ("t5", {}, "two stacks"),
+        ("t5", {"decoder": 3}, "no deeper than its teacher"),
+        ("t5", {"keep": 6}, "two stacks"),
+        ("gpt2", {"keep": 3}, "no deeper than its teacher"),
+        ("gpt2", {"decoder": 1}, "one stack"),
+        ("t5", {"indices": (0, 1)}, "no layers of the decoder"),
+    ],
+)
+def test_layers_that_are_not_there_are_not_kept(
+    kind: str, options: dict[str, Any], said: str, source: Callable[[str], TorchModel], tmp_path: Path
+) -> None:
+    stage = stage_class("prune.layers")(**options)
+    with pytest.raises((RecipeError, StageFailed), match=said):
+        check_stage(stage, source(kind), has_text=True)
+        run_stage(stage, source(kind), Context(tmp_path))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_structured_pruning_removes_the_share_and_refits(
+    kind: str, source: Callable[[str], TorchModel], tmp_path: Path
+) -> None:
+    whole = source(kind)
+    options: dict[str, Any] = {"ffn": 0.5, "steps": 2, "round_to": 4} | ({"heads": 0.3} if kind in HEADS else {})
+    stage = stage_class("prune.structured")
+    ctx = context(whole, tmp_path)
+    made, record = run_stage(stage(**options), whole, ctx)
+    plain, _ = run_stage(stage(**options, reconstruct=False), whole, ctx)
+    before = sum(len(s.neurons) for s in shape_map_of(whole).layers)
+    assert sum(len(s.neurons) for s in shape_map_of(made).layers) == before // 2
+    if kind in HEADS:
+        heads = [sum(len(s.heads) + len(s.cross) for s in shape_map_of(m).layers) for m in (whole, made)]
+        assert heads[1] < heads[0]
+    assert made.shape_map == plain.shape_map
+    assert record.facts["parameters_after"] < record.facts["parameters_before"]
+    off = {
+        name: np.mean([np.abs(scores(whole, e) - scores(m, e)).mean() for e in ctx.calibration])
+        for name, m in (("fitted", made), ("cut", plain))
+    }
+    assert off["fitted"] < off["cut"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "said"),
+    [
+        ("marian", {"speedup": 2.0}, "known for encoders"),
+        ("gpt2", {"size_mb": 0.01}, "known for encoders"),
+        ("t5", {"heads": 0.5}, "relative positions"),
+        ("gpt2", {"heads": 0.01, "ffn": 0.5}, "removes nothing"),
+    ],
+)
+def test_what_cannot_be_pruned_is_refused_before_work(
+    kind: str, options: dict[str, Any], said: str, source: Callable[[str], TorchModel]
+) -> None:
+    with pytest.raises(ExportError, match=said):
+        check_stage(stage_class("prune.structured")(**options), source(kind), has_text=True)
+
+
+def test_every_other_stage_says_why_it_does_not_know_models_that_write(source: Callable[[str], TorchModel]) -> None:
+    refused = [n for n in stage_names() if not n.startswith("quantize.") and "decoder" not in stage_class(n).takes]
+    assert set(refused) >= {"share.layers", "share.codebook", "factorize.linears", "prune.threshold"}
+    for name in refused:
+        cls = stage_class(name)
+        assert cls.why_not, name
+        with pytest.raises(UsageError, match="it works on encoders") as caught:
+            made = cls(speedup=2.0) if name == "distill.gradual" else cls()
+            check_stage(made, source("gpt2"), has_text=True)
+        assert cls.why_not in str(caught.value)
+
+
+def test_an_architecture_without_a_family_is_refused_by_name(tmp_path: Path) -> None:
+    model = load_source(str(save_causal(tmp_path / "model", "phi3")))
+    with pytest.raises(SourceError, match="phi3 cannot be pruned"):
+        check_stage(stage_class("prune.layers")(keep=1), model, has_text=True)
+
+
+@pytest.mark.parametrize("kind", ["marian", "gpt2"])
+def test_a_shallow_student_comes_nearer_to_its_teacher_by_learning(
+    kind: str, source: Callable[[str], TorchModel], tmp_path: Path
+) -> None:
+    whole = source(kind)
+    n_layers = len(shape_map_of(whole).layers)
+    student = shallower(whole, tuple(range(n_layers - 1)))
+    ctx = context(whole, tmp_path)
+    shared: dict[str, Any] = {"steps": 30, "epochs": 40, "batch_size": 8, "learning_rate": 3e-3}
+    for name in ("distill.soft", "distill.hard", "distill.sequence"):
+        options = shared | ({"longest": 8} if name == "distill.sequence" else {})
+        made, record = run_stage(stage_class(name)(**options), student, ctx)
+        assert record.facts["last_loss"] < 0.8 * record.facts["first_loss"], name
+        assert made.digest != student.digest
+        if name != "distill.hard":
+            parts = record.facts
+            assert parts["last_parts"]["soft"] < parts["first_parts"]["soft"], name
+    learned, _ = run_stage(stage_class("distill.soft")(**shared), student, ctx)
+    before, after = (
+        np.mean([np.abs(scores(whole, e) - scores(m, e)).mean() for e in ctx.calibration]) for m in (student, learned)
+    )
+    assert after < before
+
+
+def test_a_student_that_is_deeper_than_its_teacher_is_refused(
+    source: Callable[[str], TorchModel], tmp_path: Path
+) -> None:
+    whole = source("marian")
+    shallow = shallower(whole, (0, 1))
+    for student, teacher in ((whole, shallow),):
+        ctx = replace(context(whole, tmp_path), teacher=teacher)
+        with pytest.raises(UsageError, match=r"decoder has 2 layers, its teacher's 1"):
+            run_stage(stage_class("distill.soft")(steps=1), student, ctx)
+    run_stage(stage_class("distill.soft")(steps=1, batch_size=4), shallow, context(whole, tmp_path))
+
+
+def test_texts_without_answers_are_for_the_teacher_to_answer(
+    source: Callable[[str], TorchModel], tmp_path: Path
+) -> None:
+    whole = source("marian")
+    bare = replace(context(whole, tmp_path), calibration=tuple(Example(t) for t in SENTENCES))
+    with pytest.raises(ExportError, match="no right answer to learn"):
+        run_stage(stage_class("distill.soft")(steps=1), whole, bare)
+    _, record = run_stage(stage_class("distill.sequence")(steps=1, longest=4), whole, bare)
+    assert record.facts["written"]["texts"] == len(SENTENCES)
+
+
+@pytest.mark.parametrize("option", ["relation_weight", "similarity_weight", "augment"])
+def test_what_only_encoders_learn_is_refused(option: str, source: Callable[[str], TorchModel], tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=option):
+        run_stage(stage_class("distill.soft")(**{option: 1}), source("gpt2"), context(source("gpt2"), tmp_path))
+
+
+def test_what_the_teacher_wrote_is_kept_and_read_again(source: Callable[[str], TorchModel], tmp_path: Path) -> None:
+    from converter.reference import torch_run
+
+    whole = source("marian")
+    ctx, file = context(whole, tmp_path), tmp_path / "written.jsonl"
+    stage = stage_class("distill.sequence")(steps=1, longest=6, file=str(file))
+    first, one = run_stage(stage, whole, ctx)
+    rows = [json.loads(line) for line in file.read_text().splitlines()]
+    assert one.facts["written"]["read_from_file"] == 0
+    assert len(rows) == 1 + len(SENTENCES)
+    told = {row["row"]: row["ids"] for row in rows[1:]}
+    task: Any = whole.task
+    task_settings = task.settings
+    settings = replace(task_settings, sample=False, beams=1, max_new_tokens=6)
+    from converter.generate.loop import generate
+
+    for i, text in enumerate(SENTENCES[:4]):
+        asked = task.encode(whole.tokenizer, Example(text), 128)
+        (wanted,) = generate(torch_run(whole), whole.specs, task.prompt_of(asked), settings).texts(settings)
+        assert told[i] == wanted
+    # A run that was interrupted lacks lines, the last of them half written.
+    lines = file.read_text().splitlines(keepends=True)
+    file.write_text("".join(lines[:5]) + lines[5][:9])
+    second, two = run_stage(stage, whole, ctx)
+    assert two.facts["written"]["read_from_file"] == 4
+    assert second.digest == first.digest
+    with pytest.raises(UsageError, match="not written by this teacher"):
+        run_stage(replace(stage, longest=5), whole, ctx)
