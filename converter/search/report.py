@@ -77,12 +77,33 @@ def search_page(table: Mapping[str, Any]) -> str:
         panels=panels(table),
         quality=quality_name(table),
         verdict=verdict(table),
+        wanted=wanted(table["goal"], quality_name(table)),
         described=described,
         quality_of=lambda figures: quality_text(table, figures),
         box=BOX,
         not_measured=[t for t in found if t["state"] != "measured"],
         measured=[t for t in found if t["state"] == "measured"],
     )
+
+
+def wanted(goal: Mapping[str, float], quality: str) -> str:
+    """Return the goal in words."""
+    words = {
+        "max_drop": "{:.3g} points of the metric to lose",
+        "min_agreement": "agreement {:g}",
+        "latency_ms": "{:g} ms a text",
+        "speedup": "{:g} times as fast as plain",
+        "size_mb": "{:g} MB",
+    }
+    least, most = ("min_agreement", "speedup"), ("max_drop", "latency_ms", "size_mb")
+    values = {name: 100 * value if name == "max_drop" else value for name, value in goal.items()}
+    said = [
+        f"at {end} {' and '.join(words[n].format(values[n]) for n in names if n in values)}"
+        for end, names in (("most", most), ("least", least))
+        if any(n in values for n in names)
+    ]
+    text = ", ".join(said) or f"the front of {quality}, time and size"
+    return text[0].upper() + text[1:]
 
 
 def quality_name(table: Mapping[str, Any]) -> str:
