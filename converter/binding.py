@@ -5,7 +5,7 @@ import math
 import types
 import typing
 from collections.abc import Mapping
-from dataclasses import field
+from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar, get_args, get_origin
 
 from converter.errors import RecipeError, nearest
@@ -13,9 +13,61 @@ from converter.errors import RecipeError, nearest
 T = TypeVar("T")
 
 
-def option(default: Any, help: str, *, low: float | None = None, high: float | None = None) -> Any:  # noqa: A002
-    """Declare a field of an option dataclass: its default, one line of help, and inclusive bounds of its number(s)."""
-    return field(default=default, metadata={"help": help, "low": low, "high": high})
+@dataclass(frozen=True)
+class Searched:
+    """What `plm-export search` tries of an option: one of `choices`, or a number from `low` to `high`."""
+
+    choices: tuple[Any, ...] = ()
+    low: float = 0.0
+    high: float = 0.0
+    step: float | None = None
+    """Only `low` plus whole multiples of this are tried; None: any number."""
+    log: bool = False
+    """Small numbers are told apart as finely as large ones, by their ratio."""
+
+
+def among(*choices: Any) -> Searched:
+    """Return what lets a search try each of some values."""
+    return Searched(choices=choices)
+
+
+def span(low: float, high: float, *, step: float | None = None, log: bool = False) -> Searched:
+    """Return what lets a search try numbers in a range, both ends included; whole ones where the ends are whole."""
+    return Searched((), low, high, step, log)
+
+
+def option(
+    default: Any,
+    help: str,  # noqa: A002
+    *,
+    low: float | None = None,
+    high: float | None = None,
+    search: Searched | None = None,
+    effort: int | None = None,
+) -> Any:
+    """Declare a field of an option dataclass: its default, one line of help, and inclusive bounds of its number(s).
+
+    `search`: what a search tries of it; None: it stays as it is. `effort`: the time that a stage takes grows with this
+    number, and a search's trials take a share of it, but no less than so much.
+    """
+    told = {"help": help, "low": low, "high": high, "search": search, "effort": effort}
+    return field(default=default, metadata=told)
+
+
+def searched(cls: type) -> dict[str, Searched]:
+    """Return the options of which a search may try other values, by name."""
+    found = {f.name: f.metadata.get("search") for f in dataclasses.fields(cls)}
+    return {name: what for name, what in found.items() if what is not None}
+
+
+def with_effort(value: T, share: float) -> T:
+    """Return the options with less of what takes time: `share` (0..1) of each such number, but not below its least."""
+    changed = {}
+    for f in dataclasses.fields(value):  # type: ignore[arg-type]
+        least, now = f.metadata.get("effort"), getattr(value, f.name)
+        if least is not None and now is not None and now > least:
+            changed[f.name] = max(least, round(now * share))
+    return dataclasses.replace(value, **changed) if changed else value  # type: ignore[type-var]
 
 
 def bind(cls: type[T], table: Mapping[str, Any], where: str) -> T:

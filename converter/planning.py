@@ -72,7 +72,7 @@ def plan_recipe(recipe: "Recipe", *, progress: Progress = SILENT) -> Plan:
         text = read_text(recipe, source, progress)
         ctx = context_of(recipe, source, text, Path(work), progress)
         n_probes = max(len(text.probes), len(text.given.evaluation))
-        pace = _seconds_a_text(source, ctx)
+        pace = seconds_a_text(source, ctx)
         steps = _steps(recipe, source, ctx, pace)
     last = steps[-1][1]
     proof = pace * n_probes * (1 + ASKED_BY_A_PACKAGE * len(recipe.targets))
@@ -84,7 +84,7 @@ def plan_recipe(recipe: "Recipe", *, progress: Progress = SILENT) -> Plan:
 
 def _steps(recipe: "Recipe", source: "TorchModel", ctx: Context, pace: float) -> list[tuple[Step, Forecast]]:
     now = forecast_of(source)
-    speed = _speed(recipe, source, ctx)
+    speed = speed_of(recipe, source, ctx)
     made = [(_step("source", now, now, recipe, speed, pace), now)]
     for stage in recipe.compress:
         then = stage.forecast(now, source, ctx)
@@ -105,7 +105,7 @@ def _step(name: str, before: Forecast, now: Forecast, recipe: "Recipe", speed: A
     return Step(name, now.parameters, sizes, speed(now), seconds, notes)
 
 
-def _speed(recipe: "Recipe", source: "TorchModel", ctx: Context) -> Any:
+def speed_of(recipe: "Recipe", source: "TorchModel", ctx: Context) -> Any:
     """Return what tells the milliseconds of a forecast; None where there is no table for model and target."""
     if not recipe.targets[0].timed or not forecast_of(source).widths or not ctx.calibration:
         return lambda _: None
@@ -118,7 +118,7 @@ def _speed(recipe: "Recipe", source: "TorchModel", ctx: Context) -> Any:
     return lambda then: round(table.total(then.widths), 3) if then.widths else None
 
 
-def _seconds_a_text(source: "TorchModel", ctx: Context) -> float:
+def seconds_a_text(source: "TorchModel", ctx: Context) -> float:
     """Return the time that the source takes for a calibration text, alone, on this machine."""
     from converter.data.probes import even_sample
     from converter.reference import encode_probes, run_probe, torch_run

@@ -112,6 +112,11 @@ class Stage(ABC, Generic[Given, Made]):
     """Works from `Context.calibration`."""
     bars: ClassVar[tuple[str, ...]] = ()
     """What cannot come after it in a recipe: names of stages, or the beginning of names."""
+    place: ClassVar[int | None] = None
+    """Where `plm-export search` puts it: lower places run first, stages of one place are alternatives. None: nowhere.
+
+    Which values of its options are tried stands with the options, see `converter.binding.option`.
+    """
 
     def check(self, source: "TorchModel", *, has_text: bool) -> None:
         """Raise where it can be told from the source that `run` would refuse: nothing has been done yet.

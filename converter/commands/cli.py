@@ -27,6 +27,7 @@ from converter.commands.listing import describe, list_names
 from converter.commands.plan import plan
 from converter.commands.rebuild import rebuild
 from converter.commands.run import run as run_package
+from converter.commands.search import search
 from converter.commands.session import Session
 from converter.commands.sign import sign
 from converter.commands.terminal import Terminal
@@ -44,6 +45,7 @@ BUG_EXIT_CODE = 1
 SECONDS_TO_CLEAN_UP = 5.0
 COMMANDS = (
     export,
+    search,
     batch,
     plan,
     verify,

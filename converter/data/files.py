@@ -64,8 +64,7 @@ def read_data(path: Path, task: "Task", options: DataOptions = AS_IT_IS, *, judg
     made: list[Example] = []
     left_out = 0
     with _refusals(path):
-        known = _known(task, options)
-        bare = task.bare_columns if not options.columns and _is_bare(path, known, task.bare_columns) else ()
+        known, bare = _header(path, task, options)
 
         def rows() -> Iterator[Located]:
             return ((where, task.row_of(row)) for where, row in _rows(path, task, known, bare))
@@ -83,6 +82,25 @@ def read_data(path: Path, task: "Task", options: DataOptions = AS_IT_IS, *, judg
     task.check_labels(examples)
     header = (f"{path.name} has no header: its columns are read as {' and '.join(bare)}",) if bare else ()
     return Data(examples, (*header, *layout.notes, *_notes(path.name, layout, examples, left_out, judged=judged)))
+
+
+def located_rows(path: Path, task: "Task", options: DataOptions = AS_IT_IS) -> Iterator[Located]:
+    """Yield each row as the file has it, and where it stands: what `Example.where` (or `group`) says.
+
+    Raises:
+        DataError: the file or a row cannot be used; says which and why.
+
+    """
+    with _refusals(path):
+        known, bare = _header(path, task, options)
+        yield from _rows(path, task, known, bare)
+
+
+def _header(path: Path, task: "Task", options: DataOptions) -> tuple[Known, tuple[str, ...]]:
+    """Return what tells a header of a table, and the columns of one that has none."""
+    known = _known(task, options)
+    is_bare = not options.columns and _is_bare(path, known, task.bare_columns)
+    return known, task.bare_columns if is_bare else ()
 
 
 def _known(task: "Task", options: DataOptions) -> Known:

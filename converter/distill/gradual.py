@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from converter.artifact import TorchModel
-from converter.binding import option
+from converter.binding import option, span
 from converter.errors import RecipeError
 from converter.stage import Context, Outcome, Stage
 from converter.training.options import TeacherOptions
@@ -25,7 +25,10 @@ class GradualPruning(TeacherOptions, Stage[TorchModel, TorchModel]):
     """
 
     speedup: float | None = option(
-        None, "speedup to reach over the unpruned model, by times measured on this machine", low=1.01
+        None,
+        "speedup to reach over the unpruned model, by times measured on this machine",
+        low=1.01,
+        search=span(1.25, 5.0, step=0.25),
     )
     latency_ms: float | None = option(
         None, "milliseconds per text to reach, by times measured on this machine", low=0.0001
@@ -34,7 +37,7 @@ class GradualPruning(TeacherOptions, Stage[TorchModel, TorchModel]):
     cuts: int = option(4, "number of pruning steps during the training", low=2, high=32)
     until: float = option(0.4, "share of the training after which nothing more is pruned", low=0.01, high=0.95)
     round_to: int = option(16, "keep a multiple of this many neurons in each layer, where its width allows", low=1)
-    texts: int = option(1024, "calibration texts to measure importance on and to fit to", low=1)
+    texts: int = option(1024, "calibration texts to measure importance on and to fit to", low=1, effort=64)
 
     summary = "remove attention heads and FFN neurons in several steps while distilling"
     why_not = (
@@ -42,6 +45,7 @@ class GradualPruning(TeacherOptions, Stage[TorchModel, TorchModel]):
         "prune.structured and distill.soft do that in two steps"
     )
     needs_text = True
+    place = 4
 
     def __post_init__(self) -> None:
         named = [n for n in ("speedup", "latency_ms", "size_mb") if getattr(self, n) is not None]

@@ -29,6 +29,7 @@ class SoftLabels(TeacherOptions, Stage[TorchModel, TorchModel]):
     summary = "train the model to reproduce the outputs and hidden states of the source"
     takes = ("encoder", "decoder", "encoder-decoder")
     needs_text = True
+    place = 4
 
     def forecast(self, now: "Forecast", model: TorchModel, ctx: Context) -> "Forecast":
         from converter.forecast import spent

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from converter.artifact import TorchModel
-from converter.binding import option
+from converter.binding import among, option
 from converter.errors import RecipeError
 from converter.share.codebook import name_of_embedding, refuse_tied
 from converter.stage import Context, Outcome, Stage
@@ -28,7 +28,9 @@ class EmbeddingFactors(Stage[TorchModel, TorchModel]):
     As a recipe: `compress = [{stage = "factorize.embeddings", rank = 256}, {stage = "distill.soft"}]`
     """
 
-    rank: int = option(0, "rank: columns of the narrow table; 0: half the embedding width", low=0)
+    rank: int = option(
+        0, "rank: columns of the narrow table; 0: half the embedding width", low=0, search=among(0, 64, 96, 128)
+    )
 
     name = NAME
     summary = "low-rank embedding: a narrow table times a small matrix"
@@ -36,6 +38,7 @@ class EmbeddingFactors(Stage[TorchModel, TorchModel]):
         "the embedding of a model that writes text is its output layer too, and its rows are compared with every state"
     )
     needs_text = True
+    place = 3
     bars = ("trim.", "share.codebook", "factorize.embeddings")
 
     def check(self, source: TorchModel, *, has_text: bool) -> None:

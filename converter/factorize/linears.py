@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from converter.artifact import TorchModel
-from converter.binding import option
+from converter.binding import option, span
 from converter.errors import UsageError
 from converter.stage import Context, Outcome, Stage
 
@@ -32,13 +32,20 @@ class LinearFactors(Stage[TorchModel, TorchModel]):
     """
 
     where: Literal["ffn", "attention", "all"] = option("ffn", "which matrices: ffn, attention or all")
-    ratio: float = option(0.9, "share of the parameters to keep; below 0.8, use prune.structured", low=0.8, high=0.99)
-    texts: int = option(128, "calibration texts to measure inputs on", low=1)
+    ratio: float = option(
+        0.9,
+        "share of the parameters to keep; below 0.8, use prune.structured",
+        low=0.8,
+        high=0.99,
+        search=span(0.8, 0.95, step=0.05),
+    )
+    texts: int = option(128, "calibration texts to measure inputs on", low=1, effort=32)
 
     name = NAME
     summary = "low-rank linear layers: each becomes two narrow ones"
     why_not = "two narrow products a matrix cost more than one in a step of one token"
     needs_text = True
+    place = 3
     bars = ("prune.", "distill.gradual", "factorize.linears", "share.layers")
 
     def check(self, source: TorchModel, *, has_text: bool) -> None:

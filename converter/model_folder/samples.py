@@ -75,6 +75,11 @@ def resolve_recipe(path: Path) -> Path:
     return known[name]
 
 
+def shipped_recipes() -> dict[str, Path]:
+    """Return the recipes that come with this tool, by name."""
+    return dict(_sample_models().recipes())
+
+
 def _sample_models() -> Any:
     """Samples are found as targets are, by the name of their folder: nothing in `converter` depends on them."""
     return importlib.import_module("sample_models")

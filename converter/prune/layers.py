@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from converter.artifact import TorchModel
-from converter.binding import option
+from converter.binding import among, option
 from converter.errors import RecipeError
 from converter.stage import Context, Outcome, Stage
 
@@ -32,14 +32,17 @@ class LayerDropping(Stage[TorchModel, TorchModel]):
     keep: int = option(0, "number of layers to keep; 0: half of them", low=0)
     indices: tuple[int, ...] = option((), "keep exactly these layers, counted from 0, as in 0+2+5", low=0)
     choose: Literal["even", "damage"] = option(
-        "even", "keep evenly spaced layers, or drop those whose loss changes the answers least"
+        "even",
+        "keep evenly spaced layers, or drop those whose loss changes the answers least",
+        search=among("even", "damage"),
     )
-    texts: int = option(64, "calibration texts for choose=damage", low=1)
+    texts: int = option(64, "calibration texts for choose=damage", low=1, effort=16)
     encoder: int = option(0, "layers to keep of the encoder of an encoder-decoder; 0: all", low=0)
     decoder: int = option(0, "layers to keep of the decoder of an encoder-decoder; 0: all", low=0)
 
     summary = "remove whole layers"
     takes = ("encoder", "decoder", "encoder-decoder")
+    place = 2
 
     def __post_init__(self) -> None:
         if self.keep and self.indices:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from converter.artifact import TorchModel
-from converter.binding import option
+from converter.binding import option, span
 from converter.errors import RecipeError, UsageError
 from converter.model_folder.shape_map import LayerShape
 from converter.stage import Context, Outcome, Stage
@@ -53,6 +53,7 @@ class StructuredPruning(Stage[TorchModel, TorchModel]):
         1024,
         "calibration texts for the least-squares fit (importance uses 512 of them); more is better and slower",
         low=1,
+        effort=64,
     )
     max_length: int = option(128, "longest text in tokens; longer ones are truncated", low=4)
     score: Literal["taylor", "fisher", "magnitude"] = option(
@@ -66,7 +67,10 @@ class StructuredPruning(Stage[TorchModel, TorchModel]):
         True, "refit the output weights of what is kept to the activations of the unpruned model (least squares)"
     )
     speedup: float | None = option(
-        None, "speedup to reach over the unpruned model, by times measured on this machine", low=1.01
+        None,
+        "speedup to reach over the unpruned model, by times measured on this machine",
+        low=1.01,
+        search=span(1.25, 5.0, step=0.25),
     )
     latency_ms: float | None = option(
         None, "milliseconds per text to reach, by times measured on this machine", low=0.0001
@@ -77,6 +81,7 @@ class StructuredPruning(Stage[TorchModel, TorchModel]):
     summary = "remove the attention heads and FFN neurons that matter least"
     takes = ("encoder", "decoder", "encoder-decoder")
     needs_text = True
+    place = 2
 
     def __post_init__(self) -> None:
         where = "prune.structured"

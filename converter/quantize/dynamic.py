@@ -28,7 +28,7 @@ class DynamicInt8(Quantizer[OnnxModel]):
     `stability`).
     """
 
-    samples: int = option(256, "calibration texts used for smoothing and rounding", low=1)
+    samples: int = option(256, "calibration texts used for smoothing and rounding", low=1, effort=32)
     smooth: bool = option(True, "smooth first: move outlier channels of activations into the weights (SmoothQuant)")
     bounded: bool = option(True, "limit weights so that int8 products cannot saturate on CPUs without VNNI (AVX2)")
     max_noise: float = option(

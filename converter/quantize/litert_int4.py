@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from converter.binding import option
+from converter.binding import among, option
 from converter.precision import Limits, Precision, Quantizer
 from converter.stage import Context, Outcome
 from converter.tflite.model import TfliteModel
@@ -21,7 +21,9 @@ class LitertInt4(Quantizer[TfliteModel]):
     of each weight is compensated in the following ones (GPTQ, arXiv 2210.17323).
     """
 
-    block: Literal[32, 64, 128, 256] = option(32, "weights per scale (block size): 32, 64, 128 or 256")
+    block: Literal[32, 64, 128, 256] = option(
+        32, "weights per scale (block size): 32, 64, 128 or 256", search=among(32, 128)
+    )
     smooth: float = option(
         0.3, "smoothing strength: how much of outlier input channels is moved into the weights; 0: none", low=0.0
     )

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from converter.binding import option
+from converter.binding import option, span
 from converter.precision import Limits, Precision
 from converter.quantize.litert_int4 import LitertInt4
 from converter.stage import Context, Outcome
@@ -16,7 +16,9 @@ class LitertMixed(LitertInt4):
     Those are the layers whose output error in 4 bits is largest for their size, measured on calibration text.
     """
 
-    kept: float = option(0.35, "share of the linear layers' weights kept in int8", low=0.01, high=0.95)
+    kept: float = option(
+        0.35, "share of the linear layers' weights kept in int8", low=0.01, high=0.95, search=span(0.15, 0.6, step=0.15)
+    )
 
     target = "tflite"
     precision = Precision("mixed", Limits(agreement=0.97, stability=0.99, max_drop=0.02))

@@ -34,7 +34,7 @@ class StaticInt8(Quantizer[OnnxModel]):
     does not grow with the amount of text. An answer never depends on the other texts of a batch.
     """
 
-    samples: int = option(256, "calibration texts used", low=1)
+    samples: int = option(256, "calibration texts used", low=1, effort=32)
     range: Literal["minmax", "percentile", "mse"] = option(
         "mse", "activation ranges by minmax, percentile, or mse (least error of the matrix products that read them)"
     )

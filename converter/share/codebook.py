@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from converter.artifact import TorchModel
-from converter.binding import option
+from converter.binding import among, option
 from converter.errors import RecipeError, UsageError
 from converter.stage import Context, Outcome, Stage
 
@@ -35,7 +35,7 @@ class CodebookSharing(Stage[TorchModel, TorchModel]):
     As a recipe: `compress = [{stage = "share.codebook", bits = 4, exact = 500}]`
     """
 
-    bits: int = option(4, "bits per weight: 4 or 2", low=2, high=4)
+    bits: int = option(4, "bits per weight: 4 or 2", low=2, high=4, search=among(4, 2))
     exact: int = option(500, "number of most frequent tokens whose rows are left unchanged", low=0)
 
     name = NAME
@@ -44,6 +44,7 @@ class CodebookSharing(Stage[TorchModel, TorchModel]):
         "the embedding of a model that writes text is its output layer too, and its rows are compared with every state"
     )
     needs_text = True
+    place = 5  # after training: it would move what is spelled here
     bars = ("trim.", "factorize.embeddings", "share.codebook")
 
     def __post_init__(self) -> None:

@@ -2,17 +2,25 @@
 
 from dataclasses import dataclass
 
-from converter.binding import option
+from converter.binding import among, option, span
 
 
 @dataclass(frozen=True)
 class TrainingOptions:
     """How a student is trained; the defaults suit a pruned encoder that has to find its way back."""
 
-    epochs: int = option(4, "epochs: passes over the calibration text", low=1)
-    steps: int | None = option(None, "highest number of training steps, whatever `epochs` says", low=1)
+    epochs: int = option(4, "epochs: passes over the calibration text", low=1, effort=1)
+    steps: int | None = option(
+        None,
+        "highest number of training steps, whatever `epochs` says",
+        low=1,
+        search=span(100, 1600, log=True),
+        effort=10,
+    )
     batch_size: int = option(32, "texts per step, over all processes together", low=1)
-    learning_rate: float = option(1.5e-4, "peak learning rate, after warm-up", low=0.0)
+    learning_rate: float = option(
+        1.5e-4, "peak learning rate, after warm-up", low=0.0, search=span(1e-4, 6e-4, log=True)
+    )
     warmup: float = option(0.1, "share of the steps used for warm-up", low=0.0, high=1.0)
     weight_decay: float = option(0.01, "AdamW weight decay (not applied to biases and normalization)", low=0.0)
     max_gradient: float = option(1.0, "gradient clipping: largest norm", low=1e-6)
@@ -20,7 +28,10 @@ class TrainingOptions:
     dropout: bool = option(False, "use the model's own dropout while training")
     freeze_embeddings: bool = option(False, "do not train the embeddings: faster on short text")
     augment: int = option(
-        0, "variants made of each text and labelled by the teacher (spans, splices, words left out)", low=0
+        0,
+        "variants made of each text and labelled by the teacher (spans, splices, words left out)",
+        low=0,
+        search=among(0, 1, 3),
     )
     layers: tuple[int, ...] = option(
         (),

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from converter.artifact import TorchModel
-from converter.binding import option
+from converter.binding import among, option
 from converter.errors import RecipeError, UsageError
 from converter.stage import SILENT, Context, Outcome, Stage
 
@@ -48,7 +48,7 @@ class VocabularyTrimming(Stage[TorchModel, TorchModel]):
     )
     least: int = option(1, "keep only tokens that occur at least this often in the text (1: all of them)", low=1)
     characters: Literal["all", "ascii"] = option(
-        "all", "single-character tokens kept even if unused: all, or only ASCII"
+        "all", "single-character tokens kept even if unused: all, or only ASCII", search=among("all", "ascii")
     )
     tokens: str = option("", "file with exactly the tokens to keep: one per line, or the tokenizer.json of another run")
 
@@ -56,6 +56,7 @@ class VocabularyTrimming(Stage[TorchModel, TorchModel]):
     takes = ("encoder", "decoder", "encoder-decoder")
     summary = "remove vocabulary entries unused in the calibration text, from tokenizer and embedding"
     needs_text = True
+    place = 1
 
     def __post_init__(self) -> None:
         if self.tokens and (self.corpus or self.top or self.least > 1):

@@ -27,6 +27,8 @@ HEAVY = {
     "sentence_transformers",
     "peft",
     "ray",
+    "optuna",
+    "sqlalchemy",
 }
 # The building, from the ground up. A room imports what lies below it, and itself: late imports count, imports for
 # type checkers do not. Rooms of one floor do not know each other. Modules at the top of `converter/` are one room
@@ -54,6 +56,7 @@ FLOORS: tuple[tuple[tuple[str, ...], ...], ...] = (
     (("device",),),
     (("pipeline",), ("targets",)),
     (("planning", "api"), ("explain",), ("fleet",)),
+    (("search",),),
     (("commands",),),
 )
 HEIGHTS = {name: height for height, rooms in enumerate(FLOORS) for room in rooms for name in room}

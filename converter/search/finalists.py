@@ -1,0 +1,214 @@
+"""The few that are made in full: chosen by the tuning text, timed in turns, gated, and only then shown `--eval`."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from converter.context import Resolved
+from converter.errors import ExportError, ResourceLimit
+from converter.jsonfile import read_json
+from converter.pipeline import run_recipe
+from converter.recipe import Recipe, load_recipe_table, recipe_table
+from converter.search.figures import Figures, State, Trial
+from converter.search.folder import BEST, KEPT, SearchFolder
+from converter.search.goal import Goal, front
+from converter.search.honesty import Gain, expected_optimism, gain_of
+from converter.search.study import measured
+from converter.validate.answers import RunFailed
+
+if TYPE_CHECKING:
+    from converter.reference import Reference
+    from converter.search.losses import Scored
+    from converter.search.workbench import Workbench
+    from converter.stage import Progress
+
+FAILED = "FAIL"
+TARGET, STATUS, REASON, EXIT = "target", "status", "error", "exit_code"
+
+
+@dataclass(frozen=True)
+class Finalist:
+    """A candidate that was made in full, and what is known of its package."""
+
+    trial: Trial
+    target: str
+    status: str
+    """The gate's verdict."""
+    exit_code: int
+    reason: str = ""
+    figures: Figures | None = None
+    """On the tuning text, with all effort."""
+    judged: "Scored | None" = None
+    """On `--eval`."""
+    folder: str = ""
+    """Where it is kept, relative to the search's folder; empty where it is not."""
+
+    def table(self) -> dict[str, Any]:
+        return {
+            "trial": self.trial.number,
+            "name": self.trial.name,
+            "start": self.trial.start,
+            "recipe": dict(self.trial.recipe),
+            "target": self.target,
+            "status": self.status,
+            "exit_code": self.exit_code,
+            "reason": self.reason,
+            "figures": self.figures.table() if self.figures else None,
+            "eval": None if self.judged is None else {k: v for k, v in vars(self.judged).items() if k != "losses"},
+            "folder": self.folder,
+        }
+
+
+def choose(trials: Sequence[Trial], goal: Goal, targets: Sequence[str], keep: int) -> tuple[Trial, ...]:
+    """Return what is to be made in full: the best of all, the best start, the best of each target, then the front."""
+    found = measured(trials)
+    known = {t.number: t for t in trials}
+    order = sorted(found, key=lambda n: goal.order(found[n]))
+    if not order:
+        return ()
+    starts = [n for n in order if known[n].start]
+    per_target = [next((n for n in order if known[n].recipe["targets"] == [t]), None) for t in targets]
+    fronted = set(front(found))
+    chosen = dict.fromkeys([order[0], *[n for n in per_target if n is not None][:keep]])
+    for number in [n for n in order if n in fronted]:
+        if len(chosen) >= keep:
+            break
+        chosen[number] = None
+    return tuple(known[n] for n in dict.fromkeys([*chosen, *starts[:1]]))
+
+
+@dataclass
+class Finals:
+    """Makes finalists, and decides between them."""
+
+    bench: "Workbench"
+    goal: Goal
+    folder: SearchFolder
+    bind: Callable[[Mapping[str, Any]], Recipe]
+    """Makes the whole recipe of a finalist: with its text, and the limits of its gate."""
+    progress: "Progress"
+
+    def make(self, trial: Trial) -> Finalist:
+        """Export a finalist as any recipe is exported, and judge the sealed package on the tuning text."""
+        recipe = self.bind(trial.recipe)
+        (target,) = recipe.targets
+        out = self.folder.finalist(trial.number)
+        try:
+            table = self._finished(recipe, out) or self._run(recipe, out)
+            made = Finalist(trial, target.name, table[STATUS], table[EXIT], table[REASON] or "")
+            if not table["folder"]:
+                return made
+            compressed = out / "compressed"
+            opened = self.bench.open(out / table["folder"], target, compressed if compressed.is_dir() else None)
+            return replace(made, figures=self.bench.judged(opened, target.name, table["size_bytes"] / 1e6))
+        except ResourceLimit:
+            raise
+        except (ExportError, RunFailed) as error:
+            return Finalist(trial, target.name, FAILED, getattr(error, "exit_code", 3), str(error))
+
+    def _finished(self, recipe: Recipe, out: Path) -> dict[str, Any] | None:
+        """Return what an interrupted search has already made of this recipe."""
+        try:
+            if load_recipe_table(out / "recipe.toml") != recipe_table(recipe):
+                return None
+            return dict(read_json(out / "report.json")["targets"][0])
+        except (ExportError, KeyError, IndexError, TypeError):
+            return None
+
+    def _run(self, recipe: Recipe, out: Path) -> dict[str, Any]:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with self.progress.task(f"Making {out.name} in full"):
+            result = run_recipe(
+                recipe, out, force=True, progress=self.progress, resolved=Resolved(measured=self.bench.measured)
+            )
+        (made,) = result.targets
+        return {
+            STATUS: str(made.status),
+            EXIT: made.exit_code,
+            REASON: made.error,
+            "folder": made.folder,
+            "size_bytes": made.size_bytes,
+        }
+
+    def judge(self, made: Sequence[Finalist], reference: "Reference") -> tuple[Finalist, ...]:
+        """Look at `--eval`, once for all finalists."""
+        judged = []
+        for one in made:
+            (target,) = self.bind(one.trial.recipe).targets
+            out = self.folder.finalist(one.trial.number)
+            if one.figures is None:
+                judged.append(one)
+                continue
+            compressed = out / "compressed"
+            package = next(p for p in (out / one.target, out / f"{one.target}.rejected") if p.is_dir())
+            opened = self.bench.open(package, target, compressed if compressed.is_dir() else None)
+            judged.append(replace(one, judged=self.bench.score(opened, reference)))
+        return tuple(judged)
+
+
+@dataclass(frozen=True)
+class Decision:
+    """Who has won, and how sure that is."""
+
+    winner: Finalist | None
+    ranked: tuple[Finalist, ...]
+    """All finalists, the winner first."""
+    optimism: float
+    """What the least loss on the tuning text is expected to be too small by."""
+    gain: Gain | None
+    """Over the best start; None where that has won, or was not made."""
+
+
+def decide(made: Sequence[Finalist], trials: Sequence[Trial], goal: Goal, seed: int = 0) -> Decision:
+    """Return the winner: the best on the tuning text; a start, where nothing is expected to be better than it.
+
+    A package that failed its gate is never the winner while another did not.
+    """
+    whole = [one for one in made if one.figures is not None]
+    if not whole:
+        return Decision(None, tuple(made), 0.0, None)
+    ranked = sorted(whole, key=lambda f: (f.status == FAILED, *goal.order(_figures(f))))
+    looked = [t.figures for t in trials if t.state is State.MEASURED and t.figures is not None]
+    optimism = expected_optimism(looked, seed)
+    winner, gain = ranked[0], None
+    start = next((one for one in ranked if one.trial.start), None)
+    if start is not None and not winner.trial.start:
+        gain = gain_of(_figures(winner), _figures(start), start.trial.name, goal.minimized[0], optimism)
+        both = goal.missed(_figures(winner)) == goal.missed(_figures(start)) and winner.status == start.status
+        if both and gain.value <= 0 and goal.limited:
+            winner, gain = start, None
+    rest = [one for one in (*ranked, *(m for m in made if m.figures is None)) if one is not winner]
+    return Decision(winner, (winner, *rest), optimism, gain)
+
+
+def confirmed(gain: Gain | None, winner: Finalist, ranked: Sequence[Finalist]) -> Gain | None:
+    """Return a gain in loss as `--eval` shows it, which nothing was chosen by; other gains stay as they are."""
+    start = next((one for one in ranked if one.trial.name == gain.over), None) if gain else None
+    if gain is None or gain.by != "loss" or start is None or winner.judged is None or start.judged is None:
+        return gain
+    own, theirs = _figures(winner), _figures(start)
+    own, theirs = (replace(f, loss=s.loss, losses=s.losses) for f, s in ((own, winner.judged), (theirs, start.judged)))
+    return gain_of(own, theirs, gain.over, gain.by, text="--eval")
+
+
+def place(decision: Decision, folder: SearchFolder, keep: int) -> Decision:
+    """Move the winner to `best` and, of the others, as many as are wanted beside it; the rest is removed."""
+    folder.remove_packages()
+    kept: list[Finalist] = []
+    for one in decision.ranked:
+        made = folder.finalist(one.trial.number)
+        if one.figures is None or not made.is_dir() or len([k for k in kept if k.folder]) >= keep:
+            kept.append(one)
+            continue
+        name = BEST if one is decision.winner else f"{KEPT}{len([k for k in kept if k.folder]) + 1}"
+        folder.keep(one.trial.number, name)
+        kept.append(replace(one, folder=name))
+    folder.end()
+    winner = kept[0] if decision.winner is not None else None
+    return replace(decision, winner=winner, ranked=tuple(kept))
+
+
+def _figures(one: Finalist) -> Figures:
+    assert one.figures is not None
+    return one.figures

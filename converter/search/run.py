@@ -1,0 +1,350 @@
+"""A search from its goal to its packages: the only place that knows the order of things."""
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
+
+import converter
+from converter.context import context_of, missing_runtimes, read_text
+from converter.data.split import TextSplit, split_text
+from converter.data.survey import DataOptions
+from converter.errors import ExportError, GateFailed, UsageError
+from converter.pipeline import check_options
+from converter.planning import seconds_a_text
+from converter.recipe import Recipe, bind_recipe
+from converter.reference import Reference, capture_reference
+from converter.resources import fixed_threads
+from converter.search.figures import State
+from converter.search.finalists import Decision, Finalist, Finals, choose, confirmed, decide, place
+from converter.search.folder import SearchFolder
+from converter.search.goal import Goal
+from converter.search.report import write_search_reports
+from converter.search.space import Space
+from converter.search.starts import plain_of, starts_of
+from converter.search.study import Sampler, Study, load_optuna, open_study
+from converter.search.trials import Trials
+from converter.search.workbench import Workbench
+from converter.stage import SILENT, Progress
+
+if TYPE_CHECKING:
+    from converter.artifact import TorchModel
+    from converter.model_folder.given import GivenText
+
+FORMAT = 1
+TUNING_SHARE, MOST_TUNING = 0.25, 2000
+"""Of the calibration text, what candidates are chosen by."""
+MAKING_SECONDS, SECONDS_A_PARAMETER = 6.0, 4e-7
+"""To export, quantize and open a package, at least."""
+ASKED = 1.5
+"""Times that a package reads the tuning text at about the source's pace."""
+WANTED_TRIALS = 12
+"""So many should fit into the time: their share of the effort is chosen for that, within these bounds."""
+SHARES = (0.05, 0.34)
+FOR_TRIALS = 0.6
+"""Share of the time; the rest is for the finalists."""
+
+
+@dataclass(frozen=True)
+class Order:
+    """What is to be searched for, with what, and for how long."""
+
+    base: Mapping[str, Any]
+    """A recipe without stages and precisions: model, targets, text and how it is read."""
+    goal: Goal
+    minutes: float = 30.0
+    keep: int | None = None
+    """Packages that are kept; None: one for each target."""
+    without: tuple[str, ...] = ()
+    sampler: Sampler = "tpe"
+    trials: int | None = None
+    """At most so many in the study; None: as many as the time allows."""
+
+
+@dataclass
+class _Search:
+    """One search while it runs."""
+
+    order: Order
+    recipe: Recipe
+    folder: SearchFolder
+    source: "TorchModel"
+    text: TextSplit
+    space: Space
+    progress: Progress
+    started: float
+
+    def left(self) -> float:
+        return 60 * self.order.minutes - (time.monotonic() - self.started)
+
+    def bound(self, varied: Mapping[str, Any], *, whole: bool = False) -> Recipe:
+        """Return a whole recipe of what a search varies; `whole`: with the gate's text and limits."""
+        table: dict[str, Any] = {**self.order.base, **varied, "calibration": str(self.text.learning)}
+        (name,) = varied["targets"]
+        options = {k: v for k, v in dict(self.order.base.get("target", {})).items() if k.replace("_", "-") == name}
+        table |= {"target": options}
+        table["eval"] = table.get("eval", str(self.text.held_back))
+        limits = self.order.goal.gate_limits()
+        if whole and limits:
+            table["limits"] = limits
+        made = bind_recipe({k: v for k, v in table.items() if v != {}}, where="search")
+        if not whole:
+            check_options(made, self.source)
+        return made
+
+
+def search(order: Order, out: Path, *, force: bool = False, progress: Progress = SILENT) -> dict[str, Any]:
+    """Search until the time is over, keep the best packages in `out`, and return the table of `search.json`.
+
+    Raises:
+        UsageError: the goal, the time, the space or what is in `out` allows no search.
+        DataError: the calibration text cannot be split, or lacks the labels that the goal needs.
+        RuntimeMissing: Optuna, or the runtime of all targets, is not installed.
+
+    """
+    from converter.model_folder.given import load_model, read_given
+
+    started = time.monotonic()
+    load_optuna()
+    recipe = bind_recipe(order.base, where="search")
+    if recipe.calibration is None:
+        raise UsageError("a search needs text to learn from and to choose by", where="--calibration")
+    space = _space(order, recipe)
+    folder = SearchFolder(out.expanduser().absolute())
+    with folder.held(progress.note, force=force), fixed_threads(1):
+        with progress.task("Loading the model"):
+            source = load_model(recipe, progress)
+        _refuse_writer(source)
+        given = read_given(recipe, source, progress)
+        _refuse_unlabelled(order.goal, given, recipe)
+        text = _split(recipe, source, folder, progress)
+        made = _Search(order, recipe, folder, source, text, space, progress, started)
+        return _run(made, given)
+
+
+def _space(order: Order, recipe: Recipe) -> Space:
+    missing = missing_runtimes(recipe)
+    targets = tuple(t.name for t in recipe.targets if t.name not in missing)
+    return Space(targets, without=order.without)
+
+
+def _refuse_writer(source: "TorchModel") -> None:
+    if source.cache is not None:
+        raise UsageError(
+            f"a search is for encoders, and a model for {source.task.name} writes text",
+            hint="export it with --quantize auto, which tries its precisions",
+        )
+
+
+def _refuse_unlabelled(goal: Goal, given: "GivenText", recipe: Recipe) -> None:
+    if goal.max_drop is None:
+        return
+    for file, flag, examples in (
+        (recipe.calibration, "--calibration", given.calibration),
+        (recipe.evaluation, "--eval", given.evaluation),
+    ):
+        if any(e.label is None for e in examples):
+            raise UsageError(
+                f"--max-drop needs labelled text, and {file} has texts without a label",
+                where="--max-drop",
+                hint=f"give {flag} a file with labels, or use --min-agreement",
+            )
+
+
+def _split(recipe: Recipe, source: "TorchModel", folder: SearchFolder, progress: Progress) -> TextSplit:
+    from converter.model_folder.samples import resolve_data
+
+    assert recipe.calibration is not None
+    return split_text(
+        resolve_data(recipe.calibration, progress),
+        source.task,
+        DataOptions(recipe.columns, recipe.label_map, strict=False),
+        folder.text,
+        share=TUNING_SHARE,
+        most=MOST_TUNING,
+        seed=recipe.seed,
+    )
+
+
+def _run(made: _Search, given: "GivenText") -> dict[str, Any]:
+    bench, pace = _bench(made)
+    making = MAKING_SECONDS + SECONDS_A_PARAMETER * sum(p.numel() for p in made.source.module.parameters())
+    first = making + ASKED * pace * made.text.n_held_back
+    _refuse_short(made, first)
+    for target in made.space.targets:
+        with made.progress.task(f"Making the plain package for {target}"):
+            bench.make_plain(made.bound(plain_of(target)))
+    starts = starts_of(made.space, _wanted_speedup(made.order.goal, bench))
+    study = open_study(
+        made.folder.study,
+        made.space,
+        made.order.goal,
+        starts,
+        _identity(made),
+        seed=made.recipe.seed,
+        sampler=made.order.sampler,
+    )
+    share = study.setting("share", _share(made, bench, starts, making))
+    trials = Trials(study, made.order.goal, bench, made.bound, share, made.progress, most=made.order.trials)
+    keep = made.order.keep or len(made.space.targets)
+
+    def reserve() -> float:
+        return _seconds_in_full(study, made, keep, share, making)
+
+    with made.progress.task("Searching", total=max(1.0, made.left())) as ticker:
+        trials.run(ticker, made.left, reserve, first)
+    return _finish(made, bench, study, given, keep, share)
+
+
+def _bench(made: _Search) -> tuple[Workbench, float]:
+    """Read the text, ask the source, and return the bench with seconds that the source takes for a text."""
+    learning = replace(made.recipe, calibration=made.text.learning, evaluation=made.text.held_back)
+    learned = read_text(learning, made.source, SILENT)
+    with TemporaryDirectory(prefix="plm-search-") as work:
+        ctx = context_of(learning, made.source, learned, Path(work), SILENT)
+        pace = seconds_a_text(made.source, ctx)
+    reference = capture_reference(
+        made.source, learned.given.evaluation, made.progress, learned.given.evaluation, learned.given.notes
+    )
+    bench = Workbench(
+        made.source,
+        learned.given.calibration,
+        reference,
+        made.folder.work,
+        seed=made.recipe.seed,
+        threads=made.recipe.threads,
+        progress=SILENT,
+    )
+    return bench, pace
+
+
+def _refuse_short(made: _Search, first: float) -> None:
+    if 60 * made.order.minutes < first:
+        raise UsageError(
+            f"{60 * made.order.minutes:.0f} s are shorter than one trial, which takes about {first:.0f} s here",
+            where="--minutes",
+            hint=f"give at least {max(1, round(WANTED_TRIALS * first / FOR_TRIALS / 60))}",
+        )
+
+
+def _wanted_speedup(goal: Goal, bench: Workbench) -> float | None:
+    """Return the speedup over plain that the limits ask for."""
+    asked = [goal.speedup] if goal.speedup is not None else []
+    if goal.latency_ms is not None:
+        asked.append(max(bench.plain_ms.values()) / goal.latency_ms)
+    return max(asked, default=None)
+
+
+def _share(made: _Search, bench: Workbench, starts: Any, making: float) -> float:
+    """Return the share of the effort that trials are made with, so that some of them fit into the time."""
+    heaviest = 0.0
+    for start in starts:
+        try:
+            told = bench.foretell(made.bound(start.recipe), times=False)
+        except ExportError:
+            continue
+        heaviest = max(heaviest, told.passes)
+    pace = _training_pace(made, bench)
+    budget = FOR_TRIALS * made.left() / WANTED_TRIALS - making
+    return round(min(SHARES[1], max(SHARES[0], budget / (heaviest * pace) if heaviest else SHARES[1])), 3)
+
+
+def _training_pace(made: _Search, bench: Workbench) -> float:
+    """Return seconds of a forward pass of a text in a batch."""
+    from converter.reference import judge_batched, torch_run
+
+    probes = bench.reference.probes[:64]
+    started = time.perf_counter()
+    judge_batched(made.source, probes, torch_run(made.source), SILENT, "")
+    return (time.perf_counter() - started) / max(1, len(probes))
+
+
+def _seconds_in_full(study: Study, made: _Search, keep: int, share: float, making: float) -> float:
+    """Return what the finalists, as they are now, are expected to take."""
+    trials = study.trials
+    plain = [t.seconds for t in trials if t.state is State.MEASURED and not t.recipe.get("compress")]
+    making = min(plain, default=making)
+    total = 0.0
+    for trial in choose(trials, made.order.goal, made.space.targets, keep):
+        # What trains takes longer with all effort; the gate takes about as long again as making a package.
+        trained = max(0.0, trial.seconds - making) / share if trial.recipe.get("compress") else 0.0
+        total += 2 * making + trained
+    return total
+
+
+def _identity(made: _Search) -> dict[str, Any]:
+    return {
+        "format": FORMAT,
+        "version": converter.__version__,
+        "model": dict(sorted(made.source.provenance.weights_sha256.items())),
+        "task": made.source.task.name,
+        "text": made.text.digest,
+        "goal": made.order.goal.table(),
+        "space": made.space.digest,
+        "seed": made.recipe.seed,
+    }
+
+
+def _finish(
+    made: _Search, bench: Workbench, study: Study, given: "GivenText", keep: int, share: float
+) -> dict[str, Any]:
+    """Make the finalists, decide, look at `--eval`, and write everything down."""
+
+    def bind(varied: Mapping[str, Any]) -> Recipe:
+        return made.bound(varied, whole=True)
+
+    finals = Finals(bench, made.order.goal, made.folder, bind, made.progress)
+    chosen = choose(study.trials, made.order.goal, made.space.targets, keep)
+    finalists = [finals.make(trial) for trial in chosen]
+    decision = decide(finalists, study.trials, made.order.goal, made.recipe.seed)
+    reference: Reference | None = None
+    if made.recipe.evaluation is not None and given.evaluation and decision.winner is not None:
+        reference = capture_reference(made.source, given.evaluation, made.progress, given.evaluation, given.notes)
+        judged = finals.judge(decision.ranked, reference)
+        decision = replace(decision, winner=judged[0], ranked=judged)
+        decision = replace(decision, gain=confirmed(decision.gain, judged[0], judged))
+    decision = place(decision, made.folder, keep)
+    table = _table(made, bench, study, decision, share, reference)
+    write_search_reports(table, made.folder.root)
+    return table
+
+
+def _table(
+    made: _Search, bench: Workbench, study: Study, decision: Decision, share: float, reference: Reference | None
+) -> dict[str, Any]:
+    goal, winner = made.order.goal, decision.winner
+    missed = goal.said(winner.figures) if winner is not None and winner.figures is not None else ()
+    return {
+        "format": FORMAT,
+        "version": converter.__version__,
+        "model": made.source.provenance.id,
+        "task": made.source.task.name,
+        "metric": made.source.task.metric_name if bench.reference.metric else None,
+        "source_metric": bench.reference.metric.get(made.source.task.metric_name),
+        "source_eval": None if reference is None else reference.metric.get(made.source.task.metric_name),
+        "n_eval": None if reference is None else len(reference.probes),
+        "goal": goal.table(),
+        "minimized": list(goal.minimized),
+        "targets": list(made.space.targets),
+        "sampler": made.order.sampler,
+        "seed": made.recipe.seed,
+        "seconds": round(time.monotonic() - made.started, 1),
+        "effort": share,
+        "text": made.text.table(),
+        "plain_ms": {k: round(v, 4) for k, v in bench.plain_ms.items()},
+        "trials": [t.table() for t in study.trials],
+        "finalists": [f.table() for f in decision.ranked],
+        "optimism": decision.optimism,
+        "gain": None if decision.gain is None else decision.gain.table(),
+        "missed": list(missed),
+        "exit_code": _exit_code(winner, missed),
+        "out": str(made.folder.root),
+    }
+
+
+def _exit_code(winner: Finalist | None, missed: tuple[str, ...]) -> int:
+    if winner is None or missed:
+        return GateFailed.exit_code
+    return winner.exit_code

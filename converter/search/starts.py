@@ -1,0 +1,64 @@
+"""Where a search starts: the plain packages, and the recipes that are shipped with this tool, as they are and aimed."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from converter.binding import searched
+from converter.model_folder.samples import shipped_recipes
+from converter.recipe import load_recipe_table
+from converter.registry import stage_class, target_class
+from converter.search.space import Space, recipe_of
+
+PLAIN = "plain"
+
+
+@dataclass(frozen=True)
+class Start:
+    """A recipe that the search begins with, and never ends below."""
+
+    name: str
+    recipe: Mapping[str, Any]
+
+
+def plain_of(target: str) -> dict[str, Any]:
+    """Return the recipe of the unchanged model in the target's default precision."""
+    return recipe_of(target, {"precision": next(iter(target_class(target).menu()))}, ())
+
+
+def starts_of(space: Space, speedup: float | None = None) -> tuple[Start, ...]:
+    """Return all starts for each target, equal ones once; `speedup`: also aimed at that over the plain package."""
+    made: list[Start] = []
+    for target in space.targets:
+        mark = f" ({target})" if len(space.targets) > 1 else ""
+        for name, recipe in _shipped(target):
+            for label, table in _aimed(name, recipe, speedup):
+                if all(table != known.recipe for known in made):
+                    made.append(Start(label + mark, table))
+    return tuple(made)
+
+
+def _shipped(target: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    plain = plain_of(target)
+    yield PLAIN, plain
+    for name, path in shipped_recipes().items():
+        table = load_recipe_table(path)
+        if "model" in table:
+            continue  # that of a sample: it is about its own text
+        given = table.get("quantize", {})
+        precision = given.get(target, given.get(target.replace("-", "_"), plain["quantize"][target]))
+        chosen = {"precision": precision} if isinstance(precision, str) else dict(precision)
+        yield name, recipe_of(target, chosen, table.get("compress", ()))
+
+
+def _aimed(name: str, recipe: Mapping[str, Any], speedup: float | None) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield a recipe as it is and, where a stage of it has this budget, with the one that is wanted."""
+    yield name, dict(recipe)
+    if speedup is None or speedup <= 1:
+        return
+    stages = [dict(table) for table in recipe.get("compress", ())]
+    for table in stages:
+        if "speedup" in table and "speedup" in searched(stage_class(table["stage"])):
+            table["speedup"] = round(speedup, 3)
+            yield f"{name} at {speedup:.3g}×", {**recipe, "compress": stages}
+            return

@@ -1,0 +1,190 @@
+"""One trial after the other until the time is over: forecast, a first look, then a package."""
+
+import json
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Protocol
+
+from converter.binding import with_effort
+from converter.bounds.exhausted import exhausted
+from converter.errors import ExportError, ResourceLimit
+from converter.search.figures import Figures, State, Trial
+from converter.search.goal import Goal, beats
+from converter.search.space import described
+from converter.search.study import Asked, Study, measured
+from converter.validate.answers import RunFailed
+
+if TYPE_CHECKING:
+    from converter.recipe import Recipe
+    from converter.search.workbench import Told
+    from converter.stage import Progress, Ticker
+
+TIME_MARGIN = 0.3
+"""A forecast of time may be so much too long before a candidate is discarded: tables are up to 15 % off."""
+SIZE_MARGIN = 0.1
+IDLE = 40
+"""So many proposals in a row that are not worth making: the space has nothing more."""
+NEAREST = 2
+"""Of candidates that the forecast discards, those nearest to the limits are made where there are no others."""
+ETA = 3
+"""Of candidates at the first look, one in so many goes on for certain (successive halving, as in Hyperband)."""
+LEAST_AT_RUNG = 4
+"""So many must have been looked at before one is stopped."""
+
+
+class Bench(Protocol):
+    """What makes and judges candidates; see `converter.search.workbench`."""
+
+    def foretell(self, recipe: "Recipe", *, times: bool) -> "Told": ...
+    def glance(self, recipe: "Recipe", share: float, told: "Told") -> Figures: ...
+    def measure(self, recipe: "Recipe", share: float) -> Figures: ...
+
+
+@dataclass
+class Trials:
+    """The loop, and what it knows beside the study."""
+
+    study: Study
+    goal: Goal
+    bench: Bench
+    bind: "Callable[[Mapping[str, Any]], Recipe]"
+    """Makes a recipe of what the search varies, and raises where the model refuses it."""
+    share: float
+    """Of the effort that packages of trials are made with; the first look takes a third of it."""
+    progress: "Progress"
+    most: int | None = None
+    """Trials in the study, at most."""
+    glances: dict[int, Figures] = field(default_factory=dict)
+    seconds: list[float] = field(default_factory=list)
+    """Of the trials that were made in this run."""
+    discarded: list[tuple[float, Asked]] = field(default_factory=list)
+
+    def run(self, ticker: "Ticker", left: Callable[[], float], reserve: Callable[[], float], first: float) -> None:
+        """Try until less time is `left` than one more trial and the finalists (`reserve`) take.
+
+        `first` is how long a trial is expected to take before one was made.
+        """
+        idle = 0
+        while idle < IDLE and self._more() and left() > reserve() + self._expected(first):
+            started = time.perf_counter()
+            made = self._one(self.study.ask())
+            idle = 0 if made.state in (State.MEASURED, State.BEHIND) else idle + 1
+            self._show(ticker, made, time.perf_counter() - started, left())
+        met = any(self.goal.missed(f) == 0 for f in measured(self.study.trials).values())
+        if idle >= IDLE and self.goal.limited and not met:
+            self._nearest(ticker, left, reserve, first)
+
+    def _nearest(self, ticker: "Ticker", left: Callable[[], float], reserve: Callable[[], float], first: float) -> None:
+        """Make what the forecast has discarded, where the limits leave nothing else."""
+        self.progress.note("by forecast, nothing that can be made keeps to the limits: the nearest is made")
+        for _, asked in sorted(self.discarded, key=lambda pair: pair[0])[:NEAREST]:
+            if left() <= reserve() + self._expected(first):
+                return
+            started = time.perf_counter()
+            again = self.study.ask_for(asked.recipe)
+            made = self._one(again, forced=True)
+            self._show(ticker, made, time.perf_counter() - started, left())
+
+    def _more(self) -> bool:
+        return self.most is None or len(self.study.trials) < self.most
+
+    def _expected(self, first: float) -> float:
+        last = self.seconds[-5:]
+        return sum(last) / len(last) if last else first
+
+    def _one(self, asked: Asked, *, forced: bool = False) -> Trial:
+        started = time.perf_counter()
+        state, figures, said = self._outcome(asked, forced=forced)
+        seconds = time.perf_counter() - started
+        made = Trial(asked.number, asked.recipe, state, asked.start, figures, said, seconds)
+        self.study.tell(asked, made)
+        if state in (State.MEASURED, State.BEHIND):
+            self.seconds.append(seconds)
+        return made
+
+    def _outcome(self, asked: Asked, *, forced: bool) -> tuple[State, Figures | None, str]:
+        """Make a candidate as far as it is worth it."""
+        if (known := self._known(asked)) is not None and not forced:
+            return State.DISCARDED, known.figures, f"the same as {known.name}"
+        try:
+            recipe = self.bind(asked.recipe)
+            told = self.bench.foretell(recipe, times=True)
+            must = bool(asked.start) or forced
+            if not must and (why := self._hopeless(told, asked)):
+                return State.DISCARDED, self._forecast(told), why
+            if not must and self._takes_time(recipe):
+                figures = self.bench.glance(recipe, self.share / ETA, told)
+                behind = self._falls_behind(figures)
+                self.glances[asked.number] = figures
+                if behind:
+                    return State.BEHIND, figures, behind
+            return State.MEASURED, self.bench.measure(recipe, self.share), ""
+        except ResourceLimit:
+            raise
+        except (ExportError, RunFailed) as error:
+            return State.REFUSED, None, str(error)
+        except Exception as error:
+            # One of a hundred combinations that trips over a bug must not cost the user the night.
+            if (limit := exhausted(error)) is not None:
+                raise limit from error
+            return State.REFUSED, None, f"internal error (bug): {type(error).__name__}: {str(error)[:200]}"
+
+    def _known(self, asked: Asked) -> Trial | None:
+        """Return the trial that has measured the same recipe."""
+        wanted = json.dumps(asked.recipe, sort_keys=True)
+        found = (t for t in self.study.trials if t.state is State.MEASURED)
+        return next((t for t in found if json.dumps(t.recipe, sort_keys=True) == wanted), None)
+
+    def _hopeless(self, told: "Told", asked: Asked) -> str:
+        """Return why a candidate cannot meet the limits, by forecast; empty where it may."""
+        excess = self.goal.cost_excess(told.milliseconds, told.speedup, told.megabytes)
+        margins = {"latency_ms": TIME_MARGIN, "speedup": TIME_MARGIN, "size_mb": SIZE_MARGIN}
+        over = {name: value for name, value in excess.items() if value > margins[name]}
+        if not over:
+            return ""
+        self.discarded.append((sum(over.values()), asked))
+        found = {"latency_ms": told.milliseconds, "speedup": told.speedup, "size_mb": told.megabytes}
+        return "by forecast: " + ", ".join(
+            f"{name} {found[name]:.3g}, wanted {getattr(self.goal, name):g}" for name in over
+        )
+
+    def _forecast(self, told: "Told") -> Figures:
+        """Return figures for the sampler: it learns where the limits are, and nothing good of a candidate."""
+        worst = self.study.worst()
+        return replace(
+            worst,
+            milliseconds=told.milliseconds or worst.milliseconds,
+            speedup=told.speedup or worst.speedup,
+            megabytes=told.megabytes,
+        )
+
+    def _takes_time(self, recipe: "Recipe") -> bool:
+        """Tell whether a first look is cheaper than the whole: only where a stage has effort to spare."""
+        return any(with_effort(s, self.share / ETA) != with_effort(s, self.share) for s in recipe.compress)
+
+    def _falls_behind(self, found: Figures) -> str:
+        """Return why a candidate is stopped at its first look: too many others are better in everything."""
+        others = list(self.glances.values())
+        better = sum(beats(other, found) for other in others)
+        if len(others) < LEAST_AT_RUNG or better == 0 or better < len(others) / ETA:
+            return ""
+        return f"{better} of {len(others)} others are better after as little training, no slower and no larger"
+
+    def _show(self, ticker: "Ticker", made: Trial, seconds: float, left: float) -> None:
+        trials = self.study.trials
+        ticker.advance(seconds)
+        found = measured(trials)
+        best = min(found.values(), key=self.goal.order, default=None)
+        said = "nothing yet" if best is None else figures_line(best, met=self.goal.missed(best) == 0)
+        minutes = f"{max(0, round(left)) // 60}:{max(0, round(left)) % 60:02d}"
+        ticker.describe(f"Searching · {len(found)} packages of {len(trials)} trials · best: {said} · {minutes} left")
+        if made.state is State.MEASURED and made.figures is not None:
+            self.progress.note(f"{made.name}: {figures_line(made.figures)} · {described(made.recipe)}")
+
+
+def figures_line(found: Figures, *, met: bool = True) -> str:
+    """Return figures in a few words."""
+    kept = f"metric {-100 * found.loss:+.2f} points" if found.drop is not None else f"agreement {found.agreement:.4f}"
+    line = f"{kept}, {found.milliseconds:.2f} ms ({found.speedup:.2f}×), {found.megabytes:.1f} MB"
+    return line if met else f"{line} (limits not met)"

@@ -1,0 +1,115 @@
+"""A whole search on a tiny model, and what it refuses before work."""
+
+import json
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from converter.api import load_recipe, verify
+from converter.commands.cli import run
+from converter.search.folder import BEST, LOCK, STUDY, TABLE
+from tests.tiny import SENTENCES
+
+pytest.importorskip("optuna")
+
+
+def write_text(file: Path, n: int, *, labels: bool = True, seed: int = 0) -> Path:
+    rng = random.Random(seed)
+    words = [word for sentence in SENTENCES for word in sentence.split()]
+    rows = [" ".join(rng.choices(words, k=rng.randint(4, 12))) for _ in range(n)]
+    head = "sentence\tlabel\n" if labels else "sentence\n"
+    file.write_text(head + "".join(f"{row}\t{rng.randint(0, 2)}\n" if labels else f"{row}\n" for row in rows), "utf-8")
+    return file
+
+
+@pytest.fixture
+def model(tiny: Callable[..., Path]) -> Path:
+    return tiny("bert", layers=2)
+
+
+@pytest.fixture
+def train(tmp_path: Path) -> Path:
+    return write_text(tmp_path / "train.tsv", 160)
+
+
+@pytest.mark.slow
+def test_a_search_keeps_a_sealed_package_its_recipe_and_how_it_was_found(
+    model: Path, train: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    dev, out = write_text(tmp_path / "dev.tsv", 60, seed=1), tmp_path / "out"
+    text = ["--calibration", str(train), "--eval", str(dev), "--without", "prune", "--without", "factorize"]
+    flags = ["--size-mb", "5", "--trials", "2", "--minutes", "30", "-o", str(out), "--json", "--quiet"]
+    code = run(["search", str(model), "--target", "cpu-int8", *text, *flags])
+    table = json.loads(capfd.readouterr().out)
+    assert table == json.loads((out / TABLE).read_text(encoding="utf-8")) | {"out": table["out"]}
+    winner = table["finalists"][0]
+    assert winner["folder"] == BEST
+    assert code == table["exit_code"] == winner["exit_code"]
+    assert [t["start"] for t in table["trials"]] == ["plain", "balanced"]
+    assert table["text"]["n_learning"] + table["text"]["n_tuning"] == 160
+    assert winner["eval"] is not None
+    assert "losses" not in winner["eval"]
+    package = out / BEST / str("cpu-int8" if winner["status"] != "FAIL" else "cpu-int8.rejected")
+    if winner["status"] == "PASS":
+        assert verify(package)
+    recipe = load_recipe(out / BEST / "recipe.toml")
+    assert recipe.calibration == out / "text" / "learning.jsonl"
+    assert recipe.evaluation == dev
+    page = (out / "report.html").read_text(encoding="utf-8")
+    assert "<svg" in page
+    assert "2 trials" in page
+    assert sorted(p.name for p in out.iterdir()) == sorted({BEST, STUDY, TABLE, "report.html", "text"})
+    assert not (out / LOCK).exists()
+
+
+def refused(capfd: pytest.CaptureFixture[str], *flags: str, code: int = 2) -> str:
+    assert run(["search", *flags, "--json", "--quiet"]) == code
+    error: dict[str, Any] = json.loads(capfd.readouterr().out)["error"]
+    return f"{error['message']} | {error['hint']}"
+
+
+def test_time_for_less_than_one_trial_is_refused_with_the_estimate(
+    model: Path, train: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    flags = [str(model), "--calibration", str(train), "--minutes", "0.01", "-o", str(tmp_path / "out")]
+    said = refused(capfd, *flags)
+    assert "--minutes: 1 s are shorter than one trial, which takes about" in said
+    assert "give at least" in said
+
+
+def test_a_limit_on_the_metric_without_labels_is_refused(
+    model: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    plain = write_text(tmp_path / "plain.tsv", 100, labels=False)
+    flags = [str(model), "--calibration", str(plain), "--max-drop", "1pt", "-o", str(tmp_path / "out")]
+    assert "--max-drop needs labelled text" in refused(capfd, *flags)
+
+
+def test_a_search_without_text_or_space_or_into_a_folder_of_others_is_refused(
+    model: Path, train: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    assert "--calibration" in refused(capfd, str(model), "-o", str(out))
+    left_out = [f"--without={kind}" for kind in ("trim", "prune", "share", "factorize", "distill", "dynamic")]
+    text = [str(model), "--calibration", str(train), "-o", str(out)]
+    assert "nothing is left to search" in refused(capfd, *text, *left_out)
+    assert "0 is no number above" not in refused(capfd, *text, "--latency-ms", "0")
+    out.mkdir()
+    (out / "mine.txt").write_text("keep", encoding="utf-8")
+    assert "not of a search: mine.txt" in refused(capfd, *text)
+    assert "not of a search: mine.txt" in refused(capfd, *text, "--force")
+    assert (out / "mine.txt").read_text(encoding="utf-8") == "keep"
+
+
+def test_the_study_of_another_search_in_the_folder_is_refused_and_force_begins_again(
+    model: Path, train: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / STUDY).write_text("not a database", encoding="utf-8")
+    flags = [str(model), "--calibration", str(train), "--minutes", "0.01", "-o", str(out)]
+    refused(capfd, *flags, "--force")
+    assert not (out / STUDY).exists()

@@ -1,0 +1,236 @@
+"""The loop of a search, with planted candidates: what is discarded, stopped, refused, gone on with."""
+
+import json
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from converter.errors import ResourceLimit, StageFailed, UsageError
+from converter.recipe import Recipe, bind_recipe
+from converter.search.figures import Figures, State
+from converter.search.goal import Goal
+from converter.search.space import Space
+from converter.search.starts import starts_of
+from converter.search.study import Study, measured, open_study
+from converter.search.trials import IDLE, NEAREST, Trials
+from converter.search.workbench import Told
+from converter.stage import SILENT
+
+pytest.importorskip("optuna")
+SPACE = Space(("cpu-int8",), without=("factorize", "distill.gradual"))
+WHO = {"model": {"weights": "a"}, "version": "1", "goal": {}}
+
+
+class Planted:
+    """Candidates whose figures follow from their recipe: pruning makes faster and worse, training better."""
+
+    def __init__(self, *, megabytes: float = 10.0, refused: str = "", gain: bool = True) -> None:
+        self.megabytes, self.refused, self.gain = megabytes, refused, gain
+        self.made: list[Recipe] = []
+        self.glanced = 0
+
+    def foretell(self, recipe: Recipe, *, times: bool) -> Told:
+        speedup = self._speedup(recipe)
+        return Told(10 / speedup, speedup, self.megabytes, 100.0)
+
+    def glance(self, recipe: Recipe, share: float, told: Told) -> Figures:
+        self.glanced += 1
+        return self._figures(recipe, share)
+
+    def measure(self, recipe: Recipe, share: float) -> Figures:
+        if any(s.name == self.refused for s in recipe.compress):
+            raise StageFailed(f"{self.refused} does not know this model")
+        self.made.append(recipe)
+        return self._figures(recipe, share)
+
+    def _speedup(self, recipe: Recipe) -> float:
+        return float(next((s.speedup for s in recipe.compress if getattr(s, "speedup", None)), 1.0))
+
+    def _figures(self, recipe: Recipe, share: float) -> Figures:
+        speedup = self._speedup(recipe)
+        steps = next((s.steps for s in recipe.compress if s.name.startswith("distill")), 0) or 0
+        loss = 0.02 * (speedup - 1) / (1 + steps / 500) if self.gain else 0.0
+        rng = np.random.default_rng(abs(hash(str(recipe.compress))) % 2**32)
+        losses = loss + rng.normal(0, 0.1, 200)
+        loss = float(losses.mean())
+        return Figures(loss, 1 - loss, loss, 1 - loss, 10 / speedup, speedup, self.megabytes, tuple(losses), share)
+
+
+class Ticker:
+    def __init__(self) -> None:
+        self.said: list[str] = []
+
+    def advance(self, steps: float = 1) -> None:
+        pass
+
+    def describe(self, text: str) -> None:
+        self.said.append(text)
+
+
+class Notes:
+    def __init__(self) -> None:
+        self.said: list[str] = []
+
+    def task(self, title: str, total: float | None = None) -> Any:
+        return SILENT.task(title, total)
+
+    def note(self, text: str) -> None:
+        self.said.append(text)
+
+
+def bind(varied: Mapping[str, Any]) -> Recipe:
+    return bind_recipe({"model": "m", **varied})
+
+
+def study_in(folder: Path, goal: Goal, identity: Mapping[str, Any] = WHO, sampler: Any = "tpe") -> Study:
+    return open_study(folder / "study.sqlite3", SPACE, goal, starts_of(SPACE), identity, seed=0, sampler=sampler)
+
+
+def run(study: Study, goal: Goal, bench: Planted, n: int, *, progress: Any = SILENT) -> Ticker:
+    ticker = Ticker()
+    trials = Trials(study, goal, bench, bind, 0.3, progress, most=n)
+    trials.run(ticker, lambda: 1e9, lambda: 0.0, 0.0)
+    return ticker
+
+
+def test_the_starts_come_first_and_are_always_made(tmp_path: Path) -> None:
+    goal, bench = Goal(max_drop=0.01), Planted()
+    study = study_in(tmp_path, goal)
+    ticker = run(study, goal, bench, 12)
+    names = [t.start for t in study.trials if t.start]
+    assert names == [s.name for s in starts_of(SPACE)]
+    assert all(t.state is State.MEASURED for t in study.trials if t.start)
+    assert [t.number for t in study.trials[: len(names)]] == list(range(len(names)))
+    assert "best:" in ticker.said[-1]
+    assert "left" in ticker.said[-1]
+
+
+def test_a_search_ends_no_worse_than_it_starts_and_finds_what_is_there(tmp_path: Path) -> None:
+    goal, bench = Goal(speedup=2.0), Planted()
+    study = study_in(tmp_path, goal)
+    run(study, goal, bench, 60)
+    found = measured(study.trials)
+    starts = [found[t.number] for t in study.trials if t.start]
+    best = min(found.values(), key=goal.order)
+    assert goal.order(best) <= min(map(goal.order, starts))
+    assert goal.missed(best) == 0
+
+
+def test_what_the_forecast_rules_out_is_never_made(tmp_path: Path) -> None:
+    goal, bench = Goal(speedup=3.0), Planted()
+    study = study_in(tmp_path, goal)
+    run(study, goal, bench, 40)
+    searched = [r for r in bench.made if any(r == bind(t.recipe) for t in study.trials if not t.start)]
+    discarded = [t for t in study.trials if t.state is State.DISCARDED and "by forecast" in t.said]
+    assert discarded
+    assert all(bench.foretell(r, times=True).speedup * 1.31 > 3.0 for r in searched)  # type: ignore[operator]
+
+
+def test_a_space_that_limits_empty_makes_the_nearest_and_says_so(tmp_path: Path) -> None:
+    goal, bench, notes = Goal(size_mb=1.0), Planted(megabytes=10.0), Notes()
+    study = study_in(tmp_path, goal)
+    run(study, goal, bench, 1000, progress=notes)
+    made = [t for t in study.trials if t.state is State.MEASURED and not t.start]
+    assert len(made) == NEAREST
+    assert any("nothing that can be made keeps to the limits" in said for said in notes.said)
+    assert len(study.trials) <= len(starts_of(SPACE)) + IDLE + NEAREST + 1
+
+
+def test_a_refused_candidate_says_why_and_the_search_goes_on(tmp_path: Path) -> None:
+    goal, bench = Goal(), Planted(refused="share.codebook")
+    study = study_in(tmp_path, goal)
+    run(study, goal, bench, 30)
+    refused = [t for t in study.trials if t.state is State.REFUSED]
+    assert refused
+    assert any("does not know this model" in t.said for t in refused)
+    assert len(study.trials) == 30
+    assert measured(study.trials)
+
+
+def test_running_out_of_memory_is_no_refusal(tmp_path: Path) -> None:
+    class Starved(Planted):
+        def measure(self, recipe: Recipe, share: float) -> Figures:
+            raise ResourceLimit("memory ran out")
+
+    with pytest.raises(ResourceLimit):
+        run(study_in(tmp_path, Goal()), Goal(), Starved(), 5)
+
+
+def test_what_falls_behind_at_the_first_look_is_not_made(tmp_path: Path) -> None:
+    goal, bench = Goal(), Planted()
+    study = study_in(tmp_path, goal)
+    run(study, goal, bench, 60)
+    behind = [t for t in study.trials if t.state is State.BEHIND]
+    assert bench.glanced > 0
+    assert behind
+    assert all("others are better" in t.said for t in behind)
+    assert not {json.dumps(t.recipe, sort_keys=True) for t in behind} & {
+        json.dumps(t.recipe, sort_keys=True) for t in study.trials if t.state is State.MEASURED
+    }
+
+
+def test_an_interrupted_search_goes_on_with_what_it_knows(tmp_path: Path) -> None:
+    class Interrupted(Planted):
+        def measure(self, recipe: Recipe, share: float) -> Figures:
+            if len(self.made) == 2:
+                raise KeyboardInterrupt
+            return super().measure(recipe, share)
+
+    goal = Goal(max_drop=0.01)
+    with pytest.raises(KeyboardInterrupt):
+        run(study_in(tmp_path, goal), goal, Interrupted(), 20)
+    study, bench = study_in(tmp_path, goal), Planted()
+    assert len(study.trials) == 2
+    run(study, goal, bench, 8)
+    starts = [t.start for t in study.trials if t.start]
+    assert sorted(starts) == sorted(s.name for s in starts_of(SPACE)), "the one that was interrupted is made again"
+    assert len(study.trials) == 8
+
+
+@pytest.mark.parametrize(
+    ("other", "named"),
+    [({"model": {"weights": "b"}}, "model"), ({"version": "2"}, "version"), ({"goal": {"speedup": 2.0}}, "goal")],
+)
+def test_the_study_of_another_model_version_or_goal_is_refused(
+    tmp_path: Path, other: dict[str, Any], named: str
+) -> None:
+    study_in(tmp_path, Goal())
+    with pytest.raises(UsageError, match=f"of another {named}") as refused:
+        study_in(tmp_path, Goal(), {**WHO, **other})
+    assert "--force" in refused.value.hint
+
+
+@pytest.mark.parametrize("content", [b"", b"no database at all", b"SQLite format 3\x00" + b"\x00" * 100])
+def test_a_file_that_is_no_study_is_refused(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "study.sqlite3").write_bytes(content)
+    with pytest.raises(UsageError, match="not the file of a study"):
+        study_in(tmp_path, Goal())
+
+
+@pytest.mark.parametrize("sampler", ["nsga2", "random"])
+def test_other_samplers_search_the_same_space(tmp_path: Path, sampler: str) -> None:
+    goal = Goal(size_mb=20.0)
+    study = study_in(tmp_path, goal, sampler=sampler)
+    run(study, goal, Planted(), 15)
+    assert len(study.trials) == 15
+
+
+def test_no_trial_begins_that_does_not_fit_into_the_time(tmp_path: Path) -> None:
+    study, goal, bench = study_in(tmp_path, Goal()), Goal(), Planted()
+    end = time.monotonic() + 1000
+    Trials(study, goal, bench, bind, 0.3, SILENT).run(Ticker(), lambda: end - time.monotonic(), lambda: 900.0, 200.0)
+    assert not study.trials
+
+
+def test_a_recipe_is_never_made_twice(tmp_path: Path) -> None:
+    goal, bench = Goal(), Planted()
+    study = study_in(tmp_path, goal)
+    run(study, goal, bench, 60)
+    made = [json.dumps(t.recipe, sort_keys=True) for t in study.trials if t.state is State.MEASURED]
+    assert len(made) == len(set(made))
+    known: Callable[[Any], bool] = lambda t: "the same as" in t.said  # noqa: E731
+    assert all(t.figures for t in study.trials if known(t))
