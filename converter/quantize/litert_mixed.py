@@ -19,6 +19,7 @@ class LitertMixed(LitertInt4):
     kept: float = option(0.35, "share of the linear layers' weights kept in int8", low=0.01, high=0.95)
 
     target = "tflite"
+    takes = ("encoder",)
     precision = Precision("mixed", Limits(agreement=0.97, stability=0.99, max_drop=0.02))
     gentler = ("mixed:kept=0.7", "mixed:kept=0.9", "dynamic")
     summary = "int4 weights, int8 in the layers most sensitive to 4 bits"

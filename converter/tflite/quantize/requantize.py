@@ -2,14 +2,14 @@
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from tempfile import mkdtemp
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from converter.errors import StageFailed
+from converter.errors import StageFailed, UsageError
 from converter.stage import Context, Outcome
 from converter.tflite.derived import Derived
 from converter.tflite.file import add_buffer, read_flat, scale_tensors, shape_of, share_names, text, write_flat
@@ -20,8 +20,10 @@ from converter.tflite.quantize.tables import packed_int4, quantize_tables
 from converter.tflite.quantize.values import balance_values
 from converter.tflite.quiet import quiet
 from converter.tflite.versions import state_versions
+from converter.tflite.writing.quantize import share_tied_tables
 
 if TYPE_CHECKING:
+    from converter.artifact import TorchModel
     from converter.tflite.schema import Graph, Model, Tensor
 
 LARGEST_INT4 = 7
@@ -78,6 +80,25 @@ class WeightFit:
     """Share of the weights that stay in 8 bits beside those in blocks."""
 
 
+def refuse_fits(stage: Any, source: "TorchModel", names: Iterable[str]) -> None:
+    """Raise where an option was given that fits weights to text, for a model that writes text: they are rounded.
+
+    Raises:
+        UsageError: names the option.
+
+    """
+    if source.cache is None:
+        return
+    usual = {f.name: f.default for f in fields(stage)}
+    for name in names:
+        if getattr(stage, name) != usual[name]:
+            raise UsageError(
+                f"{name} is for encoders: weights of models that write text are rounded to nearest in TFLite",
+                where=f"quantize.tflite {stage.precision.name}",
+                hint=f"leave {name} out",
+            )
+
+
 def requantize(
     given: TfliteModel,
     rules: list[Rule],
@@ -102,15 +123,17 @@ def requantize(
     if fit:
         fitted, facts, kept = _smoothed(given, fit, path, ctx)
     with ctx.progress.task(f"Quantizing the TFLite file ({precision})"), quiet():
-        _quantize(path if fit else given.path, [*rules, *_in_8_bits(kept)], precision, raw, ranges)
+        _quantize(path if fit else given.path, [*rules, *in_8_bits(kept)], precision, raw, ranges)
         model = read_flat(raw)
         _round(model, fitted)
+        tied = share_tied_tables(model) if given.source.cache is not None else 0
         names = quantize_tables(model, tables) if tables else []
         share_names(model)
         state_versions(model)
         write_flat(model, path)
         raw.unlink()
     facts |= {"operations": sorted({r["operation"] for r in rules}), "tables": len(names)}
+    facts |= {"tied_tables": tied} if tied else {}
     return Outcome(replace(given, path=path, precision=precision), facts)
 
 
@@ -131,11 +154,12 @@ def _smoothed(
     kept = most_sensitive(model, fitted, fit.kept, fit.block, LARGEST_INT4) if fit.block else []
     if kept:
         # A layer has a name in each signature; one of them tells which it is.
-        facts["kept_in_8_bits"] = sorted({name.partition("/")[2] for name in kept})
+        facts["keptin_8_bits"] = sorted({name.partition("/")[2] for name in kept})
     return fitted, facts | {"builtin_text": ctx.calibration_is_builtin}, kept
 
 
-def _in_8_bits(names: Iterable[str]) -> list[Rule]:
+def in_8_bits(names: Iterable[str]) -> list[Rule]:
+    """Return the rules that keep the linear layers in 8 bits whose outputs have these names."""
     # The quantizer knows an operation by its outputs, each followed by a semicolon.
     whole = Scheme(8, integer=True)
     return [rule for name in names for rule in whole.rules(["FULLY_CONNECTED"], f"^{re.escape(name)};?$")]
