@@ -233,7 +233,7 @@ class Tflite(Target):
         return ""
 
     def model_files(self, folder: Path, specs: Mapping[str, GraphSpec]) -> Mapping[str, Path]:
-        return {name: folder / MODEL_FILE for name in specs}
+        return dict.fromkeys(specs, folder / MODEL_FILE)
 
     def open(self, folder: Path, specs: Mapping[str, GraphSpec], threads: int = 1) -> Runner:
         if has_cache(specs):

@@ -1,18 +1,15 @@
 """Int4 for TFLite: blocks of weights with a scale each, activations in int8 at run time."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import ClassVar, Literal
 
 from converter.binding import option
 from converter.precision import Limits, Precision, Quantizer
 from converter.stage import Context, Outcome
 from converter.tflite.file import read_flat
 from converter.tflite.model import TfliteModel
-from converter.tflite.quantize.requantize import Scheme, WeightFit, in_8_bits, refuse_fits, requantize
+from converter.tflite.quantize.requantize import Scheme, WeightFit, in_8_bits, requantize
 from converter.tflite.writing.quantize import output_layers
-
-if TYPE_CHECKING:
-    from converter.artifact import TorchModel
 
 PEAK = 4.0
 """Times the mean strength of a channel that smoothing weakens."""
@@ -39,9 +36,6 @@ class LitertInt4(Quantizer[TfliteModel]):
     summary = "int4 weights in blocks"
     takes = ("encoder", "decoder", "encoder-decoder")
     needs_text = True
-
-    def check(self, source: "TorchModel", *, has_text: bool) -> None:
-        refuse_fits(self, source, ("smooth", "texts", "embeddings"))
 
     def run(self, given: TfliteModel, ctx: Context) -> Outcome[TfliteModel]:
         return self._quantized(given, ctx, "int4", 0.0)

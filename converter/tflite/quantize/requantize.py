@@ -2,14 +2,14 @@
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import mkdtemp
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from converter.errors import StageFailed, UsageError
+from converter.errors import StageFailed
 from converter.stage import Context, Outcome
 from converter.tflite.derived import Derived
 from converter.tflite.file import add_buffer, read_flat, scale_tensors, shape_of, share_names, text, write_flat
@@ -23,7 +23,6 @@ from converter.tflite.versions import state_versions
 from converter.tflite.writing.quantize import share_tied_tables
 
 if TYPE_CHECKING:
-    from converter.artifact import TorchModel
     from converter.tflite.schema import Graph, Model, Tensor
 
 LARGEST_INT4 = 7
@@ -78,25 +77,6 @@ class WeightFit:
     """Inputs of an output that share a scale of 4 bits; 0: 8 bits, one scale an output."""
     kept: float = 0.0
     """Share of the weights that stay in 8 bits beside those in blocks."""
-
-
-def refuse_fits(stage: Any, source: "TorchModel", names: Iterable[str]) -> None:
-    """Raise where an option was given that fits weights to text, for a model that writes text: they are rounded.
-
-    Raises:
-        UsageError: names the option.
-
-    """
-    if source.cache is None:
-        return
-    usual = {f.name: f.default for f in fields(stage)}
-    for name in names:
-        if getattr(stage, name) != usual[name]:
-            raise UsageError(
-                f"{name} is for encoders: weights of models that write text are rounded to nearest in TFLite",
-                where=f"quantize.tflite {stage.precision.name}",
-                hint=f"leave {name} out",
-            )
 
 
 def requantize(

@@ -244,13 +244,12 @@ _crossed: list[torch.Tensor] = []
 
 
 def _attention(
-    module: torch.nn.Module,
+    _module: torch.nn.Module,
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
     attention_mask: torch.Tensor | None,
     scaling: float | None = None,
-    dropout: float = 0.0,
     softcap: float | None = None,
     position_bias: torch.Tensor | None = None,
     **more: Any,

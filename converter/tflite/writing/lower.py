@@ -116,7 +116,9 @@ def _finish(made: TfliteWriter) -> dict[str, Any]:
         model = read_flat(raw)
         shorten_names(model)
         write_flat(model, made.path)
-        operations = {str(s.signatureKey, "utf-8"): len(model.subgraphs[s.subgraphIndex].operators) for s in _named(model)}
+        operations = {
+            str(s.signatureKey, "utf-8"): len(model.subgraphs[s.subgraphIndex].operators) for s in _named(model)
+        }
     finally:
         raw.unlink()
     return {"operations": operations}

@@ -1,7 +1,9 @@
 """What the TFLite target does otherwise for models that write text: stages, files, and how the package is called."""
 
 import json
+import os
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,8 @@ from converter.tflite.writing.lower import LowerWriter, layout_of
 from converter.tflite.writing.model import TfliteWriter
 
 MODEL_FILE = "model.tflite"
+FITS = ("smooth", "texts")
+"""Options of quantizers that fit weights to what they are multiplied with."""
 
 
 def writer_stages(
@@ -34,7 +38,14 @@ def writer_stages(
     lower = LowerWriter(cache, lengths)
     where = f"quantize.{target}"
     if precision != "none":
-        return (lower, bind(quantizers(target)[precision], options, where))
+        if fit := next((name for name in FITS if name in options), None):
+            raise RecipeError(
+                f"{fit} fits weights of encoders to text; those of models that write text are rounded to nearest",
+                where=f"{where} {precision}",
+                hint=f"leave {fit} out",
+            )
+        made = bind(quantizers(target)[precision], options, where)
+        return (lower, replace(made, **{name: 0 for name in FITS if hasattr(made, name)}))
     if options:
         raise RecipeError(
             f"precision none has no option {next(iter(options))!r}",
@@ -46,8 +57,6 @@ def writer_stages(
 
 def emit_writer(given: TfliteWriter, source: TorchModel, folder: Path) -> Bundle:
     """Write the model and all that must lie beside it but manifest, golden vectors and README."""
-    import os
-
     path = folder / MODEL_FILE
     # A second name where the disk allows: the float file may serve another precision of this run.
     try:

@@ -85,7 +85,7 @@ def expected(layout: Layout, specs: Mapping[str, GraphSpec], signature: str) -> 
     if signature.startswith(ENCODE):
         width = next(t for t in specs[ENCODER].outputs).axes[-1]
         assert isinstance(width, int), "the width of an encoder is a number"
-        row: Shapes = {name: ((1, length), "int32") for name in (TOKENS, SOURCE_MASK)}
+        row: Shapes = dict.fromkeys((TOKENS, SOURCE_MASK), ((1, length), "int32"))
         return row, known | {STATES: ((1, length, width), "float32")}
     given: Shapes = {
         TOKENS: ((1, length), "int32"),
