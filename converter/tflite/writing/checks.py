@@ -102,8 +102,8 @@ def check_encode_lengths(source: "TorchModel", reference: "Reference", runner: "
         if not error <= worst:
             worst, at = error, length
     detail = (
-        f"texts that fill each of the lengths {', '.join(map(str, lengths))} are off by {worst:.2g} of the range of the "
-        f"logits on average, at {at} tokens; at most {LENGTH_LIMIT:g} wanted"
+        f"texts that fill each of the lengths {', '.join(map(str, lengths))} are off by {worst:.2g} of the range of "
+        f"the logits on average, at {at} tokens; at most {LENGTH_LIMIT:g} wanted"
     )
     return Check(LENGTHS, Status.PASS if worst <= LENGTH_LIMIT else Status.FAIL, worst, LENGTH_LIMIT, detail)
 

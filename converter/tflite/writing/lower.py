@@ -1,4 +1,4 @@
-"""PyTorch to TFLite float32 for a model that writes text, held to tight equality with it up to the cache's last place."""
+"""PyTorch to TFLite float32 for a model that writes text, held to equality with it up to the cache's last position."""
 
 import gc
 from collections.abc import Iterator, Mapping
@@ -18,7 +18,7 @@ from converter.graphs import GraphSpec, Run
 from converter.onnx.equality import MAX_ERROR, Differences
 from converter.resources import release_memory, require_space
 from converter.stage import Context, Outcome, Stage
-from converter.tflite.file import read_flat, shorten_names, write_flat
+from converter.tflite.file import read_flat, shorten_names, text, write_flat
 from converter.tflite.lower.lower import GRAPH_BYTES, ROOM, conversion_failure
 from converter.tflite.quiet import quiet
 from converter.tflite.writing.layout import Layout, plan_layout
@@ -117,15 +117,11 @@ def _finish(made: TfliteWriter) -> dict[str, Any]:
         shorten_names(model)
         write_flat(model, made.path)
         operations = {
-            str(s.signatureKey, "utf-8"): len(model.subgraphs[s.subgraphIndex].operators) for s in _named(model)
+            text(s.signatureKey): len(model.subgraphs[s.subgraphIndex].operators) for s in model.signatureDefs
         }
     finally:
         raw.unlink()
     return {"operations": operations}
-
-
-def _named(model: Any) -> list[Any]:
-    return list(model.signatureDefs or ())
 
 
 @dataclass(frozen=True)
@@ -165,11 +161,11 @@ def _cases(specs: Mapping[str, GraphSpec], layout: Layout) -> Iterator[_Case]:
     random = np.random.default_rng(0)
     ids = next(t for t in next(iter(specs.values())).inputs if t.name == "input_ids")
 
-    def text(length: int) -> "NDArray[np.int64]":
+    def drawn(length: int) -> "NDArray[np.int64]":
         return random.integers(*ids.draw, (1, length), endpoint=True)
 
     def asked(length: int) -> "dict[str, NDArray[np.int64]]":
-        return {"input_ids": text(length), "attention_mask": np.ones((1, length), dtype=np.int64)}
+        return {"input_ids": drawn(length), "attention_mask": np.ones((1, length), dtype=np.int64)}
 
     if layout.causal:
         fills = {n + LAST for n in layout.lengths}
@@ -180,8 +176,8 @@ def _cases(specs: Mapping[str, GraphSpec], layout: Layout) -> Iterator[_Case]:
         yield _Case(f"a text of {length}, token by token", asked(length), steps=(1,) * length)
         return
     for length in sorted({1, *layout.lengths, *(n - 1 for n in layout.lengths if n > 1)}):
-        yield _Case(f"a text of {length}", asked(length), text(min(LAST, layout.cache)))
-    yield _Case(f"an answer of {layout.cache}", asked(layout.lengths[0]), text(layout.cache))
+        yield _Case(f"a text of {length}", asked(length), drawn(min(LAST, layout.cache)))
+    yield _Case(f"an answer of {layout.cache}", asked(layout.lengths[0]), drawn(layout.cache))
 
 
 def last_logits(

@@ -1,4 +1,4 @@
-"""Precisions of files that write text: linear layers by ai-edge-quantizer, and a tied table as the output layer has it."""
+"""A table that is the output layer too, in int8 once: the quantizer keeps both."""
 
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
@@ -83,9 +83,10 @@ def _products(model: "Model") -> "Iterator[Tensor]":
             weight = graph.tensors[number]
             scales = weight.quantization
             rows = shape_of(weight)[0] if shape_of(weight) else 0
-            if weight.type == TensorType.INT8 and scales is not None and scales.scale is not None:
-                if len(scales.scale) == rows and not int(scales.quantizedDimension):
-                    yield weight
+            if weight.type != TensorType.INT8 or scales is None or scales.scale is None:
+                continue
+            if len(scales.scale) == rows and not int(scales.quantizedDimension):
+                yield weight
 
 
 def _same(model: "Model", table: "Tensor", weight: "Tensor") -> bool:

@@ -59,7 +59,7 @@ def read_layout(signatures: Mapping[str, Any], specs: Mapping[str, GraphSpec], p
         ):
             found = {n: (tuple(map(int, d["shape"])), np.dtype(d["dtype"]).name) for n, d in details.items()}
             if found != wanted:
-                odd = sorted(n for n in found.keys() | wanted.keys() if found.get(n) != wanted.get(n))[0]
+                odd = min(n for n in found.keys() | wanted.keys() if found.get(n) != wanted.get(n))
                 raise PackageDamaged(
                     f"{name} {kind} {odd} as {found.get(odd, 'nothing')}, wanted {wanted.get(odd, 'nothing')}",
                     where=str(path),
