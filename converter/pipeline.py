@@ -306,7 +306,8 @@ class _Making:
     def _proof_of(self, target: "Target", stages: Sequence[Stage[Any, Any]]) -> ProofContext:
         """Return the proof with what is known of the text for this package: only some stages learn from text."""
         reference = self.proof.reference
-        learned = any(s.needs_text for s in (*self.recipe.compress, *stages))
+        steps: tuple[Any, ...] = (*self.recipe.compress, *stages)
+        learned = any(s.needs_text and getattr(s, "texts", 1) for s in steps)
         text = replace(
             reference.text,
             calibrated=reference.text.calibrated if learned else frozenset(),

@@ -1,6 +1,7 @@
 """The source's own answers, taken before anything is changed."""
 
 from collections.abc import Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -335,7 +336,7 @@ def at_length(
     """Return source and reference as they are when every text is cut to `length` tokens."""
     if length is None or all(p.encoding.length <= length for p in (*reference.probes, *reference.scored)):
         return source, reference
-    short = replace(source, max_length=length)
+    short = _cut(source, length)
     in_windows = {replace(j.example, window=0) for j in reference.judged if j.example.window}
     known = {
         j.example: j
@@ -343,7 +344,9 @@ def at_length(
         if j.encoding.length <= length and replace(j.example, window=0) not in in_windows
     }
     probes = encode_probes(short, windows_of(short, [j.example for j in reference.judged]))
-    missing = [p for p in probes if p.example not in known]
+    missing = tuple(p for p in probes if p.example not in known)
+    if source.cache is not None:
+        missing = _continued(short, missing, torch_run(short), progress)
     known |= {
         j.example: j for j in judge(short, missing, torch_run(short), progress, "Running the source on truncated texts")
     }
@@ -356,6 +359,15 @@ def at_length(
             short, judged, reference.scored, reference.metric, reference.chance, reference.notes, reference.score
         )
     return short, replace(made, text=reference.text)
+
+
+def _cut(source: "TorchModel", length: int) -> "TorchModel":
+    """Return the model that takes `length` tokens; one that writes text writes no further."""
+    if source.cache is None:
+        return replace(source, max_length=length)
+    task: Any = copy(source.task)
+    task.settings = replace(task.settings, context=length)
+    return replace(source, max_length=length, task=task)
 
 
 def _refuse_nan(judged: Sequence[Judged]) -> None:

@@ -15,6 +15,7 @@ from converter.device.package_files import PackageFiles
 from converter.device.second_opinion import second_opinion
 from converter.device.shipped_files import check_device_files
 from converter.errors import RecipeError, RuntimeMissing, StageFailed
+from converter.generate.graphs import has_cache
 from converter.graphs import MODEL, GraphSpec
 from converter.model_folder.files import write_model_files
 from converter.precision import Limits, unquantized
@@ -31,6 +32,10 @@ from converter.tflite.mediapipe.check import check_shipped_variant, check_varian
 from converter.tflite.mediapipe.variant import MEDIAPIPE_FILE, NotForMediaPipe, write_mediapipe
 from converter.tflite.model import FINE_LENGTHS, SHORTEST, TfliteModel, signature_lengths
 from converter.tflite.usage import usage_of
+from converter.tflite.writing.checks import writer_checks
+from converter.tflite.writing.lower import layout_of
+from converter.tflite.writing.model import TfliteWriter
+from converter.tflite.writing.package import emit_writer, writer_stages, writer_usage
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -65,6 +70,12 @@ class Tflite(Target):
     any_length: bool = option(
         False, "one signature that takes any length up to the longest: least memory, no padding; for CPUs"
     )
+    cache: int = option(
+        0,
+        "positions of the cache of a model that writes text, prompt and answer together; 0: 1024, or 256 for the "
+        "answer of an encoder-decoder; at most the model's",
+        low=0,
+    )
     batch: int = option(
         1, "texts per call; above 1, each length has a second signature such as serving_16_batch_8", low=1, high=64
     )
@@ -80,6 +91,7 @@ class Tflite(Target):
     own = (unquantized(Limits(max_error=1e-4, agreement=1.0, stability=1.0)),)
     precisions = ("dynamic", "static", "weights", "mixed", "int4", "fp16", "none")
     auto = ("dynamic", "static", "fp16")
+    writes = ("dynamic", "fp16", "weights", "int4", "none")
     input_dtype = "int32"
 
     def check_runtime(self) -> None:
@@ -91,6 +103,15 @@ class Tflite(Target):
                 )
 
     def stages(self, precision: str, options: Mapping[str, Any], model: TorchModel) -> Sequence[Stage[Any, Any]]:
+        if model.cache is not None:
+            self._check_writer()
+            return writer_stages(self.name, precision, options, model, self.cache, self.seq_len)
+        if self.cache:
+            raise RecipeError(
+                f"a model for {model.task.name} keeps nothing between calls",
+                where="tflite.cache",
+                hint="leave cache out",
+            )
         lengths = signature_lengths(self.seq_len, model.max_length)
         if self.batch > 1 and (self.any_length or self.graphs == "shared"):
             raise RecipeError(
@@ -131,7 +152,20 @@ class Tflite(Target):
             return (lower,)
         return (lower, bind(quantizers(self.name)[precision], options, where))
 
+    def _check_writer(self) -> None:
+        """Raise where an option is for encoders alone."""
+        asked = {"graphs": self.graphs != "auto", "any_length": self.any_length, "batch": self.batch > 1}
+        wrong = next((name for name, given in asked.items() if given), None)
+        if wrong is not None:
+            raise RecipeError(
+                f"a file that writes text has no option {wrong}",
+                where=f"tflite.{wrong}",
+                hint=f"leave {wrong} out; its options are seq_len and cache",
+            )
+
     def emit(self, given: Artifact, source: TorchModel, folder: Path, ctx: Context) -> Bundle:
+        if isinstance(given, TfliteWriter):
+            return emit_writer(given, source, folder)
         assert isinstance(given, TfliteModel)
         path = folder / MODEL_FILE
         left_out: dict[str, str] = {}
@@ -199,9 +233,13 @@ class Tflite(Target):
         return ""
 
     def model_files(self, folder: Path, specs: Mapping[str, GraphSpec]) -> Mapping[str, Path]:
-        return {MODEL: folder / MODEL_FILE}
+        return dict.fromkeys(specs, folder / MODEL_FILE)
 
     def open(self, folder: Path, specs: Mapping[str, GraphSpec], threads: int = 1) -> Runner:
+        if has_cache(specs):
+            from converter.tflite.writing.runner import WriterRunner
+
+            return WriterRunner(folder / MODEL_FILE, specs, threads)
         from converter.tflite.runner import TfliteRunner
 
         return TfliteRunner(folder / MODEL_FILE, specs, threads)
@@ -212,6 +250,8 @@ class Tflite(Target):
     def own_checks(
         self, bundle: Bundle, source: TorchModel, reference: "Reference", runner: Runner, proof: "ProofContext"
     ) -> tuple[list["Check"], dict[str, Any]]:
+        if source.cache is not None:
+            return writer_checks(bundle, source, reference, runner)
         longest = min(source.max_length, runner.max_length or source.max_length)
         model = bundle.folder / bundle.files[MODEL]
         tokenizer, facts = PackageFiles(bundle.folder).check(source, reference, longest)
@@ -231,6 +271,8 @@ class Tflite(Target):
     def accompany(
         self, bundle: Bundle, golden: "Golden", runner: Runner, evaluation: "Evaluation", tolerance: float
     ) -> dict[str, Any]:
+        if bundle.source.cache is not None:
+            return {}
         return PackageFiles(bundle.folder).complete(bundle.source, golden, runner, evaluation.facts, tolerance)
 
     def parameters(self, path: Path) -> "Iterator[Stored]":
@@ -248,4 +290,6 @@ class Tflite(Target):
         return chain.from_iterable(product_weights(bundle.folder / f) for f in dict.fromkeys(bundle.files.values()))
 
     def usage(self, bundle: Bundle) -> str:
+        if bundle.source.cache is not None:
+            return writer_usage(bundle, layout_of(bundle.source, self.cache, self.seq_len))
         return usage_of(bundle, self.batch)

@@ -28,15 +28,7 @@ def forced_logits(
     encoder-decoder. `steps` are the sizes of the pieces it is fed in, the cache between them; the rest, by default
     all, is the last piece.
     """
-    length = (encoding["input_ids"] if answer is None else answer).shape[1]
-    first = 0 if last is None else max(0, length - last)
-    made = []
-    for place, logits in forced_pieces(run, specs, encoding, answer, steps):
-        if place.start >= first:
-            made.append(logits)
-        elif place.stop > first:
-            made.append(logits[:, first - place.start :].copy())  # a view would keep all of it
-        del logits  # before the next piece is made
+    made = [logits for _, logits in forced_pieces(run, specs, encoding, answer, steps, last)]
     return np.concatenate(made, axis=1) if len(made) > 1 else made[0]
 
 
@@ -46,8 +38,9 @@ def forced_pieces(
     encoding: "Mapping[str, NDArray[np.int64]]",
     answer: "NDArray[np.int64] | None" = None,
     steps: Sequence[int] = (),
+    last: int | None = None,
 ) -> "Iterator[tuple[slice, NDArray[np.float32]]]":
-    """Yield what `forced_logits` returns piece by piece, each with the place of the tokens that were fed.
+    """Yield what `forced_logits` returns piece by piece, each with the place of the tokens that it belongs to.
 
     All logits of a long text and a large vocabulary are hundreds of megabytes.
     """
@@ -57,5 +50,10 @@ def forced_pieces(
     ends = np.cumsum([n for n in steps if n])
     cuts = [0, *(int(e) for e in ends if e < ids.shape[1]), ids.shape[1]]
     asked = Steps(run, specs, encoding)
+    first = 0 if last is None else max(0, ids.shape[1] - last)
     for a, b in pairwise(cuts):
-        yield slice(int(a), int(b)), asked.step(ids[:, a:b], None if mask is None else mask[:, a:b])
+        keep = None if a >= first else max(0, b - first)
+        logits = asked.step(ids[:, a:b], None if mask is None else mask[:, a:b], keep)
+        if keep != 0:
+            yield slice(b - logits.shape[1], int(b)), logits
+        del logits  # before the next piece is made

@@ -11,6 +11,9 @@ TOTAL = "total_sequence"
 PAST_ENCODER = "past_encoder_sequence"
 """Encoder positions whose keys and values are in the cache: none at the first step, all of them later."""
 PAST_PREFIX, PRESENT_PREFIX = "past_key_values.", "present."
+LOGITS_TO_KEEP = "logits_to_keep"
+"""May be fed beside the inputs: how many of the last logits are asked for. A graph that does not know it gives all of
+them; a file with one graph for prompts and another for answers need not compute the rest."""
 
 CacheSizes = Mapping[str, tuple[int, int]]
 """Heads and head size of each tensor of a cache, in the order that graphs list them: `0.key`, `0.value`, `1.key` … of a
@@ -63,6 +66,11 @@ def encoder_decoder_graphs(cache: CacheSizes, vocabulary: int, pad_id: int, widt
 def decoder_of(specs: Mapping[str, GraphSpec]) -> GraphSpec:
     """Return the graph that gives logits."""
     return specs[DECODER] if DECODER in specs else specs[MODEL]
+
+
+def has_cache(specs: Mapping[str, GraphSpec]) -> bool:
+    """Tell whether these are the graphs of a model that writes text."""
+    return any(t.name.startswith(PAST_PREFIX) for spec in specs.values() for t in spec.inputs)
 
 
 def in_order(specs: Mapping[str, GraphSpec]) -> dict[str, GraphSpec]:

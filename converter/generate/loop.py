@@ -65,7 +65,7 @@ def generate(
         prompt_mask = mask
     total = settings.total(prompt.shape[1], real)
     steps = Steps(run, specs, encoding)
-    logits = steps.step(prompt, prompt_mask)[:, -1]
+    logits = steps.step(prompt, prompt_mask, keep=1)[:, -1]
     rules = scoring_rules(settings, prompt.shape[1], total, padding)
     if settings.beams > 1:
         made = search_beams(steps, logits, prompt, total, settings, rules)

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from converter.generate.graphs import DECODER, ENCODER, cache_names, decoder_of
+from converter.generate.graphs import DECODER, ENCODER, LOGITS_TO_KEEP, cache_names, decoder_of
 from converter.graphs import PAST, GraphSpec, Run, TensorSpec
 
 if TYPE_CHECKING:
@@ -34,10 +34,12 @@ class Steps:
             states = run(ENCODER, inputs)["last_hidden_state"]
             self._fixed = {"encoder_hidden_states": states, "encoder_attention_mask": mask}
 
-    def step(self, ids: "NDArray[np.int64]", mask: "NDArray[np.int64] | None" = None) -> "NDArray[np.float32]":
+    def step(
+        self, ids: "NDArray[np.int64]", mask: "NDArray[np.int64] | None" = None, keep: int | None = None
+    ) -> "NDArray[np.float32]":
         """Feed `ids` `[rows, length]`, of which `mask` is 0 where there is padding; returns logits for each of them.
 
-        The logits are `[rows, length, vocabulary]`; those at the last position tell the next token.
+        The logits are `[rows, length, vocabulary]`, or those of the `keep` last tokens; the last tell the next token.
         """
         own = np.ones_like(ids) if mask is None else mask
         self._mask = np.concatenate([self._mask, own], axis=1)
@@ -45,9 +47,14 @@ class Steps:
         if "position_ids" in self._spec.input_names:
             places = self._mask.cumsum(axis=1)[:, -ids.shape[1] :] - 1
             known["position_ids"] = np.maximum(places, 0)
-        made = self._run(self._spec.name, {n: known[n] for n in self._spec.input_names})
+        feed = {n: known[n] for n in self._spec.input_names}
+        if keep is not None:
+            feed[LOGITS_TO_KEEP] = np.array([keep], dtype=np.int64)
+        made = self._run(self._spec.name, feed)
         self._cache = {past: made[present] for past, present in self._next.items()}
-        return made["logits"]
+        logits: NDArray[np.float32] = made["logits"]
+        # A view would keep all of them.
+        return logits if keep is None or keep >= logits.shape[1] else logits[:, logits.shape[1] - keep :].copy()
 
     @property
     def cache_bytes(self) -> int:

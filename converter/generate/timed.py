@@ -34,5 +34,5 @@ class TimedText:
         return self._steps.cache_bytes
 
     def _chosen(self, ids: "NDArray[np.int64]") -> "NDArray[np.int64]":
-        made: NDArray[np.int64] = self._steps.step(ids)[:, -1].argmax(axis=-1)[:, None]
+        made: NDArray[np.int64] = self._steps.step(ids, keep=1)[:, -1].argmax(axis=-1)[:, None]
         return made

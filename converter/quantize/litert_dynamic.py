@@ -29,9 +29,12 @@ class LitertDynamicInt8(Quantizer[TfliteModel]):
     texts: int = option(32, "calibration texts that weight rounding is fitted to; 0: round to nearest", low=0)
 
     target = "tflite"
-    precision = Precision("dynamic", Limits(agreement=0.985, stability=0.99, max_drop=0.01))
+    precision = Precision(
+        "dynamic", Limits(agreement=0.985, stability=0.99, max_drop=0.01, sequences=0.8, perplexity=1.02)
+    )
     gentler = ("dynamic:smooth=0", "weights", "static")
     summary = "int8 weights, activation scales computed per token at run time"
+    takes = ("encoder", "decoder", "encoder-decoder")
     needs_text = True
 
     def run(self, given: TfliteModel, ctx: Context) -> Outcome[TfliteModel]:

@@ -14,9 +14,13 @@ class LitertFp16(Quantizer[TfliteModel]):
 
     target = "tflite"
     precision = Precision(
-        "fp16", Limits(max_error=0.02, agreement=0.995, stability=1.0), bytes_a_weight=2, tolerance=1e-2
+        "fp16",
+        Limits(max_error=0.02, agreement=0.995, stability=1.0, sequences=0.95, perplexity=1.01),
+        bytes_a_weight=2,
+        tolerance=1e-2,
     )
     summary = "float16 weights"
+    takes = ("encoder", "decoder", "encoder-decoder")
 
     def run(self, given: TfliteModel, ctx: Context) -> Outcome[TfliteModel]:
         operations = ["FULLY_CONNECTED", "EMBEDDING_LOOKUP"]

@@ -21,6 +21,7 @@ class LitertMixed(LitertInt4):
     )
 
     target = "tflite"
+    takes = ("encoder",)
     precision = Precision("mixed", Limits(agreement=0.97, stability=0.99, max_drop=0.02))
     gentler = ("mixed:kept=0.7", "mixed:kept=0.9", "dynamic")
     summary = "int4 weights, int8 in the layers most sensitive to 4 bits"

@@ -17,8 +17,11 @@ class LitertWeights(Quantizer[TfliteModel]):
     """
 
     target = "tflite"
-    precision = Precision("weights", Limits(agreement=0.985, stability=1.0, max_drop=0.01))
+    precision = Precision(
+        "weights", Limits(agreement=0.985, stability=1.0, max_drop=0.01, sequences=0.8, perplexity=1.02)
+    )
     summary = "int8 weights, computed in float: a small file, no faster"
+    takes = ("encoder", "decoder", "encoder-decoder")
 
     def run(self, given: TfliteModel, ctx: Context) -> Outcome[TfliteModel]:
         return requantize(given, Scheme(8, integer=False).rules(["FULLY_CONNECTED"]), "weights", ctx)

@@ -37,7 +37,7 @@ class MobileGraph(torch.nn.Module):
     ) -> dict[str, torch.Tensor]:
         types = {} if token_type_ids is None else {"token_type_ids": token_type_ids}
         bias = (attention_mask[:, None, None].float() - 1) * UNSEEN if self.padding_only else None
-        with _Rewritten(bias):
+        with Rewritten(bias):
             made = self.traced(input_ids=input_ids, attention_mask=attention_mask, **types)
         return {name: made[name] for name in self.output_names}
 
@@ -78,7 +78,7 @@ class _Masks(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
-class _Rewritten(TorchFunctionMode):
+class Rewritten(TorchFunctionMode):
     """Spells normalization and attention in the operations that LiteRT runs best, all of them inside XNNPACK.
 
     No constant may be multiplied into the weights that follow a normalization: LiteRT's converter would fold its scale
@@ -86,7 +86,7 @@ class _Rewritten(TorchFunctionMode):
     and nothing is gained, since a residual connection needs the normalized values anyway.
     """
 
-    def __init__(self, bias: torch.Tensor | None) -> None:
+    def __init__(self, bias: torch.Tensor | None = None) -> None:
         super().__init__()
         self.bias = bias
 

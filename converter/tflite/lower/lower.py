@@ -143,15 +143,15 @@ def _convert(given: TorchModel, made: TfliteModel, *, lean: bool) -> bool:
                 "memory ran out during the conversion to TFLite", hint="fewer sequence lengths take less memory"
             ) from None
         except Exception as error:  # torch, jax and MLIR raise what they like
-            raise _failure(error, given) from error
+            raise conversion_failure(error, given) from error
     # What was traced is a web of cycles that holds every intermediate: it must go before the file is opened.
     del converter, graph
     gc.collect()
     return lean
 
 
-def _failure(error: Exception, given: TorchModel) -> StageFailed:
-    """Name the operation and the layer, as far as the libraries tell them."""
+def conversion_failure(error: Exception, given: TorchModel) -> StageFailed:
+    """Return what went wrong: the operation and the layer, as far as the libraries tell them."""
     text = str(error)
     operation = re.search(r"Lowering not found: (\S+)|failed to legalize operation '([^']+)'", text)
     layer = re.findall(r"in forward\n\s+(.+)", text)

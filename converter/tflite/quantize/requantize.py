@@ -20,6 +20,7 @@ from converter.tflite.quantize.tables import packed_int4, quantize_tables
 from converter.tflite.quantize.values import balance_values
 from converter.tflite.quiet import quiet
 from converter.tflite.versions import state_versions
+from converter.tflite.writing.quantize import share_tied_tables
 
 if TYPE_CHECKING:
     from converter.tflite.schema import Graph, Model, Tensor
@@ -102,15 +103,17 @@ def requantize(
     if fit:
         fitted, facts, kept = _smoothed(given, fit, path, ctx)
     with ctx.progress.task(f"Quantizing the TFLite file ({precision})"), quiet():
-        _quantize(path if fit else given.path, [*rules, *_in_8_bits(kept)], precision, raw, ranges)
+        _quantize(path if fit else given.path, [*rules, *in_8_bits(kept)], precision, raw, ranges)
         model = read_flat(raw)
         _round(model, fitted)
+        tied = share_tied_tables(model) if given.source.cache is not None else 0
         names = quantize_tables(model, tables) if tables else []
         share_names(model)
         state_versions(model)
         write_flat(model, path)
         raw.unlink()
     facts |= {"operations": sorted({r["operation"] for r in rules}), "tables": len(names)}
+    facts |= {"tied_tables": tied} if tied else {}
     return Outcome(replace(given, path=path, precision=precision), facts)
 
 
@@ -131,11 +134,12 @@ def _smoothed(
     kept = most_sensitive(model, fitted, fit.kept, fit.block, LARGEST_INT4) if fit.block else []
     if kept:
         # A layer has a name in each signature; one of them tells which it is.
-        facts["kept_in_8_bits"] = sorted({name.partition("/")[2] for name in kept})
+        facts["keptin_8_bits"] = sorted({name.partition("/")[2] for name in kept})
     return fitted, facts | {"builtin_text": ctx.calibration_is_builtin}, kept
 
 
-def _in_8_bits(names: Iterable[str]) -> list[Rule]:
+def in_8_bits(names: Iterable[str]) -> list[Rule]:
+    """Return the rules that keep the linear layers in 8 bits whose outputs have these names."""
     # The quantizer knows an operation by its outputs, each followed by a semicolon.
     whole = Scheme(8, integer=True)
     return [rule for name in names for rule in whole.rules(["FULLY_CONNECTED"], f"^{re.escape(name)};?$")]

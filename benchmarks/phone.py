@@ -1,0 +1,238 @@
+"""How fast models that write text decode as TFLite files, beside the ONNX package of the same weights.
+
+    python benchmarks/phone.py make FOLDER                convert and quantize both shapes, once
+    python benchmarks/phone.py time FOLDER --threads 1    time all of them in turn
+
+Two shapes with seeded random weights, those of `decoding.py`: GPT-2 124M (a prompt of 32 tokens, 48 written) and
+opus-mt (20 tokens in, 20 out). Every file runs in a process of its own, one after the other, in rounds; the best round
+counts. `interpreter` is the loop of `plm-export run`, which copies the cache in and out at every token;
+`in_place` is LiteRT's CompiledModel with one buffer for the cache on both sides, as LiteRT-LM and apps with
+TensorBuffers have it. Memory is the highest resident size of the process, less that of the imports. Writes
+`benchmarks/results/phone.json`.
+"""
+
+import argparse
+import json
+import os
+import pickle
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+import numpy as np
+from _measure import instruction_sets, known, machine, run, save
+from decoding import PROMPT, SENTENCE, WRITTEN, read_specs, seeded
+
+NAME = "phone"
+SHAPES = ("gpt2-124m", "opus-mt")
+PRECISIONS = ("none", "dynamic", "weights", "fp16", "int4")
+TIMED = ("dynamic",)
+ONNX = {"gpt2-124m": "int8", "opus-mt": "dynamic"}
+"""The precision of the ONNX package beside: what is the fastest in 8 bits there."""
+CACHE = {"gpt2-124m": (128, 1024), "opus-mt": (64, 256)}
+ROUNDS = 3
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("what", choices=("make", "time", "one"))
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--only", nargs="*", default=SHAPES)
+    parser.add_argument("--precisions", nargs="*", default=PRECISIONS)
+    parser.add_argument("--file", default="")
+    given = parser.parse_args()
+    if given.what == "one":
+        print(json.dumps(one(given.only[0], given.folder, given.file, given.threads)), flush=True)
+        return
+    for shape in given.only:
+        if given.what == "make":
+            for cache in CACHE[shape]:
+                remember("made", f"{shape}, cache {cache}", make(shape, given.folder / shape, cache, given.precisions))
+            make_onnx(shape, given.folder / shape)
+        else:
+            for file, row in measure(shape, given.folder, given.threads).items():
+                remember(f"threads_{given.threads}", f"{shape}, {file}", row)
+
+
+def remember(part: str, name: str, row: dict[str, Any]) -> None:
+    print(part, name, row, flush=True)
+    results = known(NAME)
+    table = {**results.get(part, {}), name: row}
+    save(NAME, {**results, "machine": machine() | {"instruction_sets": instruction_sets()}, part: table})
+
+
+def make(shape: str, folder: Path, cache: int, precisions: list[str]) -> dict[str, Any]:
+    """Convert a shape with a cache of so many positions, and quantize it; returns sizes, seconds and peak memory."""
+    from converter.registry import quantizers
+    from converter.stage import Context, peak_memory_bytes
+    from converter.tflite.writing.lower import LowerWriter
+
+    own = folder / f"cache-{cache}"
+    own.mkdir(parents=True, exist_ok=True)
+    source = torch_model(shape)
+    if not (folder / "specs.pkl").is_file():
+        (folder / "specs.pkl").write_bytes(pickle.dumps(dict(source.specs)))
+    started = time.perf_counter()
+    lengths = (32,) if shape == "gpt2-124m" else (32, 64)
+    plain = LowerWriter(cache, lengths).run(source, Context(work=own)).made
+    rows: dict[str, Any] = {}
+    for name in precisions:
+        if name != "none":
+            started = time.perf_counter()
+        made = plain if name == "none" else quantizers("tflite")[name]().run(plain, Context(work=own)).made
+        target = own / f"{name}.tflite"
+        target.unlink(missing_ok=True)
+        os.link(made.path, target)
+        rows[name] = {
+            "mb": round(target.stat().st_size / 1e6, 1),
+            "seconds": round(time.perf_counter() - started, 1),
+            "peak_mb_so_far": round(peak_memory_bytes() / 1e6),
+        }
+    return rows | {"weights_mb": round(source.size_bytes / 1e6, 1)}
+
+
+def make_onnx(shape: str, folder: Path) -> None:
+    import decoding
+
+    print(decoding.make(shape, folder, [ONNX[shape]]), flush=True)
+
+
+def torch_model(shape: str) -> Any:
+    """Return a shape as the stages take it, with a tokenizer that only knows what it pads with."""
+    from converter.artifact import Provenance, TorchModel
+    from converter.generate.modules import cache_facts
+    from converter.registry import task_class
+
+    model, pad = seeded(shape)
+    causal = shape == "gpt2-124m"
+    task = task_class("text-generation" if causal else "translation")(model.config)
+    words = int(model.config.vocab_size)
+
+    class Tokenizer:
+        pad_token_id, padding_side, model_input_names = pad, "left" if causal else "right", ("input_ids",)
+
+        def __len__(self) -> int:
+            return words
+
+    positions = 1024 if causal else 512
+    names = ("input_ids", "attention_mask")
+    return TorchModel(model, task, Tokenizer(), names, positions, Provenance(shape), Path(), cache=cache_facts(model))
+
+
+def measure(shape: str, folder: Path, threads: int) -> dict[str, Any]:
+    """Time each file in a process of its own, in turns; returns the best of the rounds."""
+    files = [f"cache-{c}/{p}.tflite" for c in CACHE[shape] for p in TIMED] + [ONNX[shape]]
+    best: dict[str, dict[str, float]] = {file: {} for file in files}
+    for _ in range(ROUNDS):
+        for file in files:
+            asked = ["one", str(folder), "--only", shape, "--file", file, "--threads", str(threads)]
+            made = run([str(Path(__file__)), *asked])
+            found = json.loads(made.stdout.strip().splitlines()[-1])
+            for what, value in found.items():
+                best[file][what] = min(value, best[file].get(what, value))
+    for row in best.values():
+        for what in [w for w in row if w.endswith("ms_a_token")]:
+            row[what.replace("ms_a_token", "tokens_per_second")] = round(1e3 / row[what], 1)
+    return best
+
+
+def one(shape: str, folder: Path, file: str, threads: int) -> dict[str, float]:
+    """Open one file and time it in this process."""
+    specs = read_specs(folder / shape)
+    import onnxruntime  # noqa: F401 - imports are no part of what is measured
+
+    before = peak_bytes()
+    path = folder / shape / file
+    started = time.perf_counter()
+    if file.endswith(".tflite"):
+        from converter.tflite.writing.runner import WriterRunner
+
+        opened: Any = WriterRunner(path, specs, threads)
+    else:
+        from converter.onnx.runner import OnnxRunner
+
+        opened = OnnxRunner({graph: path / f"{graph}.onnx" for graph in specs}, threads)
+    made = {"load_ms": (time.perf_counter() - started) * 1e3}
+    made |= (decoder if shape == "gpt2-124m" else translator)(specs, opened.run)
+    made["memory_mb"] = (peak_bytes() - before) / 1e6
+    size = [path] if path.is_file() else list(path.glob("*.onnx"))
+    made["mb"] = sum(p.stat().st_size for p in size) / 1e6
+    if file.endswith(".tflite") and shape == "gpt2-124m":
+        made["in_place_ms_a_token"] = in_place(path, threads)
+    return {name: round(value, 3) for name, value in made.items()}
+
+
+def peak_bytes() -> int:
+    """Return the highest resident size of this process so far."""
+    lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM"))
+
+
+def decoder(specs: Any, run: Any) -> dict[str, float]:
+    from converter.generate.steps import Steps
+
+    prompt = np.random.default_rng(0).integers(0, 50256, (1, PROMPT))
+    made: dict[str, float] = {}
+    for _ in range(2):
+        steps = Steps(run, specs, {"input_ids": prompt, "attention_mask": np.ones_like(prompt)})
+        started = time.perf_counter()
+        token = steps.step(prompt, keep=1).argmax(-1)
+        first = time.perf_counter()
+        for _ in range(WRITTEN):
+            token = steps.step(token)[:, -1:].argmax(-1)
+        made = {
+            "ms_a_token": (time.perf_counter() - first) * 1e3 / WRITTEN,
+            "first_token_ms": (first - started) * 1e3,
+        }
+    return made
+
+
+def translator(specs: Any, run: Any) -> dict[str, float]:
+    from converter.generate.loop import generate
+    from converter.generate.settings import GenerationSettings
+
+    text = np.random.default_rng(0).integers(1, 58100, (1, SENTENCE))
+    feed = {"input_ids": text, "attention_mask": np.ones_like(text)}
+    settings = GenerationSettings(eos_ids=(), pad_id=58100, start_id=58100, max_new_tokens=SENTENCE)
+    made: dict[str, float] = {}
+    for _ in range(2):
+        started = time.perf_counter()
+        generate(run, specs, feed, settings)
+        made["greedy_ms"] = (time.perf_counter() - started) * 1e3
+    return made
+
+
+def in_place(path: Path, threads: int) -> float:
+    """Return milliseconds a token with one buffer for the cache on both sides."""
+    from ai_edge_litert.compiled_model import CompiledModel
+    from ai_edge_litert.cpu_options import CpuOptions
+    from ai_edge_litert.options import Options
+
+    model = CompiledModel.from_file(str(path), options=Options(cpu_options=CpuOptions(num_threads=threads)))
+    given, gives = model.get_input_tensor_details("decode"), model.get_output_tensor_details("decode")
+    inputs = {name: model.create_input_buffer_by_name("decode", name) for name in given}
+    outputs = {n: inputs[n] if n in inputs else model.create_output_buffer_by_name("decode", n) for n in gives}
+    for name, detail in given.items():
+        if "cache" in name:
+            inputs[name].write(np.zeros(detail["shape"], np.float32))
+    cache, words = given["mask"]["shape"][-1], int(np.prod(gives["logits"]["shape"]))
+    taken, token = [], 5
+    for place in range(PROMPT + WRITTEN):
+        started = time.perf_counter()
+        seen = np.where(np.arange(cache) <= place, 0, -1e9).astype(np.float32)[None, None, None]
+        inputs["tokens"].write(np.array([[token]], np.int32))
+        inputs["input_pos"].write(np.array([place], np.int32))
+        inputs["mask"].write(seen)
+        model.run_by_name("decode", inputs, outputs)
+        token = int(outputs["logits"].read(words, np.float32).argmax())
+        taken.append(time.perf_counter() - started)
+    return float(np.mean(taken[PROMPT:])) * 1e3
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,202 @@
+"""PyTorch to TFLite float32 for a model that writes text, held to equality with it up to the cache's last position."""
+
+import gc
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import mkdtemp
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from converter.artifact import TorchModel
+from converter.binding import option
+from converter.errors import ResourceLimit, StageFailed
+from converter.generate.forcing import forced_logits
+from converter.generate.graphs import DECODER
+from converter.graphs import GraphSpec, Run
+from converter.onnx.equality import MAX_ERROR, Differences
+from converter.resources import release_memory, require_space
+from converter.stage import Context, Outcome, Stage
+from converter.tflite.file import read_flat, shorten_names, text, write_flat
+from converter.tflite.lower.lower import GRAPH_BYTES, ROOM, conversion_failure
+from converter.tflite.quiet import quiet
+from converter.tflite.writing.layout import Layout, plan_layout
+from converter.tflite.writing.model import TfliteWriter
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+LAST = 8
+"""Tokens at the end of a text whose logits are compared: those before them are read by other signatures."""
+SHORT = (1, 2, 9)
+"""Tokens of a text, besides those that fill a signature or the cache."""
+SINGLY = 12
+"""Tokens of a text that is fed one by one from its first."""
+
+
+@dataclass(frozen=True)
+class LowerWriter(Stage[TorchModel, TfliteWriter]):
+    """Lower with litert-torch: signatures that read several tokens, and one that writes the next.
+
+    Raises (from `run`):
+        UsageError: a cache is longer than the model's positions, or a length longer than the cache.
+        ResourceLimit: the disk has no room for the file; or memory ran out.
+        StageFailed: an operation is not supported in TFLite (named with its layer), or the file differs from the
+            model by more than 1e-4 of the range of the logits.
+    """
+
+    cache: int = option(0, "positions of the cache; 0: 1024, or 256 for an encoder-decoder", low=0)
+    seq_len: tuple[int, ...] = option((), "tokens of each signature that reads several", low=1)
+
+    name = "lowering.write"
+    summary = "PyTorch to TFLite float32, with a cache of fixed size"
+    takes = ("decoder", "encoder-decoder")
+
+    def run(self, given: TorchModel, ctx: Context) -> Outcome[TfliteWriter]:
+        layout = layout_of(given, self.cache, self.seq_len)
+        require_space(ctx.work, ROOM * given.size_bytes + GRAPH_BYTES * (1 + len(layout.signatures)))
+        folder = Path(mkdtemp(prefix="tflite-", dir=ctx.work))
+        made = TfliteWriter(folder / "model.tflite", given, layout.lengths, ("logits",), layout=layout)
+        with ctx.progress.task(f"Converting to TFLite: {', '.join(layout.signatures)}"):
+            _convert(made)
+            facts = _finish(made)
+        with ctx.progress.task("Comparing with PyTorch"):
+            facts |= check_writer(given.module, given.specs, made.runs(), layout)
+            release_memory()
+        return Outcome(made, {"cache": layout.cache, "lengths": list(layout.lengths), **facts})
+
+
+def layout_of(given: TorchModel, cache: int, lengths: tuple[int, ...]) -> Layout:
+    """Return the sizes of the file of a model.
+
+    Raises:
+        UsageError: a cache is longer than the model's positions, or a length longer than the cache.
+
+    """
+    assert given.cache is not None, "a model that writes text has a cache"
+    causal = DECODER not in given.specs
+    return plan_layout(given.cache, causal=causal, positions=given.max_length, wanted=cache, lengths=lengths)
+
+
+def _convert(made: TfliteWriter) -> None:
+    """Write the file as the converter makes it: weights are referred to, not copied, until they are written."""
+    import torch
+
+    with quiet():
+        import litert_torch
+
+    from converter.forward import traced_in_order
+    from converter.tflite.writing.graphs import fixed_attention, sample_inputs, step_modules
+
+    litert_torch.config.show_progress = False
+    given, layout = made.source, made.layout
+    assert given.cache is not None, "a model that writes text has a cache"
+    converter: Any = litert_torch.Converter()
+    with fixed_attention(given.module), traced_in_order(given.module), torch.no_grad(), quiet():
+        for name, module in step_modules(given.module, layout, given.cache).items():
+            converter = converter.signature(name, module, sample_kwargs=sample_inputs(layout, given.cache, name))
+        try:
+            converter.convert(lightweight_conversion=True, runtime_constant_folding=False).export(str(made.path))
+        except MemoryError:
+            raise ResourceLimit(
+                "memory ran out during the conversion to TFLite", hint="fewer sequence lengths take less memory"
+            ) from None
+        except Exception as error:  # torch, jax and MLIR raise what they like
+            raise conversion_failure(error, given) from error
+    del converter
+    gc.collect()
+
+
+def _finish(made: TfliteWriter) -> dict[str, Any]:
+    """Write the file again with short names and every weight once."""
+    raw = made.path.with_name("lowered.tflite")
+    made.path.rename(raw)
+    try:
+        model = read_flat(raw)
+        shorten_names(model)
+        write_flat(model, made.path)
+        operations = {
+            text(s.signatureKey): len(model.subgraphs[s.subgraphIndex].operators) for s in model.signatureDefs
+        }
+    finally:
+        raw.unlink()
+    return {"operations": operations}
+
+
+@dataclass(frozen=True)
+class _Case:
+    title: str
+    encoding: "dict[str, NDArray[np.int64]]"
+    answer: "NDArray[np.int64] | None" = None
+    steps: tuple[int, ...] = ()
+
+
+def check_writer(model: Any, specs: Mapping[str, GraphSpec], run: Run, layout: Layout) -> dict[str, Any]:
+    """Compare a file with `model` asked without a cache, at the last tokens of texts of many lengths; returns facts.
+
+    Raises:
+        StageFailed: logits are further off than 1e-4 of their range, or not finite; names the worst case.
+
+    """
+    differences, titles = Differences(), []
+    for case in _cases(specs, layout):
+        wanted = last_logits(model, case.encoding, case.answer, LAST)
+        last = wanted.shape[1]
+        found = forced_logits(run, specs, case.encoding, case.answer, case.steps, last)
+        differences.add("logits", len(titles), wanted, found)
+        titles.append(case.title)
+        del wanted, found  # before those of the next case are made
+    _, place, worst = differences.worst()
+    if worst > MAX_ERROR:
+        raise StageFailed(
+            f"the TFLite file differs from PyTorch by {worst:.1e} of the range of the logits (at most "
+            f"{MAX_ERROR:.0e}) for {titles[place]}",
+            where=type(model).__name__,
+        )
+    return {"max_relative_error": worst, "cases": titles}
+
+
+def _cases(specs: Mapping[str, GraphSpec], layout: Layout) -> Iterator[_Case]:
+    random = np.random.default_rng(0)
+    ids = next(t for t in next(iter(specs.values())).inputs if t.name == "input_ids")
+
+    def drawn(length: int) -> "NDArray[np.int64]":
+        return random.integers(*ids.draw, (1, length), endpoint=True)
+
+    def asked(length: int) -> "dict[str, NDArray[np.int64]]":
+        return {"input_ids": drawn(length), "attention_mask": np.ones((1, length), dtype=np.int64)}
+
+    if layout.causal:
+        fills = {n + LAST for n in layout.lengths}
+        for length in sorted({*SHORT, *fills, layout.cache}):
+            if length <= layout.cache:
+                yield _Case(f"a text of {length}", asked(length))
+        length = min(SINGLY, layout.cache)
+        yield _Case(f"a text of {length}, token by token", asked(length), steps=(1,) * length)
+        return
+    for length in sorted({1, *layout.lengths, *(n - 1 for n in layout.lengths if n > 1)}):
+        yield _Case(f"a text of {length}", asked(length), drawn(min(LAST, layout.cache)))
+    yield _Case(f"an answer of {layout.cache}", asked(layout.lengths[0]), drawn(layout.cache))
+
+
+def last_logits(
+    model: Any, encoding: "Mapping[str, NDArray[np.int64]]", answer: "NDArray[np.int64] | None", last: int
+) -> "NDArray[np.float32]":
+    """Return the logits of the model's own call without a cache at the `last` tokens: `[1, last, vocabulary]`."""
+    import inspect
+
+    import torch
+
+    from converter.generate.modules import takes_positions
+
+    feed: dict[str, Any] = {name: torch.from_numpy(rows) for name, rows in encoding.items()}
+    if answer is not None:
+        feed["decoder_input_ids"] = torch.from_numpy(answer)
+    elif takes_positions(model):
+        feed["position_ids"] = feed["attention_mask"].cumsum(1) - 1
+    if "logits_to_keep" in inspect.signature(model.forward).parameters:
+        feed["logits_to_keep"] = last
+    with torch.inference_mode():
+        logits: NDArray[np.float32] = model(**feed, use_cache=False).logits.float().numpy()
+    return logits[:, -last:]
