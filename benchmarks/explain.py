@@ -4,8 +4,8 @@
 
 Good packages of a tiny BERT are made once; each fault (`tests/planted.py`) is planted into a copy of one, or into the
 steps that `explain` runs again. Writes `benchmarks/results/explain.json` after each fault: `--only` measures some
-faults anew and keeps what is known of the others, and `--repairs` looks for repairs too. Exits 1 where fewer than 90 % of the faults are named right, or a
-good package is called broken.
+faults anew and keeps what is known of the others, and `--repairs` looks for repairs too. Exits 1 where fewer than 90 %
+of the faults are named right, or a good package is called broken.
 """
 
 import argparse
