@@ -1,11 +1,11 @@
 """Thirty planted faults: does `explain` name the boundary and the layer?
 
-    python benchmarks/explain.py [--only WORD]
+    python benchmarks/explain.py [--only WORD] [--repairs]
 
 Good packages of a tiny BERT are made once; each fault (`tests/planted.py`) is planted into a copy of one, or into the
 steps that `explain` runs again. Writes `benchmarks/results/explain.json` after each fault: `--only` measures some
-faults anew and keeps what is known of the others. Exits 1 where fewer than 90 % of the faults are named right, or a
-good package is called broken.
+faults anew and keeps what is known of the others, and `--repairs` looks for repairs too. Exits 1 where fewer than 90 %
+of the faults are named right, or a good package is called broken.
 """
 
 import argparse
@@ -36,15 +36,16 @@ PRUNE = [{"stage": "prune.structured", "ffn": 0.13}]
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--only", default="")
-    only = parser.parse_args().only
-    faults = [f for f in FAULTS if only in f.name]
+    parser.add_argument("--repairs", action="store_true")
+    given = parser.parse_args()
+    faults = [f for f in FAULTS if given.only in f.name]
     with tempfile.TemporaryDirectory() as work:
         model, packages = make(Path(work), {f.package for f in faults})
         good = {name: good_package(folder) for name, folder in packages.items()}
         print("good packages:", good, flush=True)
         rows = []
         for fault in faults:
-            rows.append(measured(fault, packages[fault.package], model, Path(work)))
+            rows.append(measured(fault, packages[fault.package], model, Path(work), repair=given.repairs))
             keep(rows, good)
     right = sum(r["right"] for r in rows) / len(rows)
     print(f"{right:.1%} of {len(rows)} named right")
@@ -100,11 +101,11 @@ def make(work: Path, wanted: set[str]) -> tuple[Any, dict[str, Path]]:
     return load_source(str(folder)), made
 
 
-def measured(fault: Any, package: Path, model: Any, work: Path) -> dict[str, Any]:
+def measured(fault: Any, package: Path, model: Any, work: Path, *, repair: bool) -> dict[str, Any]:
     started = time.perf_counter()
     try:
         with planted(fault, package, model, work) as folder:
-            found = explain_package(folder)
+            found = explain_package(folder, repair=repair)
     except Exception:  # noqa: BLE001 - one fault that stops `explain` is one that it does not name
         traceback.print_exc()
         found = Explanation("stopped")

@@ -293,6 +293,7 @@ SEEDS: Mapping[str, tuple[bytes, ...]] = {
     "manifest.json": (json.dumps(complete(files={"model.onnx": {"sha256": "0" * 64, "size_bytes": 1}})).encode(),),
     "golden.safetensors": (
         b'{"examples": [{"text": "a", "pair": null, "words": null}], "output_range": {"logits": 1.0}}',
+        b'{"examples": [], "output_range": {}, "words": [], "defaults": {}, "machine": "", "stored": ["words"]}',
     ),
     "model.onnx": (bytes([0x08, 0x07, 0x3A, 0x06, 0x2A, 0x04, 0x08, 0x01, 0x4A, 0x00]),),
 }

@@ -31,11 +31,17 @@ RECIPE = "recipe.toml"
 
 
 def explain_package(
-    folder: Path, source: str | None = None, recipe: Path | None = None, *, progress: Progress = SILENT
+    folder: Path,
+    source: str | None = None,
+    recipe: Path | None = None,
+    *,
+    progress: Progress = SILENT,
+    repair: bool = True,
 ) -> Explanation:
     """Return the first boundary between source and package that broke, the layer, and what repairs it.
 
-    The steps of the package are run again, but for compression, whose result lies beside the package.
+    The steps of the package are run again, but for compression, whose result lies beside the package. `repair`: other
+    settings are tried where quantization broke, which takes as long as all the rest.
 
     Raises:
         PackageDamaged: there is no manifest that can be read.
@@ -45,9 +51,9 @@ def explain_package(
     manifest = manifest_of(folder)
     with _walk(folder, manifest, recipe_of(folder, manifest, source, recipe), progress) as walk:
         found = walk.explain()
-        if found.boundary == QUANTIZE:
-            repair, *others = _repairs(walk) or [""]
-            return replace(found, repair=repair, next_repairs=tuple(others))
+        if found.boundary == QUANTIZE and repair:
+            best, *others = _repairs(walk) or [""]
+            return replace(found, repair=best, next_repairs=tuple(others))
         if found.boundary == PACKING:
             return replace(found, repair=str(walk.precision))
         return found

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,6 +32,7 @@ from converter.reference import Reference, feed_of, run_probe
 from converter.scoring.relative_error import relative_error
 from converter.validate.answers import RunFailed
 from converter.validate.compare import compare_answers
+from converter.validate.weights import wrong_layers
 
 if TYPE_CHECKING:
     from converter.recipe import ChosenPrecision
@@ -137,8 +139,15 @@ class Walk:
         made = self._compare(run_of(step.made), step.name)
         lossless = step.boundary == EXPORT
         broken = not _worst(made) <= self._allowed(before) if lossless else self._beyond_limits(made)
-        layer = self._layer(self.compressed, step.made, made, before) if broken else ""
+        layer = self._wrong_weights(step) or self._layer(self.compressed, step.made, made, before) if broken else ""
         return _boundary(step.boundary, step.name, made, broken=broken), layer
+
+    def _wrong_weights(self, step: Step) -> str:
+        """Return the layer whose weights a quantizer did not keep: smoothing hides in its values where they changed."""
+        if step.boundary != QUANTIZE or step.made is None or not self.reference.probes:
+            return ""
+        stored = chain.from_iterable(map(self.target.parameters, step.made.weight_files))
+        return next(iter(wrong_layers(self.compressed, stored, self.reference.probes[0])), "")
 
     def _allowed(self, before: Artifact) -> float:
         """Return the error of a lossless step: it is measured against the source, which compression has left."""

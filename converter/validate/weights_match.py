@@ -115,32 +115,35 @@ def _source_at(values: "NDArray[np.float32]", at: int, source: "Mapping[str, Kno
 
 
 def _fitted(one: "Stored", at: int, name: str, weight: "NDArray[np.float32]") -> Block:
-    """Fit by least squares, every column as large as any other: rounding is alike in each, whatever its size."""
-    found = one.values[:, at : at + weight.shape[1]]
+    """Fit by least squares, every column as large as any other: rounding is alike in each, whatever its size.
+
+    Sums of products that do not change are made once; all arrays have one order in memory, and few are made.
+    """
+    weight, found = np.asfortranarray(weight), np.asfortranarray(one.values[:, at : at + weight.shape[1]])
     if one.bits > BYTE and (block := _unchanged(one, at, name, weight, found)) is not None:
         return block
-    rows, columns = np.ones(len(weight), np.float32), np.ones(weight.shape[1], np.float32)
+    squares, products, parts = weight * weight, found * weight, np.empty_like(weight)
+    ratios = np.divide(found, weight, out=np.zeros_like(weight), where=squares > 0)
+    rows, most = np.ones(len(weight), np.float32), LEVERAGE**2 / len(weight)
     for _ in range(ROUNDS):
         before = rows
-        columns = _ratio(found, weight * rows[:, None], axis=0)
-        seen = weight * columns
-        lengths = _lengths(seen * rows[:, None])
-        seen /= lengths
+        columns = _quotient(rows @ products, (rows * rows) @ squares)
+        lengths = _floored(np.abs(columns) * np.sqrt((rows * rows) @ squares))
         # One weight may be nearly all of its column: it would answer for its row alone.
-        trust = np.minimum(1, LEVERAGE / np.sqrt(len(weight)) / np.maximum(np.abs(seen), 1e-30))
-        rows = _ratio(found / lengths * trust, seen * trust, axis=1)
+        np.minimum(np.multiply(squares, np.square(columns / lengths), out=parts), most, out=parts)
+        power = parts.sum(axis=1)
+        rows = _quotient(np.multiply(parts, ratios, out=parts) @ (1 / _no_zeros(columns)), power)
         middle = float(np.median(np.abs(rows))) or 1.0
         rows, columns = rows / middle, columns * middle
         if float(np.abs(rows - before).max(initial=0)) <= SETTLED:
             break
-    made = weight * rows[:, None] * columns
+    made = np.multiply(np.multiply(weight, rows[:, None], out=parts), columns, out=parts)
     lengths = _lengths(made)
-    made /= lengths
-    lost = found / lengths - made
-    power = np.square(weight * (columns / lengths) * trust).sum(axis=1)
-    spread = np.sqrt(np.square(lost).mean() / np.maximum(power, 1e-30))
-    errors = np.linalg.norm(lost, axis=0) / _rounding(made, one.bits)
-    return Block(name, one.name, one.bits, at, rows, columns, errors, spread)
+    largest = np.maximum(made.max(axis=0, initial=0), -made.min(axis=0, initial=0)) / lengths
+    made -= found
+    lost = np.sqrt(np.einsum("ij,ij->j", made, made)) / lengths
+    spread = np.sqrt(np.square(lost).sum() / max(1, weight.size) / np.maximum(power, 1e-30))
+    return Block(name, one.name, one.bits, at, rows, columns, lost / _rounding(largest, len(made), one.bits), spread)
 
 
 def _unchanged(
@@ -154,21 +157,30 @@ def _unchanged(
     return Block(name, one.name, one.bits, at, rows, columns, errors, np.zeros_like(rows))
 
 
-def _rounding(made: "NDArray[np.float32]", bits: int) -> "NDArray[np.float32]":
-    """Return the length of the error that rounding columns `[in, out]` to `bits` makes of each, with a scale each."""
+def _rounding(largest: "NDArray[np.float32]", n: int, bits: int) -> "NDArray[np.float32]":
+    """Return the length of the error that rounding columns of length 1 to `bits` makes of each, with a scale each.
+
+    `largest` are the sizes of the largest of their `n` weights.
+    """
     if bits > BYTE:
-        return np.full(made.shape[1], FLOAT_ERROR[min(bits, 32)], dtype=np.float32)
-    step = np.abs(made).max(axis=0) / (2 ** (bits - 1) - 1)
-    return np.asarray(step * np.sqrt(len(made) / 12) + FLOAT_ERROR[32], dtype=np.float32)
+        return np.full(len(largest), FLOAT_ERROR[min(bits, 32)], dtype=np.float32)
+    step = largest / (2 ** (bits - 1) - 1)
+    return np.asarray(step * np.sqrt(n / 12) + FLOAT_ERROR[32], dtype=np.float32)
 
 
 def _lengths(values: "NDArray[np.float32]") -> "NDArray[np.float32]":
-    made = np.linalg.norm(values, axis=0)
-    return np.maximum(made, float(made.max(initial=0)) * 1e-4 + 1e-30)
+    return _floored(np.sqrt(np.einsum("ij,ij->j", values, values)))
 
 
-def _ratio(found: "NDArray[np.float32]", weight: "NDArray[np.float32]", axis: int) -> "NDArray[np.float32]":
-    """Return what rows (or columns) of `weight` are to be multiplied by; 1 where there is nothing to tell it by."""
-    power = np.square(weight).sum(axis=axis)
-    made = (found * weight).sum(axis=axis) / np.maximum(power, 1e-30)
+def _floored(lengths: "NDArray[np.float32]") -> "NDArray[np.float32]":
+    return np.maximum(lengths, float(lengths.max(initial=0)) * 1e-4 + 1e-30)
+
+
+def _quotient(above: "NDArray[np.float32]", power: "NDArray[np.float32]") -> "NDArray[np.float32]":
+    """Return what rows (or columns) are to be multiplied by; 1 where there is nothing to tell it by."""
+    made = above / np.maximum(power, 1e-30)
     return np.where(power > float(power.max(initial=0)) * 1e-10, made, 1).astype(np.float32)
+
+
+def _no_zeros(values: "NDArray[np.float32]") -> "NDArray[np.float32]":
+    return np.where(np.abs(values) > 1e-30, values, np.float32(1e-30))

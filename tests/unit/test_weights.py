@@ -1,12 +1,19 @@
 """Weights of a file beside the model's: found whatever rewrites did to them, and every fault in them seen."""
 
+from collections.abc import Callable
+from pathlib import Path
+
 import numpy as np
 import pytest
 
+from converter.examples import Example
+from converter.model_folder.load import load_source
+from converter.reference import encode_probes
 from converter.validate.factors import strays
 from converter.validate.stored import Stored
 from converter.validate.tables import TableFound, compared_rows, likely_tables
 from converter.validate.vectors import lost_vectors
+from converter.validate.weights import wrong_layers
 from converter.validate.weights_match import Matched, known, match_product
 
 IN, OUT = 48, 64
@@ -143,3 +150,31 @@ def test_a_bias_that_is_lost_is_named(how: str) -> None:
         found[5] += 3
     (lost,) = lost_vectors([found], [Stored("bias", "vector", bias, 32)])
     assert lost.name == "bias"
+
+
+def test_the_layer_whose_weights_a_file_has_not_is_named_before_one_with_other_columns(
+    tiny: Callable[..., Path],
+) -> None:
+    model = load_source(str(tiny("bert", layers=2)))
+    probe = encode_probes(model, [Example("a good film")])[0]
+    layers = {
+        name: part.weight.detach().numpy()
+        for name, part in model.module.named_modules()
+        if type(part).__name__ == "Linear"
+    }
+    rolled, scaled = (next(n for n in layers if n.endswith(end)) for end in ("1.attention.self.value", "query"))
+
+    def file(*faults: str) -> list[Stored]:
+        made = []
+        for name, weight in layers.items():
+            values = rounded(weight.T)
+            if name == rolled and name in faults:
+                values = np.roll(values, values.size // 3).reshape(values.shape)
+            if name == scaled and name in faults:
+                values[:, 3] *= -1
+            made.append(Stored(f"w{len(made)}", "product", values, 8))
+        return made
+
+    assert wrong_layers(model, file(), probe) == []
+    assert wrong_layers(model, file(rolled), probe) == [rolled]
+    assert wrong_layers(model, file(rolled, scaled), probe) == [rolled, scaled]
