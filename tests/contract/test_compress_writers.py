@@ -323,3 +323,40 @@ def test_what_the_teacher_wrote_is_kept_and_read_again(source: Callable[[str], T
     assert second.digest == first.digest
     with pytest.raises(UsageError, match="not written by this teacher"):
         run_stage(replace(stage, longest=5), whole, ctx)
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "options", "off"),
+    [
+        ("t5", "prune.layers", {"decoder": 1}, 0.0),
+        ("gpt2", "prune.layers", {"keep": 1}, 0.0),
+        ("llama", "prune.structured", {"heads": 0.5, "ffn": 0.5, "scope": "layer", "round_to": 4}, 0.01),
+        ("marian", "prune.structured", {"heads": 0.25, "ffn": 0.5, "scope": "layer", "round_to": 4}, 0.01),
+        ("marian", "trim.vocabulary", {}, 0.02),
+        ("gpt2", "trim.shortlist", {}, 0.02),
+    ],
+)
+def test_the_plan_says_how_many_parameters_are_left(
+    kind: str, name: str, options: dict[str, Any], off: float, source: Callable[[str], TorchModel], tmp_path: Path
+) -> None:
+    from converter.forecast import forecast_of
+    from converter.surgery.count import n_parameters
+
+    whole, ctx = source(kind), context(source(kind), tmp_path)
+    stage = stage_class(name)(**options)
+    told = stage.forecast(forecast_of(whole), whole, ctx).parameters
+    made, _ = run_stage(stage, whole, ctx)
+    assert abs(told - n_parameters(made)) <= off * n_parameters(whole)
+    assert told != n_parameters(whole)
+
+
+def test_the_recipes_of_the_samples_name_stages_that_know_them() -> None:
+    from converter.graphs import Kind
+    from converter.recipe import bind_recipe, load_recipe_table
+    from sample_models import recipes
+
+    kinds: dict[str, Kind] = {"translator-tiny": "encoder-decoder", "storyteller-tiny": "decoder"}
+    for name, kind in kinds.items():
+        recipe = bind_recipe(load_recipe_table(recipes()[name]))
+        assert recipe.compress
+        assert all(kind in type(stage).takes for stage in recipe.compress)
