@@ -91,13 +91,13 @@ def export(flags: Sequence[str], out: Path, precision: str) -> dict[str, Any]:
     done = plm_export(MODEL, *target, *files, *limits, *flags, "-o", str(out), "--json", "--quiet", "--force")
     report = json.loads(done.stdout)
     found = report["targets"][0]
-    records = report.get("compress_records", [])
+    records, judged = report.get("compress_records", []), found["evaluation"]
     return {
         "flags": list(flags),
         "exit_code": done.exit_code,
-        "bleu": round(found["metric"]["bleu"], 4),
-        "chrf": round(found["metric"].get("chrf", 0.0), 4),
-        "source_bleu": round(found["source_metric"]["bleu"], 4),
+        "bleu": round(judged["metric"]["bleu"], 4),
+        "chrf": round(judged["metric"].get("chrf", 0.0), 4),
+        "source_bleu": round(judged["source_metric"]["bleu"], 4),
         "size_bytes": found["size_bytes"],
         "seconds": done.seconds,
         "compress_seconds": round(sum(r["seconds"] for r in records), 1),

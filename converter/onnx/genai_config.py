@@ -53,7 +53,9 @@ def genai_config(source: TorchModel, file: str) -> dict[str, Any]:
             "bos_token_id": first if isinstance(first, int) else settings.fill_id,
             "eos_token_id": ends if len(ends) > 1 else ends[0] if ends else settings.fill_id,
             "pad_token_id": settings.fill_id,
-            "decoder": _decoder(cache, config, file, source.specs[MODEL].input_names),
+            "decoder": _decoder(
+                cache, config, file, source.specs[MODEL].input_names, pruned=source.shape_map is not None
+            ),
         },
         "search": _search(settings, source.max_length),
     }
@@ -77,9 +79,11 @@ def ignored_settings(settings: GenerationSettings) -> tuple[str, ...]:
     return tuple(name for name, neutral in BY_DEFAULT.items() if getattr(settings, name) != neutral)
 
 
-def _decoder(cache: CacheFacts, config: Any, file: str, inputs: tuple[str, ...]) -> dict[str, Any]:
+def _decoder(cache: CacheFacts, config: Any, file: str, inputs: tuple[str, ...], *, pruned: bool) -> dict[str, Any]:
     heads, size = next(iter(cache.sizes.values()))
     asked = int(getattr(config, "num_attention_heads", heads) or heads)
+    if pruned:
+        asked = heads * max(1, asked // int(getattr(config, "num_key_value_heads", None) or asked))
     named = {n: n for n in ("input_ids", "attention_mask", "position_ids") if n in inputs}
     return {
         # Threads: 0 lets the runtime choose. It reads them here, and nowhere else.

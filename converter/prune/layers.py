@@ -182,7 +182,7 @@ def refuse_deeper(wanted: int, n_layers: int, where: str) -> None:
     """Raise `RecipeError` where more layers are to be kept than there are: no student is deeper than its teacher."""
     if wanted > n_layers:
         raise RecipeError(
-            f"{wanted} layers are to be kept of {n_layers}: a student is no deeper than its teacher",
+            f"{wanted} layers are to be kept, and the model has {n_layers}: a student is no deeper than its teacher",
             where=where,
             hint=f"give less than {n_layers}",
         )

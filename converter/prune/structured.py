@@ -164,9 +164,11 @@ class StructuredPruning(Stage[TorchModel, TorchModel]):
 
         family = family_of(given)
         parts = family.layers(given.module)
-        share = 0.0 if family.fixed_heads else self.ratios[0]
-        across = [p.cross.n_heads for p in parts if p.cross]
-        heads = Budget((*(p.n_heads for p in parts), *across), share, 1, self.scope)
+        numbers = (*(p.n_heads for p in parts), *(p.cross.n_heads for p in parts if p.cross))
+        # Unless it is asked for: where all heads share one key and value, there is one group a layer.
+        fixed = family.writes and self.heads is None and max(numbers) == 1
+        share = 0.0 if family.fixed_heads or fixed else self.ratios[0]
+        heads = Budget(numbers, share, 1, self.scope)
         neurons = Budget(tuple(p.n_neurons for p in parts), self.ratios[1], self.round_to, self.scope)
         heads.refuse_nothing("heads")
         neurons.refuse_nothing("ffn")

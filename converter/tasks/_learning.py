@@ -42,7 +42,9 @@ class LearningToWrite(Task, ABC):
         """
         texts = example.label.texts if isinstance(example.label, References) else ()
         if texts:
-            return self.with_answer(self._asked(tokenizer, example, max_length), self.answer_ids(texts[0], max_length))
+            asked = self._asked(tokenizer, example, max_length)
+            room = max_length - (len(asked.inputs["input_ids"]) if self.kind == "decoder" else 0)
+            return self.with_answer(asked, self.answer_ids(texts[0], room))
         if self.kind != "decoder":
             raise DataError(
                 "the text has no right answer to learn",

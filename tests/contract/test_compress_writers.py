@@ -30,6 +30,15 @@ KINDS: dict[str, Callable[[Path], Path]] = {
     "gemma2": lambda folder: save_causal(folder, "gemma2"),
 }
 HEADS = tuple(kind for kind in KINDS if kind != "t5")
+LIKE = {
+    "marian": ("bart", "mbart", "m2m_100"),
+    "t5": ("mt5",),
+    "gpt2": (),
+    "llama": ("mistral", "qwen2"),
+    "qwen3": (),
+    "gemma2": ("gemma",),
+}
+"""Families by those whose layers are the same: each is cut once as a bare model."""
 
 
 @pytest.fixture(scope="module")
@@ -138,6 +147,44 @@ def test_one_call_says_what_the_loop_with_a_cache_says(kind: str, source: Callab
     for row, own in enumerate(steps[:, -n_last:]):
         wanted, found = cached[row][own], whole[row].numpy()[-n_last:][own]
         assert np.abs(wanted - found).max() < 1e-4 * np.ptp(wanted)
+
+
+def test_every_family_that_writes_is_tried() -> None:
+    from converter.registry import families
+
+    tried = {*LIKE, *(kind for others in LIKE.values() for kind in others)}
+    assert {kind for kind, family in families().items() if family.writes} == tried
+    assert set(LIKE) == set(KINDS)
+
+
+@pytest.mark.parametrize("kind", sorted(kind for others in LIKE.values() for kind in others))
+def test_a_family_alike_loses_what_writes_nothing(kind: str) -> None:
+    import copy
+
+    import torch
+
+    from converter.registry import families
+    from converter.surgery.cut import matrix_of
+    from tests.tiny_text import make_text_model
+
+    family, model = families()[kind], make_text_model(kind)
+    parts = family.layers(model)
+    with torch.no_grad():
+        for part in parts:
+            matrix_of(part.ffn_output)[:, 1::2] = 0
+            if not family.fixed_heads:
+                matrix_of(part.attention_output)[:, : part.head_dim] = 0
+    ids = torch.arange(5, 17)[None]
+    more = {"decoder_input_ids": ids[:, :7]} if model.config.is_encoder_decoder else {}
+    made = copy.deepcopy(model)
+    for i, part in enumerate(parts):
+        across = tuple(range(part.cross.n_heads if part.cross else 0))
+        heads = tuple(range(0 if family.fixed_heads else 1, part.n_heads))
+        family.resize_layer(made, i, LayerShape(heads, tuple(range(0, part.n_neurons, 2)), across))
+    with torch.no_grad():
+        wanted, found = (m(input_ids=ids, **more).logits for m in (model, made))
+    assert float((wanted - found).abs().max()) < 1e-4 * float(wanted.max() - wanted.min())
+    assert sum(p.numel() for p in made.parameters()) < sum(p.numel() for p in model.parameters())
 
 
 def test_the_last_head_of_a_layer_stays(source: Callable[[str], TorchModel]) -> None:
@@ -323,3 +370,40 @@ def test_what_the_teacher_wrote_is_kept_and_read_again(source: Callable[[str], T
     assert second.digest == first.digest
     with pytest.raises(UsageError, match="not written by this teacher"):
         run_stage(replace(stage, longest=5), whole, ctx)
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "options", "off"),
+    [
+        ("t5", "prune.layers", {"decoder": 1}, 0.0),
+        ("gpt2", "prune.layers", {"keep": 1}, 0.0),
+        ("llama", "prune.structured", {"heads": 0.5, "ffn": 0.5, "scope": "layer", "round_to": 4}, 0.01),
+        ("marian", "prune.structured", {"heads": 0.25, "ffn": 0.5, "scope": "layer", "round_to": 4}, 0.01),
+        ("marian", "trim.vocabulary", {}, 0.02),
+        ("gpt2", "trim.shortlist", {}, 0.02),
+    ],
+)
+def test_the_plan_says_how_many_parameters_are_left(
+    kind: str, name: str, options: dict[str, Any], off: float, source: Callable[[str], TorchModel], tmp_path: Path
+) -> None:
+    from converter.forecast import forecast_of
+    from converter.surgery.count import n_parameters
+
+    whole, ctx = source(kind), context(source(kind), tmp_path)
+    stage = stage_class(name)(**options)
+    told = stage.forecast(forecast_of(whole), whole, ctx).parameters
+    made, _ = run_stage(stage, whole, ctx)
+    assert abs(told - n_parameters(made)) <= off * n_parameters(whole)
+    assert told != n_parameters(whole)
+
+
+def test_the_recipes_of_the_samples_name_stages_that_know_them() -> None:
+    from converter.graphs import Kind
+    from converter.recipe import bind_recipe, load_recipe_table
+    from sample_models import recipes
+
+    kinds: dict[str, Kind] = {"translator-tiny": "encoder-decoder", "storyteller-tiny": "decoder"}
+    for name, kind in kinds.items():
+        recipe = bind_recipe(load_recipe_table(recipes()[name]))
+        assert recipe.compress
+        assert all(kind in type(stage).takes for stage in recipe.compress)

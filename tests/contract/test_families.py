@@ -73,7 +73,7 @@ def source(request: pytest.FixtureRequest, tiny: Callable[..., Path]) -> TorchMo
 
 
 def test_every_encoder_has_a_family() -> None:
-    assert sorted(families()) == sorted(FAMILIES)
+    assert sorted(kind for kind, family in families().items() if not family.writes) == sorted(FAMILIES)
 
 
 def test_the_map_counts_heads_and_neurons(source: TorchModel) -> None:
