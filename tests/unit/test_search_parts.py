@@ -126,6 +126,10 @@ def test_a_search_starts_from_the_plain_packages_and_the_shipped_recipes() -> No
     assert "plain (tflite)" in both
 
 
+def test_a_shipped_recipe_that_needs_what_is_left_out_is_no_start() -> None:
+    assert [start.name for start in starts_of(Space(("cpu-int8",), without=("distill",)))] == ["plain"]
+
+
 def test_starts_with_a_budget_are_also_aimed_at_what_is_wanted() -> None:
     starts = {start.name: start.recipe for start in starts_of(Space(("cpu-int8",)), 3.0)}
     assert starts["balanced"]["compress"][0]["speedup"] == 1.5
