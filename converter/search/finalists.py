@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from converter.context import Resolved
-from converter.errors import ExportError, ResourceLimit
+from converter.errors import ExportError, GateFailed, ResourceLimit
 from converter.jsonfile import read_json
 from converter.pipeline import run_recipe
 from converter.recipe import Recipe, load_recipe_table, recipe_table
@@ -15,7 +15,7 @@ from converter.search.folder import BEST, KEPT, SearchFolder
 from converter.search.goal import Goal, front
 from converter.search.honesty import Gain, expected_optimism, gain_of
 from converter.search.study import measured
-from converter.validate.answers import RunFailed
+from converter.search.trials import said_of
 
 if TYPE_CHECKING:
     from converter.reference import Reference
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from converter.stage import Progress
 
 FAILED = "FAIL"
+REPLACED = 2
+"""Times that finalists which failed are replaced by the next best."""
 TARGET, STATUS, REASON, EXIT = "target", "status", "error", "exit_code"
 
 
@@ -60,9 +62,14 @@ class Finalist:
         }
 
 
-def choose(trials: Sequence[Trial], goal: Goal, targets: Sequence[str], keep: int) -> tuple[Trial, ...]:
-    """Return what is to be made in full: the best of all, the best start, the best of each target, then the front."""
-    found = measured(trials)
+def choose(
+    trials: Sequence[Trial], goal: Goal, targets: Sequence[str], keep: int, failed: Sequence[int] = ()
+) -> tuple[Trial, ...]:
+    """Return what is to be made in full: the best of all, the best start, the best of each target, then the front.
+
+    `failed`: trials that could not be made in full; others take their place.
+    """
+    found = {number: figures for number, figures in measured(trials).items() if number not in failed}
     known = {t.number: t for t in trials}
     order = sorted(found, key=lambda n: goal.order(found[n]))
     if not order:
@@ -104,8 +111,20 @@ class Finals:
             return replace(made, figures=self.bench.judged(opened, target.name, table["size_bytes"] / 1e6))
         except ResourceLimit:
             raise
-        except (ExportError, RunFailed) as error:
-            return Finalist(trial, target.name, FAILED, getattr(error, "exit_code", 3), str(error))
+        except Exception as error:
+            code = error.exit_code if isinstance(error, ExportError) else GateFailed.exit_code
+            return Finalist(trial, target.name, FAILED, code, said_of(error))
+
+    def make_all(self, trials: Sequence[Trial], targets: Sequence[str], keep: int) -> list[Finalist]:
+        """Make all finalists; where one fails, the next best is made instead, a few times."""
+        made: dict[int, Finalist] = {}
+        for _ in range(1 + REPLACED):
+            failed = [number for number, one in made.items() if one.figures is None or one.status == FAILED]
+            chosen = [t for t in choose(trials, self.goal, targets, keep, failed) if t.number not in made]
+            if made and (not failed or not chosen):
+                break
+            made |= {trial.number: self.make(trial) for trial in chosen}
+        return list(made.values())
 
     def _finished(self, recipe: Recipe, out: Path) -> dict[str, Any] | None:
         """Return what an interrupted search has already made of this recipe."""

@@ -122,13 +122,8 @@ class Trials:
             return State.MEASURED, self.bench.measure(recipe, self.share), ""
         except ResourceLimit:
             raise
-        except (ExportError, RunFailed) as error:
-            return State.REFUSED, None, str(error)
         except Exception as error:
-            # One of a hundred combinations that trips over a bug must not cost the user the night.
-            if (limit := exhausted(error)) is not None:
-                raise limit from error
-            return State.REFUSED, None, f"internal error (bug): {type(error).__name__}: {str(error)[:200]}"
+            return State.REFUSED, None, said_of(error)
 
     def _known(self, asked: Asked) -> Trial | None:
         """Return the trial that has measured the same recipe."""
@@ -181,6 +176,22 @@ class Trials:
         ticker.describe(f"Searching · {len(found)} packages of {len(trials)} trials · best: {said} · {minutes} left")
         if made.state is State.MEASURED and made.figures is not None:
             self.progress.note(f"{made.name}: {figures_line(made.figures)} · {described(made.recipe)}")
+
+
+def said_of(error: Exception) -> str:
+    """Return why a candidate could not be made.
+
+    Of a hundred combinations one may trip over a bug of ours: that is told, and costs the user no night.
+
+    Raises:
+        ResourceLimit: memory or disk ran out.
+
+    """
+    if isinstance(error, (ExportError, RunFailed)):
+        return str(error)
+    if (limit := exhausted(error)) is not None:
+        raise limit from error
+    return f"internal error (bug): {type(error).__name__}: {str(error)[:200]}"
 
 
 def figures_line(found: Figures, *, met: bool = True) -> str:

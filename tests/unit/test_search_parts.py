@@ -152,7 +152,7 @@ def test_limits_come_before_what_is_minimized() -> None:
     assert goal.order(fast) < goal.order(slow)
     assert goal.missed(fast) == 0
     assert goal.missed(slow) == pytest.approx(1.0)
-    assert goal.said(slow) == ("a text takes 2 ms, at most 1 ms are wanted (2.00 times as much)",)
+    assert goal.said(slow) == ("a text takes 2 ms, at most 1.0 ms are wanted (2.00 times as much)",)
 
 
 @pytest.mark.parametrize("wrong", [{"latency_ms": 0.0}, {"speedup": -1.0}, {"min_agreement": 1.5}])
