@@ -111,17 +111,19 @@ class Finals:
             return replace(made, figures=self.bench.judged(opened, target.name, table["size_bytes"] / 1e6))
         except ResourceLimit:
             raise
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - said_of tells what is a bug, and raises what is no candidate's
             code = error.exit_code if isinstance(error, ExportError) else GateFailed.exit_code
             return Finalist(trial, target.name, FAILED, code, said_of(error))
 
-    def make_all(self, trials: Sequence[Trial], targets: Sequence[str], keep: int) -> list[Finalist]:
-        """Make all finalists; where one fails, the next best is made instead, a few times."""
+    def make_all(
+        self, trials: Sequence[Trial], targets: Sequence[str], keep: int, left: Callable[[], float]
+    ) -> list[Finalist]:
+        """Make all finalists; where one fails, the next best is made instead, a few times if time is `left`."""
         made: dict[int, Finalist] = {}
         for _ in range(1 + REPLACED):
             failed = [number for number, one in made.items() if one.figures is None or one.status == FAILED]
             chosen = [t for t in choose(trials, self.goal, targets, keep, failed) if t.number not in made]
-            if made and (not failed or not chosen):
+            if made and (not failed or not chosen or left() <= 0):
                 break
             made |= {trial.number: self.make(trial) for trial in chosen}
         return list(made.values())

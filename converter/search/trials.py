@@ -61,12 +61,12 @@ class Trials:
     discarded: list[tuple[float, Asked]] = field(default_factory=list)
 
     def run(self, ticker: "Ticker", left: Callable[[], float], reserve: Callable[[], float], first: float) -> None:
-        """Try until less time is `left` than one more trial and the finalists (`reserve`) take.
+        """Try until less time is `left` than one more trial and the finalists (`reserve`) take; one trial is always made.
 
         `first` is how long a trial is expected to take before one was made.
         """
         idle = 0
-        while idle < IDLE and self._more() and left() > reserve() + self._expected(first):
+        while idle < IDLE and self._more() and (not self.study.trials or left() > reserve() + self._expected(first)):
             started = time.perf_counter()
             made = self._one(self.study.ask())
             idle = 0 if made.state in (State.MEASURED, State.BEHIND) else idle + 1
@@ -122,7 +122,7 @@ class Trials:
             return State.MEASURED, self.bench.measure(recipe, self.share), ""
         except ResourceLimit:
             raise
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - said_of tells what is a bug, and raises what is no candidate's
             return State.REFUSED, None, said_of(error)
 
     def _known(self, asked: Asked) -> Trial | None:
