@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from converter.stage import Progress
 
 FAILED = "FAIL"
-REPLACED = 2
-"""Times that finalists which failed are replaced by the next best."""
+ROUNDS = 2
+"""Times that more finalists are made, where the first failed or let others look better."""
 TARGET, STATUS, REASON, EXIT = "target", "status", "error", "exit_code"
 
 
@@ -74,15 +74,44 @@ def choose(
     order = sorted(found, key=lambda n: goal.order(found[n]))
     if not order:
         return ()
-    starts = [n for n in order if known[n].start]
     per_target = [next((n for n in order if known[n].recipe["targets"] == [t]), None) for t in targets]
-    fronted = set(front(found))
     chosen = dict.fromkeys([order[0], *[n for n in per_target if n is not None][:keep]])
-    for number in [n for n in order if n in fronted]:
+    fronted = front(found)
+    more = [n for n in order if n in fronted] if goal.limited else _spread(fronted, keep)
+    for number in more:
         if len(chosen) >= keep:
             break
         chosen[number] = None
+    starts = [n for n in order if known[n].start]
     return tuple(known[n] for n in dict.fromkeys([*chosen, *starts[:1]]))
+
+
+def _spread(numbers: Sequence[int], wanted: int) -> list[int]:
+    """Return some of the front at even distances, the fastest first."""
+    n = min(wanted, len(numbers))
+    return [numbers[i * (len(numbers) - 1) // max(1, n - 1)] for i in range(n)]
+
+
+def recovered(trials: Sequence[Trial], made: Sequence[Finalist]) -> tuple[Trial, ...]:
+    """Return the trials with the losses that they would have in full, judged by those that were made in full.
+
+    Few training steps and little text make every candidate look worse, and the limits harder, than they are.
+    """
+    pairs = [(one.trial.figures, one.figures) for one in made if one.trial.recipe.get("compress")]
+    shifts = [whole.loss - part.loss for part, whole in pairs if part is not None and whole is not None]
+    if not shifts:
+        return tuple(trials)
+    shift = sum(shifts) / len(shifts)
+
+    def moved(trial: Trial) -> Trial:
+        found = trial.figures
+        if found is None or not trial.recipe.get("compress"):
+            return trial
+        drop = None if found.drop is None else found.drop + shift
+        agreement = min(1.0, found.agreement - shift)
+        return replace(trial, figures=replace(found, loss=found.loss + shift, drop=drop, agreement=agreement))
+
+    return tuple(map(moved, trials))
 
 
 @dataclass
@@ -118,14 +147,23 @@ class Finals:
     def make_all(
         self, trials: Sequence[Trial], targets: Sequence[str], keep: int, left: Callable[[], float]
     ) -> list[Finalist]:
-        """Make all finalists; where one fails, the next best is made instead, a few times if time is `left`."""
+        """Make all finalists, then a few more if time is `left`.
+
+        Those are the next best where one failed, and what keeps to the limits by what the others recovered in full.
+        """
         made: dict[int, Finalist] = {}
-        for _ in range(1 + REPLACED):
+        longest = 0.0
+        for _ in range(1 + ROUNDS):
             failed = [number for number, one in made.items() if one.figures is None or one.status == FAILED]
-            chosen = [t for t in choose(trials, self.goal, targets, keep, failed) if t.number not in made]
-            if made and (not failed or not chosen or left() <= 0):
+            known = recovered(trials, list(made.values()))
+            chosen = [t for t in choose(known, self.goal, targets, keep, failed) if t.number not in made]
+            if made and (not chosen or left() < longest):
                 break
-            made |= {trial.number: self.make(trial) for trial in chosen}
+            for trial in chosen:
+                before = left()
+                whole = next(t for t in trials if t.number == trial.number)
+                made[trial.number] = self.make(whole)
+                longest = max(longest, before - left())
         return list(made.values())
 
     def _finished(self, recipe: Recipe, out: Path) -> dict[str, Any] | None:
@@ -191,7 +229,9 @@ def decide(made: Sequence[Finalist], trials: Sequence[Trial], goal: Goal, seed: 
         return Decision(None, tuple(made), 0.0, None)
     ranked = sorted(whole, key=lambda f: (f.status == FAILED, *goal.order(_figures(f))))
     looked = [t.figures for t in trials if t.state is State.MEASURED and t.figures is not None]
-    optimism = expected_optimism(looked, seed)
+    # Luck is among those that could have won: what is too slow or too large did not compete.
+    rivals = [f for f in looked if not any(v > 0 for v in goal.costs_of(f).values())]
+    optimism = expected_optimism(rivals or looked, seed)
     winner, gain = ranked[0], None
     start = next((one for one in ranked if one.trial.start), None)
     if start is not None and not winner.trial.start:

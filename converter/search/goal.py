@@ -56,8 +56,7 @@ class Goal:
             made["max_drop"] = (found.drop - self.max_drop) / POINT if found.drop is not None else 1.0
         if self.min_agreement is not None:
             made["min_agreement"] = (self.min_agreement - found.agreement) / POINT
-        made |= self.cost_excess(found.milliseconds, found.speedup, found.megabytes)
-        return made
+        return made | self.costs_of(found)
 
     def cost_excess(
         self, milliseconds: float | None, speedup: float | None, megabytes: float | None
@@ -71,6 +70,10 @@ class Goal:
         if self.size_mb is not None and megabytes is not None:
             made["size_mb"] = megabytes / self.size_mb - 1
         return made
+
+    def costs_of(self, found: Figures) -> dict[str, float]:
+        """Return by how much the limits of time and size are broken or kept."""
+        return self.cost_excess(found.milliseconds, found.speedup, found.megabytes)
 
     def missed(self, found: Figures) -> float:
         """Return how far all broken limits are missed together; 0 where all are met."""

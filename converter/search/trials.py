@@ -61,7 +61,7 @@ class Trials:
     discarded: list[tuple[float, Asked]] = field(default_factory=list)
 
     def run(self, ticker: "Ticker", left: Callable[[], float], reserve: Callable[[], float], first: float) -> None:
-        """Try until less time is `left` than one more trial and the finalists (`reserve`) take; one trial is always made.
+        """Try until less time is `left` than one more trial and the finalists (`reserve`) take; one is always made.
 
         `first` is how long a trial is expected to take before one was made.
         """
