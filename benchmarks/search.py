@@ -25,9 +25,15 @@ from pathlib import Path
 from typing import Any
 
 from _measure import known, machine, plm_export, save
-from pruning import DATA, score
+from pruning import DATA as REAL
+from pruning import Data, score
 
 WORST_LOSS = 0.05
+SAMPLE = Path("sample:sentiment")
+DATA = REAL | {
+    # Small enough for a busy machine; it has no third split, so test is dev.
+    "sentiment": Data("sample:sentiment", SAMPLE / "train.tsv", SAMPLE / "eval.tsv", SAMPLE / "eval.tsv")
+}
 
 
 def main() -> int:
@@ -37,6 +43,7 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, default=30.0)
     parser.add_argument("--hypervolume", action="store_true")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--without", nargs="+", default=[], help="methods that are not tried")
     parser.add_argument("--work", type=Path, help="keep what is found here, and go on with what is there")
     given = parser.parse_args()
     work = given.work or Path(tempfile.mkdtemp(prefix="search-"))
@@ -45,8 +52,10 @@ def main() -> int:
     for name in given.data:
         if given.hypervolume:
             table["volumes"][name] = [volumes(name, seed, given.minutes, work) for seed in given.seeds]
+        less = [f"--without={method}" for method in given.without]
+        mark = f" without {' '.join(given.without)}" if less else ""
         for speed in [] if given.hypervolume else given.speeds:
-            table["rows"][f"{name} {speed:g}"] = row(name, speed, given.minutes, work)
+            table["rows"][f"{name} {speed:g}{mark}"] = row(name, speed, given.minutes, work, less)
         save("search", table)
     if given.work is None:
         shutil.rmtree(work)
@@ -64,10 +73,10 @@ def searched(name: str, flags: list[str], minutes: float, out: Path) -> dict[str
     return dict(json.loads(done.stdout)) | {"load": [round(load, 2), round(os.getloadavg()[0], 2)]}
 
 
-def row(name: str, speed: float, minutes: float, work: Path) -> dict[str, Any]:
+def row(name: str, speed: float, minutes: float, work: Path, less: list[str]) -> dict[str, Any]:
     """Return the winner at a speed, and the best shipped recipe at it."""
     out = work / f"{name}-{speed:g}"
-    found = searched(name, ["--speedup", f"{speed:g}", "--keep", "3"], minutes, out)
+    found = searched(name, ["--speedup", f"{speed:g}", "--keep", "3", *less], minutes, out)
     made: dict[str, Any] = {
         "minutes": minutes,
         "seconds": found.get("seconds"),
@@ -111,7 +120,7 @@ def test_metric(name: str, folder: Path) -> float | None:
     """Return the metric of a kept package on the test split, read by its own tokenizer."""
     from converter.data.files import read_examples
     from converter.model_folder.load import load_source
-    from converter.model_folder.samples import resolve_model
+    from converter.model_folder.samples import resolve_data, resolve_model
     from converter.reference import encode_probes
     from converter.registry import target_class
     from converter.stage import SILENT
@@ -122,7 +131,8 @@ def test_metric(name: str, folder: Path) -> float | None:
     smaller = folder / "compressed"
     model = load_source(str(smaller) if smaller.is_dir() else resolve_model(DATA[name].model, SILENT))
     runner = target_class("cpu-int8")().open(package, model.specs)
-    return float(score(model, encode_probes(model, read_examples(DATA[name].test, model.task)), runner))
+    test = resolve_data(DATA[name].test, SILENT)
+    return float(score(model, encode_probes(model, read_examples(test, model.task)), runner))
 
 
 def volumes(name: str, seed: int, minutes: float, work: Path) -> dict[str, Any]:

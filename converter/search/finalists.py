@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from converter.context import Resolved
-from converter.errors import ExportError, ResourceLimit
+from converter.errors import ExportError, GateFailed, ResourceLimit
 from converter.jsonfile import read_json
 from converter.pipeline import run_recipe
 from converter.recipe import Recipe, load_recipe_table, recipe_table
@@ -15,7 +15,7 @@ from converter.search.folder import BEST, KEPT, SearchFolder
 from converter.search.goal import Goal, front
 from converter.search.honesty import Gain, expected_optimism, gain_of
 from converter.search.study import measured
-from converter.validate.answers import RunFailed
+from converter.search.trials import said_of
 
 if TYPE_CHECKING:
     from converter.reference import Reference
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from converter.stage import Progress
 
 FAILED = "FAIL"
+ROUNDS = 2
+"""Times that more finalists are made, where the first failed or let others look better."""
 TARGET, STATUS, REASON, EXIT = "target", "status", "error", "exit_code"
 
 
@@ -60,22 +62,56 @@ class Finalist:
         }
 
 
-def choose(trials: Sequence[Trial], goal: Goal, targets: Sequence[str], keep: int) -> tuple[Trial, ...]:
-    """Return what is to be made in full: the best of all, the best start, the best of each target, then the front."""
-    found = measured(trials)
+def choose(
+    trials: Sequence[Trial], goal: Goal, targets: Sequence[str], keep: int, failed: Sequence[int] = ()
+) -> tuple[Trial, ...]:
+    """Return what is to be made in full: the best of all, the best start, the best of each target, then the front.
+
+    `failed`: trials that could not be made in full; others take their place.
+    """
+    found = {number: figures for number, figures in measured(trials).items() if number not in failed}
     known = {t.number: t for t in trials}
     order = sorted(found, key=lambda n: goal.order(found[n]))
     if not order:
         return ()
-    starts = [n for n in order if known[n].start]
     per_target = [next((n for n in order if known[n].recipe["targets"] == [t]), None) for t in targets]
-    fronted = set(front(found))
     chosen = dict.fromkeys([order[0], *[n for n in per_target if n is not None][:keep]])
-    for number in [n for n in order if n in fronted]:
+    fronted = front(found)
+    more = [n for n in order if n in fronted] if goal.limited else _spread(fronted, keep)
+    for number in more:
         if len(chosen) >= keep:
             break
         chosen[number] = None
+    starts = [n for n in order if known[n].start]
     return tuple(known[n] for n in dict.fromkeys([*chosen, *starts[:1]]))
+
+
+def _spread(numbers: Sequence[int], wanted: int) -> list[int]:
+    """Return some of the front at even distances, the fastest first."""
+    n = min(wanted, len(numbers))
+    return [numbers[i * (len(numbers) - 1) // max(1, n - 1)] for i in range(n)]
+
+
+def recovered(trials: Sequence[Trial], made: Sequence[Finalist]) -> tuple[Trial, ...]:
+    """Return the trials with the losses that they would have in full, judged by those that were made in full.
+
+    Few training steps and little text make every candidate look worse, and the limits harder, than they are.
+    """
+    pairs = [(one.trial.figures, one.figures) for one in made if one.trial.recipe.get("compress")]
+    shifts = [whole.loss - part.loss for part, whole in pairs if part is not None and whole is not None]
+    if not shifts:
+        return tuple(trials)
+    shift = sum(shifts) / len(shifts)
+
+    def moved(trial: Trial) -> Trial:
+        found = trial.figures
+        if found is None or not trial.recipe.get("compress"):
+            return trial
+        drop = None if found.drop is None else found.drop + shift
+        agreement = min(1.0, found.agreement - shift)
+        return replace(trial, figures=replace(found, loss=found.loss + shift, drop=drop, agreement=agreement))
+
+    return tuple(map(moved, trials))
 
 
 @dataclass
@@ -104,8 +140,31 @@ class Finals:
             return replace(made, figures=self.bench.judged(opened, target.name, table["size_bytes"] / 1e6))
         except ResourceLimit:
             raise
-        except (ExportError, RunFailed) as error:
-            return Finalist(trial, target.name, FAILED, getattr(error, "exit_code", 3), str(error))
+        except Exception as error:  # noqa: BLE001 - said_of tells what is a bug, and raises what is no candidate's
+            code = error.exit_code if isinstance(error, ExportError) else GateFailed.exit_code
+            return Finalist(trial, target.name, FAILED, code, said_of(error))
+
+    def make_all(
+        self, trials: Sequence[Trial], targets: Sequence[str], keep: int, left: Callable[[], float]
+    ) -> list[Finalist]:
+        """Make all finalists, then a few more if time is `left`.
+
+        Those are the next best where one failed, and what keeps to the limits by what the others recovered in full.
+        """
+        made: dict[int, Finalist] = {}
+        longest = 0.0
+        for _ in range(1 + ROUNDS):
+            failed = [number for number, one in made.items() if one.figures is None or one.status == FAILED]
+            known = recovered(trials, list(made.values()))
+            chosen = [t for t in choose(known, self.goal, targets, keep, failed) if t.number not in made]
+            if made and (not chosen or left() < longest):
+                break
+            for trial in chosen:
+                before = left()
+                whole = next(t for t in trials if t.number == trial.number)
+                made[trial.number] = self.make(whole)
+                longest = max(longest, before - left())
+        return list(made.values())
 
     def _finished(self, recipe: Recipe, out: Path) -> dict[str, Any] | None:
         """Return what an interrupted search has already made of this recipe."""
@@ -170,7 +229,9 @@ def decide(made: Sequence[Finalist], trials: Sequence[Trial], goal: Goal, seed: 
         return Decision(None, tuple(made), 0.0, None)
     ranked = sorted(whole, key=lambda f: (f.status == FAILED, *goal.order(_figures(f))))
     looked = [t.figures for t in trials if t.state is State.MEASURED and t.figures is not None]
-    optimism = expected_optimism(looked, seed)
+    # Luck is among those that could have won: what is too slow or too large did not compete.
+    rivals = [f for f in looked if not any(v > 0 for v in goal.costs_of(f).values())]
+    optimism = expected_optimism(rivals or looked, seed)
     winner, gain = ranked[0], None
     start = next((one for one in ranked if one.trial.start), None)
     if start is not None and not winner.trial.start:

@@ -56,8 +56,7 @@ class Goal:
             made["max_drop"] = (found.drop - self.max_drop) / POINT if found.drop is not None else 1.0
         if self.min_agreement is not None:
             made["min_agreement"] = (self.min_agreement - found.agreement) / POINT
-        made |= self.cost_excess(found.milliseconds, found.speedup, found.megabytes)
-        return made
+        return made | self.costs_of(found)
 
     def cost_excess(
         self, milliseconds: float | None, speedup: float | None, megabytes: float | None
@@ -72,28 +71,29 @@ class Goal:
             made["size_mb"] = megabytes / self.size_mb - 1
         return made
 
+    def costs_of(self, found: Figures) -> dict[str, float]:
+        """Return by how much the limits of time and size are broken or kept."""
+        return self.cost_excess(found.milliseconds, found.speedup, found.megabytes)
+
     def missed(self, found: Figures) -> float:
         """Return how far all broken limits are missed together; 0 where all are met."""
         return sum(max(0.0, value) for value in self.excess(found).values())
 
     def said(self, found: Figures) -> tuple[str, ...]:
         """Return a sentence for each limit that is broken: what was found and what was wanted."""
-        broken = {name for name, value in self.excess(found).items() if value > 0}
-        drop = "unknown" if found.drop is None else f"{100 * found.drop:.2f} points"
+        lost = "an unknown amount" if found.drop is None else f"{100 * found.drop:.2f} points"
+        too_long, too_large = found.milliseconds / (self.latency_ms or 1), found.megabytes / (self.size_mb or 1)
         told = {
-            "max_drop": lambda: f"the metric falls by {drop}, at most {100 * (self.max_drop or 0):.2f} are wanted",
-            "min_agreement": lambda: f"agreement is {found.agreement:.4f}, at least {self.min_agreement:g} is wanted",
-            "latency_ms": lambda: (
-                f"a text takes {found.milliseconds:.3g} ms, at most {self.latency_ms:g} ms are wanted "
-                f"({found.milliseconds / (self.latency_ms or 1):.2f} times as much)"
-            ),
-            "speedup": lambda: f"it is {found.speedup:.2f} times as fast as plain, {self.speedup:g} is wanted",
-            "size_mb": lambda: (
-                f"the model has {found.megabytes:.3g} MB, at most {self.size_mb:g} MB are wanted "
-                f"({found.megabytes / (self.size_mb or 1):.2f} times as much)"
-            ),
+            "max_drop": f"the metric falls by {lost}, at most {100 * (self.max_drop or 0):.2f} are wanted",
+            "min_agreement": f"agreement is {found.agreement:.4f}, at least {self.min_agreement} is wanted",
+            "latency_ms": f"a text takes {found.milliseconds:.3g} ms, at most {self.latency_ms} ms are wanted "
+            f"({too_long:.2f} times as much)",
+            "speedup": f"it is {found.speedup:.2f} times as fast as plain, {self.speedup} is wanted",
+            "size_mb": f"the model has {found.megabytes:.3g} MB, at most {self.size_mb} MB are wanted "
+            f"({too_large:.2f} times as much)",
         }
-        return tuple(sentence() for name, sentence in told.items() if name in broken)
+        broken = {name for name, value in self.excess(found).items() if value > 0}
+        return tuple(sentence for name, sentence in told.items() if name in broken)
 
     def order(self, found: Figures) -> tuple[float, ...]:
         """Return what candidates are ordered by: limits first, then what is minimized, the most important first."""

@@ -127,6 +127,9 @@ def verdict(table: Mapping[str, Any]) -> tuple[str, str]:
     if table["missed"]:
         return "FAIL", f"The goal was not met; the nearest is kept: {'; '.join(table['missed'])}"
     status = winner["status"]
+    if not table["goal"]:
+        n = len(front({t["number"]: figures_of(t["figures"]) for t in table["trials"] if t["state"] == "measured"}))
+        return status, f"The front has {n} packages"
     if winner["start"]:
         return status, f"Nothing better than {winner['start']} was found"
     if gain is None:

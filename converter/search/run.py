@@ -296,8 +296,7 @@ def _finish(
         return made.bound(varied, whole=True)
 
     finals = Finals(bench, made.order.goal, made.folder, bind, made.progress)
-    chosen = choose(study.trials, made.order.goal, made.space.targets, keep)
-    finalists = [finals.make(trial) for trial in chosen]
+    finalists = finals.make_all(study.trials, made.space.targets, keep, made.left)
     decision = decide(finalists, study.trials, made.order.goal, made.recipe.seed)
     reference: Reference | None = None
     if made.recipe.evaluation is not None and given.evaluation and decision.winner is not None:

@@ -28,8 +28,6 @@ class Space:
     kind: str = "encoder"
     without: tuple[str, ...] = ()
     """Names of stages, precisions, or folders of stages that are not tried."""
-    only_target_options: Mapping[str, Mapping[str, Any]] | None = None
-    """Options of targets that the user has set: they stay as they are."""
 
     def __post_init__(self) -> None:
         known = {*(s.name for s in _stages()), *STAGE_KINDS, *(p for t in self.targets for p in _precisions(t))}
@@ -44,15 +42,16 @@ class Space:
         """Return the stages of each place, in the order in which they run."""
         made: dict[int, list[str]] = {}
         for stage in _stages():
-            if self.kind in stage.takes and not self._left_out(stage.name):
+            if self.kind in stage.takes and not self.leaves_out(stage.name):
                 made.setdefault(stage.place or 0, []).append(stage.name)
         return {place: tuple(made[place]) for place in sorted(made)}
 
     def precisions(self, target: str) -> tuple[str, ...]:
         """Return the precisions of a target that are tried, its default first."""
-        return tuple(p for p in _precisions(target) if not self._left_out(p))
+        return tuple(p for p in _precisions(target) if not self.leaves_out(p))
 
-    def _left_out(self, name: str) -> bool:
+    def leaves_out(self, name: str) -> bool:
+        """Tell whether the user does not want this stage, or precision, tried."""
         return name in self.without or name.partition(".")[0] in self.without
 
     def propose(self, trial: "Trial") -> dict[str, Any]:

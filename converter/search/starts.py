@@ -31,11 +31,18 @@ def starts_of(space: Space, speedup: float | None = None) -> tuple[Start, ...]:
     made: list[Start] = []
     for target in space.targets:
         mark = f" ({target})" if len(space.targets) > 1 else ""
-        for name, recipe in _shipped(target):
+        wanted = [(n, r) for n, r in _shipped(target) if n == PLAIN or not _leaves_out(space, r)]
+        for name, recipe in wanted:
             for label, table in _aimed(name, recipe, speedup):
                 if all(table != known.recipe for known in made):
                     made.append(Start(label + mark, table))
     return tuple(made)
+
+
+def _leaves_out(space: Space, recipe: Mapping[str, Any]) -> bool:
+    """Tell whether a recipe needs what the user does not want tried."""
+    precisions = [chosen["precision"] for chosen in recipe["quantize"].values()]
+    return any(map(space.leaves_out, [*precisions, *(table["stage"] for table in recipe.get("compress", ()))]))
 
 
 def _shipped(target: str) -> Iterator[tuple[str, dict[str, Any]]]:

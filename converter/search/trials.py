@@ -61,12 +61,12 @@ class Trials:
     discarded: list[tuple[float, Asked]] = field(default_factory=list)
 
     def run(self, ticker: "Ticker", left: Callable[[], float], reserve: Callable[[], float], first: float) -> None:
-        """Try until less time is `left` than one more trial and the finalists (`reserve`) take.
+        """Try until less time is `left` than one more trial and the finalists (`reserve`) take; one is always made.
 
         `first` is how long a trial is expected to take before one was made.
         """
         idle = 0
-        while idle < IDLE and self._more() and left() > reserve() + self._expected(first):
+        while idle < IDLE and self._more() and (not self.study.trials or left() > reserve() + self._expected(first)):
             started = time.perf_counter()
             made = self._one(self.study.ask())
             idle = 0 if made.state in (State.MEASURED, State.BEHIND) else idle + 1
@@ -122,13 +122,8 @@ class Trials:
             return State.MEASURED, self.bench.measure(recipe, self.share), ""
         except ResourceLimit:
             raise
-        except (ExportError, RunFailed) as error:
-            return State.REFUSED, None, str(error)
-        except Exception as error:
-            # One of a hundred combinations that trips over a bug must not cost the user the night.
-            if (limit := exhausted(error)) is not None:
-                raise limit from error
-            return State.REFUSED, None, f"internal error (bug): {type(error).__name__}: {str(error)[:200]}"
+        except Exception as error:  # noqa: BLE001 - said_of tells what is a bug, and raises what is no candidate's
+            return State.REFUSED, None, said_of(error)
 
     def _known(self, asked: Asked) -> Trial | None:
         """Return the trial that has measured the same recipe."""
@@ -181,6 +176,22 @@ class Trials:
         ticker.describe(f"Searching · {len(found)} packages of {len(trials)} trials · best: {said} · {minutes} left")
         if made.state is State.MEASURED and made.figures is not None:
             self.progress.note(f"{made.name}: {figures_line(made.figures)} · {described(made.recipe)}")
+
+
+def said_of(error: Exception) -> str:
+    """Return why a candidate could not be made.
+
+    Of a hundred combinations one may trip over a bug of ours: that is told, and costs the user no night.
+
+    Raises:
+        ResourceLimit: memory or disk ran out.
+
+    """
+    if isinstance(error, (ExportError, RunFailed)):
+        return str(error)
+    if (limit := exhausted(error)) is not None:
+        raise limit from error
+    return f"internal error (bug): {type(error).__name__}: {str(error)[:200]}"
 
 
 def figures_line(found: Figures, *, met: bool = True) -> str:

@@ -15,7 +15,7 @@ from converter.errors import DataError, UsageError
 from converter.recipe import bind_recipe
 from converter.registry import task_class
 from converter.search.figures import Figures, State, Trial, trial_of
-from converter.search.finalists import Finalist, choose, decide
+from converter.search.finalists import Finalist, choose, decide, recovered
 from converter.search.goal import Goal, front, hypervolume
 from converter.search.honesty import expected_optimism, gain_of
 from converter.search.space import NONE, Space, described, recipe_of
@@ -126,6 +126,10 @@ def test_a_search_starts_from_the_plain_packages_and_the_shipped_recipes() -> No
     assert "plain (tflite)" in both
 
 
+def test_a_shipped_recipe_that_needs_what_is_left_out_is_no_start() -> None:
+    assert [start.name for start in starts_of(Space(("cpu-int8",), without=("distill",)))] == ["plain"]
+
+
 def test_starts_with_a_budget_are_also_aimed_at_what_is_wanted() -> None:
     starts = {start.name: start.recipe for start in starts_of(Space(("cpu-int8",)), 3.0)}
     assert starts["balanced"]["compress"][0]["speedup"] == 1.5
@@ -148,7 +152,7 @@ def test_limits_come_before_what_is_minimized() -> None:
     assert goal.order(fast) < goal.order(slow)
     assert goal.missed(fast) == 0
     assert goal.missed(slow) == pytest.approx(1.0)
-    assert goal.said(slow) == ("a text takes 2 ms, at most 1 ms are wanted (2.00 times as much)",)
+    assert goal.said(slow) == ("a text takes 2 ms, at most 1.0 ms are wanted (2.00 times as much)",)
 
 
 @pytest.mark.parametrize("wrong", [{"latency_ms": 0.0}, {"speedup": -1.0}, {"min_agreement": 1.5}])
@@ -223,6 +227,24 @@ def test_a_gain_that_is_there_is_reported() -> None:
 def test_time_that_differs_by_less_than_timing_can_tell_is_no_gain() -> None:
     assert not gain_of(figures(0, ms=0.99), figures(0, ms=1.0), "plain", "milliseconds").sure
     assert gain_of(figures(0, ms=0.5), figures(0, ms=1.0), "plain", "milliseconds").sure
+
+
+def test_what_is_made_in_full_along_a_front_is_spread_over_it() -> None:
+    trials = [measured_trial(i, (0.01 * (10 - i), 0.01 * (10 - i)), ms=1.0 + i) for i in range(10)]
+    trials[9] = replace(trials[9], start="plain")
+    chosen = [t.number for t in choose(trials, Goal(), ("cpu-int8",), 3)]
+    assert chosen[0] == 9, "the least loss"
+    assert {0, 4} <= set(chosen)
+
+
+def test_limits_are_held_to_what_candidates_recover_with_all_training() -> None:
+    fast, slow = measured_trial(1, (0.03, 0.03), ms=1.0), measured_trial(2, (0.02, 0.02), ms=2.0)
+    plain = replace(measured_trial(0, (0.0, 0.0), "plain", ms=3.0), recipe=plain_of("cpu-int8"))
+    goal, trials = Goal(max_drop=0.02), [plain, fast, slow]
+    assert choose(trials, goal, ("cpu-int8",), 1)[0].number == 2
+    whole = replace(in_full(slow), figures=figures(0.005, ms=2.0))
+    assert choose(recovered(trials, [whole]), goal, ("cpu-int8",), 1)[0].number == 1
+    assert recovered(trials, [in_full(plain)]) == tuple(trials), "what is not trained does not recover"
 
 
 def test_a_package_that_failed_its_gate_wins_only_where_all_did() -> None:
