@@ -11,8 +11,10 @@ import pytest
 
 from converter.artifact import Provenance, TorchModel
 from converter.errors import PackageDamaged, StageFailed, UsageError
+from converter.generate.forcing import forced_logits
 from converter.generate.graphs import LOGITS_TO_KEEP
 from converter.generate.loop import generate
+from converter.generate.modules import torch_graphs_run
 from converter.graphs import MODEL
 from converter.reference import Reference
 from converter.registry import quantizers, task_class
@@ -26,7 +28,15 @@ from converter.tflite.writing.model import TfliteWriter
 from converter.tflite.writing.runner import WriterRunner
 from converter.tflite.writing.stored_once import check_stored_once
 from converter.validate.checks import Status
-from tests.tiny_text import batch_for, continue_in_transformers, make_text_model, pad_of, prompts, settings_of
+from tests.tiny_text import (
+    batch_for,
+    continue_in_transformers,
+    make_text_model,
+    pad_of,
+    prompts,
+    save_causal,
+    settings_of,
+)
 
 CAUSAL, TRANSLATES = "qwen2", "marian"
 """Rotary positions, shared key/value heads and a tied table; and two stacks."""
@@ -75,7 +85,7 @@ def lowered(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Lowered
     def make(family: str) -> Lowered:
         if family not in known:
             model = make_text_model(family)
-            source = torch_model(model, family == CAUSAL)
+            source = torch_model(model, causal=family == CAUSAL)
             stage = LowerWriter(CACHE[family], LENGTHS[family])
             made = stage.run(source, Context(work=tmp_path_factory.mktemp(family))).made
             made.verify()
@@ -98,7 +108,7 @@ class Tokenizer:
         return self.words
 
 
-def torch_model(model: Any, causal: bool) -> TorchModel:
+def torch_model(model: Any, *, causal: bool) -> TorchModel:
     from converter.generate.modules import cache_facts
 
     task: Any = task_class("text-generation" if causal else "translation")(model.config)
@@ -117,11 +127,13 @@ def test_a_fixed_cache_writes_what_transformers_writes(family: str, lowered: Cal
         feed = batch_for(tiny.model, [prompt])
         found = generate(runner.run, tiny.source.specs, feed, settings).sequences
         assert np.array_equal(found, continue_in_transformers(tiny.model, feed, max_new_tokens=10))
-    feed = batch_for(tiny.model, texts[:4])  # padded, and with beams: rows are reordered between steps
-    for more in ({}, {"beams": 3}):
-        options = {"num_beams": more["beams"]} if more else {}
-        found = generate(runner.run, tiny.source.specs, feed, replace(settings, **more)).sequences
-        assert np.array_equal(found, continue_in_transformers(tiny.model, feed, max_new_tokens=10, **options))
+    feed = batch_for(tiny.model, texts[:4])
+    found = generate(runner.run, tiny.source.specs, feed, settings).sequences
+    assert np.array_equal(found, continue_in_transformers(tiny.model, feed, max_new_tokens=10))
+    # Rows are reordered between steps; that the loop searches as transformers does has a test of its own.
+    beams = replace(settings, beams=3)
+    wanted = generate(torch_graphs_run(tiny.model), tiny.source.specs, feed, beams).sequences
+    assert np.array_equal(generate(runner.run, tiny.source.specs, feed, beams).sequences, wanted)
 
 
 def test_a_causal_model_writes_to_the_last_position_of_its_cache(lowered: Callable[[str], Lowered]) -> None:
@@ -225,6 +237,45 @@ def test_int8_keeps_a_tied_table_once_and_answers_alike(
     assert np.array_equal(found, continue_in_transformers(tiny.model, feed, max_new_tokens=3))
 
 
+@pytest.mark.parametrize(("precision", "limit"), [("fp16", 1e-3), ("weights", 0.02), ("int4", 0.1)])
+def test_other_precisions_answer_within_their_noise(
+    precision: str, limit: float, lowered: Callable[[str], Lowered], tmp_path: Path
+) -> None:
+    tiny = lowered(CAUSAL)
+    stage: Any = quantizers("tflite")[precision]()
+    made = stage.run(tiny.made, Context(work=tmp_path)).made
+    assert made.size_bytes < tiny.made.size_bytes
+    assert check_stored_once(made.path).status is Status.PASS
+    feed = batch_for(tiny.model, [prompts(3)[1]])
+    wanted = forced_logits(torch_graphs_run(tiny.model), tiny.source.specs, feed)
+    found = forced_logits(made.open_writer().run, tiny.source.specs, feed)
+    assert float(np.abs(found - wanted).mean() / np.ptp(wanted)) < limit
+
+
+def test_a_package_writes_is_verified_and_has_a_bundle_with_the_same_file(tmp_path: Path) -> None:
+    from converter.api import convert, verify
+    from converter.package.answer import open_for_answers
+
+    folder = save_causal(tmp_path / "model")
+    wanted = {"model": str(folder), "targets": ["tflite"], "quantize": {"tflite": "none"}}
+    for options, said in (({"cache": 97}, "exceeds the model's 96"), ({"graphs": "shared"}, "has no option graphs")):
+        with pytest.raises(UsageError, match=said):
+            convert({**wanted, "target": {"tflite": options}}, tmp_path / "refused")
+    target = {"tflite": {"cache": 48, "seq_len": [16]}}
+    (made,) = convert({**wanted, "target": target}, tmp_path / "out").targets
+    assert made.status is Status.PASS, made.error
+    assert made.evaluation is not None
+    checks = {c.name: c.status for c in made.evaluation.checks}
+    named = ("generation", "fixed cache", "stored once", "litert-lm", "weights", "embedding tables")
+    assert {n: checks[n] for n in named} == dict.fromkeys(named, Status.PASS)
+    package = tmp_path / "out" / "tflite"
+    assert verify(package)["golden_texts"]
+    opened = open_for_answers(package)
+    assert opened.write("the cat", opened.settings({"max_new_tokens": 4}), lambda _: None)
+    with pytest.raises(UsageError, match="leaves no room"):
+        opened.write("the cat " * 60, opened.settings({}), lambda _: None)
+
+
 # What a file does wrong must be seen: positions off by one, a length that reads its mask otherwise, another layout.
 
 
@@ -259,6 +310,22 @@ def test_a_file_of_another_layout_is_refused(lowered: Callable[[str], Lowered], 
         WriterRunner(tmp_path / "model.tflite", tiny.source.specs)
     with pytest.raises(PackageDamaged, match="no signatures encode_"):
         WriterRunner(tiny.made.path, lowered(TRANSLATES).source.specs)
+
+
+def test_an_operation_without_tflite_form_is_named_with_its_layer(tmp_path: Path) -> None:
+    import torch
+
+    source = torch_model(make_text_model("gpt2", n_layer=1), causal=True)
+    handle = source.module.transformer.h[0].mlp.register_forward_hook(
+        lambda _m, _i, made: torch.special.bessel_j0(made)
+    )
+    try:
+        with pytest.raises(StageFailed, match=r"bessel_j0.*is not supported in TFLite") as caught:
+            LowerWriter(16, (4,)).run(source, Context(work=tmp_path))
+    finally:
+        handle.remove()
+    assert "GPT2LMHeadModel" in str(caught.value)
+    assert "cpu-int8" in caught.value.hint
 
 
 def planted(path: Path, folder: Path, signature: str, name: str, fault: Callable[[Any, Any, int], None]) -> Path:
