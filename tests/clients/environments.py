@@ -4,8 +4,9 @@ LiteRT-LM.
     python tests/clients/environments.py FOLDER [js] [python] [mediapipe] [genai] [litert-lm]
 
 Their versions are locked by `package-lock.json` and by `optimum.txt`, `mediapipe.txt`, `genai.txt` and `litert-lm.txt`
-beside this file. An environment of these versions that stands in FOLDER already is kept. One that cannot be had (no Node, no network) is no
-error: the reason is printed and left in FOLDER, and the tests that need it are skipped with that reason.
+beside this file. An environment of these versions that stands in FOLDER already is kept. One that cannot be had (no
+Node, no network) is no error: the reason is printed and left in FOLDER, and the tests that need it are skipped with
+that reason.
 """
 
 import hashlib
