@@ -22,7 +22,7 @@ help:
 	@echo "make demo   the bundled sample through all three targets, into ./$(DEMO_OUT)"
 	@echo "make test   lint, types and tests, in an environment of their own; PYTEST_ARGS=tests/unit for some of them"
 	@echo "make lint   ruff and mypy alone"
-	@echo "make clients  transformers.js, Optimum, MediaPipe and onnxruntime-genai, for the tests that open packages in them"
+	@echo "make clients  transformers.js, Optimum, MediaPipe, onnxruntime-genai and LiteRT-LM, for the tests that open packages in them"
 	@echo "make bench  the measured figures of README and docs, into benchmarks/results/"
 	@echo "make clean  remove the demo, its environment, and caches"
 

@@ -2,6 +2,7 @@
 
     python benchmarks/phone.py make FOLDER                convert and quantize both shapes, once
     python benchmarks/phone.py time FOLDER --threads 1    time all of them in turn
+    python benchmarks/phone.py samples FOLDER             export both samples, as a user does, and read their gates
 
 Two shapes with seeded random weights, those of `decoding.py`: GPT-2 124M (a prompt of 32 tokens, 48 written) and
 opus-mt (20 tokens in, 20 out). Every file runs in a process of its own, one after the other, in rounds; the best round
@@ -17,6 +18,7 @@ import os
 import pickle
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,22 +26,24 @@ os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import numpy as np
-from _measure import instruction_sets, known, machine, run, save
+from _measure import instruction_sets, known, machine, plm_export, run, save
 from decoding import PROMPT, SENTENCE, WRITTEN, read_specs, seeded
 
 NAME = "phone"
 SHAPES = ("gpt2-124m", "opus-mt")
 PRECISIONS = ("none", "dynamic", "weights", "fp16", "int4")
 TIMED = ("dynamic",)
+"""Precisions that are timed: those in which packages are fast."""
 ONNX = {"gpt2-124m": "int8", "opus-mt": "dynamic"}
 """The precision of the ONNX package beside: what is the fastest in 8 bits there."""
 CACHE = {"gpt2-124m": (128, 1024), "opus-mt": (64, 256)}
+SAMPLES = ("translator", "storyteller")
 ROUNDS = 3
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("what", choices=("make", "time", "one"))
+    parser.add_argument("what", choices=("make", "time", "one", "samples"))
     parser.add_argument("folder", type=Path)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--only", nargs="*", default=SHAPES)
@@ -48,6 +52,11 @@ def main() -> None:
     given = parser.parse_args()
     if given.what == "one":
         print(json.dumps(one(given.only[0], given.folder, given.file, given.threads)), flush=True)
+        return
+    if given.what == "samples":
+        for sample in SAMPLES:
+            for precision in given.precisions:
+                remember("samples", f"{sample}, {precision}", sampled(sample, precision, given.folder))
         return
     for shape in given.only:
         if given.what == "make":
@@ -71,6 +80,7 @@ def make(shape: str, folder: Path, cache: int, precisions: list[str]) -> dict[st
     from converter.registry import quantizers
     from converter.stage import Context, peak_memory_bytes
     from converter.tflite.writing.lower import LowerWriter
+    from converter.tflite.writing.package import FITS
 
     own = folder / f"cache-{cache}"
     own.mkdir(parents=True, exist_ok=True)
@@ -82,9 +92,12 @@ def make(shape: str, folder: Path, cache: int, precisions: list[str]) -> dict[st
     plain = LowerWriter(cache, lengths).run(source, Context(work=own)).made
     rows: dict[str, Any] = {}
     for name in precisions:
+        started = started if name == "none" else time.perf_counter()
+        made = plain
         if name != "none":
-            started = time.perf_counter()
-        made = plain if name == "none" else quantizers("tflite")[name]().run(plain, Context(work=own)).made
+            stage: Any = quantizers("tflite")[name]()
+            stage = replace(stage, **{k: 0 for k in FITS if hasattr(stage, k)})
+            made = stage.run(plain, Context(work=own)).made
         target = own / f"{name}.tflite"
         target.unlink(missing_ok=True)
         os.link(made.path, target)
@@ -94,6 +107,30 @@ def make(shape: str, folder: Path, cache: int, precisions: list[str]) -> dict[st
             "peak_mb_so_far": round(peak_memory_bytes() / 1e6),
         }
     return rows | {"weights_mb": round(source.size_bytes / 1e6, 1)}
+
+
+def sampled(sample: str, precision: str, folder: Path) -> dict[str, Any]:
+    """Export a sample where that is not done yet; returns what its gate says."""
+    out = folder / f"s-{sample}-{precision}"
+    if not (out / "report.json").is_file():
+        aim = f"tflite={precision}"
+        plm_export(f"sample:{sample}", "--target", "tflite", "--quantize", aim, "-o", str(out), "--quiet")
+    packages = [p for p in out.glob("tflite*/") if (p / "manifest.json").is_file() or (p / "rejected.json").is_file()]
+    table = packages[0] / "manifest.json"
+    gate = json.loads((table if table.is_file() else table.with_name("rejected.json")).read_text())["gate"]
+    values = {c["name"]: c["value"] for c in gate["checks"]}
+    score = next(iter(gate["metric"]))
+    return {
+        "mb": round((packages[0] / "model.tflite").stat().st_size / 1e6, 2),
+        "status": gate["status"],
+        "score": score,
+        "source": round(gate["source_metric"][score], 4),
+        "package": round(gate["metric"][score], 4),
+        "perplexity_ratio": round(values["perplexity"], 4),
+        "next_token": round(values["agreement"], 4),
+        "equal_texts": gate["facts"]["generation"]["equal"],
+        "texts": gate["facts"]["generation"]["texts"],
+    }
 
 
 def make_onnx(shape: str, folder: Path) -> None:

@@ -83,6 +83,10 @@ class Tflite(Target):
         True, "also write model-mediapipe.tflite for MediaPipe Tasks, if the model is supported there"
     )
 
+    litertlm: bool = option(
+        True, "also write model.litertlm for LiteRT-LM, if the model writes text and is supported there"
+    )
+
     name = "tflite"
     summary = "TFLite for LiteRT on Android, iOS and desktop"
     extra = "mobile"
@@ -165,7 +169,7 @@ class Tflite(Target):
 
     def emit(self, given: Artifact, source: TorchModel, folder: Path, ctx: Context) -> Bundle:
         if isinstance(given, TfliteWriter):
-            return emit_writer(given, source, folder)
+            return emit_writer(given, source, folder, litertlm=self.litertlm)
         assert isinstance(given, TfliteModel)
         path = folder / MODEL_FILE
         left_out: dict[str, str] = {}

@@ -30,6 +30,11 @@ def genai_python() -> Path:
     return _place("onnxruntime-genai", "PLM_EXPORT_GENAI_PYTHON", "genai", "bin/python")
 
 
+@pytest.fixture(scope="session")
+def litert_lm() -> Path:
+    return _place("LiteRT-LM", "PLM_EXPORT_LITERT_LM", "litert-lm", "bin/litert-lm")
+
+
 def _place(client: str, variable: str, name: str, path: str) -> Path:
     """Return where a client is. Skips the test where it is nowhere: the end of the run says so, and why."""
     if variable in os.environ:

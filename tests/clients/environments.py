@@ -1,10 +1,12 @@
-"""Makes the environments of the clients that open packages: transformers.js, Optimum, MediaPipe, onnxruntime-genai.
+"""Makes the environments of the clients that open packages: transformers.js, Optimum, MediaPipe, onnxruntime-genai,
+LiteRT-LM.
 
-    python tests/clients/environments.py FOLDER [js] [python] [mediapipe] [genai]
+    python tests/clients/environments.py FOLDER [js] [python] [mediapipe] [genai] [litert-lm]
 
-Their versions are locked by `package-lock.json`, `optimum.txt`, `mediapipe.txt` and `genai.txt` beside this file. An
-environment of these versions that stands in FOLDER already is kept. One that cannot be had (no Node, no network) is no
-error: the reason is printed and left in FOLDER, and the tests that need it are skipped with that reason.
+Their versions are locked by `package-lock.json` and by `optimum.txt`, `mediapipe.txt`, `genai.txt` and `litert-lm.txt`
+beside this file. An environment of these versions that stands in FOLDER already is kept. One that cannot be had (no
+Node, no network) is no error: the reason is printed and left in FOLDER, and the tests that need it are skipped with
+that reason.
 """
 
 import hashlib
@@ -19,7 +21,13 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 PIP = ("-m", "pip", "install", "-q", "--disable-pip-version-check", "--no-input", "--no-deps", "--no-compile")
-LOCKS = {"js": "package-lock.json", "python": "optimum.txt", "mediapipe": "mediapipe.txt", "genai": "genai.txt"}
+LOCKS = {
+    "js": "package-lock.json",
+    "python": "optimum.txt",
+    "mediapipe": "mediapipe.txt",
+    "genai": "genai.txt",
+    "litert-lm": "litert-lm.txt",
+}
 READY, ABSENT = ".ready", ".absent"
 
 
@@ -90,6 +98,10 @@ def _genai(folder: Path) -> None:
     _environment(folder, ["-r", str(HERE / LOCKS["genai"])])
 
 
+def _litert_lm(folder: Path) -> None:
+    _environment(folder, ["-r", str(HERE / LOCKS["litert-lm"])])
+
+
 def _environment(folder: Path, *steps: Sequence[str]) -> None:
     venv.create(folder, with_pip=True)
     for step in steps:
@@ -110,6 +122,7 @@ _MAKERS: dict[str, Callable[[Path], None]] = {
     "python": _optimum,
     "mediapipe": _mediapipe,
     "genai": _genai,
+    "litert-lm": _litert_lm,
 }
 
 if __name__ == "__main__":

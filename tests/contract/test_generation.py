@@ -227,7 +227,7 @@ def test_an_answer_of_one_token_or_of_one_repeated_proves_nothing(proof: Proof) 
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"targets": ["tflite"]}, "tflite packages of models for text-generation come later"),
+        ({"targets": ["tflite"], "quantize": {"tflite": "static"}}, "tflite packages models for text-generation as"),
         ({"targets": ["cpu-int8"], "quantize": {"cpu-int8": "static"}}, "works on encoders and encoder-decoders"),
         ({"targets": ["cpu-int8"], "task": "text-classification"}, "not for text-classification"),
         ({"targets": ["cpu-int8"], "prompt": "query"}, "has no prompt 'query'"),

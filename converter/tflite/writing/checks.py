@@ -1,6 +1,7 @@
 """What only a TFLite file that writes text is tested for: its fixed cache to the last position, and every length."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -8,6 +9,7 @@ import numpy as np
 from converter.generate.forcing import forced_logits
 from converter.reference import torch_run
 from converter.scoring.relative_error import RANGE_FLOOR
+from converter.tflite.writing.litertlm import LITERTLM_FILE, holds_model
 from converter.tflite.writing.stored_once import check_stored_once
 from converter.validate.answers import RunFailed
 from converter.validate.checks import Check, Status
@@ -43,8 +45,18 @@ def writer_checks(
     opened: Any = runner
     layout: Layout = opened.layout
     own = check_fixed_cache if layout.causal else check_encode_lengths
-    stored = check_stored_once(bundle.folder / next(iter(bundle.files.values())))
-    return [own(source, reference, opened), stored], {"cache": layout.cache, "signatures": list(layout.signatures)}
+    model = bundle.folder / next(iter(bundle.files.values()))
+    checks = [own(source, reference, opened), check_stored_once(model), *_bundled(bundle.folder / LITERTLM_FILE, model)]
+    return checks, {"cache": layout.cache, "signatures": list(layout.signatures)}
+
+
+def _bundled(path: Path, model: Path) -> list[Check]:
+    """Hold the bundle for LiteRT-LM, where there is one, to the file that is judged."""
+    if not path.is_file():
+        return []
+    same = holds_model(path, model)
+    detail = f"{path.name} {'has' if same else 'has another model than'} {model.name} in it, byte by byte"
+    return [Check("litert-lm", Status.PASS if same else Status.FAIL, detail=detail)]
 
 
 def check_fixed_cache(source: "TorchModel", reference: "Reference", runner: "WriterRunner") -> Check:

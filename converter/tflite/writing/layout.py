@@ -11,7 +11,7 @@ from converter.errors import UsageError
 from converter.graphs import CacheFacts
 
 PREFILL, ENCODE, DECODE = "prefill_", "encode_", "decode"
-"""Signatures: `prefill_16` reads 16 tokens of a prompt, `encode_16` a text; `decode` takes one token and gives logits."""
+"""Signatures: `prefill_16` reads 16 tokens of a prompt, `encode_16` a text; `decode` takes one and gives logits."""
 TOKENS, POSITIONS, MASK, LOGITS = "tokens", "input_pos", "mask", "logits"
 SOURCE_MASK = "source_mask"
 """Of an encoder-decoder's text, 1 for a token and 0 for padding: `encode` and `decode` take it."""

@@ -16,6 +16,7 @@ from converter.model_folder.files import write_model_files
 from converter.registry import quantizers
 from converter.stage import Stage
 from converter.tflite.writing.layout import DECODE, ENCODE, PREFILL
+from converter.tflite.writing.litertlm import LITERTLM_FILE, why_not_litertlm, write_litertlm
 from converter.tflite.writing.lower import LowerWriter, layout_of
 from converter.tflite.writing.model import TfliteWriter
 
@@ -55,8 +56,11 @@ def writer_stages(
     return (lower,)
 
 
-def emit_writer(given: TfliteWriter, source: TorchModel, folder: Path) -> Bundle:
-    """Write the model and all that must lie beside it but manifest, golden vectors and README."""
+def emit_writer(given: TfliteWriter, source: TorchModel, folder: Path, *, litertlm: bool) -> Bundle:
+    """Write the model and all that must lie beside it but manifest, golden vectors and README.
+
+    `litertlm`: a bundle for LiteRT-LM too, where that runs the model.
+    """
     path = folder / MODEL_FILE
     # A second name where the disk allows: the float file may serve another precision of this run.
     try:
@@ -67,7 +71,11 @@ def emit_writer(given: TfliteWriter, source: TorchModel, folder: Path) -> Bundle
     write_model_files(source, folder, {}, max_length=longest)
     task: Any = source.task
     write_json(folder / FILE, dict(task.generation_table))
-    return Bundle(folder, dict.fromkeys(source.specs, MODEL_FILE), source)
+    why = why_not_litertlm(source) if litertlm else "disabled: litertlm=false"
+    if not why:
+        write_litertlm(path, folder / "tokenizer.json", source, given.layout.cache, folder / LITERTLM_FILE)
+    left_out = {LITERTLM_FILE: why} if why else {}
+    return Bundle(folder, dict.fromkeys(source.specs, MODEL_FILE), source, left_out)
 
 
 def writer_usage(bundle: Bundle, layout: Any) -> str:
@@ -83,7 +91,10 @@ def writer_usage(bundle: Bundle, layout: Any) -> str:
         "longest": layout.lengths[-1],
         "text": text,
     }
-    return (USAGE_CAUSAL if layout.causal else USAGE_PAIR).format(**named)
+    usage = (USAGE_CAUSAL if layout.causal else USAGE_PAIR).format(**named)
+    if LITERTLM_FILE in bundle.left_out:
+        return f"{usage}\nThis package has no file for LiteRT-LM: {bundle.left_out[LITERTLM_FILE]}.\n"
+    return usage + USAGE_LITERTLM.format(**named)
 
 
 USAGE_CAUSAL = """\
@@ -117,6 +128,14 @@ for step in range(len(ids) + 20):  # a prompt is read faster by `{first}`
         if ids[-1] == tokenizer.eos_token_id or place == {cache}:
             break
 print(tokenizer.decode(ids))
+```
+"""
+USAGE_LITERTLM = """
+`model.litertlm` is the same file with the tokenizer, for LiteRT-LM (Android, iOS, desktop):
+
+```
+pip install litert-lm
+litert-lm run model.litertlm --prompt {text}
 ```
 """
 USAGE_PAIR = """\

@@ -1,0 +1,353 @@
+"""TFLite files of models that write text: a fixed cache equals one that grows, every weight is there once."""
+
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from converter.artifact import Provenance, TorchModel
+from converter.errors import PackageDamaged, StageFailed, UsageError
+from converter.generate.forcing import forced_logits
+from converter.generate.graphs import LOGITS_TO_KEEP
+from converter.generate.loop import generate
+from converter.generate.modules import torch_graphs_run
+from converter.graphs import MODEL
+from converter.reference import Reference
+from converter.registry import quantizers, task_class
+from converter.stage import Context
+from converter.tflite.file import add_buffer, add_tensor, code_of, inputs_of, read_flat, text, write_flat
+from converter.tflite.positions import operation
+from converter.tflite.writing.checks import check_encode_lengths, check_fixed_cache
+from converter.tflite.writing.layout import plan_layout
+from converter.tflite.writing.lower import LowerWriter, check_writer
+from converter.tflite.writing.model import TfliteWriter
+from converter.tflite.writing.runner import WriterRunner
+from converter.tflite.writing.stored_once import check_stored_once
+from converter.validate.checks import Status
+from tests.tiny_text import (
+    batch_for,
+    continue_in_transformers,
+    make_text_model,
+    pad_of,
+    prompts,
+    save_causal,
+    settings_of,
+)
+
+CAUSAL, TRANSLATES = "qwen2", "marian"
+"""Rotary positions, shared key/value heads and a tied table; and two stacks."""
+CACHE = {CAUSAL: 40, TRANSLATES: 24}
+LENGTHS = {CAUSAL: (4, 16), TRANSLATES: (6, 16)}
+
+
+@dataclass
+class Lowered:
+    """A tiny model and its float32 file; do not write into it."""
+
+    model: Any
+    source: TorchModel
+    made: TfliteWriter
+
+    @property
+    def runner(self) -> WriterRunner:
+        return self.made.open_writer(xnnpack=True)
+
+    def settings(self, **more: Any) -> Any:
+        return settings_of(self.model, **({"max_new_tokens": 10} | more))
+
+    def reference(self) -> Reference:
+        """Return texts with an answer each: all that the checks of a file ask of a reference."""
+        from types import SimpleNamespace
+
+        from converter.examples import Encoding
+
+        rows = [np.array(p) for p in prompts(4, seed=3)]
+        answer = np.arange(5, 13)
+        lengths = {"sequence": 8}
+        judged = tuple(
+            SimpleNamespace(
+                encoding=Encoding({"input_ids": r}, answer=answer, lengths={**lengths, "encoder_sequence": len(r)})
+            )
+            for r in rows
+        )
+        made: Any = SimpleNamespace(judged=judged, output_range={"logits": 30.0})
+        return made
+
+
+@pytest.fixture(scope="module")
+def lowered(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Lowered]:
+    known: dict[str, Lowered] = {}
+
+    def make(family: str) -> Lowered:
+        if family not in known:
+            model = make_text_model(family)
+            source = torch_model(model, causal=family == CAUSAL)
+            stage = LowerWriter(CACHE[family], LENGTHS[family])
+            made = stage.run(source, Context(work=tmp_path_factory.mktemp(family))).made
+            made.verify()
+            known[family] = Lowered(model, source, made)
+        return known[family]
+
+    return make
+
+
+class Tokenizer:
+    """All that graphs ask of one."""
+
+    model_input_names = ("input_ids",)
+
+    def __init__(self, model: Any) -> None:
+        self.pad_token_id, self.words = pad_of(model), int(model.config.vocab_size)
+        self.padding_side = "right" if model.config.is_encoder_decoder else "left"
+
+    def __len__(self) -> int:
+        return self.words
+
+
+def torch_model(model: Any, *, causal: bool) -> TorchModel:
+    from converter.generate.modules import cache_facts
+
+    task: Any = task_class("text-generation" if causal else "translation")(model.config)
+    task.settings = settings_of(model)
+    names = ("input_ids", "attention_mask")
+    facts = cache_facts(model)
+    return TorchModel(model, task, Tokenizer(model), names, 96, Provenance("tiny"), Path(), cache=facts)
+
+
+@pytest.mark.parametrize("family", [CAUSAL, TRANSLATES])
+def test_a_fixed_cache_writes_what_transformers_writes(family: str, lowered: Callable[[str], Lowered]) -> None:
+    tiny = lowered(family)
+    runner, settings = tiny.runner, tiny.settings()
+    texts = prompts(12, longest=16)
+    for prompt in texts:
+        feed = batch_for(tiny.model, [prompt])
+        found = generate(runner.run, tiny.source.specs, feed, settings).sequences
+        assert np.array_equal(found, continue_in_transformers(tiny.model, feed, max_new_tokens=10))
+    feed = batch_for(tiny.model, texts[:4])
+    found = generate(runner.run, tiny.source.specs, feed, settings).sequences
+    assert np.array_equal(found, continue_in_transformers(tiny.model, feed, max_new_tokens=10))
+    # Rows are reordered between steps; that the loop searches as transformers does has a test of its own.
+    beams = replace(settings, beams=3)
+    wanted = generate(torch_graphs_run(tiny.model), tiny.source.specs, feed, beams).sequences
+    assert np.array_equal(generate(runner.run, tiny.source.specs, feed, beams).sequences, wanted)
+
+
+def test_a_causal_model_writes_to_the_last_position_of_its_cache(lowered: Callable[[str], Lowered]) -> None:
+    tiny = lowered(CAUSAL)
+    feed = batch_for(tiny.model, [prompts(3)[2]])
+    length = feed["input_ids"].shape[1]
+    wanted = continue_in_transformers(
+        tiny.model, feed, max_new_tokens=CACHE[CAUSAL] + 1 - length, min_new_tokens=CACHE[CAUSAL] + 1 - length
+    )
+    settings = tiny.settings(max_new_tokens=None, max_length=CACHE[CAUSAL] + 1, min_length=CACHE[CAUSAL] + 1)
+    found = generate(tiny.runner.run, tiny.source.specs, feed, settings).sequences
+    assert found.shape[1] == CACHE[CAUSAL] + 1  # the last token is never fed back
+    assert np.array_equal(found, wanted)
+
+
+def test_what_exceeds_the_cache_is_refused_by_name(lowered: Callable[[str], Lowered]) -> None:
+    tiny = lowered(CAUSAL)
+    feed = batch_for(tiny.model, [list(range(5, 5 + CACHE[CAUSAL] + 1))])
+    with pytest.raises(UsageError, match="cache has 40 positions"):
+        generate(tiny.runner.run, tiny.source.specs, feed, tiny.settings())
+    pair = lowered(TRANSLATES)
+    feed = batch_for(pair.model, [list(range(5, 5 + 17))])
+    with pytest.raises(UsageError, match="takes at most 16"):
+        generate(pair.runner.run, pair.source.specs, feed, pair.settings())
+
+
+@pytest.mark.parametrize(
+    ("causal", "wanted", "lengths", "said"),
+    [(True, 97, (), "exceeds the model's 96"), (True, 8, (16,), "exceeds the cache's 8"), (False, 0, (97,), "model's")],
+)
+def test_a_layout_beyond_the_positions_is_refused_before_any_work(
+    causal: bool,
+    wanted: int,
+    lengths: tuple[int, ...],
+    said: str,
+    lowered: Callable[[str], Lowered],
+) -> None:
+    facts = lowered(CAUSAL if causal else TRANSLATES).source.cache
+    assert facts is not None
+    with pytest.raises(UsageError, match=said):
+        plan_layout(facts, causal=causal, positions=96, wanted=wanted, lengths=lengths)
+    usual = plan_layout(facts, causal=causal, positions=96, wanted=0, lengths=())
+    assert (usual.cache, usual.layers) == (96, 2)
+
+
+def test_a_call_keeps_nothing_and_computes_the_logits_that_are_asked_for(lowered: Callable[[str], Lowered]) -> None:
+    tiny = lowered(CAUSAL)
+    run, specs = tiny.runner.run, tiny.source.specs
+    ids = np.array([prompts(4)[3][:6]])
+    empty = {
+        t.name: np.zeros((1, t.axes[1], 0, t.axes[3]), np.float32) for t in specs[MODEL].inputs if "past" in t.name
+    }
+    feed = {"input_ids": ids, "attention_mask": np.ones_like(ids), **empty}
+    whole = run(MODEL, feed)
+    some = run(MODEL, feed | {LOGITS_TO_KEEP: np.array([2])})
+    assert whole["logits"].shape[1], some["logits"].shape[1] == (6, 2)
+    assert np.allclose(whole["logits"][:, -2:], some["logits"], atol=1e-4)
+    past = {n.replace("present", "past_key_values"): v for n, v in whole.items() if n != "logits"}
+    after = {"attention_mask": np.ones((1, 7), np.int64), **past}
+    first, *_, again = [run(MODEL, {"input_ids": np.array([[t]]), **after})["logits"] for t in (9, 50, 9)]
+    assert np.array_equal(first, again)
+
+
+@pytest.mark.parametrize("family", [CAUSAL, TRANSLATES])
+def test_every_weight_is_in_the_file_once_and_twice_is_seen(
+    family: str, lowered: Callable[[str], Lowered], tmp_path: Path
+) -> None:
+    tiny = lowered(family)
+    assert check_stored_once(tiny.made.path).status is Status.PASS
+    model = read_flat(tiny.made.path)
+    weight = max((t for g in model.subgraphs for t in g.tensors), key=lambda t: len(_bytes(model, t)))
+    values = _bytes(model, weight).view(np.float32).reshape([int(n) for n in weight.shape])
+    graph = model.subgraphs[0]
+    turned = add_tensor(graph, "twice", values.T.shape, 0, add_buffer(model, np.ascontiguousarray(values.T)))
+    graph.operators.append(operation(model, 0, [turned, turned], add_tensor(graph, "sum", values.T.shape, 0)))
+    write_flat(model, tmp_path / "twice.tflite")
+    assert check_stored_once(tmp_path / "twice.tflite").status is Status.FAIL
+
+
+def _bytes(model: Any, tensor: Any) -> Any:
+    from converter.tflite.file import bytes_of
+
+    return bytes_of(model, tensor.buffer)
+
+
+@pytest.mark.parametrize("family", [CAUSAL, TRANSLATES])
+def test_int8_keeps_a_tied_table_once_and_answers_alike(
+    family: str, lowered: Callable[[str], Lowered], tmp_path: Path
+) -> None:
+    tiny = lowered(family)
+    dynamic: Any = quantizers("tflite")["dynamic"]
+    outcome = dynamic(texts=0, smooth=0.0).run(tiny.made, Context(work=tmp_path))
+    made = outcome.made
+    made.verify()
+    assert outcome.facts["tied_tables"] == 1
+    assert check_stored_once(made.path).status is Status.PASS
+    assert made.size_bytes < 0.75 * tiny.made.size_bytes
+    feed = batch_for(tiny.model, prompts(3)[2:])
+    specs, settings = tiny.source.specs, tiny.settings(max_new_tokens=3)
+    found = generate(made.open_writer(xnnpack=True).run, specs, feed, settings).sequences
+    assert np.array_equal(found, continue_in_transformers(tiny.model, feed, max_new_tokens=3))
+
+
+@pytest.mark.parametrize(("precision", "limit"), [("fp16", 1e-3), ("weights", 0.02), ("int4", 0.1)])
+def test_other_precisions_answer_within_their_noise(
+    precision: str, limit: float, lowered: Callable[[str], Lowered], tmp_path: Path
+) -> None:
+    tiny = lowered(CAUSAL)
+    stage: Any = quantizers("tflite")[precision]()
+    made = stage.run(tiny.made, Context(work=tmp_path)).made
+    assert made.size_bytes < tiny.made.size_bytes
+    assert check_stored_once(made.path).status is Status.PASS
+    feed = batch_for(tiny.model, [prompts(3)[1]])
+    wanted = forced_logits(torch_graphs_run(tiny.model), tiny.source.specs, feed)
+    found = forced_logits(made.open_writer().run, tiny.source.specs, feed)
+    assert float(np.abs(found - wanted).mean() / np.ptp(wanted)) < limit
+
+
+def test_a_package_writes_is_verified_and_has_a_bundle_with_the_same_file(tmp_path: Path) -> None:
+    from converter.api import convert, verify
+    from converter.package.answer import open_for_answers
+
+    folder = save_causal(tmp_path / "model")
+    wanted = {"model": str(folder), "targets": ["tflite"], "quantize": {"tflite": "none"}}
+    for options, said in (({"cache": 97}, "exceeds the model's 96"), ({"graphs": "shared"}, "has no option graphs")):
+        with pytest.raises(UsageError, match=said):
+            convert({**wanted, "target": {"tflite": options}}, tmp_path / "refused")
+    target = {"tflite": {"cache": 48, "seq_len": [16]}}
+    (made,) = convert({**wanted, "target": target}, tmp_path / "out").targets
+    assert made.status is Status.PASS, made.error
+    assert made.evaluation is not None
+    checks = {c.name: c.status for c in made.evaluation.checks}
+    named = ("generation", "fixed cache", "stored once", "litert-lm", "weights", "embedding tables")
+    assert {n: checks[n] for n in named} == dict.fromkeys(named, Status.PASS)
+    package = tmp_path / "out" / "tflite"
+    assert verify(package)["golden_texts"]
+    opened = open_for_answers(package)
+    assert opened.write("the cat", opened.settings({"max_new_tokens": 4}), lambda _: None)
+    with pytest.raises(UsageError, match="leaves no room"):
+        opened.write("the cat " * 60, opened.settings({}), lambda _: None)
+
+
+# What a file does wrong must be seen: positions off by one, a length that reads its mask otherwise, another layout.
+
+
+def test_a_position_off_by_one_in_one_signature_is_seen(lowered: Callable[[str], Lowered], tmp_path: Path) -> None:
+    tiny = lowered(CAUSAL)
+    assert check_fixed_cache(tiny.source, tiny.reference(), tiny.runner).status is Status.PASS
+    path = planted(tiny.made.path, tmp_path, "prefill_16", "input_pos", write_one_later)
+    runner = WriterRunner(path, tiny.source.specs)
+    check = check_fixed_cache(tiny.source, tiny.reference(), runner)
+    assert check.status is Status.FAIL, check.detail
+    with pytest.raises(StageFailed, match="differs from PyTorch"):
+        check_writer(tiny.model, tiny.source.specs, runner.run, tiny.made.layout)
+
+
+def test_a_length_that_sees_its_padding_otherwise_is_seen(lowered: Callable[[str], Lowered], tmp_path: Path) -> None:
+    tiny = lowered(TRANSLATES)
+    assert check_encode_lengths(tiny.source, tiny.reference(), tiny.runner).status is Status.PASS
+    path = planted(tiny.made.path, tmp_path, "encode_16", "tokens", write_one_later)  # other tokens are read
+    check = check_encode_lengths(tiny.source, tiny.reference(), WriterRunner(path, tiny.source.specs))
+    assert check.status is Status.FAIL, check.detail
+    assert "16" in check.detail
+
+
+def test_a_file_of_another_layout_is_refused(lowered: Callable[[str], Lowered], tmp_path: Path) -> None:
+    tiny = lowered(CAUSAL)
+    model = read_flat(tiny.made.path)
+    for signature in model.signatureDefs:
+        if text(signature.signatureKey) == "decode":
+            signature.inputs = [e for e in signature.inputs if text(e.name) != "mask"]
+    write_flat(model, tmp_path / "model.tflite")
+    with pytest.raises(PackageDamaged, match="decode takes mask as nothing"):
+        WriterRunner(tmp_path / "model.tflite", tiny.source.specs)
+    with pytest.raises(PackageDamaged, match="no signatures encode_"):
+        WriterRunner(tiny.made.path, lowered(TRANSLATES).source.specs)
+
+
+def test_an_operation_without_tflite_form_is_named_with_its_layer(tmp_path: Path) -> None:
+    import torch
+
+    source = torch_model(make_text_model("gpt2", n_layer=1), causal=True)
+    handle = source.module.transformer.h[0].mlp.register_forward_hook(
+        lambda _m, _i, made: torch.special.bessel_j0(made)
+    )
+    try:
+        with pytest.raises(StageFailed, match=r"bessel_j0.*is not supported in TFLite") as caught:
+            LowerWriter(16, (4,)).run(source, Context(work=tmp_path))
+    finally:
+        handle.remove()
+    assert "GPT2LMHeadModel" in str(caught.value)
+    assert "cpu-int8" in caught.value.hint
+
+
+def planted(path: Path, folder: Path, signature: str, name: str, fault: Callable[[Any, Any, int], None]) -> Path:
+    """Return a copy of a file in which `fault` was put behind an input of a signature."""
+    copy = Path(shutil.copy(path, folder / "original.tflite"))
+    model = read_flat(copy)
+    found = next(s for s in model.signatureDefs if text(s.signatureKey) == signature)
+    number = next(int(e.tensorIndex) for e in found.inputs if text(e.name) == name)
+    fault(model, model.subgraphs[found.subgraphIndex], number)
+    write_flat(model, folder / "planted.tflite")
+    return folder / "planted.tflite"
+
+
+def write_one_later(model: Any, graph: Any, number: int) -> None:
+    """Let all that reads a tensor of whole numbers read them plus one."""
+    from ai_edge_litert.schema_py_generated import AddOptionsT, BuiltinOperator, BuiltinOptions, TensorType
+
+    given = graph.tensors[number]
+    one = add_tensor(graph, "planted/one", (), TensorType.INT32, add_buffer(model, np.array(1, np.int32)))
+    made = add_tensor(graph, "planted/later", [int(n) for n in given.shape], TensorType.INT32)
+    for op in graph.operators:
+        op.inputs = np.array([made if t == number else t for t in inputs_of(op)], np.int32)
+    added = operation(model, BuiltinOperator.ADD, [number, one], made, (BuiltinOptions.AddOptions, AddOptionsT()))
+    assert code_of(model, added) == BuiltinOperator.ADD
+    graph.operators.insert(0, added)
