@@ -135,7 +135,7 @@ def test_a_manifest_without_what_every_package_has_is_refused(sealed: Path, chan
         (Check, schema.Check, set()),
         (Deviation, schema.Deviation, set()),
         (Evaluation, schema.Gate, {"errors", "worst", "milliseconds"}),
-        (Record, schema.Record, {"seconds", "peak_memory_bytes"}),
+        (Record, schema.Record, {"seconds", "peak_memory_bytes", "cached"}),
         (Provenance, schema.Source, set()),
         (TensorSpec, schema.Tensor, set()),
     ],
