@@ -50,8 +50,7 @@ GIVEN_UP = (
     "noise is measured on 32 texts, not 96",
     "full lengths: texts that were judged already, or that the source answered for another package, are not run again",
     "full lengths asks two texts of each length, not three",
-    "the sweep runs 1024 token ids in batches of 2, not the whole vocabulary (32 768 at most) in batches of 4: the rows of "
-    "other words are held by sums of the stored weights",
+    "the sweep runs 1024 token ids in batches of 2, not the whole vocabulary in batches of 4: stored sums hold its rows",
 )
 """Against the proof as it was before: each beside what is left of it."""
 SPEEDS = ("speed", "speed by length")
