@@ -50,7 +50,7 @@ GIVEN_UP = (
     "noise is measured on 32 texts, not 96",
     "full lengths: texts that were judged already, or that the source answered for another package, are not run again",
     "full lengths asks two texts of each length, not three",
-    "the sweep runs 1024 token ids in batches of 2, not all words in batches of 4: sums of the stored weights hold those",
+    "the sweep runs 1024 token ids in batches of 2, not all words in batches of 4: sums of stored weights hold those",
 )
 """Against the proof as it was before: each beside what is left of it."""
 SPEEDS = ("speed", "speed by length")
