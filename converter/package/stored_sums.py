@@ -37,7 +37,8 @@ def sums_of(stored: "Iterable[Stored]") -> StoredSums:
     sums, names = {}, []
     for i, one in enumerate(stored):
         values = one.values if one.kind == "table" else one.values.T if one.kind == "product" else one.values[None]
-        weights = np.random.default_rng(values.shape[1]).standard_normal(values.shape[1]).astype(np.float32)
+        drawn = np.random.default_rng(values.shape[1]).standard_normal((values.shape[1],))
+        weights = np.asarray(drawn, dtype=np.float32)
         sums[f"{i:04d}.{one.kind}"] = np.asarray(values @ weights, dtype=np.float32)
         names.append(one.name)
     return StoredSums(sums, tuple(names))

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 MOST_TOKENS = 1024
 """Token ids that are swept at most; of a larger vocabulary, an even choice."""
 USUAL_LENGTH, LONGEST = 128, 1024
-ROWS = 4
+ROWS = 2
 """Texts of a batch, where the file takes several."""
 SUMS = 4
 HEAD = "sweep."

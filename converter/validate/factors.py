@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 ROOM = 0.25
 """What a factor may be off, in its logarithm, beside `SIGMAS` of its own standard error."""
 SIGMAS = 8.0
+SAMPLE = 16
+"""Factors that are tried before all are."""
 LEAST_BITS = 8
 """In fewer, weights are clipped, so that factors cannot be told: there the errors of columns alone are judged."""
 
@@ -47,14 +49,22 @@ def strays(
         if np.isfinite(vector).all() and (vector != 0).all():
             by_size.setdefault(len(vector), []).append(vector)
     changed = {size: _changes(found, [g for g in gains if len(g) == size]) for size, found in by_size.items()}
-    for block in blocks:
-        if block.bits < LEAST_BITS:
-            continue
-        known = [*by_size.get(len(block.rows), []), *changed.get(len(block.rows), [])]
-        known += [b.columns for b in blocks if len(b.columns) == len(block.rows)]
-        yield from _stray(block, "row", block.rows, known, block.spread)
-        known = [b.rows for b in blocks if len(b.rows) == len(block.columns)]
-        yield from _stray(block, "column", block.columns, known, np.zeros_like(block.columns))
+    for size in {len(f) for block in blocks for f in (block.rows, block.columns)}:
+        # What takes back the factors of rows of this size, and of columns.
+        before = [
+            *by_size.get(size, []),
+            *changed.get(size, []),
+            *(b.columns for b in blocks if len(b.columns) == size),
+        ]
+        behind = [b.rows for b in blocks if len(b.rows) == size]
+        above, below = (np.stack(one) if one else np.ones((1, size), np.float32) for one in (before, behind))
+        for block in blocks:
+            if block.bits < LEAST_BITS:
+                continue
+            if len(block.rows) == size:
+                yield from _stray(block, "row", block.rows, above, block.spread)
+            if len(block.columns) == size:
+                yield from _stray(block, "column", block.columns, below, np.zeros_like(block.columns))
 
 
 def _changes(
@@ -68,22 +78,30 @@ def _stray(
     block: Block,
     side: str,
     factors: "NDArray[np.float32]",
-    known: "Sequence[NDArray[np.float32]]",
+    known: "NDArray[np.float32]",
     spread: "NDArray[np.float32]",
 ) -> Iterator[Stray]:
     if not len(factors):
         return
     room = ROOM + SIGMAS * spread / np.maximum(np.abs(factors), 1e-12)
     plain = _off(factors[None]) / room
-    if plain.max() <= 1:
+    if plain.max() <= 1 or (_off(factors * known[_likely(factors, known, room)]) / room <= 1).all(axis=1).any():
         return
-    off = np.concatenate([plain, _off(factors * np.stack(known)) / room]) if known else plain
-    worst = off.max(axis=1)
-    best = int(worst.argmin())
-    if worst[best] <= 1:
-        return
+    off = np.concatenate([plain, _off(factors * known) / room])
+    best = int(off.max(axis=1).argmin())
     middle, place = float(np.median(factors)) or 1.0, int(off[best].argmax())
     yield Stray(block, side, place, float(factors[place]) / middle)
+
+
+def _likely(
+    factors: "NDArray[np.float32]", known: "NDArray[np.float32]", room: "NDArray[np.float32]"
+) -> "NDArray[np.bool_]":
+    """Return which of `known` may take the factors back: a few products are of one sign, and within the room of any."""
+    picked = np.linspace(0, len(factors) - 1, SAMPLE).astype(int)
+    some = factors[picked] * known[:, picked]
+    logs = np.log(np.maximum(np.abs(some), 1e-30))
+    same = (some > 0).all(axis=1) | (some < 0).all(axis=1)
+    return np.asarray(same & (np.ptp(logs, axis=1) <= 2 * float(room[picked].max())))
 
 
 def _off(products: "NDArray[np.float32]") -> "NDArray[np.float32]":

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from converter.target import Runner
 
 NAME = "full lengths"
-TEXTS = 3
+TEXTS = 2
 """Texts of each length."""
 LONGEST = 1024
 """Lengths beyond it are tried with this many tokens: what a longer one costs grows with its square."""

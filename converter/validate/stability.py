@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 SAMPLE = 200
 """Texts that are run again."""
-FIRST = 24
+FIRST = 16
 """Texts after which it is enough where nothing moves."""
 STILL = 1e-3
 """Change of outputs, over their range, that counts as no move: rounding in float16 makes half of it."""

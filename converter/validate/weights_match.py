@@ -6,7 +6,7 @@ are told apart by the signs of their weights, whatever the file calls them.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -176,7 +176,7 @@ def _floored(lengths: "NDArray[np.float32]") -> "NDArray[np.float32]":
     return np.maximum(lengths, float(lengths.max(initial=0)) * 1e-4 + 1e-30)
 
 
-def _quotient(above: "NDArray[np.float32]", power: "NDArray[np.float32]") -> "NDArray[np.float32]":
+def _quotient(above: "NDArray[np.floating[Any]]", power: "NDArray[np.floating[Any]]") -> "NDArray[np.float32]":
     """Return what rows (or columns) are to be multiplied by; 1 where there is nothing to tell it by."""
     made = above / np.maximum(power, 1e-30)
     return np.where(power > float(power.max(initial=0)) * 1e-10, made, 1).astype(np.float32)
