@@ -96,6 +96,8 @@ def with_widths(now: Forecast, model: "TorchModel", widths: tuple[tuple[int, int
     if family is None or not now.widths:
         return now
     if family.writes:
+        if family.fixed_heads:
+            widths = tuple((heads, neurons) for (heads, _), (_, neurons) in zip(now.widths, widths, strict=True))
         gone = _gone_of_writer(family.layers(model.module), now.widths, widths)
         return replace(now, matrices=now.matrices - gone, widths=widths)
     part = family.layers(model.module)[0]
