@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from converter.api import convert
+from converter.api import convert, verify
 from converter.model_folder.load import load_source
 from converter.package.answer import open_for_answers
 from converter.validate.checks import Status
@@ -75,6 +75,7 @@ def test_what_writes_nothing_goes_and_the_package_answers_as_its_source(kind: st
     checks = {check.name: check for check in target.evaluation.checks}
     assert checks["generation"].status is Status.PASS
     assert checks["generation"].value == 1.0
+    verify(tmp_path / "out" / "cpu-int8")
     source = load_source(str(folder))
     package = open_for_answers(tmp_path / "out" / "cpu-int8")
     assert len(package.tokenizer) < len(source.tokenizer)
