@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     import torch
 
     from converter.artifact import TorchModel
-    from converter.family import LayerParts
+    from converter.family import CrossParts, LayerParts
 
 MATRIX = 32
 """A parameter with fewer rows or columns is a bias, a norm or a classifier: it stays float in int8."""
@@ -96,6 +96,8 @@ def with_widths(now: Forecast, model: "TorchModel", widths: tuple[tuple[int, int
     if family is None or not now.widths:
         return now
     if family.writes:
+        if family.fixed_heads:
+            widths = tuple((heads, neurons) for (heads, _), (_, neurons) in zip(now.widths, widths, strict=True))
         gone = _gone_of_writer(family.layers(model.module), now.widths, widths)
         return replace(now, matrices=now.matrices - gone, widths=widths)
     part = family.layers(model.module)[0]
@@ -113,7 +115,7 @@ def _gone_of_writer(
     known = parts if len(parts) == len(before) else [parts[-1]] * len(before)
     gone = 0.0
     for part, (heads, neurons), (heads_left, neurons_left) in zip(known, before, after, strict=True):
-        attentions = [part, part.cross] if part.cross else [part]
+        attentions: list[LayerParts | CrossParts] = [part, part.cross] if part.cross else [part]
         linears = [m for a in attentions for m in (*a.projections, a.attention_output)]
         sizes = [sum(p.numel() for m in row for p in m.parameters()) for row in (linears, _ffn(part))]
         gone += sizes[0] * (1 - heads_left / max(1, heads)) + sizes[1] * (1 - neurons_left / max(1, neurons))

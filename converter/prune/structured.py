@@ -34,8 +34,9 @@ class StructuredPruning(Stage[TorchModel, TorchModel]):
     2302.04089). In both cases the kept weights are refitted by least squares to the activations of the unpruned model.
     No labels, no training.
 
-    Models that write text lose query heads together with the keys and values that they share, also in the attention to
-    an encoder; they are pruned by share. Goals need times of sub-layers, which are known for encoders.
+    Models that write text lose query heads with the keys and values that they share, also in the attention to an
+    encoder. They are pruned by share, which may follow from `size_mb`; goals of speed need times of sub-layers, which
+    are known for encoders.
 
     As a recipe: `compress = [{stage = "prune.structured", speedup = 2}]`
     """
@@ -114,10 +115,15 @@ class StructuredPruning(Stage[TorchModel, TorchModel]):
         from converter.surgery.resize import family_of
 
         family = family_of(source)
+        if self.size_mb is not None:
+            from converter.structured.writers import refuse_idle_size
+
+            refuse_idle_size(source, self.size_mb)
+            return
         if self._has_budget:
-            goal = next(n for n in ("speedup", "latency_ms", "size_mb") if getattr(self, n) is not None)
+            goal = "latency_ms" if self.speedup is None else "speedup"
             raise UsageError(
-                f"{goal} needs times or sizes of sub-layers, which are known for encoders",
+                f"{goal} needs times of sub-layers, which are known for encoders",
                 where="prune.structured",
                 hint="give shares to remove, such as heads=0.25 and ffn=0.5, and see the speed with bench",
             )
@@ -133,7 +139,13 @@ class StructuredPruning(Stage[TorchModel, TorchModel]):
         from converter.structured.importance import gather_evidence, refuse_little
         from converter.structured.plan import load_shapes
 
-        budgets = () if self._has_budget or self.plan else self._budgets(given)
+        sized = None
+        if given.cache is not None and self.size_mb is not None:
+            from converter.structured.writers import share_of_size
+
+            sized = share_of_size(given, self.size_mb, ctx.aim.precision.bytes_a_weight if ctx.aim else 1)
+        by_share = sized is not None or not (self._has_budget or self.plan)
+        budgets = self._budgets(given, None if sized is None else sized.share) if by_share else ()
         planned = load_shapes(Path(self.plan), given) if self.plan else None
         evidence = gather_evidence(
             given,
@@ -141,16 +153,17 @@ class StructuredPruning(Stage[TorchModel, TorchModel]):
             n_texts=self.texts,
             max_length=self.max_length,
             # A budget is spent by what the answers lose: labels would pull toward another model.
-            loss="answers" if self._has_budget and self.loss == "auto" else self.loss,
+            loss="answers" if self._has_budget and sized is None and self.loss == "auto" else self.loss,
             score=self.score,
         )
         if self.reconstruct:
             refuse_little(evidence, "prune.structured", hint="give more text, or reconstruct=false")
         if planned is not None:
             return self._follow(given, ctx, evidence, planned)
-        if self._has_budget:
+        if self._has_budget and sized is None:
             return self._prune_to_budget(given, ctx, evidence)
-        return self._remove(given, ctx, evidence, *budgets)
+        made = self._remove(given, ctx, evidence, *budgets)
+        return made if sized is None else replace(made, facts={**made.facts, **sized.facts(made.made)})
 
     def forecast(self, now: "Forecast", model: TorchModel, ctx: Context) -> "Forecast":
         from converter.structured.forecast import by_budget, by_share
@@ -159,7 +172,8 @@ class StructuredPruning(Stage[TorchModel, TorchModel]):
             return now
         return by_budget(self, now, model, ctx) if self._has_budget else by_share(self, now, model)
 
-    def _budgets(self, given: TorchModel) -> tuple[Budget, Budget]:
+    def _budgets(self, given: TorchModel, of_each: float | None = None) -> tuple[Budget, Budget]:
+        """Return how many heads and neurons go: the shares that are wanted, or the share `of_each`."""
         from converter.surgery.resize import family_of
 
         family = family_of(given)
@@ -167,11 +181,12 @@ class StructuredPruning(Stage[TorchModel, TorchModel]):
         numbers = (*(p.n_heads for p in parts), *(p.cross.n_heads for p in parts if p.cross))
         # Unless it is asked for: where all heads share one key and value, there is one group a layer.
         fixed = family.writes and self.heads is None and max(numbers) == 1
-        share = 0.0 if family.fixed_heads or fixed else self.ratios[0]
-        heads = Budget(numbers, share, 1, self.scope)
-        neurons = Budget(tuple(p.n_neurons for p in parts), self.ratios[1], self.round_to, self.scope)
-        heads.refuse_nothing("heads")
-        neurons.refuse_nothing("ffn")
+        wanted = self.ratios if of_each is None else (of_each, of_each)
+        heads = Budget(numbers, 0.0 if family.fixed_heads or fixed else wanted[0], 1, self.scope)
+        neurons = Budget(tuple(p.n_neurons for p in parts), wanted[1], self.round_to, self.scope)
+        if of_each is None:
+            heads.refuse_nothing("heads")
+            neurons.refuse_nothing("ffn")
         return heads, neurons
 
     def _remove(

@@ -1,8 +1,9 @@
-"""The refit of a model that writes text: output weights of what is kept take over what is gone, by least squares.
+"""Pruning of a model that writes text: the share that makes a size, and the refit of what is kept by least squares.
 
-All from the second moments of what the whole model's own output linears read, `H = X'X`: with the inputs K kept and R
-removed, `W_K + (H_KK + λI)⁻¹ H_KR W_R` loses least of `X W` (Kwon et al., arXiv 2204.09656, tune a mask so; OBS for
-whole structures, 2302.04089). One run of the model over the text for as many moments as the memory holds.
+Output weights take over what is gone, all from the second moments of what the whole model's own output linears read,
+`H = X'X`: with the inputs K kept and R removed, `W_K + (H_KK + λI)⁻¹ H_KR W_R` loses least of `X W` (Kwon et al., arXiv
+2204.09656, tune a mask so; OBS for whole structures, 2302.04089). The model runs over the text once for as many moments
+as the memory holds.
 """
 
 import copy
@@ -14,6 +15,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from converter.artifact import TorchModel
+from converter.errors import RecipeError
+from converter.forecast import forecast_of, with_widths
 from converter.model_folder.shape_map import LayerShape
 from converter.reference import feed_of
 from converter.structured.importance import token_masks
@@ -26,8 +29,57 @@ if TYPE_CHECKING:
 
 RIDGE = 0.01
 """Of the mean diagonal of `H`: how firmly old weights are held."""
+MOST, HALVINGS, MISSED = 0.95, 24, 0.02
+"""Of heads and neurons that may go, the steps in which their share is found, and how far a size may be missed."""
 MATRIX_BYTES = 512 * 2**20
 """Moments that are held at once."""
+
+
+@dataclass(frozen=True)
+class SizedShare:
+    """The share of heads and neurons that goes so that a package is of a size, its weights stored in `stored` bytes."""
+
+    share: float
+    megabytes: float
+    """What is wanted."""
+    stored: float
+
+    def facts(self, made: TorchModel) -> dict[str, Any]:
+        """Return what was wanted and what came of it."""
+        found = forecast_of(made).bytes(self.stored) / 1e6
+        facts: dict[str, Any] = {"budget": {"unit": "MB", "wanted": self.megabytes, "found": round(found, 4)}}
+        # Heads and chunks of neurons go whole: a little more may be left.
+        if found > self.megabytes * (1 + MISSED):
+            facts["budget_missed"] = (
+                f"{found:.3g} MB is the lowest that can be reached, {self.megabytes:.3g} was requested "
+                f"({found / self.megabytes:.2f} times as much)"
+            )
+        return facts
+
+
+def share_of_size(given: TorchModel, megabytes: float, stored: float) -> SizedShare:
+    """Return the share of heads and neurons, the same of both, that makes a package of `megabytes`; `MOST` at most."""
+    now, low, high = forecast_of(given), 0.0, MOST
+    for _ in range(HALVINGS):
+        share = (low + high) / 2
+        widths = tuple((_left(h, share), _left(n, share)) for h, n in now.widths)
+        low, high = (low, share) if with_widths(now, given, widths).bytes(stored) / 1e6 <= megabytes else (share, high)
+    return SizedShare(high, megabytes, stored)
+
+
+def refuse_idle_size(given: TorchModel, megabytes: float) -> None:
+    """Raise `RecipeError` where the model is that small in int8 already."""
+    size = forecast_of(given).bytes(1) / 1e6
+    if megabytes >= size:
+        raise RecipeError(
+            f"size_mb={megabytes:g} has no effect: the model already takes {size:.3g} MB as it is",
+            where="prune.structured",
+            hint="ask for less",
+        )
+
+
+def _left(units: int, share: float) -> int:
+    return max(1, round(units * (1 - share)))
 
 
 @dataclass(frozen=True)

@@ -124,7 +124,7 @@ def counted_padding(module: "torch.nn.Module") -> int | None:
             return part.padding_idx
         # M2M100's positions are computed, and counted in the same way.
         if name.endswith("embed_positions") and isinstance(getattr(part, "padding_idx", None), int):
-            return int(part.padding_idx)  # type: ignore[arg-type]
+            return int(part.padding_idx)
     return None
 
 

@@ -143,7 +143,7 @@ class Writing(LearningToWrite, ABC):
         self.config, self._tokenizer = config, tokenizer
         self.settings = renumbered_settings(self.settings, new_ids)
         first, suffixes = self.generation_table.get("bos_token_id"), ("_token_id", "_ids", "_tokens")
-        bos = {"bos_token_id": new_ids[first]} if first in new_ids else {}
+        bos = {"bos_token_id": new_ids[first]} if isinstance(first, int) and first in new_ids else {}
         ids = {k: v for k, v in table_of_settings(self.settings).items() if k.endswith(suffixes)}
         others = {k: v for k, v in self.generation_table.items() if not k.endswith(suffixes) or k in COUNTS}
         self.generation_table = others | bos | {k: v for k, v in ids.items() if k not in COUNTS}

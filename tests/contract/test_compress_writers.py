@@ -259,7 +259,8 @@ def test_structured_pruning_removes_the_share_and_refits(
     ("kind", "options", "said"),
     [
         ("marian", {"speedup": 2.0}, "known for encoders"),
-        ("gpt2", {"size_mb": 0.01}, "known for encoders"),
+        ("gpt2", {"latency_ms": 1.0}, "known for encoders"),
+        ("gpt2", {"size_mb": 50.0}, "no effect"),
         ("t5", {"heads": 0.5}, "relative positions"),
         ("gpt2", {"heads": 0.01, "ffn": 0.5}, "removes nothing"),
     ],
@@ -269,6 +270,20 @@ def test_what_cannot_be_pruned_is_refused_before_work(
 ) -> None:
     with pytest.raises(ExportError, match=said):
         check_stage(stage_class("prune.structured")(**options), source(kind), has_text=True)
+
+
+def test_a_size_is_met_by_the_share_that_makes_it(source: Callable[[str], TorchModel], tmp_path: Path) -> None:
+    from converter.forecast import forecast_of
+
+    whole = source("t5")
+    size = forecast_of(whole).bytes(1) / 1e6
+    stage = stage_class("prune.structured")
+    options: dict[str, Any] = {"steps": 1, "round_to": 1, "reconstruct": True}
+    _, record = run_stage(stage(size_mb=0.9 * size, **options), whole, context(whole, tmp_path))
+    assert "budget_missed" not in record.facts
+    assert 0.8 * size < record.facts["budget"]["found"] <= 0.92 * size
+    _, record = run_stage(stage(size_mb=0.001, **options), whole, context(whole, tmp_path))
+    assert "lowest that can be reached" in record.facts["budget_missed"]
 
 
 def test_every_other_stage_says_why_it_does_not_know_models_that_write(source: Callable[[str], TorchModel]) -> None:
