@@ -46,6 +46,8 @@ class Study:
     def __init__(self, study: "optuna.Study", space: Space, goal: Goal, starts: Sequence[Start]) -> None:
         self._study, self._space, self._goal = study, space, goal
         self._recipes = {start.name: start.recipe for start in starts}
+        known = study.get_trials(deepcopy=False)
+        self._done = [trial_of(json.loads(t.user_attrs[TRIAL])) for t in known if TRIAL in t.user_attrs]
         self._give_up_running()
         self._enqueue(starts)
 
@@ -69,8 +71,7 @@ class Study:
     @property
     def trials(self) -> tuple[Trial, ...]:
         """Return what has been tried, in order."""
-        found = self._study.get_trials(deepcopy=False)
-        return tuple(trial_of(json.loads(t.user_attrs[TRIAL])) for t in found if TRIAL in t.user_attrs)
+        return tuple(self._done)
 
     def ask(self) -> Asked:
         """Return what to try next: the starts first, then what the sampler proposes."""
@@ -100,6 +101,7 @@ class Study:
         excess = self._goal.excess(found)
         if made.figures is None:
             excess = dict.fromkeys(excess, REFUSED_EXCESS)
+        self._done.append(made)
         asked.trial.set_user_attr(TRIAL, json.dumps(made.table()))
         asked.trial.set_user_attr(EXCESS, list(excess.values()))
         with _quiet():
@@ -132,13 +134,14 @@ def open_study(
     """
     optuna = load_optuna()
     _refuse_foreign(file)
-    url = f"sqlite:///{file}"
+    known_before = file.exists()
     try:
         with _quiet():
-            before = len(optuna.load_study(study_name=NAME, storage=url).get_trials()) if file.exists() else 0
+            storage = _storage(file)
+            before = len(optuna.load_study(study_name=NAME, storage=storage).get_trials()) if known_before else 0
             study = optuna.create_study(
                 study_name=NAME,
-                storage=url,
+                storage=storage,
                 sampler=_sampler(sampler, goal, seed + before),
                 directions=["minimize"] * len(goal.minimized),
                 load_if_exists=True,
@@ -160,6 +163,20 @@ def open_study(
             hint="choose another -o, or add --force to begin again",
         )
     return Study(study, space, goal, starts)
+
+
+def _storage(file: Path) -> Any:
+    """Return the storage in a file, without waiting for the disk at each number: a killed process loses nothing."""
+    from sqlalchemy import event
+
+    storage = load_optuna().storages.RDBStorage(f"sqlite:///{file}")
+
+    def connected(connection: Any, _record: Any) -> None:
+        connection.execute("PRAGMA synchronous=OFF")
+
+    event.listen(storage.engine, "connect", connected)
+    storage.engine.dispose()  # connections that were opened before are as they were
+    return storage
 
 
 def load_optuna() -> Any:
