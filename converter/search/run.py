@@ -11,7 +11,7 @@ import converter
 from converter.context import context_of, missing_runtimes, read_text
 from converter.data.split import TextSplit, split_text
 from converter.data.survey import DataOptions
-from converter.errors import ExportError, GateFailed, UsageError
+from converter.errors import ExportError, GateFailed, ResourceLimit, UsageError
 from converter.pipeline import check_options
 from converter.planning import seconds_a_text
 from converter.recipe import Recipe, bind_recipe
@@ -75,6 +75,8 @@ class _Search:
     space: Space
     progress: Progress
     started: float
+    threads: int
+    """Of what compresses the model; all else runs in one."""
 
     def left(self) -> float:
         return 60 * self.order.minutes - (time.monotonic() - self.started)
@@ -104,11 +106,14 @@ def search(order: Order, out: Path, *, force: bool = False, progress: Progress =
         RuntimeMissing: Optuna, or the runtime of all targets, is not installed.
 
     """
+    import torch
+
     from converter.model_folder.given import load_model, read_given
 
     started = time.monotonic()
     load_optuna()
     recipe = bind_recipe(order.base, where="search")
+    threads = recipe.threads or torch.get_num_threads()
     if recipe.calibration is None:
         raise UsageError("a search needs text to learn from and to choose by", where="--calibration")
     space = _space(order, recipe)
@@ -120,7 +125,7 @@ def search(order: Order, out: Path, *, force: bool = False, progress: Progress =
         given = read_given(recipe, source, progress)
         _refuse_unlabelled(order.goal, given, recipe)
         text = _split(recipe, source, folder, progress)
-        made = _Search(order, recipe, folder, source, text, space, progress, started)
+        made = _Search(order, recipe, folder, source, text, space, progress, started, threads)
         return _run(made, given)
 
 
@@ -173,21 +178,15 @@ def _run(made: _Search, given: "GivenText") -> dict[str, Any]:
     making = MAKING_SECONDS + SECONDS_A_PARAMETER * sum(p.numel() for p in made.source.module.parameters())
     first = making + ASKED * pace * made.text.n_held_back
     _refuse_short(made, first)
-    for target in made.space.targets:
-        with made.progress.task(f"Making the plain package for {target}"):
-            bench.make_plain(made.bound(plain_of(target)))
-    starts = starts_of(made.space, _wanted_speedup(made.order.goal, bench))
-    study = open_study(
-        made.folder.study,
-        made.space,
-        made.order.goal,
-        starts,
-        _identity(made),
-        seed=made.recipe.seed,
-        sampler=made.order.sampler,
-    )
+    _make_plain(made, bench)
+    goal, seed, sampler = made.order.goal, made.recipe.seed, made.order.sampler
+    study = open_study(made.folder.study, made.space, goal, (), _identity(made), seed=seed, sampler=sampler)
+    # Trials of an earlier run were timed by its plain package, on the machine as it was.
+    bench.plain_ms = {t: study.setting(f"plain_ms {t}", ms) for t, ms in bench.plain_ms.items()}
+    starts = starts_of(made.space, _wanted_speedup(goal, bench))
+    study.start_with(starts)
     share = study.setting("share", _share(made, bench, starts, making))
-    trials = Trials(study, made.order.goal, bench, made.bound, share, made.progress, most=made.order.trials)
+    trials = Trials(study, goal, bench, made.bound, share, made.progress, most=made.order.trials)
     keep = made.order.keep or len(made.space.targets)
 
     def reserve() -> float:
@@ -196,6 +195,23 @@ def _run(made: _Search, given: "GivenText") -> dict[str, Any]:
     with made.progress.task("Searching", total=max(1.0, made.left())) as ticker:
         trials.run(ticker, made.left, reserve, first)
     return _finish(made, bench, study, given, keep, share)
+
+
+def _make_plain(made: _Search, bench: Workbench) -> None:
+    """Make the plain packages; a target that refuses the model is left out where there is another."""
+    able = []
+    for target in made.space.targets:
+        try:
+            with made.progress.task(f"Making the plain package for {target}"):
+                bench.make_plain(made.bound(plain_of(target)))
+            able.append(target)
+        except ExportError as error:
+            if len(made.space.targets) == 1 or isinstance(error, ResourceLimit):
+                raise
+            made.progress.note(f"{target} is left out: {error}")
+    if not able:
+        raise UsageError("no target can pack this model", hint="plm-export MODEL --target NAME says why")
+    made.space = replace(made.space, targets=tuple(able))
 
 
 def _bench(made: _Search) -> tuple[Workbench, float]:
@@ -214,7 +230,7 @@ def _bench(made: _Search) -> tuple[Workbench, float]:
         reference,
         made.folder.work,
         seed=made.recipe.seed,
-        threads=made.recipe.threads,
+        threads=made.threads,
         progress=SILENT,
     )
     return bench, pace

@@ -45,11 +45,11 @@ class Study:
 
     def __init__(self, study: "optuna.Study", space: Space, goal: Goal, starts: Sequence[Start]) -> None:
         self._study, self._space, self._goal = study, space, goal
-        self._recipes = {start.name: start.recipe for start in starts}
+        self._recipes: dict[str, Mapping[str, Any]] = {}
         known = study.get_trials(deepcopy=False)
         self._done = [trial_of(json.loads(t.user_attrs[TRIAL])) for t in known if TRIAL in t.user_attrs]
         self._give_up_running()
-        self._enqueue(starts)
+        self.start_with(starts)
 
     def _give_up_running(self) -> None:
         """A trial that an interrupted search has left half done counts for nothing."""
@@ -58,12 +58,14 @@ class Study:
         for trial in self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
             self._study.tell(trial.number, state=TrialState.FAIL)
 
-    def _enqueue(self, starts: Sequence[Start]) -> None:
+    def start_with(self, starts: Sequence[Start]) -> None:
+        """Let trials begin with these, but for those that an earlier run has made."""
         from optuna.trial import TrialState
 
         lost = {t.number for t in self._study.get_trials(deepcopy=False, states=(TrialState.FAIL,))}
         trials = self._study.get_trials(deepcopy=False)
         known = {t.user_attrs.get(START) for t in trials if t.number not in lost or TRIAL in t.user_attrs}
+        self._recipes |= {start.name: start.recipe for start in starts}
         for start in starts:
             if start.name not in known:
                 self._study.enqueue_trial(self._space.numbers_of(start.recipe), user_attrs={START: start.name})

@@ -91,6 +91,11 @@ def study_in(folder: Path, goal: Goal, identity: Mapping[str, Any] = WHO, sample
     return open_study(folder / "study.sqlite3", SPACE, goal, starts_of(SPACE), identity, seed=0, sampler=sampler)
 
 
+def test_what_an_earlier_run_has_set_stays(tmp_path: Path) -> None:
+    assert study_in(tmp_path, Goal()).setting("share", 0.3) == 0.3
+    assert study_in(tmp_path, Goal()).setting("share", 0.1) == 0.3
+
+
 def run(study: Study, goal: Goal, bench: Planted, n: int, *, progress: Any = SILENT) -> Ticker:
     ticker = Ticker()
     trials = Trials(study, goal, bench, bind, 0.3, progress, most=n)
