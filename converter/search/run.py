@@ -1,7 +1,8 @@
 """A search from its goal to its packages: the only place that knows the order of things."""
 
+import contextlib
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -17,13 +18,13 @@ from converter.planning import seconds_a_text
 from converter.recipe import Recipe, bind_recipe
 from converter.reference import Reference, capture_reference
 from converter.resources import fixed_threads
-from converter.search.figures import State
+from converter.search.estimates import FOR_TRIALS, WANTED_TRIALS, effort_share, making_seconds, seconds_in_full
 from converter.search.finalists import Decision, Finalist, Finals, choose, confirmed, decide, place
 from converter.search.folder import SearchFolder
 from converter.search.goal import Goal
 from converter.search.report import write_search_reports
 from converter.search.space import Space
-from converter.search.starts import plain_of, starts_of
+from converter.search.starts import Start, plain_of, starts_of
 from converter.search.study import Sampler, Study, load_optuna, open_study
 from converter.search.trials import Trials
 from converter.search.workbench import Workbench
@@ -36,15 +37,8 @@ if TYPE_CHECKING:
 FORMAT = 1
 TUNING_SHARE, MOST_TUNING = 0.25, 2000
 """Of the calibration text, what candidates are chosen by."""
-MAKING_SECONDS, SECONDS_A_PARAMETER = 6.0, 4e-7
-"""To export, quantize and open a package, at least."""
 ASKED = 1.5
 """Times that a package reads the tuning text at about the source's pace."""
-WANTED_TRIALS = 12
-"""So many should fit into the time: their share of the effort is chosen for that, within these bounds."""
-SHARES = (0.05, 0.34)
-FOR_TRIALS = 0.6
-"""Share of the time; the rest is for the finalists."""
 
 
 @dataclass(frozen=True)
@@ -175,7 +169,7 @@ def _split(recipe: Recipe, source: "TorchModel", folder: SearchFolder, progress:
 
 def _run(made: _Search, given: "GivenText") -> dict[str, Any]:
     bench, pace = _bench(made)
-    making = MAKING_SECONDS + SECONDS_A_PARAMETER * sum(p.numel() for p in made.source.module.parameters())
+    making = making_seconds(made.source)
     first = making + ASKED * pace * made.text.n_held_back
     _refuse_short(made, first)
     _make_plain(made, bench)
@@ -190,7 +184,8 @@ def _run(made: _Search, given: "GivenText") -> dict[str, Any]:
     keep = made.order.keep or len(made.space.targets)
 
     def reserve() -> float:
-        return _seconds_in_full(study, made, keep, share, making)
+        chosen = choose(study.trials, goal, made.space.targets, keep)
+        return seconds_in_full(chosen, study.trials, share, making)
 
     with made.progress.task("Searching", total=max(1.0, made.left())) as ticker:
         trials.run(ticker, made.left, reserve, first)
@@ -253,43 +248,6 @@ def _wanted_speedup(goal: Goal, bench: Workbench) -> float | None:
     return max(asked, default=None)
 
 
-def _share(made: _Search, bench: Workbench, starts: Any, making: float) -> float:
-    """Return the share of the effort that trials are made with, so that some of them fit into the time."""
-    heaviest = 0.0
-    for start in starts:
-        try:
-            told = bench.foretell(made.bound(start.recipe), times=False)
-        except ExportError:
-            continue
-        heaviest = max(heaviest, told.passes)
-    pace = _training_pace(made, bench)
-    budget = FOR_TRIALS * made.left() / WANTED_TRIALS - making
-    return round(min(SHARES[1], max(SHARES[0], budget / (heaviest * pace) if heaviest else SHARES[1])), 3)
-
-
-def _training_pace(made: _Search, bench: Workbench) -> float:
-    """Return seconds of a forward pass of a text in a batch."""
-    from converter.reference import judge_batched, torch_run
-
-    probes = bench.reference.probes[:64]
-    started = time.perf_counter()
-    judge_batched(made.source, probes, torch_run(made.source), SILENT, "")
-    return (time.perf_counter() - started) / max(1, len(probes))
-
-
-def _seconds_in_full(study: Study, made: _Search, keep: int, share: float, making: float) -> float:
-    """Return what the finalists, as they are now, are expected to take."""
-    trials = study.trials
-    plain = [t.seconds for t in trials if t.state is State.MEASURED and not t.recipe.get("compress")]
-    making = min(plain, default=making)
-    total = 0.0
-    for trial in choose(trials, made.order.goal, made.space.targets, keep):
-        # What trains takes longer with all effort; the gate takes about as long again as making a package.
-        trained = max(0.0, trial.seconds - making) / share if trial.recipe.get("compress") else 0.0
-        total += 2 * making + trained
-    return total
-
-
 def _identity(made: _Search) -> dict[str, Any]:
     return {
         "format": FORMAT,
@@ -301,6 +259,14 @@ def _identity(made: _Search) -> dict[str, Any]:
         "space": made.space.digest,
         "seed": made.recipe.seed,
     }
+
+
+def _share(made: _Search, bench: Workbench, starts: Sequence[Start], making: float) -> float:
+    recipes = []
+    for start in starts:
+        with contextlib.suppress(ExportError):  # its trial says why
+            recipes.append(made.bound(start.recipe))
+    return effort_share(bench, recipes, made.left(), making)
 
 
 def _finish(
