@@ -101,7 +101,8 @@ class LinearFactors(Stage[TorchModel, TorchModel]):
             ffn, attention = (slots.ffn_input, slots.ffn_output), (*slots.projections, slots.attention_output)
             parts = {"ffn": ffn, "attention": attention, "all": (*ffn, *attention)}[self.where]
             wanted |= {id(part) for part in parts}
-        return {n: m for n, m in model.module.named_modules() if id(m) in wanted}
+        # Pruning may have left nothing of a sub-layer: there is no matrix to factor.
+        return {n: m for n, m in model.module.named_modules() if id(m) in wanted and m.weight.numel()}
 
     def _moments(self, model: TorchModel, linears: "dict[str, torch.nn.Linear]", ctx: Context) -> dict[str, Any]:
         """Return `E[x xᵀ]` of each matrix's inputs, one text at a time: padding never counts."""

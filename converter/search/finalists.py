@@ -178,9 +178,9 @@ class Finals:
     def _run(self, recipe: Recipe, out: Path) -> dict[str, Any]:
         out.parent.mkdir(parents=True, exist_ok=True)
         with self.progress.task(f"Making {out.name} in full"):
-            result = run_recipe(
-                recipe, out, force=True, progress=self.progress, resolved=Resolved(measured=self.bench.measured)
-            )
+            # As many threads, and the same tables of times, as the trials had: it is the same model then.
+            known = Resolved(threads=self.bench.threads, measured=self.bench.measured)
+            result = run_recipe(recipe, out, force=True, progress=self.progress, resolved=known)
         (made,) = result.targets
         return {
             STATUS: str(made.status),

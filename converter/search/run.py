@@ -1,7 +1,8 @@
 """A search from its goal to its packages: the only place that knows the order of things."""
 
+import contextlib
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -11,19 +12,19 @@ import converter
 from converter.context import context_of, missing_runtimes, read_text
 from converter.data.split import TextSplit, split_text
 from converter.data.survey import DataOptions
-from converter.errors import ExportError, GateFailed, UsageError
+from converter.errors import ExportError, GateFailed, ResourceLimit, UsageError
 from converter.pipeline import check_options
 from converter.planning import seconds_a_text
 from converter.recipe import Recipe, bind_recipe
 from converter.reference import Reference, capture_reference
 from converter.resources import fixed_threads
-from converter.search.figures import State
+from converter.search.estimates import FOR_TRIALS, WANTED_TRIALS, effort_share, making_seconds, seconds_in_full
 from converter.search.finalists import Decision, Finalist, Finals, choose, confirmed, decide, place
 from converter.search.folder import SearchFolder
 from converter.search.goal import Goal
 from converter.search.report import write_search_reports
 from converter.search.space import Space
-from converter.search.starts import plain_of, starts_of
+from converter.search.starts import Start, plain_of, starts_of
 from converter.search.study import Sampler, Study, load_optuna, open_study
 from converter.search.trials import Trials
 from converter.search.workbench import Workbench
@@ -36,15 +37,8 @@ if TYPE_CHECKING:
 FORMAT = 1
 TUNING_SHARE, MOST_TUNING = 0.25, 2000
 """Of the calibration text, what candidates are chosen by."""
-MAKING_SECONDS, SECONDS_A_PARAMETER = 6.0, 4e-7
-"""To export, quantize and open a package, at least."""
 ASKED = 1.5
 """Times that a package reads the tuning text at about the source's pace."""
-WANTED_TRIALS = 12
-"""So many should fit into the time: their share of the effort is chosen for that, within these bounds."""
-SHARES = (0.05, 0.34)
-FOR_TRIALS = 0.6
-"""Share of the time; the rest is for the finalists."""
 
 
 @dataclass(frozen=True)
@@ -75,6 +69,8 @@ class _Search:
     space: Space
     progress: Progress
     started: float
+    threads: int
+    """Of what compresses the model; all else runs in one."""
 
     def left(self) -> float:
         return 60 * self.order.minutes - (time.monotonic() - self.started)
@@ -104,11 +100,14 @@ def search(order: Order, out: Path, *, force: bool = False, progress: Progress =
         RuntimeMissing: Optuna, or the runtime of all targets, is not installed.
 
     """
+    import torch
+
     from converter.model_folder.given import load_model, read_given
 
     started = time.monotonic()
     load_optuna()
     recipe = bind_recipe(order.base, where="search")
+    threads = recipe.threads or torch.get_num_threads()
     if recipe.calibration is None:
         raise UsageError("a search needs text to learn from and to choose by", where="--calibration")
     space = _space(order, recipe)
@@ -120,7 +119,7 @@ def search(order: Order, out: Path, *, force: bool = False, progress: Progress =
         given = read_given(recipe, source, progress)
         _refuse_unlabelled(order.goal, given, recipe)
         text = _split(recipe, source, folder, progress)
-        made = _Search(order, recipe, folder, source, text, space, progress, started)
+        made = _Search(order, recipe, folder, source, text, space, progress, started, threads)
         return _run(made, given)
 
 
@@ -170,32 +169,44 @@ def _split(recipe: Recipe, source: "TorchModel", folder: SearchFolder, progress:
 
 def _run(made: _Search, given: "GivenText") -> dict[str, Any]:
     bench, pace = _bench(made)
-    making = MAKING_SECONDS + SECONDS_A_PARAMETER * sum(p.numel() for p in made.source.module.parameters())
+    making = making_seconds(made.source)
     first = making + ASKED * pace * made.text.n_held_back
     _refuse_short(made, first)
-    for target in made.space.targets:
-        with made.progress.task(f"Making the plain package for {target}"):
-            bench.make_plain(made.bound(plain_of(target)))
-    starts = starts_of(made.space, _wanted_speedup(made.order.goal, bench))
-    study = open_study(
-        made.folder.study,
-        made.space,
-        made.order.goal,
-        starts,
-        _identity(made),
-        seed=made.recipe.seed,
-        sampler=made.order.sampler,
-    )
+    _make_plain(made, bench)
+    goal, seed, sampler = made.order.goal, made.recipe.seed, made.order.sampler
+    study = open_study(made.folder.study, made.space, goal, (), _identity(made), seed=seed, sampler=sampler)
+    # Trials of an earlier run were timed by its plain package, on the machine as it was.
+    bench.plain_ms = {t: study.setting(f"plain_ms {t}", ms) for t, ms in bench.plain_ms.items()}
+    starts = starts_of(made.space, _wanted_speedup(goal, bench))
+    study.start_with(starts)
     share = study.setting("share", _share(made, bench, starts, making))
-    trials = Trials(study, made.order.goal, bench, made.bound, share, made.progress, most=made.order.trials)
+    trials = Trials(study, goal, bench, made.bound, share, made.progress, most=made.order.trials)
     keep = made.order.keep or len(made.space.targets)
 
     def reserve() -> float:
-        return _seconds_in_full(study, made, keep, share, making)
+        chosen = choose(study.trials, goal, made.space.targets, keep)
+        return seconds_in_full(chosen, study.trials, share, making)
 
     with made.progress.task("Searching", total=max(1.0, made.left())) as ticker:
         trials.run(ticker, made.left, reserve, first)
     return _finish(made, bench, study, given, keep, share)
+
+
+def _make_plain(made: _Search, bench: Workbench) -> None:
+    """Make the plain packages; a target that refuses the model is left out where there is another."""
+    able = []
+    for target in made.space.targets:
+        try:
+            with made.progress.task(f"Making the plain package for {target}"):
+                bench.make_plain(made.bound(plain_of(target)))
+            able.append(target)
+        except ExportError as error:
+            if len(made.space.targets) == 1 or isinstance(error, ResourceLimit):
+                raise
+            made.progress.note(f"{target} is left out: {error}")
+    if not able:
+        raise UsageError("no target can pack this model", hint="plm-export MODEL --target NAME says why")
+    made.space = replace(made.space, targets=tuple(able))
 
 
 def _bench(made: _Search) -> tuple[Workbench, float]:
@@ -214,7 +225,7 @@ def _bench(made: _Search) -> tuple[Workbench, float]:
         reference,
         made.folder.work,
         seed=made.recipe.seed,
-        threads=made.recipe.threads,
+        threads=made.threads,
         progress=SILENT,
     )
     return bench, pace
@@ -237,43 +248,6 @@ def _wanted_speedup(goal: Goal, bench: Workbench) -> float | None:
     return max(asked, default=None)
 
 
-def _share(made: _Search, bench: Workbench, starts: Any, making: float) -> float:
-    """Return the share of the effort that trials are made with, so that some of them fit into the time."""
-    heaviest = 0.0
-    for start in starts:
-        try:
-            told = bench.foretell(made.bound(start.recipe), times=False)
-        except ExportError:
-            continue
-        heaviest = max(heaviest, told.passes)
-    pace = _training_pace(made, bench)
-    budget = FOR_TRIALS * made.left() / WANTED_TRIALS - making
-    return round(min(SHARES[1], max(SHARES[0], budget / (heaviest * pace) if heaviest else SHARES[1])), 3)
-
-
-def _training_pace(made: _Search, bench: Workbench) -> float:
-    """Return seconds of a forward pass of a text in a batch."""
-    from converter.reference import judge_batched, torch_run
-
-    probes = bench.reference.probes[:64]
-    started = time.perf_counter()
-    judge_batched(made.source, probes, torch_run(made.source), SILENT, "")
-    return (time.perf_counter() - started) / max(1, len(probes))
-
-
-def _seconds_in_full(study: Study, made: _Search, keep: int, share: float, making: float) -> float:
-    """Return what the finalists, as they are now, are expected to take."""
-    trials = study.trials
-    plain = [t.seconds for t in trials if t.state is State.MEASURED and not t.recipe.get("compress")]
-    making = min(plain, default=making)
-    total = 0.0
-    for trial in choose(trials, made.order.goal, made.space.targets, keep):
-        # What trains takes longer with all effort; the gate takes about as long again as making a package.
-        trained = max(0.0, trial.seconds - making) / share if trial.recipe.get("compress") else 0.0
-        total += 2 * making + trained
-    return total
-
-
 def _identity(made: _Search) -> dict[str, Any]:
     return {
         "format": FORMAT,
@@ -285,6 +259,14 @@ def _identity(made: _Search) -> dict[str, Any]:
         "space": made.space.digest,
         "seed": made.recipe.seed,
     }
+
+
+def _share(made: _Search, bench: Workbench, starts: Sequence[Start], making: float) -> float:
+    recipes = []
+    for start in starts:
+        with contextlib.suppress(ExportError):  # its trial says why
+            recipes.append(made.bound(start.recipe))
+    return effort_share(bench, recipes, made.left(), making)
 
 
 def _finish(

@@ -45,9 +45,11 @@ class Study:
 
     def __init__(self, study: "optuna.Study", space: Space, goal: Goal, starts: Sequence[Start]) -> None:
         self._study, self._space, self._goal = study, space, goal
-        self._recipes = {start.name: start.recipe for start in starts}
+        self._recipes: dict[str, Mapping[str, Any]] = {}
+        known = study.get_trials(deepcopy=False)
+        self._done = [trial_of(json.loads(t.user_attrs[TRIAL])) for t in known if TRIAL in t.user_attrs]
         self._give_up_running()
-        self._enqueue(starts)
+        self.start_with(starts)
 
     def _give_up_running(self) -> None:
         """A trial that an interrupted search has left half done counts for nothing."""
@@ -56,12 +58,14 @@ class Study:
         for trial in self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
             self._study.tell(trial.number, state=TrialState.FAIL)
 
-    def _enqueue(self, starts: Sequence[Start]) -> None:
+    def start_with(self, starts: Sequence[Start]) -> None:
+        """Let trials begin with these, but for those that an earlier run has made."""
         from optuna.trial import TrialState
 
         lost = {t.number for t in self._study.get_trials(deepcopy=False, states=(TrialState.FAIL,))}
         trials = self._study.get_trials(deepcopy=False)
         known = {t.user_attrs.get(START) for t in trials if t.number not in lost or TRIAL in t.user_attrs}
+        self._recipes |= {start.name: start.recipe for start in starts}
         for start in starts:
             if start.name not in known:
                 self._study.enqueue_trial(self._space.numbers_of(start.recipe), user_attrs={START: start.name})
@@ -69,8 +73,7 @@ class Study:
     @property
     def trials(self) -> tuple[Trial, ...]:
         """Return what has been tried, in order."""
-        found = self._study.get_trials(deepcopy=False)
-        return tuple(trial_of(json.loads(t.user_attrs[TRIAL])) for t in found if TRIAL in t.user_attrs)
+        return tuple(self._done)
 
     def ask(self) -> Asked:
         """Return what to try next: the starts first, then what the sampler proposes."""
@@ -100,6 +103,7 @@ class Study:
         excess = self._goal.excess(found)
         if made.figures is None:
             excess = dict.fromkeys(excess, REFUSED_EXCESS)
+        self._done.append(made)
         asked.trial.set_user_attr(TRIAL, json.dumps(made.table()))
         asked.trial.set_user_attr(EXCESS, list(excess.values()))
         with _quiet():
@@ -132,13 +136,14 @@ def open_study(
     """
     optuna = load_optuna()
     _refuse_foreign(file)
-    url = f"sqlite:///{file}"
+    known_before = file.exists()
     try:
         with _quiet():
-            before = len(optuna.load_study(study_name=NAME, storage=url).get_trials()) if file.exists() else 0
+            storage = _storage(file)
+            before = len(optuna.load_study(study_name=NAME, storage=storage).get_trials()) if known_before else 0
             study = optuna.create_study(
                 study_name=NAME,
-                storage=url,
+                storage=storage,
                 sampler=_sampler(sampler, goal, seed + before),
                 directions=["minimize"] * len(goal.minimized),
                 load_if_exists=True,
@@ -160,6 +165,20 @@ def open_study(
             hint="choose another -o, or add --force to begin again",
         )
     return Study(study, space, goal, starts)
+
+
+def _storage(file: Path) -> Any:
+    """Return the storage in a file, without waiting for the disk at each number: a killed process loses nothing."""
+    from sqlalchemy import event
+
+    storage = load_optuna().storages.RDBStorage(f"sqlite:///{file}")
+
+    def connected(connection: Any, _record: Any) -> None:
+        connection.execute("PRAGMA synchronous=OFF")
+
+    event.listen(storage.engine, "connect", connected)
+    storage.engine.dispose()  # connections that were opened before are as they were
+    return storage
 
 
 def load_optuna() -> Any:

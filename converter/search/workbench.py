@@ -74,6 +74,7 @@ class Workbench:
     work: Path
     seed: int = 0
     threads: int | None = None
+    """Of what compresses the model; None: one."""
     measured: dict[str, Any] = field(default_factory=dict)
     """Tables of times: measured once for all trials."""
     progress: Progress = SILENT
@@ -273,9 +274,7 @@ class Workbench:
 
 def made_by(stage: Stage[Any, Any], given: Artifact, ctx: Context, threads: int | None) -> Any:
     """Run one stage: the one place where a cache of stages across runs plugs in."""
-    import torch
-
-    with fixed_threads(threads or torch.get_num_threads()):
+    with fixed_threads(threads or 1):
         return run_stage(stage, given, ctx)[0]
 
 

@@ -169,7 +169,7 @@ def round_to(values: "torch.Tensor", bits: int, axis: int) -> "torch.Tensor":
 
     if bits == HALF:
         return values.half().float()
-    if bits > HALF:
+    if bits > HALF or not values.numel():  # a sub-layer of which pruning left nothing
         return values
     largest = 2 ** (bits - 1) - 1
     scale = values.abs().amax(dim=axis, keepdim=True).clamp(min=1e-12) / largest

@@ -13,13 +13,17 @@ from converter.artifact import TorchModel
 from converter.distill.soft import SoftLabels
 from converter.errors import SourceError
 from converter.examples import Example
+from converter.factorize.linears import LinearFactors
 from converter.graphs import MODEL
 from converter.model_folder.load import load_source
 from converter.model_folder.save import save_model
+from converter.model_folder.shape_map import LayerShape
 from converter.prune.structured import StructuredPruning
 from converter.prune.threshold import ThresholdPruning, encoder_linears
 from converter.reference import feed_of, torch_run
 from converter.stage import Context, run_stage
+from converter.surgery.resize import resized
+from converter.validate.noise import round_to
 from tests.tiny import FAMILIES, SENTENCES
 
 TEXTS = tuple(Example(text) for text in SENTENCES)
@@ -95,3 +99,14 @@ def _embeddings(model: TorchModel) -> torch.Tensor:
 
 def _outputs(model: TorchModel) -> torch.Tensor:
     return model.module.get_output_embeddings().weight  # type: ignore[operator, no-any-return]
+
+
+def test_a_sub_layer_of_which_nothing_is_left_is_nothing_to_factor_or_to_round(
+    tiny: Callable[..., Path], tmp_path: Path
+) -> None:
+    source = load_source(str(tiny("bert", layers=2, hidden_size=64, intermediate_size=128)))
+    bare = resized(source, [LayerShape((0, 1, 2, 3), ()), LayerShape((0, 1, 2, 3), tuple(range(128)))])
+    made, record = run_stage(LinearFactors(ratio=0.8), bare, Context(tmp_path, calibration=TEXTS))
+    assert record.facts["matrices"] == 2
+    assert np.isfinite(answers(made)["logits"]).all()
+    assert round_to(torch.zeros(4, 0), 8, 1).shape == (4, 0)

@@ -36,18 +36,21 @@ def train(tmp_path: Path) -> Path:
 
 
 @pytest.mark.slow
-def test_a_search_keeps_a_sealed_package_its_recipe_and_how_it_was_found(
+def test_a_goal_that_nothing_meets_keeps_the_nearest_package_and_says_how_far_it_is(
     model: Path, train: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     dev, out = write_text(tmp_path / "dev.tsv", 60, seed=1), tmp_path / "out"
     text = ["--calibration", str(train), "--eval", str(dev), "--without", "factorize"]
-    flags = ["--size-mb", "5", "--trials", "2", "--minutes", "30", "-o", str(out), "--json", "--quiet"]
+    flags = ["--size-mb", "0.001", "--trials", "2", "--minutes", "30", "-o", str(out), "--json", "--quiet"]
     code = run(["search", str(model), "--target", "cpu-int8", *text, *flags])
     table = json.loads(capfd.readouterr().out)
     assert table == json.loads((out / TABLE).read_text(encoding="utf-8")) | {"out": table["out"]}
     winner = table["finalists"][0]
     assert winner["folder"] == BEST
-    assert code == table["exit_code"] == winner["exit_code"]
+    assert code == table["exit_code"] == 3
+    assert "MB, at most 0.001 MB are wanted (" in table["missed"][0]
+    sizes = {t["start"]: t["figures"]["megabytes"] for t in table["trials"]}
+    assert sizes[winner["name"]] == min(sizes.values())
     assert [t["start"] for t in table["trials"]] == ["plain", "balanced"]
     assert table["text"]["n_learning"] + table["text"]["n_tuning"] == 160
     assert winner["eval"] is not None
