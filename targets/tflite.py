@@ -12,6 +12,7 @@ from converter.artifact import Artifact, Bundle, TorchModel
 from converter.binding import bind, option
 from converter.device.gpu_forecast import forecast_gpu
 from converter.device.package_files import PackageFiles
+from converter.device.runtime import KEY, min_runtime_version
 from converter.device.second_opinion import second_opinion
 from converter.device.shipped_files import check_device_files
 from converter.errors import RecipeError, RuntimeMissing, StageFailed
@@ -276,7 +277,7 @@ class Tflite(Target):
         self, bundle: Bundle, golden: "Golden", runner: Runner, evaluation: "Evaluation", tolerance: float
     ) -> dict[str, Any]:
         if bundle.source.cache is not None:
-            return {}
+            return {KEY: min_runtime_version(bundle.folder / MODEL_FILE)}
         return PackageFiles(bundle.folder).complete(bundle.source, golden, runner, evaluation.facts, tolerance)
 
     def parameters(self, path: Path) -> "Iterator[Stored]":
