@@ -6,20 +6,23 @@
 
 Two shapes with seeded random weights, those of `decoding.py`: GPT-2 124M (a prompt of 32 tokens, 48 written) and
 opus-mt (20 tokens in, 20 out). Every file runs in a process of its own, one after the other, in rounds; the best round
-counts. `interpreter` is the loop of `plm-export run`, which copies the cache in and out at every token;
-`in_place` is LiteRT's CompiledModel with one buffer for the cache on both sides, as LiteRT-LM and apps with
-TensorBuffers have it. Memory is the highest resident size of the process, less that of the imports. Writes
-`benchmarks/results/phone.json`.
+counts. `ms_a_token` is the loop of `plm-export run`, which copies the cache in and out at every token; `in_place` is
+LiteRT's CompiledModel with one buffer for the cache on both sides, as LiteRT-LM and apps with TensorBuffers have it;
+`litert_lm` is the same file in the litert-lm command line, where `PLM_EXPORT_LITERT_LM` names it. Memory is the highest
+resident size of the process, less that of the imports. Writes `benchmarks/results/phone.json`.
 """
 
 import argparse
 import json
 import os
 import pickle
+import re
+import subprocess
 import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
@@ -38,7 +41,7 @@ ONNX = {"gpt2-124m": "onnx/int8", "opus-mt": "onnx/dynamic"}
 """The precision of the ONNX package beside: what is the fastest in 8 bits there."""
 CACHE = {"gpt2-124m": (128, 1024), "opus-mt": (64, 256)}
 SAMPLES = ("translator", "storyteller")
-ROUNDS = 3
+ROUNDS = 2
 
 
 def main() -> None:
@@ -179,6 +182,10 @@ def measure(shape: str, folder: Path, threads: int) -> dict[str, Any]:
             found = json.loads(made.stdout.strip().splitlines()[-1])
             for what, value in found.items():
                 best[file][what] = min(value, best[file].get(what, value))
+    client = os.environ.get("PLM_EXPORT_LITERT_LM")
+    for file, row in best.items():
+        if client and shape == "gpt2-124m" and file.endswith(".tflite"):
+            row["litert_lm_tokens_per_second"] = litert_lm(client, folder / shape / file, threads)
     for row in best.values():
         for what in [w for w in row if w.endswith("ms_a_token")]:
             row[what.replace("ms_a_token", "tokens_per_second")] = round(1e3 / row[what], 1)
@@ -209,6 +216,27 @@ def one(shape: str, folder: Path, file: str, threads: int) -> dict[str, float]:
     if file.endswith(".tflite"):
         made |= in_place(shape, path, threads)
     return {name: round(value, 3) for name, value in made.items()}
+
+
+def litert_lm(client: str, path: Path, threads: int) -> float:
+    """Return tokens per second of a file in the litert-lm command line, behind a prompt of the same length."""
+    from tokenizers import Tokenizer, models
+
+    from converter.tflite.writing.litertlm import write_litertlm
+
+    tokenizer, bundle = path.with_suffix(".json"), path.with_suffix(".litertlm")
+    Tokenizer(models.BPE(vocab={"a": 0}, merges=[])).save(str(tokenizer))
+    known: Any = SimpleNamespace(
+        task=SimpleNamespace(settings=SimpleNamespace(eos_ids=(50256,))),
+        tokenizer=SimpleNamespace(bos_token_id=None, chat_template=None),
+        config=SimpleNamespace(model_type="gpt2"),
+    )
+    cache = int(path.parent.name.partition("-")[2])
+    write_litertlm(path, tokenizer, known, cache, bundle)
+    asked = ["-p", str(PROMPT), "-d", str(WRITTEN), "--max-num-tokens", str(cache), "--cpu-thread-count", str(threads)]
+    command = [client, "benchmark", str(bundle), *asked, "--runs", "3"]
+    told = subprocess.run(command, capture_output=True, text=True, check=True, timeout=300).stdout
+    return float(re.findall(r"Decode speed:\s+([0-9.]+)", told)[-1])
 
 
 def peak_bytes() -> int:

@@ -109,6 +109,7 @@ class Tflite(Target):
 
     def stages(self, precision: str, options: Mapping[str, Any], model: TorchModel) -> Sequence[Stage[Any, Any]]:
         if model.cache is not None:
+            self.refuse_writer(precision, model.task.name)
             self._check_writer()
             return writer_stages(self.name, precision, options, model, self.cache, self.seq_len)
         if self.cache:
@@ -117,6 +118,25 @@ class Tflite(Target):
                 where="tflite.cache",
                 hint="leave cache out",
             )
+        lower = LowerTflite(self._lengths(model))
+        where = "quantize.tflite"
+        if precision == "none":
+            if options:
+                raise RecipeError(
+                    f"precision none has no option {next(iter(options))!r}",
+                    where=where,
+                    hint="lengths are an option of the target: --seq-len 16,32",
+                )
+            return (lower,)
+        return (lower, bind(quantizers(self.name)[precision], options, where))
+
+    def _lengths(self, model: TorchModel) -> tuple[int, ...]:
+        """Return the lengths that an encoder is lowered at, ascending.
+
+        Raises:
+            UsageError: a length exceeds what the model takes, or options contradict each other.
+
+        """
         lengths = signature_lengths(self.seq_len, model.max_length)
         if self.batch > 1 and (self.any_length or self.graphs == "shared"):
             raise RecipeError(
@@ -145,17 +165,7 @@ class Tflite(Target):
                 where="tflite.graphs",
                 hint="give more lengths, or leave graphs=shared out",
             )
-        lower = LowerTflite(lengths)
-        where = "quantize.tflite"
-        if precision == "none":
-            if options:
-                raise RecipeError(
-                    f"precision none has no option {next(iter(options))!r}",
-                    where=where,
-                    hint="lengths are an option of the target: --seq-len 16,32",
-                )
-            return (lower,)
-        return (lower, bind(quantizers(self.name)[precision], options, where))
+        return lengths
 
     def _check_writer(self) -> None:
         """Raise where an option is for encoders alone."""
