@@ -6,20 +6,23 @@
 
 Two shapes with seeded random weights, those of `decoding.py`: GPT-2 124M (a prompt of 32 tokens, 48 written) and
 opus-mt (20 tokens in, 20 out). Every file runs in a process of its own, one after the other, in rounds; the best round
-counts. `interpreter` is the loop of `plm-export run`, which copies the cache in and out at every token;
-`in_place` is LiteRT's CompiledModel with one buffer for the cache on both sides, as LiteRT-LM and apps with
-TensorBuffers have it. Memory is the highest resident size of the process, less that of the imports. Writes
-`benchmarks/results/phone.json`.
+counts. `ms_a_token` is the loop of `plm-export run`, which copies the cache in and out at every token; `in_place` is
+LiteRT's CompiledModel with one buffer for the cache on both sides, as LiteRT-LM and apps with TensorBuffers have it;
+`litert_lm` is the same file in the litert-lm command line, where `PLM_EXPORT_LITERT_LM` names it. Memory is the highest
+resident size of the process, less that of the imports. Writes `benchmarks/results/phone.json`.
 """
 
 import argparse
 import json
 import os
 import pickle
+import re
+import subprocess
 import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
@@ -34,11 +37,11 @@ SHAPES = ("gpt2-124m", "opus-mt")
 PRECISIONS = ("none", "dynamic", "weights", "fp16", "int4")
 TIMED = ("dynamic",)
 """Precisions that are timed: those in which packages are fast."""
-ONNX = {"gpt2-124m": "int8", "opus-mt": "dynamic"}
+ONNX = {"gpt2-124m": "onnx/int8", "opus-mt": "onnx/dynamic"}
 """The precision of the ONNX package beside: what is the fastest in 8 bits there."""
 CACHE = {"gpt2-124m": (128, 1024), "opus-mt": (64, 256)}
 SAMPLES = ("translator", "storyteller")
-ROUNDS = 3
+ROUNDS = 2
 
 
 def main() -> None:
@@ -49,6 +52,7 @@ def main() -> None:
     parser.add_argument("--only", nargs="*", default=SHAPES)
     parser.add_argument("--precisions", nargs="*", default=PRECISIONS)
     parser.add_argument("--file", default="")
+    parser.add_argument("--cache", nargs="*", type=int, default=())
     given = parser.parse_args()
     if given.what == "one":
         print(json.dumps(one(given.only[0], given.folder, given.file, given.threads)), flush=True)
@@ -60,9 +64,9 @@ def main() -> None:
         return
     for shape in given.only:
         if given.what == "make":
-            for cache in CACHE[shape]:
+            for cache in given.cache or CACHE[shape]:
                 remember("made", f"{shape}, cache {cache}", make(shape, given.folder / shape, cache, given.precisions))
-            make_onnx(shape, given.folder / shape)
+            make_onnx(shape, given.folder / shape / "onnx")
         else:
             for file, row in measure(shape, given.folder, given.threads).items():
                 remember(f"threads_{given.threads}", f"{shape}, {file}", row)
@@ -79,7 +83,8 @@ def make(shape: str, folder: Path, cache: int, precisions: list[str]) -> dict[st
     """Convert a shape with a cache of so many positions, and quantize it; returns sizes, seconds and peak memory."""
     from converter.registry import quantizers
     from converter.stage import Context, peak_memory_bytes
-    from converter.tflite.writing.lower import LowerWriter
+    from converter.tflite.writing.lower import LowerWriter, layout_of
+    from converter.tflite.writing.model import TfliteWriter
     from converter.tflite.writing.package import FITS
 
     own = folder / f"cache-{cache}"
@@ -87,22 +92,26 @@ def make(shape: str, folder: Path, cache: int, precisions: list[str]) -> dict[st
     source = torch_model(shape)
     if not (folder / "specs.pkl").is_file():
         (folder / "specs.pkl").write_bytes(pickle.dumps(dict(source.specs)))
-    started = time.perf_counter()
     lengths = (32,) if shape == "gpt2-124m" else (32, 64)
-    plain = LowerWriter(cache, lengths).run(source, Context(work=own)).made
+    plain = own / "none.tflite"
     rows: dict[str, Any] = {}
+    if not plain.is_file():
+        started = time.perf_counter()
+        plain.hardlink_to(LowerWriter(cache, lengths).run(source, Context(work=own)).made.path)
+        rows["none"] = {"seconds": round(time.perf_counter() - started, 1)}
+    rows["none"] = rows.get("none", {}) | {"mb": round(plain.stat().st_size / 1e6, 1)}
+    given = TfliteWriter(plain, source, lengths, ("logits",), layout=layout_of(source, cache, lengths))
     for name in precisions:
-        started = started if name == "none" else time.perf_counter()
-        made = plain
-        if name != "none":
-            stage: Any = quantizers("tflite")[name]()
-            stage = replace(stage, **{k: 0 for k in FITS if hasattr(stage, k)})
-            made = stage.run(plain, Context(work=own)).made
-        target = own / f"{name}.tflite"
-        target.unlink(missing_ok=True)
-        os.link(made.path, target)
+        if name == "none":
+            continue
+        started = time.perf_counter()
+        stage: Any = quantizers("tflite")[name]()
+        stage = replace(stage, **{k: 0 for k in FITS if hasattr(stage, k)})
+        made = stage.run(given, Context(work=own)).made
+        (own / f"{name}.tflite").unlink(missing_ok=True)
+        (own / f"{name}.tflite").hardlink_to(made.path)
         rows[name] = {
-            "mb": round(target.stat().st_size / 1e6, 1),
+            "mb": round(made.size_bytes / 1e6, 1),
             "seconds": round(time.perf_counter() - started, 1),
             "peak_mb_so_far": round(peak_memory_bytes() / 1e6),
         }
@@ -136,7 +145,8 @@ def sampled(sample: str, precision: str, folder: Path) -> dict[str, Any]:
 def make_onnx(shape: str, folder: Path) -> None:
     import decoding
 
-    print(decoding.make(shape, folder, [ONNX[shape]]), flush=True)
+    folder.mkdir(parents=True, exist_ok=True)
+    print(decoding.make(shape, folder, [Path(ONNX[shape]).name]), flush=True)
 
 
 def torch_model(shape: str) -> Any:
@@ -172,6 +182,10 @@ def measure(shape: str, folder: Path, threads: int) -> dict[str, Any]:
             found = json.loads(made.stdout.strip().splitlines()[-1])
             for what, value in found.items():
                 best[file][what] = min(value, best[file].get(what, value))
+    client = os.environ.get("PLM_EXPORT_LITERT_LM")
+    for file, row in best.items():
+        if client and shape == "gpt2-124m" and file.endswith(".tflite"):
+            row["litert_lm_tokens_per_second"] = litert_lm(client, folder / shape / file, threads)
     for row in best.values():
         for what in [w for w in row if w.endswith("ms_a_token")]:
             row[what.replace("ms_a_token", "tokens_per_second")] = round(1e3 / row[what], 1)
@@ -199,9 +213,30 @@ def one(shape: str, folder: Path, file: str, threads: int) -> dict[str, float]:
     made["memory_mb"] = (peak_bytes() - before) / 1e6
     size = [path] if path.is_file() else list(path.glob("*.onnx"))
     made["mb"] = sum(p.stat().st_size for p in size) / 1e6
-    if file.endswith(".tflite") and shape == "gpt2-124m":
-        made["in_place_ms_a_token"] = in_place(path, threads)
+    if file.endswith(".tflite"):
+        made |= in_place(shape, path, threads)
     return {name: round(value, 3) for name, value in made.items()}
+
+
+def litert_lm(client: str, path: Path, threads: int) -> float:
+    """Return tokens per second of a file in the litert-lm command line, behind a prompt of the same length."""
+    from tokenizers import Tokenizer, models
+
+    from converter.tflite.writing.litertlm import write_litertlm
+
+    tokenizer, bundle = path.with_suffix(".json"), path.with_suffix(".litertlm")
+    Tokenizer(models.BPE(vocab={"a": 0}, merges=[])).save(str(tokenizer))
+    known: Any = SimpleNamespace(
+        task=SimpleNamespace(settings=SimpleNamespace(eos_ids=(50256,))),
+        tokenizer=SimpleNamespace(bos_token_id=None, chat_template=None),
+        config=SimpleNamespace(model_type="gpt2"),
+    )
+    cache = int(path.parent.name.partition("-")[2])
+    write_litertlm(path, tokenizer, known, cache, bundle)
+    asked = ["-p", str(PROMPT), "-d", str(WRITTEN), "--max-num-tokens", str(cache), "--cpu-thread-count", str(threads)]
+    command = [client, "benchmark", str(bundle), *asked, "--runs", "3"]
+    told = subprocess.run(command, capture_output=True, text=True, check=True, timeout=300).stdout
+    return float(re.findall(r"Decode speed:\s+([0-9.]+)", told)[-1])
 
 
 def peak_bytes() -> int:
@@ -244,31 +279,75 @@ def translator(specs: Any, run: Any) -> dict[str, float]:
     return made
 
 
-def in_place(path: Path, threads: int) -> float:
-    """Return milliseconds a token with one buffer for the cache on both sides."""
-    from ai_edge_litert.compiled_model import CompiledModel
-    from ai_edge_litert.cpu_options import CpuOptions
-    from ai_edge_litert.options import Options
+class InPlace:
+    """A file in LiteRT's CompiledModel, the cache in one buffer that is input and output of every call."""
 
-    model = CompiledModel.from_file(str(path), options=Options(cpu_options=CpuOptions(num_threads=threads)))
-    given, gives = model.get_input_tensor_details("decode"), model.get_output_tensor_details("decode")
-    inputs = {name: model.create_input_buffer_by_name("decode", name) for name in given}
-    outputs = {n: inputs[n] if n in inputs else model.create_output_buffer_by_name("decode", n) for n in gives}
-    for name, detail in given.items():
-        if "cache" in name:
-            inputs[name].write(np.zeros(detail["shape"], np.float32))
-    cache, words = given["mask"]["shape"][-1], int(np.prod(gives["logits"]["shape"]))
-    taken, token = [], 5
-    for place in range(PROMPT + WRITTEN):
-        started = time.perf_counter()
-        seen = np.where(np.arange(cache) <= place, 0, -1e9).astype(np.float32)[None, None, None]
-        inputs["tokens"].write(np.array([[token]], np.int32))
-        inputs["input_pos"].write(np.array([place], np.int32))
-        inputs["mask"].write(seen)
-        model.run_by_name("decode", inputs, outputs)
-        token = int(outputs["logits"].read(words, np.float32).argmax())
-        taken.append(time.perf_counter() - started)
-    return float(np.mean(taken[PROMPT:])) * 1e3
+    def __init__(self, path: Path, threads: int) -> None:
+        from ai_edge_litert.compiled_model import CompiledModel
+        from ai_edge_litert.cpu_options import CpuOptions
+        from ai_edge_litert.options import Options
+
+        options = Options(cpu_options=CpuOptions(num_threads=threads))
+        self.model = CompiledModel.from_file(str(path), options=options)
+        given, gives = (self._details("decode", side) for side in ("input", "output"))
+        self.inputs = {name: self.model.create_input_buffer_by_name("decode", name) for name in given}
+        self.outputs = {
+            n: self.inputs[n] if n in self.inputs else self.model.create_output_buffer_by_name("decode", n)
+            for n in gives
+        }
+        for name, detail in given.items():
+            if "cache" in name:
+                self.inputs[name].write(np.zeros(detail["shape"], np.float32))
+        self.cache, self.words = int(given["mask"]["shape"][-1]), int(np.prod(gives["logits"]["shape"]))
+
+    def _details(self, signature: str, side: str) -> dict[str, Any]:
+        details: dict[str, Any] = getattr(self.model, f"get_{side}_tensor_details")(signature)
+        return details
+
+    def encode(self, text: Any, length: int, longest: int) -> None:
+        """Read a text; its cross keys and values lie where the decoder looks for them."""
+        signature = f"encode_{length}"
+        rows = np.zeros((2, 1, length), np.int32)
+        rows[0, 0, : text.shape[1]], rows[1, 0, : text.shape[1]] = text[0], 1
+        given = {n: self.model.create_input_buffer_by_name(signature, n) for n in self._details(signature, "input")}
+        given["tokens"].write(rows[0])
+        given["source_mask"].write(rows[1])
+        gives = {
+            n: self.inputs[n] if n in self.inputs else self.model.create_output_buffer_by_name(signature, n)
+            for n in self._details(signature, "output")
+        }
+        self.model.run_by_name(signature, given, gives)
+        mask = np.zeros((1, longest), np.int32)
+        mask[0, : text.shape[1]] = 1
+        self.inputs["source_mask"].write(mask)
+
+    def step(self, token: int, place: int) -> int:
+        seen = np.where(np.arange(self.cache) <= place, 0, -1e9).astype(np.float32)[None, None, None]
+        self.inputs["tokens"].write(np.array([[token]], np.int32))
+        self.inputs["input_pos"].write(np.array([place], np.int32))
+        self.inputs["mask"].write(seen)
+        self.model.run_by_name("decode", self.inputs, self.outputs)
+        return int(self.outputs["logits"].read(self.words, np.float32).argmax())
+
+
+def in_place(shape: str, path: Path, threads: int) -> dict[str, float]:
+    """Return milliseconds a token, or those of a whole translation, with one buffer for the cache on both sides."""
+    opened, made = InPlace(path, threads), {}
+    for _ in range(2):
+        token, taken = 58100 if shape == "opus-mt" else 5, []
+        began = time.perf_counter()
+        if shape == "opus-mt":
+            opened.encode(np.random.default_rng(0).integers(1, 58100, (1, SENTENCE)), 32, 64)
+            for place in range(SENTENCE):
+                token = opened.step(token, place)
+            made = {"in_place_greedy_ms": (time.perf_counter() - began) * 1e3}
+            continue
+        for place in range(PROMPT + WRITTEN):
+            started = time.perf_counter()
+            token = opened.step(token, place)
+            taken.append(time.perf_counter() - started)
+        made = {"in_place_ms_a_token": float(np.mean(taken[PROMPT:])) * 1e3}
+    return made
 
 
 if __name__ == "__main__":

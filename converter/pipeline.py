@@ -23,7 +23,7 @@ from converter.context import (
     resolved_table,
     with_threads,
 )
-from converter.errors import ExportError, GateFailed, NotProven
+from converter.errors import ExportError, GateFailed, NotProven, UsageError
 from converter.package.output_folder import Output
 from converter.package.seal import seal_package
 from converter.package.signature import SigningKey, read_signing_key
@@ -196,14 +196,20 @@ def check_options(recipe: "Recipe", source: TorchModel) -> None:
     for stage in recipe.compress:
         check_stage(stage, source, has_text=recipe.calibration is not None)
     for target, precision in zip(recipe.targets, recipe.precisions, strict=True):
-        choices = tried(target, precision)
+        choices, refused = tried(target, precision), list[UsageError]()
         for one in choices:
-            if source.cache is not None:
-                target.refuse_writer(one.name, source.task.name)
-            for target_stage in target.stages(one.name, one.options, source):
-                # What one of several candidates refuses is told beside the others that were made.
-                if len(choices) == 1:
-                    check_stage(target_stage, source, has_text=recipe.calibration is not None)
+            try:
+                if source.cache is not None:
+                    target.refuse_writer(one.name, source.task.name)
+                stages = target.stages(one.name, one.options, source)
+            except UsageError as error:
+                refused.append(error)
+                continue
+            # What one of several candidates refuses is told beside the others that were made.
+            for target_stage in stages if len(choices) == 1 else ():
+                check_stage(target_stage, source, has_text=recipe.calibration is not None)
+        if len(refused) == len(choices):
+            raise refused[0]
 
 
 def _contexts(

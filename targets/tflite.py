@@ -12,6 +12,7 @@ from converter.artifact import Artifact, Bundle, TorchModel
 from converter.binding import bind, option
 from converter.device.gpu_forecast import forecast_gpu
 from converter.device.package_files import PackageFiles
+from converter.device.runtime import KEY, min_runtime_version
 from converter.device.second_opinion import second_opinion
 from converter.device.shipped_files import check_device_files
 from converter.errors import RecipeError, RuntimeMissing, StageFailed
@@ -108,6 +109,7 @@ class Tflite(Target):
 
     def stages(self, precision: str, options: Mapping[str, Any], model: TorchModel) -> Sequence[Stage[Any, Any]]:
         if model.cache is not None:
+            self.refuse_writer(precision, model.task.name)
             self._check_writer()
             return writer_stages(self.name, precision, options, model, self.cache, self.seq_len)
         if self.cache:
@@ -116,6 +118,25 @@ class Tflite(Target):
                 where="tflite.cache",
                 hint="leave cache out",
             )
+        lower = LowerTflite(self._lengths(model))
+        where = "quantize.tflite"
+        if precision == "none":
+            if options:
+                raise RecipeError(
+                    f"precision none has no option {next(iter(options))!r}",
+                    where=where,
+                    hint="lengths are an option of the target: --seq-len 16,32",
+                )
+            return (lower,)
+        return (lower, bind(quantizers(self.name)[precision], options, where))
+
+    def _lengths(self, model: TorchModel) -> tuple[int, ...]:
+        """Return the lengths that an encoder is lowered at, ascending.
+
+        Raises:
+            UsageError: a length exceeds what the model takes, or options contradict each other.
+
+        """
         lengths = signature_lengths(self.seq_len, model.max_length)
         if self.batch > 1 and (self.any_length or self.graphs == "shared"):
             raise RecipeError(
@@ -144,17 +165,7 @@ class Tflite(Target):
                 where="tflite.graphs",
                 hint="give more lengths, or leave graphs=shared out",
             )
-        lower = LowerTflite(lengths)
-        where = "quantize.tflite"
-        if precision == "none":
-            if options:
-                raise RecipeError(
-                    f"precision none has no option {next(iter(options))!r}",
-                    where=where,
-                    hint="lengths are an option of the target: --seq-len 16,32",
-                )
-            return (lower,)
-        return (lower, bind(quantizers(self.name)[precision], options, where))
+        return lengths
 
     def _check_writer(self) -> None:
         """Raise where an option is for encoders alone."""
@@ -276,7 +287,7 @@ class Tflite(Target):
         self, bundle: Bundle, golden: "Golden", runner: Runner, evaluation: "Evaluation", tolerance: float
     ) -> dict[str, Any]:
         if bundle.source.cache is not None:
-            return {}
+            return {KEY: min_runtime_version(bundle.folder / MODEL_FILE)}
         return PackageFiles(bundle.folder).complete(bundle.source, golden, runner, evaluation.facts, tolerance)
 
     def parameters(self, path: Path) -> "Iterator[Stored]":

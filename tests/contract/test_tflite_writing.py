@@ -231,7 +231,7 @@ def test_int8_keeps_a_tied_table_once_and_answers_alike(
     assert outcome.facts["tied_tables"] == 1
     assert check_stored_once(made.path).status is Status.PASS
     assert made.size_bytes < 0.75 * tiny.made.size_bytes
-    feed = batch_for(tiny.model, prompts(3)[2:])
+    feed = batch_for(tiny.model, prompts(3, longest=12)[2:])
     specs, settings = tiny.source.specs, tiny.settings(max_new_tokens=3)
     found = generate(made.open_writer(xnnpack=True).run, specs, feed, settings).sequences
     assert np.array_equal(found, continue_in_transformers(tiny.model, feed, max_new_tokens=3))

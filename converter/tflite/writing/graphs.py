@@ -29,7 +29,7 @@ from converter.tflite.writing.layout import (
 )
 
 ATTENTION = "plm_export_fixed_cache"
-"""The name of `_attention` among those of transformers."""
+"""The name of `FixedAttention` among those of transformers."""
 
 
 class FixedLayer(DynamicLayer):
@@ -43,7 +43,7 @@ class FixedLayer(DynamicLayer):
         self.dtype, self.device, self.is_initialized = keys.dtype, keys.device, True
 
     def update(
-        self, key_states: torch.Tensor, value_states: torch.Tensor, *_: Any, **__: Any
+        self, key_states: torch.Tensor, value_states: torch.Tensor, *_: Any
     ) -> tuple[torch.Tensor, torch.Tensor]:
         from litert_torch.generative.custom_ops.dynamic_update_slice import dynamic_update_slice
 
@@ -208,7 +208,7 @@ def step_modules(model: Any, layout: Layout, facts: CacheFacts) -> dict[str, tor
 @contextmanager
 def fixed_attention(model: Any) -> Iterator[None]:
     """Attention that reads caches of fixed size as they lie, and GPT-2's layers as the linear layers that they are."""
-    AttentionInterface.register(ATTENTION, _attention)
+    AttentionInterface.register(ATTENTION, FixedAttention.forward)
     before = model.config._attn_implementation  # noqa: SLF001 - there is no public reader
     model.set_attn_implementation(ATTENTION)
     replaced = _linear_layers(model)
@@ -243,45 +243,49 @@ _crossed: list[torch.Tensor] = []
 """Cross keys of the trace in progress."""
 
 
-def _attention(
-    _module: torch.nn.Module,
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    attention_mask: torch.Tensor | None,
-    scaling: float | None = None,
-    softcap: float | None = None,
-    position_bias: torch.Tensor | None = None,
-    **more: Any,
-) -> tuple[torch.Tensor, None]:
-    """Vaswani et al., arXiv 1706.03762, with the queries of a key/value head beside each other: keys are not repeated.
+class FixedAttention:
+    """Attention that takes the place of one of transformers', and is called its way."""
 
-    Raises:
-        NotImplementedError: a model wants something of attention that this does not know.
+    @staticmethod
+    def forward(
+        _module: torch.nn.Module,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        attention_mask: torch.Tensor | None,
+        scaling: float | None = None,
+        softcap: float | None = None,
+        position_bias: torch.Tensor | None = None,
+        **more: Any,
+    ) -> tuple[torch.Tensor, None]:
+        """Vaswani et al., arXiv 1706.03762, the queries of a key/value head beside each other: keys are not repeated.
 
-    """
-    unknown = sorted(n for n, v in more.items() if isinstance(v, torch.Tensor) and n != "position_ids")
-    if unknown:
-        raise NotImplementedError(f"attention with {', '.join(unknown)}")
-    _, heads, length, size = query.shape
-    kept = key.shape[1]
-    grouped = query.reshape(1, kept, heads // kept * length, size)
-    scores = torch.einsum("bhid,bhjd->bhij", grouped, key) * (size**-0.5 if scaling is None else scaling)
-    if softcap is not None:
-        scores = torch.tanh(scores / softcap) * softcap
-    if position_bias is not None and not any(key is known for known in _crossed):
-        # T5's, by distance; between the two stacks it is zero.
-        scores = scores + _grouped(position_bias, heads, kept, length)
-    if attention_mask is not None:
-        scores = scores + _grouped(attention_mask[..., : key.shape[2]], heads, kept, length)
-    shares = torch.softmax(scores, dim=-1)
-    turned = any(value is known for known in _turned)
-    made = torch.einsum("bhij,bhdj->bhid" if turned else "bhij,bhjd->bhid", shares, value)
-    return made.reshape(1, heads, length, -1).transpose(1, 2).contiguous(), None
+        Raises:
+            NotImplementedError: a model wants something of attention that this does not know.
+
+        """
+        unknown = sorted(n for n, v in more.items() if isinstance(v, torch.Tensor) and n != "position_ids")
+        if unknown:
+            raise NotImplementedError(f"attention with {', '.join(unknown)}")
+        _, heads, length, size = query.shape
+        kept = key.shape[1]
+        grouped = query.reshape(1, kept, heads // kept * length, size)
+        scores = torch.einsum("bhid,bhjd->bhij", grouped, key) * (size**-0.5 if scaling is None else scaling)
+        if softcap is not None:
+            scores = torch.tanh(scores / softcap) * softcap
+        if position_bias is not None and not any(key is known for known in _crossed):
+            # T5's, by distance; between the two stacks it is zero.
+            scores = scores + _grouped(position_bias, heads, kept, length)
+        if attention_mask is not None:
+            scores = scores + _grouped(attention_mask[..., : key.shape[2]], heads, kept, length)
+        shares = torch.softmax(scores, dim=-1)
+        turned = any(value is known for known in _turned)
+        made = torch.einsum("bhij,bhdj->bhid" if turned else "bhij,bhjd->bhid", shares, value)
+        return made.reshape(1, heads, length, -1).transpose(1, 2).contiguous(), None
 
 
 def _grouped(mask: torch.Tensor, heads: int, kept: int, length: int) -> torch.Tensor:
-    """Return a mask for the rows of `_attention`: one a query head of each key/value head."""
+    """Return a mask for the rows of `FixedAttention`: one a query head of each key/value head."""
     if mask.shape[1] == heads and heads > 1:
         return mask.reshape(1, kept, heads // kept * mask.shape[2], -1)
     return mask if heads == kept or length == 1 else mask.repeat(1, 1, heads // kept, 1)

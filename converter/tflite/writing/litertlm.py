@@ -99,5 +99,7 @@ def _metadata(source: TorchModel, cache: int) -> bytes:
 def first_token(tokenizer: Any) -> int | None:
     """Return the token that the tokenizer puts before every text; None where it puts none."""
     begin = tokenizer.bos_token_id
+    if begin is None:
+        return None
     ids = list(tokenizer("a", verbose=False)["input_ids"])
-    return int(begin) if begin is not None and ids[:1] == [begin] else None
+    return int(begin) if ids[:1] == [begin] else None

@@ -29,7 +29,7 @@ from converter.tflite.writing.layout import (
     cache_names,
     cross_names,
 )
-from converter.tflite.writing.signatures import graph_infos, read_layout
+from converter.tflite.writing.signatures import expected, graph_infos, read_layout
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -62,17 +62,15 @@ class WriterRunner(Runner):
             )
         except (ValueError, RuntimeError) as error:
             raise PackageDamaged(f"not a TFLite model ({error})", where=str(path)) from None
-        names = self._interpreter.get_signature_list()
-        self._signatures = {name: self._interpreter.get_signature_runner(name) for name in names}
-        self.layout = read_layout(self._signatures, specs, path)
+        self.layout = read_layout(path, specs)
+        self._signatures: dict[str, Any] = {}
         self.max_length = self.layout.cache if self.layout.causal else min(self.layout.lengths[-1], self.layout.cache)
         self.runtime = f"ai-edge-litert {_version()} CPU{' XNNPACK' * xnnpack}"
         self.graphs = graph_infos(specs)
         self._own, self._cross = cache_names(self.layout.layers), cross_names(self.layout.layers)
-        self._shapes = {
-            name: tuple(int(n) for n in detail["shape"])
-            for name, detail in self._signatures[DECODE].get_input_details().items()
-        }
+        given, gives = expected(self.layout, specs, DECODE)
+        self._shapes = {name: shape for name, (shape, _) in given.items()}
+        self._vocabulary = gives[LOGITS][0][2]
         self._encoded: dict[bytes, Tensors] = {}
         self._last: Tensors = {}
         """The whole cache behind the last call: what is fed back next begins at its beginning, and is not copied."""
@@ -100,7 +98,7 @@ class WriterRunner(Runner):
             )
         given = np.zeros((2, 1, length), dtype=np.int32)
         given[0, 0, :real], given[1, 0, :real] = ids[:real], 1
-        made = self._signatures[f"{ENCODE}{length}"](**{TOKENS: given[0], SOURCE_MASK: given[1]})
+        made = self._call(f"{ENCODE}{length}", {TOKENS: given[0], SOURCE_MASK: given[1]})
         states = np.zeros((len(ids), made[STATES].shape[2]), dtype=np.float32)
         states[:real] = made[STATES][0, :real]
         self._remember(states[:real], {name: made[name] for name in self._cross})
@@ -121,10 +119,10 @@ class WriterRunner(Runner):
         keep = int(feed[LOGITS_TO_KEEP][0]) if LOGITS_TO_KEEP in feed else len(ids)
         wanted = int(own[len(ids) - min(keep, len(ids)) :].sum())
         cache = self._prefill(tokens[: len(tokens) - wanted], done, cache, more)
-        logits = np.zeros((min(keep, len(ids)), self.graphs_vocabulary), dtype=np.float32)
+        logits = np.zeros((min(keep, len(ids)), self._vocabulary), dtype=np.float32)
         places = np.flatnonzero(own[len(ids) - len(logits) :])
         for place, at in zip(places, range(len(tokens) - wanted, len(tokens)), strict=True):
-            made = self._signatures[DECODE](**self._step(tokens[at : at + 1], done + at, 1), **cache, **more)
+            made = self._call(DECODE, self._step(tokens[at : at + 1], done + at, 1) | cache | more)
             logits[place] = made[LOGITS][0, 0]
             cache = {name: made[name] for name in self._own}
         present = np.concatenate([past, own])
@@ -135,10 +133,12 @@ class WriterRunner(Runner):
     def _is_pair(self) -> bool:
         return not self.layout.causal
 
-    @property
-    def graphs_vocabulary(self) -> int:
-        """Return how many logits a token has."""
-        return int(self._signatures[DECODE].get_output_details()[LOGITS]["shape"][2])
+    def _call(self, name: str, given: "Tensors") -> "Tensors":
+        # Memory is laid out, and weights are packed, when a signature is first asked for.
+        if name not in self._signatures:
+            self._signatures[name] = self._interpreter.get_signature_runner(name)
+        made: Tensors = self._signatures[name](**given)
+        return made
 
     def _past_of(
         self, feed: "Mapping[str, NDArray[Any]]", row: int, length: int
@@ -157,7 +157,7 @@ class WriterRunner(Runner):
             size = self._piece(len(tokens) - at, done + at)
             part = tokens[at : at + size]
             name = DECODE if size == 1 else f"{PREFILL}{size}"
-            made = self._signatures[name](**self._step(part, done + at, size), **cache, **more)
+            made = self._call(name, self._step(part, done + at, size) | cache | more)
             cache = {name: made[name] for name in self._own}
             at += len(part)
         return cache

@@ -1,15 +1,15 @@
 """The signatures of a file, held to what the model declares: a file of another layout is refused where it is opened."""
 
+import mmap
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from converter.errors import PackageDamaged
 from converter.generate.graphs import DECODER, ENCODER, decoder_of
 from converter.graphs import PAST, GraphSpec, TensorSpec
 from converter.target import GraphInfo, TensorInfo
+from converter.tflite.file import text
 from converter.tflite.writing.layout import (
     CACHE_KEY,
     CACHE_VALUE,
@@ -31,40 +31,62 @@ Shapes = dict[str, tuple[tuple[int, ...], str]]
 """Shape and type of each tensor, by name."""
 
 
-def read_layout(signatures: Mapping[str, Any], specs: Mapping[str, GraphSpec], path: Path) -> Layout:
-    """Return the layout of an opened file; `signatures` are its runners by name.
+def read_layout(path: Path, specs: Mapping[str, GraphSpec]) -> Layout:
+    """Return the layout of a file. Its tables are read alone: a runtime lays out memory for what it is asked of.
 
     Raises:
         PackageDamaged: it lacks a signature, or one takes or gives something else than the model.
 
     """
+    found = _signatures(path)
     causal = DECODER not in specs
     kind = PREFILL if causal else ENCODE
-    lengths = sorted(int(n.removeprefix(kind)) for n in signatures if n.removeprefix(kind).isdigit())
-    if not lengths or DECODE not in signatures:
+    lengths = sorted(int(n.removeprefix(kind)) for n in found if n.removeprefix(kind).isdigit())
+    if not lengths or DECODE not in found:
         raise PackageDamaged(
-            f"the file has no signatures {kind}<length> and {DECODE}; it has {', '.join(signatures) or 'none'}",
+            f"the file has no signatures {kind}<length> and {DECODE}; it has {', '.join(found) or 'none'}",
             where=str(path),
         )
-    first = signatures[DECODE].get_input_details().get(f"{CACHE_KEY}0")
-    if first is None or len(first["shape"]) != 4:
+    first, _ = found[DECODE][0].get(f"{CACHE_KEY}0", ((), ""))
+    if len(first) != 4:
         raise PackageDamaged(f"{DECODE} has no cache", where=str(path))
     own = [t for t in decoder_of(specs).inputs if PAST in t.axes]
-    layout = Layout(causal, int(first["shape"][2]), tuple(lengths), len(own) // 2)
-    for name, runner in signatures.items():
-        given, made = expected(layout, specs, name)
-        for kind, wanted, details in (
-            ("takes", given, runner.get_input_details()),
-            ("gives", made, runner.get_output_details()),
-        ):
-            found = {n: (tuple(map(int, d["shape"])), np.dtype(d["dtype"]).name) for n, d in details.items()}
-            if found != wanted:
-                odd = min(n for n in found.keys() | wanted.keys() if found.get(n) != wanted.get(n))
+    layout = Layout(causal, first[2], tuple(lengths), len(own) // 2)
+    for name, sides in found.items():
+        for does, has, wanted in zip(("takes", "gives"), sides, expected(layout, specs, name), strict=True):
+            if has != wanted:
+                odd = min(n for n in has.keys() | wanted.keys() if has.get(n) != wanted.get(n))
                 raise PackageDamaged(
-                    f"{name} {kind} {odd} as {found.get(odd, 'nothing')}, wanted {wanted.get(odd, 'nothing')}",
+                    f"{name} {does} {odd} as {has.get(odd, 'nothing')}, wanted {wanted.get(odd, 'nothing')}",
                     where=str(path),
                 )
     return layout
+
+
+def _signatures(path: Path) -> dict[str, tuple[Shapes, Shapes]]:
+    """Return what each signature of a file takes and gives."""
+    from ai_edge_litert.schema_py_generated import Model
+
+    made = {}
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        model = Model.GetRootAs(content, 0)
+        for i in range(model.SignatureDefsLength()):
+            signature = model.SignatureDefs(i)
+            graph = model.Subgraphs(signature.SubgraphIndex())
+            given = [signature.Inputs(k) for k in range(signature.InputsLength())]
+            gives = [signature.Outputs(k) for k in range(signature.OutputsLength())]
+            sides = (
+                {text(e.Name()): _shape_of(graph.Tensors(e.TensorIndex())) for e in side} for side in (given, gives)
+            )
+            made[text(signature.SignatureKey())] = (next(sides), next(sides))
+    return made
+
+
+def _shape_of(tensor: Any) -> tuple[tuple[int, ...], str]:
+    from ai_edge_litert.schema_py_generated import TensorType
+
+    names = {TensorType.FLOAT32: "float32", TensorType.INT32: "int32", TensorType.INT64: "int64"}
+    return tuple(tensor.Shape(i) for i in range(tensor.ShapeLength())), names.get(tensor.Type(), str(tensor.Type()))
 
 
 def expected(layout: Layout, specs: Mapping[str, GraphSpec], signature: str) -> tuple[Shapes, Shapes]:
