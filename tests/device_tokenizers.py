@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from converter.device.samples import PACKAGE, TEMPLATES, is_of_tokenizer
+from converter.device.samples import PACKAGE, TEMPLATES, tokenizer_templates
 from converter.device.tables import escaped, unescaped
 
 PROGRAMS = Path(__file__).parent / "contract" / "programs"
@@ -27,9 +27,10 @@ class Answers:
 def lay_sources(language: str, folder: Path) -> None:
     """Write the tokenizer's files of a language, and the program, to `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
-    for path in sorted((TEMPLATES / language).iterdir()):
-        if is_of_tokenizer(f"{language}/{path.name}") or path.stem.lower() == "encoded":
-            (folder / path.name).write_text(path.read_text("utf-8").replace("{{ package }}", PACKAGE), "utf-8")
+    for name in tokenizer_templates():
+        if name.startswith(f"{language}/"):
+            text = (TEMPLATES / name).read_text("utf-8").replace("{{ package }}", PACKAGE)
+            (folder / Path(name).name).write_text(text, "utf-8")
     for path in PROGRAMS.iterdir():
         (folder / path.name).write_bytes(path.read_bytes())
 

@@ -75,6 +75,12 @@ def is_of_tokenizer(name: str) -> bool:
     return not name.endswith(".j2") and name not in OTHER_FILES
 
 
+def tokenizer_templates() -> list[str]:
+    """Return the templates of the tokenizer's code in all languages; they need nothing but `package`."""
+    names = sorted(p.relative_to(TEMPLATES).as_posix() for p in TEMPLATES.rglob("*") if p.is_file())
+    return [name for name in names if is_of_tokenizer(name) or Path(name).stem.lower() == "encoded"]
+
+
 def _environment(facts: "DeviceFacts", package: Path) -> "Environment":
     """Return what renders the templates, with what is read from the files of the package."""
     environment = code_templates(TEMPLATES)

@@ -20,7 +20,9 @@ from converter.device.tokenizer.reading import Ranges, spelled
 from converter.device.tokenizer.reading import Step as ReadStep
 from converter.device.tokenizer.splitter import splitter_of
 from converter.device.tokenizer.splitting import BEHAVIORS, split_steps
+from converter.model_folder.sentencepiece_tokenizer import m2m100_tokenizer, marian_tokenizer
 from tests.tiny import SENTENCES
+from tests.tiny_text import make_m2m100_tokenizer, make_marian_tokenizer
 from tests.tokenizer_kinds import KINDS, charsmap, random_texts, tables_of, tokenizer_json
 
 TRIMS = {"roberta"}
@@ -93,6 +95,30 @@ def test_a_token_that_ends_inside_a_character_is_held_back_until_the_character_i
     # Cut off in its middle it is no character.
     cut = [*map((stream := DeviceTokenizer(tmp_path).stream()).add, ids[:-2]), stream.end()]
     assert "\ufffd" in cut[-1]
+
+
+def _of_translators(folder: Path) -> dict[str, Tokenizer]:
+    """Return the tokenizers that are made of SentencePiece files, as Marian and M2M100 have them."""
+    made = {}
+    for name in ("marian", "bpe", "unigram"):
+        (folder / name).mkdir()
+        if name == "marian":
+            make_marian_tokenizer(folder / name)
+            made[name] = marian_tokenizer(folder / name)
+            continue
+        slow = make_m2m100_tokenizer(folder / name, name)
+        languages = {token: i for token, i in slow.get_added_vocab().items() if token.startswith("__")}
+        made[name] = m2m100_tokenizer(folder / name, languages, "__en__")
+    return made
+
+
+def test_translators_tokenizers_made_of_sentencepiece_files_have_tables(tmp_path: Path) -> None:
+    for name, backend in _of_translators(tmp_path).items():
+        write_tables(read_tables(backend), tmp_path / name)
+        device = DeviceTokenizer(tmp_path / name)
+        assert prove(device, expected(backend, 48), (), 48).differing == (), name
+        for text in (*random_texts(200, 3, (">>deu<<", "__de__")), *SENTENCES):
+            assert device.encode(text, None, 10**6).ids == backend.encode(text).ids, ascii(text)
 
 
 FORMS: dict[str, Any] = {name: getattr(normalizers, name) for name in ("NFC", "NFD", "NFKC", "NFKD")}

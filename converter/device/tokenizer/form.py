@@ -2,7 +2,7 @@
 
 `vocab.txt` has a piece a line, in the order of the ids. `tokenizer.txt` has a row a line, its cells between tabs; the
 first cell names the row. Rows that follow `normalize` or `split` and belong to that step stand below it. Characters
-are code points in hexadecimal, spans of them `first-last`. `docs/device-tokenizers.md` lists all rows.
+are code points in hexadecimal, spans of them `first-last`. `docs/howto/device-tokenizers.md` lists all rows.
 """
 
 from collections.abc import Iterable, Sequence
