@@ -54,7 +54,7 @@ class DeviceFacts:
     pad: Mapping[str, int]
     tokenizer: str
     """What `tokenizer.json` holds: WordPiece, Unigram, BPE."""
-    wordpiece: bool
+    own_tokenizer: bool
     """The samples bring their own tokenizer; else the app needs a library."""
     why_not: str = ""
     """Why they do not."""
@@ -153,7 +153,7 @@ def facts_of(
         # Of inputs that the model has not, too: samples are written for all.
         pad={t.name: t.fill for t in (*ENCODER_INPUTS.values(), *source.specs[MODEL].inputs)},
         tokenizer=str(json.loads(tokenizer.backend_tokenizer.to_str())["model"].get("type")),
-        wordpiece=not why_not,
+        own_tokenizer=not why_not,
         why_not=why_not,
         normalized=source.head is not None and source.head.normalized,
         prompt=source.task.prompt,

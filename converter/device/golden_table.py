@@ -106,7 +106,7 @@ def _answer(
         text = example.text if example.words is None else " ".join(example.words)
         example = replace(example, words=tuple(text.split()))
         encoding = source.task.encode(source.tokenizer, example, source.max_length)
-    if facts.kind in {"embedding", "tokens", "score"} or (not facts.wordpiece and facts.kind in {"tags", "span"}):
+    if facts.kind in {"embedding", "tokens", "score"} or (not facts.own_tokenizer and facts.kind in {"tags", "span"}):
         return ""
     decision = source.task.decisions([Judged(example, encoding, outputs)])[0]
     return _words(facts, decision)

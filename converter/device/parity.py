@@ -1,5 +1,6 @@
 """The proof that a device gets the ids that the model was trained with: hard texts and the probes, one by one."""
 
+import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from converter.device.hard_texts import HardText, hard_texts
 from converter.device.tables import escaped
 from converter.device.tokenize import DeviceTokenizer, Encoded
+from converter.device.tokenizer.models import decoder_rows
 from converter.validate.answers import shorten
 from converter.validate.checks import Check, Status
 
@@ -31,6 +33,8 @@ class Expected:
     hard: HardText
     ids: list[int]
     types: list[int]
+    decoded: str | None
+    """The text of the ids; None where the tables do not say how ids become text."""
 
 
 @dataclass(frozen=True)
@@ -48,8 +52,9 @@ class Parity:
 
 
 def expected(backend: "Tokenizer", max_length: int) -> list[Expected]:
-    """Ask the original tokenizer for the ids of the hard texts."""
+    """Ask the original tokenizer for the ids of the hard texts, and for the text of those ids."""
     own = type(backend).from_str(backend.to_str())
+    decodes = bool(decoder_rows(json.loads(backend.to_str())["decoder"]))
     own.no_padding()
     # Ordinary added tokens are cut out of a text too, before anything else is.
     added = sorted(own.get_added_tokens_decoder().values(), key=lambda t: (not t.special, t.content))
@@ -57,7 +62,7 @@ def expected(backend: "Tokenizer", max_length: int) -> list[Expected]:
     for hard in hard_texts([t.content for t in added]):
         own.enable_truncation(min(hard.max_length or max_length, max_length))
         found = own.encode(hard.text, hard.pair)
-        made.append(Expected(hard, found.ids, found.type_ids))
+        made.append(Expected(hard, found.ids, found.type_ids, own.decode(found.ids) if decodes else None))
     return made
 
 
@@ -77,7 +82,8 @@ def prove(
     differing = []
     for e in wanted:
         found = tokenizer.encode(e.hard.text, e.hard.pair, min(e.hard.max_length or max_length, max_length))
-        if found != Encoded(e.ids, e.types):
+        decoded = tokenizer.decode(e.ids) if tokenizer.decodes else None
+        if found != Encoded(e.ids, e.types) or decoded != e.decoded:
             differing.append(f"{e.hard.kind}: {_shown(e.hard.text, e.hard.pair)}")
     plain = [p for p in probes if not p.encoding.masked and not p.example.window]
     for p in plain:
@@ -117,7 +123,8 @@ def write_parity(wanted: Iterable[Expected], folder: Path, max_length: int) -> N
         pair = "-" if e.hard.pair is None else f"+{escaped(e.hard.pair)}"
         ids, types = (" ".join(map(str, values)) for values in (e.ids, e.types))
         length = min(e.hard.max_length or max_length, max_length)
-        lines.append(f"{length}\t{escaped(e.hard.text)}\t{pair}\t{ids}\t{types}")
+        decoded = () if e.decoded is None else (escaped(e.decoded),)
+        lines.append("\t".join((str(length), escaped(e.hard.text), pair, ids, types, *decoded)))
     (folder / PARITY_FILE).write_bytes(("\n".join(lines) + "\n").encode())
 
 

@@ -20,7 +20,14 @@ if TYPE_CHECKING:
 TEMPLATES = Path(__file__).parent / "templates"
 FOLDER = "samples"
 PACKAGE = "org.plmexport.textmodel"
-TOKENIZER_FILES = {"cpp/wordpiece.hpp", "java/Tables.java", "java/WordPiece.java", "swift/WordPiece.swift"}
+OTHER_FILES = {
+    "cpp/encoded.hpp",
+    "cpp/litert_api.hpp",
+    "cpp/CMakeLists.txt",
+    "java/Encoded.java",
+    "swift/Encoded.swift",
+}
+"""Files that are the same for every model, and no part of the tokenizer."""
 PARTIAL = {"cpp/calls.hpp.j2", "java/Calls.java.j2", "swift/Calls.swift.j2"}
 """Parts of other templates."""
 RENAMED = {"java/TextModel.java.j2": "java/{}.java", "swift/TextModel.swift.j2": "swift/{}.swift"}
@@ -45,7 +52,7 @@ def write_samples(
     names = []
     for path in sorted(p for p in TEMPLATES.rglob("*") if p.is_file()):
         name = path.relative_to(TEMPLATES).as_posix()
-        if name in PARTIAL or (name in TOKENIZER_FILES and not facts.wordpiece):
+        if name in PARTIAL or (is_of_tokenizer(name) and not facts.own_tokenizer):
             continue
         made = RENAMED.get(name, name).format(facts.class_name).removesuffix(".j2")
         text = environment.get_template(name).render(
@@ -61,6 +68,17 @@ def write_samples(
         (folder / made).write_bytes(text.encode())
         names.append(made)
     return names
+
+
+def is_of_tokenizer(name: str) -> bool:
+    """Whether a template is a part of the tokenizer, the same in every package that has tables for it."""
+    return not name.endswith(".j2") and name not in OTHER_FILES
+
+
+def tokenizer_templates() -> list[str]:
+    """Return the templates of the tokenizer's code in all languages; they need nothing but `package`."""
+    names = sorted(p.relative_to(TEMPLATES).as_posix() for p in TEMPLATES.rglob("*") if p.is_file())
+    return [name for name in names if is_of_tokenizer(name) or Path(name).stem.lower() == "encoded"]
 
 
 def _environment(facts: "DeviceFacts", package: Path) -> "Environment":
@@ -115,5 +133,5 @@ def check_facts(facts: "DeviceFacts") -> dict[str, Any]:
     """
     if not (facts.lengths or facts.any_up_to):
         raise StageFailed("the file has no signature for the samples to call")
-    kept = {"kind", "lengths", "any_up_to", "batch", "wordpiece", "why_not", "tokenizer", "runtime"}
+    kept = {"kind", "lengths", "any_up_to", "batch", "own_tokenizer", "why_not", "tokenizer", "runtime"}
     return {k: v for k, v in asdict(facts).items() if k in kept}

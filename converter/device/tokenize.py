@@ -3,24 +3,18 @@
 It is what the parity proof runs; the samples in Java, C++ and Swift are the same lines in other words.
 """
 
-from bisect import bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from converter.device.tables import FORMAT, HANGUL, TABLES_FILE, VOCABULARY_FILE, Piece, Special, unescaped
+from converter.device.tokenizer.choosing import Token, model_of
+from converter.device.tokenizer.decoding import Stream, spellings_of, stream_of
+from converter.device.tokenizer.form import Piece, Special
+from converter.device.tokenizer.normalizer import normalizer_of
+from converter.device.tokenizer.reading import Char, Ranges, Read
+from converter.device.tokenizer.splitter import splitter_of
 
-Char = tuple[int, int, int]
-"""A code point of the normalized text, and the start and end of what it was made from in the text itself."""
-
-
-@dataclass(frozen=True)
-class Token:
-    """A token id, and where in the text it came from."""
-
-    id: int
-    start: int
-    end: int
+__all__ = ["DeviceTokenizer", "Encoded", "Token"]
 
 
 @dataclass(frozen=True)
@@ -31,45 +25,23 @@ class Encoded:
     types: list[int]
 
 
-class _Ranges:
-    def __init__(self, cell: str) -> None:
-        spans = [tuple(int(x, 16) for x in part.split("-")) for part in cell.split()]
-        self._starts = [a for a, _ in spans]
-        self._ends = [b for _, b in spans]
-
-    def __contains__(self, c: int) -> bool:
-        i = bisect_right(self._starts, c) - 1
-        return i >= 0 and c <= self._ends[i]
-
-
 class DeviceTokenizer:
-    """WordPiece (Schuster and Nakajima, 2012; greedy longest match as in Devlin et al., arXiv 1810.04805) by tables."""
+    """Encodes and decodes by tables, whatever the kind of tokenizer.
+
+    Raises:
+        ValueError: the tables are of another format, or of a later version.
+
+    """
 
     def __init__(self, folder: Path) -> None:
-        text = (folder / TABLES_FILE).read_bytes().decode()
-        if not text.startswith(FORMAT + "\n"):
-            raise ValueError(f"{folder / TABLES_FILE} is of another format")
-        rows = [line.split("\t") for line in text.split("\n")[1:-1]]
-        cells = {row[0]: row[1] for row in rows if row[0] not in {"special", "replace"}}
-        self._vocabulary = {
-            token: i
-            for i, token in enumerate((folder / VOCABULARY_FILE).read_bytes().decode().removesuffix("\n").split("\n"))
-        }
-        self._unknown = int(cells["unknown"])
-        self._prefix = cells["prefix"]
-        self._longest_word = int(cells["longest_word"])
-        self._hangul = cells["hangul"] == "1"
-        self._templates = {
-            name: [(i, int(t)) for i, t in (part.split(":") for part in cells[name].split())]
-            for name in ("single", "pair")
-        }
-        self._specials = [
-            Special(unescaped(r[3]), int(r[1]), *(c == "1" for c in r[2])) for r in rows if r[0] == "special"
-        ]
-        self._spaces, self._alone, self._dropped, self._spaced = (
-            _Ranges(cells[name]) for name in ("spaces", "alone", "dropped", "spaced")
-        )
-        self._replaced = {int(r[1], 16): [int(x, 16) for x in r[2].split()] for r in rows if r[0] == "replace"}
+        self._read = read = Read(folder)
+        self._templates = {name: read.template(name) for name in ("single", "pair")}
+        self._spaces = Ranges(read.cells["spaces"][0])
+        self._specials = {flag: _by_letter(s for s in read.specials if s.normalized == flag) for flag in (False, True)}
+        self._normalizer = [normalizer_of(step, self._spaces) for step in read.steps if step.what == "normalize"]
+        self._splits = [splitter_of(step) for step in read.steps if step.what == "split"]
+        self._model = model_of(read)
+        self._spellings = spellings_of(read)
 
     def encode(self, text: str, pair: str | None, max_length: int, *, only_second: bool = False) -> Encoded:
         """Return ids and type ids, cut to `max_length`: the longer text first, or `only_second` the second alone."""
@@ -83,22 +55,42 @@ class DeviceTokenizer:
         """Cut one text, without special tokens around it."""
         made: list[Token] = []
         raw = [(ord(c), i, i + 1) for i, c in enumerate(text)]
-        for chunk in self._split(raw, normalized=False):
+        for chunk in self._cut_out(raw, normalized=False):
             if isinstance(chunk, Token):
                 made.append(chunk)
                 continue
-            for part in self._split(self._normalize(chunk), normalized=True):
-                made += [part] if isinstance(part, Token) else self._words(part)
+            normalized = chunk
+            for step in self._normalizer:
+                normalized = step(normalized)
+            for part in self._cut_out(normalized, normalized=True):
+                made += [part] if isinstance(part, Token) else self._chosen(part)
         return made
 
-    def _split(self, chars: list[Char], *, normalized: bool) -> Iterator[Token | list[Char]]:
+    def decode(self, ids: Iterable[int]) -> str:
+        """Return the text of ids, special tokens left out.
+
+        Raises:
+            ValueError: the tables do not say how ids become text.
+
+        """
+        stream = self.stream()
+        return "".join([*map(stream.add, ids), stream.end()])
+
+    @property
+    def decodes(self) -> bool:
+        """Whether the tables say how ids become text."""
+        return "decode" in self._read.cells
+
+    def stream(self) -> Stream:
+        """Return a text that takes ids one by one; raises as `decode` does."""
+        return stream_of(self._read, self._spellings)
+
+    def _cut_out(self, chars: list[Char], *, normalized: bool) -> Iterator[Token | list[Char]]:
         """Cut special tokens out: the leftmost first, the longest of those that begin there."""
-        wanted = [s for s in self._specials if s.normalized == normalized and s.content]
+        wanted = self._specials[normalized]
         begin = i = 0
         while i < len(chars):
-            found = max(
-                (s for s in wanted if _matches(chars, i, s.content)), key=lambda s: len(s.content), default=None
-            )
+            found = next((s for s in wanted.get(chars[i][0], ()) if _matches(chars, i, s.content)), None)
             if found is None:
                 i += 1
                 continue
@@ -114,59 +106,24 @@ class DeviceTokenizer:
         if begin < len(chars):
             yield chars[begin:]
 
-    def _normalize(self, chars: list[Char]) -> list[Char]:
-        made: list[Char] = []
-        for c, start, end in chars:
-            if c in self._dropped:
-                continue
-            if c in self._replaced:
-                made += [(x, start, end) for x in self._replaced[c]]
-            elif self._hangul and c in HANGUL:
-                made += [(x, start, end) for x in _letters(c)]
-            elif c in self._spaced:
-                made += [(x, start, end) for x in (32, c, 32)]
-            else:
-                made.append((c, start, end))
-        return made
+    def _chosen(self, chars: list[Char]) -> Iterator[Token]:
+        pieces = [chars]
+        for step in self._splits:
+            pieces = [made for piece in pieces for made in step(piece) if made]
+        for piece in pieces:
+            yield from self._model(piece)
 
-    def _words(self, chars: list[Char]) -> Iterator[Token]:
-        begin = 0
-        for i, (c, _, _) in enumerate(chars):
-            space = c in self._spaces
-            if space or c in self._alone:
-                yield from self._pieces(chars[begin:i])
-                begin = i + 1
-                if not space:
-                    yield from self._pieces(chars[i : i + 1])
-        yield from self._pieces(chars[begin:])
 
-    def _pieces(self, word: list[Char]) -> list[Token]:
-        if not word:
-            return []
-        unknown = [Token(self._unknown, word[0][1], word[-1][2])]
-        if len(word) > self._longest_word:
-            return unknown
-        text = "".join(chr(c) for c, _, _ in word)
-        made: list[Token] = []
-        start = 0
-        while start < len(text):
-            head = self._prefix if start else ""
-            end = next((e for e in range(len(text), start, -1) if head + text[start:e] in self._vocabulary), None)
-            if end is None:
-                return unknown
-            made.append(Token(self._vocabulary[head + text[start:end]], word[start][1], word[end - 1][2]))
-            start = end
-        return made
+def _by_letter(specials: Iterable[Special]) -> dict[int, list[Special]]:
+    """Return special tokens by their first character, the longest first."""
+    made: dict[int, list[Special]] = {}
+    for s in sorted((s for s in specials if s.content), key=lambda s: -len(s.content)):
+        made.setdefault(ord(s.content[0]), []).append(s)
+    return made
 
 
 def _matches(chars: list[Char], at: int, content: str) -> bool:
     return at + len(content) <= len(chars) and all(chars[at + k][0] == ord(c) for k, c in enumerate(content))
-
-
-def _letters(syllable: int) -> list[int]:
-    lead, rest = divmod(syllable - HANGUL.start, 588)
-    vowel, tail = divmod(rest, 28)
-    return [0x1100 + lead, 0x1161 + vowel, *([0x11A7 + tail] if tail else [])]
 
 
 def _kept(first: int, second: int, room: int, *, only_second: bool) -> tuple[int, int]:

@@ -8,7 +8,15 @@ import pytest
 from converter.artifact import TorchModel
 from converter.graphs import MODEL
 from converter.stage import Context
-from tests.contract.device_packages import LENGTHS, MODELS, Made, OfTorch, make_package_files, tokenizers_asked_once
+from tests.contract.device_packages import (
+    LENGTHS,
+    MODELS,
+    Made,
+    OfTorch,
+    make_package_files,
+    open_source,
+    tokenizers_asked_once,
+)
 from tests.distilling import TEXTS
 from tests.tiny import SENTENCES, make_tiny_sentence_transformer
 
@@ -63,7 +71,7 @@ def every_kind(tiny: Callable[..., Path], tmp_path_factory: pytest.TempPathFacto
         patch.setattr(package_files, "least_runtime", lambda _folder: {"model.tflite": "2.9.0"})
         patch.setattr(package_files, "inputs_in_order", lambda _folder: ("input_ids",))
         for name, (family, task, options) in MODELS.items():
-            source = load_source(str(tiny(family, task, layers=1, **options)))
+            source = open_source(name, tiny(family, task, layers=1, **options))
             made[name] = make_package_files(tmp_path_factory.mktemp(name), source, OfTorch(source))
         folder = make_tiny_sentence_transformer(tmp_path_factory.mktemp("sentences") / "model", layers=1)
         source = load_source(str(folder))

@@ -40,6 +40,8 @@ MODELS: dict[str, tuple[str, str, dict[str, Any]]] = {
     "mask": ("bert", "fill-mask", {}),
     "tokens": ("distilbert", "feature-extraction", {}),
     "library": ("roberta", "token-classification", {}),
+    "bytes": ("roberta", "question-answering", {}),
+    "pieces": ("xlm-roberta", "token-classification", {"num_labels": 7}),
 }
 KINDS = (*MODELS, "embedding")
 MASKED = (
@@ -126,6 +128,17 @@ def make_package_files(
     write_golden(golden, folder)
     files.complete(source, golden, runner, {**known, **(facts or {})}, TOLERANCE)
     return Made(folder, source, reference, runner)
+
+
+def open_source(kind: str, folder: Path) -> TorchModel:
+    """Return the source of one of `MODELS`; that of `library` has a token that the tables cannot express."""
+    from tokenizers import AddedToken
+
+    source = load_source(str(folder))
+    if kind == "library":
+        mask = AddedToken("<mask>", single_word=True, normalized=False, special=True)
+        source.tokenizer.backend_tokenizer.add_special_tokens([mask])
+    return source
 
 
 def lstrip_tagger(folder: Path) -> TorchModel:

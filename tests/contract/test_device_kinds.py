@@ -20,6 +20,7 @@ from tests.contract.device_packages import (
     lines_of,
     lstrip_tagger,
     make_package_files,
+    open_source,
     run,
 )
 from tests.tiny import SENTENCES
@@ -38,7 +39,7 @@ def test_samples_of_every_kind_run_the_file(
         source = lstrip_tagger(tiny("mpnet", "token-classification", num_labels=7, layers=1))
     else:
         family, task, options = MODELS[kind]
-        source = load_source(str(tiny(family, task, layers=1, **options)))
+        source = open_source(kind, tiny(family, task, layers=1, **options))
     ctx = Context(work=tmp_path, calibration=tuple(Example(s) for s in SENTENCES))
     target, folder = Tflite(seq_len=LENGTHS, graphs="separate", mediapipe=False), tmp_path / "package"
     folder.mkdir()

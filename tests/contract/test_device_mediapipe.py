@@ -15,16 +15,16 @@ from tests.tiny import SENTENCES, make_tokenizer
 SIZES = (0, 2, 3, 5, 9, 24)
 CPP = """
 #include <cstdio>
-#include "wordpiece.hpp"
+#include "tokenizer.hpp"
 void say(const std::string& text) {
   for (unsigned char c : text) std::printf("%02x", c);
   std::printf("\\n");
 }
 int main(int, char** argv) {
-  const plm::WordPiece tokenizer(argv[1]);
+  const plm::Tokenizer tokenizer(argv[1]);
   std::ifstream file(argv[2], std::ios::binary);
   for (std::string line; std::getline(file, line);) {
-    const std::string text = tokenizer.normalize(plm::WordPiece::unescape(line));
+    const std::string text = tokenizer.normalize(plm::unescape(line));
     say(text);
     for (int i = 3; argv[i]; ++i) say(tokenizer.shorten(text, std::stoul(argv[i])));
   }
@@ -42,7 +42,7 @@ public final class Normalize {
         System.out.println(made);
     }
     public static void main(String[] args) throws Exception {
-        WordPiece tokenizer = new WordPiece(
+        Tokenizer tokenizer = new Tokenizer(
                 new FileInputStream(args[0] + "/tokenizer.txt"), new FileInputStream(args[0] + "/vocab.txt"));
         String lines = new String(Files.readAllBytes(Paths.get(args[1])), StandardCharsets.UTF_8);
         for (String line : lines.split("\\n", -1)) {
@@ -175,7 +175,7 @@ def test_the_readme_shows_mediapipe_where_there_is_a_file_for_it(
     assert f"tasks.{task}.create_from_model_path(" in section
     assert section.count("normalize(t") == section.count(f".{call}(") == 3
     assert section.count(str(LENGTHS[-1])) == 3
-    library = made.write(tmp_path / "samples", wordpiece=False, why_not="it is a test")
+    library = made.write(tmp_path / "samples", own_tokenizer=False, why_not="it is a test")
     assert "MediaPipeTasksText" not in (library / "README.md").read_text("utf-8")
 
 

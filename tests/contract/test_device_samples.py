@@ -198,12 +198,10 @@ def test_cpp_cross_compiled_for_64_bit_arm_runs_the_model_as_the_package_did(pac
 
 def test_cpp_compiles_for_every_kind(every_kind: dict[str, Made], tmp_path: Path) -> None:
     """All in one go, each kind in a namespace of its own: standard headers are what takes time to read."""
-    shared = ("encoded.hpp", "litert_api.hpp", "wordpiece.hpp")
     lines = [f"#include <{name}>" for name in ("cmath", "cstdio", "exception", "fstream", "sstream")]
     for kind, cpp in _every_form(every_kind, tmp_path, "cpp").items():
-        for name in shared:
-            if (cpp / name).is_file():
-                shutil.copyfile(cpp / name, tmp_path / name)
+        for path in cpp.glob("*.hpp"):
+            shutil.copyfile(path, tmp_path / path.name)
         header = (cpp / "text_model.hpp").read_text("utf-8")
         own = header.replace("namespace plm {", f"namespace plm_{kind} {{ using namespace plm;")
         (tmp_path / f"{kind}.hpp").write_text(own, "utf-8")
@@ -322,7 +320,7 @@ def test_labels_of_any_spelling_stand_in_every_language(tmp_path: Path) -> None:
         (label, "b"),
         {"input_ids": 0, "token_type_ids": 0},
         "WordPiece",
-        wordpiece=False,
+        own_tokenizer=False,
     )
     write_samples(facts, tmp_path)
     program = tmp_path / "labels.cpp"

@@ -66,7 +66,7 @@ public final class Drive {
 }
 """
 TOKENIZER = (
-    'new WordPiece(new FileInputStream(args[0] + "/tokenizer.txt"), new FileInputStream(args[0] + "/vocab.txt"))'
+    'new Tokenizer(new FileInputStream(args[0] + "/tokenizer.txt"), new FileInputStream(args[0] + "/vocab.txt"))'
 )
 DAMAGES: dict[str, Callable[[list[str]], list[str]]] = {
     "NaN": lambda cells: [*cells[:-1], f"{cells[-1].rpartition(' ')[0]} nan".strip()],
@@ -120,7 +120,7 @@ def java(every_kind: dict[str, Made], lstrip: Made, tmp_path_factory: pytest.Tem
     for kind, of in {**every_kind, "lstrip": lstrip}.items():
         (folder / kind).mkdir()
         name = CLASS_NAMES[kind_of(of.source)]
-        words = f"{TOKENIZER}, " if (of.samples / "java" / "WordPiece.java").is_file() else ""
+        words = f"{TOKENIZER}, " if (of.samples / "java" / "Tokenizer.java").is_file() else ""
         drive = DRIVE.replace("NEW", f"new {name}(ByteBuffer.allocate(0), {words}1)")
         for file, text in (
             *((f.name, f.read_text("utf-8").replace(PACKAGE, "made")) for f in (of.samples / "java").iterdir()),

@@ -41,7 +41,7 @@ class Source:
 def written(folder: Path, kind: str, texts: list[str], outputs: list[dict[str, np.ndarray]]) -> list[list[str]]:
     """Write the table of these texts and outputs; returns its rows."""
     width = next(iter(outputs[0].values())).shape[-1]
-    facts = DeviceFacts("m", kind, (512,), ("input_ids",), tuple(outputs[0]), width, (), {}, "BPE", wordpiece=False)
+    facts = DeviceFacts("m", kind, (512,), ("input_ids",), tuple(outputs[0]), width, (), {}, "BPE", own_tokenizer=False)
     golden = Golden(
         examples=tuple(Example(t) for t in texts),
         ids=tuple({"input_ids": np.array([MASK if w == "M" else 7 for w in t.split()])} for t in texts),

@@ -10,17 +10,10 @@ from tokenizers import AddedToken, Tokenizer, models, normalizers, pre_tokenizer
 
 from converter.device.hard_texts import hard_texts
 from converter.device.parity import LEAST, expected, parity_check, prove, write_parity
-from converter.device.tables import (
-    LAST,
-    SURROGATES,
-    TABLES_FILE,
-    NoTables,
-    escaped,
-    read_tables,
-    unescaped,
-    write_tables,
-)
+from converter.device.tables import TABLES_FILE, NoTables, escaped, read_tables, unescaped, write_tables
 from converter.device.tokenize import DeviceTokenizer
+from converter.device.tokenizer.characters import LAST, SURROGATES
+from converter.device.tokenizer.form import EARLIER_FORMAT
 from converter.validate.checks import Status
 from tests.tiny import SENTENCES, make_tokenizer
 
@@ -118,13 +111,14 @@ def test_a_table_that_is_wrong_is_found_and_its_texts_are_named(tmp_path: Path) 
     path = tmp_path / TABLES_FILE
     wanted = expected(backend, 48)
     # One letter forgets its small form: few texts differ, and each is named.
-    path.write_text(path.read_text("utf-8").replace("replace\t54\t74\n", "replace\t54\t55\n"), "utf-8")
+    path.write_text(path.read_text("utf-8").replace("map\t54\t74\n", "map\t54\t55\n"), "utf-8")
     few = prove(DeviceTokenizer(tmp_path), wanted, (), 48)
     assert few.differing
     assert any("The quick brown fox" in d for d in few.differing)
     # Without its punctuation nothing works: it is left out, which is said.
-    lines = [line for line in path.read_text("utf-8").split("\n") if not line.startswith("replace")]
-    path.write_text("\n".join("alone\t" if line.startswith("alone") else line for line in lines), "utf-8")
+    lines = [line for line in path.read_text("utf-8").split("\n") if not line.startswith("map")]
+    lines[lines.index("split\tpattern\tisolated\t0") + 1] = "set\t"
+    path.write_text("\n".join(lines), "utf-8")
     many = prove(DeviceTokenizer(tmp_path), wanted, (), 48)
     check = parity_check(many)
     assert many.share < LEAST
@@ -132,20 +126,34 @@ def test_a_table_that_is_wrong_is_found_and_its_texts_are_named(tmp_path: Path) 
     assert "too many" in check.detail
 
 
-@pytest.mark.parametrize(("family", "why"), [("roberta", "BPE"), ("albert", "Unigram")])
-def test_a_tokenizer_that_is_no_wordpiece_is_refused_with_the_reason(family: str, why: str) -> None:
-    with pytest.raises(NoTables, match=why):
-        read_tables(make_tokenizer(family).backend_tokenizer)
-
-
-def test_a_normalizer_that_looks_at_its_neighbors_is_refused() -> None:
+def test_a_model_of_another_kind_is_refused_with_the_reason() -> None:
     backend = _uncased()
-    backend.normalizer = normalizers.NFC()
-    with pytest.raises(NoTables, match="NFC looks at more than one character"):
+    backend.model = models.WordLevel({"[UNK]": 0}, unk_token="[UNK]")
+    with pytest.raises(NoTables, match="its model is WordLevel, not one of WordPiece, BPE, Unigram"):
         read_tables(backend)
-    backend.normalizer = normalizers.NFD()
-    with pytest.raises(NoTables, match="reorders accents"):
-        read_tables(backend)
+
+
+def test_tables_of_an_earlier_version_are_read_alike(tmp_path: Path) -> None:
+    backend = _in_parts()
+    for name in ("now", "then"):
+        write_tables(read_tables(backend), tmp_path / name)
+    path = tmp_path / "then" / TABLES_FILE
+    rows = [line.split("\t") for line in path.read_text("utf-8").split("\n")[1:-1]]
+    cells = {row[0]: row[-1] for row in rows if row[0] not in {"special", "map", "set"}}
+    [spaces, alone] = [row[1] for row in rows if row[0] == "set"]
+    lines = [
+        EARLIER_FORMAT,
+        *(f"{name}\t{cells[name]}" for name in ("unknown", "prefix", "longest_word", "single", "pair", "spaces")),
+        f"hangul\t{cells['normalize']}",
+        *(f"special\t{row[1]}\t{row[2][:3]}\t{row[3]}" for row in rows if row[0] == "special"),
+        *(f"{old}\t{value}" for old, value in (("alone", alone), ("dropped", cells.get("drop", "")), ("spaced", ""))),
+        *(f"replace\t{row[1]}\t{row[2]}" for row in rows if row[0] == "map"),
+    ]
+    path.write_text("\n".join(lines) + "\n", "utf-8")
+    assert spaces == cells["spaces"]
+    now, then = (DeviceTokenizer(tmp_path / name) for name in ("now", "then"))
+    for text in (*_random_texts(300, seed=9), *SENTENCES):
+        assert now.tokens(text) == then.tokens(text), ascii(text)
 
 
 def _of_words(*words: str, unknown: str = "[UNK]", lowercase: bool = False) -> Tokenizer:

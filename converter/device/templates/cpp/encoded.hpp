@@ -1,4 +1,4 @@
-// A text (or two) as token ids. Fill it with wordpiece.hpp, or from your tokenizer library.
+// A text (or two) as token ids. Fill it with tokenizer.hpp, or from your tokenizer library.
 #pragma once
 
 #include <cstddef>

@@ -1,6 +1,6 @@
 package {{ package }};
 
-/** A text (or two) as token ids, without padding. Fill it with WordPiece, or from your tokenizer library. */
+/** A text (or two) as token ids, without padding. Fill it with Tokenizer, or from your tokenizer library. */
 public final class Encoded {
     public final int[] ids;
     public final int[] types;

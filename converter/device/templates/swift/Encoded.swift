@@ -1,4 +1,4 @@
-/// A text (or two) as token ids, without padding. Fill it with WordPiece, or from your tokenizer library.
+/// A text (or two) as token ids, without padding. Fill it with Tokenizer, or from your tokenizer library.
 public struct Encoded {
   public var ids: [Int32] = []
   public var types: [Int32] = []
