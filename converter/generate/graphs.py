@@ -65,6 +65,11 @@ def decoder_of(specs: Mapping[str, GraphSpec]) -> GraphSpec:
     return specs[DECODER] if DECODER in specs else specs[MODEL]
 
 
+def keeps_cache(specs: Mapping[str, GraphSpec]) -> bool:
+    """Tell whether graphs hand keys and values on from token to token."""
+    return any(name.startswith(PAST_PREFIX) for spec in specs.values() for name in spec.input_names)
+
+
 def in_order(specs: Mapping[str, GraphSpec]) -> dict[str, GraphSpec]:
     """Return graphs in the order in which they run: an encoder before its decoder."""
     return {name: specs[name] for name in sorted(specs, key=lambda name: name != ENCODER)}
