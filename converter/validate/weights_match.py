@@ -20,6 +20,12 @@ SAMPLE = 24
 LIKE = 0.7
 """Share of equal signs from which a matrix is taken for another one; of unrelated ones half are equal."""
 ROUNDS = 6
+MOST_COLUMNS = 4096
+"""That are fitted at a time, and that tell what rows were multiplied by: an output layer has tens of thousands."""
+MOST_ALIKE = 2
+"""Blocks of which none can be told to be the wrong one."""
+LEAST_STEP = 0.05
+"""Of a block, in parts of the largest of its column."""
 BYTE = 8
 FLOAT_ERROR = {16: 5e-4, 32: 1e-5}
 """Relative error of a float weight of so many bits that was multiplied by factors."""
@@ -98,23 +104,69 @@ def _fitted(one: "Stored", at: int, name: str, weight: "NDArray[np.float32]") ->
     found = one.values[:, at : at + weight.shape[1]]
     if one.bits > BYTE and (block := _unchanged(one, at, name, weight, found)) is not None:
         return block
-    rows, columns = np.ones(len(weight), np.float32), np.ones(weight.shape[1], np.float32)
+    step = max(1, -(-weight.shape[1] // MOST_COLUMNS))
+    rows = _row_factors(found[:, ::step], weight[:, ::step])
+    fits = [
+        _fit(found[:, i : i + MOST_COLUMNS], weight[:, i : i + MOST_COLUMNS], rows, one)
+        for i in range(0, weight.shape[1], MOST_COLUMNS)
+    ]
+    columns, errors = (np.concatenate([getattr(f, side) for f in fits]) for side in ("columns", "errors"))
+    lost, power = sum(f.lost for f in fits) / weight.size, sum((f.power for f in fits), np.zeros(len(weight)))
+    spread = np.sqrt(lost / np.maximum(power, 1e-30)).astype(np.float32)
+    return Block(name, one.name, one.bits, at, rows, columns, errors, spread)
+
+
+def _row_factors(found: "NDArray[np.float32]", weight: "NDArray[np.float32]") -> "NDArray[np.float32]":
+    """Return what the rows of `weight` were multiplied by, the median of them 1."""
+    rows = np.ones(len(weight), np.float32)
     for _ in range(ROUNDS):
         columns = _ratio(found, weight * rows[:, None], axis=0)
         lengths = _lengths(weight * rows[:, None] * columns)
         seen = weight * columns / lengths
-        # One weight may be nearly all of its column: it would answer for its row alone.
-        trust = np.minimum(1, LEVERAGE / np.sqrt(len(weight)) / np.maximum(np.abs(seen), 1e-30))
+        trust = _trust(seen)
         rows = _ratio(found / lengths * trust, seen * trust, axis=1)
-        middle = float(np.median(np.abs(rows))) or 1.0
-        rows, columns = rows / middle, columns * middle
-    made = weight * rows[:, None] * columns
+        rows /= float(np.median(np.abs(rows))) or 1.0
+    return rows
+
+
+@dataclass(frozen=True)
+class _Fit:
+    """Some columns with the factors of all rows known."""
+
+    columns: "NDArray[np.float32]"
+    errors: "NDArray[np.float32]"
+    lost: float
+    """Sum of squared errors, in parts of each column's length."""
+    power: "NDArray[np.float32]"
+    """Of each row, by which its factor is known."""
+
+
+def _fit(
+    found: "NDArray[np.float32]", weight: "NDArray[np.float32]", rows: "NDArray[np.float32]", one: "Stored"
+) -> _Fit:
+    made = weight * rows[:, None]
+    columns = _ratio(found, made, axis=0) if not one.block else _by_blocks(found, made, one.block)
+    made = made * columns
     lengths = _lengths(made)
-    lost = (found - made) / lengths
-    power = np.square(weight * columns / lengths * trust).sum(axis=1)
-    spread = np.sqrt(np.square(lost).mean() / np.maximum(power, 1e-30))
-    errors = np.linalg.norm(lost, axis=0) / _rounding(made / lengths, one.bits)
-    return Block(name, one.name, one.bits, at, rows, columns, errors, spread)
+    seen = weight * columns / lengths
+    power = np.square(seen * _trust(seen)).sum(axis=1)
+    made, lost = made / lengths, (found - made) / lengths
+    errors = np.linalg.norm(lost, axis=0) / _rounding(made, one)
+    if one.block:
+        errors = np.maximum(errors, _block_errors(lost, made, one).max(axis=0))
+    return _Fit(columns, errors.astype(np.float32), float(np.square(lost).sum()), power)
+
+
+def _by_blocks(found: "NDArray[np.float32]", weight: "NDArray[np.float32]", block: int) -> "NDArray[np.float32]":
+    """Return what columns are to be multiplied by, as most of their blocks have it: a wrong scale has no say."""
+    starts = range(0, len(weight), block)
+    ratios = [_ratio(found[i : i + block], weight[i : i + block], axis=0) for i in starts]
+    return np.median(ratios, axis=0) if len(ratios) > MOST_ALIKE else _ratio(found, weight, axis=0)
+
+
+def _trust(seen: "NDArray[np.float32]") -> "NDArray[np.float32]":
+    """Return how far each weight counts: one may be nearly all of its column, and would answer for its row alone."""
+    return np.minimum(1, LEVERAGE / np.sqrt(len(seen)) / np.maximum(np.abs(seen), 1e-30))
 
 
 def _unchanged(
@@ -128,12 +180,28 @@ def _unchanged(
     return Block(name, one.name, one.bits, at, rows, columns, errors, np.zeros_like(rows))
 
 
-def _rounding(made: "NDArray[np.float32]", bits: int) -> "NDArray[np.float32]":
-    """Return the length of the error that rounding columns `[in, out]` to `bits` makes of each, with a scale each."""
-    if bits > BYTE:
-        return np.full(made.shape[1], FLOAT_ERROR[min(bits, 32)], dtype=np.float32)
-    step = np.abs(made).max(axis=0) / (2 ** (bits - 1) - 1)
+def _rounding(made: "NDArray[np.float32]", one: "Stored") -> "NDArray[np.float32]":
+    """Return the length of the error that rounding columns `[in, out]` makes of each, with its scales as they are."""
+    if one.bits > BYTE:
+        return np.full(made.shape[1], FLOAT_ERROR[min(one.bits, 32)], dtype=np.float32)
+    if one.block:
+        steps = _block_steps(made, one)
+        return np.asarray(np.sqrt(np.square(steps).sum(axis=0) * one.block / 12) + FLOAT_ERROR[32], dtype=np.float32)
+    step = np.abs(made).max(axis=0) / (2 ** (one.bits - 1) - 1)
     return np.asarray(step * np.sqrt(len(made) / 12) + FLOAT_ERROR[32], dtype=np.float32)
+
+
+def _block_steps(made: "NDArray[np.float32]", one: "Stored") -> "NDArray[np.float32]":
+    """Return the step of each block `[blocks, out]`; of weights that are next to nothing, one that is not."""
+    steps = np.maximum.reduceat(np.abs(made), range(0, len(made), one.block), axis=0) / (2 ** (one.bits - 1) - 1)
+    return np.maximum(steps, LEAST_STEP * steps.max(axis=0, keepdims=True))
+
+
+def _block_errors(lost: "NDArray[np.float32]", made: "NDArray[np.float32]", one: "Stored") -> "NDArray[np.float32]":
+    """Return the error of each block `[blocks, out]` over what rounding explains: a scale is a block's own."""
+    own = np.sqrt(np.add.reduceat(np.square(lost), range(0, len(lost), one.block), axis=0))
+    allowed = _block_steps(made, one) * np.sqrt(one.block / 12) + FLOAT_ERROR[32]
+    return np.asarray(own / allowed, dtype=np.float32)
 
 
 def _lengths(values: "NDArray[np.float32]") -> "NDArray[np.float32]":
