@@ -1,12 +1,13 @@
 """How fast models that write text decode on a CPU, in each precision, beside what the memory allows.
 
     python benchmarks/decoding.py make FOLDER            export and quantize both shapes, once
-    python benchmarks/decoding.py time FOLDER --threads 1 [--only gpt2-124m] [--precisions int8 int4]
+    python benchmarks/decoding.py time FOLDER --threads 1 [--only gpt2-124m] [--precisions int8 int4] [--peers]
 
 Two shapes with seeded random weights: GPT-2 124M (a prompt of 32 tokens, 48 written) and opus-mt (6 + 6 layers, 512
 wide, 58 101 words; 20 tokens in and out, greedy and with four beams). A token can at best be written in the time in
 which its weights and scales are read: the bound is the measured bandwidth over those bytes. All precisions of a shape
-are timed in turn in one run. Writes `benchmarks/results/decoding.json`.
+are timed in turn in one run; `--peers`: CTranslate2 int8 and onnxruntime-genai too, on the same files, with a Python
+that has them. Writes `benchmarks/results/decoding.json`.
 """
 
 import argparse
@@ -28,7 +29,7 @@ NAME = "decoding"
 SHAPES = ("gpt2-124m", "opus-mt")
 PRECISIONS = ("none", "dynamic", "int8", "int4")
 PROMPT, WRITTEN, SENTENCE = 32, 48, 20
-ROUNDS = 3
+ROUNDS = 5
 
 
 def main() -> None:
@@ -38,13 +39,14 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--only", nargs="*", default=SHAPES)
     parser.add_argument("--precisions", nargs="*", default=PRECISIONS)
+    parser.add_argument("--peers", action="store_true")
     given = parser.parse_args()
     for shape in given.only:
         if given.what == "make":
             row = make(shape, given.folder / shape, given.precisions)
             remember("made", shape, row)
         else:
-            row = {**measure(shape, given.folder / shape, given.precisions, given.threads)}
+            row = {**measure(shape, given.folder / shape, given.precisions, given.threads, peers=given.peers)}
             remember(f"threads_{given.threads}", shape, row)
         print(shape, row, flush=True)
 
@@ -105,7 +107,12 @@ def make(shape: str, folder: Path, precisions: list[str]) -> dict[str, Any]:
     specs = read_specs(folder)
     files = {name: folder / f"{name}.onnx" for name in specs}
     made["none"] = made.get("none", {}) | {"mb": megabytes(files)}
-    stages = {"dynamic": DynamicInt8(), "int8": Int8Blocks(), "int4": Int4Blocks(method="rtn")}
+    stages = {
+        "dynamic": DynamicInt8(),
+        "int8": Int8Blocks(),
+        "int8:block=128": Int8Blocks(block=128),
+        "int4": Int4Blocks(method="rtn"),
+    }
     source: Any = SimpleNamespace(cache=True, specs=specs)
     for name in precisions:
         if name in stages:
@@ -163,15 +170,28 @@ def read_bytes(path: Path) -> int:
     return sum(seen.values())
 
 
-def measure(shape: str, folder: Path, precisions: list[str], threads: int) -> dict[str, Any]:
+def timers_of(shape: str, folder: Path, precisions: list[str], threads: int, *, peers: bool) -> dict[str, Any]:
+    """Return what times each precision once, and each peer on the same files."""
+    from _decoding_peers import CT2, ct2_timer, genai_timer, make_ct2
+
     from converter.onnx.runner import OnnxRunner
 
-    specs, gbs = read_specs(folder), bandwidth(threads)
-    timers: dict[str, Any] = {}
+    specs, timers = read_specs(folder), {}
     for name in precisions:
         own = folder if name == "none" else folder / name
         run = OnnxRunner({graph: own / f"{graph}.onnx" for graph in specs}, threads).run
         timers[name] = decoder(specs, run) if shape == "gpt2-124m" else translator(specs, run)
+    if peers:
+        if not (folder / CT2).is_dir():
+            make_ct2(shape, seeded(shape)[0], folder)
+        timers["ctranslate2 int8"] = ct2_timer(shape, folder, threads, (PROMPT, WRITTEN, SENTENCE))
+        for name in precisions if shape == "gpt2-124m" else ():
+            timers[f"genai {name}"] = genai_timer(folder if name == "none" else folder / name, threads, PROMPT, WRITTEN)
+    return timers
+
+
+def measure(shape: str, folder: Path, precisions: list[str], threads: int, *, peers: bool) -> dict[str, Any]:
+    gbs, timers = bandwidth(threads), timers_of(shape, folder, precisions, threads, peers=peers)
     best: dict[str, dict[str, float]] = {name: {} for name in timers}
     for _ in range(ROUNDS):
         for name, timed in timers.items():
@@ -179,11 +199,13 @@ def measure(shape: str, folder: Path, precisions: list[str], threads: int) -> di
                 best[name][what] = min(value, best[name].get(what, value))
     for name, row in best.items():
         if "ms_a_token" in row:
-            own = folder if name == "none" else folder / name
-            n_bytes = read_bytes(own / "model.onnx")
             row["tokens_per_second"] = round(1e3 / row["ms_a_token"], 1)
-            row["of_bound"] = round(n_bytes / gbs / 1e6 / row["ms_a_token"], 3)
-            row["mb_read_a_token"] = round(n_bytes / 1e6, 1)
+            file = name.removeprefix("genai ")
+            if file in precisions:
+                own = folder if file == "none" else folder / file
+                n_bytes = read_bytes(own / "model.onnx")
+                row["of_bound"] = round(n_bytes / gbs / 1e6 / row["ms_a_token"], 3)
+                row["mb_read_a_token"] = round(n_bytes / 1e6, 1)
         row["gb_per_second"] = gbs
     return {name: {k: round(v, 3) for k, v in row.items()} for name, row in best.items()}
 

@@ -24,6 +24,7 @@ IMPORTS = {
 }
 FEW_PROBES = ("--probes", "4")
 """The proof opens package and source as it always does, and takes no longer than it must."""
+LOOSE = [a for limit in ("agreement=0.5", "stability=0.5", "sequences=0.1", "perplexity=2") for a in ("--limit", limit)]
 MAKE = """
 import sys, torch, transformers
 torch.manual_seed(0)
@@ -79,7 +80,9 @@ def measure_writer() -> int:
         if run(["-c", MAKE_WRITER, str(folder)]).exit_code != 0:
             return 1
         weights = (folder / "model.safetensors").stat().st_size
-        row = measure("cpu-int8", folder, weights, [])
+        # Of weights that nobody taught, rounding changes more answers than it does of any real model: with the usual
+        # limits it fails, and the search for the cause would be measured too.
+        row = measure("cpu-int8", folder, weights, LOOSE)
     save("memory", known("memory") | {"writer": {"machine": machine(), "weights_bytes": weights, "cpu-int8": row}})
     return 1 if row["ratio"] > WANTED_RATIO else 0
 
@@ -92,6 +95,7 @@ def measure(target: str, folder: Path, weights: int, more: Sequence[str] = FEW_P
     row = {
         "exit_code": done.exit_code,  # random weights decide little: a gate may well be NOT_RUN or fail
         "seconds": done.seconds,
+        "cpu_seconds": done.cpu_seconds,
         "peak_bytes": done.peak_bytes,
         "imports_bytes": imports,
         "ratio": round(above / weights, 2),

@@ -25,6 +25,7 @@ from _tables import (
     part_of_text,
     table_of,
 )
+from _writing_tables import decoding, generation
 
 BEGIN, END = "<!-- figures: begin (benchmarks/readme_table.py writes them) -->", "<!-- figures: end -->"
 README, PAGE = ROOT / "README.md", ROOT / "docs" / "benchmarks.md"
@@ -77,6 +78,8 @@ def figures() -> str:
         ("vocabulary", vocabulary),
         ("quantize", quantizing),
         ("memory", memory),
+        ("decoding", decoding),
+        ("generation", generation),
     )
     parts = [made for name, write in writers if (made := part(name, write))]
     return "\n".join(parts) if parts else NOT_MEASURED
@@ -122,9 +125,17 @@ def package(target: str, row: dict[str, Any], metric: str | None) -> Cells:
 
 def memory(table: dict[str, Any]) -> str:
     each = ", ".join(f"`{target}` {row['ratio']:.1f} ×" for target, row in table["targets"].items())
+    writer = table.get("writer")
+    more = ""
+    if writer is not None:
+        row, cpu = writer["cpu-int8"], writer["machine"]["cpu"]
+        more = (
+            f"One of the shape of GPT-2 124M ({megabytes(writer['weights_bytes'])}) takes {row['ratio']:.1f} × and "
+            f"{row['seconds']:.0f} s\n({row['cpu_seconds']:.0f} s of CPU) on {cpu}, proof included.\n"
+        )
     return (
         f"Conversion memory of a BERT-base-sized model ({megabytes(table['weights_bytes'])} of weights), above\n"
-        f"what the imports alone take, as a multiple of those weights: {each}; `benchmarks/memory.py`.\n"
+        f"what the imports alone take, as a multiple of those weights: {each}; `benchmarks/memory.py`.\n{more}"
     )
 
 

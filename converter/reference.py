@@ -230,18 +230,27 @@ def capture_reference(
     """
     probes, run = encode_probes(model, windows_of(model, examples)), torch_run(model)
     if model.cache is not None:
-        probes = _continued(model, probes, run, progress)
-    judged = judge(model, probes, run, progress, "Running the source model")
+        judged = _written(model, probes, run, progress)
+    else:
+        judged = judge(model, probes, run, progress, "Running the source model")
     _refuse_nan(judged)
     return _scored(model, judged, [e for e in evaluation or examples if e.label is not None], progress, notes)
 
 
-def _continued(model: "TorchModel", probes: Sequence[Probe], run: Run, progress: "Progress") -> tuple[Probe, ...]:
-    """Let the source write an answer to each text: everything after it is held to these."""
+def _written(model: "TorchModel", probes: Sequence[Probe], run: Run, progress: "Progress") -> tuple[Judged, ...]:
+    """Let the source write an answer to each text: everything after it is held to these.
+
+    They are drafted several at a time, and written again alone where the source, asked alone, chooses another token.
+    """
+    task: Any = model.task
     made, specs = [], model.specs
     with progress.task("The source model writes", total=len(probes)) as ticker:
-        for probe in probes:
-            made.append(Probe(probe.example, model.task.continued(specs, run, probe.encoding)))
+        drafts = task.drafted(specs, run, [p.encoding for p in probes])
+        for probe, draft in zip(probes, drafts, strict=True):
+            one = run_probe(model, Probe(probe.example, draft), run)
+            if not task.stands(draft, one.outputs):
+                one = run_probe(model, Probe(probe.example, task.continued(specs, run, probe.encoding)), run)
+            made.append(one)
             ticker.advance()
     return tuple(made)
 
@@ -349,10 +358,10 @@ def at_length(
         known = {p.example: known[p.example] for p in probes if p.example in known and _alike(p, known[p.example])}
     missing = tuple(p for p in probes if p.example not in known)
     if source.cache is not None:
-        missing = _continued(short, missing, torch_run(short), progress)
-    known |= {
-        j.example: j for j in judge(short, missing, torch_run(short), progress, "Running the source on truncated texts")
-    }
+        judged = _written(short, missing, torch_run(short), progress)
+    else:
+        judged = judge(short, missing, torch_run(short), progress, "Running the source on truncated texts")
+    known |= {j.example: j for j in judged}
     judged = tuple(known[p.example] for p in probes)
     _refuse_nan(judged)
     if any(p.encoding.length > length for p in reference.scored):

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from converter.artifact import Artifact, Bundle, TorchModel
 from converter.binding import bind
+from converter.generate.graphs import has_cache
 from converter.graphs import GraphSpec
 from converter.onnx.export import ExportOnnx
 from converter.onnx.model import OnnxModel
@@ -56,7 +57,7 @@ class CpuInt8(Target):
         return find_models(folder, specs)
 
     def open(self, folder: Path, specs: Mapping[str, GraphSpec], threads: int = 1) -> Runner:
-        return OnnxRunner(find_models(folder, specs), threads)
+        return OnnxRunner(find_models(folder, specs), threads, arena=not has_cache(specs))
 
     def own_checks(
         self, bundle: Bundle, source: TorchModel, reference: "Reference", runner: Runner, proof: "ProofContext"

@@ -12,11 +12,21 @@ if TYPE_CHECKING:
     import onnx_ir as ir
     from numpy.typing import NDArray
 
-PRODUCTS = {"MatMul": 1, "Gemm": 1, "MatMulIntegerToFloat": 1, "MatMulInteger": 1, "DynamicQuantizeMatMul": 1}
+BLOCKS = "MatMulNBits"
+PRODUCTS = {
+    "MatMul": 1,
+    "Gemm": 1,
+    "MatMulIntegerToFloat": 1,
+    "MatMulInteger": 1,
+    "DynamicQuantizeMatMul": 1,
+    BLOCKS: 1,
+}
 """Operators that multiply by a matrix, and which of their inputs it is."""
 SCALES = {"MatMulIntegerToFloat": 3, "DynamicQuantizeMatMul": 2}
 """Where such an operator reads the scales of its integer matrix."""
-BEFORE = ("Cast", "Transpose", "DequantizeLinear")
+SCALES_OF_BLOCKS = 2
+BYTE = 8
+BEFORE = ("Cast", "Transpose", "DequantizeLinear", "Reshape")
 """What may stand between a stored weight and who reads it."""
 FOLLOWED = ("Cast", "DequantizeLinear", "Mul")
 """What brings a looked-up row of a quantized table back to float."""
@@ -27,12 +37,17 @@ def stored_parameters(path: Path) -> Iterator[Stored]:
     from converter.onnx.read import read_onnx
 
     model = read_onnx(path)
-    done: set[str] = set()
+    done: set[tuple[str, str]] = set()
     for node in model.graph:
-        found = _product(node) if node.op_type in PRODUCTS else _table(node) if node.op_type == "Gather" else None
-        if found is not None and found.name not in done:
-            done.add(found.name)
+        read = _READ.get(node.op_type)
+        # A table that is the output layer too is both.
+        if read is None or (key := (node.op_type, _stored_name(node))) in done:
+            continue
+        done.add(key)
+        found = read(node)
+        if found is not None:
             yield found
+            del found  # before the next one is read
     for name, value in model.graph.initializers.items():
         tensor = value.const_value
         if tensor is not None and str(tensor.dtype) in ("FLOAT", "FLOAT16") and _is_vector(tensor.shape.numpy()):
@@ -64,6 +79,11 @@ def _constant(value: "ir.Value | None") -> "tuple[np.ndarray[Any, Any], int, str
     values, bits, name = found
     if node.op_type == "Transpose":
         values = values.T
+    elif node.op_type == "Reshape":
+        target = _constant(node.inputs[1])
+        if target is None:
+            return None
+        values = values.reshape(target[0])
     elif node.op_type == "DequantizeLinear":
         values = _dequantized(node, values)
     return values, bits, name
@@ -108,6 +128,46 @@ def _scale_behind(node: "ir.Node") -> "tuple[np.ndarray[Any, Any], int, str] | N
     return None
 
 
+def _blocks(node: "ir.Node", weights: "ir.Value | None") -> "tuple[NDArray[np.float32], int, int] | None":
+    """Return weights in blocks as `[rows, blocks * block]`, their bits and the block.
+
+    None where each block has a zero point of its own, which this tool never writes.
+    """
+    stored, scales = _constant(weights), _constant(node.inputs[SCALES_OF_BLOCKS])
+    if stored is None or scales is None or any(v is not None for v in node.inputs[3:4]):
+        return None
+    rows = len(stored[0])
+    bits, block = node.attributes["bits"].as_int(), node.attributes["block_size"].as_int()
+    packed = stored[0].reshape(rows, -1, block * bits // BYTE)
+    if bits < BYTE:
+        packed = np.stack([packed & 0xF, packed >> 4], axis=-1).reshape(rows, -1, block)
+    values = packed.astype(np.float32)
+    values -= np.float32(1 << (bits - 1))
+    values *= scales[0].reshape(rows, -1, 1)
+    return values.reshape(rows, -1), bits, block
+
+
+def _block_product(node: "ir.Node") -> Stored | None:
+    found = _blocks(node, node.inputs[1])
+    if found is None:
+        return None
+    values, bits, block = found
+    return Stored(_stored_name(node), "product", values[:, : node.attributes["K"].as_int()].T, bits, block)
+
+
+def _block_table(node: "ir.Node") -> Stored | None:
+    found = _blocks(node, node.inputs[0])
+    return None if found is None else Stored(_stored_name(node), "table", *found)
+
+
+def _stored_name(node: "ir.Node") -> str:
+    """Return the name of the constant that a product or a look-up reads."""
+    value = node.inputs[PRODUCTS.get(node.op_type, 0)]
+    while value is not None and value.const_value is None and (maker := value.producer()) is not None:
+        value = maker.inputs[0] if maker.op_type in BEFORE else None
+    return f"of {node.name}" if value is None else str(value.name)
+
+
 def _table(node: "ir.Node") -> Stored | None:
     """Return the table of a look-up; of one that is stored in integers, with the scales that are looked up beside."""
     axis = node.attributes["axis"].as_int() if "axis" in node.attributes else 0
@@ -144,3 +204,11 @@ def _looked_up(value: "ir.Value | None") -> "NDArray[np.float32] | None":
         return None if found is None else _wide(found[0])
     rows = _looked_up(node.inputs[0]) if node.op_type in ("Cast", "DequantizeLinear") else None
     return _dequantized(node, rows) if rows is not None and node.op_type == "DequantizeLinear" else rows
+
+
+_READ = dict.fromkeys(PRODUCTS, _product) | {
+    BLOCKS: _block_product,
+    "Gather": _table,
+    "GatherBlockQuantized": _block_table,
+}
+"""What reads the weight of an operator."""

@@ -26,12 +26,17 @@ class OnnxRunner(Runner):
         providers: Sequence[str] = (CPU,),
         *,
         sessions: Mapping[str, Any] | None = None,
+        arena: bool = True,
     ) -> None:
-        """Open `files`, by graph; `sessions`: those opened already."""
+        """Open `files`, by graph; `sessions`: those opened already.
+
+        `arena`: keep what the largest batch took, as sessions do where nothing is said. Logits of a large vocabulary
+        for a batch of texts are hundreds of megabytes.
+        """
         import onnxruntime as ort
 
         if sessions is None:
-            sessions = {name: _opened(path, threads, providers) for name, path in files.items()}
+            sessions = {name: _opened(path, threads, providers, arena=arena) for name, path in files.items()}
         self.sessions = sessions
         self._running = ort.RunOptions()
         STOPPED_AT_LIMITS.add(self)
@@ -51,20 +56,26 @@ class OnnxRunner(Runner):
         self._running.terminate = True
 
 
-def _opened(path: Path, threads: int, providers: Sequence[str]) -> Any:
+def _opened(path: Path, threads: int, providers: Sequence[str], *, arena: bool) -> Any:
     try:
-        return open_session(path, threads, providers)
+        return open_session(path, threads, providers, arena=arena)
     except Exception as error:  # noqa: BLE001 - ONNX Runtime's classes are not exported by name
         raise PackageDamaged(f"ONNX Runtime cannot open it ({_first_line(error)})", where=str(path)) from None
 
 
 def open_session(
-    path: Path, threads: int = 1, providers: Sequence[str] = (CPU,), *, profile: Path | None = None
+    path: Path,
+    threads: int = 1,
+    providers: Sequence[str] = (CPU,),
+    *,
+    profile: Path | None = None,
+    arena: bool = True,
 ) -> Any:
     """Return an inference session that logs nothing but fatal errors; `profile`: how its profile is called."""
     import onnxruntime as ort
 
     options = _options(threads)
+    options.enable_cpu_mem_arena = arena
     if profile is not None:
         options.enable_profiling, options.profile_file_prefix = True, str(profile)
     return ort.InferenceSession(str(path), options, providers=list(providers))

@@ -11,6 +11,7 @@ from converter.generate.forcing import forced_pieces
 from converter.generate.graphs import DECODER
 from converter.graphs import GraphSpec, Run
 from converter.onnx.equality import MAX_ERROR, Differences
+from converter.resources import release_memory
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -29,6 +30,11 @@ class _Case:
     encoding: "dict[str, NDArray[np.int64]]"
     answer: "NDArray[np.int64] | None" = None
 
+    @property
+    def length(self) -> int:
+        """Tokens that logits are given for."""
+        return (self.encoding["attention_mask"] if self.answer is None else self.answer).shape[1]
+
 
 def check_text_graphs(model: Any, specs: Mapping[str, GraphSpec], run: Run, longest: int) -> dict[str, Any]:
     """Compare the graphs that `run` runs with `model`; `longest` is the most tokens that it takes. Returns the facts.
@@ -40,15 +46,17 @@ def check_text_graphs(model: Any, specs: Mapping[str, GraphSpec], run: Run, long
     differences = Differences()
     titles: list[str] = []
     at_once = _tokens_at_once(specs, longest)
-    for case in _cases(specs, longest, at_once):
-        wanted = plain_logits(model, case.encoding, case.answer)
-        real = np.ones(wanted.shape[:2], dtype=bool) if case.answer is not None else case.encoding["attention_mask"] > 0
-        for way, steps in _ways(wanted.shape[1], at_once).items():
+    cases = list(_cases(specs, longest, at_once))
+    kept = [_kept(model, case.length, at_once) for case in cases]
+    wanted = [plain_logits(model, c.encoding, c.answer, k) for c, k in zip(cases, kept, strict=True)]
+    # What was read of the checkpoint is not needed beside the files.
+    release_memory()
+    for case, places, right in zip(cases, kept, wanted, strict=True):
+        for way, steps in _ways(case.length, at_once).items():
             for fed, found in forced_pieces(run, specs, case.encoding, case.answer, steps):
-                differences.add("logits", len(titles), *_real(wanted[:, fed], found, real[:, fed]))
+                differences.add("logits", len(titles), *_pair(case, places, fed, right, found))
                 del found  # before the next piece is made
             titles.append(f"{case.title}, {way}")
-        del wanted  # before those of the next case are made
     _, place, worst = differences.worst()
     if worst > MAX_ERROR:
         raise StageFailed(
@@ -65,28 +73,53 @@ def _tokens_at_once(specs: Mapping[str, GraphSpec], longest: int) -> int:
     return max(1, min(longest, MOST_LOGITS // (ids.draw[1] + 1)))
 
 
-def _ways(length: int, at_once: int) -> dict[str, tuple[int, ...]]:
+def _ways(length: int, at_once: int) -> Mapping[str, tuple[int, ...]]:
     """Return the sizes of the pieces that a text of `length` is fed in, by the name of the way."""
-    made = {}
-    for way, steps in CACHED.items():
-        rest = (length - sum(steps)) // at_once if length > at_once else 0
-        made[way if steps or not rest else f"{at_once} tokens at a time"] = (*steps, *[at_once] * rest)
-    return made
+    if length > at_once:
+        # Each piece finds all before it in the cache; the other ways are tried on the texts that are fed at once.
+        return {f"{at_once} tokens at a time": (at_once,) * (length // at_once)}
+    return CACHED
 
 
-def _real(
-    wanted: "NDArray[np.float32]", found: "NDArray[np.float32]", real: "NDArray[np.bool_]"
+def _kept(model: Any, length: int, at_once: int) -> "NDArray[np.int64] | None":
+    """Return the tokens of a long text whose logits are compared, evenly over it.
+
+    None: all, of a text that is fed at once, or of a model that gives no others.
+    """
+    import inspect
+
+    step = -(-length // at_once)
+    if step < 2 or "logits_to_keep" not in inspect.signature(model.forward).parameters:
+        return None
+    # The first of each piece, and the last of all: no piece is without one.
+    return np.unique(np.concatenate([np.arange(0, length, step), np.arange(0, length, at_once), [length - 1]]))
+
+
+def _pair(
+    case: _Case,
+    kept: "NDArray[np.int64] | None",
+    fed: slice,
+    wanted: "NDArray[np.float32]",
+    found: "NDArray[np.float32]",
 ) -> "tuple[NDArray[np.float32], NDArray[np.float32]]":
-    """Return what belongs to real tokens, copied only where there is padding; other shapes stay as they are."""
-    if real.all() or found.shape != wanted.shape:
-        return wanted, found
-    return wanted[real], found[real]
+    """Return the logits of a piece that belong to real tokens, wanted and found; other shapes stay as they are."""
+    if kept is not None:
+        own = (kept >= fed.start) & (kept < fed.stop)
+        return wanted[:, own], found[:, kept[own] - fed.start]
+    right = wanted[:, fed]
+    real = case.encoding["attention_mask"][:, fed] > 0
+    if case.answer is not None or real.all() or found.shape != right.shape:
+        return right, found
+    return right[real], found[real]
 
 
 def plain_logits(
-    model: Any, encoding: "Mapping[str, NDArray[np.int64]]", answer: "NDArray[np.int64] | None" = None
+    model: Any,
+    encoding: "Mapping[str, NDArray[np.int64]]",
+    answer: "NDArray[np.int64] | None" = None,
+    kept: "NDArray[np.int64] | None" = None,
 ) -> "NDArray[np.float32]":
-    """Return the logits of the model's own call, without a cache: `[batch, length, vocabulary]`."""
+    """Return the logits of the model's own call, without a cache: `[batch, length, vocabulary]`, or those of `kept`."""
     import torch
 
     from converter.generate.modules import takes_positions
@@ -96,6 +129,8 @@ def plain_logits(
         feed["decoder_input_ids"] = torch.from_numpy(answer)
     elif takes_positions(model):
         feed["position_ids"] = (feed["attention_mask"].cumsum(1) - 1).clamp(min=0)
+    if kept is not None:
+        feed["logits_to_keep"] = torch.from_numpy(kept)
     with torch.inference_mode():
         logits: NDArray[np.float32] = model(**feed, use_cache=False).logits.float().numpy()
     return logits

@@ -15,6 +15,7 @@ from converter.data.pairs import SOURCE, TARGET, Languages, flat_row, is_pair_co
 from converter.data.probes import ODD_TEXTS, even_sample
 from converter.errors import DataError, SourceError, UsageError
 from converter.examples import Encoding, Example, References, pad_batch
+from converter.generate.drafts import draft, stands
 from converter.generate.forcing import forced_logits
 from converter.generate.graphs import DECODER, causal_graphs, encoder_decoder_graphs
 from converter.generate.languages import target_language, target_languages
@@ -226,6 +227,17 @@ class Writing(LearningToWrite, ABC):
         settings = self.judged_settings
         (answer,) = generate(run, specs, self.prompt_of(encoding), settings).texts(settings)
         return self.with_answer(encoding, np.asarray(answer, dtype=np.int64))
+
+    def drafted(self, specs: Mapping[str, GraphSpec], run: Run, encodings: Sequence[Encoding]) -> list[Encoding]:
+        """Do what `continued` does for several texts at once: beside others an answer may come out otherwise."""
+        answers = draft(run, specs, [e.inputs["input_ids"] for e in encodings], self.judged_settings)
+        return [self.with_answer(e, np.asarray(a, dtype=np.int64)) for e, a in zip(encodings, answers, strict=True)]
+
+    def stands(self, encoding: Encoding, outputs: Outputs) -> bool:
+        """Tell by what a model says of a text alone, and its drafted answer, that it would write that answer."""
+        ids, answer = encoding.inputs["input_ids"], encoding.answer
+        assert answer is not None
+        return stands(ids if self.causal else None, len(ids), answer, outputs["logits"], self.judged_settings)
 
     def feed(
         self, specs: Mapping[str, GraphSpec], encodings: Sequence[Encoding], lengths: Mapping[str, int] | None = None

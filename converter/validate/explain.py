@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from converter.artifact import Artifact, TorchModel
 from converter.precision import Limits
 from converter.reference import Reference
+from converter.resources import release_memory
 from converter.validate.answers import RunFailed
 from converter.validate.checks import Evaluation
 from converter.validate.compare import compare
@@ -64,6 +65,7 @@ def _only(source: TorchModel, reference: Reference, rows: Sequence[int]) -> Refe
 def _boundary(
     source: TorchModel, reference: Reference, name: str, made: Artifact, progress: "Progress"
 ) -> Boundary | None:
+    release_memory()
     run = made.runs()
     if run is None:
         return None

@@ -75,17 +75,22 @@ def check_stability(
             (f"in a batch of {min(BATCH, runner.max_batch or BATCH)}", list(_batched(sample, runner.max_batch))),
         ):
             pairs: list[tuple[Judged, Judged]] = []
-            enough = False
+            changes: list[tuple[float, float]] = []
             for rows, length in _in_strides(batches):
-                first = len(pairs) < FIRST
+                n_before = len(changes) + len(pairs)
                 pairs += zip(rows, _run(source, rows, length, runner), strict=True)
                 ticker.advance(len(rows))
-                if first and len(pairs) >= FIRST:
-                    enough = _variation(source, name, pairs, output_range, limits).still
-                if enough:
-                    break
-            if pairs:
-                variations.append(_variation(source, name, pairs, output_range, limits))
+                if source.cache is not None:
+                    # Each text decides for itself, and the logits of all of them would take a model's memory.
+                    changes += _changes(source, pairs, output_range)
+                    pairs.clear()
+                if n_before < FIRST <= len(changes) + len(pairs):
+                    so_far = changes + _changes(source, pairs, output_range)
+                    if _variation(name, so_far, limits).still:
+                        break
+            changes += _changes(source, pairs, output_range)
+            if changes:
+                variations.append(_variation(name, changes, limits))
     return _judge(variations, limits), variations
 
 
@@ -140,13 +145,12 @@ def _padded_to(encodings: Sequence[Encoding], length: int) -> dict[str, int]:
     return {axis: n + length - max(longest.values()) for axis, n in longest.items()}
 
 
-def _variation(
-    source: "TorchModel",
-    name: str,
-    pairs: "list[tuple[Judged, Judged]]",
-    output_range: "dict[str, float]",
-    limits: "Limits",
-) -> Variation:
+def _changes(
+    source: "TorchModel", pairs: "list[tuple[Judged, Judged]]", output_range: "dict[str, float]"
+) -> list[tuple[float, float]]:
+    """Return how far each text's answer is the same, and its largest change over the range: infinite if unsound."""
+    if not pairs:
+        return []
     alone = [a for a, _ in pairs]
     # An answer that is not a number is another answer, whatever it would decide.
     sound = [all(np.isfinite(b.outputs[n]).all() for n in a.outputs) for a, b in pairs]
@@ -154,12 +158,19 @@ def _variation(
     decisions = zip(source.task.decisions(alone), source.task.decisions(again), sound, strict=True)
     same = [source.task.same(a, b) if ok else 0.0 for a, b, ok in decisions]
     moved = [
-        max(relative_error(b.outputs[n], value, output_range[n]) for n, value in a.outputs.items())
-        for a, b in zip(alone, again, strict=True)
+        max(relative_error(b.outputs[n], value, output_range[n]) for n, value in a.outputs.items()) if ok else math.inf
+        for a, b, ok in zip(alone, again, sound, strict=True)
     ]
-    ties = ties_of(same, [m if ok else math.inf for m, ok in zip(moved, sound, strict=True)], limits)
+    return list(zip(same, moved, strict=True))
+
+
+def _variation(name: str, changes: Sequence[tuple[float, float]], limits: "Limits") -> Variation:
+    same, moved = [s for s, _ in changes], [m for _, m in changes]
+    ties = ties_of(same, moved, limits)
     same = [1.0 if i in ties else s for i, s in enumerate(same)]
-    return Variation(name, len(pairs), sum(s < 1 for s in same), float(np.mean(same)), max(moved))
+    # What is unsound has no size.
+    most = max((m for m in moved if not math.isinf(m)), default=0.0)
+    return Variation(name, len(changes), sum(s < 1 for s in same), float(np.mean(same)), most)
 
 
 def _judge(variations: Sequence[Variation], limits: "Limits") -> Check:

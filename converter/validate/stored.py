@@ -24,6 +24,8 @@ class Stored:
     values: "NDArray[np.float32]"
     bits: int
     """That each value takes in the file: 32, 16, 8 or 4."""
+    block: int = 0
+    """Inputs of a product, or places of a row, that share a scale; 0: all of them."""
 
 
 def digest_of(one: Stored) -> bytes:

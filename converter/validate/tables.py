@@ -17,6 +17,10 @@ FLOAT_ROOM = {16: 1.5e-3, 32: 1e-5}
 """What a value of a float table may be off, over the largest of its row."""
 FOUR_BIT_ROOM = 0.75
 """What a row in four bits may be off, over its length: the largest values are clipped. Of another row it is 1.4."""
+BLOCK_ROOM = {8: ROOM, 4: 2.5}
+"""Of a step of a block with a scale of its own; in four bits the largest values of a block are clipped."""
+PIECE = 1 << 22
+"""Values that are compared at a time."""
 SHARE = 0.5
 """Rows that must be right for a table of another size to be taken for the same one."""
 FIRST_ROWS = (0, 1, 2)
@@ -45,7 +49,7 @@ def compared_rows(one: "Stored", source: "Mapping[str, NDArray[np.float32]]") ->
         for first in FIRST_ROWS if rows < len(wanted) else (0,):
             part = wanted[first : first + rows]
             if len(part) == rows:
-                wrong = np.flatnonzero(~_within(one.values, part, one.bits))
+                wrong = np.flatnonzero(~_within(one, part))
                 yield TableFound(name, one.name, tuple((wrong + first).tolist()), rows)
 
 
@@ -63,15 +67,29 @@ def likely_tables(found: "Sequence[TableFound]", source: "Mapping[str, NDArray[n
             yield TableFound(name, None)
 
 
-def _within(found: "NDArray[np.float32]", wanted: "NDArray[np.float32]", bits: int) -> "NDArray[np.bool_]":
+def _within(one: "Stored", wanted: "NDArray[np.float32]") -> "NDArray[np.bool_]":
     """Tell of each row whether it is the wanted one within what its precision allows."""
+    step = max(1, PIECE // max(1, wanted.shape[1]))
+    places = range(0, len(wanted), step)
+    most = max((float(np.abs(wanted[i : i + step]).max()) for i in places), default=0.0)
+    made = [_rows_within(one, one.values[i : i + step], wanted[i : i + step], most) for i in places]
+    return np.concatenate(made) if made else np.zeros(0, dtype=bool)
+
+
+def _rows_within(
+    one: "Stored", found: "NDArray[np.float32]", wanted: "NDArray[np.float32]", most: float
+) -> "NDArray[np.bool_]":
+    """Do so for some rows; `most` is the largest value of the whole table."""
     largest = np.abs(wanted).max(axis=1)
     off = np.abs(found - wanted)
-    if bits in FLOAT_ROOM:
-        return np.asarray(off.max(axis=1) <= FLOAT_ROOM[bits] * largest + 1e-6)
-    if bits == 4:
+    if one.bits in FLOAT_ROOM:
+        return np.asarray(off.max(axis=1) <= FLOAT_ROOM[one.bits] * largest + 1e-6)
+    if one.block and wanted.shape[1] % one.block == 0:
+        size, off = (np.abs(a).reshape(len(a), -1, one.block).max(axis=2) for a in (wanted, off))
+        return np.asarray((off <= BLOCK_ROOM[one.bits] * size / (2 ** (one.bits - 1) - 1) + 1e-6).all(axis=1))
+    if one.bits == 4:
         allowed = FOUR_BIT_ROOM * np.linalg.norm(wanted, axis=1) + 1e-6
         return np.asarray(np.linalg.norm(off, axis=1) <= allowed)
     # The scales of rows are rounded up to multiples of one unit.
-    step = largest / 127 + float(largest.max(initial=0)) / 127**2
+    step = largest / 127 + most / 127**2
     return np.asarray(off.max(axis=1) <= ROOM * step + 1e-6)

@@ -22,6 +22,12 @@ LIKE = 0.7
 ROUNDS = 6
 SETTLED = 1e-2
 """Change of a row's factor, over the median one, below which another round of fitting would tell nothing new."""
+MOST_COLUMNS = 4096
+"""That are fitted at a time, and that tell what rows were multiplied by: an output layer has tens of thousands."""
+MOST_ALIKE = 2
+"""Blocks of which none can be told to be the wrong one."""
+LEAST_STEP = 0.05
+"""Of a block, in parts of the largest of its column."""
 BYTE = 8
 FLOAT_ERROR = {16: 5e-4, 32: 1e-5}
 """Relative error of a float weight of so many bits that was multiplied by factors."""
@@ -115,35 +121,88 @@ def _source_at(values: "NDArray[np.float32]", at: int, source: "Mapping[str, Kno
 
 
 def _fitted(one: "Stored", at: int, name: str, weight: "NDArray[np.float32]") -> Block:
-    """Fit by least squares, every column as large as any other: rounding is alike in each, whatever its size.
+    """Fit by least squares, every column as large as any other: rounding is alike in each, whatever its size."""
+    found = one.values[:, at : at + weight.shape[1]]
+    if one.bits > BYTE and (block := _unchanged(one, at, name, weight, found)) is not None:
+        return block
+    step = max(1, -(-weight.shape[1] // MOST_COLUMNS))
+    rows = _row_factors(*map(np.asfortranarray, (found[:, ::step], weight[:, ::step])))
+    fits = [
+        _fit(*map(np.asfortranarray, (found[:, i : i + MOST_COLUMNS], weight[:, i : i + MOST_COLUMNS])), rows, one)
+        for i in range(0, weight.shape[1], MOST_COLUMNS)
+    ]
+    columns, errors = (np.concatenate([getattr(f, side) for f in fits]) for side in ("columns", "errors"))
+    lost, power = sum(f.lost for f in fits) / weight.size, sum((f.power for f in fits), np.zeros(len(weight)))
+    spread = np.sqrt(lost / np.maximum(power, 1e-30)).astype(np.float32)
+    return Block(name, one.name, one.bits, at, rows, columns, errors, spread)
+
+
+def _row_factors(found: "NDArray[np.float32]", weight: "NDArray[np.float32]") -> "NDArray[np.float32]":
+    """Return what the rows of `weight` were multiplied by, the median of them 1.
 
     Sums of products that do not change are made once; all arrays have one order in memory, and few are made.
     """
-    weight, found = np.asfortranarray(weight), np.asfortranarray(one.values[:, at : at + weight.shape[1]])
-    if one.bits > BYTE and (block := _unchanged(one, at, name, weight, found)) is not None:
-        return block
     squares, products, parts = weight * weight, found * weight, np.empty_like(weight)
     ratios = np.divide(found, weight, out=np.zeros_like(weight), where=squares > 0)
-    rows, most = np.ones(len(weight), np.float32), LEVERAGE**2 / len(weight)
+    rows = np.ones(len(weight), np.float32)
     for _ in range(ROUNDS):
         before = rows
         columns = _quotient(rows @ products, (rows * rows) @ squares)
         lengths = _floored(np.abs(columns) * np.sqrt((rows * rows) @ squares))
-        # One weight may be nearly all of its column: it would answer for its row alone.
-        np.minimum(np.multiply(squares, np.square(columns / lengths), out=parts), most, out=parts)
+        _trusted(squares, np.square(columns / lengths), parts)
         power = parts.sum(axis=1)
         rows = _quotient(np.multiply(parts, ratios, out=parts) @ (1 / _no_zeros(columns)), power)
-        middle = float(np.median(np.abs(rows))) or 1.0
-        rows, columns = rows / middle, columns * middle
+        rows /= float(np.median(np.abs(rows))) or 1.0
         if float(np.abs(rows - before).max(initial=0)) <= SETTLED:
             break
-    made = np.multiply(np.multiply(weight, rows[:, None], out=parts), columns, out=parts)
+    return rows
+
+
+def _trusted(
+    squares: "NDArray[np.float32]", factors: "NDArray[np.float32]", made: "NDArray[np.float32]"
+) -> "NDArray[np.float32]":
+    """Return how far each weight counts: one may be nearly all of its column, and would answer for its row alone."""
+    return np.minimum(np.multiply(squares, factors, out=made), LEVERAGE**2 / len(squares), out=made)
+
+
+@dataclass(frozen=True)
+class _Fit:
+    """Some columns with the factors of all rows known."""
+
+    columns: "NDArray[np.float32]"
+    errors: "NDArray[np.float32]"
+    lost: float
+    """Sum of squared errors, in parts of each column's length."""
+    power: "NDArray[np.float32]"
+    """Of each row, by which its factor is known."""
+
+
+def _fit(
+    found: "NDArray[np.float32]", weight: "NDArray[np.float32]", rows: "NDArray[np.float32]", one: "Stored"
+) -> _Fit:
+    made = weight * rows[:, None]
+    columns = _by_blocks(found, made, one.block) if one.block else _ratios(found, made)
+    made *= columns
     lengths = _lengths(made)
-    largest = np.maximum(made.max(axis=0, initial=0), -made.min(axis=0, initial=0)) / lengths
-    made -= found
-    lost = np.sqrt(np.einsum("ij,ij->j", made, made)) / lengths
-    spread = np.sqrt(np.square(lost).sum() / max(1, weight.size) / np.maximum(power, 1e-30))
-    return Block(name, one.name, one.bits, at, rows, columns, lost / _rounding(largest, len(made), one.bits), spread)
+    power = _trusted(weight * weight, np.square(columns / lengths), np.empty_like(weight)).sum(axis=1)
+    made /= lengths
+    lost = made - found / lengths
+    squared = np.einsum("ij,ij->j", lost, lost)
+    errors = np.sqrt(squared) / _rounding(made, one)
+    if one.block:
+        errors = np.maximum(errors, _block_errors(lost, made, one).max(axis=0))
+    return _Fit(columns, errors.astype(np.float32), float(squared.sum()), power)
+
+
+def _by_blocks(found: "NDArray[np.float32]", weight: "NDArray[np.float32]", block: int) -> "NDArray[np.float32]":
+    """Return what columns are to be multiplied by, as most of their blocks have it: a wrong scale has no say."""
+    starts = range(0, len(weight), block)
+    ratios = [_ratios(found[i : i + block], weight[i : i + block]) for i in starts]
+    return np.median(ratios, axis=0) if len(ratios) > MOST_ALIKE else _ratios(found, weight)
+
+
+def _ratios(found: "NDArray[np.float32]", weight: "NDArray[np.float32]") -> "NDArray[np.float32]":
+    return _quotient(np.einsum("ij,ij->j", found, weight), np.einsum("ij,ij->j", weight, weight))
 
 
 def _unchanged(
@@ -157,15 +216,28 @@ def _unchanged(
     return Block(name, one.name, one.bits, at, rows, columns, errors, np.zeros_like(rows))
 
 
-def _rounding(largest: "NDArray[np.float32]", n: int, bits: int) -> "NDArray[np.float32]":
-    """Return the length of the error that rounding columns of length 1 to `bits` makes of each, with a scale each.
+def _rounding(made: "NDArray[np.float32]", one: "Stored") -> "NDArray[np.float32]":
+    """Return the length of the error that rounding columns `[in, out]` makes of each, with its scales as they are."""
+    if one.bits > BYTE:
+        return np.full(made.shape[1], FLOAT_ERROR[min(one.bits, 32)], dtype=np.float32)
+    if one.block:
+        steps = _block_steps(made, one)
+        return np.asarray(np.sqrt(np.square(steps).sum(axis=0) * one.block / 12) + FLOAT_ERROR[32], dtype=np.float32)
+    step = np.maximum(made.max(axis=0), -made.min(axis=0)) / (2 ** (one.bits - 1) - 1)
+    return np.asarray(step * np.sqrt(len(made) / 12) + FLOAT_ERROR[32], dtype=np.float32)
 
-    `largest` are the sizes of the largest of their `n` weights.
-    """
-    if bits > BYTE:
-        return np.full(len(largest), FLOAT_ERROR[min(bits, 32)], dtype=np.float32)
-    step = largest / (2 ** (bits - 1) - 1)
-    return np.asarray(step * np.sqrt(n / 12) + FLOAT_ERROR[32], dtype=np.float32)
+
+def _block_steps(made: "NDArray[np.float32]", one: "Stored") -> "NDArray[np.float32]":
+    """Return the step of each block `[blocks, out]`; of weights that are next to nothing, one that is not."""
+    steps = np.maximum.reduceat(np.abs(made), range(0, len(made), one.block), axis=0) / (2 ** (one.bits - 1) - 1)
+    return np.maximum(steps, LEAST_STEP * steps.max(axis=0, keepdims=True))
+
+
+def _block_errors(lost: "NDArray[np.float32]", made: "NDArray[np.float32]", one: "Stored") -> "NDArray[np.float32]":
+    """Return the error of each block `[blocks, out]` over what rounding explains: a scale is a block's own."""
+    own = np.sqrt(np.add.reduceat(np.square(lost), range(0, len(lost), one.block), axis=0))
+    allowed = _block_steps(made, one) * np.sqrt(one.block / 12) + FLOAT_ERROR[32]
+    return np.asarray(own / allowed, dtype=np.float32)
 
 
 def _lengths(values: "NDArray[np.float32]") -> "NDArray[np.float32]":

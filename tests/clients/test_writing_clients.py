@@ -166,6 +166,49 @@ def test_onnxruntime_genai_writes_what_the_source_writes_one_text_at_a_time(
         assert found.get("chat") == (made.chat and [made.chat]), made.folder
 
 
+@pytest.fixture(scope="session")
+def rounded(package: Callable[[str], Package], tmp_path_factory: pytest.TempPathFactory) -> list[Package]:
+    """A GPT-2 and a Marian in int8, and what our own loop writes with the same files, alone and in a batch."""
+    return [_round(package(family), tmp_path_factory.mktemp(f"{family}-int8")) for family in ("gpt2", "marian")]
+
+
+def _round(made: Package, root: Path) -> Package:
+    from converter.generate.loop import generate
+    from converter.onnx.model import OnnxModel
+    from converter.quantize.int8 import Int8Blocks
+    from converter.stage import Context, run_stage
+    from targets.cpu_int8 import CpuInt8
+
+    source, target, ctx = made.bundle.source, CpuInt8(), Context(work=root)
+    floats = OnnxModel({graph: made.folder / file for graph, file in made.bundle.files.items()}, source)
+    files, _ = run_stage(Int8Blocks(), floats, ctx)
+    (root / "package").mkdir()
+    bundle = target.emit(files, source, root / "package", ctx)
+    task: Any = source.task
+    settings = replace(task.settings, sample=False, max_new_tokens=STEPS)
+
+    def written(texts: list[str]) -> Tokens:
+        feed = dict(made.tokenizer(texts, padding=True, return_tensors="np"))
+        run = target.open(bundle.folder, source.specs).run
+        return generate(run, source.specs, feed, settings).texts(settings)
+
+    alone = [written([text])[0] for text in TEXTS]
+    assert written(TEXTS) == alone, "rounding in blocks is a row's own: a batch changes nothing"
+    return replace(made, folder=bundle.folder, bundle=bundle, greedy=alone, chat=None)
+
+
+def test_a_package_in_int8_writes_in_every_client_what_our_own_loop_writes_with_the_same_file(
+    rounded: list[Package], client_python: Path, genai_python: Path, node_modules: Path, tmp_path: Path
+) -> None:
+    optimum = ask([str(client_python), str(HERE / "optimum_writing.py")], rounded, tmp_path)
+    js = ask(["node", str(HERE / "transformers_js_writing.mjs"), str(node_modules)], rounded, tmp_path)
+    genai = ask([str(genai_python), str(HERE / "genai_writing.py")], rounded[:1], tmp_path)
+    for answers in (optimum, js, genai):
+        for made, found in zip(rounded, answers, strict=False):
+            assert made.ended(found["alone"]) == made.ended(made.greedy), made.folder
+            assert "batch" not in found or made.ended(found["batch"]) == made.ended(made.greedy), made.folder
+
+
 def test_a_package_says_that_onnxruntime_genai_does_not_open_an_encoder_decoder(
     package: Callable[[str], Package],
 ) -> None:

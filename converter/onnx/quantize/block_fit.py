@@ -30,6 +30,8 @@ Method = Literal["rtn", "awq", "gptq", "awq-gptq"]
 SEARCH_ROWS = 512
 LEAST_ROWS = 16
 """With fewer tokens than this nothing is learned from them."""
+SEEN_OUTPUTS = 1024
+"""Of a product, by which it is told what rounding costs."""
 TABLE_BITS = 8
 """Of tables that no product reads: only rows are looked up, so they cost no time."""
 
@@ -177,7 +179,9 @@ def _round_product(made: FittedGraph, users: Sequence[Product], rows: _Rows, rul
         importance = None if moments is None or tied else np.diag(moments)
         rounded = round_to_nearest(weight, bits, rules.block, importance)
     made.rounded[name] = rounded
-    made.noise[name] = round(_noise(weight, rounded.wide() - weight, moments), 6)
+    # Some of the outputs tell as much as all of them, and a table's errors would take the memory of the table again.
+    some = slice(None, None, max(1, len(weight) // SEEN_OUTPUTS))
+    made.noise[name] = round(_noise(weight[some], rounded.of(some).wide() - weight[some], moments), 6)
 
 
 def _noise(
@@ -186,9 +190,6 @@ def _noise(
     """Return the share of the squared output that `change` makes; inputs that nobody watched count alike."""
     if moments is None:
         return float(np.square(change).sum() / max(float(np.square(weight).sum()), 1e-30))
-    # Some of the outputs tell as much as all of them.
-    step = max(1, len(weight) // 1024)
-    change, weight = change[::step], weight[::step]
     errors, power = (float(np.einsum("oi,oi->", w @ moments, w)) for w in (change, weight))
     return errors / max(power, 1e-30)
 

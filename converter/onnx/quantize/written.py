@@ -44,12 +44,9 @@ def written_texts(given: "OnnxModel", ctx: "Context", count: int) -> "list[Encod
     if source.task.causal and not ctx.calibration_is_builtin:
         return [source.task.encode(source.tokenizer, text, source.max_length) for text in texts]
     run = _lean_run(given)
-    made = []
-    with ctx.progress.task("Writing calibration text", total=len(texts)) as ticker:
-        for text in texts:
-            encoding = source.task.encode(source.tokenizer, text, source.max_length)
-            made.append(source.task.continued(source.specs, run, encoding))
-            ticker.advance()
+    with ctx.progress.task("Writing calibration text"):
+        encodings = [source.task.encode(source.tokenizer, text, source.max_length) for text in texts]
+        made: list[Encoding] = source.task.drafted(source.specs, run, encodings)
     release_memory()
     return made
 

@@ -6,7 +6,7 @@ precision, and made wide by a `Cast` that runtimes fold when they load the file.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -38,11 +38,15 @@ class BlockWeights:
 
     def packed(self) -> "NDArray[np.uint8]":
         """Return the bytes `[out, blocks, block * bits / 8]`: values above zero point, the first in the low half."""
-        zero = 1 << (self.bits - 1)
-        raised = (self.values.astype(np.int16) + zero).astype(np.uint8)
+        # In 8 bits the sum wraps around where it must: -128 becomes 0.
+        raised = self.values.view(np.uint8) + np.uint8(1 << (self.bits - 1))
         if self.bits == 8:
             return raised
         return np.asarray(raised[..., 0::2] | (raised[..., 1::2] << 4), dtype=np.uint8)
+
+    def of(self, outputs: slice) -> "BlockWeights":
+        """Return the weights of some outputs."""
+        return replace(self, values=self.values[outputs], scales=self.scales[outputs])
 
     def wide(self) -> "NDArray[np.float32]":
         """Return the weights `[out, in]` that these stand for."""
