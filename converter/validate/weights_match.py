@@ -19,8 +19,8 @@ SAMPLE = 24
 """Columns whose signs are compared."""
 LIKE = 0.7
 """Share of equal signs from which a matrix is taken for another one; of unrelated ones half are equal."""
-CHANCE, SURELY = 2.0, 0.9
-"""Of few signs, as of three columns, more must be equal: four standard errors of chance, and so many are enough."""
+CHANCE, SURELY = 3.0, 0.9
+"""Of few signs, as of three columns, more must be equal: six standard errors of chance; so many are enough."""
 ROUNDS = 6
 SETTLED = 1e-2
 """Change of a row's factor, over the median one, below which another round of fitting would tell nothing new."""
