@@ -139,26 +139,21 @@ class Walk:
         made = self._compare(run_of(step.made), step.name)
         lossless = step.boundary == EXPORT
         broken = not _worst(made) <= self._allowed(before) if lossless else self._beyond_limits(made)
-        layer = self._wrong_weights(step) or self._layer(self.compressed, step.made, made, before) if broken else ""
+        layer = (
+            self._wrong_weights(step, before) or self._layer(self.compressed, step.made, made, before) if broken else ""
+        )
         return _boundary(step.boundary, step.name, made, broken=broken), layer
 
-    def _wrong_weights(self, step: Step) -> str:
+    def _wrong_weights(self, step: Step, before: Artifact) -> str:
         """Return the layer whose weights a quantizer did not keep: smoothing hides in its values where they changed."""
         if step.boundary != QUANTIZE or step.made is None or not self.reference.probes:
             return ""
-        stored = chain.from_iterable(map(self.target.parameters, step.made.weight_files))
-        return next(iter(wrong_layers(self.compressed, stored, self.reference.probes[0])), "")
+        was, now = (self._wrong(one) if one.weight_files else [] for one in (before, step.made))
+        return next((name for name in now if name not in was), "")
 
-    def _allowed(self, before: Artifact) -> float:
-        """Return the error of a lossless step: it is measured against the source, which compression has left."""
-        if before is self.source:
-            return LOSSLESS
-        return _worst(self._compare(run_of(before), "before")) + LOSSLESS
-
-    def _beyond_limits(self, made: "Evaluation") -> bool:
-        limits, error = self.limits, _worst(made)
-        low = limits.agreement is not None and made.agreement < limits.agreement
-        return low or (limits.max_error is not None and not error <= limits.max_error) or not np.isfinite(error)
+    def _wrong(self, made: Artifact) -> list[str]:
+        stored = chain.from_iterable(map(self.target.parameters, made.weight_files))
+        return wrong_layers(self.compressed, stored, self.reference.probes[0])
 
     def _failed(self, step: Step, before: Artifact) -> tuple[Boundary, str]:
         """Find, of an export that refused its own file, the rewrite after which the graph answers otherwise."""

@@ -79,29 +79,26 @@ def check_weights(
 
 
 def wrong_layers(model: "TorchModel", stored: Iterable[Stored], probe: Probe) -> list[str]:
-    """Return the layers whose weights a file does not have as `model` has them: the surest first, then as they run.
+    """Return the layers whose weights a file does not have as `model` has them: those it lacks, then those of others.
 
-    Surest is a matrix that is not there, then one whose columns are others, then one with a factor of its own.
+    Each kind comes in the order in which the layers run. An exporter may fold a layer into another one: what is wrong
+    in a good file too tells nothing.
     """
-    tables, products, gains = _of_source(model, probe)
-    recognized, rows, blocks, unknown, vectors = known(products), list[TableFound](), list[Block](), [], []
+    tables, products, _ = _of_source(model, probe)
+    recognized, rows, blocks, unknown = known(products), list[TableFound](), list[Block](), []
     for one in stored:
-        match one.kind:
-            case "table":
-                rows += list(compared_rows(one, tables))
-            case "product":
-                found, lost = match_product(one, recognized)
-                blocks += found
-                unknown += [lost] if lost else []
-            case "vector":
-                vectors.append(one.values)
+        if one.kind == "table":
+            rows += list(compared_rows(one, tables))
+        elif one.kind == "product":
+            found, lost = match_product(one, recognized)
+            blocks += found
+            unknown += [lost] if lost else []
     there = {b.source for b in blocks}
     missing = {n for n, w in products.items() if n not in there and max(unknown, default=0) >= w.shape[1]}
     off = {b.source for b in blocks if not float(np.max(b.errors)) <= LIMIT}
     off |= {t.source for t in likely_tables(rows, tables) if t.wrong}
-    odd = {s.block.source for s in strays(blocks, vectors, gains)}
     order = [*tables, *products]
-    return list(dict.fromkeys(name for kind in (missing, off, odd) for name in order if name in kind))
+    return list(dict.fromkeys(name for kind in (missing, off) for name in order if name in kind))
 
 
 def _of_source(

@@ -19,6 +19,8 @@ SAMPLE = 24
 """Columns whose signs are compared."""
 LIKE = 0.7
 """Share of equal signs from which a matrix is taken for another one; of unrelated ones half are equal."""
+CHANCE, SURELY = 3.0, 0.9
+"""Of few signs, as of three columns, more must be equal: six standard errors of chance; so many are enough."""
 ROUNDS = 6
 SETTLED = 1e-2
 """Change of a row's factor, over the median one, below which another round of fitting would tell nothing new."""
@@ -69,13 +71,17 @@ class Known:
     """Columns that are looked at."""
     signs: "NDArray[np.float32]"
     """Of the larger half of the weights of each such column; 0 for the others."""
+    least: float
+    """Share of equal signs from which it is taken for another one."""
 
     @classmethod
     def of(cls, weight: "NDArray[np.float32]") -> "Known":
         picked = np.unique(np.linspace(0, weight.shape[1] - 1, SAMPLE).astype(int))
         some = np.ascontiguousarray(weight[:, picked].T)
         large = np.abs(some) > np.median(np.abs(some), axis=1, keepdims=True)
-        return cls(weight, picked, np.where(large, np.sign(some), 0).astype(np.float32))
+        chance = 0.5 + CHANCE / np.sqrt(max(1, np.count_nonzero(large)))
+        least = max(LIKE, min(SURELY, float(chance)))
+        return cls(weight, picked, np.where(large, np.sign(some), 0).astype(np.float32), least)
 
     def alike(self, values: "NDArray[np.float32]", at: int) -> float:
         """Return the share of these signs that the columns of `values` from `at` on have too."""
@@ -110,12 +116,12 @@ def match_product(one: "Stored", source: "Mapping[str, Known]") -> tuple[list[Bl
 
 
 def _source_at(values: "NDArray[np.float32]", at: int, source: "Mapping[str, Known]") -> str | None:
-    best, name = LIKE, None
+    best, name = 0.0, None
     for candidate, one in source.items():
         if len(one.weight) != len(values) or at + one.weight.shape[1] > values.shape[1]:
             continue
         alike = one.alike(values, at)
-        if alike > best:
+        if alike > max(best, one.least):
             best, name = alike, candidate
     return name
 

@@ -162,7 +162,7 @@ def test_the_layer_whose_weights_a_file_has_not_is_named_before_one_with_other_c
         for name, part in model.module.named_modules()
         if type(part).__name__ == "Linear"
     }
-    rolled, scaled = (next(n for n in layers if n.endswith(end)) for end in ("1.attention.self.value", "query"))
+    rolled, turned = (next(n for n in layers if n.endswith(end)) for end in ("1.attention.self.value", "query"))
 
     def file(*faults: str) -> list[Stored]:
         made = []
@@ -170,11 +170,20 @@ def test_the_layer_whose_weights_a_file_has_not_is_named_before_one_with_other_c
             values = rounded(weight.T)
             if name == rolled and name in faults:
                 values = np.roll(values, values.size // 3).reshape(values.shape)
-            if name == scaled and name in faults:
-                values[:, 3] *= -1
+            if name == turned and name in faults:
+                values[:, 3] = values[::-1, 3]
             made.append(Stored(f"w{len(made)}", "product", values, 8))
         return made
 
     assert wrong_layers(model, file(), probe) == []
     assert wrong_layers(model, file(rolled), probe) == [rolled]
-    assert wrong_layers(model, file(rolled, scaled), probe) == [rolled, scaled]
+    assert wrong_layers(model, file(rolled, turned), probe) == [rolled, turned]
+
+
+def test_columns_of_another_matrix_are_not_taken_for_a_narrow_one() -> None:
+    wide = RANDOM.standard_normal((32, 640)).astype(np.float32)
+    for narrow in np.split(RANDOM.standard_normal((32, 60)).astype(np.float32), 20, axis=1):
+        assert match_product(stored(rounded(narrow)), known({"classifier": narrow}))[1] == 0
+        assert not any(
+            match_product(stored(part), known({"classifier": narrow}))[0] for part in np.split(wide, 10, axis=1)
+        )
