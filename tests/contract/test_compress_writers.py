@@ -278,7 +278,8 @@ def test_a_size_is_met_by_the_share_that_makes_it(source: Callable[[str], TorchM
     whole = source("t5")
     size = forecast_of(whole).bytes(1) / 1e6
     stage = stage_class("prune.structured")
-    options: dict[str, Any] = {"steps": 1, "round_to": 1, "reconstruct": True}
+    # Evenly: a matrix of fewer than 32 rows is kept in float32, and takes more than a wider one.
+    options: dict[str, Any] = {"steps": 1, "round_to": 1, "scope": "layer"}
     _, record = run_stage(stage(size_mb=0.9 * size, **options), whole, context(whole, tmp_path))
     assert "budget_missed" not in record.facts
     assert 0.8 * size < record.facts["budget"]["found"] <= 0.92 * size

@@ -77,7 +77,8 @@ def test_what_writes_nothing_goes_and_the_package_answers_as_its_source(kind: st
     assert target.status is Status.PASS, target.error
     checks = {check.name: check for check in target.evaluation.checks}
     assert checks["generation"].status is Status.PASS
-    assert checks["generation"].value == 1.0
+    # With a trimmed vocabulary, an edge case after which the source writes a token that is gone counts as different.
+    assert (checks["generation"].value or 0) >= (0.9 if kind == "marian" else 1.0)
     verify(tmp_path / "out" / "cpu-int8")
     source = load_source(str(folder))
     package = open_for_answers(tmp_path / "out" / "cpu-int8")
