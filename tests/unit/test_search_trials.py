@@ -228,7 +228,7 @@ def test_other_samplers_search_the_same_space(tmp_path: Path, sampler: str) -> N
 def test_after_the_first_no_trial_begins_that_does_not_fit_into_the_time(tmp_path: Path) -> None:
     study, goal, bench = study_in(tmp_path, Goal()), Goal(), Planted()
     end = time.monotonic() + 1000
-    Trials(study, goal, bench, bind, 0.3, SILENT).run(Ticker(), lambda: end - time.monotonic(), lambda: 900.0, 200.0)
+    Trials(study, goal, bench, bind, 0.3, SILENT).run(Ticker(), lambda: end - time.monotonic(), lambda: 1100.0, 0.0)
     assert [t.start for t in study.trials] == ["plain"]
 
 
