@@ -41,6 +41,7 @@ DISTRIBUTIONS = (
     "litert-torch",
     "ai-edge-litert",
     "ai-edge-quantizer",
+    "litert-lm-builder",
 )
 """What can change a package's bytes or answers."""
 TIMED_FACTS = frozenset({"speed", "not_worth_it", "candidates", "seconds_training"})

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from converter.binding import among, option
+from converter.graphs import Kind
 from converter.precision import Limits, Precision, Quantizer
 from converter.stage import Context, Outcome
 from converter.tflite.file import read_flat
@@ -36,7 +37,7 @@ class LitertInt4(Quantizer[TfliteModel]):
     precision = Precision("int4", Limits(agreement=0.96, stability=0.99, max_drop=0.03, sequences=0.5, perplexity=1.1))
     gentler: ClassVar[tuple[str, ...]] = ("int4:embeddings=8", "mixed", "mixed:kept=0.7", "dynamic")
     summary = "int4 weights in blocks"
-    takes = ("encoder", "decoder", "encoder-decoder")
+    takes: ClassVar[tuple[Kind, ...]] = ("encoder", "decoder", "encoder-decoder")
     needs_text = True
 
     def run(self, given: TfliteModel, ctx: Context) -> Outcome[TfliteModel]:

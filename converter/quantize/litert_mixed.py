@@ -1,8 +1,10 @@
 """Mixed precision for TFLite: int4, and int8 for the layers that 4 bits harm most."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from converter.binding import option, span
+from converter.graphs import Kind
 from converter.precision import Limits, Precision
 from converter.quantize.litert_int4 import LitertInt4
 from converter.stage import Context, Outcome
@@ -21,7 +23,7 @@ class LitertMixed(LitertInt4):
     )
 
     target = "tflite"
-    takes = ("encoder",)
+    takes: ClassVar[tuple[Kind, ...]] = ("encoder",)
     precision = Precision("mixed", Limits(agreement=0.97, stability=0.99, max_drop=0.02))
     gentler = ("mixed:kept=0.7", "mixed:kept=0.9", "dynamic")
     summary = "int4 weights, int8 in the layers most sensitive to 4 bits"

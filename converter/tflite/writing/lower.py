@@ -139,7 +139,7 @@ def check_writer(model: Any, specs: Mapping[str, GraphSpec], run: Run, layout: L
         StageFailed: logits are further off than 1e-4 of their range, or not finite; names the worst case.
 
     """
-    differences, titles = Differences(), []
+    differences, titles = Differences(), list[str]()
     for case in _cases(specs, layout):
         wanted = last_logits(model, case.encoding, case.answer, LAST)
         last = wanted.shape[1]

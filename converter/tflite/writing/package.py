@@ -45,7 +45,7 @@ def writer_stages(
                 where=f"{where} {precision}",
                 hint=f"leave {fit} out",
             )
-        made = bind(quantizers(target)[precision], options, where)
+        made: Any = bind(quantizers(target)[precision], options, where)
         return (lower, replace(made, **{name: 0 for name in FITS if hasattr(made, name)}))
     if options:
         raise RecipeError(
