@@ -1,6 +1,8 @@
-"""The sentences that say how the gate was tried, and what the proof costs."""
+"""The sentences that say how the gate was tried, what the proof costs, and how equal the samples' tokenizers are."""
 
 from typing import Any
+
+from _tables import megabytes, number, table_of
 
 
 def mutations(table: dict[str, Any]) -> str:
@@ -29,4 +31,36 @@ def proof_time(table: dict[str, Any]) -> str:
         f"({wall:.0f} s beside {rest:.0f} s{busy}), and {table['without_speed']['cpu']:.0%} without measuring speed.\n"
         f"At most {table['wanted']:.0%} was wanted{given_up}; `benchmarks/proof_time.py`. What was given up for it:\n\n"
         + "".join(f"- {one}\n" for one in table["given_up"])
+    )
+
+
+def device_tokenizers(table: dict[str, Any]) -> str:
+    """Return how the samples' tokenizers compare with Hugging Face's, by kind."""
+    languages = {"cpp": "C++", "java": "Java", "python": "Python"}
+
+    def share(row: dict[str, Any], of: str) -> str:
+        least = min(row[name][of] for name in languages)
+        return "all" if least == 1 else f"{least:.2%}"
+
+    texts = {f"{row['texts']:,}".replace(",", " ") for row in table["kinds"].values()}
+    return table_of(
+        f"Tokenizers of the samples beside Hugging Face's `tokenizers`: the least share of equal ids on\n"
+        f"{' or '.join(sorted(texts))} random and on the hard texts, and of equal text from ids; microseconds for a\n"
+        "sentence of 13 words on one thread; `benchmarks/device_tokenizers.py`:",
+        "tokenizer | pieces: | tables: | random: | hard: | decoded: | "
+        + " | ".join(f"{name}, µs:" for name in languages.values())
+        + " | library, µs:",
+        [
+            (
+                kind,
+                str(row["pieces"]),
+                megabytes(row["tables_bytes"]),
+                share(row, "equal"),
+                f"{share(row, 'equal_hard')} of {row['hard_texts']}",
+                share(row, "equal_decoded") if row["decoded"] else "",
+                *(number(row[name]["us_per_text"], 0) for name in languages),
+                number(row["library_us"], 0),
+            )
+            for kind, row in table["kinds"].items()
+        ],
     )

@@ -4,9 +4,9 @@
 
 The tokenizers are trained here on made-up text (`tests/tokenizer_kinds.py`); two have a vocabulary of real size. Texts
 are random (letters, scripts, marks, controls, unassigned characters, special tokens among them) and the hard texts of
-the proof that every package carries, each as it is, twice in a row, and backwards. Each text is encoded by the tables
-in C++, Java and Python; what has another sequence of ids is counted. Decoded are the ids of 2 000 texts and as many
-random sequences, at once and token by token. Times are per text of a sentence, one thread, the best of three.
+the proof that every package carries, each as it is, twice in a row, backwards, and in capitals. Each text is encoded by
+the tables in C++, Java and Python; what has another sequence of ids is counted. Decoded are the ids of 2 000 texts and
+as many random sequences, at once and token by token. Times are per text of a sentence, one thread, the best of three.
 Writes `benchmarks/results/device_tokenizers.json` after every kind.
 """
 
@@ -121,9 +121,9 @@ def measure(backend: Any, commands: dict[str, list[str]], work: Path, n_texts: i
 
 
 def hard_strings(backend: Any) -> list[str]:
-    """Return the hard texts that every package is proven on, each in three ways."""
+    """Return the hard texts that every package is proven on, each in four ways."""
     own = list(dict.fromkeys(text for e in expected(backend, 512) for text in (e.hard.text, e.hard.pair or "")))
-    return list(dict.fromkeys(made for text in own for made in (text, text + text, text[::-1])))
+    return list(dict.fromkeys(made for text in own for made in (text, text + text, text[::-1], text.upper())))
 
 
 def _asked(

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from _gate_tables import mutations, proof_time
+from _gate_tables import device_tokenizers, mutations, proof_time
 from _measure import RESULTS, ROOT
 from _tables import (
     Cells,
@@ -69,6 +69,7 @@ def figures() -> str:
         ("peers", peers),
         ("cpu_profile", profile),
         ("mobile", mobile),
+        ("device_tokenizers", device_tokenizers),
         ("menu", menu),
         ("families", families),
         ("pruning", pruning),

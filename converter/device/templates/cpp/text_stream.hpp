@@ -5,11 +5,22 @@
 
 namespace plm {
 
+// What ids stand for.
+struct Spellings {
+  std::vector<std::string> pieces;                 // in the order of their ids
+  std::unordered_map<int32_t, Special> specials;  // by their ids
+
+  // Null where there is no such id.
+  const std::string* find(int32_t id, bool with_special) const {
+    const auto special = specials.find(id);
+    if (special != specials.end()) return special->second.special && !with_special ? nullptr : &special->second.spelling;
+    return id >= 0 && static_cast<size_t>(id) < pieces.size() ? &pieces[id] : nullptr;
+  }
+};
+
 class TextStream {
  public:
-  using Spellings = std::unordered_map<int32_t, std::string>;
-
-  // `spellings`: of all ids that are text; it must outlive this. `how`: the row "decode" of tokenizer.txt.
+  // `spellings` must outlive this. `how`: the row "decode" of tokenizer.txt.
   TextStream(const std::vector<std::string>& how, const Spellings& spellings) : spellings_(spellings), bytes_(how.at(0) == "bytes") {
     if (bytes_) return;
     sign_ = unescape(how.at(1));
@@ -21,11 +32,11 @@ class TextStream {
 
   // What a token adds to the text and is certain: maybe nothing, maybe earlier tokens' text too.
   std::string add(int32_t id) {
-    const auto found = spellings_.find(id);
-    if (found == spellings_.end()) return {};
-    if (bytes_) return add_bytes(found->second);
+    const std::string* found = spellings_.find(id, false);
+    if (!found) return {};
+    if (bytes_) return add_bytes(*found);
     std::string piece;
-    const std::string& own = found->second;
+    const std::string& own = *found;
     for (size_t i = 0; i < own.size();) {
       if (!sign_.empty() && own.compare(i, sign_.size(), sign_) == 0) {
         if (!first_ || !first_loses_) piece += ' ';

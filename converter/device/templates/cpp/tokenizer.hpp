@@ -84,8 +84,8 @@ class Tokenizer {
 
   // The spelling of a token id; empty where there is none.
   std::string spelling(int32_t id) const {
-    const auto found = all_.find(id);
-    return found == all_.end() ? std::string() : found->second;
+    const std::string* found = spellings_.find(id, true);
+    return found ? *found : std::string();
   }
 
   // Where the words that white space separates begin and end, in bytes.
@@ -108,20 +108,18 @@ class Tokenizer {
   std::vector<Splitter> splits_;
   std::unique_ptr<const Model> model_;
   std::vector<std::string> decode_;
-  TextStream::Spellings all_, spellings_;  // of every id, and of those that are text
+  Spellings spellings_;
   std::unordered_map<uint32_t, std::vector<Special>> specials_;  // by their first character, the longest first
 
-  explicit Tokenizer(const Tables& tables)
+  explicit Tokenizer(Tables tables)
       : single_(tables.slots("single")), pair_(tables.slots("pair")), spaces_(tables.cell("spaces")), model_(model_of(tables)) {
     for (const Step& step : tables.normalizer) normalizer_.push_back(normalizer_of(step, spaces_));
     for (const Step& step : tables.splits) splits_.push_back(splitter_of(step));
     const auto how = tables.cells.find("decode");
     if (how != tables.cells.end()) decode_ = how->second;
-    for (size_t id = 0; id < tables.pieces.size(); ++id) all_[static_cast<int32_t>(id)] = tables.pieces[id];
-    for (const Special& s : tables.specials) all_[s.id] = s.spelling;
-    spellings_ = all_;
+    spellings_.pieces = std::move(tables.pieces);
     for (const Special& s : tables.specials) {
-      if (s.special) spellings_.erase(s.id);
+      spellings_.specials.emplace(s.id, s);
       if (!s.content.empty()) specials_[s.content[0]].push_back(s);
     }
     for (auto& alike : specials_)

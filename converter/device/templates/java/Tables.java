@@ -133,6 +133,14 @@ final class Tables {
         }
     }
 
+    /** Gives back the memory of what the steps and the model have taken over. */
+    void forgetRead() {
+        normalizer.clear();
+        splits.clear();
+        last = null;
+        cells.keySet().removeAll(Arrays.asList("merges", "scores"));
+    }
+
     String cell(String name) {
         return cells.get(name)[0];
     }

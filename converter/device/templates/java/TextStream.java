@@ -1,10 +1,13 @@
 package {{ package }};
 
+import java.nio.charset.StandardCharsets;
+import java.util.Arrays;
 import java.util.Map;
 
 /** Text as its tokens come: what is handed out never changes, also where a token ends inside a character. */
 public final class TextStream {
-    private final Map<Integer, String> spellings;
+    private final Tables tables;
+    private final Map<Integer, Tables.Special> specials;
     private final boolean bytes;
     private final String sign;
     private final boolean firstLoses;
@@ -19,24 +22,28 @@ public final class TextStream {
     private Utf8 run;
     private int runLength;
 
-    /** {@code spellings}: of all ids that are text. */
-    TextStream(String[] how, Map<Integer, String> spellings) {
-        this.spellings = spellings;
+    /** {@code specials}: by their ids. */
+    TextStream(Tables tables, Map<Integer, Tables.Special> specials) {
+        this.tables = tables;
+        this.specials = specials;
+        String[] how = tables.cells.get("decode");
+        if (how == null) throw new UnsupportedOperationException("the tables do not say how ids become text");
         bytes = how[0].equals("bytes");
         sign = bytes ? "" : Tables.unescape(how[1]);
         firstLoses = !bytes && how[2].charAt(0) == '1';
         fallsBack = !bytes && how[2].charAt(1) == '1';
         left = bytes ? 0 : how[3].equals("*") ? Integer.MAX_VALUE : Integer.parseInt(how[3]);
         trimsEnd = !bytes && how[4].equals("*");
-        java.util.Arrays.fill(letterBytes, -1);
+        Arrays.fill(letterBytes, -1);
         int[] letters = Splitter.byteLetters();
         for (int b = 0; b < 256; b++) letterBytes[letters[b]] = b;
     }
 
     /** What a token adds to the text and is certain: maybe nothing, maybe earlier tokens' text too. */
     public String add(int id) {
-        String piece = spellings.get(id);
-        if (piece == null) return "";
+        Tables.Special special = specials.get(id);
+        if (special == null && (id < 0 || id >= tables.pieces.size()) || special != null && special.special) return "";
+        String piece = special == null ? tables.pieces.get(id) : special.spelling;
         if (bytes) return addBytes(piece);
         if (!sign.isEmpty()) piece = piece.replace(sign, first && firstLoses ? "" : " ");
         first = false;
@@ -61,7 +68,7 @@ public final class TextStream {
         if (known) {
             for (int i = 0; i < piece.length(); i++) characters.add(letterBytes[piece.charAt(i)]);
         } else {
-            for (byte b : piece.getBytes(java.nio.charset.StandardCharsets.UTF_8)) characters.add(b & 255);
+            for (byte b : piece.getBytes(StandardCharsets.UTF_8)) characters.add(b & 255);
         }
         return characters.take();
     }

@@ -25,8 +25,7 @@ public final class Tokenizer {
     private final List<Normalizer> normalizer = new ArrayList<>();
     private final List<Splitter> splits = new ArrayList<>();
     private final Model model;
-    /** What each id that is text stands for. */
-    private final Map<Integer, String> spellings = new HashMap<>();
+    private final Map<Integer, Tables.Special> specialsById = new HashMap<>();
     /** Special tokens by their first character, the longest first. */
     private final Map<Integer, List<Tables.Special>> specials = new HashMap<>();
 
@@ -39,10 +38,9 @@ public final class Tokenizer {
         for (Tables.Step step : this.tables.normalizer) normalizer.add(Normalizer.of(step, spaces));
         for (Tables.Step step : this.tables.splits) splits.add(Splitter.of(step));
         model = Model.of(this.tables);
-        for (String piece : this.tables.pieces) spellings.put(spellings.size(), piece);
+        this.tables.forgetRead();
         for (Tables.Special s : this.tables.specials) {
-            if (s.special) spellings.remove(s.id);
-            else spellings.put(s.id, s.spelling);
+            specialsById.put(s.id, s);
             if (s.content.length == 0) continue;
             List<Tables.Special> alike = specials.get(s.content[0]);
             if (alike == null) specials.put(s.content[0], alike = new ArrayList<>());
@@ -94,9 +92,7 @@ public final class Tokenizer {
 
     /** A text that takes ids one by one. */
     public TextStream stream() {
-        String[] how = tables.cells.get("decode");
-        if (how == null) throw new UnsupportedOperationException("the tables do not say how ids become text");
-        return new TextStream(how, spellings);
+        return new TextStream(tables, specialsById);
     }
 
     /**
@@ -123,7 +119,7 @@ public final class Tokenizer {
 
     /** The spelling of a token id. */
     public String spelling(int id) {
-        for (Tables.Special s : tables.specials) if (s.id == id) return s.spelling;
+        if (specialsById.containsKey(id)) return specialsById.get(id).spelling;
         return id >= 0 && id < tables.pieces.size() ? tables.pieces.get(id) : "";
     }
 

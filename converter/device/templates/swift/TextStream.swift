@@ -1,6 +1,18 @@
+/// What ids stand for.
+struct Spellings {
+  /// In the order of their ids.
+  let pieces: [[UInt32]]
+  let specials: [Int32: Special]
+
+  func find(_ id: Int32, withSpecial: Bool) -> [UInt32]? {
+    if let special = specials[id] { return special.special && !withSpecial ? nil : special.spelling }
+    return id >= 0 && Int(id) < pieces.count ? pieces[Int(id)] : nil
+  }
+}
+
 /// Text as its tokens come: what is handed out never changes, also where a token ends inside a character.
 public final class TextStream {
-  private let spellings: [Int32: [UInt32]]
+  private let spellings: Spellings
   private let bytes: Bool
   private var sign: UInt32?
   private var firstLoses = false
@@ -19,8 +31,8 @@ public final class TextStream {
     return made
   }()
 
-  /// `spellings`: of all ids that are text; `how`: the row "decode" of tokenizer.txt.
-  init(_ how: [String], _ spellings: [Int32: [UInt32]]) {
+  /// `how`: the row "decode" of tokenizer.txt.
+  init(_ how: [String], _ spellings: Spellings) {
     self.spellings = spellings
     bytes = how[0] == "bytes"
     if bytes { return }
@@ -34,7 +46,7 @@ public final class TextStream {
 
   /// What a token adds to the text and is certain: maybe nothing, maybe earlier tokens' text too.
   public func add(_ id: Int32) -> String {
-    guard let own = spellings[id] else { return "" }
+    guard let own = spellings.find(id, withSpecial: false) else { return "" }
     if bytes { return Tables.text(of: characters(own)) }
     var piece: [UInt32] = []
     for c in own {

@@ -16,9 +16,7 @@ public final class Tokenizer {
   private let splitters: [Splitter]
   private let chosen: Model
   private let how: [String]?
-  /// Of every id, and of those that are text.
-  private var all: [Int32: [UInt32]] = [:]
-  private var spellings: [Int32: [UInt32]] = [:]
+  private let spellings: Spellings
   /// Special tokens by their first character, the longest first.
   private var specials: [UInt32: [Special]] = [:]
 
@@ -33,11 +31,9 @@ public final class Tokenizer {
     splitters = try tables.splits.map { try Tokenizer.known(splitter(of: $0), $0.name) }
     chosen = try Tokenizer.known(model(of: tables), tables.cell("kind"))
     how = tables.cells["decode"]
-    for (id, piece) in tables.pieces.enumerated() { all[Int32(id)] = piece }
-    for special in tables.specials { all[special.id] = special.spelling }
-    spellings = all
+    let byId = Dictionary(tables.specials.map { ($0.id, $0) }, uniquingKeysWith: { $1 })
+    spellings = Spellings(pieces: tables.pieces, specials: byId)
     for special in tables.specials {
-      if special.special { spellings[special.id] = nil }
       if let letter = special.content.first { specials[letter, default: []].append(special) }
     }
     specials = specials.mapValues { alike in alike.sorted { $0.content.count > $1.content.count } }
@@ -110,7 +106,7 @@ public final class Tokenizer {
 
   /// The spelling of a token id.
   public func spelling(of id: Int32) -> String {
-    return Tables.text(of: all[id] ?? [])
+    return Tables.text(of: spellings.find(id, withSpecial: true) ?? [])
   }
 
   /// Where the words that white space separates begin and end, in unicodeScalars.
