@@ -79,7 +79,7 @@ class Known:
         picked = np.unique(np.linspace(0, weight.shape[1] - 1, SAMPLE).astype(int))
         some = np.ascontiguousarray(weight[:, picked].T)
         large = np.abs(some) > np.median(np.abs(some), axis=1, keepdims=True)
-        chance = 0.5 + CHANCE / np.sqrt(max(1, np.count_nonzero(large)))
+        chance = 0.5 + CHANCE / np.sqrt(max(1, int(np.count_nonzero(large))))
         least = max(LIKE, min(SURELY, float(chance)))
         return cls(weight, picked, np.where(large, np.sign(some), 0).astype(np.float32), least)
 
@@ -132,9 +132,14 @@ def _fitted(one: "Stored", at: int, name: str, weight: "NDArray[np.float32]") ->
     if one.bits > BYTE and (block := _unchanged(one, at, name, weight, found)) is not None:
         return block
     step = max(1, -(-weight.shape[1] // MOST_COLUMNS))
-    rows = _row_factors(*map(np.asfortranarray, (found[:, ::step], weight[:, ::step])))
+    rows = _row_factors(np.asfortranarray(found[:, ::step]), np.asfortranarray(weight[:, ::step]))
     fits = [
-        _fit(*map(np.asfortranarray, (found[:, i : i + MOST_COLUMNS], weight[:, i : i + MOST_COLUMNS])), rows, one)
+        _fit(
+            np.asfortranarray(found[:, i : i + MOST_COLUMNS]),
+            np.asfortranarray(weight[:, i : i + MOST_COLUMNS]),
+            rows,
+            one,
+        )
         for i in range(0, weight.shape[1], MOST_COLUMNS)
     ]
     columns, errors = (np.concatenate([getattr(f, side) for f in fits]) for side in ("columns", "errors"))
