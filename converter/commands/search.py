@@ -10,7 +10,6 @@ import click
 from converter.commands.flags import Flags, output_folder, recipe_table
 from converter.commands.session import Session, json_option, quiet_options
 from converter.errors import UsageError
-from converter.precision import points
 
 if TYPE_CHECKING:
     from converter.search.goal import Goal
@@ -119,6 +118,7 @@ class _Wishes:
 def _goal(
     max_drop: str | None, agreement: float | None, latency: float | None, speedup: float | None, size: float | None
 ) -> "Goal":
+    from converter.precision import points
     from converter.search.goal import Goal
 
     drop = None if max_drop is None else points(max_drop, "--max-drop")
