@@ -28,7 +28,7 @@ def making_seconds(source: "TorchModel") -> float:
     return MAKING_SECONDS + SECONDS_A_PARAMETER * sum(p.numel() for p in source.module.parameters())
 
 
-def effort_share(bench: "Workbench", starts: "Sequence[Recipe]", seconds: float, making: float) -> float:
+def effort_share(bench: "Workbench", starts: "Sequence[Recipe]", seconds: float, making: float, pace: float) -> float:
     """Return the share of the effort that trials are made with, so that some of them fit into so many seconds."""
     heaviest = 0.0
     for recipe in starts:
@@ -37,7 +37,6 @@ def effort_share(bench: "Workbench", starts: "Sequence[Recipe]", seconds: float,
         except ExportError:
             continue
     budget = FOR_TRIALS * seconds / WANTED_TRIALS - making
-    pace = training_pace(bench)
     return round(min(SHARES[1], max(SHARES[0], budget / (heaviest * pace) if heaviest else SHARES[1])), 3)
 
 
@@ -49,13 +48,11 @@ def training_pace(bench: "Workbench") -> float:
     return (time.perf_counter() - started) / max(1, len(probes))
 
 
-def seconds_in_full(chosen: Sequence[Trial], trials: Sequence[Trial], share: float, making: float) -> float:
-    """Return what making the `chosen` of the trials in full is expected to take."""
+def seconds_in_full(passes: Sequence[float], pace: float, trials: Sequence[Trial], making: float) -> float:
+    """Return what making some candidates in full is expected to take.
+
+    `passes`: texts that compressing each of them runs through the model; `pace`: seconds of one.
+    """
     plain = [t.seconds for t in trials if t.state is State.MEASURED and not t.recipe.get("compress")]
-    making = min(plain, default=making)
-    total = 0.0
-    for trial in chosen:
-        # What trains takes longer with all effort; the gate takes about as long again as making a package.
-        trained = max(0.0, trial.seconds - making) / share if trial.recipe.get("compress") else 0.0
-        total += 2 * making + trained
-    return total
+    # The gate takes about as long again as making a package.
+    return sum(2 * min(plain, default=making) + pace * each for each in passes)

@@ -18,7 +18,14 @@ from converter.planning import seconds_a_text
 from converter.recipe import Recipe, bind_recipe
 from converter.reference import Reference, capture_reference
 from converter.resources import fixed_threads
-from converter.search.estimates import FOR_TRIALS, WANTED_TRIALS, effort_share, making_seconds, seconds_in_full
+from converter.search.estimates import (
+    FOR_TRIALS,
+    WANTED_TRIALS,
+    effort_share,
+    making_seconds,
+    seconds_in_full,
+    training_pace,
+)
 from converter.search.finalists import Decision, Finalist, Finals, choose, confirmed, decide, place
 from converter.search.folder import SearchFolder
 from converter.search.goal import Goal
@@ -179,13 +186,15 @@ def _run(made: _Search, given: "GivenText") -> dict[str, Any]:
     bench.plain_ms = {t: study.setting(f"plain_ms {t}", ms) for t, ms in bench.plain_ms.items()}
     starts = starts_of(made.space, _wanted_speedup(goal, bench))
     study.start_with(starts)
-    share = study.setting("share", _share(made, bench, starts, making))
+    trained = training_pace(bench)
+    share = study.setting("share", _share(made, bench, starts, making, trained))
     trials = Trials(study, goal, bench, made.bound, share, made.progress, most=made.order.trials)
     keep = made.order.keep or len(made.space.targets)
 
     def reserve() -> float:
         chosen = choose(study.trials, goal, made.space.targets, keep)
-        return seconds_in_full(chosen, study.trials, share, making)
+        passes = [bench.foretell(made.bound(trial.recipe), times=False).passes for trial in chosen]
+        return seconds_in_full(passes, trained, study.trials, making)
 
     with made.progress.task("Searching", total=max(1.0, made.left())) as ticker:
         trials.run(ticker, made.left, reserve, first)
@@ -261,12 +270,12 @@ def _identity(made: _Search) -> dict[str, Any]:
     }
 
 
-def _share(made: _Search, bench: Workbench, starts: Sequence[Start], making: float) -> float:
+def _share(made: _Search, bench: Workbench, starts: Sequence[Start], making: float, pace: float) -> float:
     recipes = []
     for start in starts:
         with contextlib.suppress(ExportError):  # its trial says why
             recipes.append(made.bound(start.recipe))
-    return effort_share(bench, recipes, made.left(), making)
+    return effort_share(bench, recipes, made.left(), making, pace)
 
 
 def _finish(

@@ -196,6 +196,7 @@ def said_of(error: Exception) -> str:
 
 def figures_line(found: Figures, *, met: bool = True) -> str:
     """Return figures in a few words."""
-    kept = f"metric {-100 * found.loss:+.2f} points" if found.drop is not None else f"agreement {found.agreement:.4f}"
+    points = round(-100 * found.loss, 2) + 0.0  # no minus before a zero
+    kept = f"metric {points:+.2f} points" if found.drop is not None else f"agreement {found.agreement:.4f}"
     line = f"{kept}, {found.milliseconds:.2f} ms ({found.speedup:.2f}×), {found.megabytes:.1f} MB"
     return line if met else f"{line} (limits not met)"
