@@ -332,9 +332,11 @@ class InPlace:
 
 def in_place(shape: str, path: Path, threads: int) -> dict[str, float]:
     """Return milliseconds a token, or those of a whole translation, with one buffer for the cache on both sides."""
-    opened, made = InPlace(path, threads), {}
+    opened = InPlace(path, threads)
+    made: dict[str, float] = {}
     for _ in range(2):
-        token, taken = 58100 if shape == "opus-mt" else 5, []
+        token = 58100 if shape == "opus-mt" else 5
+        taken: list[float] = []
         began = time.perf_counter()
         if shape == "opus-mt":
             opened.encode(np.random.default_rng(0).integers(1, 58100, (1, SENTENCE)), 32, 64)

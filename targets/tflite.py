@@ -73,7 +73,7 @@ class Tflite(Target):
     )
     cache: int = option(
         0,
-        "positions of the cache of a model that writes text, prompt and answer together; 0: 1024, or 256 for the "
+        "positions of the cache of a model that writes text, prompt and answer together; 0: 1024, or 128 for the "
         "answer of an encoder-decoder; at most the model's",
         low=0,
     )

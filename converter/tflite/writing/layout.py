@@ -23,7 +23,7 @@ UNSEEN = -1e9
 """Added to the scores of what a token may not see."""
 DEFAULT_CACHE = 1024
 """Positions of a causal model's cache."""
-DEFAULT_ANSWER = 256
+DEFAULT_ANSWER = 128
 """Positions of an encoder-decoder's cache: its answers have their own, and sentences are short."""
 DEFAULT_PREFILL = (16, 128)
 DEFAULT_ENCODE = (16, 32, 64, 128)

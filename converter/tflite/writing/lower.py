@@ -46,7 +46,7 @@ class LowerWriter(Stage[TorchModel, TfliteWriter]):
             model by more than 1e-4 of the range of the logits.
     """
 
-    cache: int = option(0, "positions of the cache; 0: 1024, or 256 for an encoder-decoder", low=0)
+    cache: int = option(0, "positions of the cache; 0: 1024, or 128 for an encoder-decoder", low=0)
     seq_len: tuple[int, ...] = option((), "tokens of each signature that reads several", low=1)
 
     name = "lowering.write"
