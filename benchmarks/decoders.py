@@ -5,7 +5,8 @@
 `sample:translator` (six layers each way, 128 wide): every package is made by the command line as a user would, from the
 sample's own training pairs; BLEU is that of the shipped file on the 200 held-out sentences, by the package's own
 settings. All packages are opened together and timed in turn, one thread: the encoder with the first token, and the
-tokens behind it; the least of all rounds counts, as it is free of what else the machine does (medians stand beside it). Writes `benchmarks/results/decoders.json`; `--work` keeps what was made and takes what is there.
+tokens behind it. The least of all rounds counts, as it is free of what else the machine does; medians stand beside it.
+Writes `benchmarks/results/decoders.json`; `--work` keeps what was made and takes what is there.
 """
 
 import argparse
@@ -114,7 +115,7 @@ def stage_of(record: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def timed(folders: Mapping[str, Path], rounds: int) -> dict[str, dict[str, float]]:
-    """Return milliseconds of the first token and of each behind it: packages take turns, the least and the median of all rounds."""
+    """Return milliseconds of the first token and of each behind it; packages take turns."""
     from converter.generate.timed import TimedText
     from converter.package.manifest import read_manifest
     from converter.package.verify import open_sealed, read_specs
