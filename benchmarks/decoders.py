@@ -5,8 +5,8 @@
 `sample:translator` (six layers each way, 128 wide): every package is made by the command line as a user would, from the
 sample's own training pairs; BLEU is that of the shipped file on the 200 held-out sentences, by the package's own
 settings. All packages are opened together and timed in turn, one thread: the encoder with the first token, and the
-tokens behind it; the median of all rounds. (The least of them is no figure here: a round is a few milliseconds, and on a
-busy machine only the faster package finds one that nobody disturbs.)
+tokens behind it; the median of all rounds. (The least of them is no figure here: a round is a few milliseconds, and on
+a busy machine only the faster package finds one that nobody disturbs.)
 Writes `benchmarks/results/decoders.json`; `--work` keeps what was made and takes what is there.
 """
 
