@@ -52,7 +52,7 @@ MOST = 2**63 - 1
 COMPRESSED_AGREEMENT = 0.9
 COMPRESSED_DROP = 0.02
 """What a pruned or distilled model may lose where the recipe sets no limits: every tenth decision, two points."""
-COMPRESSED_SEQUENCES, COMPRESSED_PERPLEXITY = 0.5, 1.25
+COMPRESSED_SEQUENCES, COMPRESSED_PERPLEXITY = 0.5, 1.5
 """The same of a model that writes text: one token that is another makes the rest another text, which may be as good."""
 
 
