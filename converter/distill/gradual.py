@@ -38,6 +38,7 @@ class GradualPruning(TeacherOptions, Stage[TorchModel, TorchModel]):
 
     summary = "remove attention heads and FFN neurons in several steps while distilling"
     needs_text = True
+    trains = True
 
     def __post_init__(self) -> None:
         named = [n for n in ("speedup", "latency_ms", "size_mb") if getattr(self, n) is not None]

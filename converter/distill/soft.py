@@ -25,6 +25,7 @@ class SoftLabels(TeacherOptions, Stage[TorchModel, TorchModel]):
 
     summary = "train the model to reproduce the outputs and hidden states of the source"
     needs_text = True
+    trains = True
 
     def forecast(self, now: "Forecast", model: TorchModel, ctx: Context) -> "Forecast":
         from converter.forecast import spent

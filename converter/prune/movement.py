@@ -43,6 +43,7 @@ class MovementPruning(TrainingOptions, Stage[TorchModel, TorchModel]):
 
     summary = "movement pruning: set weights to zero that training moves toward zero, while distilling"
     needs_text = True
+    trains = True
     bars = ThresholdPruning.bars
 
     def __post_init__(self) -> None:
