@@ -8,7 +8,7 @@ from converter.bounds.watch import Limits
 from converter.errors import ExportError
 from converter.pipeline import NO_LIMITS, Result, TargetResult, run_recipe
 from converter.recipe import Recipe, bind_recipe, load_recipe_table
-from converter.stage import SILENT, OutcomeCache, Progress
+from converter.stage import SILENT, OtherRanks, OutcomeCache, Progress
 
 if TYPE_CHECKING:
     from converter.target import Runner
@@ -31,7 +31,8 @@ def convert(
     progress: Progress = SILENT,
     limits: Limits = NO_LIMITS,
     last_word: Callable[[ExportError], None] = lambda _: None,
-    cache: OutcomeCache | None = None,
+    cache: OutcomeCache | str | None = None,
+    ranks: OtherRanks | None = None,
 ) -> Result:
     """Make every package that `recipe` (a `Recipe`, or the table of one) asks for, prove it, and write it under `out`.
 
@@ -39,7 +40,8 @@ def convert(
     there, instead of refusing. `sign`: a private key in PEM, by which packages that passed are signed.
     `require_licence` refuses a model that does not state its licence. `limits` of memory, disk and time end the run
     with an error where they are reached, and are estimated first; `last_word` is told of it where the process itself
-    has to end. `cache` (of `converter.stage_cache.cache.open_cache`) keeps what stages made, for later runs.
+    has to end. `cache` is a folder or an fsspec URL that keeps what stages made, for later runs.
+    `ranks` are the other processes of a launch: the command line finds them.
 
     Raises:
         ExportError: nothing could be made. A single target that failed does not raise; see `Result.exit_code`.
@@ -47,6 +49,10 @@ def convert(
     """
     bound = recipe if isinstance(recipe, Recipe) else bind_recipe(recipe)
     key = None if sign is None else Path(sign)
+    if isinstance(cache, str):
+        from converter.stage_cache.cache import open_cache
+
+        cache = open_cache(cache, note=progress.note)
     return run_recipe(
         bound,
         Path(out),
@@ -59,6 +65,7 @@ def convert(
         limits=limits,
         last_word=last_word,
         cache=cache,
+        ranks=ranks,
     )
 
 

@@ -108,6 +108,20 @@ class StageFailed(ExportError):
 
 INTERRUPTED_EXIT_CODE = 130
 INTERRUPTED_CODE = "PLM130"
+
+
+class EndedElsewhere(ExportError):
+    """Another process of the same launch (`torchrun`, `accelerate launch`) has ended with an error, so all end."""
+
+    code = "PLM102"
+    cure = "look at the message of the process that is named; the exit code is that error's"
+
+    def __init__(self, rank: int, code: int, message: str, hint: str) -> None:
+        said = f": {message}" if message else ""
+        super().__init__(f"process {rank} has ended with exit code {code}{said}", hint=hint)
+        self.exit_code = code  # type: ignore[misc]
+
+
 BUG_CODE = "PLM100"
 OTHERS = {
     BUG_CODE: (1, "An internal error: a bug of plm-export.", "run again with `-v`, and report what it shows"),

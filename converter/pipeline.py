@@ -30,7 +30,7 @@ from converter.package.signature import SigningKey, read_signing_key
 from converter.recipe import tried
 from converter.reference import capture_reference
 from converter.resources import fixed_threads
-from converter.stage import SILENT, Context, OutcomeCache, Progress, Record, Stage, check_stage, run_stage
+from converter.stage import SILENT, Context, OtherRanks, OutcomeCache, Progress, Record, Stage, check_stage, run_stage
 from converter.validate.checks import Evaluation, Status
 from converter.validate.fastest import Candidate, keep_fastest
 from converter.validate.owner import check_owner
@@ -115,12 +115,13 @@ def run_recipe(
     limits: Limits = NO_LIMITS,
     last_word: Callable[[ExportError], None] = lambda _: None,
     cache: OutcomeCache | None = None,
+    ranks: OtherRanks | None = None,
 ) -> Result:
     """Run everything that `recipe` says and move the finished folder to `out`, see `converter.package.output_folder`.
 
     `resolved` is what a former run of this recipe found out; with it the same packages come out, byte for byte.
     `limits` are watched in the main thread only; `last_word` is told of a limit where the run had to be cut off.
-    `cache`: what stages made in earlier runs is taken from there, and kept there.
+    `cache`: what stages made in earlier runs is taken from there, and kept there. `ranks`: they train with this one.
 
     Raises:
         ResourceLimit: memory or disk ran out, or a limit would be broken.
@@ -130,7 +131,7 @@ def run_recipe(
     """
     missing = missing_runtimes(recipe)
     key = None if sign is None else read_signing_key(sign)
-    wishes = _Wishes(require_device, key, require_licence, with_threads(resolved, recipe), limits, cache)
+    wishes = _Wishes(require_device, key, require_licence, with_threads(resolved, recipe), limits, cache, ranks)
     doing = Doing(progress)
     with (
         Output(out, force=force, wait=wait, note=progress.note) as output,
@@ -150,6 +151,7 @@ class _Wishes:
     resolved: Resolved
     limits: Limits
     cache: OutcomeCache | None
+    ranks: OtherRanks | None
 
 
 def _run(
@@ -223,7 +225,7 @@ def _contexts(
     owner = check_owner(source, reference, progress, recipe.prompt, recipe.max_length)
     held_out = tuple(p.example for p in (*reference.probes, *reference.scored))
     ctx = context_of(recipe, source, text, output.work, progress, held_out=held_out, resolved=wishes.resolved)
-    ctx = replace(ctx, resume=output.resume, cache=wishes.cache)
+    ctx = replace(ctx, resume=output.resume, cache=wishes.cache, ranks=wishes.ranks)
     return ctx, ProofContext(output.work, reference, owner, progress)
 
 

@@ -63,6 +63,14 @@ class OutcomeCache(Protocol):
         ...
 
 
+class OtherRanks(Protocol):
+    """The other processes of a launch; see `converter.ranks.group.Ranks`."""
+
+    def summon(self, stage: "Stage[Any, Any]", given: Artifact, ctx: "Context") -> None:
+        """Have them run a stage on the same model too, from now on."""
+        ...
+
+
 @dataclass(frozen=True)
 class Context:
     """What a stage may use besides its options: nothing in this project is global; proofs have `ProofContext`."""
@@ -88,6 +96,8 @@ class Context:
     """Where long stages keep checkpoints that outlive an interrupted run; None: none are kept."""
     cache: OutcomeCache | None = None
     """What stages made in earlier runs; None: every stage runs."""
+    ranks: OtherRanks | None = None
+    """Other processes that stages which train run in too; None: this one is alone, or not the first."""
 
 
 @dataclass(frozen=True)
@@ -110,6 +120,8 @@ class Stage(ABC, Generic[Given, Made]):
     """Why it does not know the others, as half a sentence."""
     needs_text: ClassVar[bool] = False
     """Works from `Context.calibration`."""
+    trains: ClassVar[bool] = False
+    """Runs in all processes of a launch; any other stage runs in the first alone."""
     bars: ClassVar[tuple[str, ...]] = ()
     """What cannot come after it in a recipe: names of stages, or the beginning of names."""
     place: ClassVar[int | None] = None
@@ -205,9 +217,16 @@ def run_stage(stage: Stage[Given, Made], given: Given, ctx: Context) -> tuple[Ma
 def _outcome(stage: Stage[Given, Made], given: Given, ctx: Context) -> tuple[Outcome[Made], bool]:
     if ctx.cache is not None:
         return ctx.cache.outcome(stage, given, ctx)
-    outcome = stage.run(given, ctx)
+    outcome = execute(stage, given, ctx)
     outcome.made.verify()
     return outcome, False
+
+
+def execute(stage: Stage[Given, Made], given: Given, ctx: Context) -> Outcome[Made]:
+    """Run a stage, in the other processes of a launch too where it trains."""
+    if stage.trains and ctx.ranks is not None:
+        ctx.ranks.summon(stage, given, ctx)
+    return stage.run(given, ctx)
 
 
 def run_stages(stages: Sequence[Stage[Any, Any]], given: Artifact, ctx: Context) -> tuple[Artifact, tuple[Record, ...]]:

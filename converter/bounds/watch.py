@@ -13,7 +13,7 @@ from types import FrameType
 from typing import Any, Protocol
 
 from converter.bounds.sizes import shown_size
-from converter.errors import ResourceLimit
+from converter.errors import ExportError, ResourceLimit
 
 BETWEEN_LOOKS = 0.05
 LOOKS_BETWEEN_DISK = 10
@@ -53,12 +53,16 @@ class Limits:
         return self.memory is None and self.disk is None and self.seconds is None
 
 
-class LimitReached(KeyboardInterrupt):
-    """Raised in the main thread of a run that has reached a limit: nothing on the way takes it for its own error."""
+class Stopped(KeyboardInterrupt):
+    """Raised in the main thread of a run that is to end: nothing on the way takes it for its own error."""
 
-    def __init__(self, error: ResourceLimit) -> None:
+    def __init__(self, error: ExportError) -> None:
         super().__init__(str(error))
         self.error = error
+
+
+class LimitReached(Stopped):
+    """A limit was reached."""
 
 
 @dataclass

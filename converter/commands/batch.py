@@ -44,6 +44,9 @@ A job file:
 @click.option("--cpus", type=click.IntRange(1), default=1, show_default=True, help="With --ray: CPUs that a job takes.")
 @click.option("--gpus", type=float, default=0.0, show_default=True, help="With --ray: GPUs that a job takes.")
 @click.option("--force", is_flag=True, help="Run jobs again that an earlier batch in DIR has made.")
+@click.option(
+    "--cache", metavar="PLACE", help="Folder or URL (fsspec) from which all jobs take what stages have made before."
+)
 @click.option("--require-device", is_flag=True, help="Fail a job whose target device is not available for the check.")
 @json_option
 @quiet_options
@@ -63,6 +66,7 @@ def batch(
     cpus: int,
     gpus: float,
     force: bool,
+    cache: str | None,
     require_device: bool,
 ) -> int:
     """Run every job of JOBS.toml, or every model of --models with every --recipe, each in its own process.
@@ -80,13 +84,24 @@ def batch(
         engine = _engine(jobs, ray, share, cpus, gpus)
         terminal.say(f"{len(found)} job{'s' if len(found) != 1 else ''} into {output}/")
         table = run_batch(
-            found, output, engine, force=force, require_device=require_device, progress=terminal.progress()
+            found,
+            output,
+            engine,
+            force=force,
+            require_device=require_device,
+            cache=_place(cache),
+            progress=terminal.progress(),
         )
         if terminal.json:
             session.print_json(table)
         else:
             _show(table, session)
     return int(table["exit_code"])
+
+
+def _place(cache: str | None) -> str | None:
+    """Return the cache as every job finds it, whatever folder it runs in."""
+    return cache if cache is None or "://" in cache else str(Path(cache).expanduser().absolute())
 
 
 def _jobs(

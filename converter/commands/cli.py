@@ -15,7 +15,7 @@ from click_default_group import DefaultGroup
 
 import converter
 from converter.bounds.exhausted import exhausted
-from converter.bounds.watch import LimitReached
+from converter.bounds.watch import Stopped
 from converter.commands.batch import batch
 from converter.commands.bench import bench
 from converter.commands.diff import diff
@@ -37,7 +37,6 @@ from converter.errors import (
     INTERRUPTED_CODE,
     INTERRUPTED_EXIT_CODE,
     ExportError,
-    ResourceLimit,
     UsageError,
 )
 
@@ -164,10 +163,10 @@ def as_deliberate(error: BaseException) -> ExportError | None:
     return None
 
 
-def limit_of(error: BaseException) -> ResourceLimit | None:
-    """Return the limit that a run has reached; click turns what interrupts into an error of its own."""
+def limit_of(error: BaseException) -> ExportError | None:
+    """Return the limit that has stopped a run, or another's error; click turns what interrupts into one of its own."""
     behind = error.__cause__ if isinstance(error, click.Abort) else error
-    return behind.error if isinstance(behind, LimitReached) else None
+    return behind.error if isinstance(behind, Stopped) else None
 
 
 def _hint(error: click.ClickException) -> str:

@@ -14,6 +14,7 @@ from converter.errors import UsageError
 from converter.registry import names
 
 if TYPE_CHECKING:
+    from converter.ranks.group import Ranks
     from converter.recipe import Recipe
     from converter.stage_cache.cache import StageCache
 
@@ -231,6 +232,26 @@ def run(session: Session, flags: Flags, limits: Limits = NO_LIMITS) -> int:
 
 
 def _make(session: Session, flags: Flags, recipe: "Recipe", out: Path, limits: Limits) -> int:
+    from converter.ranks.group import Ranks, launched
+
+    if not launched():
+        return _export(session, flags, recipe, out, limits, None)
+    with session.terminal.hushed():
+        ranks = Ranks.join()
+    if ranks.rank:
+        from converter.ranks.follow import follow
+
+        with session.terminal.hushed():
+            return follow(ranks, recipe)
+    from converter.ranks.watch import together
+
+    with together(ranks, session.last_word):
+        code = _export(session, flags, recipe, out, limits, ranks)
+    ranks.end(code)
+    return code
+
+
+def _export(session: Session, flags: Flags, recipe: "Recipe", out: Path, limits: Limits, ranks: "Ranks | None") -> int:
     terminal = session.terminal
     terminal.say(f"Exporting {recipe.model} for {', '.join(t.name for t in recipe.targets)} to {out}/")
     with terminal.hushed():
@@ -252,6 +273,7 @@ def _make(session: Session, flags: Flags, recipe: "Recipe", out: Path, limits: L
                 limits=limits,
                 last_word=session.last_word,
                 cache=_cache(flags, progress.note),
+                ranks=ranks,
             )
         if terminal.json:
             session.print_json(report_table(result))

@@ -46,6 +46,7 @@ class GradualPruning(TeacherOptions, Stage[TorchModel, TorchModel]):
     )
     needs_text = True
     place = 4
+    trains = True
 
     def __post_init__(self) -> None:
         named = [n for n in ("speedup", "latency_ms", "size_mb") if getattr(self, n) is not None]

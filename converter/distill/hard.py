@@ -23,6 +23,7 @@ class HardLabels(TeacherOptions, Stage[TorchModel, TorchModel]):
     summary = "fine-tune on the labels of the calibration text"
     takes = ("encoder", "decoder", "encoder-decoder")
     needs_text = True
+    trains = True
 
     def forecast(self, now: "Forecast", model: TorchModel, ctx: Context) -> "Forecast":
         from converter.forecast import spent

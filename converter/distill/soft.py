@@ -30,6 +30,7 @@ class SoftLabels(TeacherOptions, Stage[TorchModel, TorchModel]):
     takes = ("encoder", "decoder", "encoder-decoder")
     needs_text = True
     place = 4
+    trains = True
 
     def forecast(self, now: "Forecast", model: TorchModel, ctx: Context) -> "Forecast":
         from converter.forecast import spent

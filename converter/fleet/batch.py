@@ -75,12 +75,13 @@ def run_batch(
     *,
     force: bool = False,
     require_device: bool = False,
+    cache: str | None = None,
     progress: Progress = SILENT,
 ) -> dict[str, Any]:
     """Run all jobs, write the reports into `out`, and return the table of `batch_table`.
 
     A job that an earlier batch in `out` has made by the same recipe, and that passed, is kept and not run again;
-    `force` runs it again.
+    `force` runs it again. `cache`: folder or URL from which jobs take what stages have made before, on every machine.
 
     Raises:
         UsageError: `out` holds something that no batch has made.
@@ -90,6 +91,7 @@ def run_batch(
     outcomes: dict[str, Outcome] = {}
     orders = []
     flags = (*(["--force"] if force else []), *(["--require-device"] if require_device else []))
+    flags = (*flags, "--cache", cache) if cache else flags
     for job in jobs:
         outcome = _refused(job) or (None if force else _kept(job, out, before))
         if outcome is None:

@@ -44,6 +44,7 @@ class MovementPruning(TrainingOptions, Stage[TorchModel, TorchModel]):
     summary = "movement pruning: set weights to zero that training moves toward zero, while distilling"
     why_not = "zeros make no runtime faster, and scores are learned on labels that written text does not have"
     needs_text = True
+    trains = True
     bars = ThresholdPruning.bars
 
     def __post_init__(self) -> None:

@@ -17,7 +17,7 @@ from converter.cache.remote import RemoteStore
 from converter.cache.store import Entry, Store
 from converter.errors import ExportError
 from converter.jsonfile import json_values
-from converter.stage import Context, Outcome, Stage
+from converter.stage import Context, Outcome, Stage, execute
 from converter.stage_cache.artifacts import NotKept, read_artifact, write_artifact
 from converter.stage_cache.identity import FIELDS, base_key, field_digest, text_digest
 
@@ -44,7 +44,7 @@ class StageCache:
                 return found, True
         reads: set[str] = set()
         started = time.perf_counter()
-        outcome = stage.run(given, _observed(ctx, reads))
+        outcome = execute(stage, given, _observed(ctx, reads))
         outcome.made.verify()
         facts = {
             "stage": _name(stage),

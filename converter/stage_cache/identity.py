@@ -124,7 +124,8 @@ def _model_key(model: TorchModel) -> dict[str, Any]:
 
 
 def _tokenizer_digest(tokenizer: Any) -> str:
-    table = tokenizer.backend_tokenizer.to_str()
+    # Before its tokens stands how it cut and padded the last text.
+    table = tokenizer.backend_tokenizer.to_str().partition('"added_tokens"')[2]
     habits = {
         "names": {k: str(v) for k, v in tokenizer.special_tokens_map.items()},
         "sides": [tokenizer.padding_side, tokenizer.truncation_side],

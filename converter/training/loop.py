@@ -3,7 +3,7 @@
 import math
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from converter.errors import StageFailed
+from converter.errors import StageFailed, UsageError
 from converter.stage import SILENT, Ticker
 from converter.training.checkpoint import (
     Checkpoint,
@@ -22,6 +22,7 @@ from converter.training.checkpoint import (
 from converter.training.layer_map import ObservedForward
 from converter.training.objective import PARTS, DistillationObjective, losses, plan_objective
 from converter.training.options import LossWeights, TrainingOptions
+from converter.training.split import part_of, refuse_sharding
 from converter.training.student import copy_to_train, groups, learned, pruned_places
 from converter.training.teacher import KEPT, Teacher
 from converter.training.texts import (
@@ -108,9 +109,12 @@ def train(job: Job) -> Trained:
 
     Raises:
         StageFailed: the loss or the gradient is not finite; names the step.
+        UsageError: the launch asks for a way to shard the model that is not known here.
 
     """
     from accelerate import Accelerator, DistributedDataParallelKwargs
+
+    refuse_sharding()
 
     # A task may leave parameters unused, such as the pooler of an embedding model.
     accelerator = Accelerator(kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)])
@@ -176,7 +180,7 @@ class Training:
         if job.teacher is not None:
             feeds = shortest_feeds(job.given, job.teacher, job.texts)
             objective = plan_objective(job.given, job.teacher, feeds, job.weights, options, job.ctx.seed)
-            teacher = Teacher(job.teacher, job.texts, objective, device)
+            teacher = Teacher(part_of(job.teacher, objective, options, accelerator), job.texts, objective, device)
         student = objective.student(copy_to_train(job.given, freeze_embeddings=options.freeze_embeddings))
         zeros = pruned_places(student, device)
         optimizer = torch.optim.AdamW(groups(student, options.weight_decay), lr=0.0, fused=True)
@@ -186,10 +190,20 @@ class Training:
     def keep_answers(self, progress: "Progress") -> bool:
         """Ask the teacher once for all, where texts come again; tells whether that was done."""
         options, job = self.job.options, self.job
-        if self.teacher is None or job.all_steps < 2 * job.steps_an_epoch or self.step == job.n_steps:
+        split = options.split_teacher and self.accelerator.num_processes > 1
+        asked_twice = job.all_steps >= 2 * job.steps_an_epoch
+        if self.teacher is None or self.step == job.n_steps or not (asked_twice or split):
             return False
         folder = job.ctx.work / KEPT / str(self.accelerator.process_index)
-        return self.teacher.keep(folder, options.cache_mb, progress)
+        kept = self.teacher.keep(folder, options.cache_mb, progress)
+        if split and not kept:
+            # Each process trains on texts of its own, and a split teacher answers one text at a time for all.
+            raise UsageError(
+                f"the answers of a split teacher take more than {options.cache_mb} MB",
+                where=f"{job.name}.split_teacher",
+                hint="raise cache_mb, or leave split_teacher out",
+            )
+        return kept
 
     @property
     def step(self) -> int:
@@ -229,27 +243,48 @@ class Training:
         return module
 
     def resume(self, progress: "Progress") -> int | None:
-        """Go on from the job's checkpoint; returns its step, None where there is none that is sound."""
+        """Go on from the job's checkpoint; returns its step, None where there is none that is sound.
+
+        The first process reads it: on other machines the others have none.
+        """
+        found = self._checkpoint(progress) if self.accelerator.is_main_process else None
+        step = self._shared(torch.tensor(0 if found is None else found.step))
+        if not int(step):
+            return None
+        held = self._state() if found is None else found.tensors
+        tensors = {name: self._shared(held[name].detach()) for name in sorted(held)}
+        with torch.no_grad():
+            for name, parameter in learned(self.student):
+                parameter.copy_(tensors[f"weight/{name}"])
+                state = self.optimizer.state[parameter]
+                state["step"] = torch.tensor(float(step), device=parameter.device)
+                for moment in ("exp_avg", "exp_avg_sq"):
+                    state[moment] = tensors[f"{moment}/{name}"].to(parameter.device)
+        kept = [[0.0] * int(step) for _ in PARTS] if found is None else [found.history[n] for n in PARTS]
+        curves = self._shared(torch.tensor(kept, dtype=torch.float64)).tolist()
+        self.history = dict(zip(PARTS, curves, strict=True))
+        self.seconds = 0.0 if found is None else found.seconds
+        progress.note(f"continuing from step {int(step)} of {self.job.n_steps} of an interrupted run")
+        return int(step)
+
+    def _checkpoint(self, progress: "Progress") -> Checkpoint | None:
         path = self.job.checkpoint
         if path is None:
             return None
         try:
-            found = load_checkpoint(path, self.job.key, self._state())
+            return load_checkpoint(path, self.job.key, self._state())
         except CheckpointDamaged as error:
             progress.note(f"the checkpoint of an interrupted run cannot be used ({error}): starting over")
             return None
-        if found is None:
-            return None
-        with torch.no_grad():
-            for name, parameter in learned(self.student):
-                parameter.copy_(found.tensors[f"weight/{name}"])
-                state = self.optimizer.state[parameter]
-                state["step"] = torch.tensor(float(found.step), device=parameter.device)
-                for moment in ("exp_avg", "exp_avg_sq"):
-                    state[moment] = found.tensors[f"{moment}/{name}"].to(parameter.device)
-        self.history, self.seconds = found.history, found.seconds
-        progress.note(f"continuing from step {found.step} of {self.job.n_steps} of an interrupted run")
-        return found.step
+
+    def _shared(self, value: torch.Tensor) -> torch.Tensor:
+        """Return the first process's value."""
+        from accelerate.utils import broadcast
+
+        if self.accelerator.num_processes == 1:
+            return value
+        made: torch.Tensor = broadcast(value.clone().to(self.accelerator.device))
+        return made
 
     def _save(self) -> None:
         path = self.job.checkpoint
@@ -281,12 +316,9 @@ class Training:
         rank, processes = accelerator.process_index, accelerator.num_processes
         _seed(self.job.ctx.seed, self.job.begin + self.step, rank, accelerator.device)
         mine, factor = share_of_process(batch, rank, processes)
-        parts = self._losses(mine)
-        loss = parts["loss"] * factor
-        told = torch.stack([parts[n].detach() for n in PARTS]) * factor
+        told = self._backward(mine, factor)
         values = (accelerator.reduce(told, "mean") if processes > 1 else told).tolist()
         self._refuse("loss", values[0])
-        accelerator.backward(loss)
         for name, parameter in learned(self.student):
             if name in self.zeros and parameter.grad is not None:
                 parameter.grad.masked_fill_(self.zeros[name], 0.0)
@@ -299,6 +331,23 @@ class Training:
         self.optimizer.zero_grad(set_to_none=True)
         for name, value in zip(PARTS, values, strict=True):
             self.history[name].append(value)
+
+    def _backward(self, mine: "NDArray[np.int64]", factor: float) -> torch.Tensor:
+        """Add up the gradients of this process's texts, part by part; returns what its losses come to.
+
+        Gradients go to the other processes with the last part alone.
+        """
+        accelerator = self.accelerator
+        asked = accelerator.gradient_accumulation_steps  # of `accelerate launch`, which divides each loss by it
+        parts = np.array_split(mine, min(max(self.job.options.accumulate, asked), len(mine)))
+        told = torch.zeros(len(PARTS), device=accelerator.device)
+        for i, part in enumerate(parts):
+            share = factor * len(part) / len(mine)
+            with accelerator.no_sync(self.model) if i + 1 < len(parts) else nullcontext():
+                found = self._losses(part)
+                accelerator.backward(found["loss"] * (share * asked))
+            told += torch.stack([found[n].detach() for n in PARTS]) * share
+        return told
 
     def _refuse(self, what: str, value: float) -> None:
         if not math.isfinite(value):

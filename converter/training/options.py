@@ -18,6 +18,11 @@ class TrainingOptions:
         effort=10,
     )
     batch_size: int = option(32, "texts per step, over all processes together", low=1)
+    accumulate: int = option(
+        1,
+        "parts that each process takes its texts of a step in, one after the other: the same step in less memory",
+        low=1,
+    )
     learning_rate: float = option(
         1.5e-4, "peak learning rate, after warm-up", low=0.0, search=span(1e-4, 6e-4, log=True)
     )
@@ -42,6 +47,9 @@ class TrainingOptions:
         None, "number of relation heads (MiniLMv2); none: as many as the student's layer has attention heads", low=1
     )
     cache_mb: int = option(4096, "disk space for cached teacher outputs; 0: run the teacher for every batch", low=0)
+    split_teacher: bool = option(
+        False, "split the teacher over all processes of a launch: each holds some heads and neurons of every layer"
+    )
     checkpoint_seconds: float = option(60.0, "seconds between checkpoints (0: after every step)", low=0.0)
 
     def passes(self, n_texts: int) -> float:

@@ -15,6 +15,7 @@ import torch
 from converter.artifact import TorchModel
 from converter.distill.hard import HardLabels
 from converter.distill.soft import SoftLabels
+from converter.errors import UsageError
 from converter.model_folder.load import load_source
 from converter.model_folder.shape_map import LayerShape, ShapeMap
 from converter.stage import SILENT, Context, run_stage
@@ -234,6 +235,25 @@ def test_kept_answers_teach_what_fresh_ones_do(student: TorchModel, ctx: Context
     assert not any(ctx.work.iterdir())
     for a, b in zip(kept.made.module.parameters(), fresh.made.module.parameters(), strict=True):
         torch.testing.assert_close(a, b, rtol=0, atol=5e-3)
+
+
+def test_a_batch_taken_in_parts_makes_the_same_steps(student: TorchModel, ctx: Context) -> None:
+    stage = SoftLabels(steps=4, hidden_weight=0.0, hard_weight=0.5, **QUICK)
+    whole = stage.run(student, replace(ctx, resume=None))
+    parts = replace(stage, accumulate=3).run(student, replace(ctx, resume=None))
+    assert [loss for _, loss in parts.facts["loss_curve"]] == pytest.approx(
+        [loss for _, loss in whole.facts["loss_curve"]], rel=1e-3
+    )
+    assert digest(parts.made) != digest(student)
+
+
+@pytest.mark.parametrize("kind", ["FSDP", "DEEPSPEED", "MEGATRON_LM"])
+def test_a_way_to_shard_that_would_be_ignored_is_refused(
+    kind: str, student: TorchModel, ctx: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(f"ACCELERATE_USE_{kind}", "true")
+    with pytest.raises(UsageError, match=f"not sharded by {kind}"):
+        SoftLabels(steps=1).run(student, ctx)
 
 
 _TWO_PROCESSES = """

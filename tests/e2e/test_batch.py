@@ -43,7 +43,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("batch")
     make_tiny(folder / "m")
     (folder / "jobs.toml").write_text(JOBS, encoding="utf-8")
-    done = batch(folder, "--jobs", "2", "--json")
+    done = batch(folder, "--jobs", "2", "--json", "--cache", "cache")
     assert done.returncode == 4, done.stderr
     (folder / "said.json").write_text(done.stdout, encoding="utf-8")
     return folder
@@ -63,6 +63,13 @@ def test_a_second_batch_keeps_what_is_made_and_runs_the_rest(made: Path) -> None
     assert "good: passed (made by an earlier batch, kept)" in done.stderr
     assert (made / "out" / "good" / "report.json").stat().st_mtime_ns == before
     assert done.returncode == 4
+
+
+def test_jobs_take_what_others_made_from_a_cache_that_they_share(made: Path) -> None:
+    done = batch(made, "--force", "--cache", "cache")
+    assert done.returncode == 4, done.stderr
+    report = json.loads((made / "out" / "good" / "report.json").read_text(encoding="utf-8"))
+    assert [r["cached"] for r in report["targets"][0]["records"]] == [True]
 
 
 def test_a_folder_of_other_files_is_left_alone(made: Path) -> None:

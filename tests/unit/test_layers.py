@@ -51,7 +51,7 @@ FLOORS: tuple[tuple[tuple[str, ...], ...], ...] = (
     (("distill",), ("share",)),
     (("factorize",),),
     (("recipe", "context"), ("sample_models",), ("stage_cache",)),
-    (("package",),),
+    (("package",), ("ranks",)),
     (("report",), ("timing",)),
     (("device",),),
     (("pipeline",), ("targets",)),

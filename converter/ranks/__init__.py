@@ -1,0 +1,1 @@
+"""Several processes that train one model: what the first tells the others, and what they do."""
