@@ -15,7 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from _measure import ROOT, SHARED, commit, machine, save
+from _measure import ROOT, SHARED, commit, known, machine, save
 
 sys.path.insert(0, str(ROOT))
 
@@ -75,7 +75,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as room:
         run_recipe(bind_recipe({"model": given.model, "targets": list(TARGETS)}), Path(room) / "out")
     whole = [time.perf_counter() - before[0], time.process_time() - before[1]]
-    save("proof_time", table_of(Path(given.model).name, whole, spent) | {"machine": machine(), "commit": commit()})
+    kept = {"before": known("proof_time").get("before"), "machine": machine(), "commit": commit()}
+    save("proof_time", table_of(Path(given.model).name, whole, spent) | kept)
 
 
 def _time(spent: Spent, name: str, module: str, function: str) -> None:

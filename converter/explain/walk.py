@@ -166,6 +166,17 @@ class Walk:
         stored = chain.from_iterable(map(self.target.parameters, made.weight_files))
         return wrong_layers(self.compressed, stored, self.reference.probes[0])
 
+    def _allowed(self, before: Artifact) -> float:
+        """Return the error of a lossless step: it is measured against the source, which compression has left."""
+        if before is self.source:
+            return LOSSLESS
+        return _worst(self._compare(run_of(before), "before")) + LOSSLESS
+
+    def _beyond_limits(self, made: "Evaluation") -> bool:
+        limits, error = self.limits, _worst(made)
+        low = limits.agreement is not None and made.agreement < limits.agreement
+        return low or (limits.max_error is not None and not error <= limits.max_error) or not np.isfinite(error)
+
     def _failed(self, step: Step, before: Artifact) -> tuple[Boundary, str]:
         """Find, of an export that refused its own file, the rewrite after which the graph answers otherwise."""
         broken = Boundary(step.boundary, step.name, True, detail=step.failed)

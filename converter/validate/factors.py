@@ -85,7 +85,8 @@ def _stray(
         return
     room = np.asarray(ROOM + SIGMAS * spread / np.maximum(np.abs(factors), 1e-12), dtype=np.float32)
     plain = _off(factors[None]) / room
-    if plain.max() <= 1 or (_off(factors * known[_likely(factors, known, room)]) / room <= 1).all(axis=1).any():
+    likely = known[_likely(factors, known, room)]
+    if plain.max() <= 1 or (_off(factors * likely) / room <= 1).all(axis=1).any():
         return
     off = np.concatenate([plain, _off(factors * known) / room])
     best = int(off.max(axis=1).argmin())

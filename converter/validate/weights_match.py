@@ -4,6 +4,7 @@ Rewrites merge and turn matrices and move factors between layers, none changes w
 are told apart by the signs of their weights, whatever the file calls them.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -79,8 +80,8 @@ class Known:
         picked = np.unique(np.linspace(0, weight.shape[1] - 1, SAMPLE).astype(int))
         some = np.ascontiguousarray(weight[:, picked].T)
         large = np.abs(some) > np.median(np.abs(some), axis=1, keepdims=True)
-        chance = 0.5 + CHANCE / np.sqrt(max(1, int(np.count_nonzero(large))))
-        least = max(LIKE, min(SURELY, float(chance)))
+        chance = 0.5 + CHANCE / math.sqrt(max(1, int(np.count_nonzero(large))))
+        least = max(LIKE, min(SURELY, chance))
         return cls(weight, picked, np.where(large, np.sign(some), 0).astype(np.float32), least)
 
     def alike(self, values: "NDArray[np.float32]", at: int) -> float:
