@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from _tables import megabytes, number, table_of
+from _tables import number, table_of
 
 
 def mutations(table: dict[str, Any]) -> str:
@@ -43,10 +43,12 @@ def device_tokenizers(table: dict[str, Any]) -> str:
         return "all" if least == 1 else f"{least:.2%}"
 
     texts = {f"{row['texts']:,}".replace(",", " ") for row in table["kinds"].values()}
+    load, cores = table["machine"]["load_before"], table["machine"]["cores"]
+    busy = f" (busy: load {load:.0f} on {cores} cores, so only their ratios tell)" if load > 1 else ""
     return table_of(
         f"Tokenizers of the samples beside Hugging Face's `tokenizers`: the least share of equal ids on\n"
         f"{' or '.join(sorted(texts))} random and on the hard texts, and of equal text from ids; microseconds for a\n"
-        "sentence of 13 words on one thread; `benchmarks/device_tokenizers.py`:",
+        f"sentence of 13 words on one thread{busy}; `benchmarks/device_tokenizers.py`:",
         "tokenizer | pieces: | tables: | random: | hard: | decoded: | "
         + " | ".join(f"{name}, µs:" for name in languages.values())
         + " | library, µs:",
@@ -54,7 +56,7 @@ def device_tokenizers(table: dict[str, Any]) -> str:
             (
                 kind,
                 str(row["pieces"]),
-                megabytes(row["tables_bytes"]),
+                f"{row['tables_bytes'] / 1e3:.0f} kB",
                 share(row, "equal"),
                 f"{share(row, 'equal_hard')} of {row['hard_texts']}",
                 share(row, "equal_decoded") if row["decoded"] else "",

@@ -37,7 +37,8 @@ def model_rows(model: dict[str, Any]) -> tuple[Row, ...]:
             return _bpe(model)
         case "Unigram":
             return _unigram(model)
-    raise NoTables(f"its model is {model['type']}")
+        case _:
+            raise NoTables(f"its model is {model['type']}")
 
 
 def _word_piece(model: dict[str, Any]) -> tuple[Row, ...]:

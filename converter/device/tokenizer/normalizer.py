@@ -36,7 +36,8 @@ def normalizer_of(step: Step, spaces: Ranges) -> Run:
             return _Prepend(unescaped(step.options[0]))
         case "strip":
             return _Strip(step.options[0], spaces)
-    raise ValueError(f"the tables have a step of a later version: {step.name}")
+        case _:
+            raise ValueError(f"the tables have a step of a later version: {step.name}")
 
 
 class _Characters:

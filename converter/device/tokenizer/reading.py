@@ -69,8 +69,9 @@ class Read:
     def _take(self, row: list[str]) -> None:
         if row[0] == "special":
             content = unescaped(row[3])
-            flags = [c == "1" for c in row[2]]
-            self.specials.append(Special(content, int(row[1]), *flags, unescaped(row[4]) if row[4:] else content))
+            normalized, left, right, special = (c == "1" for c in row[2])
+            spelling = unescaped(row[4]) if row[4:] else content
+            self.specials.append(Special(content, int(row[1]), normalized, left, right, special, spelling))
         elif row[0] in OWN_STEP:
             self.steps.append(Step(row[0], row[1], row[2:], []))
         elif row[0] in OF_A_STEP:

@@ -41,7 +41,8 @@ def splitter_of(step: Step) -> Run:
             return _with_space
         case "bytes":
             return _as_bytes
-    raise ValueError(f"the tables have a step of a later version: {step.name}")
+        case _:
+            raise ValueError(f"the tables have a step of a later version: {step.name}")
 
 
 def _with_space(chars: list[Char]) -> list[list[Char]]:

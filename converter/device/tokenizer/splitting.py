@@ -63,7 +63,8 @@ def _cuts(part: dict[str, Any]) -> list[tuple[Pattern, str]]:
             return [(one_of(punctuation()), BEHAVIORS[part["behavior"]])]
         case "Digits":
             return [(one_of(digits(), "1" if part["individual_digits"] else "*"), "isolated")]
-    raise NoTables(f"its pre-tokenizer {part['type']} has no form as tables")
+        case _:
+            raise NoTables(f"its pre-tokenizer {part['type']} has no form as tables")
 
 
 def _byte_level(part: dict[str, Any]) -> list[Step]:
