@@ -150,7 +150,7 @@ def _fit(
     lengths = _lengths(made)
     seen = weight * columns / lengths
     power = np.square(seen * _trust(seen)).sum(axis=1)
-    made, lost = made / lengths, (found - made) / lengths
+    made, lost = made / lengths, np.asarray((found - made) / lengths, dtype=np.float32)
     errors = np.linalg.norm(lost, axis=0) / _rounding(made, one)
     if one.block:
         errors = np.maximum(errors, _block_errors(lost, made, one).max(axis=0))
@@ -161,7 +161,9 @@ def _by_blocks(found: "NDArray[np.float32]", weight: "NDArray[np.float32]", bloc
     """Return what columns are to be multiplied by, as most of their blocks have it: a wrong scale has no say."""
     starts = range(0, len(weight), block)
     ratios = [_ratio(found[i : i + block], weight[i : i + block], axis=0) for i in starts]
-    return np.median(ratios, axis=0) if len(ratios) > MOST_ALIKE else _ratio(found, weight, axis=0)
+    if len(ratios) <= MOST_ALIKE:
+        return _ratio(found, weight, axis=0)
+    return np.asarray(np.median(ratios, axis=0), dtype=np.float32)
 
 
 def _trust(seen: "NDArray[np.float32]") -> "NDArray[np.float32]":
