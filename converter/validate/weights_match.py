@@ -198,7 +198,7 @@ def _fit(
     lengths = _lengths(made)
     power = _trusted(weight * weight, np.square(columns / lengths), np.empty_like(weight)).sum(axis=1)
     made /= lengths
-    lost = made - found / lengths
+    lost = np.asarray(made - found / lengths, dtype=np.float32)
     squared = np.einsum("ij,ij->j", lost, lost)
     errors = np.sqrt(squared) / _rounding(made, one)
     if one.block:
@@ -210,7 +210,9 @@ def _by_blocks(found: "NDArray[np.float32]", weight: "NDArray[np.float32]", bloc
     """Return what columns are to be multiplied by, as most of their blocks have it: a wrong scale has no say."""
     starts = range(0, len(weight), block)
     ratios = [_ratios(found[i : i + block], weight[i : i + block]) for i in starts]
-    return np.median(ratios, axis=0) if len(ratios) > MOST_ALIKE else _ratios(found, weight)
+    if len(ratios) <= MOST_ALIKE:
+        return _ratios(found, weight)
+    return np.asarray(np.median(ratios, axis=0), dtype=np.float32)
 
 
 def _ratios(found: "NDArray[np.float32]", weight: "NDArray[np.float32]") -> "NDArray[np.float32]":

@@ -205,8 +205,12 @@ def test_a_package_in_int8_writes_in_every_client_what_our_own_loop_writes_with_
     genai = ask([str(genai_python), str(HERE / "genai_writing.py")], rounded[:1], tmp_path)
     for answers in (optimum, js, genai):
         for made, found in zip(rounded, answers, strict=False):
-            assert made.ended(found["alone"]) == made.ended(made.greedy), made.folder
-            assert "batch" not in found or made.ended(found["batch"]) == made.ended(made.greedy), made.folder
+            # onnxruntime-genai stops before the token that ends a text, the others behind it.
+            wanted, *ways = (
+                [[t for t in row if t not in made.ends] for row in made.ended(rows)]
+                for rows in (made.greedy, found["alone"], found.get("batch", made.greedy))
+            )
+            assert ways == [wanted, wanted], made.folder
 
 
 def test_a_package_says_that_onnxruntime_genai_does_not_open_an_encoder_decoder(

@@ -15,6 +15,9 @@ from converter.generate.graphs import DECODER
 from converter.graphs import GraphSpec
 from converter.onnx.model import OnnxModel
 from converter.onnx.runner import OnnxRunner
+from converter.quantize.dynamic import DynamicInt8
+from converter.quantize.int4 import Int4Blocks
+from converter.quantize.int8 import Int8Blocks
 from converter.stage import Context
 from converter.validate.checks import Status
 from tests.tiny_text import make_text_model, pad_of, save_causal, save_marian
@@ -135,7 +138,6 @@ def put_in_float(model: Any, rounded: Any) -> None:
 def test_in_blocks_the_cached_path_is_the_uncached_one(
     family: str, floats: Callable[[str], Floats], tmp_path: Path
 ) -> None:
-    from converter.quantize.int8 import Int8Blocks
 
     given = floats(family)
     files = Int8Blocks().run(given.model(), Context(work=tmp_path)).made.files
@@ -145,7 +147,6 @@ def test_in_blocks_the_cached_path_is_the_uncached_one(
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_dynamic_int8_says_nearly_what_float_says(family: str, floats: Callable[[str], Floats], tmp_path: Path) -> None:
-    from converter.quantize.dynamic import DynamicInt8
 
     given = floats(family)
     files = DynamicInt8().run(given.model(), Context(work=tmp_path)).made.files
@@ -177,7 +178,6 @@ def test_no_table_is_twice_in_the_file(precision: str, floats: Callable[[str], F
 def test_weights_that_lose_most_get_eight_bits_as_far_as_a_size_allows(
     floats: Callable[[str], Floats], tmp_path: Path
 ) -> None:
-    from converter.quantize.int4 import Int4Blocks
 
     given, sizes, errors = floats("gpt2"), [], []
     for most in (0.0, 0.038, 1.0):
@@ -203,6 +203,28 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
         return known[kind]
 
     return make
+
+
+def axes_of(path: Path) -> dict[str, list[str | int]]:
+    """Return the axes of every input and output of an ONNX file, by name."""
+    import onnx
+
+    graph = onnx.load(path, load_external_data=False).graph
+    values = [*graph.input, *graph.output]
+    return {v.name: [d.dim_param or d.dim_value for d in v.type.tensor_type.shape.dim] for v in values}
+
+
+@pytest.mark.parametrize("stage", [DynamicInt8(), Int8Blocks(), Int4Blocks(method="rtn")], ids=["dynamic", "8", "4"])
+def test_axes_keep_the_names_that_clients_look_for(stage: Any, floats: Callable[[str], Floats], tmp_path: Path) -> None:
+    given = floats("gpt2")
+    made = stage.run(given.model(), Context(work=tmp_path)).made
+    for graph, path in made.files.items():
+        wanted = axes_of(given.files[graph])
+        for name, axes in wanted.items():
+            if name.startswith("past_key_values"):
+                # Attention in one operator takes no empty cache of another size: transformers.js reads it here.
+                axes[1], axes[3] = given.specs[graph].inputs[given.specs[graph].input_names.index(name)].axes[1::2]
+        assert axes_of(path) == wanted
 
 
 @pytest.mark.parametrize(
@@ -235,6 +257,9 @@ def test_a_package_is_proven_verified_and_writes(
     graphs = ["model"] if kind == "gpt2" else ["decoder_model_merged", "encoder_model"]
     # Clients look for every graph under the same suffix.
     assert stems == [f"{graph}{suffix}" for graph in graphs]
+    for path in (package / "onnx").iterdir():
+        # transformers.js makes the first cache by the name of this axis.
+        assert {axes[0] for axes in axes_of(path).values()} == {"batch_size"}, path
     found = verify(package)
     assert found["golden_texts"] >= 8
     capfd.readouterr()
@@ -249,7 +274,6 @@ def test_rounding_fitted_to_text_loses_less_of_it_than_rounding_to_nearest(
     from converter.data.probes import builtin_examples
     from converter.model_folder.load import load_source
     from converter.onnx.text_export import export_text_graphs
-    from converter.quantize.int4 import Int4Blocks
 
     source = load_source(str(folders("gpt2")))
     given = OnnxModel(export_text_graphs(source.module, source.specs, tmp_path / "float"), source)
@@ -278,7 +302,6 @@ def test_a_scale_that_is_wrong_fails_the_gate(folders: Callable[[str], Path], tm
     from converter.model_folder.load import load_source
     from converter.onnx.export import ExportOnnx
     from converter.precision import Limits
-    from converter.quantize.int8 import Int8Blocks
     from converter.reference import capture_reference
     from converter.stage import SILENT, run_stages
     from converter.validate.checks import Check

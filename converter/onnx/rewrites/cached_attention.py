@@ -4,8 +4,8 @@ At every token the exported form turns queries, keys and values, joins the cache
 between five operators. `com.microsoft.MultiHeadAttention` takes the projections and the cache as they are and gives the
 cache back. Masks and relative positions are added to the scores as they were.
 
-Only where heads times their size is the width of the model: a client that has to guess the sizes of an empty cache
-guesses those, and this operator refuses others.
+Only where heads times their size is the width of the model: a client that guesses the sizes of an empty cache guesses
+those, and this operator refuses others. They stand in the file too, where other clients read them.
 """
 
 from dataclasses import dataclass, replace
@@ -116,8 +116,18 @@ def _replace(graph: "ir.Graph", match: CachedAttention, bias: "ir.Value | None")
         known = concat.outputs[0]
         title = known.name
         present.type, present.shape = known.type, known.shape
+        _number_heads(concat.inputs[0], known)
         ir.convenience.replace_all_uses_with(known, present, replace_graph_outputs=True)
         known.name, present.name = f"{title}_before", title
+
+
+def _number_heads(past: "ir.Value | None", present: "ir.Value") -> None:
+    """Give the axes of a cache input their sizes: this operator refuses the empty cache that is made without them."""
+    import onnx_ir as ir
+
+    if past is not None and past.shape is not None and present.shape is not None:
+        rows, _, length, _ = past.shape.dims
+        past.shape = ir.Shape([rows, present.shape.dims[1], length, present.shape.dims[3]])
 
 
 def _heads(value: "ir.Value | None") -> "tuple[ir.Value, int, int] | None":

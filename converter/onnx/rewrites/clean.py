@@ -9,6 +9,8 @@ if TYPE_CHECKING:
     import onnx_ir as ir
 
 AXES = ("batch", "length")
+NAMED = "batch_size"
+"""The first axis of a model that writes text: its axes have the names that clients look for, and keep them."""
 
 
 def clean_graph(model: "ir.Model") -> int:
@@ -73,6 +75,8 @@ def _name_axes(value: "ir.Value") -> None:
     import onnx_ir as ir
 
     assert value.shape is not None
+    if value.shape.dims and getattr(value.shape.dims[0], "value", None) == NAMED:
+        return
     rest = [d if isinstance(d, int) else AXES[1] for d in value.shape.dims[1:]]
     value.shape = ir.Shape([AXES[0], *rest])
 
