@@ -49,7 +49,7 @@ def distill_sequences(stage: "SequenceLevel", given: "TorchModel", ctx: "Context
     examples = choose_texts(ctx, stage.texts)
     asked = [_asked(given, example, stage.max_length) for example in examples]
     settings = replace(given.task.settings, sample=False, beams=stage.beams, max_new_tokens=stage.longest)  # type: ignore[attr-defined]
-    path = Path(stage.file) if stage.file else (ctx.resume or ctx.work) / "sequences.jsonl"
+    path = _place(stage, ctx)
     header = {"format": FORMAT, "key": _key(teacher, asked, settings), "texts": len(asked), "beams": stage.beams}
     written = _read(path, header, own=bool(stage.file))
     n_known = len(written)
@@ -60,6 +60,15 @@ def distill_sequences(stage: "SequenceLevel", given: "TorchModel", ctx: "Context
     tokens = sum(map(len, written.values()))
     about = {"texts": len(texts), "tokens": tokens, "read_from_file": n_known, "beams": stage.beams}
     return Outcome(made.made, {**made.facts, "written": about})
+
+
+def _place(stage: "SequenceLevel", ctx: "Context") -> Path:
+    """Return where it is kept; a process of a launch that is not the first writes the same to a file of its own."""
+    from accelerate import PartialState
+
+    if not PartialState().is_main_process:
+        return ctx.work / "sequences.jsonl"
+    return Path(stage.file) if stage.file else (ctx.resume or ctx.work) / "sequences.jsonl"
 
 
 def _asked(model: "TorchModel", example: Example, max_length: int) -> Encoding:

@@ -34,6 +34,7 @@ class SequenceLevel(TeacherOptions, Stage[TorchModel, TorchModel]):
     summary = "train the model on the texts that the source writes (sequence-level distillation)"
     takes = ("decoder", "encoder-decoder")
     needs_text = True
+    trains = True
 
     def forecast(self, now: "Forecast", model: TorchModel, ctx: Context) -> "Forecast":
         from converter.forecast import spent
