@@ -84,7 +84,8 @@ def test_two_processes_make_one_output_and_learn_what_one_does(argv: Callable[..
     codes, told = ends(start([argv("half")], tmp_path, ACCELERATE_MIXED_PRECISION="bf16"))
     assert codes == [0], told
     halves = curve(tmp_path / "half")
-    assert halves == pytest.approx(curve(tmp_path / "one"), rel=0.2)
+    # Losses of 0.001 to 0.003 here, of outputs with three digits.
+    assert halves == pytest.approx(curve(tmp_path / "one"), abs=1e-3)
     assert halves != pytest.approx(curve(tmp_path / "one"), rel=1e-5)
 
 
