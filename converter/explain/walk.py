@@ -144,17 +144,6 @@ class Walk:
         )
         return _boundary(step.boundary, step.name, made, broken=broken), layer
 
-    def _allowed(self, before: Artifact) -> float:
-        """Return the error of a lossless step: it is measured against the source, which compression has left."""
-        if before is self.source:
-            return LOSSLESS
-        return _worst(self._compare(run_of(before), "before")) + LOSSLESS
-
-    def _beyond_limits(self, made: "Evaluation") -> bool:
-        limits, error = self.limits, _worst(made)
-        low = limits.agreement is not None and made.agreement < limits.agreement
-        return low or (limits.max_error is not None and not error <= limits.max_error) or not np.isfinite(error)
-
     def _wrong_weights(self, step: Step, before: Artifact) -> str:
         """Return the layer whose weights a quantizer did not keep: smoothing hides in its values where they changed."""
         if step.boundary != QUANTIZE or step.made is None or not self.reference.probes:
