@@ -46,9 +46,9 @@ def code_of(error: BaseException) -> int:
     """Return the exit code of an error, as the command line has it."""
     if isinstance(error, Stopped):
         return error.error.exit_code
-    limit = exhausted(error)
-    if limit is not None or isinstance(error, ExportError):
-        return (limit or error).exit_code  # type: ignore[union-attr]
+    known = exhausted(error) or error
+    if isinstance(known, ExportError):
+        return known.exit_code
     return INTERRUPTED_EXIT_CODE if isinstance(error, KeyboardInterrupt) else 1
 
 
