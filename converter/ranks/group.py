@@ -61,14 +61,13 @@ class Ranks:
     def join(cls) -> "Ranks":
         """Meet the other processes; returns when all are there."""
         import torch
-        import torch.distributed as dist
         from accelerate import PartialState
-        from torch._C._distributed_c10d import PrefixStore
+        from torch.distributed import PrefixStore, distributed_c10d  # type: ignore[attr-defined]
 
         if not torch.cuda.is_available():
             os.environ.setdefault("ACCELERATE_USE_CPU", "true")  # torchrun does not say it, and alone each would train
         state = PartialState(cpu=os.environ.get("ACCELERATE_USE_CPU") == "true")
-        store = PrefixStore("plm-export", dist.distributed_c10d._get_default_store())  # noqa: SLF001 - no public way
+        store = PrefixStore("plm-export", distributed_c10d._get_default_store())  # noqa: SLF001 - no public way
         return cls(store, state.process_index, state.num_processes, state.device)
 
     def told(self, key: str) -> Any:

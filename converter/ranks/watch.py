@@ -46,8 +46,7 @@ def code_of(error: BaseException) -> int:
     """Return the exit code of an error, as the command line has it."""
     if isinstance(error, Stopped):
         return error.error.exit_code
-    limit = exhausted(error)
-    known = limit or error
+    known = exhausted(error) or error
     if isinstance(known, ExportError):
         return known.exit_code
     return INTERRUPTED_EXIT_CODE if isinstance(error, KeyboardInterrupt) else 1
