@@ -13,7 +13,7 @@ from converter.examples import JudgedText, Origin, text_key
 from converter.model_folder.samples import is_sample
 from converter.recipe import aim_of, tried
 from converter.resources import require_space
-from converter.stage import Context, Progress
+from converter.stage import Context, Progress, check_stage
 from converter.target import Aim
 
 if TYPE_CHECKING:
@@ -238,3 +238,24 @@ def held_to(limits: Limits, doing: Doing, place: Place, last_word: Callable[[Exp
             if limit is None or limit is error:
                 raise
             raise limit from error
+
+
+def check_options(recipe: "Recipe", source: "TorchModel") -> None:
+    """Raise for what a target or a stage would refuse: now, not after hours of distillation."""
+    for stage in recipe.compress:
+        check_stage(stage, source, has_text=recipe.calibration is not None)
+    for target, precision in zip(recipe.targets, recipe.precisions, strict=True):
+        choices, refused = tried(target, precision), list[UsageError]()
+        for one in choices:
+            try:
+                if source.cache is not None:
+                    target.refuse_writer(one.name, source.task.name)
+                stages = target.stages(one.name, one.options, source)
+            except UsageError as error:
+                refused.append(error)
+                continue
+            # What one of several candidates refuses is told beside the others that were made.
+            for target_stage in stages if len(choices) == 1 else ():
+                check_stage(target_stage, source, has_text=recipe.calibration is not None)
+        if len(refused) == len(choices):
+            raise refused[0]

@@ -128,6 +128,10 @@ class Encoding:
         cut = {n: np.resize(ids, length) for n, ids in self.inputs.items() if n not in same}
         return Encoding({**same, **cut}, lengths={**self.lengths, SEQUENCE: length})
 
+    def has_tokens_of(self, other: "Encoding") -> bool:
+        """Tell whether it has the inputs of another one."""
+        return all(np.array_equal(mine, other.inputs[name]) for name, mine in self.inputs.items())
+
 
 def pad_batch(
     encodings: Sequence[Encoding], spec: GraphSpec, lengths: Mapping[str, int] | None = None

@@ -13,6 +13,7 @@ from converter.context import (
     NOTHING_RESOLVED,
     Resolved,
     check_needs,
+    check_options,
     context_of,
     held_to,
     judged_text,
@@ -23,14 +24,14 @@ from converter.context import (
     resolved_table,
     with_threads,
 )
-from converter.errors import ExportError, GateFailed, NotProven, UsageError
+from converter.errors import ExportError, GateFailed, NotProven
 from converter.package.output_folder import Output
 from converter.package.seal import seal_package
 from converter.package.signature import SigningKey, read_signing_key
 from converter.recipe import tried
 from converter.reference import capture_reference
 from converter.resources import fixed_threads
-from converter.stage import SILENT, Context, OtherRanks, OutcomeCache, Progress, Record, Stage, check_stage, run_stage
+from converter.stage import SILENT, Context, OtherRanks, OutcomeCache, Progress, Record, Stage, run_stage
 from converter.validate.checks import Evaluation, Status
 from converter.validate.fastest import Candidate, keep_fastest
 from converter.validate.owner import check_owner
@@ -191,27 +192,6 @@ def _run(
     _write_reports(result, output.folder)
     output.commit()
     return result
-
-
-def check_options(recipe: "Recipe", source: TorchModel) -> None:
-    """Raise for what a target or a stage would refuse: now, not after hours of distillation."""
-    for stage in recipe.compress:
-        check_stage(stage, source, has_text=recipe.calibration is not None)
-    for target, precision in zip(recipe.targets, recipe.precisions, strict=True):
-        choices, refused = tried(target, precision), list[UsageError]()
-        for one in choices:
-            try:
-                if source.cache is not None:
-                    target.refuse_writer(one.name, source.task.name)
-                stages = target.stages(one.name, one.options, source)
-            except UsageError as error:
-                refused.append(error)
-                continue
-            # What one of several candidates refuses is told beside the others that were made.
-            for target_stage in stages if len(choices) == 1 else ():
-                check_stage(target_stage, source, has_text=recipe.calibration is not None)
-        if len(refused) == len(choices):
-            raise refused[0]
 
 
 def _contexts(

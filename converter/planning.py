@@ -62,8 +62,8 @@ def plan_recipe(recipe: "Recipe", *, progress: Progress = SILENT) -> Plan:
         ExportError: what a run of the recipe would refuse before work.
 
     """
+    from converter.context import check_options
     from converter.model_folder.given import load_model, with_usual_precisions
-    from converter.pipeline import check_options
 
     source = load_model(recipe, progress)
     recipe = with_usual_precisions(recipe, source)

@@ -9,11 +9,10 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import converter
-from converter.context import context_of, missing_runtimes, read_text
+from converter.context import check_options, context_of, missing_runtimes, read_text
 from converter.data.split import TextSplit, split_text
 from converter.data.survey import DataOptions
 from converter.errors import ExportError, GateFailed, ResourceLimit, UsageError
-from converter.pipeline import check_options
 from converter.planning import seconds_a_text
 from converter.recipe import Recipe, bind_recipe
 from converter.reference import Reference, capture_reference

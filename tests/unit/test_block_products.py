@@ -139,7 +139,7 @@ def test_a_file_in_blocks_is_compared_with_its_model_and_a_wrong_scale_is_caught
     from converter.onnx.write import write_onnx
     from converter.validate.tables import compared_rows
     from converter.validate.weights import LIMIT
-    from converter.validate.weights_match import match_product
+    from converter.validate.weights_match import known, match_product
 
     given = weights(96, 256)
     made = round_to_nearest(given, bits, BLOCK)
@@ -152,7 +152,7 @@ def test_a_file_in_blocks_is_compared_with_its_model_and_a_wrong_scale_is_caught
     assert (found["product"].bits, found["product"].block) == (bits, BLOCK)
     assert np.array_equal(found["product"].values, made.wide().T)
     assert np.array_equal(found["table"].values, made.wide())
-    ((block,), lost) = match_product(found["product"], {"head": given.T})
+    ((block,), lost) = match_product(found["product"], known({"head": given.T}))
     (table,) = compared_rows(found["table"], {"words": given})
     assert not lost
     if wrong is None:
