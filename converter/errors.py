@@ -113,7 +113,8 @@ INTERRUPTED_CODE = "PLM130"
 class EndedElsewhere(ExportError):
     """Another process of the same launch (`torchrun`, `accelerate launch`) has ended with an error, so all end."""
 
-    code = "PLM102"
+    exit_code = 7  # of this class; an instance has the other's
+    code = "PLM701"
     cure = "look at the message of the process that is named; the exit code is that error's"
 
     @classmethod
