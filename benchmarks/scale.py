@@ -118,7 +118,7 @@ class Peak:
         self.process = psutil.Process()
         self.before = self.most = self.process.memory_info().rss
         self.over = threading.Event()
-        self.thread = threading.Thread(target=self.look)
+        self.thread = threading.Thread(target=self.look, daemon=True)
         self.thread.start()
 
     def look(self) -> None:
