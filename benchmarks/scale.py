@@ -18,8 +18,7 @@ from typing import Any
 from _measure import ROOT, machine, run, save
 
 SIZES = {"4 x 256": (4, 256), "6 x 384": (6, 384), "12 x 768": (12, 768)}
-"""Layers and width, as of BERT-mini, MiniLM and BERT-base; a vocabulary of 30 000 tokens."""
-WORDS = 30_000
+"""Layers and width, as of BERT-mini, MiniLM and BERT-base; the vocabulary is that of a tiny tokenizer."""
 PAGE = ROOT / "docs" / "explanation" / "scale.md"
 BATCH, LENGTH, STEPS = 8, 64, 4
 
@@ -92,7 +91,8 @@ def measure(layers: int, width: int) -> dict[str, Any]:
         _, record = run_stage(stage, student, ctx)
         peak = watched.stop()
     counts = [sum(p.numel() for p in m.module.parameters()) for m in (source, student)]
-    counted = [n - WORDS * width for n in counts]  # a row of the table is looked up, not multiplied
+    rows = source.config.vocab_size
+    counted = [n - rows * width for n in counts]  # a row of the table is looked up, not multiplied
     tokens = BATCH * LENGTH
     operations = tokens * (2 * counted[0] + 6 * counted[1])
     seconds = record.facts["seconds_training"] / STEPS
@@ -118,7 +118,7 @@ class Peak:
         self.process = psutil.Process()
         self.before = self.most = self.process.memory_info().rss
         self.over = threading.Event()
-        self.thread = threading.Thread(target=self.look)
+        self.thread = threading.Thread(target=self.look, daemon=True)
         self.thread.start()
 
     def look(self) -> None:
@@ -137,8 +137,10 @@ def drawn(folder: Path, layers: int, width: int) -> Path:
 
     from tests.tiny import make_tokenizer, save_tiny
 
+    tokenizer = make_tokenizer("bert")
     config = transformers.BertConfig(
-        vocab_size=WORDS,
+        vocab_size=len(tokenizer),
+        pad_token_id=tokenizer.pad_token_id,
         hidden_size=width,
         num_hidden_layers=layers,
         num_attention_heads=max(1, width // 64),
@@ -146,7 +148,7 @@ def drawn(folder: Path, layers: int, width: int) -> Path:
         max_position_embeddings=512,
         num_labels=2,
     )
-    return save_tiny(folder, config, make_tokenizer("bert"), "text-classification")
+    return save_tiny(folder, config, tokenizer, "text-classification")
 
 
 if __name__ == "__main__":

@@ -113,13 +113,16 @@ INTERRUPTED_CODE = "PLM130"
 class EndedElsewhere(ExportError):
     """Another process of the same launch (`torchrun`, `accelerate launch`) has ended with an error, so all end."""
 
-    code = "PLM102"
+    exit_code = 7  # of this class; an instance has the other's
+    code = "PLM701"
     cure = "look at the message of the process that is named; the exit code is that error's"
 
-    def __init__(self, rank: int, code: int, message: str, hint: str) -> None:
-        said = f": {message}" if message else ""
-        super().__init__(f"process {rank} has ended with exit code {code}{said}", hint=hint)
-        self.exit_code = code  # type: ignore[misc]
+    @classmethod
+    def of(cls, rank: int, code: int, message: str, hint: str) -> "EndedElsewhere":
+        """Return the error that process `rank` has ended with, with its exit code."""
+        made = cls(f"process {rank} has ended with exit code {code}{f': {message}' if message else ''}", hint=hint)
+        made.exit_code = code  # type: ignore[misc]
+        return made
 
 
 BUG_CODE = "PLM100"

@@ -73,7 +73,7 @@ class _Watch:
         return (
             ResourceLimit(LOST, hint="see the log of the launcher")
             if ending is None
-            else EndedElsewhere(ending.rank, ending.code, ending.message, ending.hint)
+            else EndedElsewhere.of(ending.rank, ending.code, ending.message, ending.hint)
         )
 
     def _ended(self) -> Ending | None:
@@ -88,7 +88,7 @@ class _Watch:
             ending = self._ended()
             if ending is None:
                 continue
-            self.error = EndedElsewhere(ending.rank, ending.code, ending.message, ending.hint)
+            self.error = EndedElsewhere.of(ending.rank, ending.code, ending.message, ending.hint)
             signal.pthread_kill(threading.main_thread().ident or 0, SIGNAL)
             if not self.over.wait(SECONDS_TO_STOP):
                 try:
