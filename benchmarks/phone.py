@@ -100,7 +100,8 @@ def make(shape: str, folder: Path, cache: int, precisions: list[str]) -> dict[st
         plain.hardlink_to(LowerWriter(cache, lengths).run(source, Context(work=own)).made.path)
         rows["none"] = {"seconds": round(time.perf_counter() - started, 1)}
     rows["none"] = rows.get("none", {}) | {"mb": round(plain.stat().st_size / 1e6, 1)}
-    given = TfliteWriter(plain, source, lengths, ("logits",), layout=layout_of(source, cache, lengths))
+    layout = layout_of(source, cache, lengths)
+    given = TfliteWriter(plain, source, layout.lengths, ("logits",), layout=layout)
     for name in precisions:
         if name == "none":
             continue

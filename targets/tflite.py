@@ -33,7 +33,7 @@ from converter.tflite.mediapipe.check import check_shipped_variant, check_varian
 from converter.tflite.mediapipe.variant import MEDIAPIPE_FILE, NotForMediaPipe, write_mediapipe
 from converter.tflite.model import FINE_LENGTHS, SHORTEST, TfliteModel, signature_lengths
 from converter.tflite.usage import usage_of
-from converter.tflite.writing.checks import writer_checks
+from converter.tflite.writing.checks import check_shipped_bundle, writer_checks
 from converter.tflite.writing.lower import layout_of
 from converter.tflite.writing.model import TfliteWriter
 from converter.tflite.writing.package import emit_writer, writer_stages, writer_usage
@@ -260,13 +260,15 @@ class Tflite(Target):
         return TfliteRunner(folder / MODEL_FILE, specs, threads)
 
     def check_shipped(self, shipped: "Shipped") -> tuple[str, ...]:
+        if has_cache(shipped.specs):
+            return check_shipped_bundle(shipped, shipped.folder / MODEL_FILE)
         return (*check_shipped_variant(shipped), *check_device_files(shipped))
 
     def own_checks(
         self, bundle: Bundle, source: TorchModel, reference: "Reference", runner: Runner, proof: "ProofContext"
     ) -> tuple[list["Check"], dict[str, Any]]:
         if source.cache is not None:
-            return writer_checks(bundle, source, reference, runner)
+            return writer_checks(bundle, reference, runner)
         longest = min(source.max_length, runner.max_length or source.max_length)
         model = bundle.folder / bundle.files[MODEL]
         tokenizer, facts = PackageFiles(bundle.folder).check(source, reference, longest)

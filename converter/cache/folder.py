@@ -107,12 +107,16 @@ class FolderStore:
             for name, (size, digest) in entry.files.items():
                 with (place / FILES / name).open("rb") as opened:
                     copy_checked(opened, into / name, size, digest)
-            os.utime(place / LISTING)
+            with contextlib.suppress(OSError):  # another user's entry, or a place that is only read
+                os.utime(place / LISTING)
         except FileNotFoundError:
             self._damaged(place, "a file is missing")
             return False
         except EntryDamaged as error:
             self._damaged(place, str(error))
+            return False
+        except OSError as error:
+            self._note(f"an entry of the cache cannot be read ({os.strerror(error.errno or 0)}): made again")
             return False
         return True
 
@@ -131,7 +135,8 @@ class FolderStore:
                 self._note(f"the disk of the cache {self.folder} has no room for {shown_size(needed)} more: not kept")
                 return False
             with self._partial() as partial:
-                shutil.copytree(files, partial / FILES)
+                shutil.copytree(files, partial / FILES, copy_function=shutil.copyfile)
+                (partial / FILES).chmod(partial.stat().st_mode & 0o777)  # not that of a temporary folder
                 (partial / LISTING).write_bytes(listing_of(key, name, facts, files))
                 _put_in_place(partial, place)
         except OSError as error:

@@ -5,6 +5,7 @@ reader sees whole entries alone, and of two writers of one entry the later listi
 """
 
 import json
+import re
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -61,6 +62,12 @@ class RemoteStore:
         marker = f"{self._root}/{MARKER}"
         if not self._files.exists(marker):
             self._files.makedirs(self._root, exist_ok=True)
+            if self._files.ls(self._root, detail=False) and not self._files.exists(marker):
+                raise UsageError(
+                    "the place holds files that are not of a cache",
+                    where=self._url,
+                    hint="give --cache an empty or new folder",
+                )
             self._files.pipe_file(marker, json.dumps({"tool": "plm-export", "format": FORMAT}).encode())
         try:
             found = json.loads(self._files.cat_file(marker))["format"]
@@ -148,16 +155,19 @@ class RemoteStore:
                 continue
 
     def _make_room(self, needed: int) -> None:
-        found = []
-        for path in self._files.glob(f"{self._root}/*/*/{LISTING}"):
-            key, name = str(path).split("/")[-3:-1]
-            entry = self._read(key, name)
-            if entry is not None:
-                told = self._files.info(path)
-                found.append((next((str(told[w]) for w in WRITTEN if told.get(w)), ""), entry))
-        over = sum(entry.size_bytes for _, entry in found) + needed - self._limit
-        for _, entry in sorted(found, key=lambda one: one[0]):
+        """Remove the oldest places: what a killed upload has left counts too, what is not ours does not."""
+        sizes: dict[str, int] = {}
+        written: dict[str, str] = {}
+        for path, told in self._files.find(self._root, detail=True).items():
+            parts = str(path).partition(f"{self._root}/")[2].split("/")
+            if len(parts) < 3 or not all(re.fullmatch("[0-9a-f]+", p) for p in parts[:2]):
+                continue
+            place = f"{self._root}/{parts[0]}/{parts[1]}"
+            sizes[place] = sizes.get(place, 0) + int(told.get("size") or 0)
+            written[place] = max(written.get(place, ""), next((str(told[w]) for w in WRITTEN if told.get(w)), ""))
+        over = sum(sizes.values()) + needed - self._limit
+        for place in sorted(sizes, key=lambda p: written[p]):
             if over <= 0:
                 break
-            self.drop(entry)
-            over -= entry.size_bytes
+            self._remove(place)
+            over -= sizes[place]

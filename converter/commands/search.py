@@ -1,5 +1,6 @@
 """`plm-export search MODEL`: say what is needed, get the package that meets it best."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -127,7 +128,7 @@ def _goal(
 
 def _run(session: Session, flags: Flags, goal: "Goal", wishes: _Wishes) -> int:
     terminal = session.terminal
-    if not wishes.minutes > 0:
+    if not 0 < wishes.minutes < math.inf:
         raise UsageError(f"wanted a time, found {wishes.minutes:g}", where="--minutes")
     base = recipe_table(flags, session.argv)
     usual = output_folder(flags, str(base.get("model", "model")))

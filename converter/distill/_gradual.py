@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from converter.errors import UsageError
 from converter.stage import Context, Outcome
 from converter.structured.budget import BudgetedCosts, costs_of_size, costs_of_time
 from converter.structured.importance import gather_evidence
@@ -82,9 +83,22 @@ def prune_gradually(stage: "GradualPruning", given: "TorchModel", ctx: Context) 
     return Outcome(made, facts)
 
 
+def _refuse_processes() -> None:
+    """Refuse goals of time in a launch of several processes: each would time its own table and cut otherwise."""
+    from accelerate import PartialState
+
+    if PartialState().num_processes > 1:
+        raise UsageError(
+            "a goal of time is for one process: each of several would time the model for itself",
+            where="distill.gradual",
+            hint="give size_mb, or prune.structured and then distill.soft",
+        )
+
+
 def _budgeted_costs(stage: "GradualPruning", given: "TorchModel", ctx: Context, evidence: "Evidence") -> BudgetedCosts:
     if stage.size_mb is not None:
         return costs_of_size(given, ctx, stage.size_mb)
+    _refuse_processes()
     return costs_of_time(given, ctx, evidence, stage.speedup, stage.latency_ms)
 
 

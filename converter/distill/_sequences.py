@@ -68,6 +68,8 @@ def _place(stage: "SequenceLevel", ctx: "Context") -> Path:
 
     if not PartialState().is_main_process:
         return ctx.work / "sequences.jsonl"
+    if stage.file and Path(stage.file).is_dir():
+        raise UsageError("it is a folder", where=stage.file, hint="name a file")
     return Path(stage.file) if stage.file else (ctx.resume or ctx.work) / "sequences.jsonl"
 
 
@@ -104,7 +106,7 @@ def _read(path: Path, header: Mapping[str, Any], *, own: bool) -> Written:
     """
     if not path.is_file():
         return {}
-    with path.open(encoding="utf-8") as opened:
+    with path.open(encoding="utf-8", errors="replace") as opened:
         lines = list(_lines(opened))
     if not lines or lines[0] != header:
         if own:

@@ -131,6 +131,13 @@ def check_golden(folder: Path, manifest: "Manifest", golden: "Golden") -> None:
             )
     if any(set(outputs) != set(golden.package[0]) for outputs in (*golden.package, *golden.source)):
         raise PackageDamaged("some golden texts lack outputs that others have", where=str(folder), hint=REBUILD)
+    sealed = (manifest.golden.sums, manifest.golden.calls) if isinstance(manifest, Format3) else (0, 0)
+    if len(golden.stored.names) < sealed[0] or len(golden.sweep.calls) < sealed[1]:
+        raise PackageDamaged(
+            "the golden vectors lack sums of weights, or calls over the vocabulary, that were sealed",
+            where=str(folder),
+            hint=REBUILD,
+        )
 
 
 def _widest_range(manifest: "Manifest", golden: "Golden", name: str) -> float:

@@ -14,7 +14,7 @@ from converter.graphs import MODEL, GraphSpec
 from converter.package.machine import machine_class
 from converter.package.manifest import GOLDEN
 from converter.package.stored_sums import StoredSums, read_sums, sum_tensors
-from converter.package.sweep import NOTHING, Sweep, read_sweep, record_sweep, replay_sweep, sweep_tensors
+from converter.package.sweep import MOST_TOKENS, NOTHING, Sweep, read_sweep, record_sweep, replay_sweep, sweep_tensors
 from converter.reference import own_outputs, run_probe
 from converter.scoring.relative_error import REPLAY_FLOOR, relative_error
 from converter.stage import SILENT
@@ -69,8 +69,17 @@ class Golden:
     """What the weights of the files add up to."""
 
 
-def record_golden(made: "TorchModel", source: "TorchModel", reference: "Reference", runner: "Runner") -> Golden:
-    """Run the package of `made` on a varied choice of the probes; what the source answered is known."""
+def record_golden(
+    made: "TorchModel",
+    source: "TorchModel",
+    reference: "Reference",
+    runner: "Runner",
+    swept: int = MOST_TOKENS,
+) -> Golden:
+    """Run the package of `made` on a varied choice of the probes; what the source answered is known.
+
+    `swept`: words of the vocabulary that are asked at most, in texts made of token ids.
+    """
     chosen = choose(reference, source.task)
     few = _only(reference, chosen)
     limit = min(source.max_length, runner.max_length or source.max_length)
@@ -94,7 +103,7 @@ def record_golden(made: "TorchModel", source: "TorchModel", reference: "Referenc
         n_same=sum(one == 1 for one in same),
         words=words_of(shown.task, mine),
         machine=machine_class(runner),
-        sweep=_sweep(made, runner),
+        sweep=_sweep(made, runner, swept),
     )
 
 
@@ -105,7 +114,7 @@ def words_of(task: Task, judged: Sequence[Judged]) -> tuple[str, ...]:
     return tuple(task.describe(d, j.example) for d, j in zip(task.decisions(judged), judged, strict=True))
 
 
-def _sweep(made: "TorchModel", runner: "Runner") -> Sweep:
+def _sweep(made: "TorchModel", runner: "Runner", most: int) -> Sweep:
     """Call the package on words of the whole vocabulary; models that write text have their recorded sequences."""
     if made.cache is not None or MODEL not in made.specs:
         return NOTHING
@@ -115,7 +124,7 @@ def _sweep(made: "TorchModel", runner: "Runner") -> Sweep:
     ids = [i for i in range(spec_vocabulary(spec)) if i != tokenizer.pad_token_id]
     longest = min(made.max_length, runner.max_length or made.max_length)
     types = int(getattr(made.config, "type_vocab_size", 0) or 0)
-    return record_sweep(spec, runner, ids, (first, last), longest, types)
+    return record_sweep(spec, runner, ids, (first, last), longest, types, most)
 
 
 def spec_vocabulary(spec: GraphSpec) -> int:

@@ -226,6 +226,10 @@ class Resolved(_Closed, frozen=True, kw_only=True):
 class GoldenCounts(_Closed, frozen=True, kw_only=True):
     texts: Count
     same_answers: Size
+    sums: Size = 0
+    """Weights that are held by sums."""
+    calls: Size = 0
+    """Of the sweep over the vocabulary."""
 
 
 class Format3(Manifest, frozen=True, kw_only=True):

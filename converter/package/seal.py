@@ -110,16 +110,20 @@ def _golden(
 ) -> dict[str, Any]:
     from converter.package.golden import record_golden, write_golden
     from converter.package.machine import defaults_of
+    from converter.package.sweep import MOST_TOKENS, MOST_UNHELD
     from converter.package.verify import signatures
     from converter.validate.interface import load_tokenizer
 
     specs = bundle.source.specs
     runner = target.open(bundle.folder, specs)
-    golden = record_golden(bundle.source, source, reference, runner)
+    stored = _stored(target, bundle)
+    # A sum for each word, or else each word in a call.
+    held = any(k.endswith(".table") and len(v) >= len(bundle.source.tokenizer) for k, v in stored.sums.items())
+    golden = record_golden(bundle.source, source, reference, runner, MOST_TOKENS if held else MOST_UNHELD)
     golden = replace(
         golden,
         defaults=defaults_of(bundle.folder, load_tokenizer(bundle.folder), bundle.source.task),
-        stored=_stored(target, bundle),
+        stored=stored,
     )
     write_golden(golden, bundle.folder)
     tolerance = target.menu()[precision.name].tolerance
@@ -135,7 +139,12 @@ def _golden(
         "max_batch": runner.max_batch,
         "lengths": list(runner.lengths),
         "replay_tolerance": tolerance,
-        "golden": {"texts": len(golden.examples), "same_answers": golden.n_same},
+        "golden": {
+            "texts": len(golden.examples),
+            "same_answers": golden.n_same,
+            "sums": len(golden.stored.names),
+            "calls": len(golden.sweep.calls),
+        },
         **({"beside": beside} if beside else {}),
     }
 

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 MOST_TOKENS = 1024
 """Token ids that are swept at most; of a larger vocabulary, an even choice."""
+MOST_UNHELD = 32_768
+"""The same where the rows of words are held by nothing else: a table that is spelled by a codebook has no rows."""
 USUAL_LENGTH, LONGEST = 128, 1024
 ROWS = 2
 """Texts of a batch, where the file takes several."""
@@ -43,10 +45,16 @@ NOTHING = Sweep((), ())
 
 
 def record_sweep(
-    spec: GraphSpec, runner: "Runner", ids: "Sequence[int]", ends: tuple[int, int], longest: int, types: int
+    spec: GraphSpec,
+    runner: "Runner",
+    ids: "Sequence[int]",
+    ends: tuple[int, int],
+    longest: int,
+    types: int,
+    most: int = MOST_TOKENS,
 ) -> Sweep:
-    """Call the package on all of `ids`; `ends` are the first and last token of a text, `types` the token types."""
-    calls = tuple(_calls(spec, runner, np.asarray(ids, dtype=np.int64), ends, longest, types))
+    """Call the package on `most` of `ids`; `ends` are the first and last token of a text, `types` the token types."""
+    calls = tuple(_calls(spec, runner, np.asarray(ids, dtype=np.int64), ends, longest, types, most))
     return Sweep(calls, tuple(_sums(runner.run(MODEL, call)) for call in calls))
 
 
@@ -97,11 +105,17 @@ def read_sweep(tensors: "Mapping[str, NDArray[Any]]") -> Sweep:
 
 
 def _calls(
-    spec: GraphSpec, runner: "Runner", ids: "NDArray[np.int64]", ends: tuple[int, int], longest: int, types: int
+    spec: GraphSpec,
+    runner: "Runner",
+    ids: "NDArray[np.int64]",
+    ends: tuple[int, int],
+    longest: int,
+    types: int,
+    most: int,
 ) -> "Iterator[dict[str, NDArray[np.int64]]]":
     """Yield calls until every id was in one: of each length, alone and in batches, some of them padded."""
     random = np.random.default_rng(0)
-    kept = ids if len(ids) <= MOST_TOKENS else ids[np.linspace(0, len(ids) - 1, MOST_TOKENS).astype(int)]
+    kept = ids if len(ids) <= most else ids[np.linspace(0, len(ids) - 1, most).astype(int)]
     waiting = random.permutation(kept)
     longest = min(longest, LONGEST)
     lengths = [n for n in runner.lengths if SPECIAL < n <= longest] or [longest]

@@ -116,10 +116,7 @@ class StructuredPruning(Stage[TorchModel, TorchModel]):
 
         family = family_of(source)
         if self.size_mb is not None:
-            from converter.structured.writers import refuse_idle_size
-
-            refuse_idle_size(source, self.size_mb)
-            return
+            return  # in what precision it is stored is known when it runs
         if self._has_budget:
             goal = "latency_ms" if self.speedup is None else "speedup"
             raise UsageError(
@@ -141,9 +138,11 @@ class StructuredPruning(Stage[TorchModel, TorchModel]):
 
         sized = None
         if given.cache is not None and self.size_mb is not None:
-            from converter.structured.writers import share_of_size
+            from converter.structured.writers import refuse_idle_size, share_of_size
 
-            sized = share_of_size(given, self.size_mb, ctx.aim.precision.bytes_a_weight if ctx.aim else 1)
+            stored = ctx.aim.precision.bytes_a_weight if ctx.aim else 1
+            refuse_idle_size(given, self.size_mb, stored)
+            sized = share_of_size(given, self.size_mb, stored)
         by_share = sized is not None or not (self._has_budget or self.plan)
         budgets = self._budgets(given, None if sized is None else sized.share) if by_share else ()
         planned = load_shapes(Path(self.plan), given) if self.plan else None

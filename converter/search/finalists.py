@@ -16,6 +16,7 @@ from converter.search.goal import Goal, front
 from converter.search.honesty import Gain, expected_optimism, gain_of
 from converter.search.study import measured
 from converter.search.trials import said_of
+from converter.validate.answers import RunFailed
 
 if TYPE_CHECKING:
     from converter.reference import Reference
@@ -202,7 +203,10 @@ class Finals:
             compressed = out / "compressed"
             package = next(p for p in (out / one.target, out / f"{one.target}.rejected") if p.is_dir())
             opened = self.bench.open(package, target, compressed if compressed.is_dir() else None)
-            judged.append(replace(one, judged=self.bench.score(opened, reference)))
+            try:
+                judged.append(replace(one, judged=self.bench.score(opened, reference)))
+            except RunFailed as error:
+                judged.append(replace(one, reason=one.reason or str(error)))
         return tuple(judged)
 
 
@@ -244,7 +248,7 @@ def decide(made: Sequence[Finalist], trials: Sequence[Trial], goal: Goal, seed: 
 
 
 def confirmed(gain: Gain | None, winner: Finalist, ranked: Sequence[Finalist]) -> Gain | None:
-    """Return a gain in loss as `--eval` shows it, which nothing was chosen by; other gains stay as they are."""
+    """Return a gain in loss as `--eval` shows it, by which nothing was ordered; other gains stay as they are."""
     start = next((one for one in ranked if one.trial.name == gain.over), None) if gain else None
     if gain is None or gain.by != "loss" or start is None or winner.judged is None or start.judged is None:
         return gain
@@ -253,13 +257,19 @@ def confirmed(gain: Gain | None, winner: Finalist, ranked: Sequence[Finalist]) -
     return gain_of(own, theirs, gain.over, gain.by, text="--eval")
 
 
-def place(decision: Decision, folder: SearchFolder, keep: int) -> Decision:
-    """Move the winner to `best` and, of the others, as many as are wanted beside it; the rest is removed."""
+def place(decision: Decision, folder: SearchFolder, keep: int, chosen: Sequence[int]) -> Decision:
+    """Move the winner to `best` and, of the others, as many as are wanted beside it; the rest is removed.
+
+    `chosen`: trials in the order in which they were chosen to be made: the best of each target, the front, and then
+    what the winner is only compared with.
+    """
     folder.remove_packages()
+    able = [f for f in decision.ranked if f.figures is not None and folder.finalist(f.trial.number).is_dir()]
+    able.sort(key=lambda f: (f is not decision.winner, f.status == FAILED, chosen.index(f.trial.number)))
+    wanted = {f.trial.number for f in able[:keep]}
     kept: list[Finalist] = []
     for one in decision.ranked:
-        made = folder.finalist(one.trial.number)
-        if one.figures is None or not made.is_dir() or len([k for k in kept if k.folder]) >= keep:
+        if one.trial.number not in wanted:
             kept.append(one)
             continue
         name = BEST if one is decision.winner else f"{KEPT}{len([k for k in kept if k.folder]) + 1}"

@@ -1,10 +1,12 @@
 """What is wanted of a package: limits, and what is made as small as it can be within them."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from converter.errors import UsageError
+from converter.precision import points_text
 from converter.search.figures import Figures
 
 POINT = 0.01
@@ -30,7 +32,7 @@ class Goal:
     def __post_init__(self) -> None:
         for name in ("latency_ms", "speedup", "size_mb"):
             value = getattr(self, name)
-            if value is not None and not value > 0:
+            if value is not None and not 0 < value < math.inf:
                 raise UsageError(f"wanted a number above 0, found {value:g}", where=f"--{name.replace('_', '-')}")
         if self.min_agreement is not None and not 0 < self.min_agreement <= 1:
             raise UsageError(f"wanted a share up to 1, found {self.min_agreement:g}", where="--min-agreement")
@@ -102,9 +104,10 @@ class Goal:
     def table(self) -> dict[str, Any]:
         return {name: value for name, value in vars(self).items() if value is not None}
 
-    def gate_limits(self) -> dict[str, float]:
+    def gate_limits(self) -> dict[str, Any]:
         """Return the limits that a package's own gate can hold."""
-        made = {"max_drop": self.max_drop, "agreement": self.min_agreement}
+        drop = None if self.max_drop is None else points_text(self.max_drop)
+        made = {"max_drop": drop, "agreement": self.min_agreement}
         return {name: value for name, value in made.items() if value is not None}
 
 

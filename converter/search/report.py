@@ -258,6 +258,6 @@ def _unlabelled(dots: Sequence[Dot]) -> list[Dot]:
 
 
 def _ticks(low: float, high: float) -> list[float]:
-    steps = (base * 10.0**power for power in range(-6, 6) for base in (1, 2, 5))
-    step = next(s for s in steps if (high - low) / s <= 7)
+    power = math.floor(math.log10((high - low) / 7))
+    step = next(s for base in (1, 2, 5, 10, 20) if (high - low) / (s := base * 10.0**power) <= 7)
     return [round(i * step, 9) for i in range(math.ceil(low / step), math.floor(high / step) + 1)]

@@ -13,6 +13,7 @@ from converter.context import check_options, context_of, missing_runtimes, read_
 from converter.data.split import TextSplit, split_text
 from converter.data.survey import DataOptions
 from converter.errors import ExportError, GateFailed, ResourceLimit, UsageError
+from converter.jsonfile import json_values
 from converter.planning import seconds_a_text
 from converter.recipe import Recipe, bind_recipe
 from converter.reference import Reference, capture_reference
@@ -61,6 +62,10 @@ class Order:
     sampler: Sampler = "tpe"
     trials: int | None = None
     """At most so many in the study; None: as many as the time allows."""
+
+
+READ_BY = frozenset({"max_length", "columns", "label_map"})
+"""Keys of a recipe by which the same file is another text."""
 
 
 @dataclass
@@ -112,7 +117,8 @@ def search(order: Order, out: Path, *, force: bool = False, progress: Progress =
 
     started = time.monotonic()
     load_optuna()
-    recipe = bind_recipe(order.base, where="search")
+    limits = order.goal.gate_limits()  # refused now, not when the first package is made in full
+    recipe = bind_recipe({**order.base, **({"limits": limits} if limits else {})}, where="search")
     threads = recipe.threads or torch.get_num_threads()
     if recipe.calibration is None:
         raise UsageError("a search needs text to learn from and to choose by", where="--calibration")
@@ -162,15 +168,16 @@ def _split(recipe: Recipe, source: "TorchModel", folder: SearchFolder, progress:
     from converter.model_folder.samples import resolve_data
 
     assert recipe.calibration is not None
-    return split_text(
+    made = split_text(
         resolve_data(recipe.calibration, progress),
         source.task,
         DataOptions(recipe.columns, recipe.label_map, strict=False),
-        folder.text,
+        folder.new_text(),
         share=TUNING_SHARE,
         most=MOST_TUNING,
         seed=recipe.seed,
     )
+    return folder.with_text(made)
 
 
 def _run(made: _Search, given: "GivenText") -> dict[str, Any]:
@@ -263,6 +270,7 @@ def _identity(made: _Search) -> dict[str, Any]:
         "model": dict(sorted(made.source.provenance.weights_sha256.items())),
         "task": made.source.task.name,
         "text": made.text.digest,
+        "reading of the text": json_values({k: v for k, v in made.order.base.items() if k in READ_BY}),
         "goal": made.order.goal.table(),
         "space": made.space.digest,
         "seed": made.recipe.seed,
@@ -294,7 +302,7 @@ def _finish(
         judged = finals.judge(decision.ranked, reference)
         decision = replace(decision, winner=judged[0], ranked=judged)
         decision = replace(decision, gain=confirmed(decision.gain, judged[0], judged))
-    decision = place(decision, made.folder, keep)
+    decision = place(decision, made.folder, keep, [f.trial.number for f in finalists])
     table = _table(made, bench, study, decision, share, reference)
     write_search_reports(table, made.folder.root)
     return table

@@ -1,14 +1,15 @@
 """The study: what was tried and how it came out, in a SQLite file, so that an interrupted search goes on."""
 
+import contextlib
 import json
 import logging
 import sqlite3
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
+from urllib.parse import quote
 
 from converter.errors import RuntimeMissing, UsageError
 from converter.search.figures import Figures, State, Trial, trial_of
@@ -171,7 +172,7 @@ def _storage(file: Path) -> Any:
     """Return the storage in a file, without waiting for the disk at each number: a killed process loses nothing."""
     from sqlalchemy import event
 
-    storage = load_optuna().storages.RDBStorage(f"sqlite:///{file}")
+    storage = load_optuna().storages.RDBStorage(f"sqlite:///{quote(str(file))}")
 
     def connected(connection: Any, _record: Any) -> None:
         connection.execute("PRAGMA synchronous=OFF")
@@ -219,7 +220,8 @@ def _refuse_foreign(file: Path) -> None:
     if not file.exists():
         return
     try:
-        with sqlite3.connect(f"file:{file}?mode=ro", uri=True) as opened:
+        # Not read-only: what a killed process has left half written must be taken back first.
+        with contextlib.closing(sqlite3.connect(f"{file.as_uri()}?mode=rw", uri=True)) as opened:
             opened.execute("select 1 from studies").fetchone()
     except sqlite3.Error:
         raise UsageError(
@@ -227,7 +229,7 @@ def _refuse_foreign(file: Path) -> None:
         ) from None
 
 
-@contextmanager
+@contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """Keep from the user what Optuna says of its own experimental parts and of its schema."""
     with warnings.catch_warnings():

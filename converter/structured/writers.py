@@ -67,9 +67,9 @@ def share_of_size(given: TorchModel, megabytes: float, stored: float) -> SizedSh
     return SizedShare(high, megabytes, stored)
 
 
-def refuse_idle_size(given: TorchModel, megabytes: float) -> None:
-    """Raise `RecipeError` where the model is that small in int8 already."""
-    size = forecast_of(given).bytes(1) / 1e6
+def refuse_idle_size(given: TorchModel, megabytes: float, stored: float) -> None:
+    """Raise `RecipeError` where the model, its weights stored in `stored` bytes each, is that small already."""
+    size = forecast_of(given).bytes(stored) / 1e6
     if megabytes >= size:
         raise RecipeError(
             f"size_mb={megabytes:g} has no effect: the model already takes {size:.3g} MB as it is",

@@ -26,11 +26,13 @@ from converter.tflite.file import add_buffer, add_tensor, code_of, inputs_of, re
 from converter.tflite.positions import operation
 from converter.tflite.writing.checks import check_encode_lengths, check_fixed_cache
 from converter.tflite.writing.layout import plan_layout
+from converter.tflite.writing.litertlm import LITERTLM_FILE
 from converter.tflite.writing.lower import LowerWriter, check_writer
 from converter.tflite.writing.model import TfliteWriter
 from converter.tflite.writing.runner import WriterRunner
 from converter.tflite.writing.stored_once import check_stored_once
 from converter.validate.checks import Status
+from tests.manifests import forge
 from tests.tiny_text import (
     batch_for,
     continue_in_transformers,
@@ -38,6 +40,7 @@ from tests.tiny_text import (
     pad_of,
     prompts,
     save_causal,
+    save_marian,
     settings_of,
 )
 
@@ -158,8 +161,8 @@ def test_what_exceeds_the_cache_is_refused_by_name(lowered: Callable[[str], Lowe
     with pytest.raises(UsageError, match="cache has 40 positions"):
         generate(tiny.runner.run, tiny.source.specs, feed, tiny.settings())
     pair = lowered(TRANSLATES)
-    feed = batch_for(pair.model, [list(range(5, 5 + 17))])
-    with pytest.raises(UsageError, match="takes at most 16"):
+    feed = batch_for(pair.model, [list(range(5, 5 + 25))])
+    with pytest.raises(UsageError, match="takes at most 24"):
         generate(pair.runner.run, pair.source.specs, feed, pair.settings())
 
 
@@ -281,6 +284,28 @@ def test_a_package_writes_is_verified_and_has_a_bundle_with_the_same_file(tmp_pa
     with pytest.raises(UsageError, match="leaves no room"):
         opened.write("the cat " * 60, opened.settings({}), lambda _: None)
     assert as_the_readme_shows(package) == greedy(folder, "Good morning", 21)
+    (package / LITERTLM_FILE).unlink()
+    forge(package)
+    with pytest.raises(PackageDamaged, match=r"model.litertlm is missing"):
+        verify(package)
+
+
+def test_a_pruned_translator_is_held_to_what_its_file_was_made_of(tmp_path: Path) -> None:
+    from converter.api import convert
+
+    folder = save_marian(tmp_path / "model")
+    table = {
+        "model": str(folder),
+        "targets": ["tflite"],
+        "quantize": {"tflite": "none"},
+        "target": {"tflite": {"cache": 16}},
+        "compress": [{"stage": "prune.layers", "decoder": 1}],
+    }
+    (made,) = convert(table, tmp_path / "out").targets
+    assert made.evaluation is not None, made.error
+    checks = {c.name: c for c in made.evaluation.checks}
+    assert checks["full lengths"].status is Status.PASS, "not to the source, which has another cache"
+    assert "16" in checks["full lengths"].detail
 
 
 def as_the_readme_shows(package: Path) -> str:

@@ -10,7 +10,7 @@ import pytest
 
 from converter.api import load_recipe, verify
 from converter.commands.cli import run
-from converter.search.folder import BEST, LOCK, STUDY, TABLE
+from converter.search.folder import BEST, LOCK, MARK, STUDY, TABLE
 from tests.tiny import SENTENCES
 
 pytest.importorskip("optuna")
@@ -64,7 +64,7 @@ def test_a_goal_that_nothing_meets_keeps_the_nearest_package_and_says_how_far_it
     page = (out / "report.html").read_text(encoding="utf-8")
     assert "<svg" in page
     assert "2 trials" in page
-    assert sorted(p.name for p in out.iterdir()) == sorted({BEST, STUDY, TABLE, "report.html", "text"})
+    assert sorted(p.name for p in out.iterdir()) == sorted({BEST, MARK, STUDY, TABLE, "report.html", "text"})
     assert not (out / LOCK).exists()
 
 

@@ -14,6 +14,8 @@ from converter import convert, verify
 from converter.commands import cli
 from converter.errors import GateFailed, PackageDamaged
 from converter.package.golden import read_golden, write_golden
+from converter.package.stored_sums import StoredSums
+from converter.package.sweep import NOTHING
 from converter.tflite.mediapipe.variant import MEDIAPIPE_FILE
 from tests.manifests import forge, manifest_of
 from tests.tiny import SENTENCES
@@ -135,6 +137,15 @@ def test_fewer_golden_texts_than_were_sealed_are_found(package: Path) -> None:
         write_golden(replace(golden, **few), package)
         forge(package)
         with pytest.raises(PackageDamaged, match=f"there are {n} golden texts"):
+            verify(package)
+
+
+def test_golden_vectors_without_sums_or_without_calls_over_the_vocabulary_are_found(package: Path) -> None:
+    golden = read_golden(package)
+    for less in (replace(golden, stored=StoredSums()), replace(golden, sweep=NOTHING)):
+        write_golden(less, package)
+        forge(package)
+        with pytest.raises(PackageDamaged, match="lack sums of weights, or calls"):
             verify(package)
 
 

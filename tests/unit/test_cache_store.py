@@ -200,3 +200,40 @@ def test_what_a_killed_writer_left_is_removed_but_not_what_a_living_one_writes(t
         FolderStore(tmp_path / "cache", 10_000, lambda _: None)
         assert alive.is_dir()
     assert not left.exists()
+
+
+def test_files_of_others_behind_a_url_are_left_alone(tmp_path: Path, notes: list[str]) -> None:
+    theirs = tmp_path / "bucket" / "x" / "y"
+    theirs.mkdir(parents=True)
+    (theirs / LISTING).write_text("{}")
+    with pytest.raises(UsageError, match="files that are not of a cache"):
+        RemoteStore(f"file://{tmp_path}/bucket", 10_000, notes.append)
+    (tmp_path / "cache").mkdir()
+    store = RemoteStore(f"file://{tmp_path}/cache", 10_000, notes.append)
+    shutil.copytree(tmp_path / "bucket" / "x", tmp_path / "cache" / "x")
+    assert store.put(KEY, "c0", {}, files(tmp_path))
+    assert (tmp_path / "cache" / "x" / "y" / LISTING).exists()
+
+
+def test_what_a_killed_upload_has_left_counts_and_goes(tmp_path: Path, notes: list[str]) -> None:
+    store = RemoteStore(f"file://{tmp_path}/cache", 1_000, notes.append)
+    left = tmp_path / "cache" / ("cd" * 32) / "c0" / "files-1" / "model.bin"
+    left.parent.mkdir(parents=True)
+    left.write_bytes(bytes(900))
+    assert store.put(KEY, "c0", {}, files(tmp_path, bytes(500)))
+    assert not left.exists()
+    assert next(iter(store.entries(KEY)), None) is not None
+
+
+def test_an_entry_can_be_read_by_others_of_the_folder(tmp_path: Path, notes: list[str]) -> None:
+    store = FolderStore(tmp_path / "cache", 10_000, notes.append, spare=0)
+    given = files(tmp_path)
+    (given / "deep" / "model.bin").chmod(0o600)
+    given.chmod(0o700)
+    assert store.put(KEY, "c0", {}, given)
+    own = tmp_path / "own"
+    own.mkdir()
+    kept = next((tmp_path / "cache").glob("*/c0/*/deep/model.bin"))
+    (own / "file").touch()
+    assert kept.stat().st_mode & 0o777 == (own / "file").stat().st_mode & 0o777
+    assert kept.parents[1].stat().st_mode & 0o777 == own.stat().st_mode & 0o777

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from converter.errors import PackageDamaged
 from converter.generate.forcing import forced_logits
 from converter.reference import torch_run
 from converter.scoring.relative_error import RANGE_FLOOR
@@ -18,12 +19,13 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from converter.artifact import Bundle, TorchModel
+    from converter.package.shipped import Shipped
     from converter.reference import Reference
     from converter.target import Runner
     from converter.tflite.writing.layout import Layout
     from converter.tflite.writing.runner import WriterRunner
 
-CACHE, LENGTHS = "fixed cache", "full lengths"
+CACHE, LENGTHS, BUNDLE = "fixed cache", "full lengths", "litert-lm"
 LAST = 8
 """Tokens at the end of a text whose logits are compared."""
 SINGLY = 32
@@ -32,21 +34,24 @@ CACHE_LIMIT = 0.01
 """Mean error over the range of the logits: kernels that take one row and those that take many round differently, and in
 int8 a rounded activation may become the next number. A position off by one is ten times as much."""
 LENGTH_LIMIT = 0.05
-"""The same against the source, whose weights are more exact."""
+"""The same against the model that the file was made of, whose weights are more exact."""
 
 Feeding = tuple[int, ...]
 """The sizes of the pieces in which a text is fed."""
 
 
-def writer_checks(
-    bundle: "Bundle", source: "TorchModel", reference: "Reference", runner: "Runner"
-) -> "tuple[list[Check], dict[str, Any]]":
+def writer_checks(bundle: "Bundle", reference: "Reference", runner: "Runner") -> "tuple[list[Check], dict[str, Any]]":
     """Return the check of the cache or of the lengths, and that no weight is in the file twice."""
     opened: Any = runner
     layout: Layout = opened.layout
-    own = check_fixed_cache if layout.causal else check_encode_lengths
+    own, name = (check_fixed_cache, CACHE) if layout.causal else (check_encode_lengths, LENGTHS)
     model = bundle.folder / next(iter(bundle.files.values()))
-    checks = [own(source, reference, opened), check_stored_once(model), *_bundled(bundle.folder / LITERTLM_FILE, model)]
+    try:
+        # Beside what the file was made of: a pruned model has another cache than its source, and other answers.
+        first = own(bundle.source, reference, opened)
+    except RunFailed as error:
+        first = Check(name, Status.FAIL, detail=str(error))
+    checks = [first, check_stored_once(model), *_bundled(bundle.folder / LITERTLM_FILE, model)]
     return checks, {"cache": layout.cache, "signatures": list(layout.signatures)}
 
 
@@ -56,10 +61,27 @@ def _bundled(path: Path, model: Path) -> list[Check]:
         return []
     same = holds_model(path, model)
     detail = f"{path.name} {'has' if same else 'has another model than'} {model.name} in it, byte by byte"
-    return [Check("litert-lm", Status.PASS if same else Status.FAIL, detail=detail)]
+    return [Check(BUNDLE, Status.PASS if same else Status.FAIL, detail=detail)]
 
 
-def check_fixed_cache(source: "TorchModel", reference: "Reference", runner: "WriterRunner") -> Check:
+def check_shipped_bundle(shipped: "Shipped", model: Path) -> tuple[str, ...]:
+    """Hold the bundle for LiteRT-LM to the file that was replayed; returns its name, nothing where there is none.
+
+    Raises:
+        PackageDamaged: it has another model in it, or is gone.
+
+    """
+    path = shipped.folder / LITERTLM_FILE
+    if not path.is_file():
+        if any(check.name == BUNDLE for check in shipped.manifest.gate.checks):
+            raise PackageDamaged(f"{LITERTLM_FILE} is missing, which its gate has seen", where=str(shipped.folder))
+        return ()
+    if not holds_model(path, model):
+        raise PackageDamaged(f"it has another model than {model.name} in it", where=str(path))
+    return (LITERTLM_FILE,)
+
+
+def check_fixed_cache(model: "TorchModel", reference: "Reference", runner: "WriterRunner") -> Check:
     """Feed a causal model the same text in two ways: by signatures that take several tokens, and one by one.
 
     A short text is fed one by one from its first token, another fills the cache to its last position.
@@ -78,7 +100,7 @@ def check_fixed_cache(source: "TorchModel", reference: "Reference", runner: "Wri
         feed = {"input_ids": ids, "attention_mask": np.ones_like(ids)}
         last = min(LAST, length - 1) or 1
         ways = [(max(0, length - last),), (*pieces, *[1] * (length - sum(pieces)))]
-        at_once, singly = (_logits(source, runner, feed, None, steps, last) for steps in ways)
+        at_once, singly = (_logits(model, runner, feed, None, steps, last) for steps in ways)
         error = _mean_error(at_once, singly, reference)
         if not error <= worst:
             worst, at = error, length
@@ -91,8 +113,8 @@ def check_fixed_cache(source: "TorchModel", reference: "Reference", runner: "Wri
     return Check(CACHE, Status.PASS if worst <= CACHE_LIMIT else Status.FAIL, worst, CACHE_LIMIT, detail)
 
 
-def check_encode_lengths(source: "TorchModel", reference: "Reference", runner: "WriterRunner") -> Check:
-    """Compare texts that fill each length of an encoder with the source.
+def check_encode_lengths(model: "TorchModel", reference: "Reference", runner: "WriterRunner") -> Check:
+    """Compare texts that fill each length of an encoder with the model that the file was made of.
 
     Raises:
         RunFailed: the runtime refused a text.
@@ -101,16 +123,18 @@ def check_encode_lengths(source: "TorchModel", reference: "Reference", runner: "
     judged = [j for j in reference.judged if j.encoding.answer is not None]
     if not judged:
         return Check(LENGTHS, Status.NOT_RUN, detail="there are no texts to compare")
-    tokens, run = _tokens(reference), torch_run(source)
+    tokens, run = _tokens(reference), torch_run(model)
     one = max(judged, key=lambda j: len(j.encoding.answer))  # type: ignore[arg-type]  # they have one
-    answer = source.task.feed(source.specs, [one.encoding])["decoder_input_ids"]
-    lengths = [n for n in runner.layout.lengths if n <= source.max_length]
+    answer = model.task.feed(model.specs, [one.encoding])["decoder_input_ids"]
+    lengths = [n for n in runner.layout.lengths if n <= model.max_length]
+    if not lengths:
+        return Check(LENGTHS, Status.NOT_RUN, detail="the file has no length that the model takes")
     worst, at = 0.0, 0
     for length in lengths:
         ids = np.resize(tokens, length)[None]
         feed = {"input_ids": ids, "attention_mask": np.ones_like(ids)}
-        found = _logits(source, runner, feed, answer, (), None)
-        error = _mean_error(found, forced_logits(run, source.specs, feed, answer), reference)
+        found = _logits(model, runner, feed, answer, (), None)
+        error = _mean_error(found, forced_logits(run, model.specs, feed, answer), reference)
         if not error <= worst:
             worst, at = error, length
     detail = (
@@ -127,7 +151,7 @@ def _tokens(reference: "Reference") -> "NDArray[np.int64]":
 
 
 def _logits(
-    source: "TorchModel",
+    model: "TorchModel",
     runner: "WriterRunner",
     feed: "dict[str, NDArray[np.int64]]",
     answer: "NDArray[np.int64] | None",
@@ -135,7 +159,7 @@ def _logits(
     last: int | None,
 ) -> "NDArray[np.float32]":
     try:
-        return forced_logits(runner.run, source.specs, feed, answer, steps, last)
+        return forced_logits(runner.run, model.specs, feed, answer, steps, last)
     except Exception as error:  # LiteRT's classes of error are its own
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
         raise RunFailed(f"it does not run on {feed['input_ids'].shape[1]} tokens: {reason}") from error

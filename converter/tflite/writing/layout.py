@@ -31,7 +31,10 @@ DEFAULT_ENCODE = (16, 32, 64, 128)
 
 @dataclass(frozen=True)
 class Layout:
-    """The sizes of one file. `lengths` are ascending: tokens of each `prefill_N`, or of each `encode_N`."""
+    """The sizes of one file.
+
+    `lengths` are ascending: tokens of each `prefill_N`, or of each `encode_N`, of which the longest is the cache's.
+    """
 
     causal: bool
     cache: int
@@ -59,7 +62,8 @@ def plan_layout(cache: CacheFacts, *, causal: bool, positions: int, wanted: int,
         UsageError: the cache is longer than the positions, or a length longer than what it is read into.
 
     """
-    usual = DEFAULT_CACHE if causal else DEFAULT_ANSWER
+    given = tuple(sorted(set(lengths)))
+    usual = DEFAULT_CACHE if causal else max((DEFAULT_ANSWER, *given))
     if wanted > positions:
         raise UsageError(
             f"a cache of {wanted} positions exceeds the model's {positions}",
@@ -67,16 +71,15 @@ def plan_layout(cache: CacheFacts, *, causal: bool, positions: int, wanted: int,
             hint=f"give at most {positions}, or leave it out",
         )
     size = wanted or min(usual, positions)
-    most = size if causal else positions
-    given = tuple(sorted(set(lengths)))
-    if given and given[-1] > most:
+    if given and given[-1] > size:
         raise UsageError(
-            f"a length of {given[-1]} tokens exceeds the {'cache' if causal else 'model'}'s {most}",
+            f"a length of {given[-1]} tokens exceeds the {'cache' if causal or size < positions else 'model'}'s {size}",
             where="--seq-len",
-            hint=f"give at most {most}" + (", or a longer cache" if causal and size < positions else ""),
+            hint=f"give at most {size}" + (", or a longer cache" if size < positions else ""),
         )
-    fitting = tuple(n for n in (DEFAULT_PREFILL if causal else DEFAULT_ENCODE) if n <= most)
-    return Layout(causal, size, given or fitting or (most,), layer_count(cache))
+    made = given or tuple(n for n in (DEFAULT_PREFILL if causal else DEFAULT_ENCODE) if n <= size) or (size,)
+    # Texts and answers of an encoder-decoder have one limit, that of its tokenizer: its longest text fills the cache.
+    return Layout(causal, size, made if causal else tuple(sorted({*made, size})), layer_count(cache))
 
 
 def cache_names(layers: int) -> tuple[str, ...]:
