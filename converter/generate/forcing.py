@@ -55,5 +55,6 @@ def forced_pieces(
         keep = None if a >= first else max(0, b - first)
         logits = asked.step(ids[:, a:b], None if mask is None else mask[:, a:b], keep)
         if keep != 0:
-            yield slice(b - logits.shape[1], int(b)), logits
+            # Whoever gives others than were asked for gives those of all tokens, or is found out by their number.
+            yield slice(b - keep if keep is not None and logits.shape[1] == keep else a, int(b)), logits
         del logits  # before the next piece is made

@@ -35,7 +35,8 @@ def writing_speed(source: "TorchModel", probes: "Sequence[Probe]", runs: Mapping
     lengths = sorted(len(p.encoding.inputs["input_ids"]) for p in probes)
     if not lengths:
         return {}
-    prompt = min(lengths[len(lengths) // 2], max(1, source.max_length - TOKENS))
+    tokens = min(TOKENS, max(1, source.max_length - 1))  # behind a start token, at least
+    prompt = min(lengths[len(lengths) // 2], max(1, source.max_length - tokens))
     timed = {name: _Timed(run) for name, run in runs.items()}
     specs = specs_by_run(source, runs)
     found: dict[str, list[tuple[float, float]]] = {name: [] for name in runs}
@@ -44,7 +45,7 @@ def writing_speed(source: "TorchModel", probes: "Sequence[Probe]", runs: Mapping
     with fixed_threads(1):
         for i in range(REPEATS + 1):
             for name, run in timed.items():
-                taken = _one(specs[name], run, prompt, TOKENS if i else WARM_UP)
+                taken = _one(specs[name], run, prompt, tokens if i else min(tokens, WARM_UP))
                 if i:  # the first one allocates
                     found[name].append(taken)
                     parts += [run.parts(*taken)] if name == "package" else []
@@ -52,8 +53,8 @@ def writing_speed(source: "TorchModel", probes: "Sequence[Probe]", runs: Mapping
                 break
     return {
         "prompt_tokens": prompt,
-        "tokens": TOKENS,
-        "tokens_per_second": {n: round(TOKENS / median(rest for _, rest in t), 1) for n, t in found.items()},
+        "tokens": tokens,
+        "tokens_per_second": {n: round(tokens / median(rest for _, rest in t), 1) for n, t in found.items()},
         "first_token_ms": {n: round(1000 * median(first for first, _ in t), 3) for n, t in found.items()},
         "parts_ms": {n: round(1000 * median(p[n] for p in parts), 3) for n in parts[0]} if parts else {},
     }

@@ -231,7 +231,7 @@ def test_an_answer_of_one_token_or_of_one_repeated_proves_nothing(proof: Proof) 
         ({"targets": ["cpu-int8"], "quantize": {"cpu-int8": "static"}}, "works on encoders and encoder-decoders"),
         ({"targets": ["cpu-int8"], "task": "text-classification"}, "not for text-classification"),
         ({"targets": ["cpu-int8"], "prompt": "query"}, "has no prompt 'query'"),
-        ({"targets": ["cpu-int8"], "compress": [{"stage": "prune.structured", "heads": 0.5}]}, "works on encoders"),
+        ({"targets": ["cpu-int8"], "compress": [{"stage": "prune.mixed"}]}, "works on encoders"),
     ],
 )
 def test_what_is_not_there_is_refused_by_name(

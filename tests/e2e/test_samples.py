@@ -76,8 +76,28 @@ def test_a_small_writer_is_taught_exported_and_scored(name: str, small_writers: 
     assert made.evaluation.metric == pytest.approx(made.evaluation.source_metric, rel=1e-3)
 
 
+SMALLER = {
+    "translator-tiny": ({"decoder": 1}, {"texts": 200, "steps": 20}),
+    "storyteller-tiny": ({"keep": 1}, {"steps": 20}),
+}
+"""What the recipes of smaller writers ask of two layers, and the few steps that they are taught for here."""
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("name", sorted(set(sample_models.recipes()) - set(WRITERS)))
+@pytest.mark.parametrize("name", sorted(SMALLER))
+def test_a_small_writer_gets_smaller_by_its_recipe(name: str, small_writers: None, tmp_path: Path) -> None:
+    table = load_recipe_table(Path(f"sample:{name}"))
+    stages = [stage | less for stage, less in zip(table["compress"], SMALLER[name], strict=True)]
+    result = convert(table | {"compress": stages}, tmp_path / "out")
+    (made,) = result.targets
+    assert made.evaluation is not None, made.error
+    dropped, taught = result.compress_records
+    assert dropped.size_bytes_made < 0.9 * dropped.size_bytes_given
+    assert taught.facts["steps"] == 20
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", sorted(set(sample_models.recipes()) - set(WRITERS) - set(SMALLER)))
 def test_a_sample_recipe_runs_as_it_stands(name: str, tmp_path: Path) -> None:
     table = load_recipe_table(Path(f"sample:{name}"))
     if "model" not in table:  # a recipe for an intent: model and text are the user's

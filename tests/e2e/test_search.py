@@ -68,6 +68,10 @@ def test_a_goal_that_nothing_meets_keeps_the_nearest_package_and_says_how_far_it
     assert not (out / LOCK).exists()
 
 
+def flags_of(model: Path, train: Path, out: Path) -> list[str]:
+    return [str(model), "--calibration", str(train), "--minutes", "0.01", "-o", str(out)]
+
+
 def refused(capfd: pytest.CaptureFixture[str], *flags: str, code: int = 2) -> str:
     assert run(["search", *flags, "--json", "--quiet"]) == code
     error: dict[str, Any] = json.loads(capfd.readouterr().out)["error"]
@@ -113,6 +117,9 @@ def test_the_study_of_another_search_in_the_folder_is_refused_and_force_begins_a
     out = tmp_path / "out"
     out.mkdir()
     (out / STUDY).write_text("not a database", encoding="utf-8")
-    flags = [str(model), "--calibration", str(train), "--minutes", "0.01", "-o", str(out)]
-    refused(capfd, *flags, "--force")
+    said = refused(capfd, *flags_of(model, train, out), "--force")
+    assert "holds what is not of a search" in said
+    assert (out / STUDY).exists()
+    (out / MARK).touch()
+    refused(capfd, *flags_of(model, train, out), "--force")
     assert not (out / STUDY).exists()

@@ -64,7 +64,7 @@ def test_a_study_lies_where_it_should_whatever_the_folder_is_called(name: str, t
     folder = tmp_path / name
     folder.mkdir()
     for _ in range(2):  # made, and found again
-        open_study(folder / STUDY, Space(("cpu-int8",)), Goal(), (), {"model": "m"})
+        open_study(folder / STUDY, Space(("cpu-int8",)), Goal(), (), {"model": "m"}, seed=0)
     assert [p.name for p in folder.iterdir()] == [STUDY]
     assert [p.name for p in tmp_path.iterdir()] == [name]
 
@@ -73,10 +73,10 @@ def test_a_file_that_is_no_study_is_refused_and_left_as_it_is(tmp_path: Path) ->
     pytest.importorskip("optuna")
     (tmp_path / STUDY).write_text("my notes")
     with pytest.raises(UsageError, match="not the file of a study"):
-        open_study(tmp_path / STUDY, Space(("cpu-int8",)), Goal(), (), {"model": "m"})
+        open_study(tmp_path / STUDY, Space(("cpu-int8",)), Goal(), (), {"model": "m"}, seed=0)
     assert (tmp_path / STUDY).read_text() == "my notes"
     (tmp_path / STUDY).unlink()
     with sqlite3.connect(tmp_path / STUDY) as opened:
         opened.execute("create table mine (x)")
     with pytest.raises(UsageError, match="not the file of a study"):
-        open_study(tmp_path / STUDY, Space(("cpu-int8",)), Goal(), (), {"model": "m"})
+        open_study(tmp_path / STUDY, Space(("cpu-int8",)), Goal(), (), {"model": "m"}, seed=0)

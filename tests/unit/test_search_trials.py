@@ -169,7 +169,7 @@ def test_running_out_of_memory_is_no_refusal(tmp_path: Path) -> None:
 def test_what_falls_behind_at_the_first_look_is_not_made(tmp_path: Path) -> None:
     goal, bench = Goal(), Planted()
     study = study_in(tmp_path, goal)
-    run(study, goal, bench, 30)
+    run(study, goal, bench, 90)
     behind = [t for t in study.trials if t.state is State.BEHIND]
     assert bench.glanced > 0
     assert behind
