@@ -116,7 +116,10 @@ class StructuredPruning(Stage[TorchModel, TorchModel]):
 
         family = family_of(source)
         if self.size_mb is not None:
-            return  # in what precision it is stored is known when it runs
+            from converter.structured.writers import refuse_idle_size
+
+            refuse_idle_size(source, self.size_mb, 4)  # what fewer bytes a weight leave is known when it runs
+            return
         if self._has_budget:
             goal = "latency_ms" if self.speedup is None else "speedup"
             raise UsageError(
