@@ -12,6 +12,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from converter.bounds.files import sha256_file
 from converter.errors import SourceError, StageFailed
 from converter.graphs import MODEL, CacheFacts, GraphSpec, ModelFacts, Run
 
@@ -58,10 +59,7 @@ class Artifact(ABC):
 
 def files_digest(files: Mapping[str, Path]) -> str:
     """Return the SHA-256 of one file, or of the names and digests of several."""
-    found = {}
-    for name, path in sorted(files.items()):
-        with path.open("rb") as opened:
-            found[name] = hashlib.file_digest(opened, "sha256").hexdigest()
+    found = {name: sha256_file(path) for name, path in sorted(files.items())}
     if len(found) == 1:
         return next(iter(found.values()))
     return hashlib.sha256("".join(f"{name} {one}\n" for name, one in found.items()).encode()).hexdigest()

@@ -3,6 +3,7 @@
 import contextlib
 import ctypes
 import gc
+import os
 import shutil
 import sys
 from collections.abc import Iterator
@@ -14,6 +15,23 @@ _DONT_NEED = 4
 """`MADV_DONTNEED` on Linux: pages of a mapped file that nobody wrote to are read again when they are asked for."""
 LARGE_BYTES = 256_000_000
 """Weights of a model of which no second copy may wait until Python looks for cycles by itself."""
+
+
+def cpu_facts() -> tuple[tuple[str, str], ...]:
+    """Return names and values of what Linux tells of the processors, `flags` (`Features` on ARM) among them."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return ()
+    return tuple((name.strip(), value.strip()) for name, _, value in (line.partition(":") for line in lines))
+
+
+def link_or_copy(given: Path, path: Path) -> None:
+    """Give a file a second name where the disk allows it; else copy it."""
+    try:
+        os.link(given, path)
+    except OSError:
+        shutil.copyfile(given, path)
 
 
 def release_memory(*, cycles: bool = True) -> None:

@@ -5,8 +5,8 @@ from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from converter.bounds.files import sha256_file
 from converter.errors import RuntimeMissing, SourceError
-from converter.model_folder.load import sha256_file
 
 if TYPE_CHECKING:
     from converter.stage import Progress

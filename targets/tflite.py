@@ -1,7 +1,6 @@
 """`tflite`: one file for LiteRT on phones, int32 ids in, one signature per length over shared weights."""
 
 import importlib.util
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
@@ -21,6 +20,7 @@ from converter.graphs import MODEL, GraphSpec
 from converter.model_folder.files import write_model_files
 from converter.precision import Limits, unquantized
 from converter.registry import quantizers
+from converter.resources import link_or_copy
 from converter.stage import Context, Stage
 from converter.target import Runner, Target
 from converter.tflite.lengths.any_length import write_any_length
@@ -192,12 +192,8 @@ class Tflite(Target):
                     raise self._not_shared(error) from None
                 left_out[SHARED] = str(error)
         if SHARED in left_out or not self._shared(given):
-            # A second name where the disk allows: the float file may serve another precision of this run.
             path.unlink(missing_ok=True)
-            try:
-                os.link(given.path, path)
-            except OSError:
-                path.write_bytes(given.path.read_bytes())
+            link_or_copy(given.path, path)  # the float file may serve another precision of this run
         if self.batch > 1:
             add_batches(path, self.batch)
         if why := self._without_mediapipe(given, source, folder / MEDIAPIPE_FILE, ctx):

@@ -1,5 +1,6 @@
 """Files from outside: regular ones only, their size looked at before they are read."""
 
+import hashlib
 import os
 import stat
 from collections.abc import Iterator
@@ -55,6 +56,12 @@ def read_bounded(path: Path, limit: int) -> bytes:
         content = opened.read(limit + 1)
     refuse_size(len(content), limit)
     return content
+
+
+def sha256_file(path: Path) -> str:
+    """Return the SHA-256 of a file, read piece by piece."""
+    with path.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
 
 
 def refuse_size(size: int, limit: int) -> None:

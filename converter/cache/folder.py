@@ -3,7 +3,6 @@
 import contextlib
 import errno
 import fcntl
-import json
 import os
 import shutil
 import uuid
@@ -16,18 +15,19 @@ from converter.bounds.files import UnfitFileError, read_bounded
 from converter.bounds.sizes import shown_size
 from converter.cache.store import (
     FILES,
-    FORMAT,
     LISTING,
+    MARKER,
     MOST_BYTES,
     Entry,
     EntryDamaged,
     copy_checked,
+    is_of_this_format,
     listing_of,
+    marker_text,
     read_listing,
 )
 from converter.errors import UsageError
 
-MARKER = "plm-export-cache.json"
 PARTIAL = ".partial-"
 LOCK = ".lock"
 SPARE = 500_000_000
@@ -68,9 +68,9 @@ class FolderStore:
                         hint="give --cache an empty or new folder",
                     )
                 partial = marker.with_name(f".{MARKER}-{uuid.uuid4().hex}")
-                partial.write_text(json.dumps({"tool": "plm-export", "format": FORMAT}), encoding="utf-8")
+                partial.write_text(marker_text(), encoding="utf-8")
                 partial.replace(marker)
-            found = json.loads(read_bounded(marker, MOST_BYTES))["format"]
+            found = read_bounded(marker, MOST_BYTES)
         except (FileExistsError, NotADirectoryError):
             raise UsageError("the cache is a file", where=where, hint="give --cache a folder or a URL") from None
         except OSError as error:
@@ -80,12 +80,9 @@ class FolderStore:
             raise UsageError(
                 f"the cache cannot be used ({os.strerror(error.errno or 0)})", where=where, hint="another --cache"
             ) from None
-        except (ValueError, KeyError, TypeError, UnfitFileError):
-            found = "unknown"
-        if found != FORMAT:
-            self._note(f"the cache {where} is of another version (format {found}, not {FORMAT}): it is not used")
-            return False
-        return True
+        except UnfitFileError:
+            found = b""
+        return is_of_this_format(found, where, self._note)
 
     def entries(self, key: str) -> Iterator[Entry]:
         """Yield the sound entries of a key, see `Store`."""

@@ -4,7 +4,6 @@ The files of an entry are written under a name of their own first, and its listi
 reader sees whole entries alone, and of two writers of one entry the later listing counts, with its own files.
 """
 
-import json
 import re
 import uuid
 from collections.abc import Callable, Iterator, Mapping
@@ -14,18 +13,19 @@ from typing import Any
 from converter.bounds.sizes import shown_size
 from converter.cache.store import (
     FILES,
-    FORMAT,
     LISTING,
+    MARKER,
     MOST_BYTES,
     Entry,
     EntryDamaged,
     copy_checked,
+    is_of_this_format,
     listing_of,
+    marker_text,
     read_listing,
 )
 from converter.errors import UsageError
 
-MARKER = "plm-export-cache.json"
 PLACE = "_place"
 """Among an entry's facts: under which name its files lie."""
 WRITTEN = ("LastModified", "last_modified", "updated", "mtime", "created")
@@ -68,14 +68,8 @@ class RemoteStore:
                     where=self._url,
                     hint="give --cache an empty or new folder",
                 )
-            self._files.pipe_file(marker, json.dumps({"tool": "plm-export", "format": FORMAT}).encode())
-        try:
-            found = json.loads(self._files.cat_file(marker))["format"]
-        except (ValueError, KeyError, TypeError):
-            found = "unknown"
-        if found != FORMAT:
-            self._note(f"the cache {self._url} is of another version (format {found}, not {FORMAT}): it is not used")
-        return bool(found == FORMAT)
+            self._files.pipe_file(marker, marker_text().encode())
+        return is_of_this_format(self._files.cat_file(marker), self._url, self._note)
 
     def entries(self, key: str) -> Iterator[Entry]:
         """Yield the sound entries of a key, see `Store`."""

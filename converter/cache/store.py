@@ -2,13 +2,17 @@
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO, Protocol
 
+from converter.bounds.files import sha256_file
+
 FORMAT = 1
 """Of an entry. Stores of another format are left alone, and not used."""
+MARKER = "plm-export-cache.json"
+"""Says that a place is a cache, and of which format."""
 LISTING = "entry.json"
 FILES = "files"
 MOST_BYTES = 16_000_000
@@ -58,10 +62,25 @@ class Store(Protocol):
         ...
 
 
+def marker_text() -> str:
+    return json.dumps({"tool": "plm-export", "format": FORMAT})
+
+
+def is_of_this_format(marker: bytes, where: str, note: Callable[[str], None]) -> bool:
+    """Tell whether a marker is of this version's format; `note` is told where it is of another."""
+    try:
+        found = json.loads(marker)["format"]
+    except (ValueError, KeyError, TypeError):
+        found = "unknown"
+    if found != FORMAT:
+        note(f"the cache {where} is of another version (format {found}, not {FORMAT}): it is not used")
+    return bool(found == FORMAT)
+
+
 def listing_of(key: str, name: str, facts: Mapping[str, Any], folder: Path) -> bytes:
     """Return the listing of an entry: its facts, and every file of `folder` with its hash."""
     files = {
-        path.relative_to(folder).as_posix(): [path.stat().st_size, hash_file(path)]
+        path.relative_to(folder).as_posix(): [path.stat().st_size, sha256_file(path)]
         for path in sorted(folder.rglob("*"))
         if path.is_file()
     }
@@ -107,11 +126,6 @@ def copy_checked(given: BinaryIO, made: Path, size: int, digest: str) -> None:
             written.write(block)
     if n != size or found.hexdigest() != digest:
         raise EntryDamaged(f"{made.name} was altered or cut off")
-
-
-def hash_file(path: Path) -> str:
-    with path.open("rb") as opened:
-        return hashlib.file_digest(opened, "sha256").hexdigest()
 
 
 def _digest(table: Mapping[str, Any]) -> str:

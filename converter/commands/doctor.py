@@ -12,6 +12,7 @@ import converter
 from converter.commands.session import Session, json_option, quiet_options
 from converter.errors import ExportError
 from converter.package.installed import PACKAGES, version_of
+from converter.resources import cpu_facts
 
 if TYPE_CHECKING:
     from converter.commands.terminal import Terminal
@@ -73,11 +74,7 @@ def targets() -> dict[str, dict[str, Any]]:
 
 def processor() -> dict[str, Any]:
     """Return name, cores and the flags that matter to int8 (on Linux)."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
-        lines = []
-    values = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
+    values = dict(cpu_facts())
     present = set(values.get("flags", values.get("Features", "")).split())
     return {
         "name": values.get("model name", platform.processor() or platform.machine()),

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from converter.bounds.files import sha256_file
 from converter.errors import StageFailed
 from converter.model_folder.recipe_files import FILE_KEYS, FILE_OPTIONS
 
@@ -44,8 +45,7 @@ def path_digest(path: str) -> str | None:
     made = hashlib.sha256()
     for one in _files(top):
         made.update(f"{one.relative_to(top).as_posix()}\0{one.stat().st_size}\0".encode())
-        with one.open("rb") as opened:
-            made.update(hashlib.file_digest(opened, "sha256").digest())
+        made.update(bytes.fromhex(sha256_file(one)))
     return made.hexdigest()
 
 

@@ -1,12 +1,12 @@
 """A local folder or Hub id to a `TorchModel`: safetensors only, no remote code, no pickle, float32."""
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from converter.artifact import Provenance, SourceCard, TorchModel
+from converter.bounds.files import sha256_file
 from converter.errors import ExportError, SourceError, UsageError
 from converter.graphs import MODEL
 from converter.jsonfile import read_table
@@ -346,8 +346,3 @@ def _hashes(folder: Path, name: str | None = None) -> dict[str, str]:
     """Hash what is loaded, and nothing that only lies there."""
     files = _weight_files(folder) if name is None else [folder / name]
     return {f.name: sha256_file(f) for f in files}
-
-
-def sha256_file(path: Path) -> str:
-    with path.open("rb") as opened:
-        return hashlib.file_digest(opened, "sha256").hexdigest()

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from converter.data.probes import ODD_TEXTS, builtin_sentences
 from converter.generate.read_settings import table_of_settings
+from converter.resources import cpu_facts
 
 if TYPE_CHECKING:
     from converter.target import Runner
@@ -76,10 +77,5 @@ def _ids_of_builtin_text(tokenizer: Any) -> dict[str, str]:
 
 
 def _features() -> list[str]:
-    path = Path("/proc/cpuinfo")
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return []
-    found = {flag for x in lines if x.startswith(("flags", "Features")) for flag in x.partition(":")[2].split()}
+    found = {flag for name, value in cpu_facts() if name in ("flags", "Features") for flag in value.split()}
     return [name for name in FEATURES if name in found]

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
+from converter.bounds.files import sha256_file
 from converter.errors import GateFailed, PackageDamaged
 from converter.graphs import MODEL
 from converter.jsonfile import json_text, write_json
@@ -55,8 +56,7 @@ def _files(folder: Path) -> list[Path]:
 
 
 def _describe(path: Path) -> dict[str, Any]:
-    with path.open("rb") as opened:
-        return {"sha256": hashlib.file_digest(opened, "sha256").hexdigest(), "size_bytes": path.stat().st_size}
+    return {"sha256": sha256_file(path), "size_bytes": path.stat().st_size}
 
 
 def _digest(table: Mapping[str, Any]) -> str:

@@ -1,7 +1,6 @@
 """What of an output folder is provably this tool's: a marker with the digest of every file that was written."""
 
 import contextlib
-import hashlib
 import json
 import os
 import re
@@ -10,6 +9,7 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
+from converter.bounds.files import sha256_file
 from converter.jsonfile import json_text
 
 MARKER = ".plm-export-output.json"
@@ -207,8 +207,7 @@ def _stamp(path: Path) -> Stamp:
 
 
 def _describe(path: Path) -> str:
-    with path.open("rb") as opened:
-        return f"sha256:{hashlib.file_digest(opened, 'sha256').hexdigest()}"
+    return f"sha256:{sha256_file(path)}"
 
 
 def is_checkpoint(path: Path) -> bool:

@@ -139,7 +139,7 @@ def find_file(wanted: Mapping[str, Any], data: Sequence[Path], known: str | None
         UsageError: it is not there, or it is another file.
 
     """
-    from converter.model_folder.load import sha256_file
+    from converter.bounds.files import sha256_file
 
     name, digest = str(wanted.get("file")), wanted.get("sha256")
     places = [folder / name for folder in data] + ([Path(known)] if known else [])

@@ -210,7 +210,7 @@ def relaxed(recipe: "Recipe", target: "Target", precision: str) -> list[str]:
 
 def portable_recipe(recipe: "Recipe", model: str) -> dict[str, Any]:
     """Return the recipe without a path of this machine: data files by name and hash, the model by its id."""
-    from converter.model_folder.load import sha256_file
+    from converter.bounds.files import sha256_file
     from converter.model_folder.samples import is_sample
     from converter.recipe import recipe_table
 

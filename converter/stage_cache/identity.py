@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from converter.artifact import Artifact, TorchModel
-from converter.cache.store import hash_file
+from converter.bounds.files import sha256_file
 from converter.jsonfile import json_values
+from converter.resources import cpu_facts
 from converter.stage import SILENT, Context, Stage, options_of
 
 if TYPE_CHECKING:
@@ -170,7 +171,7 @@ def _option_files(stage: Stage[Any, Any]) -> dict[str, str]:
         for text in value if isinstance(value, list) else [value]:
             if isinstance(text, str) and text:
                 path = resolve_data(Path(text), SILENT) if is_sample(text) else Path(text).expanduser()
-                found |= {text: hash_file(path)} if path.is_file() else {}
+                found |= {text: sha256_file(path)} if path.is_file() else {}
     return found
 
 
@@ -183,7 +184,7 @@ def code_version() -> str:
     made = hashlib.sha256()
     for package in ("converter", "targets", "sample_models"):
         for path in sorted((root / package).rglob("*.py")):
-            made.update(f"{path.relative_to(root).as_posix()} {hash_file(path)}\n".encode())
+            made.update(f"{path.relative_to(root).as_posix()} {sha256_file(path)}\n".encode())
     for name in LIBRARIES:
         made.update(f"{name} {_version(name)}\n".encode())
     return made.hexdigest()
@@ -201,8 +202,6 @@ def _machine() -> str:
     """Return what kernels are chosen by: other instruction sets round otherwise."""
     import torch
 
-    path = Path("/proc/cpuinfo")
-    lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else []
-    flags = sorted({line.partition(":")[2].strip() for line in lines if line.startswith(("flags", "Features"))})
+    flags = sorted({value for name, value in cpu_facts() if name in ("flags", "Features")})
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else ""
     return text_digest([platform.machine(), platform.python_version(), flags, device])

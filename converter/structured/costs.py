@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from converter.jsonfile import read_json, write_json
+from converter.resources import cpu_facts
 from converter.structured.kernels import Dimensions, Products
 
 if TYPE_CHECKING:
@@ -149,9 +150,7 @@ def _name_of(key: Mapping[str, Any]) -> str:
 def _machine() -> str:
     import platform
 
-    path = Path("/proc/cpuinfo")
-    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    names = [value for name, value in cpu_facts() if name == "model name"]
     return names[0] if names else f"{platform.machine()} {platform.processor()}"
 
 

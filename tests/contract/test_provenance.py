@@ -13,9 +13,9 @@ import pytest
 import yaml
 
 from converter import convert, verify
+from converter.bounds.files import sha256_file
 from converter.commands.cli import run
 from converter.errors import PackageDamaged, SourceError
-from converter.model_folder.load import sha256_file
 from converter.package.sbom import BOM
 from converter.pipeline import Result
 from converter.report.markdown import markdown

@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file, save_file
 
+from converter.bounds.files import sha256_file
 from converter.errors import SourceError
-from converter.model_folder.load import load_source, sha256_file
+from converter.model_folder.load import load_source
 
 Tiny = Callable[..., Path]
 

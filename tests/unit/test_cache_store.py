@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from converter.cache.folder import MARKER, PARTIAL, FolderStore
+from converter.cache.folder import PARTIAL, FolderStore
 from converter.cache.remote import RemoteStore
-from converter.cache.store import LISTING, Entry, Store
+from converter.cache.store import LISTING, MARKER, Entry, Store
 from converter.errors import UsageError
 from converter.stage_cache.cache import open_cache
 

@@ -1,6 +1,5 @@
 """`model.litertlm`: the file of a causal model with its tokenizer, as LiteRT-LM opens it on phones and computers."""
 
-import hashlib
 import mmap
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,6 +9,7 @@ from typing import Any
 from uuid import NAMESPACE_URL, uuid5
 
 from converter.artifact import TorchModel
+from converter.bounds.files import sha256_file
 from converter.tflite.quiet import quiet
 
 LITERTLM_FILE = "model.litertlm"
@@ -54,8 +54,7 @@ def write_litertlm(model: Path, tokenizer: Path, source: TorchModel, cache: int,
 def _same_bytes(builder: Any, model: Path) -> Iterator[None]:
     """Name a bundle after its model, and give it no date: the same model must give the same bytes."""
     before = builder.populate_system_metadata
-    with model.open("rb") as file:
-        name = uuid5(NAMESPACE_URL, hashlib.file_digest(file, "sha256").hexdigest())
+    name = uuid5(NAMESPACE_URL, sha256_file(model))
 
     def named(given: list[Any]) -> list[Any]:
         facts = {"uuid": str(name), "creation_timestamp": NO_DATE}

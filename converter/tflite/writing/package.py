@@ -1,7 +1,6 @@
 """What the TFLite target does otherwise for models that write text: stages, files, and how the package is called."""
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +13,7 @@ from converter.generate.read_settings import FILE
 from converter.jsonfile import write_json
 from converter.model_folder.files import write_model_files
 from converter.registry import quantizers
+from converter.resources import link_or_copy
 from converter.stage import Stage
 from converter.tflite.writing.layout import DECODE, ENCODE, PREFILL
 from converter.tflite.writing.litertlm import LITERTLM_FILE, why_not_litertlm, write_litertlm
@@ -62,11 +62,7 @@ def emit_writer(given: TfliteWriter, source: TorchModel, folder: Path, *, litert
     `litertlm`: a bundle for LiteRT-LM too, where that runs the model.
     """
     path = folder / MODEL_FILE
-    # A second name where the disk allows: the float file may serve another precision of this run.
-    try:
-        os.link(given.path, path)
-    except OSError:
-        path.write_bytes(given.path.read_bytes())
+    link_or_copy(given.path, path)  # the float file may serve another precision of this run
     longest = given.open_writer().max_length
     write_model_files(source, folder, {}, max_length=longest)
     task: Any = source.task
