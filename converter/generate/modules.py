@@ -155,6 +155,13 @@ def takes_positions(model: Any) -> bool:
     return "position_ids" in inspect.signature(model.forward).parameters
 
 
+def gives_chosen_logits(model: Any) -> bool:
+    """Tell whether a model computes logits for the tokens alone that `logits_to_keep` names."""
+    import inspect
+
+    return "logits_to_keep" in inspect.signature(model.forward).parameters
+
+
 def torch_graphs_run(model: Any) -> Run:
     """Return the model in PyTorch as a `run` for the loop."""
     modules = graph_modules(model)

@@ -86,10 +86,10 @@ def _kept(model: Any, length: int, at_once: int) -> "NDArray[np.int64] | None":
 
     None: all, of a text that is fed at once, or of a model that gives no others.
     """
-    import inspect
+    from converter.generate.modules import gives_chosen_logits
 
     step = -(-length // at_once)
-    if step < 2 or "logits_to_keep" not in inspect.signature(model.forward).parameters:
+    if step < 2 or not gives_chosen_logits(model):
         return None
     # The first of each piece, and the last of all: no piece is without one.
     return np.unique(np.concatenate([np.arange(0, length, step), np.arange(0, length, at_once), [length - 1]]))

@@ -26,15 +26,7 @@ class TfliteRunner(Runner):
     """
 
     def __init__(self, path: Path, specs: Mapping[str, GraphSpec], threads: int = 1, *, xnnpack: bool = True) -> None:
-        from ai_edge_litert.interpreter import Interpreter, OpResolverType
-
-        kernels = OpResolverType.AUTO if xnnpack else OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES
-        try:
-            self._interpreter = Interpreter(
-                model_path=str(path), num_threads=threads, experimental_op_resolver_type=kernels
-            )
-        except (ValueError, RuntimeError) as error:
-            raise PackageDamaged(f"not a TFLite model ({error})", where=str(path)) from None
+        self._interpreter = open_interpreter(path, threads, xnnpack=xnnpack)
         names = self._interpreter.get_signature_list()
         found, any_up_to = lengths_of(names)
         if not found and any_up_to is None:
@@ -44,7 +36,7 @@ class TfliteRunner(Runner):
         self.lengths = found
         self.max_length = any_up_to or found[-1]
         self.max_batch = _batch(names)
-        self.runtime = f"ai-edge-litert {_version()} CPU{' XNNPACK' * xnnpack}"
+        self.runtime = runtime_name(xnnpack=xnnpack)
         self._specs = specs
         self._signatures: dict[str, Any] = {}
         self._any = None if any_up_to is None else self._interpreter.get_signature_runner(f"{ANY_SIGNATURE}{any_up_to}")
@@ -108,7 +100,23 @@ def _info(name: str, detail: Mapping[str, Any]) -> TensorInfo:
     return TensorInfo(name, np.dtype(detail["dtype"]).name, shape)
 
 
-def _version() -> str:
+def open_interpreter(path: Path, threads: int, *, xnnpack: bool) -> Any:
+    """Open a file; `xnnpack` False: with LiteRT's own kernels.
+
+    Raises:
+        PackageDamaged: it is no TFLite model.
+
+    """
+    from ai_edge_litert.interpreter import Interpreter, OpResolverType
+
+    kernels = OpResolverType.AUTO if xnnpack else OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES
+    try:
+        return Interpreter(model_path=str(path), num_threads=threads, experimental_op_resolver_type=kernels)
+    except (ValueError, RuntimeError) as error:
+        raise PackageDamaged(f"not a TFLite model ({error})", where=str(path)) from None
+
+
+def runtime_name(*, xnnpack: bool) -> str:
     from importlib.metadata import version
 
-    return version("ai-edge-litert")
+    return f"ai-edge-litert {version('ai-edge-litert')} CPU{' XNNPACK' * xnnpack}"

@@ -134,20 +134,31 @@ def _convert(given: TorchModel, made: TfliteModel, *, lean: bool) -> bool:
         feed = given.specs[MODEL].dummy({BATCH: 1, SEQUENCE: length})
         sample = {name: torch.from_numpy(rows).int() for name, rows in feed.items()}
         converter = converter.signature(f"{SIGNATURE}{length}", graph, sample_kwargs=sample)
-    options = {"lightweight_conversion": True, "runtime_constant_folding": False} if lean else {}
     with quiet(), traced_in_order(given.module):
-        try:
-            converter.convert(**options).export(str(made.path))
-        except MemoryError:
-            raise ResourceLimit(
-                "memory ran out during the conversion to TFLite", hint="fewer sequence lengths take less memory"
-            ) from None
-        except Exception as error:  # torch, jax and MLIR raise what they like
-            raise conversion_failure(error, given) from error
+        write_converted(converter, given, made.path, lean=lean)
     # What was traced is a web of cycles that holds every intermediate: it must go before the file is opened.
     del converter, graph
     gc.collect()
     return lean
+
+
+def write_converted(converter: Any, given: TorchModel, path: Path, *, lean: bool) -> None:
+    """Let litert-torch convert its signatures of `given`. `lean`: weights are referred to, not copied, until then.
+
+    Raises:
+        ResourceLimit: memory ran out.
+        StageFailed: an operation is not supported in TFLite; it is named with its layer.
+
+    """
+    options = {"lightweight_conversion": True, "runtime_constant_folding": False} if lean else {}
+    try:
+        converter.convert(**options).export(str(path))
+    except MemoryError:
+        raise ResourceLimit(
+            "memory ran out during the conversion to TFLite", hint="fewer sequence lengths take less memory"
+        ) from None
+    except Exception as error:  # torch, jax and MLIR raise what they like
+        raise conversion_failure(error, given) from error
 
 
 def conversion_failure(error: Exception, given: TorchModel) -> StageFailed:

@@ -3,7 +3,7 @@
 Unlike the graphs of `converter.generate.modules`, whose cache grows, these have one shape for every step.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -11,7 +11,7 @@ import torch
 from transformers import AttentionInterface, DynamicCache, EncoderDecoderCache
 from transformers.cache_utils import DynamicLayer
 
-from converter.graphs import CacheFacts
+from converter.graphs import CacheFacts, GraphSpec
 from converter.tflite.lower.graph import Rewritten
 from converter.tflite.writing.layout import (
     CACHE_KEY,
@@ -27,6 +27,7 @@ from converter.tflite.writing.layout import (
     UNSEEN,
     Layout,
 )
+from converter.tflite.writing.signatures import expected
 
 ATTENTION = "plm_export_fixed_cache"
 """The name of `FixedAttention` among those of transformers."""
@@ -161,33 +162,13 @@ class DecodeStep(torch.nn.Module):
         return _cache_tensors(own.layers) | {LOGITS: made.logits}
 
 
-def sample_inputs(layout: Layout, facts: CacheFacts, signature: str) -> dict[str, torch.Tensor]:
-    """Return what a signature is traced with."""
-    sizes = facts.sizes
-    own, cross = ("", "") if layout.causal else ("decoder.", "encoder.")
-    if signature.startswith("encode_"):
-        length = int(signature.rpartition("_")[2])
-        ones = torch.ones(1, length, dtype=torch.int32)
-        return {TOKENS: ones, SOURCE_MASK: ones.clone()}
-    length = 1 if signature == "decode" else int(signature.rpartition("_")[2])
-    made = {
-        TOKENS: torch.ones(1, length, dtype=torch.int32),
-        POSITIONS: torch.arange(length, dtype=torch.int32),
-        MASK: torch.zeros(1, 1, length, layout.cache),
-    }
-    if not layout.causal:
-        made[SOURCE_MASK] = torch.ones(1, layout.source_length, dtype=torch.int32)
-    for i in range(layout.layers):
-        heads, size = sizes[f"{i}.{own}key"]
-        _, width = sizes[f"{i}.{own}value"]
-        made[f"{CACHE_KEY}{i}"] = torch.zeros(1, heads, layout.cache, size)
-        made[f"{CACHE_VALUE}{i}"] = torch.zeros(1, heads, width, layout.cache)
-    for i in range(0 if layout.causal else layout.layers):
-        heads, size = sizes[f"{i}.{cross}key"]
-        _, width = sizes[f"{i}.{cross}value"]
-        made[f"{CROSS_KEY}{i}"] = torch.zeros(1, heads, layout.source_length, size)
-        made[f"{CROSS_VALUE}{i}"] = torch.zeros(1, heads, width, layout.source_length)
-    return made
+def sample_inputs(layout: Layout, specs: Mapping[str, GraphSpec], signature: str) -> dict[str, torch.Tensor]:
+    """Return what a signature is traced with: a text without padding at the beginning of an empty cache."""
+    shapes, _ = expected(layout, specs, signature)
+    made = {name: torch.zeros(shape, dtype=getattr(torch, kind)) for name, (shape, kind) in shapes.items()}
+    if POSITIONS in made:
+        made[POSITIONS] = torch.arange(len(made[POSITIONS]), dtype=torch.int32)
+    return made | {name: torch.ones_like(made[name]) for name in (TOKENS, SOURCE_MASK) if name in made}
 
 
 def step_modules(model: Any, layout: Layout, facts: CacheFacts) -> dict[str, torch.nn.Module]:

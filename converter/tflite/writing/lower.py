@@ -11,15 +11,16 @@ import numpy as np
 
 from converter.artifact import TorchModel
 from converter.binding import option
-from converter.errors import ResourceLimit, StageFailed
+from converter.errors import StageFailed
 from converter.generate.forcing import forced_logits
 from converter.generate.graphs import DECODER
 from converter.graphs import GraphSpec, Run
 from converter.onnx.equality import MAX_ERROR, Differences
+from converter.onnx.text_equality import plain_logits
 from converter.resources import release_memory, require_space
 from converter.stage import Context, Outcome, Stage
 from converter.tflite.file import read_flat, shorten_names, text, write_flat
-from converter.tflite.lower.lower import GRAPH_BYTES, ROOM, conversion_failure
+from converter.tflite.lower.lower import GRAPH_BYTES, ROOM, write_converted
 from converter.tflite.quiet import quiet
 from converter.tflite.writing.layout import Layout, plan_layout
 from converter.tflite.writing.model import TfliteWriter
@@ -95,15 +96,8 @@ def _convert(made: TfliteWriter) -> None:
     converter: Any = litert_torch.Converter()
     with fixed_attention(given.module), traced_in_order(given.module), torch.no_grad(), quiet():
         for name, module in step_modules(given.module, layout, given.cache).items():
-            converter = converter.signature(name, module, sample_kwargs=sample_inputs(layout, given.cache, name))
-        try:
-            converter.convert(lightweight_conversion=True, runtime_constant_folding=False).export(str(made.path))
-        except MemoryError:
-            raise ResourceLimit(
-                "memory ran out during the conversion to TFLite", hint="fewer sequence lengths take less memory"
-            ) from None
-        except Exception as error:  # torch, jax and MLIR raise what they like
-            raise conversion_failure(error, given) from error
+            converter = converter.signature(name, module, sample_kwargs=sample_inputs(layout, given.specs, name))
+        write_converted(converter, given, made.path, lean=True)
     del converter
     gc.collect()
 
@@ -184,19 +178,8 @@ def last_logits(
     model: Any, encoding: "Mapping[str, NDArray[np.int64]]", answer: "NDArray[np.int64] | None", last: int
 ) -> "NDArray[np.float32]":
     """Return the logits of the model's own call without a cache at the `last` tokens: `[1, last, vocabulary]`."""
-    import inspect
+    from converter.generate.modules import gives_chosen_logits
 
-    import torch
-
-    from converter.generate.modules import takes_positions
-
-    feed: dict[str, Any] = {name: torch.from_numpy(rows) for name, rows in encoding.items()}
-    if answer is not None:
-        feed["decoder_input_ids"] = torch.from_numpy(answer)
-    elif takes_positions(model):
-        feed["position_ids"] = feed["attention_mask"].cumsum(1) - 1
-    if "logits_to_keep" in inspect.signature(model.forward).parameters:
-        feed["logits_to_keep"] = last
-    with torch.inference_mode():
-        logits: NDArray[np.float32] = model(**feed, use_cache=False).logits.float().numpy()
-    return logits[:, -last:]
+    length = (encoding["input_ids"] if answer is None else answer).shape[1]
+    kept = np.arange(max(0, length - last), length) if gives_chosen_logits(model) else None
+    return plain_logits(model, encoding, answer, kept)[:, -last:]

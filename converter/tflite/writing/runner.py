@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from converter.errors import PackageDamaged, UsageError
+from converter.errors import UsageError
 from converter.generate.graphs import ENCODER, LOGITS_TO_KEEP, PAST_PREFIX, PRESENT_PREFIX
 from converter.graphs import GraphSpec
 from converter.target import Runner
+from converter.tflite.runner import open_interpreter, runtime_name
 from converter.tflite.writing.layout import (
     DECODE,
     ENCODE,
@@ -53,19 +54,11 @@ class WriterRunner(Runner):
     max_batch = 1
 
     def __init__(self, path: Path, specs: Mapping[str, GraphSpec], threads: int = 1, *, xnnpack: bool = True) -> None:
-        from ai_edge_litert.interpreter import Interpreter, OpResolverType
-
-        kernels = OpResolverType.AUTO if xnnpack else OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES
-        try:
-            self._interpreter = Interpreter(
-                model_path=str(path), num_threads=threads, experimental_op_resolver_type=kernels
-            )
-        except (ValueError, RuntimeError) as error:
-            raise PackageDamaged(f"not a TFLite model ({error})", where=str(path)) from None
+        self._interpreter = open_interpreter(path, threads, xnnpack=xnnpack)
         self.layout = read_layout(path, specs)
         self._signatures: dict[str, Any] = {}
         self.max_length = self.layout.cache if self.layout.causal else min(self.layout.lengths[-1], self.layout.cache)
-        self.runtime = f"ai-edge-litert {_version()} CPU{' XNNPACK' * xnnpack}"
+        self.runtime = runtime_name(xnnpack=xnnpack)
         self.graphs = graph_infos(specs)
         self._own, self._cross = cache_names(self.layout.layers), cross_names(self.layout.layers)
         given, gives = expected(self.layout, specs, DECODE)
@@ -263,9 +256,3 @@ def _stacked(rows: "list[Tensors]") -> "Tensors":
 
 def _digest(states: "NDArray[Any]") -> bytes:
     return hashlib.sha256(np.ascontiguousarray(states).tobytes()).digest()
-
-
-def _version() -> str:
-    from importlib.metadata import version
-
-    return version("ai-edge-litert")

@@ -114,9 +114,9 @@ def expected(layout: Layout, specs: Mapping[str, GraphSpec], signature: str) -> 
         POSITIONS: ((length,), "int32"),
         MASK: ((1, 1, length, layout.cache), "float32"),
     }
-    given |= cache
     if not layout.causal:
-        given |= known | {SOURCE_MASK: ((1, layout.source_length), "int32")}
+        given[SOURCE_MASK] = ((1, layout.source_length), "int32")
+    given |= cache | (known if not layout.causal else {})
     ids = next(t for t in decoder.inputs if t.name == "input_ids")
     return given, cache | ({LOGITS: ((1, 1, ids.draw[1] + 1), "float32")} if signature == DECODE else {})
 
