@@ -148,7 +148,8 @@ class Walk:
         """Return the layer whose weights a quantizer did not keep: smoothing hides in its values where they changed."""
         if step.boundary != QUANTIZE or step.made is None or not self.reference.probes:
             return ""
-        was, now = (self._wrong(one) if one.weight_files else [] for one in (before, step.made))
+        now = self._wrong(step.made) if step.made.weight_files else []
+        was = self._wrong(before) if now and before.weight_files else []
         return next((name for name in now if name not in was), "")
 
     def _wrong(self, made: Artifact) -> list[str]:

@@ -44,17 +44,13 @@ def _case(suite: ET.Element, owner: str, check: Mapping[str, Any]) -> None:
 
 def batch_page(table: Mapping[str, Any]) -> str:
     """Return the page: one row a package, each linked to its own job's report. What comes from outside is escaped."""
-    from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
-
     from converter.report import words
+    from converter.report.page import page_environment
 
-    environment = Environment(
-        loader=ChoiceLoader([PackageLoader("converter", "fleet"), PackageLoader("converter", "report")]),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     jobs = table["jobs"]
     passed = sum(job["status"] == "PASS" for job in jobs)
-    return environment.get_template("batch.html.j2").render(table=table, passed=passed, total=len(jobs), words=words)
+    return (
+        page_environment("fleet", "report")
+        .get_template("batch.html.j2")
+        .render(table=table, passed=passed, total=len(jobs), words=words)
+    )

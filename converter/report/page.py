@@ -1,10 +1,10 @@
 """`report.html`: one page that needs nothing else, drawn from the table of `report_table`."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 
 from converter.bounds.printable import printable
 from converter.report import charts, words
@@ -34,14 +34,7 @@ def page(table: Mapping[str, Any]) -> str:
     """Return the page. Everything that comes from a model, a text or an error is escaped."""
     import tomli_w
 
-    environment = Environment(
-        loader=PackageLoader("converter", "report"),
-        autoescape=True,
-        finalize=_shown,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    environment = page_environment("report", finalize=_shown)
     environment.globals |= {"marks": MARKS, "spoken": SPOKEN, "titles": CHECK_TITLES, "words": words}
     return environment.get_template("page.html.j2").render(
         table=table,
@@ -53,6 +46,18 @@ def page(table: Mapping[str, Any]) -> str:
         compression=_compression(table),
         stages=_stages(table),
         recipe=tomli_w.dumps(table["recipe"]).strip(),
+    )
+
+
+def page_environment(*rooms: str, finalize: Callable[[Any], Any] | None = None) -> Environment:
+    """Return what renders the page templates of some folders of `converter`; all that they show is escaped."""
+    return Environment(
+        loader=ChoiceLoader([PackageLoader("converter", room) for room in rooms]),
+        autoescape=True,
+        finalize=finalize,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
 
 

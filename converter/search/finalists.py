@@ -136,8 +136,7 @@ class Finals:
             made = Finalist(trial, target.name, table[STATUS], table[EXIT], table[REASON] or "")
             if not table["folder"]:
                 return made
-            compressed = out / "compressed"
-            opened = self.bench.open(out / table["folder"], target, compressed if compressed.is_dir() else None)
+            opened = self.bench.open(out, table["folder"], target)
             return replace(made, figures=self.bench.judged(opened, target.name, table["size_bytes"] / 1e6))
         except ResourceLimit:
             raise
@@ -200,9 +199,8 @@ class Finals:
             if one.figures is None:
                 judged.append(one)
                 continue
-            compressed = out / "compressed"
-            package = next(p for p in (out / one.target, out / f"{one.target}.rejected") if p.is_dir())
-            opened = self.bench.open(package, target, compressed if compressed.is_dir() else None)
+            package = next(p.name for p in (out / one.target, out / f"{one.target}.rejected") if p.is_dir())
+            opened = self.bench.open(out, package, target)
             try:
                 judged.append(replace(one, judged=self.bench.score(opened, reference)))
             except RunFailed as error:

@@ -57,32 +57,28 @@ def write_search_reports(table: Mapping[str, Any], out: Path) -> None:
 
 def search_page(table: Mapping[str, Any]) -> str:
     """Return the page. What comes from a model, a text or an error is escaped."""
-    from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
-
     from converter.report import words
+    from converter.report.page import page_environment
 
-    environment = Environment(
-        loader=ChoiceLoader([PackageLoader("converter", "search"), PackageLoader("converter", "report")]),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     found = table["trials"]
     states = {str(state): sum(t["state"] == state for t in found) for state in State}
-    return environment.get_template("search.html.j2").render(
-        table=table,
-        words=words,
-        states=states,
-        panels=panels(table),
-        quality=quality_name(table),
-        verdict=verdict(table),
-        wanted=wanted(table["goal"], quality_name(table)),
-        described=described,
-        quality_of=lambda figures: quality_text(table, figures),
-        box=BOX,
-        not_measured=[t for t in found if t["state"] != "measured"],
-        measured=[t for t in found if t["state"] == "measured"],
+    return (
+        page_environment("search", "report")
+        .get_template("search.html.j2")
+        .render(
+            table=table,
+            words=words,
+            states=states,
+            panels=panels(table),
+            quality=quality_name(table),
+            verdict=verdict(table),
+            wanted=wanted(table["goal"], quality_name(table)),
+            described=described,
+            quality_of=lambda figures: quality_text(table, figures),
+            box=BOX,
+            not_measured=[t for t in found if t["state"] != "measured"],
+            measured=[t for t in found if t["state"] == "measured"],
+        )
     )
 
 

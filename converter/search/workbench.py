@@ -124,38 +124,25 @@ class Workbench:
     def compress(self, recipe: Recipe, share: float) -> Made:
         """Run what compresses the model, with a share of the effort; what begins alike is made once."""
         stages = tuple(with_effort(stage, share) for stage in recipe.compress)
-        made = self._kept((), recipe) or self._keep((), recipe, self.source)
-        for i, stage in enumerate(stages):
-            before, begun = made, stages[: i + 1]
-            made = self._kept(begun, recipe) or self._keep(begun, recipe, None, before.model, stage)
+        made = self._once((), recipe, self.source)
+        for i in range(len(stages)):
+            made = self._once(stages[: i + 1], recipe, made.model)
         return made
 
-    def _keep(
-        self,
-        stages: tuple[Stage[Any, Any], ...],
-        recipe: Recipe,
-        model: TorchModel | None,
-        given: TorchModel | None = None,
-        stage: Stage[Any, Any] | None = None,
-    ) -> Made:
-        folder = self.work / _key(stages, recipe)
-        folder.mkdir(parents=True, exist_ok=True)
-        if model is None:
-            assert given is not None
-            assert stage is not None
-            model = made_by(stage, given, self.context(recipe, folder), self.threads)
-        made = Made(model, folder)
-        self.kept[folder.name] = made
-        while len(self.kept) > KEPT_MODELS:
-            _, oldest = self.kept.popitem(last=False)
-            shutil.rmtree(oldest.folder, ignore_errors=True)
-        return made
-
-    def _kept(self, stages: tuple[Stage[Any, Any], ...], recipe: Recipe) -> Made | None:
+    def _once(self, stages: tuple[Stage[Any, Any], ...], recipe: Recipe, given: TorchModel) -> Made:
+        """Return what `stages` make of the source; `given` is what all but the last of them made."""
         key = _key(stages, recipe)
         if key in self.kept:
             self.kept.move_to_end(key)
-        return self.kept.get(key)
+            return self.kept[key]
+        folder = self.work / key
+        folder.mkdir(parents=True, exist_ok=True)
+        model = made_by(stages[-1], given, self.context(recipe, folder), self.threads) if stages else given
+        self.kept[key] = Made(model, folder)
+        while len(self.kept) > KEPT_MODELS:
+            _, oldest = self.kept.popitem(last=False)
+            shutil.rmtree(oldest.folder, ignore_errors=True)
+        return self.kept[key]
 
     def glance(self, recipe: Recipe, share: float, told: Told) -> Figures:
         """Judge the compressed model in PyTorch, with few training steps and before it is quantized.
@@ -258,11 +245,12 @@ class Workbench:
                     best[name].append(min(times))
         return best
 
-    def open(self, folder: Path, target: "Target", compressed: Path | None) -> Opened:
-        """Open a sealed package; `compressed` is the folder of the model that it was made from."""
+    def open(self, out: Path, package: str, target: "Target") -> Opened:
+        """Open a sealed package of a run's output, and the compressed model that it was made from, if it was."""
         from converter.model_folder.load import load_source
 
-        if compressed is None:
+        folder, compressed = out / package, out / "compressed"
+        if not compressed.is_dir():
             return Opened(self.source, target.open(folder, self.source.specs))
         model = load_source(str(compressed), task=self.source.task.name)
         own, theirs = model.tokenizer.get_vocab(), self.source.tokenizer.get_vocab()

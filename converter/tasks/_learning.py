@@ -93,15 +93,18 @@ class LearningToWrite(Task, ABC):
         raise NotImplementedError
 
     def learned_steps(self, feed: "Mapping[str, torch.Tensor]", encodings: Sequence[Encoding]) -> "torch.Tensor":
-        """Return 1 `[batch, length]` at each step of an answer: the last ones of a causal text, padded on the left."""
+        """Return 1 `[batch, length]` at each step of an answer."""
         import torch
 
         shape = feed["input_ids" if self.kind == "decoder" else "decoder_input_ids"].shape
         made = torch.zeros(shape, dtype=torch.int64, device=feed["input_ids"].device)
         for row, encoding in zip(made, encodings, strict=True):
-            steps = 1 if encoding.answer is None else len(encoding.answer)
-            row[slice(len(row) - steps, None) if self.kind == "decoder" else slice(0, steps)] = 1
+            row[self._places(len(row), 1 if encoding.answer is None else len(encoding.answer))] = 1
         return made
+
+    def _places(self, length: int, steps: int) -> slice:
+        """Return where so many steps of an answer stand: a causal text is padded on the left."""
+        return slice(length - steps, None) if self.kind == "decoder" else slice(0, steps)
 
     def soft_loss(
         self,
@@ -111,10 +114,9 @@ class LearningToWrite(Task, ABC):
         temperature: float,
     ) -> "torch.Tensor":
         """Return the divergence of the next token, mean over the steps of the answers (Kim and Rush, 1606.07947)."""
-        from converter.training.losses import softened_kl
+        from converter.training.losses import softened_kl_of_tokens
 
-        real = attention_mask.bool()
-        return softened_kl(student["logits"][real], teacher["logits"][real], temperature)
+        return softened_kl_of_tokens(student["logits"], teacher["logits"], attention_mask, temperature)
 
     def hard_loss(
         self, outputs: "Mapping[str, torch.Tensor]", batch: Sequence[tuple[Example, Encoding]]
@@ -126,9 +128,7 @@ class LearningToWrite(Task, ABC):
         wanted = torch.full(logits.shape[:2], NO_LOSS, dtype=torch.int64, device=logits.device)
         for row, (_, encoding) in zip(wanted, batch, strict=True):
             if encoding.answer is not None:
-                steps = len(encoding.answer)
-                own = slice(len(row) - steps, None) if self.kind == "decoder" else slice(0, steps)
-                row[own] = torch.from_numpy(encoding.answer)
+                row[self._places(len(row), len(encoding.answer))] = torch.from_numpy(encoding.answer)
         if not bool((wanted != NO_LOSS).any()):
             return None
         return torch.nn.functional.cross_entropy(logits.flatten(0, 1), wanted.flatten(), ignore_index=NO_LOSS)

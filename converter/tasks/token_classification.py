@@ -150,10 +150,9 @@ class TokenClassification(Task):
         temperature: float,
     ) -> "torch.Tensor":
         """KL at every real token: the tokens that no tag is read from teach as well."""
-        from converter.training.losses import softened_kl
+        from converter.training.losses import softened_kl_of_tokens
 
-        real = attention_mask.bool()
-        return softened_kl(student["logits"][real], teacher["logits"][real], temperature)
+        return softened_kl_of_tokens(student["logits"], teacher["logits"], attention_mask, temperature)
 
     def hard_loss(
         self, outputs: Mapping[str, "torch.Tensor"], batch: Sequence[tuple[Example, Encoding]]

@@ -11,6 +11,14 @@ def softened_kl(student: torch.Tensor, teacher: torch.Tensor, temperature: float
     return F.kl_div(found, wanted, log_target=True, reduction="batchmean") * temperature**2
 
 
+def softened_kl_of_tokens(
+    student: torch.Tensor, teacher: torch.Tensor, mask: torch.Tensor, temperature: float
+) -> torch.Tensor:
+    """Return `softened_kl` of logits `[batch, length, classes]`, over the tokens where `mask` `[batch, length]` is."""
+    real = mask.bool()
+    return softened_kl(student[real], teacher[real], temperature)
+
+
 def cosine_distance(student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
     """Return 1 less the cosine, mean over rows `[rows, width]`."""
     return 1.0 - F.cosine_similarity(student, teacher, dim=-1).mean()

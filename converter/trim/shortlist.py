@@ -3,13 +3,12 @@
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from converter.artifact import TorchModel
 from converter.binding import option
 from converter.errors import RecipeError, UsageError
-from converter.stage import SILENT, Context, Outcome, Stage
+from converter.stage import Context, Outcome, Stage
 
 if TYPE_CHECKING:
     from converter.forecast import Forecast
@@ -42,8 +41,8 @@ class OutputShortlist(Stage[TorchModel, TorchModel]):
     bars = ("trim.", "distill.")
 
     def check(self, source: TorchModel, *, has_text: bool) -> None:
-        from converter.data.files import read_texts
         from converter.surgery.tokenizer import table_of
+        from converter.trim._written import refuse_unreadable
 
         if not has_text and not self.corpus:
             raise UsageError(
@@ -58,8 +57,7 @@ class OutputShortlist(Stage[TorchModel, TorchModel]):
                 where=f"{NAME}.top",
                 hint=f"give at least {floor}",
             )
-        for file in self.corpus:
-            next(iter(read_texts(_path(file))))
+        refuse_unreadable(self.corpus)
 
     def run(self, given: TorchModel, ctx: Context) -> Outcome[TorchModel]:
         from converter.surgery.count import n_parameters
@@ -104,16 +102,13 @@ class OutputShortlist(Stage[TorchModel, TorchModel]):
         return floor | set([i for i in ordered if i not in floor][: self.top - len(floor)])
 
     def _counts(self, given: TorchModel, ctx: Context) -> Counter[int]:
-        from converter.data.files import read_texts
         from converter.surgery.token_usage import count_tokens, texts_of
-        from converter.trim._written import count_written
+        from converter.trim._written import count_written, text_of_user
 
-        examples = () if ctx.calibration_is_builtin else ctx.calibration
-        more = [text for file in self.corpus for text in read_texts(_path(file))]
-        counts = count_written(given, examples, more, ctx)
+        counts = count_written(given, self.corpus, ctx)
         if given.task.kind == "decoder":
             # What is continued is written in the same words.
-            texts = list(texts_of(examples, None, given.task.prompt))
+            texts = list(texts_of(text_of_user(ctx), None, given.task.prompt))
             with ctx.progress.task("Reading the text", total=len(texts)) as ticker:
                 counts.update(count_tokens(given.tokenizer, texts, ticker))
         return counts
@@ -126,9 +121,3 @@ class OutputShortlist(Stage[TorchModel, TorchModel]):
         answers = [t for e in ctx.held_out if isinstance(e.label, References) for t in e.label.texts]
         ids = [task.answer_ids(text, 1 << 20).tolist() for text in answers]
         return {"answers": len(ids), "with_a_token_that_is_gone": sum(not kept.issuperset(row) for row in ids)}
-
-
-def _path(file: str) -> Path:
-    from converter.model_folder.samples import resolve_data
-
-    return resolve_data(Path(file), SILENT)

@@ -4,13 +4,12 @@ import hashlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from converter.artifact import TorchModel
 from converter.binding import among, option
 from converter.errors import RecipeError, UsageError
-from converter.stage import SILENT, Context, Outcome, Stage
+from converter.stage import Context, Outcome, Stage
 
 if TYPE_CHECKING:
     from converter.forecast import Forecast
@@ -63,8 +62,8 @@ class VocabularyTrimming(Stage[TorchModel, TorchModel]):
             raise RecipeError("tokens already lists what to keep: corpus, top and least have no effect", where=NAME)
 
     def check(self, source: TorchModel, *, has_text: bool) -> None:
-        from converter.data.files import read_texts
         from converter.surgery.tokenizer import table_of
+        from converter.trim._written import refuse_unreadable
 
         table = table_of(source.tokenizer)
         if self.tokens:
@@ -83,8 +82,7 @@ class VocabularyTrimming(Stage[TorchModel, TorchModel]):
                 where=f"{NAME}.top",
                 hint="characters=ascii keeps fewer" if self.characters == "all" else f"give at least {floor}",
             )
-        for file in self.corpus:
-            next(iter(read_texts(_path(file))))
+        refuse_unreadable(self.corpus)
 
     def run(self, given: TorchModel, ctx: Context) -> Outcome[TorchModel]:
         from converter.surgery.tokenizer import cut_table, open_table, table_of
@@ -112,14 +110,11 @@ class VocabularyTrimming(Stage[TorchModel, TorchModel]):
 
     def _texts(self, given: TorchModel, ctx: Context) -> list[str]:
         """Return the text to keep, each once, in the order in which it comes."""
-        from converter.data.files import read_texts
         from converter.surgery.token_usage import texts_of
+        from converter.trim._written import text_of_user, texts_in
 
-        examples = () if ctx.calibration_is_builtin else ctx.calibration
-        found = dict.fromkeys(texts_of(examples, given.tokenizer.mask_token, given.task.prompt))
-        for file in self.corpus:
-            found |= dict.fromkeys(read_texts(_path(file)))
-        return list(found)
+        own = texts_of(text_of_user(ctx), given.tokenizer.mask_token, given.task.prompt)
+        return list(dict.fromkeys([*own, *texts_in(self.corpus)]))
 
     def _floor(self, given: TorchModel, table: Mapping[str, Any]) -> set[int]:
         from converter.surgery.tokenizer import character_ids, special_ids
@@ -133,11 +128,12 @@ class VocabularyTrimming(Stage[TorchModel, TorchModel]):
     def _chosen(self, given: TorchModel, table: Mapping[str, Any], texts: Sequence[str], ctx: Context) -> set[int]:
         from converter.surgery.token_usage import count_tokens
         from converter.surgery.tokenizer import Ancestors, pieces_of, tried_pieces
+        from converter.trim._written import count_written
 
         floor, ancestors = self._floor(given, table), Ancestors(table)
         with ctx.progress.task("Reading the text to keep", total=len(texts)) as ticker:
             counts = count_tokens(given.tokenizer, texts, ticker)
-        counts.update(self._written(given, ctx))
+        counts.update(count_written(given, self.corpus, ctx))
         if self.top:
             names = pieces_of(table)
             others = (i for i in sorted(names) if i not in counts and not names[i].startswith(PLACEHOLDER))
@@ -147,21 +143,14 @@ class VocabularyTrimming(Stage[TorchModel, TorchModel]):
         used |= tried_pieces(given.tokenizer, table, texts) if self.least == 1 else set()
         return floor.union(*(ancestors.of(i) for i in used))
 
-    def _written(self, given: TorchModel, ctx: Context) -> Counter[int]:
-        from converter.data.files import read_texts
-        from converter.trim._written import count_written
-
-        examples = () if ctx.calibration_is_builtin else ctx.calibration
-        more = [text for file in self.corpus for text in read_texts(_path(file))] if given.cache is not None else []
-        return count_written(given, examples, more, ctx)
-
     def _listed(self, given: TorchModel, table: Mapping[str, Any]) -> set[int]:
         """Return the ids of the list `tokens`; refuse one that lacks what no tokenizer can lack."""
         from converter.surgery.tokenizer import Ancestors, pieces_of, read_list, special_ids
         from converter.surgery.vocabulary import counted_padding
+        from converter.trim._written import path_of
 
         names = pieces_of(table)
-        wanted = read_list(_path(self.tokens))
+        wanted = read_list(path_of(self.tokens))
         found = {i for i, piece in names.items() if piece in wanted}
         needed = special_ids(given.tokenizer, table) | set(range((counted_padding(given.module) or -1) + 1))
         needed |= given.task.needed_ids()
@@ -205,9 +194,3 @@ def _most_frequent(ordered: Sequence[int], floor: set[int], ancestors: "Ancestor
         if len(kept) + len(more) <= top:
             kept |= more
     return kept
-
-
-def _path(file: str) -> Path:
-    from converter.model_folder.samples import resolve_data
-
-    return resolve_data(Path(file), SILENT)

@@ -1,6 +1,5 @@
 """Our own loop on the source, held to `generate` of its owner's library: the same tokens in, the same tokens out."""
 
-import gc
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -62,7 +61,7 @@ def compare_writing(source: "TorchModel", reference: "Reference", progress: "Pro
                 ticker.advance()
     made = SameWriting(library.name, library.call, ties)
     del library  # as large as the source itself
-    gc.collect()
+    release_memory()
     return made
 
 

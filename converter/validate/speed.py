@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from converter.artifact import TorchModel
     from converter.reference import Probe
     from converter.stage import Progress
+    from converter.task import Task
 
 SAMPLE = 48
 """Texts at most: no more are timed once all is `NARROW`."""
@@ -81,7 +82,7 @@ def time_lengths(
             if time.perf_counter() - started > BUDGET_SECONDS:
                 break
             feed = feed_of(source, [text.resized(length)])
-            made[length] = round(1000 * _turns(source, {"": run}, feed)[""], 3)
+            made[length] = round(1000 * _turns(source.task, {"": source.specs}, {"": run}, feed)[""], 3)
             ticker.advance()
     return made
 
@@ -95,11 +96,12 @@ def race(
 ) -> dict[str, list[tuple[int, float]]]:
     """Return, by name, tokens and seconds of each text of a sample; on every text all take turns."""
     found: dict[str, list[tuple[int, float]]] = {name: [] for name in runs}
+    specs = specs_by_run(source, runs)
     with fixed_threads(1), progress.task("Timing", total=min(SAMPLE, len(probes))) as ticker:
         started = time.perf_counter()
         for i, probe in enumerate(_mixed(spread(probes, SAMPLE))):
             feed = feed_of(source, [probe.encoding])
-            for name, seconds in _turns(source, runs, feed).items():
+            for name, seconds in _turns(source.task, specs, runs, feed).items():
                 found[name].append((probe.encoding.length, seconds))
             ticker.advance()
             if i + 1 >= LEAST and (_known(found) or time.perf_counter() - started > budget):
@@ -119,16 +121,20 @@ def _half_width(values: Sequence[float]) -> float:
     return float(1.96 * np.std(values, ddof=1) / math.sqrt(len(values)))
 
 
-def _turns(source: "TorchModel", runs: Mapping[str, Run], feed: "Mapping[str, NDArray[np.int64]]") -> dict[str, float]:
+def _turns(
+    task: "Task",
+    specs: Mapping[str, Mapping[str, GraphSpec]],
+    runs: Mapping[str, Run],
+    feed: "Mapping[str, NDArray[np.int64]]",
+) -> dict[str, float]:
     """Return the best of some rounds of each; the first run of a length allocates, and is hardly ever the best."""
-    specs = specs_by_run(source, runs)
     taken: dict[str, list[float]] = {name: [] for name in runs}
     for turn in range(TURNS[1]):
         for name, run in runs.items():
             if turn >= TURNS[0] and _steady(taken[name]):
                 continue
             started = time.perf_counter()
-            source.task.answer(specs[name], run, feed)
+            task.answer(specs[name], run, feed)
             taken[name].append(time.perf_counter() - started)
     return {name: min(times) for name, times in taken.items()}
 

@@ -5,6 +5,7 @@ large. Nothing is asked of names or of the graph, so that rewrites may merge, tu
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -46,34 +47,19 @@ def check_weights(
     seen = {} if seen is None else seen
     first = next(iter(probes), None)
     tables, products, gains = ({}, {}, []) if first is None else _of_source(model, first)
-    rows, blocks, unknown, vectors = [], [], [], []
-    bits, recognized = [32], known(products)
-    for one in stored:
-        match one.kind:
-            case "table":
-                rows += list(compared_rows(one, tables))
-            case "product":
-                key = digest_of(one)
-                if key not in seen:
-                    seen[key] = match_product(one, recognized)
-                found, lost = seen[key]
-                blocks += found
-                unknown += [(one.name, lost)] if lost else []
-                bits.append(one.bits)
-            case "vector":
-                vectors.append(one.values)
-    if first is None or not (rows or blocks or unknown or vectors):
+    found = _found(stored, tables, products, seen)
+    matched = found.matched
+    if first is None or not (found.rows or matched.blocks or matched.unknown or found.vectors):
         return [], {}
-    matched = Matched(tuple(blocks), tuple(unknown))
-    chosen = list(likely_tables(rows, tables))
-    stray = list(strays(matched.blocks, vectors, gains))
-    lost_ones = list(lost_vectors(vectors, [s for s in before if s.kind == "vector"]))
+    chosen = list(likely_tables(found.rows, tables))
+    stray = list(strays(matched.blocks, found.vectors, gains))
+    lost_ones = list(lost_vectors(found.vectors, [s for s in before if s.kind == "vector"]))
     facts = {
         "tables": {f.source: f.rows for f in chosen},
-        "matrices": len({b.source for b in blocks}),
+        "matrices": len({b.source for b in matched.blocks}),
         "of_matrices": len(products),
-        "unknown_columns": sum(n for _, n in unknown),
-        "bits": min(bits),
+        "unknown_columns": sum(n for _, n in matched.unknown),
+        "bits": found.bits,
     }
     return [_tables_check(model, chosen), _products_check(matched, products, stray, lost_ones)], {WEIGHTS: facts}
 
@@ -85,20 +71,51 @@ def wrong_layers(model: "TorchModel", stored: Iterable[Stored], probe: Probe) ->
     in a good file too tells nothing.
     """
     tables, products, _ = _of_source(model, probe)
-    recognized, rows, blocks, unknown = known(products), list[TableFound](), list[Block](), []
-    for one in stored:
-        if one.kind == "table":
-            rows += list(compared_rows(one, tables))
-        elif one.kind == "product":
-            found, lost = match_product(one, recognized)
-            blocks += found
-            unknown += [lost] if lost else []
+    found = _found(stored, tables, products, {})
+    blocks, unknown = found.matched.blocks, [n for _, n in found.matched.unknown]
     there = {b.source for b in blocks}
     missing = {n for n, w in products.items() if n not in there and max(unknown, default=0) >= w.shape[1]}
     off = {b.source for b in blocks if not float(np.max(b.errors)) <= LIMIT}
-    off |= {t.source for t in likely_tables(rows, tables) if t.wrong}
+    off |= {t.source for t in likely_tables(found.rows, tables) if t.wrong}
     order = [*tables, *products]
     return list(dict.fromkeys(name for kind in (missing, off) for name in order if name in kind))
+
+
+@dataclass(frozen=True)
+class _Found:
+    """What a file stores, beside what it may be of the model."""
+
+    rows: "list[TableFound]"
+    matched: Matched
+    vectors: "list[NDArray[np.float32]]"
+    bits: int
+    """Of the matrix with the fewest."""
+
+
+def _found(
+    stored: Iterable[Stored],
+    tables: "Mapping[str, NDArray[np.float32]]",
+    products: "Mapping[str, NDArray[np.float32]]",
+    seen: "dict[bytes, tuple[list[Block], int]]",
+) -> _Found:
+    """Compare what is stored, one by one; `seen` has what matrices of other files were found to be."""
+    rows, blocks, unknown, vectors = list[TableFound](), list[Block](), list[tuple[str, int]](), []
+    bits, recognized = 32, known(products)
+    for one in stored:
+        match one.kind:
+            case "table":
+                rows += list(compared_rows(one, tables))
+            case "product":
+                key = digest_of(one)
+                if key not in seen:
+                    seen[key] = match_product(one, recognized)
+                found, lost = seen[key]
+                blocks += found
+                unknown += [(one.name, lost)] if lost else []
+                bits = min(bits, one.bits)
+            case "vector":
+                vectors.append(one.values)
+    return _Found(rows, Matched(tuple(blocks), tuple(unknown)), vectors, bits)
 
 
 def _of_source(

@@ -1,6 +1,5 @@
-"""Models that write text, made smaller: layers of either stack, heads in groups, neurons, and what students learn."""
+"""Models that write text, made smaller: layers of either stack, heads in groups, and neurons."""
 
-import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +10,7 @@ import pytest
 
 from converter.artifact import TorchModel
 from converter.errors import ExportError, RecipeError, SourceError, StageFailed, UsageError
-from converter.examples import Example, References
+from converter.examples import Example
 from converter.model_folder.load import load_source
 from converter.model_folder.save import save_model
 from converter.model_folder.shape_map import LayerShape
@@ -19,16 +18,9 @@ from converter.registry import stage_class, stage_names
 from converter.stage import Context, check_stage, run_stage
 from converter.surgery.resize import resized, shallower, shape_map_of
 from tests.tiny import SENTENCES
-from tests.tiny_text import save_causal, save_marian, save_t5
+from tests.tiny_text import save_causal
+from tests.writers import KINDS, context, loaded_once, scores
 
-KINDS: dict[str, Callable[[Path], Path]] = {
-    "marian": save_marian,
-    "t5": save_t5,
-    "gpt2": save_causal,
-    "llama": lambda folder: save_causal(folder, "llama"),
-    "qwen3": lambda folder: save_causal(folder, "qwen3"),
-    "gemma2": lambda folder: save_causal(folder, "gemma2"),
-}
 HEADS = tuple(kind for kind in KINDS if kind != "t5")
 LIKE = {
     "marian": ("bart", "mbart", "m2m_100"),
@@ -43,37 +35,7 @@ LIKE = {
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], TorchModel]:
-    known: dict[str, TorchModel] = {}
-
-    def load(kind: str) -> TorchModel:
-        if kind not in known:
-            known[kind] = load_source(str(KINDS[kind](tmp_path_factory.mktemp(kind) / "model")))
-        return known[kind]
-
-    return load
-
-
-def context(model: TorchModel, work: Path, **more: Any) -> Context:
-    """Return a context whose texts have right answers, the words written backwards, where the model answers."""
-    answers = [" ".join(word[::-1] for word in text.split()) for text in SENTENCES]
-    texts = () if model.task.kind == "decoder" else answers
-    labels = [References((text,)) for text in texts] or [References(())] * len(SENTENCES)
-    calibration = tuple(Example(t, label=label) for t, label in zip(SENTENCES, labels, strict=True))
-    return Context(work, calibration=calibration, teacher=model, **more)
-
-
-def scores(model: TorchModel, example: Example, reader: TorchModel | None = None) -> "np.ndarray[Any, Any]":
-    """Return the logits at every step of an answer, as `reader` (the model itself) reads it."""
-    import torch
-
-    from converter.reference import feed_of
-
-    reads = reader or model
-    encoding = reads.task.learned(reads.tokenizer, example, model.max_length)
-    feed = {n: torch.from_numpy(rows) for n, rows in feed_of(model, [encoding]).items()}
-    with torch.no_grad():
-        made: np.ndarray[Any, Any] = model.whole()(**feed)["logits"].numpy()
-    return made
+    return loaded_once(KINDS, tmp_path_factory)
 
 
 def halved(model: TorchModel, *, heads: bool) -> TorchModel:
@@ -303,89 +265,6 @@ def test_an_architecture_without_a_family_is_refused_by_name(tmp_path: Path) -> 
     model = load_source(str(save_causal(tmp_path / "model", "phi3")))
     with pytest.raises(SourceError, match="phi3 cannot be pruned"):
         check_stage(stage_class("prune.layers")(keep=1), model, has_text=True)
-
-
-@pytest.mark.parametrize("kind", ["marian", "gpt2"])
-def test_a_shallow_student_comes_nearer_to_its_teacher_by_learning(
-    kind: str, source: Callable[[str], TorchModel], tmp_path: Path
-) -> None:
-    whole = source(kind)
-    n_layers = len(shape_map_of(whole).layers)
-    student = shallower(whole, tuple(range(n_layers - 1)))
-    ctx = context(whole, tmp_path)
-    shared: dict[str, Any] = {"steps": 30, "epochs": 40, "batch_size": 8, "learning_rate": 3e-3}
-    for name in ("distill.soft", "distill.hard", "distill.sequence"):
-        options = shared | ({"longest": 8} if name == "distill.sequence" else {})
-        made, record = run_stage(stage_class(name)(**options), student, ctx)
-        assert record.facts["last_loss"] < 0.8 * record.facts["first_loss"], name
-        assert made.digest != student.digest
-        if name != "distill.hard":
-            parts = record.facts
-            assert parts["last_parts"]["soft"] < parts["first_parts"]["soft"], name
-    learned, _ = run_stage(stage_class("distill.soft")(**shared), student, ctx)
-    before, after = (
-        np.mean([np.abs(scores(whole, e) - scores(m, e)).mean() for e in ctx.calibration]) for m in (student, learned)
-    )
-    assert after < before
-
-
-def test_a_student_that_is_deeper_than_its_teacher_is_refused(
-    source: Callable[[str], TorchModel], tmp_path: Path
-) -> None:
-    whole = source("marian")
-    shallow = shallower(whole, (0, 1))
-    for student, teacher in ((whole, shallow),):
-        ctx = replace(context(whole, tmp_path), teacher=teacher)
-        with pytest.raises(UsageError, match=r"decoder has 2 layers, its teacher's 1"):
-            run_stage(stage_class("distill.soft")(steps=1), student, ctx)
-    run_stage(stage_class("distill.soft")(steps=1, batch_size=4), shallow, context(whole, tmp_path))
-
-
-def test_texts_without_answers_are_for_the_teacher_to_answer(
-    source: Callable[[str], TorchModel], tmp_path: Path
-) -> None:
-    whole = source("marian")
-    bare = replace(context(whole, tmp_path), calibration=tuple(Example(t) for t in SENTENCES))
-    with pytest.raises(ExportError, match="no right answer to learn"):
-        run_stage(stage_class("distill.soft")(steps=1), whole, bare)
-    _, record = run_stage(stage_class("distill.sequence")(steps=1, longest=4), whole, bare)
-    assert record.facts["written"]["texts"] == len(SENTENCES)
-
-
-@pytest.mark.parametrize("option", ["relation_weight", "similarity_weight", "augment"])
-def test_what_only_encoders_learn_is_refused(option: str, source: Callable[[str], TorchModel], tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=option):
-        run_stage(stage_class("distill.soft")(**{option: 1}), source("gpt2"), context(source("gpt2"), tmp_path))
-
-
-def test_what_the_teacher_wrote_is_kept_and_read_again(source: Callable[[str], TorchModel], tmp_path: Path) -> None:
-    from converter.reference import torch_run
-
-    whole = source("marian")
-    ctx, file = context(whole, tmp_path), tmp_path / "written.jsonl"
-    stage = stage_class("distill.sequence")(steps=1, longest=6, file=str(file))
-    first, one = run_stage(stage, whole, ctx)
-    rows = [json.loads(line) for line in file.read_text().splitlines()]
-    assert one.facts["written"]["read_from_file"] == 0
-    assert len(rows) == 1 + len(SENTENCES)
-    told = {row["row"]: row["ids"] for row in rows[1:]}
-    task: Any = whole.task
-    task_settings = task.settings
-    settings = replace(task_settings, sample=False, beams=1, max_new_tokens=6)
-    from converter.generate.loop import generate
-
-    for i, text in enumerate(SENTENCES[:4]):
-        asked = task.encode(whole.tokenizer, Example(text), 128)
-        (wanted,) = generate(torch_run(whole), whole.specs, task.prompt_of(asked), settings).texts(settings)
-        assert told[i] == wanted
-    # A run that was interrupted lacks lines, the last of them half written.
-    lines = file.read_text().splitlines(keepends=True)
-    file.write_text("".join(lines[:5]) + lines[5][:9])
-    second, two = run_stage(stage, whole, ctx)
-    assert two.facts["written"]["read_from_file"] == 4
-    assert second.digest == first.digest
-    with pytest.raises(UsageError, match="not written by this teacher"):
-        run_stage(replace(stage, longest=5), whole, ctx)
 
 
 @pytest.mark.parametrize(

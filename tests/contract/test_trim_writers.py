@@ -19,6 +19,7 @@ from converter.trim.shortlist import OutputShortlist
 from converter.trim.vocabulary import VocabularyTrimming
 from tests.tiny import SENTENCES
 from tests.tiny_text import save_causal, save_m2m100, save_marian, save_t5
+from tests.writers import loaded_once
 
 KINDS: dict[str, Callable[[Path], Path]] = {"marian": save_marian, "t5": save_t5, "gpt2": save_causal}
 FEW = SENTENCES[:4]
@@ -26,14 +27,7 @@ FEW = SENTENCES[:4]
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], TorchModel]:
-    known: dict[str, TorchModel] = {}
-
-    def load(kind: str) -> TorchModel:
-        if kind not in known:
-            known[kind] = load_source(str(KINDS[kind](tmp_path_factory.mktemp(kind) / "model")))
-        return known[kind]
-
-    return load
+    return loaded_once(KINDS, tmp_path_factory)
 
 
 def trimmed(model: TorchModel, work: Path, **options: Any) -> tuple[TorchModel, dict[str, Any]]:

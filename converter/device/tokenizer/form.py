@@ -5,9 +5,10 @@ first cell names the row. Rows that follow `normalize` or `split` and belong to 
 are code points in hexadecimal, spans of them `first-last`. `docs/howto/device-tokenizers.md` lists all rows.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 TABLES_FILE = "tokenizer.txt"
 VOCABULARY_FILE = "vocab.txt"
@@ -61,6 +62,17 @@ class Tables:
     normalizer: tuple[Step, ...]
     splits: tuple[Step, ...]
     decoder: tuple[Row, ...]
+
+
+def flat_parts(table: dict[str, Any] | None, key: str) -> Iterator[dict[str, Any]]:
+    """Yield the parts of a normalizer or a pre-tokenizer in order; `key` is where a `Sequence` of it has its own."""
+    if table is None:
+        return
+    if table["type"] != "Sequence":
+        yield table
+        return
+    for part in table[key]:
+        yield from flat_parts(part, key)
 
 
 def write_tables(tables: Tables, folder: Path) -> None:

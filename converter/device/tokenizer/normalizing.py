@@ -1,14 +1,13 @@
 """A tokenizer's normalizer as steps: what works by character becomes one map, the rest has steps of its own."""
 
 import json
-from collections.abc import Iterator
 from functools import lru_cache
 from typing import Any
 
 from converter.device.tokenizer.characters import HANGUL, letters, replaced_by, spans
 from converter.device.tokenizer.charsmap import charsmap_step
 from converter.device.tokenizer.composition import form_step
-from converter.device.tokenizer.form import NoTables, Row, Step, escaped, points_text, spans_text
+from converter.device.tokenizer.form import NoTables, Row, Step, escaped, flat_parts, points_text, spans_text
 from converter.device.tokenizer.pattern import Pattern, literal, pattern_of
 
 BY_CHARACTER = {"BertNormalizer", "Lowercase", "StripAccents", "Nmt"}
@@ -24,7 +23,7 @@ def normalizer_steps(normalizer: dict[str, Any] | None) -> tuple[Step, ...]:
     """
     made: list[Step] = []
     run: list[dict[str, Any]] = []
-    parts = list(_parts(normalizer))
+    parts = list(flat_parts(normalizer, "normalizers"))
     for i, part in enumerate(parts):
         if _by_character(part, parts[i + 1 :]):
             run.append(part)
@@ -32,16 +31,6 @@ def normalizer_steps(normalizer: dict[str, Any] | None) -> tuple[Step, ...]:
         made += [*_map_steps(run), _step(part)]
         run = []
     return tuple(made + _map_steps(run))
-
-
-def _parts(normalizer: dict[str, Any] | None) -> Iterator[dict[str, Any]]:
-    if normalizer is None:
-        return
-    if normalizer["type"] != "Sequence":
-        yield normalizer
-        return
-    for part in normalizer["normalizers"]:
-        yield from _parts(part)
 
 
 def _by_character(part: dict[str, Any], rest: list[dict[str, Any]]) -> bool:

@@ -1,10 +1,9 @@
 """A tokenizer's pre-tokenizer as steps: cut at a pattern, mark spaces, write bytes as letters."""
 
-from collections.abc import Iterator
 from typing import Any
 
 from converter.device.tokenizer.characters import digits, of_words, punctuation, white_space
-from converter.device.tokenizer.form import NoTables, Step, escaped
+from converter.device.tokenizer.form import NoTables, Step, escaped, flat_parts
 from converter.device.tokenizer.normalizing import given_pattern
 from converter.device.tokenizer.pattern import Pattern, one_of, pattern_of
 
@@ -26,17 +25,7 @@ def split_steps(splitter: dict[str, Any] | None) -> tuple[Step, ...]:
         NoTables: one of its parts has no form as tables.
 
     """
-    return tuple(step for part in _parts(splitter) for step in _steps(part))
-
-
-def _parts(splitter: dict[str, Any] | None) -> Iterator[dict[str, Any]]:
-    if splitter is None:
-        return
-    if splitter["type"] != "Sequence":
-        yield splitter
-        return
-    for part in splitter["pretokenizers"]:
-        yield from _parts(part)
+    return tuple(step for part in flat_parts(splitter, "pretokenizers") for step in _steps(part))
 
 
 def _steps(part: dict[str, Any]) -> list[Step]:
