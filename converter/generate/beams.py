@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 _LOW = np.float32(-1e9)
 """The score of what may not be chosen; a sum with it still tells the better of two."""
 
+_STRETCH = 128
+"""Scores whose best is taken at once when the best of a vocabulary are looked for."""
+
 
 @dataclass
 class _Pool:
@@ -144,8 +147,23 @@ class _Search:
 
 def _top(scores: "NDArray[np.float32]", count: int) -> "NDArray[np.int64]":
     """Return the places of the `count` best along the last axis, best first, the first of equals before the others."""
-    if count >= scores.shape[1]:
-        return np.argsort(-scores, axis=1, kind="stable")[:, :count]
-    found = np.sort(np.argpartition(-scores, count - 1, axis=1)[:, :count], axis=1)
-    order = np.argsort(-np.take_along_axis(scores, found, axis=1), axis=1, kind="stable")
-    return np.take_along_axis(found, order, axis=1)
+    return np.stack([_top_of_row(row, count) for row in scores])
+
+
+def _top_of_row(row: "NDArray[np.float32]", count: int) -> "NDArray[np.int64]":
+    found = _worth_sorting(row, count)
+    return found[np.argsort(-row[found], kind="stable")[:count]]
+
+
+def _worth_sorting(row: "NDArray[np.float32]", count: int) -> "NDArray[np.int64]":
+    """Return places, ascending, among which the `count` best are: partitioning whole vocabularies is a third of a step.
+
+    As many stretches as are wanted have a best score of at least `least`: so have that many places.
+    """
+    whole = len(row) // _STRETCH * _STRETCH
+    if whole < count * _STRETCH:
+        return np.arange(len(row))
+    bests = row[:whole].reshape(-1, _STRETCH).max(axis=1)
+    least = np.partition(bests, len(bests) - count)[len(bests) - count]
+    found = np.flatnonzero(row >= least)
+    return found if len(found) >= count else np.arange(len(row))  # what is not a number compares with nothing
