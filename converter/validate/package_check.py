@@ -70,7 +70,7 @@ def evaluate_package(
         made, answers = _judge(target, bundle.folder, runner, shown, reference, limits, proof, steps)
     except RunFailed as error:
         return unjudged([Check("runs", Status.FAIL, detail=str(error)), *interface_checks], reference, facts)
-    release_memory()
+    release_memory(cycles=source.size_bytes > LARGE_BYTES)
     seen, told = check_contents(target, bundle, shown, reference, runner, answers, proof, steps)
     interface_checks, facts = [*interface_checks, *seen], facts | told
     own, found = target.own_checks(bundle, shown, reference, runner, proof)
