@@ -286,7 +286,10 @@ class Tflite(Target):
     ) -> dict[str, Any]:
         if bundle.source.cache is not None:
             return {KEY: min_runtime_version(bundle.folder / MODEL_FILE)}
-        return PackageFiles(bundle.folder).complete(bundle.source, golden, runner, evaluation.facts, tolerance)
+        files = PackageFiles(bundle.folder)
+        made = files.complete(bundle.source, golden, runner, evaluation.facts, tolerance)
+        files.try_python()
+        return made
 
     def parameters(self, path: Path) -> "Iterator[Stored]":
         from converter.tflite.parameters import stored_parameters

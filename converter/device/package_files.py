@@ -14,6 +14,7 @@ from converter.device.runtime import KEY, MODEL_FILE, inputs_in_order, least_run
 from converter.device.samples import FOLDER, check_facts, write_samples
 from converter.device.tables import TABLES_FILE, NoTables, Tables, read_tables, write_tables
 from converter.device.tokenize import DeviceTokenizer
+from converter.device.tried import try_sample
 from converter.validate.checks import Check, Status
 
 if TYPE_CHECKING:
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 
 ASSETS = "samples/assets"
 FACT = "device_tokenizer"
+PYTHON = "python/text_model.py"
+"""The sample that runs here."""
 
 
 def tables_of(source: "TorchModel") -> Tables:
@@ -110,6 +113,12 @@ class PackageFiles:
             "files": self._write(table, known),
             "golden_texts": n_texts,
         }
+
+    def try_python(self) -> None:
+        """Run the Python sample as it ships, where the package has one; raises `StageFailed`."""
+        path = self.folder / FOLDER / PYTHON
+        if path.is_file():
+            try_sample(path, self.folder)
 
     def _write(self, table: DeviceFacts, known: Mapping[str, Any]) -> list[str]:
         n_hard = int(known.get(FACT, {}).get("hard_texts", 0))

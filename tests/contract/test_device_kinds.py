@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from converter.device.package_files import PackageFiles
+from converter.errors import StageFailed
 from converter.examples import Example
 from converter.model_folder.load import load_source
 from converter.stage import Context, run_stage
@@ -60,12 +62,20 @@ def test_samples_of_every_kind_run_the_file(
     assert f"{n} of {n} answers the same" in done.stdout
     assert kind == "library" or f"tokenizer: {lines_of(assets / 'parity.tsv')} of" in done.stdout
 
-    # Both can fail: one number is another.
+    PackageFiles(folder).try_python()
+    assert not list(made.samples.rglob("__pycache__"))
+
+    # All can fail: one number is another.
     shutil.copytree(assets, tmp_path / "assets")
     table = assets / "golden.tsv"
     rows = table.read_text("utf-8").split("\n")
     at = next(i for i, row in enumerate(rows) if row.startswith("text\t"))
     rows[at] = f"{rows[at].rpartition(' ' if ' ' in rows[at].rpartition(chr(9))[2] else chr(9))[0]} 99"
     table.write_text("\n".join(rows), "utf-8")
+    with pytest.raises(StageFailed, match=rf"text_model.py .* does not answer .*: model: {n - 1} of {n} texts"):
+        PackageFiles(folder).try_python()
     assert run(*python, folder, "--selftest").returncode == 1
     assert run(demo, "--selftest", folder / "model.tflite", assets).returncode == 1
+    python[1].write_text("import no_such_library\n", "utf-8")
+    with pytest.raises(StageFailed, match=r"ends in ModuleNotFoundError: .*no_such_library"):
+        PackageFiles(folder).try_python()
