@@ -10,7 +10,7 @@ from converter.reference import Reference
 from converter.validate.as_called import check_as_called
 from converter.validate.checks import Check, Status
 from converter.validate.full_length import Answered, check_full_lengths
-from converter.validate.noise import check_noise
+from converter.validate.noise import FLOAT, check_noise
 from converter.validate.weights import WEIGHTS, check_weights
 
 if TYPE_CHECKING:
@@ -36,13 +36,13 @@ def check_contents(
     checks = [check_as_called(bundle.folder, bundle.source, source, reference, runner, judged)]
     mean = max((d.mean_error for d in made.evaluation.deviations), default=0.0)
     same = reference.judged if bundle.source.module is source.module else ()
-    full = check_full_lengths(
-        bundle.source, reference, runner, mean, proof.progress, Answered(judged, same, proof.asked)
-    )
-    checks += [] if full is None else [full]
     found, facts = compare_weights(target, bundle, reference, steps)
+    bits = facts[WEIGHTS]["bits"] if found else FLOAT
+    known = Answered(judged, same, proof.asked)
+    full = check_full_lengths(bundle.source, reference, runner, mean, proof.progress, known, bits)
+    checks += [] if full is None else [full]
     if found and source.cache is None:
-        bits, longest = facts[WEIGHTS]["bits"], runner.max_length or bundle.source.max_length
+        longest = runner.max_length or bundle.source.max_length
         model = replace(bundle.source, max_length=min(longest, bundle.source.max_length))
         noise, told = check_noise(model, judged, runner.run, bits, proof.progress, same=same or None, asked=proof.asked)
         found, facts = [*found, noise], facts | told

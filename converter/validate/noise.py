@@ -37,7 +37,7 @@ TIMES = 30.0
 """What a package may cost, over what rounding costs: ranges that are fixed beforehand cost more than those measured at
 run time. Up to 3.6 times were measured on good packages of nine families, and 20 where a few texts had to do for the
 calibration or the model had been pruned; matrices that are not the model's are another check's."""
-BYTE, HALF = 8, 16
+BYTE, HALF, FLOAT = 8, 16, 32
 FLOOR = {8: 2e-1, 4: 3e-1, 16: 1e-6, 32: 1e-9}
 """Share of the answers' variance that is never a fault, by bits."""
 
@@ -105,15 +105,17 @@ def _measured(
         with rounded(model, bits):
             return _answers(model, few)
 
-    return Noise(_share(wanted, mine), _share(wanted, asked.again(model, f"{bits} bits", probes, in_bits)))
+    return Noise(
+        share_of_variance(wanted, mine), share_of_variance(wanted, asked.again(model, f"{bits} bits", probes, in_bits))
+    )
 
 
 def _answers(model: "TorchModel", probes: Sequence[Probe]) -> tuple[Judged, ...]:
     return judge_batched(model, probes, torch_run(model), SILENT, "")
 
 
-def _share(wanted: Sequence[Judged], found: Sequence[Judged]) -> float:
-    """Return the worst output's share; infinite where a value is not finite or missing."""
+def share_of_variance(wanted: Sequence[Judged], found: Sequence[Judged]) -> float:
+    """Return the squared errors over the variance of `wanted`, of the worst output; infinite where one is missing."""
     names = [n for n in wanted[0].outputs if all(n in j.outputs for j in found)] if wanted else []
     shares = [_of_output([j.outputs[n] for j in wanted], [j.outputs[n] for j in found]) for n in names]
     return max(shares, default=float("inf"))
