@@ -172,6 +172,8 @@ def _trimmed(evaluation: "Evaluation") -> str:
 def _samples(bundle: "Bundle") -> str:
     if not (bundle.folder / "samples" / "README.md").is_file():
         return ""
+    if bundle.source.cache is not None and not (bundle.folder / "samples" / "web").is_dir():
+        return ""  # its usage names them
     if bundle.source.cache is not None:
         return (
             "## Using it in an app\n\n"
