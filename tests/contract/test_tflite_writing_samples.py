@@ -1,21 +1,29 @@
 """The samples of a package that writes text on a phone compile, run, and write what the package wrote."""
 
+import os
 import shutil
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from converter.api import verify
+from converter.device.samples import PACKAGE
+from converter.device.writing.samples import TEMPLATES
 from converter.errors import PackageDamaged
+from converter.generate.rules import scoring_rules
+from converter.generate.settings import GenerationSettings
 from converter.validate.checks import Status
-from tests.contract.device_packages import lines_of, run
+from tests.contract.device_packages import STUBS, build_demo, compiler, lines_of, run
 from tests.contract.phone_writers import OPTIONS, PhoneWriter
 from tests.manifests import forge
 
 pytest.importorskip("litert_torch", reason="the extra 'mobile' is not installed")
 
+PROGRAMS = Path(__file__).parent / "phone_programs"
 Writers = Callable[[str], PhoneWriter]
 CALLS = {"gpt2": "generate", "marian": "translate"}
 LONG = "the old town near the lake was wonderful " * 12
@@ -109,3 +117,138 @@ def test_verify_holds_the_tables_to_the_tokenizer(phone_writer: Writers, tmp_pat
     forge(package)
     with pytest.raises(PackageDamaged, match=r"parity.tsv is not what tokenizer.json gives"):
         verify(package)
+
+
+@pytest.mark.parametrize("kind", OPTIONS)
+def test_cpp_writes_what_the_package_wrote_and_says_where_not(kind: str, phone_writer: Writers, tmp_path: Path) -> None:
+    made = phone_writer(kind)
+    demo, model, n = build_demo(made.samples, tmp_path), made.package / "model.tflite", len(made.recorded())
+    done = run(demo, "--selftest", model, made.assets)
+    assert done.returncode == 0, done.stdout + done.stderr[-500:]
+    hard = lines_of(made.assets / "parity.tsv")
+    assert f"tokenizer: {hard} of {hard} texts get the recorded ids" in done.stdout
+    assert f"model: {n} of {n} recorded texts come out the same" in done.stdout
+    long = run(demo, model, made.assets, LONG)
+    assert (long.returncode, "tokens; this model.tflite takes 1 to" in long.stderr) == (1, True)
+    other = copy_with(made, tmp_path / "other", another_token)
+    assert run(demo, "--selftest", model, other / "samples" / "assets").returncode == 1
+
+
+NAMES = {"gpt2": ("TextGenerator", -1), "marian": ("TextTranslator", None)}
+
+
+@pytest.fixture(scope="module")
+def classes(phone_writer: Writers, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The Java samples, compiled at once: each kind in a package of its own, with the program that drives it."""
+    sources, out = tmp_path_factory.mktemp("java"), tmp_path_factory.mktemp("classes")
+    for kind, (name, _) in NAMES.items():
+        (sources / kind).mkdir()
+        drive = (PROGRAMS / "Drive.java").read_text("utf-8").replace("CLASS", name).replace("CALL", CALLS[kind])
+        texts = {f.name: f.read_text("utf-8") for f in (phone_writer(kind).samples / "java").iterdir()}
+        for file, text in {**texts, "Drive.java": drive}.items():
+            own = text.replace(f"package {PACKAGE};", f"package made.{kind};").replace(
+                "package made;", f"package made.{kind};"
+            )
+            (sources / kind / file).write_text(own, "utf-8")
+    files = [*sources.rglob("*.java"), *STUBS.rglob("*.java")]
+    done = run(compiler("javac"), "-Xlint:all", "-Werror", "--release", "8", "-Xlint:-options", "-d", out, *files)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return out
+
+
+def java(classes: Path, *command: object) -> "subprocess.CompletedProcess[str]":
+    return run(compiler("java"), "-XX:TieredStopAtLevel=1", "-Dfile.encoding=UTF-8", "-cp", classes, *command)
+
+
+@pytest.mark.parametrize("kind", OPTIONS)
+def test_java_reads_spells_and_drives_the_cache_as_the_package_did(
+    kind: str, phone_writer: Writers, classes: Path, tmp_path: Path
+) -> None:
+    made, n = phone_writer(kind), len(phone_writer(kind).recorded())
+    done = java(classes, f"made.{kind}.SelfTest", made.assets)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert f"texts: {n} of {n} recorded texts are read and spelled alike" in done.stdout
+    cache = OPTIONS[kind][1]["cache"]
+    begins = -1 if kind == "gpt2" else start_of(made)
+    done = java(classes, f"made.{kind}.Drive", made.assets, cache, begins, "recorded")
+    assert (done.returncode, f"{n} of {n} texts are written as recorded" in done.stdout) == (0, True), done.stderr
+    assert java(classes, f"made.{kind}.Drive", made.assets, cache, begins, "shifted").returncode == 1
+    other = copy_with(made, tmp_path / "other", lambda row: [*row[:4], f"{row[4]}x"])
+    assert java(classes, f"made.{kind}.SelfTest", other / "samples" / "assets").returncode == 1
+
+
+def start_of(made: PhoneWriter) -> int:
+    import json
+
+    return int(json.loads((made.package / "generation_config.json").read_text("utf-8"))["decoder_start_token_id"])
+
+
+RULES: dict[str, tuple[GenerationSettings, str, str]] = {
+    "repetition": (
+        GenerationSettings(repetition_penalty=1.3, no_repeat_ngram=2),
+        "rules.repetitionPenalty = 1.3f; rules.noRepeat = 2;",
+        "rules.repetition_penalty = 1.3f; rules.no_repeat = 2;",
+    ),
+    "words": (
+        GenerationSettings(bad_words=((3,), (4, 5), (1, 2, 6)), suppressed=(7,), suppressed_first=(8, 2)),
+        (
+            "rules.forbidden = new int[][] {{3}, {4, 5}, {1, 2, 6}}; rules.suppressed = new int[] {7};"
+            "rules.suppressedFirst = new int[] {8, 2};"
+        ),
+        "rules.forbidden = {{3}, {4, 5}, {1, 2, 6}}; rules.suppressed = {7}; rules.suppressed_first = {8, 2};",
+    ),
+    "ends": (
+        GenerationSettings(eos_ids=(0, 9), min_length=4, min_new_tokens=3, forced_bos_id=5, forced_eos_ids=(9, 0)),
+        (
+            "rules.ends = new int[] {0, 9}; rules.minLength = 4; rules.minNew = 3; rules.second = 5;"
+            "rules.last = new int[] {9, 0};"
+        ),
+        "rules.ends = {0, 9}; rules.min_length = 4; rules.min_new = 3; rules.second = 5; rules.last = {9, 0};",
+    ),
+}
+"""Settings, and the same in the samples' own words."""
+
+
+@pytest.mark.parametrize("name", RULES)
+@pytest.mark.parametrize("language", ["java", "cpp"])
+def test_the_next_token_is_chosen_by_the_rules_of_this_tool(name: str, language: str, tmp_path: Path) -> None:
+    settings, in_java, in_cpp = RULES[name]
+    random, rows, wanted = np.random.default_rng(4), [], []
+    for _ in range(300):
+        prompt, total = int(random.integers(1, 4)), 12
+        given = random.integers(0, 10, int(random.integers(prompt, total)))
+        scores = np.round(random.normal(size=10), 2).astype(np.float32)
+        rows.append(f"{prompt} {total} | {' '.join(map(str, given))} | {' '.join(f'{s:.2f}' for s in scores)}")
+        for rule in scoring_rules(settings, prompt, total, np.zeros(1, np.int64)):
+            scores = rule(given[None], scores[None].copy())[0]
+        wanted.append(int(scores.argmax()))
+    command = chooser(language, in_java if language == "java" else in_cpp, tmp_path)
+    done = subprocess.run(command, input="\n".join(rows), capture_output=True, text=True, check=False)
+    assert [int(line) for line in done.stdout.split()] == wanted, done.stderr[-1000:]
+
+
+def chooser(language: str, rules: str, folder: Path) -> list[str]:
+    """Compile the program that chooses by rules; returns the command that runs it."""
+    if language == "cpp":
+        (folder / "choose.cpp").write_text((PROGRAMS / "choose.cpp").read_text("utf-8").replace("RULES", rules))
+        include, strict = ("-I", TEMPLATES / "cpp"), ("-std=c++17", "-Wall", "-Wextra", "-Werror")
+        done = run(compiler("g++"), *strict, *include, folder / "choose.cpp", "-o", folder / "choose")
+        assert done.returncode == 0, done.stderr[-2000:]
+        return [str(folder / "choose")]
+    source = (TEMPLATES / "java" / "Rules.java").read_text("utf-8").replace("{{ package }}", "made")
+    (folder / "Rules.java").write_text(source)
+    (folder / "Choose.java").write_text((PROGRAMS / "Choose.java").read_text("utf-8").replace("RULES", rules))
+    done = run(compiler("javac"), "-d", folder, folder / "Rules.java", folder / "Choose.java")
+    assert done.returncode == 0, done.stderr[-2000:]
+    return [compiler("java"), "-XX:TieredStopAtLevel=1", "-cp", str(folder), "made.Choose"]
+
+
+@pytest.mark.slow
+def test_kotlin_compiles(phone_writer: Writers, classes: Path, tmp_path: Path) -> None:
+    kotlinc = compiler("kotlinc")
+    for kind in OPTIONS:
+        text = (phone_writer(kind).samples / "kotlin" / "OpenModel.kt").read_text("utf-8")
+        (tmp_path / f"{kind}.kt").write_text(text.replace(f"package {PACKAGE}", f"package made.{kind}"), "utf-8")
+    out = tmp_path / "out.jar"
+    done = run(kotlinc, *sorted(tmp_path.glob("*.kt")), "-cp", f"{classes}{os.pathsep}", "-d", out)
+    assert done.returncode == 0, done.stderr[-2000:]

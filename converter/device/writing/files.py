@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 USAGE = """
 ### Samples
 
-`samples/` holds source code that was generated for this model, with its tokenizer; `samples/README.md` says how each part
-was tested. Every one of them gives the answer piece by piece as it comes, and refuses a text that is too long.
+`samples/` holds source code that was generated for this model, with its tokenizer; `samples/README.md` says how each
+part was tested. All of them give the answer piece by piece as it comes, and refuse a text that is too long.
 
 - `samples/python/text_writer.py`: `python samples/python/text_writer.py . {text}`, with ai-edge-litert and numpy alone
 - `samples/cpp/`: `plm::{name} model("model.tflite", "samples/assets"); model.{call}({text}, print);`
@@ -41,8 +41,8 @@ was tested. Every one of them gives the answer piece by piece as it comes, and r
 USAGE_IDS = """
 ### Samples
 
-`samples/` holds source code that was generated for this model. It takes and gives token ids: the tokenizer has no tables
-for devices, and `samples/README.md` says why, and which libraries read `tokenizer.json`.
+`samples/` holds source code that was generated for this model. It takes and gives token ids: the tokenizer has no
+tables for devices, and `samples/README.md` says why, and which libraries read `tokenizer.json`.
 
 - `samples/python/text_writer.py`: `python samples/python/text_writer.py . 12 7 45`, with ai-edge-litert and numpy alone
 - `samples/cpp/`: `plm::{name} model("model.tflite"); model.write_ids(ids, model.kMost, print);`
