@@ -55,7 +55,7 @@ def test_a_package_carries_tables_and_samples_and_is_verified(kind: str, phone_w
     assert checked["golden_texts"]
     assert len(made.recorded()) > 4
     readme = (made.package / "README.md").read_text("utf-8")
-    for name in ("python/text_writer.py", "java/", "kotlin/", "swift/", "cpp/"):
+    for name in ("python/text_writer.py", "java/", "kotlin/", "swift/", "cpp/", "android/"):
         assert f"samples/{name}" in readme, name
     assert CALLS[kind] in (made.samples / "README.md").read_text("utf-8")
 
@@ -144,7 +144,9 @@ def classes(phone_writer: Writers, tmp_path_factory: pytest.TempPathFactory) -> 
     for kind, (name, _) in NAMES.items():
         (sources / kind).mkdir()
         drive = (PROGRAMS / "Drive.java").read_text("utf-8").replace("CLASS", name).replace("CALL", CALLS[kind])
-        texts = {f.name: f.read_text("utf-8") for f in (phone_writer(kind).samples / "java").iterdir()}
+        samples = phone_writer(kind).samples
+        activity = samples.glob("android/app/src/main/java/**/*.java")
+        texts = {f.name: f.read_text("utf-8") for f in (*(samples / "java").iterdir(), *activity)}
         for file, text in {**texts, "Drive.java": drive}.items():
             own = text.replace(f"package {PACKAGE};", f"package made.{kind};").replace(
                 "package made;", f"package made.{kind};"
@@ -161,7 +163,7 @@ def java(classes: Path, *command: object) -> "subprocess.CompletedProcess[str]":
 
 
 @pytest.mark.parametrize("kind", OPTIONS)
-def test_java_reads_spells_and_drives_the_cache_as_the_package_did(
+def test_java_and_the_screen_read_spell_and_drive_the_cache_as_the_package_did(
     kind: str, phone_writer: Writers, classes: Path, tmp_path: Path
 ) -> None:
     made, n = phone_writer(kind), len(phone_writer(kind).recorded())
@@ -170,11 +172,23 @@ def test_java_reads_spells_and_drives_the_cache_as_the_package_did(
     assert f"texts: {n} of {n} recorded texts are read and spelled alike" in done.stdout
     cache = OPTIONS[kind][1]["cache"]
     begins = -1 if kind == "gpt2" else start_of(made)
-    done = java(classes, f"made.{kind}.Drive", made.assets, cache, begins, "recorded")
+    done = java(
+        classes, f"made.{kind}.Drive", made.assets, cache, begins, "recorded", app_assets(made, tmp_path / "app")
+    )
     assert (done.returncode, f"{n} of {n} texts are written as recorded" in done.stdout) == (0, True), done.stderr
-    assert java(classes, f"made.{kind}.Drive", made.assets, cache, begins, "shifted").returncode == 1
+    assert java(classes, f"made.{kind}.Drive", made.assets, cache, begins, "shifted", "-").returncode == 1
     other = copy_with(made, tmp_path / "other", lambda row: [*row[:4], f"{row[4]}x"])
     assert java(classes, f"made.{kind}.SelfTest", other / "samples" / "assets").returncode == 1
+
+
+def app_assets(made: PhoneWriter, folder: Path) -> Path:
+    """Lay out what the build of the Android project copies into an app."""
+    folder.mkdir()
+    build = (made.samples / "android" / "app" / "build.gradle.kts").read_text("utf-8")
+    for path in (made.package / "model.tflite", made.assets / "tokenizer.txt", made.assets / "vocab.txt"):
+        assert f'"{path.name}"' in build
+        shutil.copy(path, folder)
+    return folder
 
 
 def start_of(made: PhoneWriter) -> int:

@@ -91,6 +91,11 @@ class WriterFacts:
         return names_of(self.task, causal=self.causal)[1]
 
     @property
+    def kind(self) -> str:
+        """What the Android project asks for, where an encoder has how its outputs become an answer."""
+        return self.call
+
+    @property
     def summary(self) -> str:
         if self.causal:
             return "a prompt in, the text that follows it out"

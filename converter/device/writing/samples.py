@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 from converter.bounds.source_code import check_compiles, code_templates
 from converter.device.runtime import MODEL_FILE, SAMPLES
 from converter.device.samples import (
+    ANDROID,
     LITERT,
     LITERT_OF_4_BITS,
     PACKAGE,
@@ -67,8 +68,9 @@ def write_samples(facts: "WriterFacts", folder: Path, n_hard: int = 0) -> list[s
     for path in sorted(p for p in TEMPLATES.rglob("*") if p.is_file()):
         name = path.relative_to(TEMPLATES).as_posix()
         made[RENAMED.get(name, name).format(facts.class_name).removesuffix(".j2")] = name
-    shared = tokenizer_templates() if facts.own_tokenizer else []
-    made |= {name: name for name in (*shared, *SHARED)}
+    android = sorted(p.relative_to(ENCODERS).as_posix() for p in (ENCODERS / ANDROID).rglob("*.j2"))
+    shared = (*tokenizer_templates(), *android) if facts.own_tokenizer else ()
+    made |= {name.removesuffix(".j2"): name for name in (*shared, *SHARED)}
     texts = {name: environment.get_template(template).render(**given) for name, template in made.items()}
     if facts.own_tokenizer:
         texts |= python_tokenizer()

@@ -1,5 +1,12 @@
 package made;
 
+import android.app.Activity;
+import android.content.res.AssetManager;
+import android.view.ViewGroup;
+import android.widget.Button;
+import android.widget.EditText;
+import android.widget.TextView;
+import java.io.File;
 import java.io.FileInputStream;
 import java.nio.ByteBuffer;
 import java.nio.FloatBuffer;
@@ -12,7 +19,8 @@ import org.tensorflow.lite.Interpreter;
 /**
  * Runs the Java sample with an interpreter that is none: it holds what is read into its cache, refuses what no such file
  * takes, and says what golden.tsv says comes next. Arguments: assets, positions of the cache, the start token (-1: a
- * causal model), and what the interpreter does: "recorded", or "shifted", which is another token at the third step.
+ * causal model), what the interpreter does ("recorded", or "shifted", which is another token at the third step), and
+ * the assets of an app.
  */
 public final class Drive {
     private static int cache;
@@ -49,11 +57,38 @@ public final class Drive {
             check(said.equals(pieces.toString()), "the pieces are not the whole");
             same += said.equals(Tables.unescape(cells[4])) ? 1 : 0;
             n++;
+            if (!said.isEmpty() && !shifted) onScreen(args[4], Tables.unescape(cells[1]), said);
         }
         refusesWhatIsTooLong(model);
         stops(model);
         System.out.println(same + " of " + n + " texts are written as recorded");
         System.exit(same == n ? 0 : 1);
+    }
+
+    /** What the app shows: the answer, and why there is none. */
+    private static void onScreen(String assets, String text, String wanted) throws Exception {
+        AssetManager.folder = new File(assets);
+        MainActivity activity = new MainActivity();
+        activity.onCreate(null);
+        ViewGroup column = (ViewGroup) ((ViewGroup) Activity.shown).children.get(0);
+        Button button = (Button) column.children.get(1);
+        String label = button.getText().toString();
+        check(asked(column, text, label).equals(wanted), "another answer on the screen");
+        StringBuilder longer = new StringBuilder(text);
+        while (longer.length() < 4000) longer.append(' ').append("word");
+        String refused = asked(column, longer.toString(), label);
+        check(refused.contains("tokens; this model.tflite takes 1 to"), "not refused: " + refused);
+        activity.onDestroy();
+    }
+
+    private static String asked(ViewGroup column, String text, String label) throws Exception {
+        ((EditText) column.children.get(0)).setText(text);
+        Button button = (Button) column.children.get(1);
+        button.listener.onClick(button);
+        for (int i = 0; i < 2000 && !button.getText().toString().equals(label); i++) Thread.sleep(5);
+        synchronized (Activity.class) {
+            return ((TextView) column.children.get(2)).getText().toString();
+        }
     }
 
     private static void refusesWhatIsTooLong(CLASS model) {
