@@ -6,17 +6,24 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from tokenizers import AddedToken
 
 from converter.api import verify
 from converter.device.samples import PACKAGE
+from converter.device.writing.files import WriterFiles
 from converter.device.writing.samples import TEMPLATES
 from converter.errors import PackageDamaged
 from converter.generate.rules import scoring_rules
 from converter.generate.settings import GenerationSettings
+from converter.model_folder.load import load_source
+from converter.package.golden import read_golden
+from converter.reference import Reference
 from converter.validate.checks import Status
+from targets.tflite import Tflite
 from tests.contract.device_packages import STUBS, build_demo, compiler, lines_of, run
 from tests.contract.phone_writers import OPTIONS, PhoneWriter
 from tests.manifests import forge
@@ -265,4 +272,41 @@ def test_kotlin_compiles(phone_writer: Writers, classes: Path, tmp_path: Path) -
         (tmp_path / f"{kind}.kt").write_text(text.replace(f"package {PACKAGE}", f"package made.{kind}"), "utf-8")
     out = tmp_path / "out.jar"
     done = run(kotlinc, *sorted(tmp_path.glob("*.kt")), "-cp", f"{classes}{os.pathsep}", "-d", out)
+    assert done.returncode == 0, done.stderr[-2000:]
+
+
+@pytest.mark.parametrize("kind", OPTIONS)
+def test_a_tokenizer_without_tables_gets_samples_that_take_ids(
+    kind: str, phone_writer: Writers, tmp_path: Path
+) -> None:
+    made = phone_writer(kind)
+    source = load_source(str(made.model))
+    # The tables have no form for a token that matches whole words alone.
+    odd = AddedToken("odd", single_word=True, normalized=False)
+    source.tokenizer.backend_tokenizer.add_tokens([odd])
+    files = WriterFiles(tmp_path)
+    for name in ("model.tflite", "tokenizer.json"):
+        shutil.copy(made.package / name, tmp_path)
+    files.write_tokenizer(source)
+    check, known = files.check(source, Reference((), (), {}, {}, None), 40)
+    assert check.status is Status.NOT_RUN
+    assert "its samples take token ids" in check.detail
+    runner: Any = Tflite().open(tmp_path, source.specs)
+    kept = files.complete(source, read_golden(made.package), runner, known)
+    assert "matches whole words only" in kept["why_not"]
+    assert kept["golden_texts"] >= len(made.recorded())
+    assert not (tmp_path / "samples" / "android").exists()
+    readme = " ".join((tmp_path / "samples" / "README.md").read_text("utf-8").split())
+    assert "**These samples take and give token ids**" in readme
+    assert "It takes and gives token ids" in files.usage(source)
+    samples, n = tmp_path / "samples", kept["golden_texts"]
+    python = samples / "python" / "text_writer.py"
+    done = run(sys.executable, python, tmp_path, "--selftest")
+    assert (done.returncode, f"{n} of {n} recorded texts" in done.stdout) == (0, True), done.stdout + done.stderr
+    assert run(sys.executable, python, tmp_path, "7", "9").stdout.split()
+    assert run(sys.executable, python, tmp_path, *["7"] * 99).stderr.startswith("error: the ")
+    done = run(build_demo(samples, tmp_path), "--selftest", tmp_path / "model.tflite", samples / "assets")
+    assert (done.returncode, f"model: {n} of {n} recorded texts" in done.stdout) == (0, True), done.stdout
+    java_files = [*(samples / "java").iterdir(), *STUBS.rglob("*.java")]
+    done = run(compiler("javac"), "-Xlint:all", "-Werror", "-d", tmp_path / "out", *java_files)
     assert done.returncode == 0, done.stderr[-2000:]
