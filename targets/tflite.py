@@ -11,9 +11,9 @@ from converter.artifact import Artifact, Bundle, TorchModel
 from converter.binding import bind, option
 from converter.device.gpu_forecast import forecast_gpu
 from converter.device.package_files import PackageFiles
-from converter.device.runtime import KEY, min_runtime_version
 from converter.device.second_opinion import second_opinion
 from converter.device.shipped_files import check_device_files
+from converter.device.writing.files import WriterFiles, check_writer_files
 from converter.errors import RecipeError, RuntimeMissing, StageFailed
 from converter.generate.graphs import has_cache
 from converter.graphs import MODEL, GraphSpec
@@ -180,7 +180,9 @@ class Tflite(Target):
 
     def emit(self, given: Artifact, source: TorchModel, folder: Path, ctx: Context) -> Bundle:
         if isinstance(given, TfliteWriter):
-            return emit_writer(given, source, folder, litertlm=self.litertlm)
+            bundle = emit_writer(given, source, folder, litertlm=self.litertlm)
+            WriterFiles(folder).write_tokenizer(source)
+            return bundle
         assert isinstance(given, TfliteModel)
         path = folder / MODEL_FILE
         left_out: dict[str, str] = {}
@@ -257,15 +259,17 @@ class Tflite(Target):
 
     def check_shipped(self, shipped: "Shipped") -> tuple[str, ...]:
         if has_cache(shipped.specs):
-            return check_shipped_bundle(shipped, shipped.folder / MODEL_FILE)
+            return (*check_shipped_bundle(shipped, shipped.folder / MODEL_FILE), *check_writer_files(shipped))
         return (*check_shipped_variant(shipped), *check_device_files(shipped))
 
     def own_checks(
         self, bundle: Bundle, source: TorchModel, reference: "Reference", runner: Runner, proof: "ProofContext"
     ) -> tuple[list["Check"], dict[str, Any]]:
-        if source.cache is not None:
-            return writer_checks(bundle, reference, runner)
         longest = min(source.max_length, runner.max_length or source.max_length)
+        if source.cache is not None:
+            checks, found = writer_checks(bundle, reference, runner)
+            tokenizer, facts = WriterFiles(bundle.folder).check(source, reference, longest)
+            return [tokenizer, *checks], {**found, **facts}
         model = bundle.folder / bundle.files[MODEL]
         tokenizer, facts = PackageFiles(bundle.folder).check(source, reference, longest)
         checks, found = check_variant(bundle, source, reference, runner, proof.progress)
@@ -285,7 +289,8 @@ class Tflite(Target):
         self, bundle: Bundle, golden: "Golden", runner: Runner, evaluation: "Evaluation", tolerance: float
     ) -> dict[str, Any]:
         if bundle.source.cache is not None:
-            return {KEY: min_runtime_version(bundle.folder / MODEL_FILE)}
+            opened: Any = runner
+            return WriterFiles(bundle.folder).complete(bundle.source, golden, opened, evaluation.facts)
         files = PackageFiles(bundle.folder)
         made = files.complete(bundle.source, golden, runner, evaluation.facts, tolerance)
         files.try_python()
@@ -307,5 +312,6 @@ class Tflite(Target):
 
     def usage(self, bundle: Bundle) -> str:
         if bundle.source.cache is not None:
-            return writer_usage(bundle, layout_of(bundle.source, self.cache, self.seq_len))
+            usage = writer_usage(bundle, layout_of(bundle.source, self.cache, self.seq_len))
+            return usage + WriterFiles(bundle.folder).usage(bundle.source)
         return usage_of(bundle, self.batch)

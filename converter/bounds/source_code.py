@@ -9,13 +9,16 @@ if TYPE_CHECKING:
     from jinja2 import Environment
 
 
-def code_templates(folder: Path) -> "Environment":
-    """Return what renders the templates of a folder to source code, with the filters `python` and `prose`."""
+def code_templates(*folders: Path) -> "Environment":
+    """Return what renders the templates of folders to source code, with the filters `python` and `prose`.
+
+    A name that two folders have is that of the first.
+    """
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     # Source code has its own escapes, one filter a language; what is HTML escapes what it shows itself.
     environment = Environment(
-        loader=FileSystemLoader(folder),
+        loader=FileSystemLoader(folders),
         undefined=StrictUndefined,
         autoescape=False,  # noqa: S701
         keep_trailing_newline=True,

@@ -53,9 +53,8 @@ class Parity:
 
 def expected(backend: "Tokenizer", max_length: int) -> list[Expected]:
     """Ask the original tokenizer for the ids of the hard texts, and for the text of those ids."""
-    own = type(backend).from_str(backend.to_str())
+    own = uncut(backend)
     decodes = bool(decoder_rows(json.loads(backend.to_str())["decoder"]))
-    own.no_padding()
     # Ordinary added tokens are cut out of a text too, before anything else is.
     added = sorted(own.get_added_tokens_decoder().values(), key=lambda t: (not t.special, t.content))
     made = []
@@ -131,6 +130,14 @@ def write_parity(wanted: Iterable[Expected], folder: Path, max_length: int) -> N
 def facts(parity: Parity) -> dict[str, Any]:
     """Return what the manifest keeps."""
     return {"texts": parity.n, "hard_texts": parity.n_hard, "share": parity.share, "differing": list(parity.differing)}
+
+
+def uncut(backend: "Tokenizer") -> "Tokenizer":
+    """Return a copy that neither cuts nor pads: transformers leaves in a tokenizer what a call has asked for."""
+    own = type(backend).from_str(backend.to_str())
+    own.no_truncation()
+    own.no_padding()
+    return own
 
 
 def backend_of(source: "TorchModel") -> "Tokenizer":

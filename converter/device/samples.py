@@ -30,6 +30,8 @@ OTHER_FILES = {
 """Files that are the same for every model, and no part of the tokenizer."""
 PARTIAL = {"cpp/calls.hpp.j2", "java/Calls.java.j2", "swift/Calls.swift.j2"}
 """Parts of other templates."""
+ANDROID = "android"
+"""The folder of the project for Android Studio, which writers' packages have too."""
 RENAMED = {"java/TextModel.java.j2": "java/{}.java", "swift/TextModel.swift.j2": "swift/{}.swift"}
 """Files that carry the name of the class they hold."""
 LITERT, LITERT_OF_4_BITS = "1.3", "2.0"
@@ -52,7 +54,8 @@ def write_samples(
     names = []
     for path in sorted(p for p in TEMPLATES.rglob("*") if p.is_file()):
         name = path.relative_to(TEMPLATES).as_posix()
-        if name in PARTIAL or (is_of_tokenizer(name) and not facts.own_tokenizer):
+        needs_tokenizer = is_of_tokenizer(name) or name.startswith(f"{ANDROID}/")
+        if name in PARTIAL or (needs_tokenizer and not facts.own_tokenizer):
             continue
         made = RENAMED.get(name, name).format(facts.class_name).removesuffix(".j2")
         text = environment.get_template(name).render(

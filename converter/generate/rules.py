@@ -1,6 +1,7 @@
 """What is done to the next token's scores before one is chosen: transformers' logits processors, in their order."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -13,6 +14,8 @@ if TYPE_CHECKING:
 Rule = Callable[["NDArray[np.int64]", "NDArray[np.float32]"], "NDArray[np.float32]"]
 """Sequences so far `[rows, length]` and scores `[rows, vocabulary]` to scores, which it may change in place."""
 
+PYTHON_RULES = Path(__file__).parent / "templates"
+"""The folder of `rules.py.j2`: these rules as source code for samples."""
 _NEVER = np.float32(-np.inf)
 
 
@@ -26,8 +29,7 @@ def scoring_rules(settings: GenerationSettings, prompt: int, total: int, padding
         rules.append(_penalize_repetition(settings.repetition_penalty, padding))
     if settings.no_repeat_ngram:
         rules.append(_forbid_ngrams(settings.no_repeat_ngram))
-    words = [w for w in settings.bad_words if w and not (len(w) == 1 and w[0] in settings.eos_ids)]
-    if words:
+    if words := forbidden_words(settings):
         rules.append(_forbid_words(words))
     shortest = max(settings.min_length, prompt + settings.min_new_tokens if settings.min_new_tokens else 0)
     if settings.eos_ids and shortest > prompt:
@@ -42,6 +44,11 @@ def scoring_rules(settings: GenerationSettings, prompt: int, total: int, padding
         first = prompt if prompt > 1 or settings.forced_bos_id is None else prompt + 1
         rules.append(_forbid(settings.suppressed_first, lambda length: length == first))
     return rules
+
+
+def forbidden_words(settings: GenerationSettings) -> list[tuple[int, ...]]:
+    """Return the sequences of tokens that are never written: a token that ends texts is not forbidden by itself."""
+    return [w for w in settings.bad_words if w and not (len(w) == 1 and w[0] in settings.eos_ids)]
 
 
 def sampling_rules(settings: GenerationSettings) -> list[Rule]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from converter.artifact import Bundle
 from converter.bounds.source_code import check_compiles, code_templates
 from converter.generate.graphs import cache_names, decoder_of
+from converter.generate.rules import PYTHON_RULES, forbidden_words
 from converter.generate.settings import GenerationSettings
 from converter.graphs import GraphSpec
 from converter.jsonfile import write_json
@@ -33,7 +34,7 @@ def write_samples(bundle: Bundle, written: "Written", steps: int) -> None:
         StageFailed: the sample in Python does not compile.
 
     """
-    environment, facts = code_templates(TEMPLATES), _facts(bundle)
+    environment, facts = code_templates(TEMPLATES, PYTHON_RULES), _facts(bundle)
     environment.filters["js"] = json.dumps
     folder = bundle.folder / FOLDER
     for path in sorted(p for p in TEMPLATES.rglob("*.j2") if p.is_file()):
@@ -78,7 +79,7 @@ def _facts(bundle: Bundle) -> dict[str, Any]:
         "files": dict(bundle.files),
         "positions": source.max_length,
         "settings": settings,
-        "words": _bad_words(settings),
+        "words": forbidden_words(settings),
         "first": first if first is not None else settings.fill_id,
         "prefix": task.prompt,
         "position_ids": "position_ids" in decoder.input_names,
@@ -103,7 +104,3 @@ def _cache_sizes(decoder: GraphSpec) -> dict[str, Any]:
         if all(len(found) == 1 for found in sizes.values()):
             break
     return {"cut": cut, "sizes": {name: next(iter(found)) for name, found in sizes.items()}}
-
-
-def _bad_words(settings: GenerationSettings) -> list[tuple[int, ...]]:
-    return [w for w in settings.bad_words if w and not (len(w) == 1 and w[0] in settings.eos_ids)]

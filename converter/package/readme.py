@@ -172,6 +172,8 @@ def _trimmed(evaluation: "Evaluation") -> str:
 def _samples(bundle: "Bundle") -> str:
     if not (bundle.folder / "samples" / "README.md").is_file():
         return ""
+    if bundle.source.cache is not None and not (bundle.folder / "samples" / "web").is_dir():
+        return ""  # its usage names them
     if bundle.source.cache is not None:
         return (
             "## Using it in an app\n\n"
@@ -180,8 +182,9 @@ def _samples(bundle: "Bundle") -> str:
         )
     return (
         "## Using it in an app\n\n"
-        "`samples/` holds source code generated for this model, for Android, iOS, embedded Linux and Python, and "
-        "`samples/assets/` the files that it reads. `samples/README.md` shows how to use it, what was tested, and how "
+        "`samples/` holds source code generated for this model, for Android (`samples/android` is a whole "
+        "project where the tokenizer has tables), iOS, embedded Linux and Python, and `samples/assets/` the files that "
+        "it reads. `samples/README.md` shows how to use it, what was tested, and how "
         "to measure latency on a phone."
     )
 

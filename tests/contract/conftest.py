@@ -1,6 +1,7 @@
 """What several contract tests start from: packages for devices, and a teacher with its student."""
 
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ from tests.contract.device_packages import (
     open_source,
     tokenizers_asked_once,
 )
+from tests.contract.phone_writers import PhoneWriter, make_phone_writer
 from tests.distilling import TEXTS
 from tests.tiny import SENTENCES, make_tiny_sentence_transformer
 
@@ -77,6 +79,17 @@ def every_kind(tiny: Callable[..., Path], tmp_path_factory: pytest.TempPathFacto
         source = load_source(str(folder))
         made["embedding"] = make_package_files(tmp_path_factory.mktemp("embedding"), source, OfTorch(source))
     return made
+
+
+@pytest.fixture(scope="session")
+def phone_writer(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], PhoneWriter]:
+    """Return what converts a tiny GPT-2 or Marian for phones, each once."""
+
+    @cache
+    def make(kind: str) -> PhoneWriter:
+        return make_phone_writer(kind, tmp_path_factory.mktemp(f"phone_{kind}"))
+
+    return make
 
 
 @pytest.fixture(scope="module")

@@ -62,7 +62,9 @@ def classes(every_kind: dict[str, Made], tmp_path_factory: pytest.TempPathFactor
     for kind, made in every_kind.items():
         other = made.write(tmp_path_factory.mktemp(kind), **ANY)
         for name, folder in ((kind, made.samples), (f"any_{kind}", other)):
-            for file in (folder / "java").iterdir():
+            activity = [*folder.glob("android/app/src/main/java/**/*.java")]
+            assert len(activity) == (kind != "library")
+            for file in (*(folder / "java").iterdir(), *activity):
                 (sources / name).mkdir(exist_ok=True)
                 text = file.read_text(encoding="utf-8").replace(f"package {PACKAGE};", f"package made.{name};")
                 (sources / name / file.name).write_text(text, encoding="utf-8")

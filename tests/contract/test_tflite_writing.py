@@ -32,6 +32,7 @@ from converter.tflite.writing.model import TfliteWriter
 from converter.tflite.writing.runner import WriterRunner
 from converter.tflite.writing.stored_once import check_stored_once
 from converter.validate.checks import Status
+from tests.contract.phone_writers import PhoneWriter
 from tests.manifests import forge
 from tests.tiny_text import (
     batch_for,
@@ -261,29 +262,33 @@ def error_of(tiny: Lowered, made: TfliteWriter) -> float:
     return float(np.abs(found - wanted).mean() / np.ptp(wanted))
 
 
-def test_a_package_writes_is_verified_and_has_a_bundle_with_the_same_file(tmp_path: Path) -> None:
-    from converter.api import convert, verify
-    from converter.package.answer import open_for_answers
+def test_an_option_of_encoders_or_a_longer_cache_is_refused_before_any_work(tmp_path: Path) -> None:
+    from converter.api import convert
 
-    folder = save_causal(tmp_path / "model")
-    wanted = {"model": str(folder), "targets": ["tflite"], "quantize": {"tflite": "none"}}
+    wanted = {"model": str(save_causal(tmp_path / "model")), "targets": ["tflite"], "quantize": {"tflite": "none"}}
     for options, said in (({"cache": 97}, "exceeds the model's 96"), ({"graphs": "shared"}, "has no option graphs")):
         with pytest.raises(UsageError, match=said):
             convert({**wanted, "target": {"tflite": options}}, tmp_path / "refused")
-    target = {"tflite": {"cache": 48, "seq_len": [16]}}
-    (made,) = convert({**wanted, "target": target}, tmp_path / "out").targets
-    assert made.status is Status.PASS, made.error
-    assert made.evaluation is not None
-    checks = {c.name: c.status for c in made.evaluation.checks}
+
+
+def test_a_package_writes_is_verified_and_has_a_bundle_with_the_same_file(
+    phone_writer: Callable[[str], PhoneWriter], tmp_path: Path
+) -> None:
+    from converter.api import verify
+    from converter.package.answer import open_for_answers
+
+    whole = phone_writer("gpt2")
+    assert whole.outcome.status is Status.PASS, whole.outcome.error
+    checks = {c.name: c.status for c in whole.outcome.evaluation.checks}
     named = ("generation", "fixed cache", "stored once", "litert-lm", "weights", "embedding tables")
     assert {n: checks[n] for n in named} == dict.fromkeys(named, Status.PASS)
-    package = tmp_path / "out" / "tflite"
+    package = Path(shutil.copytree(whole.package, tmp_path / "tflite"))
     assert verify(package)["golden_texts"]
     opened = open_for_answers(package)
     assert opened.write("the cat", opened.settings({"max_new_tokens": 4}), lambda _: None)
     with pytest.raises(UsageError, match="leaves no room"):
         opened.write("the cat " * 60, opened.settings({}), lambda _: None)
-    assert as_the_readme_shows(package) == greedy(folder, "Good morning", 21)
+    assert as_the_readme_shows(package) == greedy(whole.model, "Good morning", 21)
     (package / LITERTLM_FILE).unlink()
     forge(package)
     with pytest.raises(PackageDamaged, match=r"model.litertlm is missing"):

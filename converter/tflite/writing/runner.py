@@ -62,8 +62,9 @@ class WriterRunner(Runner):
         self.graphs = graph_infos(specs)
         self._own, self._cross = cache_names(self.layout.layers), cross_names(self.layout.layers)
         given, gives = expected(self.layout, specs, DECODE)
-        self._shapes = {name: shape for name, (shape, _) in given.items()}
-        self._vocabulary = gives[LOGITS][0][2]
+        self.shapes = {name: shape for name, (shape, _) in given.items()}
+        """Of what `decode` takes, by name."""
+        self.vocabulary = gives[LOGITS][0][2]
         self._encoded: dict[bytes, Tensors] = {}
         self._last: Tensors = {}
         """The whole cache behind the last call: what is fed back next begins at its beginning, and is not copied."""
@@ -112,7 +113,7 @@ class WriterRunner(Runner):
         keep = int(feed[LOGITS_TO_KEEP][0]) if LOGITS_TO_KEEP in feed else len(ids)
         wanted = int(own[len(ids) - min(keep, len(ids)) :].sum())
         cache = self._prefill(tokens[: len(tokens) - wanted], done, cache, more)
-        logits = np.zeros((min(keep, len(ids)), self._vocabulary), dtype=np.float32)
+        logits = np.zeros((min(keep, len(ids)), self.vocabulary), dtype=np.float32)
         places = np.flatnonzero(own[len(ids) - len(logits) :])
         for place, at in zip(places, range(len(tokens) - wanted, len(tokens)), strict=True):
             made = self._call(DECODE, self._step(tokens[at : at + 1], done + at, 1) | cache | more)
@@ -188,7 +189,7 @@ class WriterRunner(Runner):
             if last is not None and count == len(real) and _begins(rows, last[0]):
                 made[name] = last  # what the last call gave, fed back as it is
                 continue
-            held = np.zeros(self._shapes[name], dtype=np.float32)
+            held = np.zeros(self.shapes[name], dtype=np.float32)
             if kind == "key":
                 held[0, :, :count] = rows[:, real]
             else:

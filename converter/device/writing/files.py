@@ -1,0 +1,160 @@
+"""The tokenizer tables, samples and recorded texts of a package that writes text; encoders have `PackageFiles`."""
+
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from converter.device.package_files import ASSETS, FACT
+from converter.device.parity import CHECK, backend_of, expected, facts, parity_check, prove, uncut, write_parity
+from converter.device.runtime import KEY, MODEL_FILE, least_runtime
+from converter.device.samples import FOLDER
+from converter.device.shipped_files import check_tokenizer_files
+from converter.device.tables import TABLES_FILE, NoTables, Tables, read_tables, write_tables
+from converter.device.tokenize import DeviceTokenizer
+from converter.device.writing.facts import WriterFacts, names_of, writer_facts
+from converter.device.writing.golden import check_recorded, write_recorded
+from converter.device.writing.samples import write_samples
+from converter.validate.checks import Check, Status
+
+if TYPE_CHECKING:
+    from converter.artifact import TorchModel
+    from converter.package.golden import Golden
+    from converter.package.shipped import Shipped
+    from converter.reference import Probe, Reference
+    from converter.tflite.writing.runner import WriterRunner
+
+USAGE = """
+### Samples
+
+`samples/` holds source code that was generated for this model, with its tokenizer; `samples/README.md` says how each
+part was tested. All of them give the answer piece by piece as it comes, and refuse a text that is too long.
+
+- `samples/python/text_writer.py`: `python samples/python/text_writer.py . {text}`, with ai-edge-litert and numpy alone
+- `samples/cpp/`: `plm::{name} model("model.tflite", "samples/assets"); model.{call}({text}, print);`
+- `samples/java/`: `new {name}(model, tokenizer, 2).{call}({text}, piece -> show(piece));`
+- `samples/kotlin/`: `{name}InBackground(context).{call}({text}, onToken = {{ show(it) }}) {{ answer -> … }}`
+- `samples/swift/`: `try {name}(folder: folder).{call}({text}) {{ piece in show(piece) }}`
+- `samples/android/`: a project for Android Studio, with a text field and the answer
+"""
+USAGE_IDS = """
+### Samples
+
+`samples/` holds source code that was generated for this model. It takes and gives token ids: the tokenizer has no
+tables for devices, and `samples/README.md` says why, and which libraries read `tokenizer.json`.
+
+- `samples/python/text_writer.py`: `python samples/python/text_writer.py . 12 7 45`, with ai-edge-litert and numpy alone
+- `samples/cpp/`: `plm::{name} model("model.tflite"); model.write_ids(ids, model.kMost, print);`
+- `samples/java/`: `new {name}(model, 2).writeIds(ids, {name}.MOST, id -> show(id));`
+- `samples/kotlin/`: `{name}InBackground(context).{call}(ids, onToken = {{ show(it) }}) {{ end -> … }}`
+- `samples/swift/`: `try {name}(folder: folder).writeIds(ids) {{ id in show(id) }}`
+"""
+
+
+def writer_tables(source: "TorchModel") -> Tables:
+    """Return the tokenizer of a model as tables.
+
+    Raises:
+        NoTables: it has no such form, or the tables cannot say how ids become text; says why.
+
+    """
+    tables = read_tables(backend_of(source))
+    if not tables.decoder:
+        raise NoTables("its tables do not say how ids become text")
+    return tables
+
+
+@dataclass(frozen=True)
+class WriterFiles:
+    """The files of one package that writes text which are not the model."""
+
+    folder: Path
+    """The package."""
+
+    @property
+    def assets(self) -> Path:
+        return self.folder / ASSETS
+
+    def write_tokenizer(self, source: "TorchModel") -> None:
+        """Write the tokenizer as tables, where it has such a form; `check` says why where it has none."""
+        try:
+            write_tables(writer_tables(source), self.assets)
+        except NoTables:
+            shutil.rmtree(self.folder / FOLDER, ignore_errors=True)
+
+    def check(self, source: "TorchModel", reference: "Reference", longest: int) -> tuple[Check, dict[str, Any]]:
+        """Prove the shipped tables on hard texts and on the probes that were not cut: the samples cut none."""
+        if not (self.assets / TABLES_FILE).is_file():
+            why = self._why_not(source)
+            detail = f"the package has no tokenizer tables for devices: {why}; its samples take token ids"
+            return Check(CHECK, Status.NOT_RUN, detail=detail), {FACT: {"why_not": why}}
+        backend, prompt = backend_of(source), source.task.prompt
+        wanted = expected(backend, longest)
+        own = uncut(backend)
+        whole = [p for p in reference.probes if _is_whole(p, own.encode(prompt + p.example.text).ids)]
+        parity = prove(DeviceTokenizer(self.assets), wanted, whole, longest, prompt=prompt)
+        check, found = parity_check(parity), facts(parity)
+        if check.status is Status.PASS:
+            write_parity(wanted, self.assets, longest)
+        else:
+            shutil.rmtree(self.folder / FOLDER)
+            found["why_not"] = "it gives other ids than the original"
+        return check, {FACT: found}
+
+    @staticmethod
+    def _why_not(source: "TorchModel") -> str:
+        try:
+            writer_tables(source)
+        except NoTables as error:
+            return str(error)
+        return "the tables were not written"
+
+    def usage(self, source: "TorchModel") -> str:
+        """Return the Markdown that names each sample with a line of use."""
+        task: Any = source.task
+        name, call = names_of(task.name, causal=task.causal)
+        text = '"Once upon a time"' if task.causal else '"Good morning"'
+        given = {"name": name, "call": call, "text": text}
+        return (USAGE if (self.assets / TABLES_FILE).is_file() else USAGE_IDS).format(**given)
+
+    def complete(
+        self, source: "TorchModel", golden: "Golden", runner: "WriterRunner", known: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        """Write the samples; returns what the manifest keeps of them."""
+        proof = known.get(FACT, {})
+        table = writer_facts(
+            source,
+            runner,
+            why_not=str(proof.get("why_not", "")),
+            n_differing=sum(not d.startswith("your text") for d in proof.get("differing", ())),
+            runtime=least_runtime(self.folder),
+        )
+        n_texts = write_recorded(golden, source, self.assets, own_tokenizer=table.own_tokenizer)
+        names = write_samples(table, self.folder / FOLDER, int(proof.get("hard_texts", 0)))
+        return {**_kept(table), KEY: table.runtime[MODEL_FILE], "files": names, "golden_texts": n_texts}
+
+
+def _is_whole(probe: "Probe", ids: list[int]) -> bool:
+    return bool(probe.encoding.inputs["input_ids"].tolist() == ids)
+
+
+def _kept(table: WriterFacts) -> dict[str, Any]:
+    """Return the facts as the manifest keeps them."""
+    kept = ("lengths", "cache", "why_not", "tokenizer", "runtime")
+    return {k: v for k, v in asdict(table).items() if k in kept} | {"own_tokenizer": table.own_tokenizer}
+
+
+def check_writer_files(shipped: "Shipped") -> tuple[str, ...]:
+    """Hold the tokenizer tables and the recorded texts of a package to it; returns what was checked.
+
+    Raises:
+        PackageDamaged: they say something else, or what the manifest tells of is not there.
+
+    """
+    made = check_tokenizer_files(shipped)
+    path = shipped.folder / ASSETS / "golden.tsv"
+    if "golden_texts" in shipped.manifest.beside or path.is_file():
+        check_recorded(shipped, path)
+        made = (*made, f"{ASSETS}/golden.tsv")
+    return made

@@ -1,0 +1,72 @@
+"""What a package wrote when it was sealed, as a table that the samples' self-test reads: no library, no JSON."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from converter.device.golden_table import GOLDEN_FILE
+from converter.device.parity import backend_of, uncut
+from converter.device.tables import escaped
+from converter.errors import PackageDamaged
+from converter.package.golden import WRITTEN
+
+if TYPE_CHECKING:
+    from converter.artifact import TorchModel
+    from converter.package.golden import Golden
+    from converter.package.shipped import Shipped
+
+
+def write_recorded(golden: "Golden", source: "TorchModel", folder: Path, *, own_tokenizer: bool) -> int:
+    """Write `golden.tsv`; returns how many texts it holds.
+
+    Lines: `steps` and how many tokens were written at most, and per text, behind `text`: the text, its ids, the tokens
+    that the package wrote, and those as text. `own_tokenizer`: texts alone that the samples' tokenizer is given whole,
+    for it cuts none; else all of them, for their ids.
+    """
+    task: Any = source.task
+    rows = list(_rows(golden, source, own_tokenizer=own_tokenizer))
+    lines = [f"steps\t{task.judged_settings.max_new_tokens}", *("\t".join(("text", *row)) for row in rows)]
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / GOLDEN_FILE).write_bytes(("\n".join(lines) + "\n").encode())
+    return len(rows)
+
+
+def _rows(golden: "Golden", source: "TorchModel", *, own_tokenizer: bool) -> Iterator[tuple[str, ...]]:
+    backend = uncut(backend_of(source))
+    for example, known in zip(golden.examples, golden.ids, strict=True):
+        if WRITTEN not in known:
+            continue
+        ids, tokens = known["input_ids"].tolist(), known[WRITTEN].tolist()
+        # As in `Writing.encode`: a text without a token gets one to begin with, which the samples give it too.
+        whole = backend.encode(source.task.prompt + example.text).ids or ids
+        if own_tokenizer and whole != ids:
+            continue
+        said = backend.decode(tokens, skip_special_tokens=True)
+        yield escaped(example.text), " ".join(map(str, ids)), " ".join(map(str, tokens)), escaped(said)
+
+
+def check_recorded(shipped: "Shipped", path: Path) -> None:
+    """Compare `golden.tsv` with the golden vectors, which have been replayed.
+
+    Raises:
+        PackageDamaged: it is gone, or says something else.
+
+    """
+    try:
+        rows = [line.split("\t") for line in path.read_bytes().decode().splitlines()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise PackageDamaged(f"the table of recorded texts cannot be read ({error})", where=str(path)) from None
+    known = {
+        (escaped(e.text), " ".join(map(str, ids["input_ids"].tolist())), " ".join(map(str, ids[WRITTEN].tolist())))
+        for e, ids in zip(shipped.golden.examples, shipped.golden.ids, strict=True)
+        if WRITTEN in ids
+    }
+    backend = shipped.tokenizer.backend_tokenizer
+    n_texts = shipped.manifest.beside.get("golden_texts")
+    texts = [tuple(row[1:]) for row in rows if row[0] == "text"]
+    if len(texts) != n_texts:
+        raise PackageDamaged(f"it has {len(texts)} texts, the manifest says {n_texts}", where=str(path))
+    for row in texts:
+        tokens = [int(i) for i in row[2].split()] if len(row) == 4 else []
+        if row[:3] not in known or row[3] != escaped(backend.decode(tokens, skip_special_tokens=True)):
+            raise PackageDamaged(f"its line of {row[0][:60]!r} is not that of the golden vectors", where=str(path))
