@@ -3,6 +3,8 @@
     python benchmarks/phone.py make FOLDER                convert and quantize both shapes, once
     python benchmarks/phone.py time FOLDER --threads 1    time all of them in turn
     python benchmarks/phone.py samples FOLDER             export both samples, as a user does, and read their gates
+    python benchmarks/phone.py families FOLDER            compare every family with transformers on 50 prompts
+    python benchmarks/phone.py memory FOLDER              measure memory by the way in which a file is opened
 
 Two shapes with seeded random weights, those of `decoding.py`: GPT-2 124M (a prompt of 32 tokens, 48 written) and
 opus-mt (20 tokens in, 20 out). Every file runs in a process of its own, one after the other, in rounds; the best round
@@ -30,6 +32,9 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import numpy as np
 from _measure import instruction_sets, known, machine, plm_export, run, save
+from _phone_families import FAMILIES, family_row
+from _phone_in_place import in_place
+from _phone_memory import WAYS
 from decoding import PROMPT, SENTENCE, WRITTEN, read_specs, seeded
 
 NAME = "phone"
@@ -46,10 +51,10 @@ ROUNDS = 2
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("what", choices=("make", "time", "one", "samples"))
+    parser.add_argument("what", choices=("one", *JOBS))
     parser.add_argument("folder", type=Path)
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--only", nargs="*", default=SHAPES)
+    parser.add_argument("--only", nargs="*", default=())
     parser.add_argument("--precisions", nargs="*", default=PRECISIONS)
     parser.add_argument("--file", default="")
     parser.add_argument("--cache", nargs="*", type=int, default=())
@@ -57,19 +62,54 @@ def main() -> None:
     if given.what == "one":
         print(json.dumps(one(given.only[0], given.folder, given.file, given.threads)), flush=True)
         return
-    if given.what == "samples":
-        for sample in SAMPLES:
-            for precision in given.precisions:
-                remember("samples", f"{sample}, {precision}", sampled(sample, precision, given.folder))
-        return
-    for shape in given.only:
-        if given.what == "make":
-            for cache in given.cache or CACHE[shape]:
-                remember("made", f"{shape}, cache {cache}", make(shape, given.folder / shape, cache, given.precisions))
-            make_onnx(shape, given.folder / shape / "onnx")
-        else:
-            for file, row in measure(shape, given.folder, given.threads).items():
-                remember(f"threads_{given.threads}", f"{shape}, {file}", row)
+    JOBS[given.what](given)
+
+
+def make_all(given: argparse.Namespace) -> None:
+    for shape in given.only or SHAPES:
+        for cache in given.cache or CACHE[shape]:
+            remember("made", f"{shape}, cache {cache}", make(shape, given.folder / shape, cache, given.precisions))
+        make_onnx(shape, given.folder / shape / "onnx")
+
+
+def time_all(given: argparse.Namespace) -> None:
+    for shape in given.only or SHAPES:
+        for file, row in measure(shape, given.folder, given.threads).items():
+            remember(f"threads_{given.threads}", f"{shape}, {file}", row)
+
+
+def sample_all(given: argparse.Namespace) -> None:
+    for sample in SAMPLES:
+        for precision in given.precisions:
+            remember("samples", f"{sample}, {precision}", sampled(sample, precision, given.folder))
+
+
+def compare_families(given: argparse.Namespace) -> None:
+    for family in given.only or FAMILIES:
+        remember("families", family, family_row(family))
+
+
+def measure_memory(given: argparse.Namespace) -> None:
+    for name, path in files_of(given.folder).items():
+        for way in WAYS:
+            remember("memory", f"{name}, {way}", in_own_process(path, way))
+
+
+def files_of(folder: Path) -> dict[str, Path]:
+    found = (
+        (f"{shape}, cache {c}", folder / shape / f"cache-{c}" / "dynamic.tflite")
+        for shape in SHAPES
+        for c in CACHE[shape]
+    )
+    return {name: path for name, path in found if path.is_file()}
+
+
+def in_own_process(path: Path, way: str) -> dict[str, Any]:
+    """Return what `memory_row` says in a process of its own; its answers are not looked at."""
+    signatures = ("prefill_32" if "gpt2" in str(path) else "encode_32") + ",decode"
+    made = run([str(Path(__file__).with_name("_phone_memory.py")), str(path), way, signatures])
+    row: dict[str, Any] = json.loads(made.stdout.strip().splitlines()[-1])
+    return row
 
 
 def remember(part: str, name: str, row: dict[str, Any]) -> None:
@@ -280,78 +320,13 @@ def translator(specs: Any, run: Any) -> dict[str, float]:
     return made
 
 
-class InPlace:
-    """A file in LiteRT's CompiledModel, the cache in one buffer that is input and output of every call."""
-
-    def __init__(self, path: Path, threads: int) -> None:
-        from ai_edge_litert.compiled_model import CompiledModel
-        from ai_edge_litert.cpu_options import CpuOptions
-        from ai_edge_litert.options import Options
-
-        options = Options(cpu_options=CpuOptions(num_threads=threads))
-        self.model = CompiledModel.from_file(str(path), options=options)
-        given, gives = (self._details("decode", side) for side in ("input", "output"))
-        self.inputs = {name: self.model.create_input_buffer_by_name("decode", name) for name in given}
-        self.outputs = {
-            n: self.inputs[n] if n in self.inputs else self.model.create_output_buffer_by_name("decode", n)
-            for n in gives
-        }
-        for name, detail in given.items():
-            if "cache" in name:
-                self.inputs[name].write(np.zeros(detail["shape"], np.float32))
-        self.cache, self.words = int(given["mask"]["shape"][-1]), int(np.prod(gives["logits"]["shape"]))
-
-    def _details(self, signature: str, side: str) -> dict[str, Any]:
-        details: dict[str, Any] = getattr(self.model, f"get_{side}_tensor_details")(signature)
-        return details
-
-    def encode(self, text: Any, length: int, longest: int) -> None:
-        """Read a text; its cross keys and values lie where the decoder looks for them."""
-        signature = f"encode_{length}"
-        rows = np.zeros((2, 1, length), np.int32)
-        rows[0, 0, : text.shape[1]], rows[1, 0, : text.shape[1]] = text[0], 1
-        given = {n: self.model.create_input_buffer_by_name(signature, n) for n in self._details(signature, "input")}
-        given["tokens"].write(rows[0])
-        given["source_mask"].write(rows[1])
-        gives = {
-            n: self.inputs[n] if n in self.inputs else self.model.create_output_buffer_by_name(signature, n)
-            for n in self._details(signature, "output")
-        }
-        self.model.run_by_name(signature, given, gives)
-        mask = np.zeros((1, longest), np.int32)
-        mask[0, : text.shape[1]] = 1
-        self.inputs["source_mask"].write(mask)
-
-    def step(self, token: int, place: int) -> int:
-        seen = np.where(np.arange(self.cache) <= place, 0, -1e9).astype(np.float32)[None, None, None]
-        self.inputs["tokens"].write(np.array([[token]], np.int32))
-        self.inputs["input_pos"].write(np.array([place], np.int32))
-        self.inputs["mask"].write(seen)
-        self.model.run_by_name("decode", self.inputs, self.outputs)
-        return int(self.outputs["logits"].read(self.words, np.float32).argmax())
-
-
-def in_place(shape: str, path: Path, threads: int) -> dict[str, float]:
-    """Return milliseconds a token, or those of a whole translation, with one buffer for the cache on both sides."""
-    opened = InPlace(path, threads)
-    made: dict[str, float] = {}
-    for _ in range(2):
-        token = 58100 if shape == "opus-mt" else 5
-        taken: list[float] = []
-        began = time.perf_counter()
-        if shape == "opus-mt":
-            opened.encode(np.random.default_rng(0).integers(1, 58100, (1, SENTENCE)), 32, 64)
-            for place in range(SENTENCE):
-                token = opened.step(token, place)
-            made = {"in_place_greedy_ms": (time.perf_counter() - began) * 1e3}
-            continue
-        for place in range(PROMPT + WRITTEN):
-            started = time.perf_counter()
-            token = opened.step(token, place)
-            taken.append(time.perf_counter() - started)
-        made = {"in_place_ms_a_token": float(np.mean(taken[PROMPT:])) * 1e3}
-    return made
-
+JOBS = {
+    "make": make_all,
+    "time": time_all,
+    "samples": sample_all,
+    "families": compare_families,
+    "memory": measure_memory,
+}
 
 if __name__ == "__main__":
     main()
