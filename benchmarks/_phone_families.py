@@ -10,7 +10,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import numpy as np
 
-from tests.fixed_caches import FAMILIES, WINDOWED, family_model, sizes_of, to_the_end
+from tests.fixed_caches import WINDOWED, family_model, sizes_of, to_the_end
 from tests.tiny_text import batch_for, continue_in_transformers, prompts, settings_of
 
 TEXTS = 50
@@ -50,6 +50,3 @@ def family_row(family: str) -> dict[str, Any]:
             "kilobytes": round(outcome.made.size_bytes / 1e3),
             "seconds": round(seconds, 1),
         }
-
-
-__all__ = ["FAMILIES", "family_row"]

@@ -5,6 +5,8 @@
     python benchmarks/phone.py samples FOLDER             export both samples, as a user does, and read their gates
     python benchmarks/phone.py families FOLDER            compare every family with transformers on 50 prompts
     python benchmarks/phone.py memory FOLDER              measure memory by the way in which a file is opened
+    python benchmarks/phone.py trimmed FOLDER             compare opus-mt with 16 000 rows with the whole one
+    python benchmarks/phone.py peer FOLDER                time litert-lm on GPT-2 and on a Llama made by litert-torch
 
 Two shapes with seeded random weights, those of `decoding.py`: GPT-2 124M (a prompt of 32 tokens, 48 written) and
 opus-mt (20 tokens in, 20 out). Every file runs in a process of its own, one after the other, in rounds; the best round
@@ -18,13 +20,10 @@ import argparse
 import json
 import os
 import pickle
-import re
-import subprocess
 import sys
 import time
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
@@ -35,6 +34,7 @@ from _measure import instruction_sets, known, machine, plm_export, run, save
 from _phone_families import FAMILIES, family_row
 from _phone_in_place import in_place
 from _phone_memory import WAYS
+from _phone_small import bundle_of, compare_trimmed, litert_lm, peers_row, trimmed_shape
 from decoding import PROMPT, SENTENCE, WRITTEN, read_specs, seeded
 
 NAME = "phone"
@@ -191,12 +191,16 @@ def make_onnx(shape: str, folder: Path) -> None:
 
 
 def torch_model(shape: str) -> Any:
-    """Return a shape as the stages take it, with a tokenizer that only knows what it pads with."""
+    """Return a shape as the stages take it."""
+    return stage_model(*seeded(shape), shape)
+
+
+def stage_model(model: Any, pad: int, shape: str) -> Any:
+    """Return a model as the stages take it, with a tokenizer that only knows what it pads with."""
     from converter.artifact import Provenance, TorchModel
     from converter.generate.modules import cache_facts
     from converter.registry import task_class
 
-    model, pad = seeded(shape)
     causal = shape == "gpt2-124m"
     task = task_class("text-generation" if causal else "translation")(model.config)
     words = int(model.config.vocab_size)
@@ -226,7 +230,9 @@ def measure(shape: str, folder: Path, threads: int) -> dict[str, Any]:
     client = os.environ.get("PLM_EXPORT_LITERT_LM")
     for file, row in best.items():
         if client and shape == "gpt2-124m" and file.endswith(".tflite"):
-            row["litert_lm_tokens_per_second"] = litert_lm(client, folder / shape / file, threads)
+            cache = int(Path(file).parent.name.partition("-")[2])
+            bundle = bundle_of(folder / shape / file, cache)
+            row["litert_lm_tokens_per_second"] = litert_lm(client, bundle, cache, threads)
     for row in best.values():
         for what in [w for w in row if w.endswith("ms_a_token")]:
             row[what.replace("ms_a_token", "tokens_per_second")] = round(1e3 / row[what], 1)
@@ -257,27 +263,6 @@ def one(shape: str, folder: Path, file: str, threads: int) -> dict[str, float]:
     if file.endswith(".tflite"):
         made |= in_place(shape, path, threads)
     return {name: round(value, 3) for name, value in made.items()}
-
-
-def litert_lm(client: str, path: Path, threads: int) -> float:
-    """Return tokens per second of a file in the litert-lm command line, behind a prompt of the same length."""
-    from tokenizers import Tokenizer, models
-
-    from converter.tflite.writing.litertlm import write_litertlm
-
-    tokenizer, bundle = path.with_suffix(".json"), path.with_suffix(".litertlm")
-    Tokenizer(models.BPE(vocab={"a": 0}, merges=[])).save(str(tokenizer))
-    known: Any = SimpleNamespace(
-        task=SimpleNamespace(settings=SimpleNamespace(eos_ids=(50256,))),
-        tokenizer=SimpleNamespace(bos_token_id=None, chat_template=None),
-        config=SimpleNamespace(model_type="gpt2"),
-    )
-    cache = int(path.parent.name.partition("-")[2])
-    write_litertlm(path, tokenizer, known, cache, bundle)
-    asked = ["-p", str(PROMPT), "-d", str(WRITTEN), "--max-num-tokens", str(cache), "--cpu-thread-count", str(threads)]
-    command = [client, "benchmark", str(bundle), *asked]
-    told = subprocess.run(command, capture_output=True, text=True, check=True, timeout=300).stdout
-    return float(re.findall(r"Decode speed:\s+([0-9.]+)", told)[-1])
 
 
 def peak_bytes() -> int:
@@ -320,12 +305,48 @@ def translator(specs: Any, run: Any) -> dict[str, float]:
     return made
 
 
+def measure_trimmed(given: argparse.Namespace) -> None:
+    """Trim opus-mt's vocabulary, and write the same texts by the whole file and by the trimmed one, both in int8."""
+    from converter.registry import quantizers
+    from converter.stage import Context
+    from converter.tflite.writing.lower import LowerWriter
+    from converter.tflite.writing.runner import WriterRunner
+
+    own = given.folder / "opus-mt" / "trimmed"
+    own.mkdir(parents=True, exist_ok=True)
+    model, pad, kept = trimmed_shape("opus-mt")
+    source, path = stage_model(model, pad, "opus-mt"), own / "dynamic.tflite"
+    if not path.is_file():
+        plain = LowerWriter(CACHE["opus-mt"][0], (32, 64)).run(source, Context(work=own)).made
+        stage: Any = quantizers("tflite")["dynamic"]()
+        path.hardlink_to(replace(stage, texts=0, smooth=0.0).run(plain, Context(work=own)).made.path)
+    whole = given.folder / "opus-mt" / f"cache-{CACHE['opus-mt'][0]}" / "dynamic.tflite"
+    known = read_specs(given.folder / "opus-mt")
+    row = compare_trimmed(
+        (WriterRunner(whole, known).run, known), (WriterRunner(path, source.specs).run, source.specs), kept, kept[-1]
+    )
+    sizes = {
+        "rows": len(kept),
+        "mb": round(path.stat().st_size / 1e6, 2),
+        "whole_mb": round(whole.stat().st_size / 1e6, 2),
+    }
+    remember("trimmed", "opus-mt, dynamic", sizes | row)
+
+
+def measure_peer(given: argparse.Namespace) -> None:
+    for cache in given.cache or CACHE["gpt2-124m"][:1]:
+        row = peers_row(given.folder, cache, given.threads, ROUNDS)
+        remember("peer", f"cache {cache}, threads {given.threads}", row)
+
+
 JOBS = {
     "make": make_all,
     "time": time_all,
     "samples": sample_all,
     "families": compare_families,
     "memory": measure_memory,
+    "trimmed": measure_trimmed,
+    "peer": measure_peer,
 }
 
 if __name__ == "__main__":
