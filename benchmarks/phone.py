@@ -3,6 +3,10 @@
     python benchmarks/phone.py make FOLDER                convert and quantize both shapes, once
     python benchmarks/phone.py time FOLDER --threads 1    time all of them in turn
     python benchmarks/phone.py samples FOLDER             export both samples, as a user does, and read their gates
+    python benchmarks/phone.py families FOLDER            compare every family with transformers on 50 prompts
+    python benchmarks/phone.py memory FOLDER              measure memory by the way in which a file is opened
+    python benchmarks/phone.py trimmed FOLDER             compare opus-mt with 16 000 rows with the whole one
+    python benchmarks/phone.py peer FOLDER                time litert-lm on GPT-2 and on a Llama made by litert-torch
 
 Two shapes with seeded random weights, those of `decoding.py`: GPT-2 124M (a prompt of 32 tokens, 48 written) and
 opus-mt (20 tokens in, 20 out). Every file runs in a process of its own, one after the other, in rounds; the best round
@@ -16,13 +20,10 @@ import argparse
 import json
 import os
 import pickle
-import re
-import subprocess
 import sys
 import time
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
@@ -30,6 +31,10 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import numpy as np
 from _measure import instruction_sets, known, machine, plm_export, run, save
+from _phone_families import FAMILIES, family_row
+from _phone_in_place import in_place
+from _phone_memory import WAYS
+from _phone_small import bundle_of, compare_trimmed, litert_lm, peers_row, trimmed_shape
 from decoding import PROMPT, SENTENCE, WRITTEN, read_specs, seeded
 
 NAME = "phone"
@@ -46,10 +51,10 @@ ROUNDS = 2
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("what", choices=("make", "time", "one", "samples"))
+    parser.add_argument("what", choices=("one", *JOBS))
     parser.add_argument("folder", type=Path)
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--only", nargs="*", default=SHAPES)
+    parser.add_argument("--only", nargs="*", default=())
     parser.add_argument("--precisions", nargs="*", default=PRECISIONS)
     parser.add_argument("--file", default="")
     parser.add_argument("--cache", nargs="*", type=int, default=())
@@ -57,19 +62,54 @@ def main() -> None:
     if given.what == "one":
         print(json.dumps(one(given.only[0], given.folder, given.file, given.threads)), flush=True)
         return
-    if given.what == "samples":
-        for sample in SAMPLES:
-            for precision in given.precisions:
-                remember("samples", f"{sample}, {precision}", sampled(sample, precision, given.folder))
-        return
-    for shape in given.only:
-        if given.what == "make":
-            for cache in given.cache or CACHE[shape]:
-                remember("made", f"{shape}, cache {cache}", make(shape, given.folder / shape, cache, given.precisions))
-            make_onnx(shape, given.folder / shape / "onnx")
-        else:
-            for file, row in measure(shape, given.folder, given.threads).items():
-                remember(f"threads_{given.threads}", f"{shape}, {file}", row)
+    JOBS[given.what](given)
+
+
+def make_all(given: argparse.Namespace) -> None:
+    for shape in given.only or SHAPES:
+        for cache in given.cache or CACHE[shape]:
+            remember("made", f"{shape}, cache {cache}", make(shape, given.folder / shape, cache, given.precisions))
+        make_onnx(shape, given.folder / shape / "onnx")
+
+
+def time_all(given: argparse.Namespace) -> None:
+    for shape in given.only or SHAPES:
+        for file, row in measure(shape, given.folder, given.threads).items():
+            remember(f"threads_{given.threads}", f"{shape}, {file}", row)
+
+
+def sample_all(given: argparse.Namespace) -> None:
+    for sample in SAMPLES:
+        for precision in given.precisions:
+            remember("samples", f"{sample}, {precision}", sampled(sample, precision, given.folder))
+
+
+def compare_families(given: argparse.Namespace) -> None:
+    for family in given.only or FAMILIES:
+        remember("families", family, family_row(family))
+
+
+def measure_memory(given: argparse.Namespace) -> None:
+    for name, path in files_of(given.folder).items():
+        for way in WAYS:
+            remember("memory", f"{name}, {way}", in_own_process(path, way))
+
+
+def files_of(folder: Path) -> dict[str, Path]:
+    found = (
+        (f"{shape}, cache {c}", folder / shape / f"cache-{c}" / "dynamic.tflite")
+        for shape in SHAPES
+        for c in CACHE[shape]
+    )
+    return {name: path for name, path in found if path.is_file()}
+
+
+def in_own_process(path: Path, way: str) -> dict[str, Any]:
+    """Return what `memory_row` says in a process of its own; its answers are not looked at."""
+    signatures = ("prefill_32" if "gpt2" in str(path) else "encode_32") + ",decode"
+    made = run([str(Path(__file__).with_name("_phone_memory.py")), str(path), way, signatures])
+    row: dict[str, Any] = json.loads(made.stdout.strip().splitlines()[-1])
+    return row
 
 
 def remember(part: str, name: str, row: dict[str, Any]) -> None:
@@ -151,12 +191,16 @@ def make_onnx(shape: str, folder: Path) -> None:
 
 
 def torch_model(shape: str) -> Any:
-    """Return a shape as the stages take it, with a tokenizer that only knows what it pads with."""
+    """Return a shape as the stages take it."""
+    return stage_model(*seeded(shape), shape)
+
+
+def stage_model(model: Any, pad: int, shape: str) -> Any:
+    """Return a model as the stages take it, with a tokenizer that only knows what it pads with."""
     from converter.artifact import Provenance, TorchModel
     from converter.generate.modules import cache_facts
     from converter.registry import task_class
 
-    model, pad = seeded(shape)
     causal = shape == "gpt2-124m"
     task = task_class("text-generation" if causal else "translation")(model.config)
     words = int(model.config.vocab_size)
@@ -186,7 +230,9 @@ def measure(shape: str, folder: Path, threads: int) -> dict[str, Any]:
     client = os.environ.get("PLM_EXPORT_LITERT_LM")
     for file, row in best.items():
         if client and shape == "gpt2-124m" and file.endswith(".tflite"):
-            row["litert_lm_tokens_per_second"] = litert_lm(client, folder / shape / file, threads)
+            cache = int(Path(file).parent.name.partition("-")[2])
+            bundle = bundle_of(folder / shape / file, cache)
+            row["litert_lm_tokens_per_second"] = litert_lm(client, bundle, cache, threads)
     for row in best.values():
         for what in [w for w in row if w.endswith("ms_a_token")]:
             row[what.replace("ms_a_token", "tokens_per_second")] = round(1e3 / row[what], 1)
@@ -217,27 +263,6 @@ def one(shape: str, folder: Path, file: str, threads: int) -> dict[str, float]:
     if file.endswith(".tflite"):
         made |= in_place(shape, path, threads)
     return {name: round(value, 3) for name, value in made.items()}
-
-
-def litert_lm(client: str, path: Path, threads: int) -> float:
-    """Return tokens per second of a file in the litert-lm command line, behind a prompt of the same length."""
-    from tokenizers import Tokenizer, models
-
-    from converter.tflite.writing.litertlm import write_litertlm
-
-    tokenizer, bundle = path.with_suffix(".json"), path.with_suffix(".litertlm")
-    Tokenizer(models.BPE(vocab={"a": 0}, merges=[])).save(str(tokenizer))
-    known: Any = SimpleNamespace(
-        task=SimpleNamespace(settings=SimpleNamespace(eos_ids=(50256,))),
-        tokenizer=SimpleNamespace(bos_token_id=None, chat_template=None),
-        config=SimpleNamespace(model_type="gpt2"),
-    )
-    cache = int(path.parent.name.partition("-")[2])
-    write_litertlm(path, tokenizer, known, cache, bundle)
-    asked = ["-p", str(PROMPT), "-d", str(WRITTEN), "--max-num-tokens", str(cache), "--cpu-thread-count", str(threads)]
-    command = [client, "benchmark", str(bundle), *asked]
-    told = subprocess.run(command, capture_output=True, text=True, check=True, timeout=300).stdout
-    return float(re.findall(r"Decode speed:\s+([0-9.]+)", told)[-1])
 
 
 def peak_bytes() -> int:
@@ -280,78 +305,49 @@ def translator(specs: Any, run: Any) -> dict[str, float]:
     return made
 
 
-class InPlace:
-    """A file in LiteRT's CompiledModel, the cache in one buffer that is input and output of every call."""
+def measure_trimmed(given: argparse.Namespace) -> None:
+    """Trim opus-mt's vocabulary, and write the same texts by the whole file and by the trimmed one, both in int8."""
+    from converter.registry import quantizers
+    from converter.stage import Context
+    from converter.tflite.writing.lower import LowerWriter
+    from converter.tflite.writing.runner import WriterRunner
 
-    def __init__(self, path: Path, threads: int) -> None:
-        from ai_edge_litert.compiled_model import CompiledModel
-        from ai_edge_litert.cpu_options import CpuOptions
-        from ai_edge_litert.options import Options
-
-        options = Options(cpu_options=CpuOptions(num_threads=threads))
-        self.model = CompiledModel.from_file(str(path), options=options)
-        given, gives = (self._details("decode", side) for side in ("input", "output"))
-        self.inputs = {name: self.model.create_input_buffer_by_name("decode", name) for name in given}
-        self.outputs = {
-            n: self.inputs[n] if n in self.inputs else self.model.create_output_buffer_by_name("decode", n)
-            for n in gives
-        }
-        for name, detail in given.items():
-            if "cache" in name:
-                self.inputs[name].write(np.zeros(detail["shape"], np.float32))
-        self.cache, self.words = int(given["mask"]["shape"][-1]), int(np.prod(gives["logits"]["shape"]))
-
-    def _details(self, signature: str, side: str) -> dict[str, Any]:
-        details: dict[str, Any] = getattr(self.model, f"get_{side}_tensor_details")(signature)
-        return details
-
-    def encode(self, text: Any, length: int, longest: int) -> None:
-        """Read a text; its cross keys and values lie where the decoder looks for them."""
-        signature = f"encode_{length}"
-        rows = np.zeros((2, 1, length), np.int32)
-        rows[0, 0, : text.shape[1]], rows[1, 0, : text.shape[1]] = text[0], 1
-        given = {n: self.model.create_input_buffer_by_name(signature, n) for n in self._details(signature, "input")}
-        given["tokens"].write(rows[0])
-        given["source_mask"].write(rows[1])
-        gives = {
-            n: self.inputs[n] if n in self.inputs else self.model.create_output_buffer_by_name(signature, n)
-            for n in self._details(signature, "output")
-        }
-        self.model.run_by_name(signature, given, gives)
-        mask = np.zeros((1, longest), np.int32)
-        mask[0, : text.shape[1]] = 1
-        self.inputs["source_mask"].write(mask)
-
-    def step(self, token: int, place: int) -> int:
-        seen = np.where(np.arange(self.cache) <= place, 0, -1e9).astype(np.float32)[None, None, None]
-        self.inputs["tokens"].write(np.array([[token]], np.int32))
-        self.inputs["input_pos"].write(np.array([place], np.int32))
-        self.inputs["mask"].write(seen)
-        self.model.run_by_name("decode", self.inputs, self.outputs)
-        return int(self.outputs["logits"].read(self.words, np.float32).argmax())
+    own = given.folder / "opus-mt" / "trimmed"
+    own.mkdir(parents=True, exist_ok=True)
+    model, pad, kept = trimmed_shape("opus-mt")
+    source, path = stage_model(model, pad, "opus-mt"), own / "dynamic.tflite"
+    if not path.is_file():
+        plain = LowerWriter(CACHE["opus-mt"][0], (32, 64)).run(source, Context(work=own)).made
+        stage: Any = quantizers("tflite")["dynamic"]()
+        path.hardlink_to(replace(stage, texts=0, smooth=0.0).run(plain, Context(work=own)).made.path)
+    whole = given.folder / "opus-mt" / f"cache-{CACHE['opus-mt'][0]}" / "dynamic.tflite"
+    known = read_specs(given.folder / "opus-mt")
+    row = compare_trimmed(
+        (WriterRunner(whole, known).run, known), (WriterRunner(path, source.specs).run, source.specs), kept, kept[-1]
+    )
+    sizes = {
+        "rows": len(kept),
+        "mb": round(path.stat().st_size / 1e6, 2),
+        "whole_mb": round(whole.stat().st_size / 1e6, 2),
+    }
+    remember("trimmed", "opus-mt, dynamic", sizes | row)
 
 
-def in_place(shape: str, path: Path, threads: int) -> dict[str, float]:
-    """Return milliseconds a token, or those of a whole translation, with one buffer for the cache on both sides."""
-    opened = InPlace(path, threads)
-    made: dict[str, float] = {}
-    for _ in range(2):
-        token = 58100 if shape == "opus-mt" else 5
-        taken: list[float] = []
-        began = time.perf_counter()
-        if shape == "opus-mt":
-            opened.encode(np.random.default_rng(0).integers(1, 58100, (1, SENTENCE)), 32, 64)
-            for place in range(SENTENCE):
-                token = opened.step(token, place)
-            made = {"in_place_greedy_ms": (time.perf_counter() - began) * 1e3}
-            continue
-        for place in range(PROMPT + WRITTEN):
-            started = time.perf_counter()
-            token = opened.step(token, place)
-            taken.append(time.perf_counter() - started)
-        made = {"in_place_ms_a_token": float(np.mean(taken[PROMPT:])) * 1e3}
-    return made
+def measure_peer(given: argparse.Namespace) -> None:
+    for cache in given.cache or CACHE["gpt2-124m"][:1]:
+        row = peers_row(given.folder, cache, given.threads, ROUNDS)
+        remember("peer", f"cache {cache}, threads {given.threads}", row)
 
+
+JOBS = {
+    "make": make_all,
+    "time": time_all,
+    "samples": sample_all,
+    "families": compare_families,
+    "memory": measure_memory,
+    "trimmed": measure_trimmed,
+    "peer": measure_peer,
+}
 
 if __name__ == "__main__":
     main()

@@ -21,7 +21,9 @@ class SoftLabels(TeacherOptions, Stage[TorchModel, TorchModel]):
     thousands of texts, it is the option that helps a small student most.
 
     A model that writes text learns what the teacher holds of the next token at every step of the data's own answers
-    (word level); texts without answers are for `distill.sequence`.
+    (word level); texts without answers are for `distill.sequence`. With `relation_weight` a translator's decoder learns
+    how the teacher's looks at the text: attention from the answer to the text, and relations of the values there, in
+    the last layer (MiniLM, 2002.10957).
 
     As a recipe: `compress = [{stage = "prune.structured", speedup = 4}, {stage = "distill.soft", augment = 3}]`
     """

@@ -197,12 +197,17 @@ def refuse_of_writers(
     """
     if given.cache is None:
         return
-    idle = [n for n, on in (("relation_weight", weights.relation), ("similarity_weight", weights.similarity)) if on]
-    if idle:
+    if weights.relation and given.task.kind == "decoder":
         raise UsageError(
-            f"{idle[0]} is for encoders: a model that writes text learns outputs and hidden states",
+            "relation_weight is for encoders, and for the attention to an encoder: a causal model has none",
             where=name,
-            hint=f"leave {idle[0]} out",
+            hint="leave relation_weight out: outputs and hidden states are learned",
+        )
+    if weights.similarity:
+        raise UsageError(
+            "similarity_weight is for encoders: a model that writes text has no sentence embeddings",
+            where=name,
+            hint="leave similarity_weight out",
         )
     if options.augment:
         raise UsageError(

@@ -63,11 +63,14 @@ class ForwardOutputs(NamedTuple):
     hidden: tuple[torch.Tensor, ...] = ()
     """`[batch, length, width]`, of the layers that were asked for."""
     relations: tuple[torch.Tensor, ...] = ()
-    """Query, key and value of one layer, `[batch, length, width]` each."""
+    """Query, key and value of one layer, `[batch, length, width]` each; queries to an encoder's are the answer's."""
 
 
 class ObservedForward(torch.nn.Module):
-    """The measured forward that also shows hidden states (of the layers `hidden`) and queries, keys and values."""
+    """The measured forward that also shows hidden states (of the layers `hidden`) and queries, keys and values.
+
+    `cross`: those of a decoder's attention to its encoder.
+    """
 
     def __init__(
         self,
@@ -75,11 +78,13 @@ class ObservedForward(torch.nn.Module):
         hidden: Sequence[int] = (),
         relations: int | None = None,
         projection: torch.nn.Module | None = None,
+        *,
+        cross: bool = False,
     ) -> None:
         super().__init__()
         self.forward_of = Forward(model)
         self.hidden = tuple(hidden)
-        self.tap = None if relations is None else RelationTap(model, relations)
+        self.tap = None if relations is None else RelationTap(model, relations, cross=cross)
         self.projection = torch.nn.Identity() if projection is None else projection
 
     def forward(self, feed: dict[str, torch.Tensor]) -> ForwardOutputs:

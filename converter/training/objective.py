@@ -17,7 +17,7 @@ from converter.training.layer_map import (
 )
 from converter.training.losses import similarity_loss
 from converter.training.options import LossWeights, TrainingOptions
-from converter.training.relations import RelationPlan, plan_relations, relation_loss
+from converter.training.relations import RelationPlan, cross_relation_loss, plan_relations, relation_loss
 
 if TYPE_CHECKING:
     from converter.artifact import TorchModel
@@ -49,11 +49,16 @@ class DistillationObjective:
     def student(self, model: "TorchModel") -> ObservedForward:
         """Return the student's forward that shows what is compared."""
         at = self.relations.student_layer if self.relations else None
-        return ObservedForward(model, range(len(self.mapped)), at, self.projection)
+        return ObservedForward(model, range(len(self.mapped)), at, self.projection, cross=self._cross)
 
     def teacher(self, model: "TorchModel") -> ObservedForward:
         """Return the teacher's forward that shows the same, layer by layer of the student."""
-        return ObservedForward(model, self.mapped, self.relations.teacher_layer if self.relations else None)
+        at = self.relations.teacher_layer if self.relations else None
+        return ObservedForward(model, self.mapped, at, cross=self._cross)
+
+    @property
+    def _cross(self) -> bool:
+        return self.relations is not None and self.relations.cross
 
 
 def plan_objective(
@@ -142,10 +147,22 @@ def _of_teacher(
     if objective.mapped:
         made["hidden"] = _hidden(objective.n_encoder, seen.hidden, wanted.hidden, attention_mask, steps)
     if objective.relations is not None:
-        made["relation"] = relation_loss(seen.relations, wanted.relations, attention_mask, objective.relations.n_heads)
+        made["relation"] = _relations(objective.relations, seen, wanted, attention_mask, steps)
     if weights.similarity > 0 and EMBEDDING in seen.outputs:
         made["similarity"] = similarity_loss(seen.outputs[EMBEDDING], wanted.outputs[EMBEDDING])
     return made
+
+
+def _relations(
+    plan: RelationPlan,
+    seen: ForwardOutputs,
+    wanted: ForwardOutputs,
+    attention_mask: torch.Tensor,
+    steps: torch.Tensor,
+) -> torch.Tensor:
+    if plan.cross:
+        return cross_relation_loss(seen.relations, wanted.relations, attention_mask, steps, plan.n_heads)
+    return relation_loss(seen.relations, wanted.relations, attention_mask, plan.n_heads)
 
 
 def _hidden(

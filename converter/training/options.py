@@ -88,7 +88,10 @@ class TeacherOptions(TrainingOptions):
     hard_weight: float = option(0.0, "loss weight of the labels in the data, where it has any", low=0.0)
     hidden_weight: float = option(1.0, "loss weight of the hidden states, layer by layer", low=0.0)
     relation_weight: float = option(
-        0.0, "loss weight of attention relations between tokens: queries, keys, values (MiniLMv2)", low=0.0
+        0.0,
+        "loss weight of attention relations between tokens: queries, keys, values (MiniLMv2); of a translator, those "
+        "of its answer to the text (MiniLM)",
+        low=0.0,
     )
     similarity_weight: float = option(
         0.0, "loss weight of the similarities between the sentence embeddings of a batch", low=0.0

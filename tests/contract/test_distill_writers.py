@@ -8,13 +8,18 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from converter.artifact import TorchModel
 from converter.errors import ExportError, UsageError
 from converter.examples import Example
+from converter.model_folder.shape_map import LayerShape
+from converter.reference import feed_of
 from converter.registry import stage_class
 from converter.stage import run_stage
-from converter.surgery.resize import shallower, shape_map_of
+from converter.surgery.resize import resized, shallower, shape_map_of
+from converter.training.layer_map import ObservedForward
+from converter.training.relations import plan_relations
 from tests.tiny import SENTENCES
 from tests.writers import KINDS, context, loaded_once, scores
 
@@ -69,6 +74,40 @@ def test_texts_without_answers_are_for_the_teacher_to_answer(
         run_stage(stage_class("distill.soft")(steps=1), whole, bare)
     _, record = run_stage(stage_class("distill.sequence")(steps=1, longest=4), whole, bare)
     assert record.facts["written"]["texts"] == len(SENTENCES)
+
+
+@pytest.mark.parametrize("kind", ["marian", "t5"])
+def test_a_translator_learns_how_its_teacher_looks_at_the_text(
+    kind: str, source: Callable[[str], TorchModel], tmp_path: Path
+) -> None:
+    whole = source(kind)
+    layers, n_cross = shape_map_of(whole).layers, 4 if kind == "t5" else 2  # T5 keeps its heads
+    student = resized(whole, [LayerShape(s.heads, s.neurons[::2], s.cross[:n_cross]) for s in layers])
+    ctx = context(whole, tmp_path)
+    shared: dict[str, Any] = {"steps": 30, "epochs": 40, "batch_size": 8, "learning_rate": 3e-3, "soft_weight": 0.0}
+    weights = {"relation_weight": 1.0, "hidden_weight": 0.0}
+    _, record = run_stage(stage_class("distill.soft")(**shared, **weights), student, ctx)
+    parts = record.facts
+    assert parts["first_parts"].keys() == {"relation"}
+    assert parts["last_parts"]["relation"] < 0.5 * parts["first_parts"]["relation"]
+    _, record = run_stage(stage_class("distill.soft")(**shared, hidden_weight=1.0), student, ctx)
+    assert record.facts["last_parts"]["hidden"] < 0.8 * record.facts["first_parts"]["hidden"]
+
+
+@pytest.mark.parametrize("kind", ["marian", "t5"])
+def test_relations_are_those_of_the_last_layer_to_the_text(kind: str, source: Callable[[str], TorchModel]) -> None:
+    whole = source(kind)
+    n_layers = len(shape_map_of(whole).layers)
+    plan = plan_relations(whole, whole, range(n_layers), None)
+    assert (plan.student_layer, plan.teacher_layer, plan.n_heads, plan.cross) == (n_layers - 1, n_layers - 1, 4, True)
+    example = context(whole, Path()).calibration[0]
+    encoding = whole.task.learned(whole.tokenizer, example, whole.max_length)  # type: ignore[attr-defined]
+    feed = {n: torch.from_numpy(rows) for n, rows in feed_of(whole, [encoding]).items()}
+    with torch.no_grad():
+        query, key, value = ObservedForward(whole, relations=n_layers - 1, cross=True)(feed).relations
+    assert query.shape[1] == feed["decoder_input_ids"].shape[1]
+    assert key.shape[1] == value.shape[1] == feed["input_ids"].shape[1]
+    assert not torch.equal(key, value)
 
 
 @pytest.mark.parametrize("option", ["relation_weight", "similarity_weight", "augment"])

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from converter.artifact import Provenance, TorchModel
+from converter.artifact import TorchModel
 from converter.errors import PackageDamaged, StageFailed, UsageError
 from converter.generate.forcing import forced_logits
 from converter.generate.graphs import LOGITS_TO_KEEP
@@ -20,7 +20,7 @@ from converter.generate.loop import generate
 from converter.generate.modules import torch_graphs_run
 from converter.graphs import MODEL
 from converter.reference import Reference
-from converter.registry import quantizers, task_class
+from converter.registry import quantizers
 from converter.stage import Context
 from converter.tflite.file import add_buffer, add_tensor, code_of, inputs_of, read_flat, text, write_flat
 from converter.tflite.positions import operation
@@ -33,12 +33,12 @@ from converter.tflite.writing.runner import WriterRunner
 from converter.tflite.writing.stored_once import check_stored_once
 from converter.validate.checks import Status
 from tests.contract.phone_writers import PhoneWriter
+from tests.fixed_caches import torch_model
 from tests.manifests import forge
 from tests.tiny_text import (
     batch_for,
     continue_in_transformers,
     make_text_model,
-    pad_of,
     prompts,
     save_causal,
     save_marian,
@@ -92,7 +92,7 @@ def lowered(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Lowered
     def make(family: str) -> Lowered:
         if family not in known:
             model = make_text_model(family)
-            source = torch_model(model, causal=family == CAUSAL)
+            source = torch_model(model)
             stage = LowerWriter(CACHE[family], LENGTHS[family])
             made = stage.run(source, Context(work=tmp_path_factory.mktemp(family))).made
             made.verify()
@@ -100,29 +100,6 @@ def lowered(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Lowered
         return known[family]
 
     return make
-
-
-class Tokenizer:
-    """All that graphs ask of one."""
-
-    model_input_names = ("input_ids",)
-
-    def __init__(self, model: Any) -> None:
-        self.pad_token_id, self.words = pad_of(model), int(model.config.vocab_size)
-        self.padding_side = "right" if model.config.is_encoder_decoder else "left"
-
-    def __len__(self) -> int:
-        return self.words
-
-
-def torch_model(model: Any, *, causal: bool) -> TorchModel:
-    from converter.generate.modules import cache_facts
-
-    task: Any = task_class("text-generation" if causal else "translation")(model.config)
-    task.settings = settings_of(model)
-    names = ("input_ids", "attention_mask")
-    facts = cache_facts(model)
-    return TorchModel(model, task, Tokenizer(model), names, 96, Provenance("tiny"), Path(), cache=facts)
 
 
 @pytest.mark.parametrize("family", [CAUSAL, TRANSLATES])
@@ -369,7 +346,7 @@ def test_a_file_of_another_layout_is_refused(lowered: Callable[[str], Lowered], 
 def test_an_operation_without_tflite_form_is_named_with_its_layer(tmp_path: Path) -> None:
     import torch
 
-    source = torch_model(make_text_model("gpt2", n_layer=1), causal=True)
+    source = torch_model(make_text_model("gpt2", n_layer=1))
     handle = source.module.transformer.h[0].mlp.register_forward_hook(
         lambda _m, _i, made: torch.special.bessel_j0(made)
     )

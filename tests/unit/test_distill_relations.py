@@ -14,7 +14,7 @@ from converter.model_folder.shape_map import LayerShape
 from converter.stage import SILENT
 from converter.surgery.resize import resized
 from converter.training.layer_map import ObservedForward, map_layers
-from converter.training.relations import plan_relations, relation_loss
+from converter.training.relations import cross_relation_loss, plan_relations, relation_loss
 from converter.training.texts import encode_texts, feed_batch
 from tests.distilling import TEXTS
 
@@ -61,6 +61,31 @@ def test_padding_is_neither_looked_at_nor_counted() -> None:
 
 def test_students_of_any_width_learn_relations() -> None:
     assert relation_loss(states(6, 0), states(8, 1), MASK, 2).item() > 0
+
+
+STEPS = torch.tensor([[1, 1, 1], [1, 0, 0]])
+"""Of two answers, those that are learned."""
+
+
+def crossing(width: int, seed: int) -> list[torch.Tensor]:
+    """Return queries of the answers, and keys and values of the texts."""
+    rng = torch.Generator().manual_seed(seed)
+    return [torch.randn(2, n, width, generator=rng) for n in (3, 5, 5)]
+
+
+def test_a_decoder_that_looks_at_the_text_as_its_teacher_loses_nothing() -> None:
+    own, wanted = crossing(8, 0), crossing(8, 1)
+    assert cross_relation_loss(own, own, MASK, STEPS, 2).item() == pytest.approx(0.0, abs=1e-6)
+    loss = cross_relation_loss(own, wanted, MASK, STEPS, 2)
+    assert loss.item() > 0.1
+    assert cross_relation_loss(crossing(6, 0), wanted, MASK, STEPS, 2).item() > 0, "of any width"
+    for part in range(3):
+        # Each of the three counts, and what is padding does not.
+        spoiled, seen = ([s.clone() for s in own] for _ in range(2))
+        spoiled[part][1, 2:] = 1e3
+        seen[part][1, 0] += 1
+        assert torch.equal(cross_relation_loss(spoiled, wanted, MASK, STEPS, 2), loss)
+        assert not torch.isclose(cross_relation_loss(seen, wanted, MASK, STEPS, 2), loss)
 
 
 def test_an_unevenly_pruned_student_learns_of_its_last_layer_with_heads(source: TorchModel) -> None:

@@ -27,6 +27,7 @@ from converter.tflite.writing.layout import (
     UNSEEN,
     Layout,
 )
+from converter.tflite.writing.rotary import settled_positions
 from converter.tflite.writing.signatures import expected
 
 ATTENTION = "plm_export_fixed_cache"
@@ -194,7 +195,8 @@ def fixed_attention(model: Any) -> Iterator[None]:
     model.set_attn_implementation(ATTENTION)
     replaced = _linear_layers(model)
     try:
-        yield
+        with settled_positions(model):
+            yield
     finally:
         for parent, name, layer in replaced:
             setattr(parent, name, layer)

@@ -24,6 +24,7 @@ from converter.tflite.lower.lower import GRAPH_BYTES, ROOM, write_converted
 from converter.tflite.quiet import quiet
 from converter.tflite.writing.layout import Layout, plan_layout
 from converter.tflite.writing.model import TfliteWriter
+from converter.tflite.writing.rotary import refuse_changing_positions
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -72,12 +73,15 @@ def layout_of(given: TorchModel, cache: int, lengths: tuple[int, ...]) -> Layout
     """Return the sizes of the file of a model.
 
     Raises:
-        UsageError: a cache is longer than the model's positions, or a length longer than the cache.
+        UsageError: a cache is longer than the model's positions, or than those that do not change with the text's
+            length; or a length is longer than the cache.
 
     """
     assert given.cache is not None, "a model that writes text has a cache"
     causal = DECODER not in given.specs
-    return plan_layout(given.cache, causal=causal, positions=given.max_length, wanted=cache, lengths=lengths)
+    made = plan_layout(given.cache, causal=causal, positions=given.max_length, wanted=cache, lengths=lengths)
+    refuse_changing_positions(given.module, made.cache)
+    return made
 
 
 def _convert(made: TfliteWriter) -> None:

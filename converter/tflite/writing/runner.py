@@ -5,7 +5,7 @@ the part of it that is filled, so that one loop drives files of every kind.
 """
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,33 +35,29 @@ from converter.tflite.writing.signatures import expected, graph_infos, read_layo
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from converter.tflite.writing.layout import Layout
+
     Tensors = dict[str, NDArray[Any]]
+    Call = Callable[[str, Tensors], Tensors]
 
 REMEMBERED = 64
 """Texts whose cross keys are kept until their decoder is called."""
 
 
-class WriterRunner(Runner):
-    """Runs the rows of a batch one after the other: the file takes one text at a time.
+class FixedCacheRunner(Runner):
+    """Runs the rows of a batch one after the other, by signatures of a layout that take one text at a time.
 
-    `xnnpack` False: LiteRT's own kernels, slower, without packed copies of the weights.
-
-    Raises:
-        PackageDamaged: the file is no TFLite model, or not laid out as the model is.
-
+    `call` runs a signature, by its name, on its inputs; `runtime` says what runs it.
     """
 
     max_batch = 1
 
-    def __init__(self, path: Path, specs: Mapping[str, GraphSpec], threads: int = 1, *, xnnpack: bool = True) -> None:
-        self._interpreter = open_interpreter(path, threads, xnnpack=xnnpack)
-        self.layout = read_layout(path, specs)
-        self._signatures: dict[str, Any] = {}
-        self.max_length = self.layout.cache if self.layout.causal else min(self.layout.lengths[-1], self.layout.cache)
-        self.runtime = runtime_name(xnnpack=xnnpack)
+    def __init__(self, layout: "Layout", specs: Mapping[str, GraphSpec], call: "Call", runtime: str) -> None:
+        self.layout, self._call, self.runtime = layout, call, runtime
+        self.max_length = layout.cache if layout.causal else min(layout.lengths[-1], layout.cache)
         self.graphs = graph_infos(specs)
-        self._own, self._cross = cache_names(self.layout.layers), cross_names(self.layout.layers)
-        given, gives = expected(self.layout, specs, DECODE)
+        self._own, self._cross = cache_names(layout.layers), cross_names(layout.layers)
+        given, gives = expected(layout, specs, DECODE)
         self.shapes = {name: shape for name, (shape, _) in given.items()}
         """Of what `decode` takes, by name."""
         self.vocabulary = gives[LOGITS][0][2]
@@ -126,13 +122,6 @@ class WriterRunner(Runner):
     @property
     def _is_pair(self) -> bool:
         return not self.layout.causal
-
-    def _call(self, name: str, given: "Tensors") -> "Tensors":
-        # Memory is laid out, and weights are packed, when a signature is first asked for.
-        if name not in self._signatures:
-            self._signatures[name] = self._interpreter.get_signature_runner(name)
-        made: Tensors = self._signatures[name](**given)
-        return made
 
     def _past_of(
         self, feed: "Mapping[str, NDArray[Any]]", row: int, length: int
@@ -228,6 +217,29 @@ class WriterRunner(Runner):
         self._encoded[_digest(states)] = cross
         while len(self._encoded) > REMEMBERED:
             del self._encoded[next(iter(self._encoded))]
+
+
+class WriterRunner(FixedCacheRunner):
+    """Runs a file in LiteRT's Interpreter.
+
+    `xnnpack` False: LiteRT's own kernels, slower, without packed copies of the weights.
+
+    Raises:
+        PackageDamaged: the file is no TFLite model, or not laid out as the model is.
+
+    """
+
+    def __init__(self, path: Path, specs: Mapping[str, GraphSpec], threads: int = 1, *, xnnpack: bool = True) -> None:
+        self._interpreter = open_interpreter(path, threads, xnnpack=xnnpack)
+        self._signatures: dict[str, Any] = {}
+        super().__init__(read_layout(path, specs), specs, self._run_signature, runtime_name(xnnpack=xnnpack))
+
+    def _run_signature(self, name: str, given: "Tensors") -> "Tensors":
+        # Memory is laid out, and weights are packed, when a signature is first asked for.
+        if name not in self._signatures:
+            self._signatures[name] = self._interpreter.get_signature_runner(name)
+        made: Tensors = self._signatures[name](**given)
+        return made
 
 
 def _grown(cache: "Tensors", names: tuple[str, ...], real: "NDArray[np.bool_]", part: str) -> "Tensors":
