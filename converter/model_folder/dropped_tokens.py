@@ -21,7 +21,9 @@ if TYPE_CHECKING:
 WHOLE = 1000
 """Shares are whole thousandths: the count of tokens is then exact in every runtime."""
 FIRST = 1e6
-"""Added to the score of the first token, which classifiers read: it is never dropped."""
+"""The score of the first token, which classifiers read: it is never dropped."""
+UNSEEN = -3e4
+"""Added to the scores of what is masked: finite in half precision too, and its exponential is zero."""
 SCORES = ("attention", "values", "first")
 
 
@@ -98,8 +100,8 @@ def rows_of(states: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
 
 
 def added(own: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """Return what is added to scores: 0 where `own`, the least number elsewhere."""
-    return torch.zeros(own.shape, dtype=dtype, device=own.device).masked_fill(~own, torch.finfo(dtype).min)
+    """Return what is added to scores: 0 where `own`, enough to hide it elsewhere."""
+    return (own.to(dtype) - 1.0) * -UNSEEN
 
 
 class DroppingLayer:
@@ -142,7 +144,7 @@ class DroppingLayer:
             received = (weights * own[:, None, :, None].to(weights.dtype)).sum(dim=2)
             score = (received * value.square().sum(dim=-1).sqrt() if self.by == "values" else received).sum(dim=1)
         first = torch.arange(own.shape[1], device=own.device) == 0
-        return torch.where(own, score, -1.0) + first.to(score.dtype) * FIRST
+        return torch.where(first, FIRST, torch.where(own, score, -1.0))
 
 
 class TokenDropping:
