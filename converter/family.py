@@ -4,7 +4,7 @@
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
@@ -61,6 +61,22 @@ class LayerParts:
     """Of a model that writes text: the linears that neurons are the outputs of, two where the FFN is gated."""
 
 
+@dataclass(frozen=True)
+class LayerSteps:
+    """A layer taken apart between its attention and its FFN, so that tokens can be dropped there."""
+
+    query: "torch.nn.Linear"
+    key: "torch.nn.Linear"
+    value: "torch.nn.Linear"
+    head_dim: int
+    dropout: float
+    """Of the attention's weights, while training."""
+    attended: "Callable[[torch.Tensor, torch.Tensor], torch.Tensor]"
+    """From the heads' output and the layer's input to what the FFN reads, both `[batch, length, width]`."""
+    fed: "Callable[[torch.Tensor], torch.Tensor]"
+    """From what the FFN reads to the layer's output."""
+
+
 class Family(ABC):
     """One architecture; the registry finds it by `model_type`."""
 
@@ -71,6 +87,8 @@ class Family(ABC):
     """Normalization stands before attention and FFN (ModernBERT), not after the sum with the residual."""
     writes: ClassVar[bool] = False
     """Models of this family write text: every layer keeps a head, since each has keys and values in the cache."""
+    layer_loop: ClassVar[str] = ""
+    """The module of the base model that runs its layers in turn, where `steps` takes them apart; else empty."""
     fixed_heads: ClassVar[str] = ""
     """Why heads cannot be taken out of it; empty: they can."""
 
@@ -89,6 +107,10 @@ class Family(ABC):
     @abstractmethod
     def keep_layers(self, model: "torch.nn.Module", kept: Sequence[int]) -> None:
         """Drop all layers but `kept` (indices into the layers as they are now), in place, config included."""
+
+    def steps(self, layer: "torch.nn.Module") -> LayerSteps:
+        """Return a layer taken apart; of families with a `layer_loop` alone."""
+        raise NotImplementedError(f"layers of {self.model_type} are not taken apart")
 
     def fit_layers(self, model: "torch.nn.Module", kept: Sequence[int]) -> None:  # noqa: B027 - most have nothing to do
         """Give a model, newly built from a config that `keep_layers` changed, the modules of the layers `kept`.

@@ -22,13 +22,14 @@ from converter.precision import Limits, unquantized
 from converter.registry import quantizers
 from converter.resources import link_or_copy
 from converter.stage import Context, Stage
+from converter.surgery.tokens import dropping_of
 from converter.target import Runner, Target
 from converter.tflite.lengths.any_length import write_any_length
 from converter.tflite.lengths.batch import add_batches
 from converter.tflite.lengths.shared import SHARED, has_shared_graph, write_shared
 from converter.tflite.lengths.stamp import LengthDependent
 from converter.tflite.lengths.trial import try_lengths
-from converter.tflite.lower.lower import LowerTflite
+from converter.tflite.lower.lower import LowerTflite, refuse_dropping_layers
 from converter.tflite.mediapipe.check import check_shipped_variant, check_variant, try_variant
 from converter.tflite.mediapipe.variant import MEDIAPIPE_FILE, NotForMediaPipe, write_mediapipe
 from converter.tflite.model import FINE_LENGTHS, SHORTEST, TfliteModel, signature_lengths
@@ -144,6 +145,12 @@ class Tflite(Target):
                 where="tflite.batch",
                 hint=f"leave out {'any_length' if self.any_length else 'graphs=shared'}, or batch",
             )
+        if self.batch > 1 and dropping_of(model) is not None:
+            raise RecipeError(
+                "layers of this model drop tokens, each text its own, and their graph takes one text per call",
+                where="tflite.batch",
+                hint="leave batch out, or prune.tokens",
+            )
         if self.any_length and self.graphs != "auto":
             raise RecipeError(
                 "any_length makes one graph with one signature, so graphs cannot be chosen",
@@ -217,6 +224,7 @@ class Tflite(Target):
             LengthDependent: this architecture, or the runtime, does not allow it.
 
         """
+        refuse_dropping_layers(given.source)
         if self.any_length:
             write_any_length(given.path, path, given.lengths[-1])
         else:

@@ -45,7 +45,7 @@ class GradualPruning(TeacherOptions, Stage[TorchModel, TorchModel]):
         "prune.structured and distill.soft do that in two steps"
     )
     needs_text = True
-    place = 4
+    place = 5
     trains = True
 
     def __post_init__(self) -> None:

@@ -31,7 +31,7 @@ class SoftLabels(TeacherOptions, Stage[TorchModel, TorchModel]):
     summary = "train the model to reproduce the outputs and hidden states of the source"
     takes = ("encoder", "decoder", "encoder-decoder")
     needs_text = True
-    place = 4
+    place = 5
     trains = True
 
     def forecast(self, now: "Forecast", model: TorchModel, ctx: Context) -> "Forecast":

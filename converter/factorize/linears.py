@@ -46,7 +46,10 @@ class LinearFactors(Stage[TorchModel, TorchModel]):
     why_not = "two narrow products a matrix cost more than one in a step of one token"
     needs_text = True
     place = 3
-    bars = ("prune.", "distill.gradual", "factorize.linears", "share.layers")
+    bars = (
+        *("prune.layers", "prune.structured", "prune.threshold", "prune.movement", "prune.mixed"),
+        *("distill.gradual", "factorize.linears", "share.layers"),
+    )
 
     def check(self, source: TorchModel, *, has_text: bool) -> None:
         from converter.surgery.resize import family_of

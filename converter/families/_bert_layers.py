@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from converter.family import LayerSteps
 from converter.surgery.layer_stack import LayerStack, Slots
 
 if TYPE_CHECKING:
@@ -11,6 +12,8 @@ if TYPE_CHECKING:
 
 class BertLayers(LayerStack):
     """`encoder.layer[i].attention.self.{query,key,value}`, abstract only in its `model_type`."""
+
+    layer_loop = "encoder"
 
     def stack(self, model: Any) -> "torch.nn.ModuleList":
         return model.base_model.encoder.layer
@@ -36,3 +39,13 @@ class BertLayers(LayerStack):
 
     def note_layers(self, model: Any, kept: Sequence[int]) -> None:
         """Nothing else counts layers."""
+
+    def steps(self, layer: Any) -> LayerSteps:
+        attention = layer.attention.self
+        return LayerSteps(
+            *(attention.query, attention.key, attention.value),
+            head_dim=attention.attention_head_size,
+            dropout=attention.dropout.p,
+            attended=layer.attention.output,
+            fed=layer.feed_forward_chunk,
+        )

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 
 from converter.errors import SourceError
+from converter.model_folder.dropped_tokens import TokenDropping, let_drop
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -163,7 +164,7 @@ class ShortlistOutput(torch.nn.Module):
         }
 
 
-StandIn = CodebookEmbedding | LowRankEmbedding | LowRankLinear | ShortlistOutput
+StandIn = CodebookEmbedding | LowRankEmbedding | LowRankLinear | ShortlistOutput | TokenDropping
 
 
 def stand_ins(module: torch.nn.Module) -> dict[str, Spec]:
@@ -189,7 +190,10 @@ def put_empty(module: torch.nn.Module, specs: "Mapping[str, Spec]", where: str) 
     """
     for name, spec in specs.items():
         try:
-            module.get_submodule(name)
+            part = module.get_submodule(name)
+            if spec["kind"] == TokenDropping.kind:
+                let_drop(module, part, spec)
+                continue
             put(module, name, _made(dict(spec)))
             if spec["kind"] == ShortlistOutput.kind:
                 untie(module, name)

@@ -19,7 +19,7 @@ PRUNED = """
 Its layers have fewer heads or neurons than `config.json` says: `shape_map.json` lists those that are kept, and
 `plm-export FOLDER --target …` opens it. `transformers` alone does not."""
 STAND_INS = """
-Some of its modules were replaced by smaller or shared ones: `stand_ins.json` lists them, and
+Some of its modules were replaced by smaller, shared or adaptive ones: `stand_ins.json` lists them, and
 `plm-export FOLDER --target …` opens it. `transformers` alone does not."""
 PLAIN = "`transformers` opens it as it is."
 

@@ -44,7 +44,7 @@ class CodebookSharing(Stage[TorchModel, TorchModel]):
         "the embedding of a model that writes text is its output layer too, and its rows are compared with every state"
     )
     needs_text = True
-    place = 5  # after training: it would move what is spelled here
+    place = 6  # after training: it would move what is spelled here
     bars = ("trim.", "factorize.embeddings", "share.codebook")
 
     def __post_init__(self) -> None:

@@ -52,8 +52,8 @@ def padding_masks(path: Path, names: Collection[str], spec: GraphSpec, max_lengt
 
 
 def _is_padding(found: "NDArray[np.float32]", mask: "NDArray[np.int64]") -> bool:
-    if found.ndim != 4 or found.shape[1] != 1:
-        return False
+    if found.ndim != 4 or found.shape[1] != 1 or found.shape[3] != mask.shape[1]:
+        return False  # the last: fewer tokens are left than there were
     shown = np.broadcast_to(
         mask[:, None, None, :] == 1, np.broadcast_shapes(found.shape, (len(mask), 1, 1, mask.shape[1]))
     )

@@ -52,7 +52,12 @@ def _masks_padding_only(traced: torch.nn.Module, spec: GraphSpec, longest: int) 
     with torch.no_grad(), _Masks() as seen:
         traced(**sample)
     visible = sample["attention_mask"][:, None, None].bool()
-    return bool(seen.masks) and all(mask is not None and bool((_allowed(mask) == visible).all()) for mask in seen.masks)
+    return bool(seen.masks) and all(mask is not None and _is_same(_allowed(mask), visible) for mask in seen.masks)
+
+
+def _is_same(allowed: torch.Tensor, visible: torch.Tensor) -> bool:
+    """Tell whether a mask allows what is `visible` `[1, 1, 1, length]`; one of fewer tokens is another."""
+    return allowed.shape[-1] == visible.shape[-1] and bool((allowed == visible).all())
 
 
 def _allowed(mask: torch.Tensor) -> torch.Tensor:

@@ -73,6 +73,7 @@ def _stamped(made: TfliteModel, ctx: Context) -> dict[str, Any]:
     """
     if len(made.lengths) < 2:
         raise LengthDependent("there is only one sequence length")
+    refuse_dropping_layers(made.source)
     longest = made.lengths[-1]
     lowered = _lowered(made, (longest - 1, longest), ctx)
     try:
@@ -81,6 +82,14 @@ def _stamped(made: TfliteModel, ctx: Context) -> dict[str, Any]:
     except (StageFailed, PackageDamaged, RuntimeError, ValueError) as error:
         # A constant that depends on the sequence length other than by its size, which the comparison finds.
         raise LengthDependent(str(error)) from error
+
+
+def refuse_dropping_layers(model: TorchModel) -> None:
+    """Raise `LengthDependent` for a model whose layers drop tokens: they have a share of them left, rounded up."""
+    from converter.surgery.tokens import dropping_of
+
+    if dropping_of(model) is not None:
+        raise LengthDependent("its layers drop tokens: how many are left does not move evenly with the length")
 
 
 def _lowered(made: TfliteModel, lengths: tuple[int, ...], ctx: Context) -> dict[str, Any]:

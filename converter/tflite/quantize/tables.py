@@ -42,6 +42,8 @@ def quantize_tables(model: "Model", bits: int = 8) -> list[str]:
                 continue
             rows, held = inputs_of(op)
             table = graph.tensors[held]
+            if constant(model, table) is None:
+                continue  # rows of what the graph computes
             if table.type == TensorType.FLOAT32 and shape_of(table)[0] > FEW:
                 if table.buffer not in made:
                     made[table.buffer] = _Table(model, table, bits)

@@ -1,0 +1,271 @@
+"""Layers that drop tokens: which, how many, and that no text's answer depends on another's."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from converter.artifact import TorchModel
+from converter.binding import bind
+from converter.errors import RecipeError, UsageError
+from converter.graphs import MODEL
+from converter.model_folder.dropped_tokens import WHOLE, DroppingLayer, Tokens, left_of
+from converter.model_folder.load import load_source
+from converter.model_folder.save import save_model
+from converter.onnx.export import ExportOnnx
+from converter.prune.tokens import TokenPruning
+from converter.recipe import bind_recipe
+from converter.reference import feed_of, torch_run
+from converter.stage import run_stage, run_stages
+from converter.stage_cache.artifacts import read_artifact, write_artifact
+from converter.surgery.tokens import dropping_of, products_at, reads_one_token, with_dropping, work_of
+from tests.pruning import PLAIN, context
+from tests.tiny import make_tiny_sentence_transformer
+
+FAMILIES = ("bert", "distilbert", "roberta", "xlm-roberta", "electra")
+TASKS = ("text-classification", "question-answering")
+SHARES = {0: 700, 1: 500}
+
+
+def dropping(tiny: Callable[..., Path], family: str = "bert", task: str = "text-classification") -> TorchModel:
+    return with_dropping(load_source(str(tiny(family, task))), SHARES, "attention")
+
+
+def encodings_of(model: TorchModel) -> list[Any]:
+    found = [model.task.encode(model.tokenizer, e, model.max_length) for e in PLAIN[:6]]
+    assert len({e.length for e in found}) > 3
+    return found
+
+
+def own_answers(model: TorchModel, run: Any, together: bool) -> list[np.ndarray]:
+    """Return the outputs of each text, cut to its own tokens: of one batch, or of a batch each."""
+    encodings, spec = encodings_of(model), model.specs[MODEL]
+    if together:
+        made = run(MODEL, feed_of(model, encodings))
+        rows = [spec.own_of(made, e.lengths, row=i) for i, e in enumerate(encodings)]
+    else:
+        rows = [spec.own_of(run(MODEL, feed_of(model, [e])), e.lengths, row=0) for e in encodings]
+    return [row[name] for row in rows for name in spec.output_names]
+
+
+def is_batch_exact(model: TorchModel, run: Any = None) -> bool:
+    run = run or torch_run(model)
+    pairs = zip(own_answers(model, run, True), own_answers(model, run, False), strict=True)
+    return all(np.allclose(a, b, atol=2e-5) for a, b in pairs)
+
+
+# --- exact in the batch -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_texts_answer_does_not_depend_on_its_neighbours(tiny: Callable[..., Path], family: str) -> None:
+    model, whole = dropping(tiny, family), load_source(str(tiny(family)))
+    assert is_batch_exact(model)
+    kept, all_of_them = (own_answers(m, torch_run(m), True)[0] for m in (model, whole))
+    assert not np.allclose(kept, all_of_them, atol=1e-3)
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_of_a_package_too_an_answer_does_not_depend_on_its_neighbours(
+    tiny: Callable[..., Path], tmp_path: Path, task: str
+) -> None:
+    model = dropping(tiny, "bert", task)
+    made, _ = run_stages([ExportOnnx()], model, context(tmp_path))
+    assert is_batch_exact(model, made.runs())
+
+
+def test_a_count_by_the_width_of_the_batch_is_noticed(
+    tiny: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, of = dropping(tiny), Tokens.of
+
+    def padded(mask: torch.Tensor | None, hidden: torch.Tensor, **how: bool) -> Tokens:
+        made = of(mask, hidden, **how)
+        made.count = torch.full_like(made.count, hidden.shape[1])
+        return made
+
+    monkeypatch.setattr(Tokens, "of", padded)
+    assert not is_batch_exact(model)
+
+
+def test_scores_that_padding_adds_to_are_noticed(tiny: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    model, score = dropping(tiny), DroppingLayer._score
+
+    def of_all(self: Any, weights: torch.Tensor, value: torch.Tensor, own: torch.Tensor) -> torch.Tensor:
+        return score(self, weights, value, torch.ones_like(own))
+
+    monkeypatch.setattr(DroppingLayer, "_score", of_all)
+    assert not is_batch_exact(model)
+
+
+# --- what is dropped --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("score", ["attention", "values", "first"])
+def test_the_tokens_of_the_highest_score_stay_and_the_first_always(tiny: Callable[..., Path], score: Any) -> None:
+    model = with_dropping(load_source(str(tiny())), {1: 500}, score)
+    seen: list[tuple[torch.Tensor, torch.Tensor]] = []
+
+    def keep(self: Tokens, states: torch.Tensor, values: torch.Tensor, share: int) -> torch.Tensor:
+        made = drop(self, states, values, share)
+        seen.append((values[0], made[0]))
+        chosen = torch.sort(values[0], descending=True).indices[: left_of(len(values[0]), share)]
+        assert chosen[0] == 0
+        assert torch.equal(made[0], states[0][chosen])
+        return made
+
+    drop = Tokens.drop
+    Tokens.drop = keep  # type: ignore[method-assign]
+    try:
+        torch_run(model)(MODEL, feed_of(model, encodings_of(model)[:1]))
+    finally:
+        Tokens.drop = drop  # type: ignore[method-assign]
+    assert len(seen) == 1
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_what_trains_answers_as_what_ships(tiny: Callable[..., Path], task: str) -> None:
+    model = dropping(tiny, "bert", task)
+    wanted = own_answers(model, torch_run(model), True)
+    for part in model.module.modules():
+        if isinstance(part, torch.nn.Dropout):
+            part.p = 0.0
+    model.module.train()
+    found = own_answers(model, torch_run(model), True)
+    model.module.eval()
+    assert all(np.allclose(a, b, atol=2e-5) for a, b in zip(wanted, found, strict=True))
+
+
+def test_a_dropped_token_gives_the_last_state_that_it_had(tiny: Callable[..., Path], tmp_path: Path) -> None:
+    source = load_source(str(make_tiny_sentence_transformer(tmp_path / "model")))
+    model = with_dropping(source, {1: 500}, "attention")
+    states: list[torch.Tensor] = []
+    whole = model.module.encoder.layer[1].attention.output  # type: ignore[union-attr, index]
+    whole.register_forward_hook(lambda *given: states.append(given[2]))
+    feed = feed_of(model, encodings_of(model)[:1])
+    last = torch.from_numpy(torch_run(model)(MODEL, feed)["last_hidden_state"][0])
+    same = (last[:, None] - states[0][0][None]).abs().amax(-1) < 1e-6
+    length = len(last)
+    assert int(same.diagonal().sum()) == length - left_of(length, 500), "the others went through the FFN and on"
+    assert int(same.sum()) == int(same.diagonal().sum()), "each at its own place"
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_products_are_those_that_a_counter_counts(tiny: Callable[..., Path], task: str) -> None:
+    from torch.utils.flop_counter import FlopCounterMode
+
+    source = load_source(str(tiny("bert", task)))
+    for shares in ({}, SHARES):
+        model = with_dropping(source, shares, "attention") if shares else source
+        loop: Any = model.module.base_model.encoder  # type: ignore[union-attr]
+        model.module.set_attn_implementation("eager")  # type: ignore[operator]
+        length, layers = 24, work_of(model)
+        with FlopCounterMode(display=False) as counter, torch.no_grad():
+            loop(torch.randn(1, length, model.config.hidden_size), None)
+        assert counter.get_total_flops() == 2 * products_at(layers, length, shares, one_token=False)
+
+
+# --- the stage --------------------------------------------------------------------------------------------------
+
+
+def test_a_goal_of_products_is_met_and_one_out_of_reach_refused(tiny: Callable[..., Path], tmp_path: Path) -> None:
+    source = load_source(str(tiny("bert", layers=4)))
+    _, record = run_stage(TokenPruning(products=0.7), source, context(tmp_path))
+    assert 0.6 < record.facts["products_left"] <= 0.7
+    assert record.facts["layers"] == [1, 2]
+    with pytest.raises(UsageError, match="least share of the products"):
+        run_stage(TokenPruning(products=0.1), source, context(tmp_path))
+
+
+def test_a_step_that_does_not_pay_says_so(tiny: Callable[..., Path], tmp_path: Path) -> None:
+    source = load_source(str(tiny("bert", layers=4)))
+    _, record = run_stage(TokenPruning(keep=0.99), source, context(tmp_path))
+    assert "leave this step out" in record.facts["does_not_pay"]
+    _, record = run_stage(TokenPruning(keep=0.4), source, context(tmp_path))
+    assert "does_not_pay" not in record.facts
+
+
+def test_what_drops_tokens_opens_again_and_is_kept_between_runs(tiny: Callable[..., Path], tmp_path: Path) -> None:
+    source = load_source(str(tiny()))
+    made, _ = run_stage(TokenPruning(keep=0.5, first_layer=0), source, context(tmp_path))
+    assert isinstance(made, TorchModel)
+    save_model(made, tmp_path / "saved")
+    (tmp_path / "kept").mkdir()
+    table = write_artifact(made, source, tmp_path / "kept")
+    wanted = own_answers(made, torch_run(made), True)
+    for again in (load_source(str(tmp_path / "saved")), read_artifact(table, source, tmp_path / "kept")):
+        assert isinstance(again, TorchModel)
+        assert dropping_of(again) == dropping_of(made)
+        found = own_answers(again, torch_run(again), True)
+        assert all(np.array_equal(a, b) for a, b in zip(wanted, found, strict=True))
+
+
+def test_the_source_is_left_as_it_was(tiny: Callable[..., Path], tmp_path: Path) -> None:
+    source = load_source(str(tiny()))
+    before = own_answers(source, torch_run(source), True)
+    run_stage(TokenPruning(keep=0.5, first_layer=0), source, context(tmp_path))
+    assert dropping_of(source) is None
+    after = own_answers(source, torch_run(source), True)
+    assert all(np.array_equal(a, b) for a, b in zip(before, after, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("options", "wrong"),
+    [
+        ({"keep": 0}, "between 0.01 and 1"),
+        ({"keep": 1.2}, "between 0.01 and 1"),
+        ({"keep": 1}, "all tokens would be kept"),
+        ({"layers": [2, 1]}, "ascending"),
+        ({"layers": [1], "first_layer": 0}, "not both"),
+        ({"products": 0.5, "keep": 0.6}, "one of them"),
+        ({"score": "luck"}, "not a choice"),
+    ],
+)
+def test_options_that_cannot_be_are_refused(options: dict[str, Any], wrong: str) -> None:
+    with pytest.raises(RecipeError, match=wrong):
+        bind(TokenPruning, options, "compress[0]")
+
+
+@pytest.mark.parametrize("options", [{"first_layer": 2}, {"layers": (2,)}, {"layers": (0, 7)}])
+def test_a_layer_with_none_behind_it_to_save_work_is_refused(
+    tiny: Callable[..., Path], tmp_path: Path, options: dict[str, Any]
+) -> None:
+    with pytest.raises(RecipeError, match="the last layer that can drop tokens for others to save work is 1"):
+        run_stage(TokenPruning(**options), load_source(str(tiny())), context(tmp_path))
+
+
+@pytest.mark.parametrize("task", ["token-classification", "fill-mask"])
+def test_a_task_that_needs_every_token_is_refused_by_name(tiny: Callable[..., Path], task: str) -> None:
+    with pytest.raises(UsageError, match=f"{task} answers for every token"):
+        TokenPruning().check(load_source(str(tiny("bert", task))), has_text=True)
+
+
+@pytest.mark.parametrize("family", ["mpnet", "albert", "deberta-v2", "modernbert"])
+def test_a_family_whose_layers_are_not_taken_apart_is_refused_by_name(tiny: Callable[..., Path], family: str) -> None:
+    with pytest.raises(UsageError, match=f"layers of {family} cannot drop tokens") as caught:
+        TokenPruning().check(load_source(str(tiny(family))), has_text=True)
+    assert "distilbert" in str(caught.value.hint)
+
+
+def test_tokens_are_dropped_once_and_behind_what_cuts_layers(tiny: Callable[..., Path]) -> None:
+    with pytest.raises(UsageError, match="drop tokens already"):
+        TokenPruning().check(dropping(tiny), has_text=True)
+    for later in ("prune.structured", "prune.layers", "factorize.linears"):
+        with pytest.raises(RecipeError, match=f"{later} cannot come after prune.tokens"):
+            bind_recipe({"compress": [{"stage": "prune.tokens"}, {"stage": later}]})
+
+
+def test_counts_are_the_same_in_whole_numbers_and_in_floats() -> None:
+    """ONNX divides in float32 and rounds down: exact for every length and share that there is."""
+    lengths = np.arange(1, 4097, dtype=np.float32)
+    for share in (1, 333, 500, 700, 999, 1000):
+        rows = (lengths * share + (WHOLE - 1)) / np.float32(WHOLE)
+        assert np.floor(rows).astype(int).tolist() == [left_of(n, share) for n in range(1, 4097)]
+
+
+def test_a_classifier_reads_one_token_and_the_others_every(tiny: Callable[..., Path]) -> None:
+    assert reads_one_token(load_source(str(tiny())))
+    assert not reads_one_token(load_source(str(tiny("bert", "question-answering"))))
