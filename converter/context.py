@@ -1,13 +1,21 @@
 """What a recipe gives its stages to work from: its text, split once, what it needs, and the limits it is held to."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from converter.bounds.exhausted import exhausted
-from converter.bounds.watch import Doing, Limits, check_address_space, check_estimate, memory_bytes, watched
+from converter.bounds.watch import (
+    Doing,
+    Limits,
+    check_address_space,
+    check_available,
+    check_estimate,
+    memory_bytes,
+    watched,
+)
 from converter.errors import ExportError, ResourceLimit, UsageError
 from converter.examples import JudgedText, Origin, text_key
 from converter.model_folder.samples import is_sample
@@ -147,6 +155,25 @@ def context_of(
         threads=resolved.threads,
         measured=dict(resolved.measured),
     )
+
+
+def check_loading(recipe: "Recipe", limits: Limits) -> None:
+    """Hold what loading the model takes to what the run may take and to what the machine has, before it is loaded.
+
+    Raises:
+        ResourceLimit: its weights in float32 do not fit.
+
+    """
+    from converter.bounds.files import UnfitFileError
+    from converter.model_folder.contents import weight_files
+    from converter.model_folder.weights_header import read_stored
+
+    numbers = 0
+    # What cannot be read is for the loader to tell.
+    with suppress(ExportError, UnfitFileError, OSError):
+        numbers = sum(read_stored(file).numbers for file in weight_files(Path(recipe.model)))
+    check_estimate(limits, memory=memory_bytes() + numbers * 4)
+    check_available(numbers * 4)
 
 
 def check_needs(recipe: "Recipe", source: "TorchModel", limits: Limits, work: Path) -> None:

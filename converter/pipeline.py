@@ -12,6 +12,7 @@ from converter.bounds.watch import Doing, Limits
 from converter.context import (
     NOTHING_RESOLVED,
     Resolved,
+    check_loading,
     check_needs,
     check_options,
     context_of,
@@ -30,7 +31,7 @@ from converter.package.seal import seal_package
 from converter.package.signature import SigningKey, read_signing_key
 from converter.recipe import tried
 from converter.reference import capture_reference
-from converter.resources import fixed_threads
+from converter.resources import fixed_threads, release_memory
 from converter.stage import SILENT, Context, OtherRanks, OutcomeCache, Progress, Record, Stage, run_stage
 from converter.validate.checks import Evaluation, Status
 from converter.validate.fastest import Candidate, keep_fastest
@@ -160,14 +161,18 @@ def _run(
 ) -> Result:
     from converter.model_folder.given import load_model, with_usual_precisions
     from converter.model_folder.licence import check_licence
+    from converter.model_folder.mapped import map_weights
     from converter.model_folder.save import save_model
 
+    check_loading(wishes.resolved.to_load(recipe), wishes.limits)
     with progress.task("Loading the model"):
         source = wishes.resolved.of_source(load_model(wishes.resolved.to_load(recipe), progress))
     check_licence(source, progress.note, required=wishes.require_licence)
     recipe = with_usual_precisions(recipe, source)
     check_options(recipe, source)
     check_needs(recipe, source, wishes.limits, output.root)
+    if map_weights(source.module, output.work / "source.safetensors"):
+        release_memory()
     ctx, proof = _contexts(recipe, source, output, progress, wishes)
     note_builtin_text(recipe, ctx)
     compressed = source

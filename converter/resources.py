@@ -6,13 +6,21 @@ import gc
 import os
 import shutil
 import sys
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from typing import TypeVar
 
 from converter.errors import ResourceLimit
 
+Item = TypeVar("Item")
+Made = TypeVar("Made")
+
 _DONT_NEED = 4
 """`MADV_DONTNEED` on Linux: pages of a mapped file that nobody wrote to are read again when they are asked for."""
+AT_ONCE = 2
+"""Pieces of work beside each other: each holds a matrix or two, and more would hold more."""
 LARGE_BYTES = 256_000_000
 """Weights of a model of which no second copy may wait until Python looks for cycles by itself."""
 
@@ -107,3 +115,22 @@ def fixed_threads(n: int) -> Iterator[None]:
             yield
     finally:
         torch.set_num_threads(before)
+
+
+def made_in_threads(make: Callable[[Item], Made], items: Iterable[Item]) -> Iterator[Made]:
+    """Yield what `make` makes of each item, in their order, up to `AT_ONCE` of them computed beside each other.
+
+    For work that numpy does, which lets other threads run. Each result is the same as without threads.
+    """
+    with ThreadPoolExecutor(min(AT_ONCE, os.cpu_count() or 1)) as pool:
+        waiting: deque[Future[Made]] = deque()
+        try:
+            for item in items:
+                waiting.append(pool.submit(make, item))
+                if len(waiting) == AT_ONCE:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            for future in waiting:
+                future.cancel()

@@ -22,6 +22,7 @@ SECONDS_TO_STOP = 10.0
 """What a run has to clean up by itself; a library that does not return is then cut off."""
 SIGNAL = signal.SIGUSR1
 STATM = Path("/proc/self/statm")
+CONTAINER = Path("/sys/fs/cgroup")
 STARVED_BELOW = 2 << 20
 """Bytes of address space below which Python maps no more memory for its objects (it maps 1 MiB at once)."""
 SECONDS_STARVED = 15.0
@@ -261,6 +262,37 @@ def check_estimate(limits: Limits, *, memory: int = 0, disk: int = 0) -> None:
                 "made",
                 hint=f"raise {flag}, or make less at once: a smaller model, fewer targets",
             )
+
+
+def available_memory() -> int:
+    """Return the bytes that this process may still take: of the machine, and of the container that it runs in."""
+    import psutil
+
+    left = int(psutil.virtual_memory().available)
+    with contextlib.suppress(OSError, ValueError):  # no container, or one without a limit
+        used = int((CONTAINER / "memory.current").read_text(encoding="ascii"))
+        left = min(left, int((CONTAINER / "memory.max").read_text(encoding="ascii")) - used + _given_back())
+    return max(left, 0)
+
+
+def _given_back() -> int:
+    """Return the bytes of files among what the container uses, which the system takes back when others need them."""
+    lines = (CONTAINER / "memory.stat").read_text(encoding="ascii").splitlines()
+    return sum(int(line.split()[1]) for line in lines if line.startswith("inactive_file "))
+
+
+def check_available(needed: int, available: int | None = None) -> None:
+    """Raise `ResourceLimit` where the machine has less memory left than a run needs, which would be killed on the way.
+
+    `available` bytes; None: what this machine has now.
+    """
+    left = available_memory() if available is None else available
+    if needed > left:
+        raise ResourceLimit(
+            f"the run needs about {shown_size(needed)} more of memory, and this machine has {shown_size(left)} left; "
+            "nothing was made",
+            hint="close other programs, use a machine with more memory, or a smaller model",
+        )
 
 
 def _end_children() -> None:

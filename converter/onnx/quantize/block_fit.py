@@ -1,5 +1,6 @@
 """All weights of a model that writes text in blocks of few bits: how each is rounded, and which get 8 bits, not 4."""
 
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,12 +12,12 @@ from converter.onnx.quantize.block_rounding import round_by_moments, round_to_ne
 from converter.onnx.quantize.input_scales import search_input_scales
 from converter.onnx.quantize.observed import Observed
 from converter.onnx.quantize.written import read_for_rounding, stream_written
-from converter.onnx.rewrites.block_products import BlockWeights, write_block_products
+from converter.onnx.rewrites.block_products import BlockFile, BlockWeights, write_block_products
 from converter.onnx.rewrites.embeddings import MIN_ROWS, MIN_WIDTH
 from converter.onnx.rewrites.input_scales import fold_input_scales, foldable_groups
 from converter.onnx.rewrites.products import Product, product_at, products_of, tables_of
 from converter.onnx.rewrites.projections import array_of
-from converter.resources import release_memory
+from converter.resources import made_in_threads, release_memory
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -52,7 +53,9 @@ class FittedGraph:
     """One graph, its weights not yet replaced."""
 
     model: "ir.Model"
-    rounded: dict[str, BlockWeights] = field(default_factory=dict)
+    folder: Path
+    """Where rounded weights lie until the graph is written."""
+    rounded: dict[str, BlockFile] = field(default_factory=dict)
     noise: dict[str, float] = field(default_factory=dict)
     """Share of the output of each weight's products (squared) that rounding costs, by name of the weight."""
     scaled: dict[str, float] = field(default_factory=dict)
@@ -65,8 +68,13 @@ class FittedGraph:
         given = {p.weight_name: p.rows for p in products_of(self.model)} | {
             str(t.name): (lambda table=t: array_of(table)) for t in tables_of(self.model)
         }
-        block = self.rounded[name].values.shape[2]
-        self.rounded[name] = round_to_nearest(given[name](), 8, block)
+        self.keep(name, round_to_nearest(given[name](), 8, self.rounded[name].shape[2]))
+
+    def keep(self, name: str, made: BlockWeights) -> None:
+        """Take a weight as rounded to `made`, on disk: of all weights together a large model has no room in memory."""
+        known = self.rounded.get(name)
+        path = self.folder / f"rounded-{len(self.rounded)}.bin" if known is None else known.path
+        self.rounded[name] = BlockFile.of(made, path)
 
     def write(self, path: Path) -> int:
         """Write the graph with its weights replaced; returns how many tables were put into int8 rows."""
@@ -79,6 +87,7 @@ class FittedGraph:
         changes = apply_rewrites(BLOCKWISE, self.model, soundness_of(self.model))
         self.model.graph.name = title
         write_onnx(self.model, path)
+        shutil.rmtree(self.folder)
         release_memory()
         return changes["embedding_tables"]
 
@@ -87,7 +96,8 @@ def fit_graph(
     given: "OnnxModel", graph: str, rules: BlockRules, texts: "Sequence[Encoding]", folder: Path, ctx: "Context"
 ) -> FittedGraph:
     """Round every weight of one graph of `given`; `texts` are what input scales and moments are measured on."""
-    made = FittedGraph(read_for_rounding(given.files[graph]))
+    made = FittedGraph(read_for_rounding(given.files[graph]), folder / f"{graph}-rounded")
+    made.folder.mkdir(exist_ok=True)
     products = products_of(made.model)
     rows = _Rows(None, {})
     if texts and rules.method != "rtn":
@@ -152,25 +162,31 @@ def _round(made: FittedGraph, rows: _Rows, rules: BlockRules, ctx: "Context") ->
     for product in products_of(made.model):
         by_weight.setdefault(product.weight_name, []).append(product)
     tables = {str(t.name): t for t in tables_of(made.model) if _is_large(t)}
-    with ctx.progress.task(f"Rounding to {rules.bits} bits", total=len(by_weight) + len(tables)) as ticker:
-        for name, users in by_weight.items():
-            if name in tables and users[0].shape[0] % rules.block:
-                # Rows that do not end with a block cannot be looked up.
-                made.left.append(name)
-            else:
-                _round_product(made, users, rows, rules, tied=name in tables)
+    # Rows that do not end with a block cannot be looked up.
+    made.left += [n for n, users in by_weight.items() if n in tables and users[0].shape[0] % rules.block]
+    names = [name for name in by_weight if name not in made.left]
+
+    def rounded(name: str) -> tuple[BlockWeights, float]:
+        return _rounded(by_weight[name], rows, rules, tied=name in tables)
+
+    with ctx.progress.task(f"Rounding to {rules.bits} bits", total=len(names) + len(tables)) as ticker:
+        for name, (one, noise) in zip(names, made_in_threads(rounded, names), strict=True):
+            made.keep(name, one)
+            made.noise[name] = noise
+            del one  # before the next is waited for
             ticker.advance()
         largest = max((t.const_value.nbytes for t in tables.values() if t.const_value is not None), default=0)
         for name, table in tables.items():
             array = array_of(table)
             if name not in by_weight and array.shape[1] % rules.block == 0:
                 bits = rules.table_bits if array.nbytes == largest else TABLE_BITS
-                made.rounded[name] = round_to_nearest(array, bits, rules.block)
+                made.keep(name, round_to_nearest(array, bits, rules.block))
             ticker.advance()
 
 
-def _round_product(made: FittedGraph, users: Sequence[Product], rows: _Rows, rules: BlockRules, *, tied: bool) -> None:
-    name, weight = users[0].weight_name, users[0].rows()
+def _rounded(users: Sequence[Product], rows: _Rows, rules: BlockRules, *, tied: bool) -> tuple[BlockWeights, float]:
+    """Return the weight of some products rounded, and what that costs; see `FittedGraph.noise`."""
+    weight = users[0].rows()
     bits = rules.table_bits if tied else rules.bits
     moments = rows.moments(users)
     if moments is not None and rules.method.endswith("gptq") and not tied:
@@ -178,10 +194,9 @@ def _round_product(made: FittedGraph, users: Sequence[Product], rows: _Rows, rul
     else:
         importance = None if moments is None or tied else np.diag(moments)
         rounded = round_to_nearest(weight, bits, rules.block, importance)
-    made.rounded[name] = rounded
     # Some of the outputs tell as much as all of them, and a table's errors would take the memory of the table again.
     some = slice(None, None, max(1, len(weight) // SEEN_OUTPUTS))
-    made.noise[name] = round(_noise(weight[some], rounded.of(some).wide() - weight[some], moments), 6)
+    return rounded, round(_noise(weight[some], rounded.of(some).wide() - weight[some], moments), 6)
 
 
 def _noise(
@@ -205,9 +220,9 @@ def raise_to_size(graphs: Mapping[str, FittedGraph], given: "OnnxModel", most_by
     size = sum(_forecast(g, given.files[name].stat().st_size) for name, g in graphs.items())
     found = [(g, n, b) for g in graphs.values() for n, b in g.rounded.items() if b.bits == 4 and n in g.noise]
     raised = []
-    for graph, name, block in sorted(found, key=lambda f: -f[0].noise[f[1]] / f[2].values.size):
-        if size + block.values.size / 2 <= most_bytes:
-            size += block.values.size / 2
+    for graph, name, block in sorted(found, key=lambda f: -f[0].noise[f[1]] / f[2].size):
+        if size + block.size / 2 <= most_bytes:
+            size += block.size / 2
             graph.raise_bits(name)
             raised.append(name)
     return raised
@@ -215,9 +230,7 @@ def raise_to_size(graphs: Mapping[str, FittedGraph], given: "OnnxModel", most_by
 
 def _forecast(graph: FittedGraph, before: int) -> float:
     """Return the bytes of a file once its weights are replaced."""
-    saved = sum(
-        len(b.values) * b.inputs * 4 - b.values.size * b.bits / 8 - b.scales.size * 2 for b in graph.rounded.values()
-    )
+    saved = sum(b.shape[0] * b.inputs * 4 - b.size * b.bits / 8 - b.scales.size * 2 for b in graph.rounded.values())
     return before - saved
 
 

@@ -12,8 +12,9 @@ if TYPE_CHECKING:
 
 CLIPPED = (1.0, 0.95, 0.9, 0.85, 0.8)
 """Shares of a block's largest weight that are tried as the end of its scale, on either side."""
-PIECE = 4 << 20
-"""Weights that are tried at once: candidates of a whole table would take the memory of the model again."""
+PIECE = 1 << 18
+"""Weights that are tried at once, as many as a processor's cache holds: a whole table would take twice the time, and
+the memory of the model again."""
 SMALLEST_SCALE = np.float32(2.0**-20)
 """Of weights that are all smaller nothing depends."""
 
@@ -97,7 +98,8 @@ def _error(
     blocks: "NDArray[np.float32]", scale: "NDArray[np.float32]", zero: int, importance: "NDArray[np.float32] | None"
 ) -> "NDArray[np.float32]":
     steps = blocks / scale[..., None]
-    steps -= np.clip(np.rint(steps), -zero, zero - 1)
+    whole = np.rint(steps)
+    steps -= np.clip(whole, -zero, zero - 1, out=whole)
     steps *= scale[..., None]
     np.square(steps, out=steps)
     if importance is not None:

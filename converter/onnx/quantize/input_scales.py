@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from converter.onnx.quantize.block_rounding import round_to_nearest
+from converter.resources import made_in_threads
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -27,10 +28,13 @@ def search_input_scales(
     moments = np.asarray((rows.T @ rows) / max(len(rows), 1), dtype=np.float32)
     plain = _error(weights, np.ones_like(typical), moments, bits, block)
     best, least = np.ones_like(typical), plain
-    for exponent in EXPONENTS:
+
+    def tried(exponent: float) -> "tuple[NDArray[np.float32], float]":
         factors = typical**exponent
         factors = (factors / np.sqrt(factors.max() * factors.min())).astype(np.float32)
-        error = _error(weights, factors, moments, bits, block)
+        return factors, _error(weights, factors, moments, bits, block)
+
+    for factors, error in made_in_threads(tried, EXPONENTS):
         if error < least:
             best, least = factors, error
     ratio = least / max(plain, 1e-30)

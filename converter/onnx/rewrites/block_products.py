@@ -5,8 +5,10 @@ rows up in the same bytes, so that a table that is the output layer too is in th
 precision, and made wide by a `Cast` that runtimes fold when they load the file.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -36,6 +38,12 @@ class BlockWeights:
     bits: int
     inputs: int
 
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Outputs, blocks of each, weights of a block."""
+        outputs, blocks, block = self.values.shape
+        return outputs, blocks, block
+
     def packed(self) -> "NDArray[np.uint8]":
         """Return the bytes `[out, blocks, block * bits / 8]`: values above zero point, the first in the low half."""
         # In 8 bits the sum wraps around where it must: -128 becomes 0.
@@ -54,21 +62,67 @@ class BlockWeights:
         return np.asarray(made.reshape(len(made), -1)[:, : self.inputs], dtype=np.float32)
 
 
+@dataclass(frozen=True)
+class BlockFile:
+    """`BlockWeights` whose packed values lie in a file of their own: those of a whole model would fill the memory."""
+
+    path: Path
+    shape: tuple[int, int, int]
+    """Outputs, blocks of each, weights of a block."""
+    scales: "NDArray[np.float32]"
+    bits: int
+    inputs: int
+
+    @property
+    def size(self) -> int:
+        """Weights, those that fill the last block included."""
+        return math.prod(self.shape)
+
+    @classmethod
+    def of(cls, made: BlockWeights, path: Path) -> "BlockFile":
+        """Write the values to `path`, which must stay as long as they are asked for."""
+        made.packed().tofile(path)
+        return cls(path, made.shape, made.scales, made.bits, made.inputs)
+
+    def packed(self) -> "NDArray[np.uint8]":
+        """Return the bytes `[out, blocks, block * bits / 8]`, read anew each time."""
+        # Read, not mapped: a mapped page counts as this process's memory as long as the map lives.
+        return np.fromfile(self.path, dtype=np.uint8).reshape(_packed_shape(self))
+
+    def wide(self) -> "NDArray[np.float32]":
+        """Return the weights `[out, in]` that these stand for."""
+        packed = self.packed()
+        if self.bits < 8:
+            packed = np.stack([packed & 0xF, packed >> 4], axis=-1).reshape(self.shape)
+        values = packed.astype(np.int16) - (1 << (self.bits - 1))
+        return BlockWeights(values.astype(np.int8), self.scales, self.bits, self.inputs).wide()
+
+
+Blocks = BlockWeights | BlockFile
+
+
+def _packed_shape(made: Blocks) -> tuple[int, int, int]:
+    outputs, blocks, block = made.shape
+    return outputs, blocks, block * made.bits // 8
+
+
 class StoredBlocks:
     """The initializers of one weight, made once for all that read it."""
 
-    def __init__(self, graph: "ir.Graph", name: str, made: BlockWeights, *, looked_up: bool, multiplied: bool) -> None:
+    def __init__(self, graph: "ir.Graph", name: str, made: Blocks, *, looked_up: bool, multiplied: bool) -> None:
         import onnx_ir as ir
 
         self.made = made
-        packed = made.packed()
-        rows = packed.reshape(len(packed), -1)
-        self.bytes = new_weight(graph, packed if multiplied else rows, f"{name}.int{made.bits}")
+        outputs, blocks, n_bytes = _packed_shape(made)
+        rows = (outputs, blocks * n_bytes)
+        self.bytes = _lazy_bytes(
+            graph, made, f"{name}.int{made.bits}", (outputs, blocks, n_bytes) if multiplied else rows
+        )
         """As products read them, `[out, blocks, bytes]`."""
         self.rows = self.bytes
         """As rows are looked up, `[out, bytes]`."""
         if looked_up and multiplied:
-            shape = new_weight(graph, np.array(rows.shape, dtype=np.int64), f"{name}.row_shape")
+            shape = new_weight(graph, np.array(rows, dtype=np.int64), f"{name}.row_shape")
             self.rows = _first(graph, ir.node("Reshape", [self.bytes, shape], name=f"{name}.rows"))
         half = made.scales.astype(np.float16)
         if np.array_equal(half.astype(np.float32), made.scales):
@@ -79,6 +133,20 @@ class StoredBlocks:
             self.scales = new_weight(graph, made.scales, f"{name}.scales")
 
 
+def _lazy_bytes(graph: "ir.Graph", made: Blocks, name: str, shape: tuple[int, ...]) -> "ir.Value":
+    """Add the packed values to `graph`, asked for when they are written: those of all weights are not held at once."""
+    import onnx_ir as ir
+
+    def read() -> "ir.TensorProtocol":
+        return ir.Tensor(made.packed().reshape(shape))
+
+    kind = ir.DataType.UINT8
+    value = ir.Value(name=name, const_value=ir.LazyTensor(read, dtype=kind, shape=ir.Shape(shape), name=name))
+    value.type, value.shape = ir.TensorType(kind), ir.Shape(shape)
+    graph.register_initializer(value)
+    return value
+
+
 def _first(graph: "ir.Graph", node: "ir.Node") -> "ir.Value":
     """Put what depends on weights alone before everything else."""
     node.outputs[0].name = node.name
@@ -86,7 +154,7 @@ def _first(graph: "ir.Graph", node: "ir.Node") -> "ir.Value":
     return node.outputs[0]
 
 
-def write_block_products(model: "ir.Model", rounded: Mapping[str, BlockWeights]) -> None:
+def write_block_products(model: "ir.Model", rounded: Mapping[str, Blocks]) -> None:
     """Rewrite, in place, the products and look-ups of every weight that `rounded` knows by name."""
     graph = model.graph
     products = [p for p in products_of(model) if p.weight_name in rounded]
@@ -118,9 +186,9 @@ def _multiply(graph: "ir.Graph", product: Product, weight: StoredBlocks) -> None
     last = node if add is None else add
     attributes = {
         "K": made.inputs,
-        "N": len(made.values),
+        "N": made.shape[0],
         "bits": made.bits,
-        "block_size": made.values.shape[2],
+        "block_size": made.shape[2],
         "accuracy_level": ACCURACY_LEVEL,
     }
     name = str(last.outputs[0].name)
@@ -133,7 +201,7 @@ def _look_up(graph: "ir.Graph", node: "ir.Node", weight: StoredBlocks) -> None:
     import onnx_ir as ir
 
     made, name = weight.made, str(node.outputs[0].name)
-    attributes = {"bits": made.bits, "block_size": made.values.shape[2], "gather_axis": 0, "quantize_axis": 1}
+    attributes = {"bits": made.bits, "block_size": made.shape[2], "gather_axis": 0, "quantize_axis": 1}
     inputs = [weight.rows, node.inputs[1], weight.scales]
     new = ir.node("GatherBlockQuantized", inputs, attributes, domain=DOMAIN, name=f"{name}_blocks")
     _take_over(graph, node, new, [node])

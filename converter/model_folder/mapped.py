@@ -1,0 +1,73 @@
+"""Weights in float32 that a checkpoint stores shorter, kept in a file that is mapped: unused, they take no memory."""
+
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from converter.resources import mapped_weights, require_space
+
+if TYPE_CHECKING:
+    import torch
+
+
+MAPPED_FROM = 1_000_000_000
+"""Bytes of weights in memory that are worth a file."""
+LEAST_BYTES = 4096
+"""Of a weight: smaller ones stay where they are."""
+
+
+def map_weights(module: "torch.nn.Module", path: Path, least: int = MAPPED_FROM) -> int:
+    """Move the weights of `module` that only memory holds into `path` (.safetensors); returns how many bytes.
+
+    A checkpoint in float32 is mapped when it is loaded, one in bfloat16 becomes twice as large in memory, and stays
+    there. From the file `release_memory` gives the pages back that were read, as it does with any checkpoint. Weights
+    keep their values and their objects. Nothing is done for fewer than `least` bytes, nor where the system cannot say
+    what is mapped.
+
+    Raises:
+        ResourceLimit: the disk has no room for them.
+
+    """
+    if sys.platform != "linux":
+        return 0
+    found = dict(_unmapped(module))
+    size = sum(t.nbytes for t in found.values())
+    if size < least:
+        return 0
+    require_space(path.parent, size)
+    _write_mapped(found, path)
+    return size
+
+
+def _unmapped(module: "torch.nn.Module") -> "Iterator[tuple[str, torch.Tensor]]":
+    """Yield the weights that lie in no mapped file, by name; one of several names once."""
+    import torch
+
+    places = [(start, start + length) for start, length in mapped_weights()]
+    for name, tensor in (*module.named_parameters(), *module.named_buffers()):
+        if tensor.dtype == torch.float32 and tensor.nbytes >= LEAST_BYTES and tensor.is_contiguous():
+            at = tensor.data_ptr()
+            if not any(start <= at < end for start, end in places):
+                yield name, tensor
+
+
+def _write_mapped(found: "dict[str, torch.Tensor]", path: Path) -> None:
+    import torch
+
+    header: dict[str, Any] = {}
+    end = 0
+    for name, tensor in found.items():
+        header[name] = {"dtype": "F32", "shape": list(tensor.shape), "data_offsets": [end, end + tensor.nbytes]}
+        end += tensor.nbytes
+    head = json.dumps(header).encode()
+    head += b" " * (-(len(head) + 8) % 64)
+    with path.open("wb") as opened:
+        opened.write(len(head).to_bytes(8, "little") + head)
+        for tensor in found.values():
+            opened.write(tensor.detach().numpy().reshape(-1).view("uint8").data)
+    whole = torch.from_file(str(path), shared=False, size=path.stat().st_size, dtype=torch.uint8)
+    for name, tensor in found.items():
+        start, stop = (8 + len(head) + n for n in header[name]["data_offsets"])
+        tensor.data = whole[start:stop].view(torch.float32).view(tensor.shape)
