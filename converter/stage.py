@@ -100,6 +100,9 @@ class Context:
     """Other processes that stages which train run in too; None: this one is alone, or not the first."""
 
 
+GRADIENTS = "it takes gradients through the whole model"
+
+
 @dataclass(frozen=True)
 class Outcome(Generic[Made]):
     """What a stage made, and the facts worth keeping (JSON values)."""
@@ -138,6 +141,10 @@ class Stage(ABC, Generic[Given, Made]):
 
     def check_after(self, before: "Sequence[Stage[Any, Any]]") -> None:
         """Raise where the stages `before` this one in the recipe leave it nothing to do."""
+
+    def needs_whole(self) -> str:
+        """Return why it needs all weights of the model in memory, as a sentence's beginning; empty: it does not."""
+        return GRADIENTS if self.trains else "it works on all weights at once"
 
     def forecast(self, now: "Forecast", model: "TorchModel", ctx: Context) -> "Forecast":
         """Return what `run` would make of a model of the size `now`; `model` is the source, for its shape and words."""

@@ -132,13 +132,16 @@ class Stream:
 @contextmanager
 def _answering(parts: "Sequence[LayerParts]", answer: Any) -> Iterator[None]:
     """Let layers answer what they answered before."""
+    own = [vars(part.layer).get("forward") for part in parts]  # accelerate's, where weights are on disk
     for part in parts:
         part.layer.forward = lambda *_, **__: answer
     try:
         yield
     finally:
-        for part in parts:
+        for part, forward in zip(parts, own, strict=True):
             del part.layer.forward
+            if forward is not None:
+                part.layer.forward = forward
 
 
 def _watch_layer(
