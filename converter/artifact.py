@@ -75,6 +75,15 @@ def weight_map_of(module: "torch.nn.Module", name: str) -> tuple[Any, str]:
     raise StageFailed(f"{name} has no values, and nothing says where they are")
 
 
+def stored_weight(linear: "torch.nn.Linear") -> "torch.Tensor":
+    """Return the weight of a linear layer `[out, in]`; one that is on disk is read."""
+    if linear.weight.device.type != "meta":
+        return linear.weight
+    weights, own = weight_map_of(linear, "weight")
+    found: torch.Tensor = weights[own]
+    return found
+
+
 def stored_tensors(module: "torch.nn.Module", *, by_name: bool = False) -> "Iterator[tuple[str, torch.Tensor]]":
     """Yield what `state_dict` has, by name; what was left on disk is read for as long as it is looked at.
 

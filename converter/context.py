@@ -267,14 +267,20 @@ def held_to(limits: Limits, doing: Doing, place: Place, last_word: Callable[[Exp
 
 def _check_offloaded(recipe: "Recipe", source: "TorchModel") -> None:
     """Refuse what needs weights in memory of a source that is larger than it: a stage must first make it smaller."""
-    first = recipe.compress[0] if recipe.compress else None
-    why = "an export holds all weights in memory" if first is None else first.needs_whole()
-    if source.offloaded and why:
-        raise UsageError(
-            f"{why}, and the source is larger than the memory that it was given: its weights are on disk",
-            where=recipe.targets[0].name if first is None else first.name,
-            hint="begin with prune.layers:keep=N, which leaves a model that fits; or allow more with --max-memory",
-        )
+    if not source.offloaded:
+        return
+    why, where = "an export holds all weights in memory", recipe.targets[0].name
+    for stage in recipe.compress:
+        if needed := stage.needs_whole():
+            why, where = needed, stage.name
+            break
+        if not stage.leaves_on_disk:
+            return
+    raise UsageError(
+        f"{why}, and the source is larger than the memory that it was given: its weights are on disk",
+        where=where,
+        hint="begin with prune.layers:keep=N, which leaves a model that fits; or allow more with --max-memory",
+    )
 
 
 def check_options(recipe: "Recipe", source: "TorchModel") -> None:

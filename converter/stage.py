@@ -127,6 +127,8 @@ class Stage(ABC, Generic[Given, Made]):
     """Runs in all processes of a launch; any other stage runs in the first alone."""
     bars: ClassVar[tuple[str, ...]] = ()
     """What cannot come after it in a recipe: names of stages, or the beginning of names."""
+    leaves_on_disk: ClassVar[bool] = False
+    """What it makes of a model whose weights are on disk has them there too."""
     place: ClassVar[int | None] = None
     """Where `plm-export search` puts it: lower places run first, stages of one place are alternatives. None: nowhere.
 

@@ -1,5 +1,8 @@
 """Weights that do not fit into memory stay in their files: accelerate reads each module's while that module runs."""
 
+import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,8 +15,8 @@ from converter.errors import ResourceLimit
 if TYPE_CHECKING:
     import torch
 
-SHARE = 0.5
-"""Of the memory that is left when the libraries are loaded, for weights; the rest is for what is computed."""
+SHARE = 0.25
+"""Of the memory that is left beside the libraries, for weights; the rest is for copies and what is computed."""
 
 
 @dataclass(frozen=True)
@@ -25,7 +28,7 @@ class Placement:
     limit: int | None = None
     """Bytes that the process may take; None: what the machine has left."""
     room: int | None = None
-    """Bytes of weights that stay in memory; None: half of what `limit` leaves beside the libraries."""
+    """Bytes of weights that stay in memory; None: a quarter of what `limit` leaves beside the libraries."""
 
     def options(self) -> dict[str, Any]:
         """Return what `from_pretrained` is told. GPUs are not used: all that follows works in main memory."""
@@ -57,6 +60,51 @@ class Placement:
 def offloaded_in(module: "torch.nn.Module") -> list[str]:
     """Return the names of the weights that are on disk."""
     return [name for name, tensor in module.state_dict().items() if tensor.device.type == "meta"]
+
+
+@contextmanager
+def held(modules: "Mapping[str, torch.nn.Module]", folder: Path | None = None) -> Iterator[None]:
+    """Hold the own weights of some modules in memory, by any names, for as long as it is entered.
+
+    `folder`: what they are at the end is written to a new file there, and read from there from then on. Modules whose
+    weights are in memory anyway are left alone.
+    """
+    import torch
+    from accelerate.hooks import add_hook_to_module, remove_hook_from_module
+
+    hooks: dict[str, Any] = {}
+    for name, module in modules.items():
+        own = dict(module.named_parameters(recurse=False))
+        maps = {n: weight_map_of(module, n) for n, p in own.items() if p.device.type == "meta"}
+        if not maps:
+            continue
+        hooks[name] = vars(module)["_hf_hook"]
+        remove_hook_from_module(module)
+        for n, (weights, stored) in maps.items():
+            found = torch.nn.Parameter(weights[stored].clone(), requires_grad=own[n].requires_grad)
+            module._parameters[n] = found  # noqa: SLF001 - `register_parameter` would look at the meta tensor first
+    try:
+        yield
+    finally:
+        if folder is not None and hooks:
+            _written(modules, hooks, folder)
+        for name, hook in hooks.items():
+            add_hook_to_module(modules[name], hook)
+
+
+def _written(modules: "Mapping[str, torch.nn.Module]", hooks: Mapping[str, Any], folder: Path) -> None:
+    from safetensors.torch import save_file
+
+    folder.mkdir(parents=True, exist_ok=True)
+    tensors = {f"{name}.{n}": p.detach() for name in hooks for n, p in modules[name].named_parameters(recurse=False)}
+    file = folder / f"{uuid.uuid4().hex}.safetensors"
+    save_file(tensors, file)
+    for name, hook in hooks.items():
+        for one in getattr(hook, "hooks", (hook,)):
+            for n, p in modules[name].named_parameters(recurse=False) if getattr(one, "offload", False) else ():
+                told = {"safetensors_file": str(file), "weight_name": f"{name}.{n}"}
+                told["dtype"] = str(p.dtype).removeprefix("torch.")
+                one.weights_map.dataset.index[one.weights_map.prefix + n] = told
 
 
 def bring_in(module: "torch.nn.Module") -> None:

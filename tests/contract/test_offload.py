@@ -10,12 +10,14 @@ import numpy as np
 import pytest
 import torch
 
-from converter.artifact import TorchModel, stored_tensors, weight_map_of
+from converter.artifact import TorchModel, stored_tensors, stored_weight, weight_map_of
 from converter.commands.cli import run
 from converter.distill.soft import SoftLabels
+from converter.examples import Example
 from converter.model_folder.load import load_source
-from converter.model_folder.offload import Placement, bring_in
+from converter.model_folder.offload import Placement, bring_in, held
 from converter.prune.layers import LayerDropping
+from converter.prune.threshold import ThresholdPruning
 from converter.reference import encode_probes, feed_of, torch_run
 from converter.stage import Context, run_stage
 from tests.distilling import QUICK, TEXTS
@@ -89,6 +91,51 @@ def test_dropped_layers_leave_a_student_in_memory_that_learns_from_the_teacher_o
     assert pair[1].offloaded
     for (name, a), (_, b) in zip(stored_tensors(plain.module), stored_tensors(other.module), strict=True):
         torch.testing.assert_close(a, b, rtol=0, atol=1e-4, msg=name)
+
+
+@pytest.mark.parametrize(
+    "stage",
+    [
+        ThresholdPruning(0.5),
+        ThresholdPruning(0.5, score="wanda", scope="row", steps=2),
+        ThresholdPruning(score="obs", pattern="2:4", texts=20),
+    ],
+    ids=["magnitude", "wanda", "obs"],
+)
+def test_pruning_on_disk_makes_the_weights_that_it_makes_in_memory(
+    stage: ThresholdPruning, pair: tuple[TorchModel, TorchModel], tmp_path: Path
+) -> None:
+    made = []
+    many = tuple(Example(f"{a.text} {b.text}") for a in TEXTS for b in TEXTS)
+    before = pair[1].digest
+    for i, source in enumerate(pair):
+        work = tmp_path / str(i)
+        work.mkdir()
+        made.append(run_stage(stage, source, Context(work=work, calibration=many, teacher=source)))
+    (plain, told), (other, found) = made
+    assert other.offloaded
+    assert found.facts["zeros"] == told.facts["zeros"] > 0
+    for (name, a), (_, b) in zip(stored_tensors(plain.module), stored_tensors(other.module), strict=True):
+        torch.testing.assert_close(a, b, rtol=0, atol=1e-6, msg=name)
+    assert replace(pair[1]).digest == before, "the source is as it was"
+    assert replace(other).digest != before
+    smaller = LayerDropping(keep=1).run(other, Context(work=tmp_path)).made
+    assert not smaller.offloaded
+    linears = [m for m in smaller.module.modules() if isinstance(m, torch.nn.Linear)]
+    assert any(float((m.weight == 0).float().mean()) > 0.4 for m in linears)
+
+
+def test_only_what_is_held_is_in_memory(pair: tuple[TorchModel, TorchModel], tmp_path: Path) -> None:
+    module = pair[1].module
+    name, linear = next((n, m) for n, m in module.named_modules() if isinstance(m, torch.nn.Linear))
+    with held({"x": linear}, tmp_path / "new"), torch.no_grad():
+        assert {n.rpartition(".")[0] for n, p in module.named_parameters() if p.device.type == "cpu"} == {name}
+        linear.weight.fill_(2.0)
+    assert all(p.device.type == "meta" for p in module.parameters())
+    assert bool((stored_weight(linear) == 2.0).all())
+    with held({"x": linear}), torch.no_grad():
+        linear.weight.fill_(3.0)
+    assert bool((stored_weight(linear) == 2.0).all()), "without a folder nothing is written"
 
 
 def refusal(capfd: pytest.CaptureFixture[str], *flags: str) -> tuple[int, str]:
