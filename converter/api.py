@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from converter.bounds.watch import Limits
+from converter.context import DeviceMap
 from converter.errors import ExportError
 from converter.pipeline import NO_LIMITS, Result, TargetResult, run_recipe
 from converter.recipe import Recipe, bind_recipe, load_recipe_table
@@ -33,6 +34,7 @@ def convert(
     last_word: Callable[[ExportError], None] = lambda _: None,
     cache: OutcomeCache | str | None = None,
     ranks: OtherRanks | None = None,
+    device_map: DeviceMap | None = None,
 ) -> Result:
     """Make every package that `recipe` (a `Recipe`, or the table of one) asks for, prove it, and write it under `out`.
 
@@ -41,6 +43,7 @@ def convert(
     `require_licence` refuses a model that does not state its licence. `limits` of memory, disk and time end the run
     with an error where they are reached, and are estimated first; `last_word` is told of it where the process itself
     has to end. `cache` is a folder or an fsspec URL that keeps what stages made, for later runs.
+    `device_map="auto"` leaves weights of the source on disk for which there is no room in memory.
     `ranks` are the other processes of a launch: the command line finds them.
 
     Raises:
@@ -66,6 +69,7 @@ def convert(
         last_word=last_word,
         cache=cache,
         ranks=ranks,
+        device_map=device_map,
     )
 
 

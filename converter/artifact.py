@@ -6,7 +6,7 @@ every time.
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -63,6 +63,39 @@ def files_digest(files: Mapping[str, Path]) -> str:
     if len(found) == 1:
         return next(iter(found.values()))
     return hashlib.sha256("".join(f"{name} {one}\n" for name, one in found.items()).encode()).hexdigest()
+
+
+def weight_map_of(module: "torch.nn.Module", name: str) -> tuple[Any, str]:
+    """Return where accelerate finds a weight that it has left on disk (`dispatch_model`), and its name there."""
+    path, _, own = name.rpartition(".")
+    hook: Any = getattr(module.get_submodule(path), "_hf_hook", None)
+    for one in getattr(hook, "hooks", (hook,)):
+        if getattr(one, "offload", False):
+            return one.weights_map, own
+    raise StageFailed(f"{name} has no values, and nothing says where they are")
+
+
+def stored_weight(linear: "torch.nn.Linear") -> "torch.Tensor":
+    """Return the weight of a linear layer `[out, in]`; one that is on disk is read."""
+    if linear.weight.device.type != "meta":
+        return linear.weight
+    weights, own = weight_map_of(linear, "weight")
+    found: torch.Tensor = weights[own]
+    return found
+
+
+def stored_tensors(module: "torch.nn.Module", *, by_name: bool = False) -> "Iterator[tuple[str, torch.Tensor]]":
+    """Yield what `state_dict` has, by name; what was left on disk is read for as long as it is looked at.
+
+    In the order of the state, or in that of the names (`by_name`).
+    """
+    state = module.state_dict()
+    for name, tensor in sorted(state.items(), key=lambda pair: pair[0]) if by_name else state.items():
+        if tensor.device.type == "meta":
+            weights, own = weight_map_of(module, name)
+            yield name, weights[own]
+        else:
+            yield name, tensor
 
 
 @dataclass(frozen=True)
@@ -141,14 +174,26 @@ class TorchModel(Artifact):
     @property
     def size_bytes(self) -> int:
         # What a file holds: buffers that are codes too, a tied weight once.
-        tensors = {t.data_ptr(): t for t in self.module.state_dict().values()}
+        tensors = {}
+        for name, tensor in self.module.state_dict().items():
+            key: Any = tensor.data_ptr()
+            if tensor.device.type == "meta":
+                weights, own = weight_map_of(self.module, name)
+                found = weights.dataset.index[weights.prefix + own]
+                key = (found["safetensors_file"], found["weight_name"])
+            tensors[key] = tensor
         return sum(t.numel() * t.element_size() for t in tensors.values())
+
+    @property
+    def offloaded(self) -> bool:
+        """Whether some weights are on disk, and in memory only while they are used."""
+        return any(t.device.type == "meta" for t in self.module.state_dict().values())
 
     @cached_property
     def digest(self) -> str:
         """Of every tensor's name, type, shape and bytes; a tied one once for each of its names."""
         made = hashlib.sha256()
-        for name, tensor in self.module.state_dict().items():
+        for name, tensor in stored_tensors(self.module):
             made.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
             made.update(tensor.detach().cpu().contiguous().numpy().reshape(-1).view("uint8").data)
         return made.hexdigest()
@@ -185,7 +230,7 @@ class TorchModel(Artifact):
 
         if self.module.training:
             raise StageFailed("the model is in training mode: dropout would be exported")
-        for name, tensor in self.module.state_dict().items():
+        for name, tensor in stored_tensors(self.module):
             if tensor.is_floating_point() and tensor.dtype != torch.float32:
                 raise StageFailed(f"{name} is {tensor.dtype}, wanted float32")
             if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):

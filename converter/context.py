@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from converter.bounds.exhausted import exhausted
 from converter.bounds.watch import (
@@ -28,7 +28,18 @@ if TYPE_CHECKING:
     from converter.artifact import TorchModel
     from converter.examples import Example
     from converter.model_folder.given import GivenText
+    from converter.model_folder.offload import Placement
     from converter.recipe import Recipe
+
+
+DeviceMap = Literal["auto"]
+
+
+def placement_of(device_map: DeviceMap | None, limits: Limits, work: Path) -> "Placement | None":
+    """Return where the weights of the source may lie; None: all in memory. `work` is the run's own scratch folder."""
+    from converter.model_folder.offload import Placement
+
+    return None if device_map is None else Placement(work / "offload", limits.memory)
 
 
 @dataclass(frozen=True)
@@ -185,6 +196,8 @@ def check_needs(recipe: "Recipe", source: "TorchModel", limits: Limits, work: Pa
     """
     from converter.forecast import COPIES_IN_MEMORY, COPIES_ON_DISK, LIBRARIES_MAP, forecast_of
 
+    if source.offloaded:
+        return  # what is left of it is looked at when it is there
     forecast, weights = forecast_of(source), source.size_bytes
     packages = sum(
         forecast.bytes(t.menu()[tried(t, p)[0].name].bytes_a_weight)
@@ -197,6 +210,18 @@ def check_needs(recipe: "Recipe", source: "TorchModel", limits: Limits, work: Pa
     disk = packages + int(COPIES_ON_DISK * weights)
     check_estimate(limits, memory=memory, disk=disk)
     require_space(work, disk)
+
+
+def check_room(model: "TorchModel", limits: Limits) -> None:
+    """Hold what an export of a model that is in memory takes to what it may, before it begins.
+
+    Raises:
+        ResourceLimit: says how much more would be needed.
+
+    """
+    from converter.forecast import COPIES_IN_MEMORY
+
+    check_estimate(limits, memory=memory_bytes() + int((COPIES_IN_MEMORY - 1) * model.size_bytes))
 
 
 def missing_runtimes(recipe: "Recipe") -> dict[str, ExportError]:
@@ -267,8 +292,27 @@ def held_to(limits: Limits, doing: Doing, place: Place, last_word: Callable[[Exp
             raise limit from error
 
 
+def _check_offloaded(recipe: "Recipe", source: "TorchModel") -> None:
+    """Refuse what needs weights in memory of a source that is larger than it: a stage must first make it smaller."""
+    if not source.offloaded:
+        return
+    why, where = "an export holds all weights in memory", recipe.targets[0].name
+    for stage in recipe.compress:
+        if needed := stage.needs_whole():
+            why, where = needed, stage.name
+            break
+        if not stage.leaves_on_disk:
+            return
+    raise UsageError(
+        f"{why}, and the source is larger than the memory that it was given: its weights are on disk",
+        where=where,
+        hint="begin with prune.layers:keep=N, which leaves a model that fits; or allow more with --max-memory",
+    )
+
+
 def check_options(recipe: "Recipe", source: "TorchModel") -> None:
     """Raise for what a target or a stage would refuse: now, not after hours of distillation."""
+    _check_offloaded(recipe, source)
     for stage in recipe.compress:
         check_stage(stage, source, has_text=recipe.calibration is not None)
     for target, precision in zip(recipe.targets, recipe.precisions, strict=True):

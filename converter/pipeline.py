@@ -11,15 +11,18 @@ from converter.bounds.exhausted import exhausted
 from converter.bounds.watch import Doing, Limits
 from converter.context import (
     NOTHING_RESOLVED,
+    DeviceMap,
     Resolved,
     check_loading,
     check_needs,
     check_options,
+    check_room,
     context_of,
     held_to,
     judged_text,
     missing_runtimes,
     note_builtin_text,
+    placement_of,
     read_text,
     refuse_idle_limit,
     resolved_table,
@@ -118,12 +121,14 @@ def run_recipe(
     last_word: Callable[[ExportError], None] = lambda _: None,
     cache: OutcomeCache | None = None,
     ranks: OtherRanks | None = None,
+    device_map: DeviceMap | None = None,
 ) -> Result:
     """Run everything that `recipe` says and move the finished folder to `out`, see `converter.package.output_folder`.
 
     `resolved` is what a former run of this recipe found out; with it the same packages come out, byte for byte.
     `limits` are watched in the main thread only; `last_word` is told of a limit where the run had to be cut off.
     `cache`: what stages made in earlier runs is taken from there, and kept there. `ranks`: they train with this one.
+    `device_map`: `auto` leaves weights of the source on disk for which there is no room in memory.
 
     Raises:
         ResourceLimit: memory or disk ran out, or a limit would be broken.
@@ -133,7 +138,8 @@ def run_recipe(
     """
     missing = missing_runtimes(recipe)
     key = None if sign is None else read_signing_key(sign)
-    wishes = _Wishes(require_device, key, require_licence, with_threads(resolved, recipe), limits, cache, ranks)
+    known = with_threads(resolved, recipe)
+    wishes = _Wishes(require_device, key, require_licence, known, limits, cache, ranks, device_map)
     doing = Doing(progress)
     with (
         Output(out, force=force, wait=wait, note=progress.note) as output,
@@ -154,6 +160,7 @@ class _Wishes:
     limits: Limits
     cache: OutcomeCache | None
     ranks: OtherRanks | None
+    device_map: DeviceMap | None
 
 
 def _run(
@@ -166,7 +173,8 @@ def _run(
 
     check_loading(wishes.resolved.to_load(recipe), wishes.limits)
     with progress.task("Loading the model"):
-        source = wishes.resolved.of_source(load_model(wishes.resolved.to_load(recipe), progress))
+        placement = placement_of(wishes.device_map, wishes.limits, output.work)
+        source = wishes.resolved.of_source(load_model(wishes.resolved.to_load(recipe), progress, placement))
     check_licence(source, progress.note, required=wishes.require_licence)
     recipe = with_usual_precisions(recipe, source)
     check_options(recipe, source)
@@ -180,6 +188,8 @@ def _run(
     evaluation = None
     if recipe.compress:
         compressed, compress_records, evaluation = _compress(recipe, source, ctx, proof)
+        if source.offloaded:
+            check_room(compressed, wishes.limits)
         save_model(compressed, output.folder / "compressed")
     made = _Making(recipe, source, compressed, ctx, proof, output, compress_records, missing, wishes)
     targets = tuple(made.target(t, p) for t, p in zip(recipe.targets, recipe.precisions, strict=True))

@@ -100,6 +100,9 @@ class Context:
     """Other processes that stages which train run in too; None: this one is alone, or not the first."""
 
 
+GRADIENTS = "it takes gradients through the whole model"
+
+
 @dataclass(frozen=True)
 class Outcome(Generic[Made]):
     """What a stage made, and the facts worth keeping (JSON values)."""
@@ -124,6 +127,8 @@ class Stage(ABC, Generic[Given, Made]):
     """Runs in all processes of a launch; any other stage runs in the first alone."""
     bars: ClassVar[tuple[str, ...]] = ()
     """What cannot come after it in a recipe: names of stages, or the beginning of names."""
+    leaves_on_disk: ClassVar[bool] = False
+    """What it makes of a model whose weights are on disk has them there too."""
     place: ClassVar[int | None] = None
     """Where `plm-export search` puts it: lower places run first, stages of one place are alternatives. None: nowhere.
 
@@ -138,6 +143,10 @@ class Stage(ABC, Generic[Given, Made]):
 
     def check_after(self, before: "Sequence[Stage[Any, Any]]") -> None:
         """Raise where the stages `before` this one in the recipe leave it nothing to do."""
+
+    def needs_whole(self) -> str:
+        """Return why it needs all weights of the model in memory, as a sentence's beginning; empty: it does not."""
+        return GRADIENTS if self.trains else "it works on all weights at once"
 
     def forecast(self, now: "Forecast", model: "TorchModel", ctx: Context) -> "Forecast":
         """Return what `run` would make of a model of the size `now`; `model` is the source, for its shape and words."""

@@ -6,6 +6,7 @@ get clearly different answers: a gate on a model that answers everything alike p
 
 import json
 import math
+import random
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -49,6 +50,16 @@ _HEAD_CLASS = {
     "fill-mask": "AutoModelForMaskedLM",
 }
 _TAGS = ("O", "B-PER", "I-PER", "B-LOC", "I-LOC", "B-ORG", "I-ORG")
+
+
+def write_text(file: Path, n: int, *, labels: bool = True, seed: int = 0) -> Path:
+    """Write drawn texts of the tiny models' words, labelled at random."""
+    rng = random.Random(seed)
+    words = [word for sentence in SENTENCES for word in sentence.split()]
+    rows = [" ".join(rng.choices(words, k=rng.randint(4, 12))) for _ in range(n)]
+    head = "sentence\tlabel\n" if labels else "sentence\n"
+    file.write_text(head + "".join(f"{row}\t{rng.randint(0, 2)}\n" if labels else f"{row}\n" for row in rows), "utf-8")
+    return file
 
 
 def make_tiny(

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from converter.commands.caching import everywhere
 from converter.commands.session import Session, json_option, quiet_options
 from converter.errors import UsageError
 
@@ -89,7 +90,7 @@ def batch(
             engine,
             force=force,
             require_device=require_device,
-            cache=_place(cache),
+            cache=everywhere(cache),
             progress=terminal.progress(),
         )
         if terminal.json:
@@ -97,11 +98,6 @@ def batch(
         else:
             _show(table, session)
     return int(table["exit_code"])
-
-
-def _place(cache: str | None) -> str | None:
-    """Return the cache as every job finds it, whatever folder it runs in."""
-    return cache if cache is None or "://" in cache else str(Path(cache).expanduser().absolute())
 
 
 def _jobs(

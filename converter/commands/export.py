@@ -1,22 +1,22 @@
 """`plm-export [MODEL] --target …`: the default command."""
 
-from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from converter.bounds.sizes import parse_size
 from converter.bounds.watch import Limits
+from converter.commands.caching import cache_options, wanted_cache
 from converter.commands.flags import Flags, output_folder, recipe_table
 from converter.commands.session import Session, json_option, limit_options, quiet_options
 from converter.errors import UsageError
 from converter.registry import names
 
 if TYPE_CHECKING:
+    from converter.context import DeviceMap
     from converter.ranks.group import Ranks
     from converter.recipe import Recipe
-    from converter.stage_cache.cache import StageCache
 
 NO_LIMITS = Limits()
 STAGE = "METHOD[:KEY=VALUE,…]"
@@ -114,12 +114,13 @@ def methods(kind: str, does: str) -> str:
     help="Sign packages that pass with this private key (PEM, Ed25519); see `plm-export sign`.",
 )
 @click.option("--require-license", is_flag=True, help="Refuse a model that does not state its licence.")
-@click.option(
-    "--resume", is_flag=True, help="Keep what each stage makes in a cache, and take from there what is unchanged."
-)
-@click.option("--cache", metavar="PLACE", help="Folder or URL (fsspec) of that cache, instead of the user's; resumes.")
-@click.option("--cache-size", metavar="SIZE", help="Largest size of the cache, such as 50GB; default: 20GB.")
+@cache_options
 @limit_options(disk=True)
+@click.option(
+    "--device-map",
+    type=click.Choice(["auto"]),
+    help="auto: weights of MODEL for which there is no room in memory (--max-memory) stay on disk.",
+)
 @click.option("--dry-run", is_flag=True, help="Check all settings, print the recipe, export nothing.")
 @json_option
 @quiet_options
@@ -167,6 +168,7 @@ def export(  # click passes one argument a flag
     max_memory: int | None,
     max_disk: int | None,
     timeout: float | None,
+    device_map: "DeviceMap | None",
 ) -> int:
     """Export MODEL to one package per --target, and check that each answers like MODEL.
 
@@ -210,10 +212,10 @@ def export(  # click passes one argument a flag
         cache_size=cache_size,
         dry_run=dry_run,
     )
-    return run(session, flags, Limits(max_memory, max_disk, timeout))
+    return run(session, flags, Limits(max_memory, max_disk, timeout), device_map)
 
 
-def run(session: Session, flags: Flags, limits: Limits = NO_LIMITS) -> int:
+def run(session: Session, flags: Flags, limits: Limits = NO_LIMITS, device_map: "DeviceMap | None" = None) -> int:
     """Run the export and show how it came out; returns the exit code."""
     from converter.package.output_folder import resume_folder
     from converter.recipe import bind_recipe
@@ -228,30 +230,38 @@ def run(session: Session, flags: Flags, limits: Limits = NO_LIMITS) -> int:
         return _dry_run(session, recipe)
     if "targets" not in table:
         terminal.say("No --target given: exporting to cpu-int8 (`plm-export list targets` lists all).")
-    return _make(session, flags, recipe, out, limits)
+    return _make(session, flags, recipe, out, _Bounds(limits, device_map))
 
 
-def _make(session: Session, flags: Flags, recipe: "Recipe", out: Path, limits: Limits) -> int:
+@dataclass(frozen=True)
+class _Bounds:
+    """What the run may take of the machine."""
+
+    limits: Limits
+    device_map: "DeviceMap | None"
+
+
+def _make(session: Session, flags: Flags, recipe: "Recipe", out: Path, bounds: _Bounds) -> int:
     from converter.ranks.group import Ranks, launched
 
     if not launched():
-        return _export(session, flags, recipe, out, limits, None)
+        return _export(session, flags, recipe, out, bounds, None)
     with session.terminal.hushed():
         ranks = Ranks.join()
     if ranks.rank:
         from converter.ranks.follow import follow
 
         with session.terminal.hushed():
-            return follow(ranks, recipe)
+            return follow(ranks, recipe, bounds.device_map, bounds.limits)
     from converter.ranks.watch import together
 
     with together(ranks, session.last_word):
-        code = _export(session, flags, recipe, out, limits, ranks)
+        code = _export(session, flags, recipe, out, bounds, ranks)
     ranks.end(code)
     return code
 
 
-def _export(session: Session, flags: Flags, recipe: "Recipe", out: Path, limits: Limits, ranks: "Ranks | None") -> int:
+def _export(session: Session, flags: Flags, recipe: "Recipe", out: Path, bounds: _Bounds, ranks: "Ranks | None") -> int:
     terminal = session.terminal
     terminal.say(f"Exporting {recipe.model} for {', '.join(t.name for t in recipe.targets)} to {out}/")
     with terminal.hushed():
@@ -270,10 +280,11 @@ def _export(session: Session, flags: Flags, recipe: "Recipe", out: Path, limits:
                 sign=flags.sign,
                 require_licence=flags.require_license,
                 progress=progress,
-                limits=limits,
+                limits=bounds.limits,
                 last_word=session.last_word,
-                cache=_cache(flags, progress.note),
+                cache=wanted_cache(flags.cache, flags.cache_size, progress.note, resume=flags.resume),
                 ranks=ranks,
+                device_map=bounds.device_map,
             )
         if terminal.json:
             session.print_json(report_table(result))
@@ -283,18 +294,6 @@ def _export(session: Session, flags: Flags, recipe: "Recipe", out: Path, limits:
         if target.error and not terminal.json:
             terminal.error(f"{target.target}: {target.error}", target.hint or "", target.code or "")
     return result.exit_code
-
-
-def _cache(flags: Flags, note: Callable[[str], None]) -> "StageCache | None":
-    """Open the cache that was asked for; None: every stage runs, and nothing is kept."""
-    from converter.stage_cache.cache import DEFAULT_BYTES, open_cache
-
-    if not flags.resume and flags.cache is None:
-        if flags.cache_size is not None:
-            raise UsageError("there is no cache to limit", where="--cache-size", hint="add --resume or --cache PLACE")
-        return None
-    limit = DEFAULT_BYTES if flags.cache_size is None else parse_size(flags.cache_size, "--cache-size")
-    return open_cache(flags.cache, limit=limit, note=note)
 
 
 def _dry_run(session: Session, recipe: "Recipe") -> int:

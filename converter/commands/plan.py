@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from converter.commands.terminal import Terminal
     from converter.planning import Plan, Step
 
-OF_A_RUN = {"output", "force", "wait", "require_device", "dry_run", "max_memory", "max_disk", "timeout"}
+OF_A_RUN = {"output", "force", "wait", "require_device", "dry_run", "max_memory", "max_disk", "timeout", "device_map"}
 """Flags of `export` that say where to or how strictly: nothing is made here."""
 
 

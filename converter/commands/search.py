@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from converter.commands.caching import cache_options, everywhere, wanted_cache
 from converter.commands.flags import Flags, output_folder, recipe_table
 from converter.commands.session import Session, json_option, quiet_options
 from converter.errors import UsageError
@@ -49,6 +50,9 @@ A search that was interrupted goes on where it was when it is started again with
     show_default=True,
     help="What proposes candidates.",
 )
+@click.option("--ray", metavar="ADDRESS", help="Make trials on the Ray cluster at ADDRESS (extra `ray`): HOST:6379.")
+@click.option("--cpus", type=click.IntRange(1), default=1, show_default=True, help="With --ray: CPUs of a trial.")
+@cache_options
 @click.option("--output", "-o", type=click.Path(path_type=Path), metavar="DIR", help="Folder of the search.")
 @click.option("--force", is_flag=True, help="Begin again, and replace what an earlier search has left in DIR.")
 @json_option
@@ -78,6 +82,11 @@ def search(
     max_length: int | None,
     seed: int | None,
     sampler: str,
+    ray: str | None,
+    cpus: int,
+    resume: bool,
+    cache: str | None,
+    cache_size: str | None,
     output: Path | None,
     force: bool,
 ) -> int:
@@ -98,9 +107,12 @@ def search(
         revision=revision,
         max_length=max_length,
         seed=seed,
+        resume=resume,
+        cache=everywhere(cache),
+        cache_size=cache_size,
     )
     goal = _goal(max_drop, min_agreement, latency_ms, speedup, size_mb)
-    wishes = _Wishes(minutes, trials, keep, without, sampler, force)
+    wishes = _Wishes(minutes, trials, keep, without, sampler, force, ray, cpus)
     return _run(session, flags, goal, wishes)
 
 
@@ -114,6 +126,8 @@ class _Wishes:
     without: tuple[str, ...]
     sampler: Any
     force: bool
+    ray: str | None
+    cpus: int
 
 
 def _goal(
@@ -138,8 +152,21 @@ def _run(session: Session, flags: Flags, goal: "Goal", wishes: _Wishes) -> int:
         from converter.search.run import search as run_search
 
         terminal.say(f"Searching for {wishes.minutes:g} minutes, into {out}/")
-        order = Order(base, goal, wishes.minutes, wishes.keep, wishes.without, wishes.sampler, wishes.trials)
         progress = terminal.progress()
+        cached = wanted_cache(flags.cache, flags.cache_size, progress.note, resume=flags.resume)
+        order = Order(
+            base,
+            goal,
+            wishes.minutes,
+            wishes.keep,
+            wishes.without,
+            wishes.sampler,
+            wishes.trials,
+            wishes.ray,
+            wishes.cpus,
+            flags.cache,
+            cached,
+        )
         with progress.task("Searching for the best package"):
             table = run_search(order, out, force=wishes.force, progress=progress)
         if terminal.json:

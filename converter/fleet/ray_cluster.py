@@ -47,11 +47,8 @@ class RayEngine:
             RuntimeMissing: Ray is not installed, or no cluster answers at the address.
 
         """
-        ray = _connected(self.address)
-        try:
+        with connection(self.address) as ray:
             yield from self._run(ray, orders, out)
-        finally:
-            ray.shutdown()
 
     def _run(self, ray: Any, orders: Sequence[Order], out: Path) -> Iterator[Outcome]:
         archives: dict[str, Any] = {}
@@ -158,8 +155,14 @@ def _kept(returned: Returned, order: Order, out: Path) -> Outcome:
     return returned.outcome
 
 
-def _connected(address: str) -> Any:
-    """Return Ray, connected. No cluster is ever started, and nothing is reported to its makers."""
+@contextlib.contextmanager
+def connection(address: str) -> Iterator[Any]:
+    """Connect to a cluster and yield Ray. None is ever started, and nothing is reported to Ray's makers.
+
+    Raises:
+        RuntimeMissing: Ray is not installed, or no cluster answers at the address.
+
+    """
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     try:
@@ -180,7 +183,10 @@ def _connected(address: str) -> Any:
         raise RuntimeMissing(
             f"no Ray cluster answers there ({said})", where=address, hint="start one: ray start --head"
         ) from None
-    return ray
+    try:
+        yield ray
+    finally:
+        ray.shutdown()
 
 
 def _other_node(ray: Any, avoid: set[str], cpus: int) -> str | None:

@@ -4,6 +4,7 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from converter.fleet.outcome import Outcome
 from converter.fleet.process import Order, run_order
@@ -37,15 +38,12 @@ class Returned:
 
 def work(sent: Sent, brought: Mapping[str, bytes], host: str) -> Returned:
     """Run a job; `brought` are archives of files that the worker has lacked before, by path."""
-    missing = [p for p, wanted in sent.digests.items() if p not in brought and path_digest(p) != wanted]
+    missing = missing_of(sent.digests, brought)
     if missing:
-        return Returned(None, tuple(missing))
+        return Returned(None, missing)
     with tempfile.TemporaryDirectory(prefix="plm-export-job-") as name:
         folder = Path(name)
-        moved = {
-            path: _unpacked(path, archive, folder / f"in-{i}") for i, (path, archive) in enumerate(brought.items())
-        }
-        order = replace(sent.order, recipe=with_paths(sent.order.recipe, moved))
+        order = replace(sent.order, recipe=with_paths(sent.order.recipe, moved_to(folder, brought)))
         out, logs = folder / order.name, folder / "logs"
         outcome = replace(run_order(order, out, logs), where=host)
         outcome = replace(outcome, model=str(sent.order.recipe.get("model", "sample:default")))
@@ -57,6 +55,16 @@ def work(sent: Sent, brought: Mapping[str, bytes], host: str) -> Returned:
             else:
                 archive = pack(out, without=frozenset({MARKER}))
         return Returned(outcome, archive=archive, log=log)
+
+
+def missing_of(digests: Mapping[str, str], brought: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return the paths that this machine does not have, or has otherwise, and that were not brought."""
+    return tuple(p for p, wanted in digests.items() if p not in brought and path_digest(p) != wanted)
+
+
+def moved_to(folder: Path, brought: Mapping[str, bytes]) -> dict[str, str]:
+    """Unpack what was brought; returns the new path of each."""
+    return {path: _unpacked(path, archive, folder / f"in-{i}") for i, (path, archive) in enumerate(brought.items())}
 
 
 def _unpacked(path: str, archive: bytes, folder: Path) -> str:

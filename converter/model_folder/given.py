@@ -9,6 +9,7 @@ from converter.errors import UsageError
 if TYPE_CHECKING:
     from converter.artifact import TorchModel
     from converter.examples import Example
+    from converter.model_folder.offload import Placement
     from converter.recipe import Recipe
     from converter.stage import Progress
 
@@ -28,8 +29,8 @@ class GivenText:
         return self.evaluation or self.calibration
 
 
-def load_model(recipe: "Recipe", progress: "Progress") -> "TorchModel":
-    """Load the source, held to the recipe's length.
+def load_model(recipe: "Recipe", progress: "Progress", placement: "Placement | None" = None) -> "TorchModel":
+    """Load the source, held to the recipe's length; `placement`: what has no room in memory stays on disk.
 
     Raises:
         SourceError: it cannot be read, or is refused.
@@ -45,6 +46,7 @@ def load_model(recipe: "Recipe", progress: "Progress") -> "TorchModel":
         task=recipe.task,
         prompt=recipe.prompt,
         language=recipe.language,
+        placement=placement,
     )
     return at_max_length(source, recipe.max_length)
 

@@ -27,6 +27,7 @@ from converter.model_folder.labels import check_labels
 from converter.model_folder.licence import joined, read_card
 from converter.model_folder.links import check_links
 from converter.model_folder.locate import SentenceModule, encoder_folder_of, locate, sentence_modules
+from converter.model_folder.offload import Placement
 from converter.model_folder.plausible import check_entries, check_settings, check_size
 from converter.model_folder.replacement_map import StandIns
 from converter.model_folder.said import first_line, is_panic
@@ -58,11 +59,12 @@ def load_source(
     task: str | None = None,
     prompt: str | None = None,
     language: str | None = None,
+    placement: Placement | None = None,
 ) -> TorchModel:
     """Load `model` (a folder, else a Hub id at `revision`).
 
     `prompt` names one of its prompts; without it the model's default one stands before every text. `language` is what
-    a translator of several answers in.
+    a translator of several answers in. `placement`: weights for which there is no room stay on disk.
 
     Raises:
         SourceError: nothing there, damaged, refused, or of a kind that cannot be exported; says what to do.
@@ -72,7 +74,7 @@ def load_source(
     folder, resolved = locate(model, revision)
     try:
         name = model if resolved else Path(model).resolve().name
-        return _read(folder, name, resolved, task, prompt, language)
+        return _read(folder, name, resolved, task, prompt, language, placement)
     except (ExportError, MemoryError):
         raise
     except BaseException as error:
@@ -83,7 +85,13 @@ def load_source(
 
 
 def _read(
-    folder: Path, name: str, revision: str | None, task: str | None, prompt: str | None, language: str | None
+    folder: Path,
+    name: str,
+    revision: str | None,
+    task: str | None,
+    prompt: str | None,
+    language: str | None,
+    placement: Placement | None,
 ) -> TorchModel:
     sentence = _read_checked(folder)
     own = encoder_folder_of(folder)
@@ -92,7 +100,7 @@ def _read(
     raw = _check_files(encoder)
     wanted = task or (adapter.task if adapter else None)
     kind = choose_task(raw, wanted, sentence=sentence.kind if sentence else None, where=str(encoder))
-    module, shape_map = _load_module(encoder, task_class(kind), raw, adapter)
+    module, shape_map = _load_module(encoder, task_class(kind), raw, adapter, placement)
     words = own if adapter is None or has_tokenizer(own) else encoder
     if task_class(kind).kind != "encoder":
         writer: Any = task_class(kind)(module.config)
@@ -256,13 +264,23 @@ def _weight_files(folder: Path) -> list[Path]:
 
 
 def _load_module(
-    folder: Path, task: "type[Task]", raw: Mapping[str, Any], adapter: Adapter | None
+    folder: Path,
+    task: "type[Task]",
+    raw: Mapping[str, Any],
+    adapter: Adapter | None,
+    placement: Placement | None,
 ) -> "tuple[torch.nn.Module, ShapeMap | None]":
     import transformers
 
     from converter.model_folder.compressed import load_pruned
 
     shape_map, stand_ins = ShapeMap.load(folder), StandIns.load(folder)
+    if placement is not None and (shape_map is not None or stand_ins is not None or adapter is not None):
+        raise UsageError(
+            "a model that was compressed, or has an adapter, is loaded whole",
+            where="--device-map",
+            hint="leave it out, or merge the adapter into its model",
+        )
     check_remote_code(raw, task.auto_class, folder)
     config = _config(folder)
     _check_inputs(config, folder)
@@ -277,7 +295,7 @@ def _load_module(
             module = load_pruned(folder, auto, config, _attention(config), shape_map, stand_ins or StandIns())
             return module, shape_map
         if adapter is None:
-            module, info = _from_pretrained(auto, folder, config)
+            module, info = _from_pretrained(auto, folder, config, placement)
         else:
             if adapter.labels() is not None:
                 config.num_labels = adapter.labels()
@@ -293,7 +311,9 @@ def _load_module(
     return module.eval().requires_grad_(requires_grad=True), None
 
 
-def _from_pretrained(auto: Any, folder: Path, config: Any) -> "tuple[torch.nn.Module, dict[str, Any]]":
+def _from_pretrained(
+    auto: Any, folder: Path, config: Any, placement: Placement | None = None
+) -> "tuple[torch.nn.Module, dict[str, Any]]":
     import torch
 
     module, info = auto.from_pretrained(
@@ -306,7 +326,10 @@ def _from_pretrained(auto: Any, folder: Path, config: Any) -> "tuple[torch.nn.Mo
         output_loading_info=True,
         ignore_mismatched_sizes=True,  # so that the mismatch is listed; `check_weights` refuses it by name
         attn_implementation=_attention(config),
+        **(placement.options() if placement is not None else {}),
     )
+    if placement is not None:
+        placement.check(module)
     return module, info
 
 

@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from converter.artifact import TorchModel
+from converter.errors import SourceError
 from converter.examples import Encoding
 from converter.graphs import MODEL
 from converter.reference import feed_of
+from converter.structured.streams import Reached, Stream
 
 if TYPE_CHECKING:
     from converter.stage import Ticker
@@ -39,10 +41,6 @@ class Sums:
         self.xx += (x.T @ x).double()
         self.xy += (x.T @ y).double()
         self.tokens += len(x)
-
-
-class _Reached(Exception):
-    pass
 
 
 def real_rows(value: torch.Tensor, real: torch.Tensor) -> torch.Tensor:
@@ -76,20 +74,53 @@ def in_groups(
     return [members for _, members in groups]
 
 
-def sums_of_group(
-    now: TorchModel,
-    whole: TorchModel,
-    group: Mapping[str, int],
-    batches: Sequence[Sequence[Encoding]],
-    ticker: "Ticker",
-) -> dict[str, Sums]:
+class TextRuns:
+    """A model over all text, group after group; where its family is known, layers that are done are not run again."""
+
+    def __init__(self, model: TorchModel, batches: Sequence[Sequence[Encoding]]) -> None:
+        self.model, self.batches = model, batches
+        self._stream = _stream_of(model, batches)
+        self._at: int | None = None
+
+    def to(self, linears: Mapping[str, torch.nn.Linear]) -> None:
+        """Go on to a group: the layer of the one before is done."""
+        if self._stream is None:
+            return
+        inside = {id(m) for m in linears.values()}
+        parts = self._stream.parts
+        layer = next((i for i, p in enumerate(parts) if inside & {id(m) for m in p.layer.modules()}), None)
+        if self._at is not None and layer != self._at:
+            self._stream.finish(self._at)
+        self._at = layer
+
+    def feed(self, number: int) -> Feed:
+        return _feed(self.model, self.batches[number]) if self._stream is None else self._stream.feeds[number]
+
+    def run(self, number: int) -> None:
+        """Run batch `number` until a hook raises `Reached`."""
+        if self._stream is not None:
+            self._stream.run(number)
+            return
+        with suppress(Reached), torch.inference_mode():
+            self.model.graphs()[MODEL](**self.feed(number))
+
+
+def _stream_of(model: TorchModel, batches: Sequence[Sequence[Encoding]]) -> Stream | None:
+    try:
+        return Stream(model, batches)
+    except SourceError:  # no family file: every run begins at the text
+        return None
+
+
+def sums_of_group(now: TextRuns, whole: TextRuns, group: Mapping[str, int], ticker: "Ticker") -> dict[str, Sums]:
     """Return the sums of each linear of `group` over all text; of two models of one shape."""
-    mine, theirs = _named(now, group), _named(whole, group)
+    mine, theirs = linears_of(now.model, group), linears_of(whole.model, group)
     made = {n: Sums(m.in_features, m.out_features) for n, m in mine.items()}
-    for batch in batches:
-        feed = _feed(now, batch)
-        outputs = _watched(whole, theirs, group, feed, given=False)
-        inputs = _watched(now, mine, group, feed, given=True)
+    now.to(mine)
+    whole.to(theirs)
+    for number in range(len(now.batches)):
+        outputs = _watched(whole, theirs, group, number, given=False)
+        inputs = _watched(now, mine, group, number, given=True)
         for name, sums in made.items():
             for x, y in zip(inputs[name], outputs[name], strict=True):
                 sums.add(x, y)
@@ -98,30 +129,30 @@ def sums_of_group(
 
 
 def _watched(
-    model: TorchModel, linears: Mapping[str, torch.nn.Linear], group: Mapping[str, int], feed: Feed, *, given: bool
+    runs: TextRuns, linears: Mapping[str, torch.nn.Linear], group: Mapping[str, int], number: int, *, given: bool
 ) -> dict[str, list[torch.Tensor]]:
     """Return what each linear reads (`given`) or makes without its bias, a list of calls; nothing later is computed."""
     seen: dict[str, list[torch.Tensor]] = {name: [] for name in linears}
-    real = feed["attention_mask"].bool()
+    real = runs.feed(number)["attention_mask"].bool()
 
     def watch(name: str) -> Callable[..., None]:
         def hook(module: Any, args: tuple[Any, ...], made: torch.Tensor) -> None:
             value = args[0] if given else made if module.bias is None else made - module.bias
             seen[name].append(real_rows(value, real))
             if all(len(seen[n]) == n_calls for n, n_calls in group.items()):
-                raise _Reached
+                raise Reached
 
         return hook
 
-    with ExitStack() as hooks, torch.inference_mode():
+    with ExitStack() as hooks:
         for name, linear in linears.items():
             hooks.callback(linear.register_forward_hook(watch(name)).remove)
-        with suppress(_Reached):
-            model.graphs()[MODEL](**feed)
+        runs.run(number)
     return seen
 
 
-def _named(model: TorchModel, names: Mapping[str, int]) -> dict[str, torch.nn.Linear]:
+def linears_of(model: TorchModel, names: Mapping[str, int]) -> dict[str, torch.nn.Linear]:
+    """Return some linear layers of the encoder by their names."""
     base = model.module.base_model
     assert isinstance(base, torch.nn.Module)
     return {n: m for n, m in base.named_modules() if n in names and isinstance(m, torch.nn.Linear)}

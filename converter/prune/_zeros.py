@@ -4,7 +4,7 @@ import zlib
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from converter.artifact import TorchModel
+from converter.artifact import TorchModel, stored_weight
 from converter.errors import RecipeError
 from converter.stage import Context
 
@@ -30,7 +30,7 @@ def describe_zeros(given: TorchModel, made: TorchModel, ctx: Context) -> dict[st
     from converter.validate.cost import cost_of
 
     before, linears = encoder_linears(given), encoder_linears(made)
-    zeros = {name: int((m.weight == 0).sum()) for name, m in linears.items()}
+    zeros = {name: int((stored_weight(m) == 0).sum()) for name, m in linears.items()}
     sizes = {name: m.weight.numel() for name, m in linears.items()}
     with ctx.progress.task("Compressing to measure the archive size"):
         archive = {
@@ -53,7 +53,7 @@ def describe_zeros(given: TorchModel, made: TorchModel, ctx: Context) -> dict[st
 def refuse_empty(linears: "Mapping[str, torch.nn.Linear]") -> None:
     """Raise where a matrix has no weight left: its layer would answer the same to every text."""
     for name, linear in linears.items():
-        if not bool(linear.weight.any()):
+        if not bool(stored_weight(linear).any()):
             raise RecipeError(
                 f"no weights would be left in {name}",
                 where="prune.threshold",
@@ -68,7 +68,7 @@ def deflated_int8(linears: "Mapping[str, torch.nn.Linear]") -> int:
     made = zlib.compressobj(LEVEL)
     n_bytes = 0
     for linear in linears.values():
-        n_bytes += len(made.compress(round_weights(linear.weight.detach().numpy().T).values.tobytes()))
+        n_bytes += len(made.compress(round_weights(stored_weight(linear).detach().numpy().T).values.tobytes()))
     return n_bytes + len(made.flush())
 
 
@@ -76,7 +76,7 @@ def _float_ratio(linears: "Mapping[str, torch.nn.Linear]") -> float:
     """Return compressed over plain size of the first weights, in float32."""
     taken, size = [], 0
     for linear in linears.values():
-        taken.append(linear.weight.detach().flatten()[: SAMPLE - size].numpy().tobytes())
+        taken.append(stored_weight(linear).detach().flatten()[: SAMPLE - size].numpy().tobytes())
         size += min(linear.weight.numel(), SAMPLE - size)
     plain = b"".join(taken)
     return round(len(zlib.compress(plain, LEVEL)) / len(plain), 4)

@@ -65,6 +65,9 @@ class LayerDropping(Stage[TorchModel, TorchModel]):
     def check(self, source: TorchModel, *, has_text: bool) -> None:
         self._wanted(source)
 
+    def needs_whole(self) -> str:
+        return "" if self.choose == "even" or self.indices else super().needs_whole()
+
     def check_after(self, before: "Sequence[Stage[Any, Any]]") -> None:
         left = layers_left(before)
         if left is not None and (self.keep or self.indices):

@@ -8,7 +8,7 @@ from converter.binding import option
 from converter.errors import RecipeError
 from converter.prune.structured import StructuredPruning
 from converter.prune.threshold import ThresholdPruning
-from converter.stage import Context, Outcome, Stage
+from converter.stage import GRADIENTS, Context, Outcome, Stage
 
 if TYPE_CHECKING:
     from converter.forecast import Forecast
@@ -50,6 +50,9 @@ class MixedPruning(Stage[TorchModel, TorchModel]):
     def __post_init__(self) -> None:
         if self.heads == 0 and self.ffn == 0:
             raise RecipeError("heads and ffn are both 0: that is prune.threshold", where="prune.mixed")
+
+    def needs_whole(self) -> str:
+        return GRADIENTS
 
     def forecast(self, now: "Forecast", model: TorchModel, ctx: Context) -> "Forecast":
         return self._units().forecast(now, model, ctx)

@@ -9,7 +9,7 @@ from converter.artifact import TorchModel
 from converter.binding import option, span
 from converter.errors import RecipeError, UsageError
 from converter.model_folder.shape_map import LayerShape
-from converter.stage import Context, Outcome, Stage
+from converter.stage import GRADIENTS, Context, Outcome, Stage
 from converter.structured.plan import Budget, UnitScores, choose_units, describe_plan
 
 if TYPE_CHECKING:
@@ -166,6 +166,9 @@ class StructuredPruning(Stage[TorchModel, TorchModel]):
             return self._prune_to_budget(given, ctx, evidence)
         made = self._remove(given, ctx, evidence, *budgets)
         return made if sized is None else replace(made, facts={**made.facts, **sized.facts(made.made)})
+
+    def needs_whole(self) -> str:
+        return GRADIENTS
 
     def forecast(self, now: "Forecast", model: TorchModel, ctx: Context) -> "Forecast":
         from converter.structured.forecast import by_budget, by_share

@@ -1,8 +1,10 @@
 """Unstructured pruning: single weights, or small blocks of them, to zero."""
 
 import copy
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from converter.artifact import TorchModel
@@ -54,6 +56,7 @@ class ThresholdPruning(Stage[TorchModel, TorchModel]):
 
     summary = "set the least important weights to zero (unstructured, N:M or block sparsity)"
     why_not = "zeros make no runtime faster, and of a model that writes text nothing is timed by layers"
+    leaves_on_disk = True
     # They fit or merge what is left: zeros would be filled.
     bars = ("prune.structured", "prune.mixed", "distill.gradual", "factorize.linears", "share.layers")
 
@@ -99,6 +102,9 @@ class ThresholdPruning(Stage[TorchModel, TorchModel]):
         for name, linear in encoder_linears(source).items():
             self.groups.refuse_misfit(name, tuple(linear.weight.shape))
 
+    def needs_whole(self) -> str:
+        return "it ranks the weights of the whole model together" if self.scope == "global" else ""
+
     def forecast(self, now: "Forecast", model: TorchModel, ctx: Context) -> "Forecast":
         from converter.forecast import spent
 
@@ -114,10 +120,11 @@ class ThresholdPruning(Stage[TorchModel, TorchModel]):
         made = replace(given, module=copy.deepcopy(given.module))
         linears = encoder_linears(made)
         batches = self._batches(given, ctx)
+        folder = Path(tempfile.mkdtemp(prefix="pruned-", dir=ctx.work)) if made.offloaded else None
         if self.fits:
-            self._fit(made, given, batches, ctx)
+            self._fit(made, given, batches, ctx, folder)
         else:
-            self._rank(made, batches, ctx)
+            self._rank(made, batches, ctx, folder)
         refuse_empty(linears)
         return Outcome(made, describe_zeros(given, made, ctx))
 
@@ -135,49 +142,74 @@ class ThresholdPruning(Stage[TorchModel, TorchModel]):
             refuse_little(evidence, NAME, hint="give more text, or score=magnitude without reconstruct")
         return tuple([encoding for _, encoding in batch] for batch in evidence.batches)
 
-    def _fit(self, made: TorchModel, whole: TorchModel, batches: "Sequence[Sequence[Encoding]]", ctx: Context) -> None:
-        """Zero and fit the linears of `made` in place, from the input on: later ones make up for earlier ones."""
+    def _fit(
+        self,
+        made: TorchModel,
+        whole: TorchModel,
+        batches: "Sequence[Sequence[Encoding]]",
+        ctx: Context,
+        folder: Path | None,
+    ) -> None:
+        """Zero and fit the linears of `made` in place, from the input on: later ones make up for earlier ones.
+
+        `folder`: where weights are written of a model whose weights are on disk; they are in memory layer by layer.
+        """
         import torch
 
+        from converter.model_folder.offload import held
         from converter.prune._compensate import prune_and_fit
-        from converter.prune._sequence import in_groups, sums_of_group
+        from converter.prune._sequence import TextRuns, in_groups, linears_of, sums_of_group
 
         linears = encoder_linears(made)
         groups = in_groups(made, linears, batches[0])
+        now, before = TextRuns(made, batches), TextRuns(whole, batches)
         with torch.no_grad(), ctx.progress.task("Pruning and fitting", total=len(groups) * len(batches)) as ticker:
             for group in groups:
-                for name, sums in sums_of_group(made, whole, group, batches, ticker).items():
-                    prune_and_fit(linears[name], sums, self)
-            idle = [m for n, m in linears.items() if not any(n in group for group in groups)]
-            self._zero([m.weight for m in idle], None, self.share)
+                with held(linears_of(made, group), folder), held(linears_of(whole, group)):
+                    found = sums_of_group(now, before, group, ticker)
+                    for name in list(found):
+                        prune_and_fit(linears[name], found.pop(name), self)
+            idle = {n: m for n, m in linears.items() if not any(n in group for group in groups)}
+            self._zero(idle, None, self.share, folder)
 
-    def _rank(self, made: TorchModel, batches: "Sequence[Sequence[Encoding]]", ctx: Context) -> None:
+    def _rank(
+        self, made: TorchModel, batches: "Sequence[Sequence[Encoding]]", ctx: Context, folder: Path | None
+    ) -> None:
         """Zero weights of `made` in place; those that stay keep their values."""
         import torch
 
         from converter.prune._input_norms import measure_input_norms
 
-        linears = list(encoder_linears(made).values())
+        linears = encoder_linears(made)
         total = self.rounds * max(1, len(batches))
         with torch.no_grad(), ctx.progress.task("Ranking weights", total=total) as ticker:
             for step in range(1, self.rounds + 1):
-                norms = measure_input_norms(made, linears, batches, ticker) if batches else None
-                self._zero([m.weight for m in linears], norms, share_at(self, step))
+                norms = measure_input_norms(made, list(linears.values()), batches, ticker) if batches else None
+                self._zero(linears, norms, share_at(self, step), folder)
 
-    def _zero(self, weights: "Sequence[torch.Tensor]", norms: "Sequence[torch.Tensor] | None", share: float) -> None:
+    def _zero(
+        self,
+        linears: "Mapping[str, torch.nn.Linear]",
+        norms: "Sequence[torch.Tensor] | None",
+        share: float,
+        folder: Path | None,
+    ) -> None:
+        from converter.model_folder.offload import held
         from converter.prune._mask import least, own_least
 
+        modules = list(linears.values())
+
         def scores(i: int) -> "torch.Tensor":
-            size = weights[i].abs()
+            size = modules[i].weight.abs()
             return size if norms is None else size * norms[i]
 
         if self.scope == "global":
-            chosen = least(scores, len(weights), self.groups, share)
-        else:
-            by_row = self.scope == "row"
-            chosen = [own_least(scores(i), self.groups, share, by_row=by_row) for i in range(len(weights))]
-        for weight, gone in zip(weights, chosen, strict=True):
-            weight.masked_fill_(gone, 0.0)
+            for module, gone in zip(modules, least(scores, len(modules), self.groups, share), strict=True):
+                module.weight.masked_fill_(gone, 0.0)
+            return
+        for i, (name, module) in enumerate(linears.items()):
+            with held({name: module}, folder):
+                module.weight.masked_fill_(own_least(scores(i), self.groups, share, by_row=self.scope == "row"), 0.0)
 
 
 def share_at(stage: ThresholdPruning, step: int) -> float:

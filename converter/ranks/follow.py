@@ -3,7 +3,8 @@
 import tempfile
 from pathlib import Path
 
-from converter.context import NOTHING_RESOLVED, context_of, read_text, with_threads
+from converter.bounds.watch import Limits
+from converter.context import NOTHING_RESOLVED, DeviceMap, context_of, placement_of, read_text, with_threads
 from converter.errors import UsageError
 from converter.ranks.group import Ranks, identity_of
 from converter.ranks.watch import together
@@ -12,8 +13,10 @@ from converter.resources import fixed_threads
 from converter.stage import SILENT, Context, options_of
 from converter.stage_cache.identity import text_digest
 
+NO_LIMITS = Limits()
 
-def follow(ranks: Ranks, recipe: Recipe) -> int:
+
+def follow(ranks: Ranks, recipe: Recipe, device_map: DeviceMap | None = None, limits: Limits = NO_LIMITS) -> int:
     """Take part in every training of the first process; returns its exit code.
 
     Raises:
@@ -24,7 +27,7 @@ def follow(ranks: Ranks, recipe: Recipe) -> int:
 
     with together(ranks), tempfile.TemporaryDirectory(prefix="plm-export-rank-") as work:
         if any(stage.trains for stage in recipe.compress):
-            source = load_model(recipe, SILENT)
+            source = load_model(recipe, SILENT, placement_of(device_map, limits, Path(work)))
             text = read_text(recipe, source, SILENT)
             resolved = with_threads(NOTHING_RESOLVED, recipe)
             _train(ranks, recipe, context_of(recipe, source, text, Path(work), SILENT, resolved=resolved))

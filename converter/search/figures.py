@@ -58,6 +58,10 @@ class Trial:
     said: str = ""
     """Why it was not measured."""
     seconds: float = 0.0
+    where: str = ""
+    """The machine of a cluster that made it; empty: this one."""
+    tries: int = 1
+    """2: a worker was lost with it, and another made it."""
 
     @property
     def name(self) -> str:
@@ -72,6 +76,8 @@ class Trial:
             "figures": self.figures.table() if self.figures else None,
             "said": self.said,
             "seconds": round(self.seconds, 2),
+            "where": self.where,
+            "tries": self.tries,
         }
 
 

@@ -180,7 +180,7 @@ class Finals:
         with self.progress.task(f"Making {out.name} in full"):
             # As many threads, and the same tables of times, as the trials had: it is the same model then.
             known = Resolved(threads=self.bench.threads, measured=self.bench.measured)
-            result = run_recipe(recipe, out, force=True, progress=self.progress, resolved=known)
+            result = run_recipe(recipe, out, force=True, progress=self.progress, resolved=known, cache=self.bench.cache)
         (made,) = result.targets
         return {
             STATUS: str(made.status),

@@ -2,14 +2,15 @@
 
 import contextlib
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import converter
-from converter.context import check_options, context_of, missing_runtimes, read_text
+from converter.context import context_of, missing_runtimes
 from converter.data.split import TextSplit, split_text
 from converter.data.survey import DataOptions
 from converter.errors import ExportError, GateFailed, ResourceLimit, UsageError
@@ -18,6 +19,7 @@ from converter.planning import seconds_a_text
 from converter.recipe import Recipe, bind_recipe
 from converter.reference import Reference, capture_reference
 from converter.resources import fixed_threads
+from converter.search.binding import Binding, bench_of, read_halves
 from converter.search.estimates import (
     FOR_TRIALS,
     WANTED_TRIALS,
@@ -29,13 +31,14 @@ from converter.search.estimates import (
 from converter.search.finalists import Decision, Finalist, Finals, choose, confirmed, decide, place
 from converter.search.folder import SearchFolder
 from converter.search.goal import Goal
+from converter.search.making import Maker
 from converter.search.report import write_search_reports
 from converter.search.space import Space
 from converter.search.starts import Start, plain_of, starts_of
 from converter.search.study import Sampler, Study, load_optuna, open_study
 from converter.search.trials import Trials
 from converter.search.workbench import Workbench
-from converter.stage import SILENT, Progress
+from converter.stage import SILENT, OutcomeCache, Progress
 
 if TYPE_CHECKING:
     from converter.artifact import TorchModel
@@ -62,6 +65,14 @@ class Order:
     sampler: Sampler = "tpe"
     trials: int | None = None
     """At most so many in the study; None: as many as the time allows."""
+    ray: str | None = None
+    """Address of the Ray cluster that makes trials; None: this process does."""
+    cpus: int = 1
+    """Of a trial on the cluster."""
+    cache: str | None = None
+    """Folder or URL of the cache of stages, for workers too; None: the user's own."""
+    cached: OutcomeCache | None = None
+    """The cache, opened; None: nothing is kept beyond the search."""
 
 
 READ_BY = frozenset({"max_length", "columns", "label_map"})
@@ -86,20 +97,13 @@ class _Search:
     def left(self) -> float:
         return 60 * self.order.minutes - (time.monotonic() - self.started)
 
+    @property
+    def binding(self) -> Binding:
+        text = self.text
+        return Binding(self.order.base, self.order.goal, self.source, text.learning, text.held_back)
+
     def bound(self, varied: Mapping[str, Any], *, whole: bool = False) -> Recipe:
-        """Return a whole recipe of what a search varies; `whole`: with the gate's text and limits."""
-        table: dict[str, Any] = {**self.order.base, **varied, "calibration": str(self.text.learning)}
-        (name,) = varied["targets"]
-        options = {k: v for k, v in dict(self.order.base.get("target", {})).items() if k.replace("_", "-") == name}
-        table |= {"target": options}
-        table["eval"] = table.get("eval", str(self.text.held_back))
-        limits = self.order.goal.gate_limits()
-        if whole and limits:
-            table["limits"] = limits
-        made = bind_recipe({k: v for k, v in table.items() if v != {}}, where="search")
-        if not whole:
-            check_options(made, self.source)
-        return made
+        return self.binding.bound(varied, whole=whole)
 
 
 def search(order: Order, out: Path, *, force: bool = False, progress: Progress = SILENT) -> dict[str, Any]:
@@ -119,12 +123,12 @@ def search(order: Order, out: Path, *, force: bool = False, progress: Progress =
     load_optuna()
     limits = order.goal.gate_limits()  # refused now, not when the first package is made in full
     recipe = bind_recipe({**order.base, **({"limits": limits} if limits else {})}, where="search")
-    threads = recipe.threads or torch.get_num_threads()
+    threads = order.cpus if order.ray else recipe.threads or torch.get_num_threads()
     if recipe.calibration is None:
         raise UsageError("a search needs text to learn from and to choose by", where="--calibration")
     space = _space(order, recipe)
     folder = SearchFolder(out.expanduser().absolute())
-    with folder.held(progress.note, force=force), fixed_threads(1):
+    with _connected(order.ray), folder.held(progress.note, force=force), fixed_threads(1):
         with progress.task("Loading the model"):
             source = load_model(recipe, progress)
         _refuse_writer(source)
@@ -133,6 +137,15 @@ def search(order: Order, out: Path, *, force: bool = False, progress: Progress =
         text = _split(recipe, source, folder, progress)
         made = _Search(order, recipe, folder, source, text, space, progress, started, threads)
         return _run(made, given)
+
+
+def _connected(address: str | None) -> AbstractContextManager[Any]:
+    """Connect to the cluster before any work, if there is one."""
+    if address is None:
+        return contextlib.nullcontext()
+    from converter.fleet.ray_cluster import connection
+
+    return connection(address)
 
 
 def _space(order: Order, recipe: Recipe) -> Space:
@@ -186,6 +199,30 @@ def _run(made: _Search, given: "GivenText") -> dict[str, Any]:
     first = making + ASKED * pace * made.text.n_held_back
     _refuse_short(made, first)
     _make_plain(made, bench)
+    with _maker(made, bench) as maker:
+        study, share = _tried(made, bench, maker, first, making)
+    return _finish(made, bench, study, given, made.order.keep or len(made.space.targets), share)
+
+
+@contextlib.contextmanager
+def _maker(made: _Search, bench: Workbench) -> Iterator[Maker | None]:
+    """Start the workers of the cluster, if there is one; targets that no worker can make are left out."""
+    order = made.order
+    if order.ray is None:
+        yield None
+        return
+    from converter.search.cluster import started
+    from converter.search.worker import Setup
+
+    cache = None if order.cached is None else order.cache or ""
+    setup = Setup.of(made.binding, made.space.targets, made.recipe.seed, order.cpus, cache)
+    with started(setup, bench, made.progress) as cluster:
+        made.space = replace(made.space, targets=cluster.targets)
+        yield cluster
+
+
+def _tried(made: _Search, bench: Workbench, maker: Maker | None, first: float, making: float) -> tuple[Study, float]:
+    """Make trials until the time is over; returns them with the share of the effort that they took."""
     goal, seed, sampler = made.order.goal, made.recipe.seed, made.order.sampler
     study = open_study(made.folder.study, made.space, goal, (), _identity(made), seed=seed, sampler=sampler)
     # Trials of an earlier run were timed by its plain package, on the machine as it was.
@@ -194,7 +231,7 @@ def _run(made: _Search, given: "GivenText") -> dict[str, Any]:
     study.start_with(starts)
     trained = training_pace(bench)
     share = study.setting("share", _share(made, bench, starts, making, trained))
-    trials = Trials(study, goal, bench, made.bound, share, made.progress, most=made.order.trials)
+    trials = Trials(study, goal, bench, made.bound, share, made.progress, most=made.order.trials, maker=maker)
     keep = made.order.keep or len(made.space.targets)
 
     def reserve() -> float:
@@ -204,7 +241,7 @@ def _run(made: _Search, given: "GivenText") -> dict[str, Any]:
 
     with made.progress.task("Searching", total=max(1.0, made.left())) as ticker:
         trials.run(ticker, made.left, reserve, first)
-    return _finish(made, bench, study, given, keep, share)
+    return study, share
 
 
 def _make_plain(made: _Search, bench: Workbench) -> None:
@@ -226,22 +263,17 @@ def _make_plain(made: _Search, bench: Workbench) -> None:
 
 def _bench(made: _Search) -> tuple[Workbench, float]:
     """Read the text, ask the source, and return the bench with seconds that the source takes for a text."""
-    learning = replace(made.recipe, calibration=made.text.learning, evaluation=made.text.held_back)
-    learned = read_text(learning, made.source, SILENT)
+    recipe, text = read_halves(made.recipe, made.source, made.text.learning, made.text.held_back)
     with TemporaryDirectory(prefix="plm-search-") as work:
-        ctx = context_of(learning, made.source, learned, Path(work), SILENT)
-        pace = seconds_a_text(made.source, ctx)
-    reference = capture_reference(
-        made.source, learned.given.evaluation, made.progress, learned.given.evaluation, learned.given.notes
-    )
-    bench = Workbench(
+        pace = seconds_a_text(made.source, context_of(recipe, made.source, text, Path(work), SILENT))
+    bench = bench_of(
         made.source,
-        learned.given.calibration,
-        reference,
+        text,
         made.folder.work,
+        made.progress,
         seed=made.recipe.seed,
         threads=made.threads,
-        progress=SILENT,
+        cache=made.order.cached,
     )
     return bench, pace
 

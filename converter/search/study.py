@@ -1,5 +1,6 @@
 """The study: what was tried and how it came out, in a SQLite file, so that an interrupted search goes on."""
 
+import bisect
 import contextlib
 import json
 import logging
@@ -104,7 +105,7 @@ class Study:
         excess = self._goal.excess(found)
         if made.figures is None:
             excess = dict.fromkeys(excess, REFUSED_EXCESS)
-        self._done.append(made)
+        bisect.insort(self._done, made, key=lambda t: t.number)  # several at once end in any order
         asked.trial.set_user_attr(TRIAL, json.dumps(made.table()))
         asked.trial.set_user_attr(EXCESS, list(excess.values()))
         with _quiet():

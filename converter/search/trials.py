@@ -1,16 +1,17 @@
-"""One trial after the other until the time is over: forecast, a first look, then a package."""
+"""Trials until the time is over, one after the other or several at once: forecast, a first look, then a package."""
 
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from converter.binding import with_effort
 from converter.bounds.exhausted import exhausted
 from converter.errors import ExportError, ResourceLimit
 from converter.search.figures import Figures, State, Trial
 from converter.search.goal import Goal, beats
+from converter.search.making import Bench, Here, Maker, Work
 from converter.search.space import described
 from converter.search.study import Asked, Study, measured
 from converter.validate.answers import RunFailed
@@ -33,12 +34,19 @@ LEAST_AT_RUNG = 4
 """So many must have been looked at before one is stopped."""
 
 
-class Bench(Protocol):
-    """What makes and judges candidates; see `converter.search.workbench`."""
+Steps = Generator[Work, Figures, tuple[State, Figures | None, str]]
+"""A trial: it asks for work, is sent what came of it, and returns how it ended."""
 
-    def foretell(self, recipe: "Recipe", *, times: bool) -> "Told": ...
-    def glance(self, recipe: "Recipe", share: float, told: "Told") -> Figures: ...
-    def measure(self, recipe: "Recipe", share: float) -> Figures: ...
+
+@dataclass
+class _Running:
+    """A trial on its way."""
+
+    asked: Asked
+    steps: Steps
+    started: float
+    where: str = ""
+    tries: int = 1
 
 
 @dataclass
@@ -55,56 +63,115 @@ class Trials:
     progress: "Progress"
     most: int | None = None
     """Trials in the study, at most."""
+    maker: Maker | None = None
+    """Where candidates are made; None: here, by `bench`, one after the other."""
     glances: dict[int, Figures] = field(default_factory=dict)
     seconds: list[float] = field(default_factory=list)
     """Of the trials that were made in this run."""
     discarded: list[tuple[float, Asked]] = field(default_factory=list)
+    running: dict[int, _Running] = field(default_factory=dict)
+    held: list[Asked] = field(default_factory=list)
+    """Proposals of a recipe that is being made already: they wait for how it comes out."""
+    idle: int = 0
+    """Proposals in a row that were not worth making."""
 
     def run(self, ticker: "Ticker", left: Callable[[], float], reserve: Callable[[], float], first: float) -> None:
         """Try until less time is `left` than one more trial and the finalists (`reserve`) take; one is always made.
 
         `first` is how long a trial is expected to take before one was made.
         """
-        idle = 0
-        while idle < IDLE and self._more() and (not self.study.trials or left() > reserve() + self._expected(first)):
-            started = time.perf_counter()
-            made = self._one(self.study.ask())
-            idle = 0 if made.state in (State.MEASURED, State.BEHIND) else idle + 1
-            self._show(ticker, made, time.perf_counter() - started, left())
+
+        def proposed() -> Asked | None:
+            if self.idle >= IDLE or not self._more():
+                return None
+            any_begun = self.study.trials or self.running
+            return self.study.ask() if not any_begun or left() > reserve() + self._expected(first) else None
+
+        self._loop(proposed, ticker, left, forced=False)
         met = any(self.goal.missed(f) == 0 for f in measured(self.study.trials).values())
-        if idle >= IDLE and self.goal.limited and not met:
+        if self.idle >= IDLE and self.goal.limited and not met:
             self._nearest(ticker, left, reserve, first)
 
     def _nearest(self, ticker: "Ticker", left: Callable[[], float], reserve: Callable[[], float], first: float) -> None:
         """Make what the forecast has discarded, where the limits leave nothing else."""
         self.progress.note("by forecast, nothing that can be made keeps to the limits: the nearest is made")
-        for _, asked in sorted(self.discarded, key=lambda pair: pair[0])[:NEAREST]:
-            if left() <= reserve() + self._expected(first):
+        waiting = [asked for _, asked in sorted(self.discarded, key=lambda pair: pair[0])[:NEAREST]]
+
+        def proposed() -> Asked | None:
+            if not waiting or left() <= reserve() + self._expected(first):
+                return None
+            return self.study.ask_for(waiting.pop(0).recipe)
+
+        self._loop(proposed, ticker, left, forced=True)
+
+    def _loop(
+        self, proposed: Callable[[], Asked | None], ticker: "Ticker", left: Callable[[], float], *, forced: bool
+    ) -> None:
+        """Begin what is proposed as soon as there is a place for it, until nothing is and all has ended."""
+        maker = self.maker or Here(self.bench)
+        shown = time.perf_counter()
+
+        def go_on(one: _Running, step: Callable[[], Work]) -> None:
+            nonlocal shown
+            made = self._after(one, step, maker)
+            if made is not None:
+                now = time.perf_counter()
+                self._show(ticker, made, now - shown, left())
+                shown = now
+
+        def begin(asked: Asked) -> None:
+            if any(one.asked.recipe == asked.recipe for one in self.running.values()):
+                self.held.append(asked)
                 return
-            started = time.perf_counter()
-            again = self.study.ask_for(asked.recipe)
-            made = self._one(again, forced=True)
-            self._show(ticker, made, time.perf_counter() - started, left())
+            one = _Running(asked, self._steps(asked, forced=forced), time.perf_counter())
+            go_on(one, lambda: next(one.steps))
+
+        while True:
+            while len(self.running) + len(self.held) < maker.slots and (asked := proposed()) is not None:
+                begin(asked)
+            if not self.running:
+                return
+            done = maker.ended()
+            one = self.running.pop(done.number)
+            one.where, one.tries = done.where or one.where, max(one.tries, done.tries)
+            found = done.found
+            go_on(one, lambda o=one, f=found: o.steps.throw(f) if isinstance(f, Exception) else o.steps.send(f))  # type: ignore[misc]
+            waiting, self.held = self.held, []
+            for asked in waiting:
+                begin(asked)
+
+    def _after(self, one: _Running, step: Callable[[], Work], maker: Maker) -> Trial | None:
+        """Take one step of a trial; returns the trial where that was its last."""
+        try:
+            work = step()
+        except StopIteration as ended:
+            return self._told(one, *ended.value)
+        self.running[one.asked.number] = one
+        maker.begin(one.asked.number, work)
+        return None
+
+    def _told(self, one: _Running, state: State, figures: Figures | None, said: str) -> Trial:
+        seconds, asked = time.perf_counter() - one.started, one.asked
+        made = Trial(
+            asked.number, asked.recipe, state, asked.start, figures, said, seconds, where=one.where, tries=one.tries
+        )
+        self.study.tell(asked, made)
+        worth_it = state in (State.MEASURED, State.BEHIND)
+        self.idle = 0 if worth_it else self.idle + 1
+        if worth_it:
+            self.seconds.append(seconds)
+        return made
 
     def _more(self) -> bool:
-        return self.most is None or len(self.study.trials) < self.most
+        begun = len(self.study.trials) + len(self.running) + len(self.held)
+        return self.most is None or begun < self.most
 
     def _expected(self, first: float) -> float:
         last = self.seconds[-5:]
         return sum(last) / len(last) if last else first
 
-    def _one(self, asked: Asked, *, forced: bool = False) -> Trial:
-        started = time.perf_counter()
-        state, figures, said = self._outcome(asked, forced=forced)
-        seconds = time.perf_counter() - started
-        made = Trial(asked.number, asked.recipe, state, asked.start, figures, said, seconds)
-        self.study.tell(asked, made)
-        if state in (State.MEASURED, State.BEHIND):
-            self.seconds.append(seconds)
-        return made
-
-    def _outcome(self, asked: Asked, *, forced: bool) -> tuple[State, Figures | None, str]:
-        """Make a candidate as far as it is worth it."""
+    def _steps(self, asked: Asked, *, forced: bool) -> Steps:
+        """Have a candidate made as far as it is worth it."""
         if (known := self._known(asked)) is not None and not forced:
             return State.DISCARDED, known.figures, f"the same as {known.name}"
         try:
@@ -114,12 +181,12 @@ class Trials:
             if not must and (why := self._hopeless(told, asked)):
                 return State.DISCARDED, self._forecast(told), why
             if not must and self._takes_time(recipe):
-                figures = self.bench.glance(recipe, self.share / ETA, told)
+                figures = yield Work("glance", recipe, asked.recipe, self.share / ETA, told)
                 behind = self._falls_behind(figures)
                 self.glances[asked.number] = figures
                 if behind:
                     return State.BEHIND, figures, behind
-            return State.MEASURED, self.bench.measure(recipe, self.share), ""
+            return State.MEASURED, (yield Work("measure", recipe, asked.recipe, self.share, told)), ""
         except ResourceLimit:
             raise
         except Exception as error:  # noqa: BLE001 - said_of tells what is a bug, and raises what is no candidate's

@@ -19,7 +19,7 @@ from converter.reference import Reference, encode_probes, judge_batched, torch_r
 from converter.resources import fixed_threads, release_memory
 from converter.search.figures import Figures
 from converter.search.losses import Scored, score_of
-from converter.stage import SILENT, Context, Progress, Stage, options_of, run_stage
+from converter.stage import SILENT, Context, OutcomeCache, Progress, Stage, options_of, run_stage
 from converter.validate.answers import RunFailed, ask
 from converter.validate.vocabulary import as_seen_by
 
@@ -78,6 +78,8 @@ class Workbench:
     measured: dict[str, Any] = field(default_factory=dict)
     """Tables of times: measured once for all trials."""
     progress: Progress = SILENT
+    cache: OutcomeCache | None = None
+    """What stages have made, in this search or before; None: only what is at hand."""
     plain: dict[str, Opened] = field(default_factory=dict)
     plain_ms: dict[str, float] = field(default_factory=dict)
     kept: "OrderedDict[str, Made]" = field(default_factory=OrderedDict)
@@ -93,6 +95,7 @@ class Workbench:
             aim=aim_of(recipe),
             threads=self.threads,
             measured=self.measured,
+            cache=self.cache,
         )
 
     def foretell(self, recipe: Recipe, *, times: bool) -> Told:
@@ -261,7 +264,7 @@ class Workbench:
 
 
 def made_by(stage: Stage[Any, Any], given: Artifact, ctx: Context, threads: int | None) -> Any:
-    """Run one stage: the one place where a cache of stages across runs plugs in."""
+    """Run one stage, or take from the context's cache what it made before."""
     with fixed_threads(threads or 1):
         return run_stage(stage, given, ctx)[0]
 

@@ -77,6 +77,8 @@ def _write_model(made: TorchModel, given: TorchModel, folder: Path) -> dict[str,
     from converter.model_folder.replacement_map import StandIns
     from converter.model_folder.replacements import own_state
 
+    if made.offloaded:
+        raise NotKept("its weights are on disk already")
     other = [f.name for f in fields(made) if f.name not in CHANGED and getattr(made, f.name) != getattr(given, f.name)]
     if other:
         raise NotKept(f"it differs in {', '.join(other)}")

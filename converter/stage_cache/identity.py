@@ -178,6 +178,15 @@ def _option_files(stage: Stage[Any, Any]) -> dict[str, str]:
 @cache
 def code_version() -> str:
     """Return the digest of this tool's own code and of the versions of the libraries that it computes with."""
+    made = hashlib.sha256(own_version().encode())
+    for name in LIBRARIES:
+        made.update(f"{name} {_version(name)}\n".encode())
+    return made.hexdigest()
+
+
+@cache
+def own_version() -> str:
+    """Return the digest of this tool's own code."""
     import converter
 
     root = Path(converter.__file__).parent.parent
@@ -185,8 +194,6 @@ def code_version() -> str:
     for package in ("converter", "targets", "sample_models"):
         for path in sorted((root / package).rglob("*.py")):
             made.update(f"{path.relative_to(root).as_posix()} {sha256_file(path)}\n".encode())
-    for name in LIBRARIES:
-        made.update(f"{name} {_version(name)}\n".encode())
     return made.hexdigest()
 
 

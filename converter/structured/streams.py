@@ -44,8 +44,8 @@ class SublayerActivations:
     """Output and residual, `[tokens, hidden]`: what is handed on."""
 
 
-class _Reached(Exception):
-    pass
+class Reached(Exception):
+    """Raised by a hook where nothing later is wanted of a run."""
 
 
 def sublayers_of(parts: "Sequence[LayerParts]") -> list[Sublayer]:
@@ -99,7 +99,7 @@ class Stream:
 
         def reading(_: torch.nn.Module, args: tuple[Any, ...]) -> None:
             read.append(args[0])
-            raise _Reached
+            raise Reached
 
         handle = linear.register_forward_pre_hook(reading)
         try:
@@ -108,6 +108,10 @@ class Stream:
             handle.remove()
         return read[0][self.feeds[number]["attention_mask"].bool()] if read[0].ndim > 2 else read[0]
 
+    def run(self, number: int) -> None:
+        """Run batch `number` from behind the layers that are done, until a hook raises `Reached`."""
+        self._run(number, None)
+
     def _run(self, number: int, until: int | None) -> Any:
         """Return what layer `until` answers to batch `number`; nothing after it is computed."""
         parts = self.parts
@@ -115,7 +119,7 @@ class Stream:
 
         def reached(_: torch.nn.Module, __: Any, output: Any) -> None:
             answer.append(output)
-            raise _Reached
+            raise Reached
 
         with ExitStack() as hooks, torch.inference_mode():
             if not self.family.shares_layers:
@@ -124,7 +128,7 @@ class Stream:
                 hooks.enter_context(_answering(parts[: self._done], self._kept[number]))
             try:
                 self._graph(**self.feeds[number])
-            except _Reached:
+            except Reached:
                 return answer[0] if answer else None
         return None
 
@@ -132,13 +136,16 @@ class Stream:
 @contextmanager
 def _answering(parts: "Sequence[LayerParts]", answer: Any) -> Iterator[None]:
     """Let layers answer what they answered before."""
+    own = [vars(part.layer).get("forward") for part in parts]  # accelerate's, where weights are on disk
     for part in parts:
         part.layer.forward = lambda *_, **__: answer
     try:
         yield
     finally:
-        for part in parts:
+        for part, forward in zip(parts, own, strict=True):
             del part.layer.forward
+            if forward is not None:
+                part.layer.forward = forward
 
 
 def _watch_layer(

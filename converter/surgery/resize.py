@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from converter.artifact import TorchModel
 from converter.errors import SourceError, StageFailed, nearest
+from converter.model_folder.offload import bring_in
 from converter.model_folder.shape_map import UNITS, LayerShape, ShapeMap
 from converter.registry import families
 
@@ -123,6 +124,7 @@ def shallower(model: TorchModel, kept: Sequence[int]) -> TorchModel:
     family, before = family_of(model), shape_map_of(model)
     module = copy.deepcopy(model.module)
     family.keep_layers(module, kept)
+    bring_in(module)  # what is left may fit where the whole does not
     layers = before.layers if family.shares_layers else tuple(before.layers[i] for i in kept)
     made = ShapeMap(layers, tuple(before.layers_kept[i] for i in kept))
     family.fit_layers(module, made.layers_kept)

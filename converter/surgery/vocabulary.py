@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from converter.artifact import TorchModel
-from converter.errors import StageFailed
+from converter.errors import StageFailed, UsageError
 from converter.surgery.resize import with_own_cache
 
 if TYPE_CHECKING:
@@ -50,6 +50,12 @@ def in_vocabulary_of(given: TorchModel, teacher: TorchModel) -> TorchModel:
     """
     if given.source_ids is None or teacher.source_ids == given.source_ids:
         return teacher
+    if teacher.offloaded:
+        raise UsageError(
+            "the teacher's weights are on disk, where its vocabulary cannot be trimmed like the student's",
+            where="trim",
+            hint="leave trim out, or allow more with --max-memory",
+        )
     return with_vocabulary(teacher, given.tokenizer, given.source_ids)
 
 

@@ -2,10 +2,12 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from converter.artifact import stored_tensors
 
 if TYPE_CHECKING:
     import torch
@@ -33,9 +35,18 @@ class Checkpoint:
 
 def digest_tensors(tensors: "Tensors") -> str:
     """Return the SHA-256 of names, shapes and bytes, in the order of names."""
+    return _digest((name, tensors[name]) for name in sorted(tensors))
+
+
+def digest_weights(module: "torch.nn.Module") -> str:
+    """Do what `digest_tensors` does with all of a module, of which some may be on disk."""
+    return _digest(stored_tensors(module, by_name=True))
+
+
+def _digest(tensors: "Iterable[tuple[str, torch.Tensor]]") -> str:
     made = hashlib.sha256()
-    for name in sorted(tensors):
-        array = tensors[name].detach().cpu().contiguous().numpy()
+    for name, tensor in tensors:
+        array = tensor.detach().cpu().contiguous().numpy()
         made.update(f"{name}{array.shape}{array.dtype}".encode())
         made.update(array.data if array.ndim else array.tobytes())
     return made.hexdigest()

@@ -15,7 +15,7 @@ from converter.examples import Example
 from converter.stage import Context, Outcome, options_of
 from converter.surgery.vocabulary import in_vocabulary_of
 from converter.training.augment import variants_of
-from converter.training.checkpoint import digest_tensors
+from converter.training.checkpoint import digest_tensors, digest_weights
 from converter.training.loop import Job, Trained, train
 from converter.training.objective import PARTS
 from converter.training.options import LossWeights, TrainingOptions
@@ -125,9 +125,7 @@ def prepare(
         texts = encode_texts(given, [*examples, *variants], options.max_length, ctx.progress)
     if ctx.calibration_is_builtin:
         ctx.progress.note(f"{name} trains on the built-in text only: give --calibration FILE for a useful model")
-    same = teacher is not None and digest_tensors(given.module.state_dict()) == digest_tensors(
-        teacher.module.state_dict()
-    )
+    same = teacher is not None and digest_weights(given.module) == digest_weights(teacher.module)
     if same:
         ctx.progress.note(f"{name}: the student is the unchanged source; put a prune stage before it")
     return DistillationSetup(name, options, weights, teacher, texts, len(examples), same, ctx)
@@ -242,8 +240,8 @@ def _key(job: Job) -> str:
     table["part"] = list(job.part)
     del table["checkpoint_seconds"]
     made = hashlib.sha256(json.dumps(table, sort_keys=True).encode())
-    made.update(digest_tensors(job.given.module.state_dict()).encode())
-    made.update(digest_tensors({} if job.teacher is None else job.teacher.module.state_dict()).encode())
+    made.update(digest_weights(job.given.module).encode())
+    made.update((digest_tensors({}) if job.teacher is None else digest_weights(job.teacher.module)).encode())
     for example, encoding in job.texts:
         made.update(repr(example.label).encode())
         for input_name, ids in encoding.inputs.items():

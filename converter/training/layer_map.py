@@ -66,6 +66,12 @@ class ForwardOutputs(NamedTuple):
     """Query, key and value of one layer, `[batch, length, width]` each; queries to an encoder's are the answer's."""
 
 
+def moved(seen: ForwardOutputs, device: torch.device) -> ForwardOutputs:
+    """Return the same on another device."""
+    outputs = {name: value.to(device) for name, value in seen.outputs.items()}
+    return ForwardOutputs(outputs, *(tuple(t.to(device) for t in row) for row in (seen.hidden, seen.relations)))
+
+
 class ObservedForward(torch.nn.Module):
     """The measured forward that also shows hidden states (of the layers `hidden`) and queries, keys and values.
 

@@ -62,6 +62,12 @@ def split_over(model: "TorchModel", rank: int, size: int) -> "TorchModel":
         UsageError: a layer has fewer heads or neurons than there are processes.
 
     """
+    if model.offloaded:
+        raise UsageError(
+            "the teacher's weights are on disk, and to split it all are read",
+            where="split_teacher",
+            hint="leave split_teacher or --device-map out",
+        )
     family, module = family_of(model), copy.deepcopy(model.module)
     shapes = [(part.n_heads, part.n_neurons) for part in family.layers(module)]
     if min(min(shape) for shape in shapes) < size:

@@ -11,7 +11,7 @@ import torch
 
 from converter.graphs import MODEL, SEQUENCE
 from converter.training.cached_answers import MEGABYTE, KeptAnswers, expected_bytes
-from converter.training.layer_map import ForwardOutputs
+from converter.training.layer_map import ForwardOutputs, moved
 from converter.training.objective import DistillationObjective
 from converter.training.texts import Text, feed_batch
 
@@ -37,19 +37,22 @@ class Teacher:
     kept: KeptAnswers | None = None
 
     def __post_init__(self) -> None:
-        if self.device.type != "cpu":
+        # What is on disk is read into main memory, and answers there.
+        self.own = torch.device("cpu") if self.model.offloaded else self.device
+        if self.own.type != "cpu":
             self.model = replace(
                 self.model, module=copy.deepcopy(self.model.module), head=copy.deepcopy(self.model.head)
             )
-        self.observed = self.objective.teacher(self.model).to(self.device)
+        observed = self.objective.teacher(self.model)
+        self.observed = observed if self.model.offloaded else observed.to(self.own)
 
     def answers(self, batch: "NDArray[np.int64]", feed: dict[str, torch.Tensor]) -> ForwardOutputs:
         """Answer the texts of `batch`, which are padded in `feed`."""
         if self.kept is not None:
             return self.kept.take(batch, feed["input_ids"].shape[1], self.device)
         with torch.no_grad():
-            seen: ForwardOutputs = self.observed(feed)
-        return seen
+            seen: ForwardOutputs = self.observed({name: rows.to(self.own) for name, rows in feed.items()})
+        return seen if self.own == self.device else moved(seen, self.device)
 
     def keep(self, folder: Path, most_mb: int, progress: "Progress") -> bool:
         """Ask about every text once and keep the answers under `folder`, unless they take more than `most_mb`.

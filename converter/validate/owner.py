@@ -85,9 +85,12 @@ def check_owner(
 
     """
     started = time.perf_counter()
-    if source.cache is not None:
+    if source.cache is not None and not source.offloaded:
         return _check_writer(source, reference, progress)
     _refuse_unread_inputs(source)
+    if source.offloaded:
+        said = "the weights of the source are on disk, and its own library would read them all into memory"
+        return OwnerVerdict(Check(NAME, Status.NOT_RUN, None, TOLERANCE, said))
     try:
         library = open_library(source.folder, source.task, source.max_length, prompt)
         if max_length is not None:

@@ -16,7 +16,7 @@ from converter.examples import Example
 from converter.graphs import MODEL
 from converter.model_folder.load import load_source
 from converter.model_folder.save import save_model
-from converter.prune._sequence import in_groups, sums_of_group
+from converter.prune._sequence import TextRuns, in_groups, sums_of_group
 from converter.prune.threshold import ThresholdPruning, encoder_linears
 from converter.reference import encode_probes, feed_of, torch_run
 from converter.registry import stage_class
@@ -72,7 +72,8 @@ def test_sums_are_those_of_real_tokens_however_texts_are_batched(source: TorchMo
     encodings = [p.encoding for p in encode_probes(source, PLAIN[:4])]
     group = in_groups(source, linears, [encodings[0]])[0]
     alone, together = (
-        sums_of_group(source, source, group, batches, _Ticks()) for batches in ([[e] for e in encodings], [encodings])
+        sums_of_group(TextRuns(source, batches), TextRuns(source, batches), group, _Ticks())
+        for batches in ([[e] for e in encodings], [encodings])
     )
     assert list(group) == [n for n in linears if ".layer.0." in n]
     for name in group:

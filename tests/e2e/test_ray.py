@@ -1,5 +1,6 @@
-"""A batch on a real Ray cluster of two nodes on this machine; one of them dies half way."""
+"""A search and a batch on a real Ray cluster of two nodes on this machine; workers die half way."""
 
+import contextlib
 import importlib.util
 import json
 import os
@@ -7,13 +8,13 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import psutil
 import pytest
 
-from tests.tiny import make_tiny
+from tests.tiny import make_tiny, write_text
 
 pytestmark = [
     pytest.mark.slow,
@@ -105,6 +106,49 @@ def runs_a_job(process: "subprocess.Popen[bytes]") -> bool:
         return False
 
 
+def trial_workers(processes: "Sequence[subprocess.Popen[bytes]]", doing: str) -> list[psutil.Process]:
+    """Return the workers of a search that run a method now: Ray names its processes by that."""
+    found = []
+    for process in processes:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            for one in psutil.Process(process.pid).children(recursive=True):
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    found += [one] if f"TrialWorker.{doing}" in " ".join(one.cmdline()) else []
+    return found
+
+
+def test_a_search_makes_trials_on_workers_and_one_that_is_killed_loses_its_trial_only(
+    tmp_path: Path, cluster: tuple[str, dict[str, "subprocess.Popen[bytes]"]]
+) -> None:
+    pytest.importorskip("optuna")
+    address, nodes = cluster
+    make_tiny(tmp_path / "m", layers=2)
+    write_text(tmp_path / "train.tsv", 160)
+    without = [f"--without={name}" for name in ("trim", "prune", "share", "factorize", "distill")]
+    flags = ["--calibration", "train.tsv", "--target", "cpu-int8", "--trials", "4", "--sampler", "random", *without]
+    command = [sys.executable, "-m", "converter.commands.cli", "search", "m", "-o", "out", "--json", *flags]
+    words = [*command, "--ray", address, "--cache", str(tmp_path / "cache")]
+    search = subprocess.Popen(
+        words, cwd=tmp_path, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    limit = time.monotonic() + 180
+    while not (busy := trial_workers(list(nodes.values()), "make")):
+        assert search.poll() is None, search.communicate()
+        assert time.monotonic() < limit, "no worker has begun a trial"
+        time.sleep(0.02)
+    busy[0].kill()
+    said, errors = search.communicate(timeout=240)
+    table = json.loads(said)
+    assert search.returncode == table["exit_code"], errors
+    states = {trial["state"] for trial in table["trials"]}
+    assert len(table["trials"]) == 4
+    assert states <= {"measured", "discarded"}, table["trials"]
+    assert max(trial["tries"] for trial in table["trials"]) == 2, errors
+    assert {trial["where"] for trial in table["trials"] if trial["state"] == "measured"} == {socket.gethostname()}
+    assert table["finalists"][0]["figures"] is not None
+    assert list((tmp_path / "cache").glob("*/*/entry.json"))
+
+
 def test_a_job_whose_node_dies_is_made_on_another(
     tmp_path: Path, cluster: tuple[str, dict[str, "subprocess.Popen[bytes]"]]
 ) -> None:
@@ -136,3 +180,20 @@ def test_an_address_where_nothing_answers_is_named(tmp_path: Path) -> None:
     assert batch.returncode == 5
     assert "no Ray cluster answers" in errors
     assert json.loads(said)["exit_code"] == 5
+
+
+def test_a_search_names_an_address_where_nothing_answers_before_any_work(tmp_path: Path) -> None:
+    pytest.importorskip("optuna")
+    make_tiny(tmp_path / "m", layers=2)
+    write_text(tmp_path / "train.tsv", 60)
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        flags = ["--calibration", "train.tsv", "-o", "out", "--ray", address, "--json"]
+        words = [sys.executable, "-m", "converter.commands.cli", "search", "m", *flags]
+        run = subprocess.run(
+            words, cwd=tmp_path, env=ENVIRONMENT, capture_output=True, text=True, timeout=120, check=False
+        )
+    assert run.returncode == 5
+    assert "no Ray cluster answers" in json.loads(run.stdout)["error"]["message"]
+    assert not (tmp_path / "out").exists()

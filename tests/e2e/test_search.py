@@ -1,7 +1,6 @@
 """A whole search on a tiny model, and what it refuses before work."""
 
 import json
-import random
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,18 +10,9 @@ import pytest
 from converter.api import load_recipe, verify
 from converter.commands.cli import run
 from converter.search.folder import BEST, LOCK, MARK, STUDY, TABLE
-from tests.tiny import SENTENCES
+from tests.tiny import write_text
 
 pytest.importorskip("optuna")
-
-
-def write_text(file: Path, n: int, *, labels: bool = True, seed: int = 0) -> Path:
-    rng = random.Random(seed)
-    words = [word for sentence in SENTENCES for word in sentence.split()]
-    rows = [" ".join(rng.choices(words, k=rng.randint(4, 12))) for _ in range(n)]
-    head = "sentence\tlabel\n" if labels else "sentence\n"
-    file.write_text(head + "".join(f"{row}\t{rng.randint(0, 2)}\n" if labels else f"{row}\n" for row in rows), "utf-8")
-    return file
 
 
 @pytest.fixture

@@ -14,6 +14,7 @@ from converter.errors import ResourceLimit, StageFailed, UsageError
 from converter.recipe import Recipe, bind_recipe
 from converter.search.figures import Figures, State
 from converter.search.goal import Goal
+from converter.search.making import Done, Work
 from converter.search.space import Space
 from converter.search.starts import starts_of
 from converter.search.study import Study, measured, open_study
@@ -96,9 +97,33 @@ def test_what_an_earlier_run_has_set_stays(tmp_path: Path) -> None:
     assert study_in(tmp_path, Goal()).setting("share", 0.1) == 0.3
 
 
-def run(study: Study, goal: Goal, bench: Planted, n: int, *, progress: Any = SILENT) -> Ticker:
+class Several:
+    """Makes several candidates at a time, and ends what began last first; what is lost comes a second time."""
+
+    slots = 3
+
+    def __init__(self, bench: Planted) -> None:
+        self.bench = bench
+        self.begun: list[tuple[int, Work]] = []
+        self.most_at_once = 0
+
+    def begin(self, number: int, work: Work) -> None:
+        self.begun.append((number, work))
+        self.most_at_once = max(self.most_at_once, len(self.begun))
+
+    def ended(self) -> Done:
+        number, work = self.begun.pop()
+        try:
+            return Done(number, work.on(self.bench), "elsewhere", 1)
+        except StageFailed as error:
+            return Done(number, error, "elsewhere", 2)
+
+
+def run(
+    study: Study, goal: Goal, bench: Planted, n: int, *, progress: Any = SILENT, maker: Several | None = None
+) -> Ticker:
     ticker = Ticker()
-    trials = Trials(study, goal, bench, bind, 0.3, progress, most=n)
+    trials = Trials(study, goal, bench, bind, 0.3, progress, most=n, maker=maker)
     trials.run(ticker, lambda: 1e9, lambda: 0.0, 0.0)
     return ticker
 
@@ -240,3 +265,53 @@ def test_a_recipe_is_never_made_twice(tmp_path: Path) -> None:
     assert len(made) == len(set(made))
     known: Callable[[Any], bool] = lambda t: "the same as" in t.said  # noqa: E731
     assert all(t.figures for t in study.trials if known(t))
+
+
+def recipes(study: Study) -> list[str]:
+    return [json.dumps(t.recipe, sort_keys=True) for t in study.trials]
+
+
+def test_several_at_once_try_what_one_after_the_other_tries_where_proposals_do_not_learn(tmp_path: Path) -> None:
+    goal, studies = Goal(size_mb=20.0), []
+    for name in ("one", "several"):
+        (tmp_path / name).mkdir()
+        studies.append(study_in(tmp_path / name, goal, sampler="random"))
+    run(studies[0], goal, Planted(), 25)
+    maker = Several(bench := Planted())
+    run(studies[1], goal, bench, 25, maker=maker)
+    assert maker.most_at_once == 3
+    assert recipes(studies[0]) == recipes(studies[1])
+    assert [t.number for t in studies[1].trials] == list(range(25))
+    looked = {t.number: t.figures for t in studies[0].trials if t.state is State.MEASURED}
+    both = [t for t in studies[1].trials if t.state is State.MEASURED and t.number in looked]
+    assert all(t.figures == looked[t.number] for t in both)
+    assert {t.where for t in both} == {"elsewhere"}
+
+
+def test_another_seed_proposes_others(tmp_path: Path) -> None:
+    """The twin: equal sets of trials are no accident."""
+    goal, found = Goal(size_mb=20.0), []
+    for seed in (0, 1):
+        file = tmp_path / f"{seed}.sqlite3"
+        study = open_study(file, SPACE, goal, starts_of(SPACE), WHO, seed=seed, sampler="random")
+        run(study, goal, Planted(), 25, maker=Several(Planted()))
+        found.append(recipes(study))
+    assert found[0] != found[1]
+
+
+def test_a_recipe_that_is_being_made_is_not_begun_again(tmp_path: Path) -> None:
+    goal, bench = Goal(), Planted()
+    study = study_in(tmp_path, goal)
+    run(study, goal, bench, 40, maker=Several(bench))
+    made = [json.dumps(t.recipe, sort_keys=True) for t in study.trials if t.state is State.MEASURED]
+    assert len(made) == len(set(made))
+    assert len(study.trials) == 40
+
+
+def test_a_refusal_elsewhere_is_told_with_its_machine(tmp_path: Path) -> None:
+    goal, bench = Goal(), Planted(refused="share.codebook")
+    study = study_in(tmp_path, goal)
+    run(study, goal, bench, 30, maker=Several(bench))
+    refused = [t for t in study.trials if t.state is State.REFUSED]
+    assert refused
+    assert all("does not know this model" in t.said and t.tries == 2 and t.where for t in refused)

@@ -1,0 +1,150 @@
+"""What runs with a source larger than the memory allowed: a BERT-large shape of 1.34 GB on disk.
+
+    python benchmarks/offload.py [--limit SIZE] [ROW …]
+
+Weights are drawn: neither memory nor time depends on what a model knows. Each row is a process of its own, held to the
+limit by `--max-memory` (resident memory, pages of files that are read among it); what is told is its exit code, the
+highest resident memory, and what it said. `answers`, `wanda` and `obs` run the source or a stage alone; `obs` on four
+layers of that width, since its time is that of large matrices. The others are the command line.
+"""
+
+import argparse
+import json
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from _measure import ROOT, Run, machine, run, save
+
+LAYERS, WIDTH, VOCABULARY = 24, 1024, 30522
+TEXTS = ("the old town is by the river", "a film that nobody will miss", "Anna moved to Berlin in 2019")
+SMALLER = ("--prune", "layers:keep=2")
+ROWS: dict[str, tuple[str, ...]] = {
+    "export, no device map": (),
+    "export": ("--device-map", "auto"),
+    "prune.structured": ("--device-map", "auto", "--prune", "structured:heads=0.5"),
+    "prune.layers and export": ("--device-map", "auto", *SMALLER),
+    "prune.layers, distill.soft and export": ("--device-map", "auto", *SMALLER, "--distill", "soft:steps=4"),
+}
+ALONE = ("answers", "wanda", "obs")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("rows", nargs="*", default=[*ALONE, *ROWS])
+    parser.add_argument("--limit", default="1300MB")
+    parser.add_argument("--child", nargs=2, help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    if given.child:
+        row, folder = given.child[0], Path(given.child[1])
+        if row.isdigit():
+            drawn(folder, int(row))
+        else:
+            print(json.dumps(alone(row, folder, given.limit)))
+        return 0
+    with tempfile.TemporaryDirectory(prefix="offload-") as name:
+        work = Path(name)
+        child(str(LAYERS), work / "large", given.limit)  # apart: what this process takes counts for those it starts
+        size = (work / "large" / "model.safetensors").stat().st_size
+        (work / "texts.txt").write_text("".join(f"{t}\n" for t in TEXTS * 12), encoding="utf-8")
+        rows = {row: measured(row, work, given.limit) for row in given.rows}
+    save("offload", {"model_bytes": size, "limit": given.limit, "rows": rows, "machine": machine()})
+    return 0
+
+
+def measured(row: str, work: Path, limit: str) -> dict[str, Any]:
+    """Run one row; returns its figures."""
+    if row in ALONE:
+        folder = work / ("four" if row == "obs" else "large")
+        if not folder.is_dir():
+            child("4", folder, limit)
+        done = child(row, folder, limit)
+        said = done.stdout.splitlines()[-1] if done.stdout else ""
+    else:
+        code = "import sys; from converter.commands.cli import main; sys.argv[0] = 'plm-export'; main()"
+        flags = ("-t", "cpu-int8", "--quantize", "none", "--limit", "agreement=0", "--probes", "12", "-q", "--json")
+        text = ("--calibration", str(work / "texts.txt"), "--max-memory", limit)
+        out = ("-o", str(work / row.replace(" ", "-")))
+        done = run(["-c", code, str(work / "large"), *ROWS[row], *flags, *text, *out], {"PYTHONPATH": str(ROOT)})
+        said = json.dumps(_told(json.loads(done.stdout)))
+    found = {
+        "exit_code": done.exit_code,
+        "seconds": done.seconds,
+        "peak_megabytes": round(done.peak_bytes / 1e6),
+        "said": said,
+    }
+    print(row, found, flush=True)
+    return found
+
+
+def child(row: str, folder: Path, limit: str) -> Run:
+    """Run this file in a process of its own."""
+    return run([str(Path(__file__)), "--child", row, str(folder), "--limit", limit], {"PYTHONPATH": str(ROOT)})
+
+
+def _told(document: dict[str, Any]) -> Any:
+    if "error" in document:
+        return document["error"]["message"]
+    return [[t["status"], t["size_bytes"], t["error"]] for t in document["targets"]]
+
+
+def alone(row: str, folder: Path, limit: str) -> dict[str, Any]:
+    """Load the source and run one stage, or only ask it, in this process."""
+    import torch
+
+    from converter.bounds.sizes import parse_size
+    from converter.bounds.watch import Limits, memory_bytes, watched
+    from converter.examples import Example
+    from converter.model_folder.load import load_source
+    from converter.model_folder.offload import Placement
+    from converter.prune.threshold import ThresholdPruning
+    from converter.reference import capture_reference
+    from converter.stage import SILENT, Context, run_stage
+
+    torch.set_num_threads(1)
+    allowed = parse_size(limit, "--limit")
+    with tempfile.TemporaryDirectory() as name, watched(Limits(memory=allowed)):
+        libraries = memory_bytes()
+        room = 0 if row == "obs" else None
+        source = load_source(str(folder), placement=Placement(Path(name) / "offload", allowed, room))
+        texts = tuple(Example(f"{a} {b}") for a in TEXTS for b in TEXTS)
+        told: dict[str, Any] = {"offloaded": source.offloaded, "bytes": source.size_bytes, "libraries": libraries}
+        if row == "answers":
+            return told | {"texts": len(capture_reference(source, texts, SILENT).judged)}
+        many = texts if row == "wanda" else tuple(Example(" ".join(TEXTS * 3)) for _ in range(40))
+        (work := Path(name) / "work").mkdir()
+        stage = ThresholdPruning(0.5, score=row, texts=len(many), steps=1)  # type: ignore[arg-type]
+        _, record = run_stage(stage, source, Context(work, calibration=many, teacher=source))
+        return told | {"texts": len(many), "sparsity": record.facts["sparsity"], "seconds": record.seconds}
+
+
+def drawn(folder: Path, layers: int) -> Path:
+    """Save a BERT of this shape with a tiny tokenizer."""
+    import transformers
+
+    from tests.tiny import make_tokenizer, save_tiny
+
+    tokenizer = make_tokenizer("bert")
+    config = transformers.BertConfig(
+        vocab_size=VOCABULARY,
+        pad_token_id=tokenizer.pad_token_id,
+        hidden_size=WIDTH,
+        num_hidden_layers=layers,
+        num_attention_heads=WIDTH // 64,
+        intermediate_size=4 * WIDTH,
+        max_position_embeddings=512,
+        num_labels=2,
+    )
+    save_tiny(folder, config, tokenizer, "text-classification")
+    file = folder / "tokenizer.json"
+    table = json.loads(file.read_text(encoding="utf-8"))
+    vocabulary = table["model"]["vocab"]
+    vocabulary |= {f"unused{i}": i for i in range(len(vocabulary), VOCABULARY)}
+    file.write_text(json.dumps(table), encoding="utf-8")
+    return folder
+
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(ROOT))
+    raise SystemExit(main())

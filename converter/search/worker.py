@@ -1,0 +1,168 @@
+"""What runs on a worker of a Ray cluster: a bench of its own, on which trials of a search are made."""
+
+import contextlib
+import socket
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from converter.errors import ExportError, ResourceLimit
+from converter.fleet.transport import local_paths, path_digest, with_paths
+from converter.fleet.worker import missing_of, moved_to
+from converter.search.figures import Figures
+from converter.search.making import Kind, Work
+from converter.stage import SILENT
+from converter.stage_cache.identity import own_version
+
+if TYPE_CHECKING:
+    from converter.search.binding import Binding
+    from converter.search.goal import Goal
+    from converter.search.workbench import Told, Workbench
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What all workers are told once. Everything in it is plain, so that it can travel."""
+
+    base: Mapping[str, Any]
+    """A recipe without stages and precisions, and without the text that nothing is chosen by."""
+    goal: "Goal"
+    learning: str
+    held_back: str
+    digests: Mapping[str, str]
+    """Of the files and folders that are read, by their path on the machine that asks."""
+    targets: tuple[str, ...]
+    seed: int
+    cpus: int
+    cache: str | None
+    """Folder or URL of the cache of stages; empty: the worker's own; None: none."""
+    code: str
+
+    @classmethod
+    def of(cls, binding: "Binding", targets: tuple[str, ...], seed: int, cpus: int, cache: str | None) -> "Setup":
+        """Describe a search; `eval` stays where it is: no trial may see it."""
+        base = {k: v for k, v in binding.base.items() if k != "eval"}
+        texts = (str(binding.learning), str(binding.held_back))
+        paths = (*local_paths({k: v for k, v in base.items() if k != "calibration"}), *texts)
+        digests = {p: path_digest(p) or "" for p in paths}
+        return cls(base, binding.goal, *texts, digests, targets, seed, cpus, cache, own_version())
+
+
+@dataclass(frozen=True)
+class Ready:
+    """How a worker stands after it was told."""
+
+    host: str
+    missing: tuple[str, ...] = ()
+    """Paths that it does not have, or has otherwise: then nothing is ready."""
+    lacks: Mapping[str, str] = field(default_factory=dict)
+    """Targets that it cannot make, and why."""
+    unfit: str = ""
+    """Why it can make nothing at all."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """One piece of work as it travels."""
+
+    kind: Kind
+    varied: Mapping[str, Any]
+    share: float
+    told: "Told"
+    plain_ms: Mapping[str, float]
+    measured: Mapping[str, Any]
+    """Tables of times: where one is known, no worker measures its own, and budgets lead to the same model."""
+
+
+@dataclass(frozen=True)
+class Report:
+    """How a piece of work came out on a worker."""
+
+    figures: Figures | None
+    said: str = ""
+    """Why there are no figures."""
+    starved: bool = False
+    """Memory or disk of the worker ran out: another may have more."""
+    measured: Mapping[str, Any] = field(default_factory=dict)
+
+
+class TrialWorker:
+    """A process of the cluster: it loads the source once, and makes one trial after the other."""
+
+    def __init__(self) -> None:
+        self._folder = tempfile.TemporaryDirectory(prefix="plm-export-trials-")
+        self._binding: Binding | None = None
+        self._bench: Workbench | None = None
+
+    def prepare(self, setup: Setup, brought: Mapping[str, Any]) -> Ready:
+        """Load the source, ask it, and make the plain packages; `brought` are references to archives, by path."""
+        import ray
+
+        host = socket.gethostname()
+        if setup.code != own_version():
+            return Ready(host, unfit="it has another version of plm-export")
+        missing = missing_of(setup.digests, brought)
+        if missing:
+            return Ready(host, missing)
+        try:
+            files = {path: ray.get(archive) for path, archive in brought.items()}
+            return Ready(host, lacks=self._prepared(setup, moved_to(Path(self._folder.name), files)))
+        except ExportError as error:
+            return Ready(host, unfit=str(error))
+
+    def _prepared(self, setup: Setup, moved: Mapping[str, str]) -> dict[str, str]:
+        """Return the targets that cannot be made here."""
+        from converter.model_folder.given import load_model
+        from converter.recipe import bind_recipe
+        from converter.resources import fixed_threads
+        from converter.search.binding import Binding, bench_of, read_halves
+        from converter.search.starts import plain_of
+        from converter.stage_cache.cache import open_cache
+
+        base = with_paths(setup.base, moved)
+        learning, held_back = (Path(moved.get(p, p)) for p in (setup.learning, setup.held_back))
+        work = Path(self._folder.name) / "work"
+        work.mkdir()
+        lacks: dict[str, str] = {}
+        with fixed_threads(1):
+            recipe = bind_recipe({**base, "calibration": str(learning)}, where="search")
+            source = load_model(recipe, SILENT)
+            _, text = read_halves(recipe, source, learning, held_back)
+            cache = None if setup.cache is None else open_cache(setup.cache or None)
+            bench = bench_of(source, text, work, SILENT, seed=setup.seed, threads=setup.cpus, cache=cache)
+            self._binding = Binding(base, setup.goal, source, learning, held_back)
+            for target in recipe.targets:
+                if target.name not in setup.targets:
+                    continue
+                try:
+                    target.check_runtime()
+                    bench.make_plain(self._binding.bound(plain_of(target.name)))
+                except ExportError as error:
+                    lacks[target.name] = str(error)
+        self._bench = bench
+        return lacks
+
+    def make(self, task: Task) -> Report:
+        """Make one candidate as far as it is asked for."""
+        from converter.resources import fixed_threads
+        from converter.search.trials import said_of
+
+        assert self._bench is not None
+        assert self._binding is not None
+        bench = self._bench
+        bench.plain_ms, bench.measured = dict(task.plain_ms), dict(task.measured)
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(fixed_threads(1))
+            try:
+                recipe = self._binding.bound(task.varied)
+                work = Work(task.kind, recipe, task.varied, task.share, task.told)
+                return Report(work.on(bench), measured=bench.measured)
+            except ResourceLimit as error:
+                return Report(None, str(error), starved=True)
+            except Exception as error:  # noqa: BLE001 - told where the trials are told
+                try:
+                    return Report(None, said_of(error))
+                except ResourceLimit as limit:
+                    return Report(None, str(limit), starved=True)
