@@ -27,33 +27,49 @@ def trimmed_shape(shape: str) -> tuple[Any, int, list[int]]:
 
 
 def compare_trimmed(whole: Any, cut: Any, kept: list[int], pad: int) -> dict[str, Any]:
-    """Continue texts of kept tokens by both, the whole one choosing among kept tokens; each is a run and its specs."""
+    """Continue texts of kept tokens by both, the whole one choosing among kept tokens; each is a run and its specs.
+
+    Random weights write one text about everything, so both are also asked for the next token behind random answers.
+    """
     random = np.random.default_rng(0)
-    equal = tokens = 0
-    worst, texts = 0.0, set()
+    equal = next_equal = 0
+    worst, nexts = 0.0, set[int]()
     for _ in range(TEXTS):
-        text = random.integers(1, ROWS - 1, (1, SENTENCE))
-        mine, logits = _continued(*cut, text, len(kept) - 1, None)
-        theirs, known = _continued(*whole, text, pad, kept)
+        text, answer = random.integers(1, ROWS - 1, (2, 1, SENTENCE))
+        mine, theirs = _continued(*cut, text, len(kept) - 1, None), _continued(*whole, text, pad, kept)
         equal += sum(a == b for a, b in zip(mine, theirs, strict=True))
-        tokens += len(mine)
-        worst = max(worst, float(np.abs(logits - known).max() / np.ptp(known)))
-        texts.add(tuple(mine))
-    return {"texts": TEXTS, "tokens": tokens, "equal_tokens": equal, "different_texts": len(texts), "error": worst}
+        found, wanted = _forced(*cut, text, answer), _forced(*whole, text, np.array(kept)[answer])[:, kept]
+        next_equal += int((found.argmax(-1) == wanted.argmax(-1)).sum())
+        nexts |= set(found.argmax(-1).tolist())
+        worst = max(worst, float(np.abs(found - wanted).max() / np.ptp(wanted)))
+    return {
+        "texts": TEXTS,
+        "tokens": TEXTS * SENTENCE,
+        "equal_tokens": equal,
+        "equal_next_tokens": next_equal,
+        "different_next_tokens": len(nexts),
+        "error": worst,
+    }
 
 
-def _continued(run: Any, specs: Any, text: Any, first: int, kept: "list[int] | None") -> tuple[list[int], Any]:
-    """Write `SENTENCE` tokens; with `kept`, tokens are numbers in it. Returns them, and the logits of the last."""
+def _continued(run: Any, specs: Any, text: Any, first: int, kept: "list[int] | None") -> list[int]:
+    """Write `SENTENCE` tokens; with `kept`, tokens are numbers in it."""
     from converter.generate.steps import Steps
 
     steps = Steps(run, specs, {"input_ids": text, "attention_mask": np.ones_like(text)})
-    token, written, logits = first, [], np.zeros(0)
+    token, written = first, list[int]()
     for _ in range(SENTENCE):
         logits = steps.step(np.array([[token]]))[0, -1]
-        logits = logits if kept is None else logits[kept]
-        written.append(int(logits.argmax()))
+        written.append(int((logits if kept is None else logits[kept]).argmax()))
         token = written[-1] if kept is None else kept[written[-1]]
-    return written, logits
+    return written
+
+
+def _forced(run: Any, specs: Any, text: Any, answer: Any) -> Any:
+    """Return the logits `[tokens, vocabulary]` behind each token of an answer."""
+    from converter.generate.steps import Steps
+
+    return Steps(run, specs, {"input_ids": text, "attention_mask": np.ones_like(text)}).step(answer)[0]
 
 
 def bundle_of(path: Path, cache: int) -> Path:

@@ -31,11 +31,13 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import numpy as np
 from _measure import instruction_sets, known, machine, plm_export, run, save
-from _phone_families import FAMILIES, family_row
+from _phone_families import family_row
 from _phone_in_place import in_place
 from _phone_memory import WAYS
 from _phone_small import bundle_of, compare_trimmed, litert_lm, peers_row, trimmed_shape
 from decoding import PROMPT, SENTENCE, WRITTEN, read_specs, seeded
+
+from tests.fixed_caches import FAMILIES
 
 NAME = "phone"
 SHAPES = ("gpt2-124m", "opus-mt")

@@ -18,9 +18,13 @@ if TYPE_CHECKING:
     from converter.structured.budget import BudgetedCosts
     from converter.structured.importance import Evidence
     from converter.structured.shrink import PruningInputs
+    from converter.structured.writer_times import TimedShare
+    from converter.structured.writers import SizedShare
 
 RATIO = 0.25
 """Of heads and neurons, where nothing else says how many go."""
+LENGTHS = 64
+"""Texts by which it is told how long a model that writes text reads, where it is pruned to a time."""
 
 
 @dataclass(frozen=True)
@@ -35,8 +39,9 @@ class StructuredPruning(Stage[TorchModel, TorchModel]):
     No labels, no training.
 
     Models that write text lose query heads with the keys and values that they share, also in the attention to an
-    encoder. They are pruned by share, which may follow from `size_mb`; goals of speed need times of sub-layers, which
-    are known for encoders.
+    encoder. They are pruned by share, the same of heads and neurons where it follows from a goal: `size_mb`, or
+    `speedup` and `latency_ms` of what `phase` names, reading a prompt or writing a further token, by times of
+    sub-layers measured on this machine.
 
     As a recipe: `compress = [{stage = "prune.structured", speedup = 2}]`
     """
@@ -74,7 +79,13 @@ class StructuredPruning(Stage[TorchModel, TorchModel]):
         search=span(1.25, 5.0, step=0.25),
     )
     latency_ms: float | None = option(
-        None, "milliseconds per text to reach, by times measured on this machine", low=0.0001
+        None,
+        "milliseconds per text (of a model that writes text: of `phase`) to reach, by times measured on this machine",
+        low=0.0001,
+    )
+    phase: Literal["decode", "prefill"] = option(
+        "decode",
+        "of a model that writes text, what speedup and latency_ms are of: a further token, or reading a prompt",
     )
     size_mb: float | None = option(None, "size of the model file to reach, in megabytes", low=0.0001)
     plan: str | None = option(None, "shape_map.json of another run: remove the same heads and neurons")
@@ -121,12 +132,7 @@ class StructuredPruning(Stage[TorchModel, TorchModel]):
             refuse_idle_size(source, self.size_mb, 4)  # what fewer bytes a weight leave is known when it runs
             return
         if self._has_budget:
-            goal = "latency_ms" if self.speedup is None else "speedup"
-            raise UsageError(
-                f"{goal} needs times of sub-layers, which are known for encoders",
-                where="prune.structured",
-                hint="give shares to remove, such as heads=0.25 and ffn=0.5, and see the speed with bench",
-            )
+            return
         if family.fixed_heads and self.heads:
             raise UsageError(
                 f"heads of {family.model_type} cannot be removed: {family.fixed_heads}",
@@ -139,13 +145,7 @@ class StructuredPruning(Stage[TorchModel, TorchModel]):
         from converter.structured.importance import gather_evidence, refuse_little
         from converter.structured.plan import load_shapes
 
-        sized = None
-        if given.cache is not None and self.size_mb is not None:
-            from converter.structured.writers import refuse_idle_size, share_of_size
-
-            stored = ctx.aim.precision.bytes_a_weight if ctx.aim else 1
-            refuse_idle_size(given, self.size_mb, stored)
-            sized = share_of_size(given, self.size_mb, stored)
+        sized = self.share_of_goal(given, ctx) if given.cache is not None and self._has_budget else None
         by_share = sized is not None or not (self._has_budget or self.plan)
         budgets = self._budgets(given, None if sized is None else sized.share) if by_share else ()
         planned = load_shapes(Path(self.plan), given) if self.plan else None
@@ -169,6 +169,19 @@ class StructuredPruning(Stage[TorchModel, TorchModel]):
 
     def needs_whole(self) -> str:
         return GRADIENTS
+
+    def share_of_goal(self, given: TorchModel, ctx: Context) -> "SizedShare | TimedShare":
+        """Return the share of heads and neurons that a model that writes text loses to reach its goal."""
+        from converter.structured.importance import choose_texts
+        from converter.structured.writer_times import share_of_time
+        from converter.structured.writers import refuse_idle_size, share_of_size
+
+        if self.size_mb is not None:
+            stored = ctx.aim.precision.bytes_a_weight if ctx.aim else 1
+            refuse_idle_size(given, self.size_mb, stored)
+            return share_of_size(given, self.size_mb, stored)
+        encodings = (given.task.encode(given.tokenizer, e, self.max_length) for e in choose_texts(ctx, LENGTHS))
+        return share_of_time(given, ctx, [e.length for e in encodings], self.phase, self.speedup, self.latency_ms)
 
     def forecast(self, now: "Forecast", model: TorchModel, ctx: Context) -> "Forecast":
         from converter.structured.forecast import by_budget, by_share

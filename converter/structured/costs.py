@@ -1,6 +1,6 @@
 """What a sublayer of each width takes of a budget: milliseconds, timed on this machine, or bytes."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -85,24 +85,15 @@ def latency_table(
     One that is in `measured` is taken as it is, wherever it was measured; what is used is put there.
     """
     key = _key(dimensions, products, widest, lengths)
-    file, name = _cache_file(key), _name_of(key)
-    kept = {} if measured is None else measured
-    known = kept.get(name) or _read(file, key)
-    if known is None:
+
+    def take() -> dict[str, Any]:
         from converter.structured.timing import time_sublayers
 
-        known = time_sublayers(dimensions, products, widest, lengths, progress)
-        if known["cpu_share"] < CALM:
-            # Not kept: asked for twice the speed, such a table has given 1.7 times.
-            progress.note(
-                f"sub-layers were timed on a busy machine (this process had {known['cpu_share']:.0%} of a CPU): the "
-                "speed may miss its goal; run again on an idle machine"
-            )
-        else:
-            _write(file, key, known)
-    kept[name] = known
+        return time_sublayers(dimensions, products, widest, lengths, progress)
+
+    known = timed_once(key, take, progress, measured)
     about = {
-        "timed_with": f"onnxruntime {key['runtime']}, {products} products",
+        "timed_with": f"onnxruntime {_runtime()}, {products} products",
         "lengths": list(lengths),
         "last_layer_of_one_token": dimensions.one_token,
         "cpu_share": round(known.get("cpu_share", 1.0), 3),
@@ -112,6 +103,31 @@ def latency_table(
         return table
     last = replace(table, heads=_curve(known["heads_of_one"]), neurons=_curve(known["neurons_of_one"]))
     return replace(table, last=last)
+
+
+def timed_once(
+    facts: Mapping[str, Any], take: Callable[[], dict[str, Any]], progress: "Progress", measured: dict[str, Any] | None
+) -> dict[str, Any]:
+    """Return what `take` measures of `facts`, or what is known of it: from `measured`, or of this machine's cache.
+
+    What is used is put into `measured`; times of a busy machine are said to be that, and not kept.
+    """
+    key = {"version": VERSION, "machine": _machine(), "runtime": _runtime(), **facts}
+    file, name = _cache_file(key), _name_of(key)
+    kept = {} if measured is None else measured
+    known = kept.get(name) or _read(file, key)
+    if known is None:
+        known = take()
+        if known["cpu_share"] < CALM:
+            # Not kept: asked for twice the speed, such a table has given 1.7 times.
+            progress.note(
+                f"sub-layers were timed on a busy machine (this process had {known['cpu_share']:.0%} of a CPU): the "
+                "speed may miss its goal; run again on an idle machine"
+            )
+        else:
+            _write(file, key, known)
+    kept[name] = known
+    return dict(known)
 
 
 def _curve(points: Sequence[Sequence[float]]) -> tuple[tuple[int, float], ...]:
@@ -124,12 +140,7 @@ def natural_lengths(lengths: Sequence[int]) -> tuple[int, ...]:
 
 
 def _key(dimensions: Dimensions, products: Products, widest: tuple[int, int], lengths: Sequence[int]) -> dict[str, Any]:
-    import onnxruntime as ort
-
     return {
-        "version": VERSION,
-        "machine": _machine(),
-        "runtime": ort.__version__,
         "products": products,
         "hidden": dimensions.hidden,
         "head_dim": dimensions.head_dim,
@@ -145,6 +156,12 @@ def _key(dimensions: Dimensions, products: Products, widest: tuple[int, int], le
 def _name_of(key: Mapping[str, Any]) -> str:
     """Return what was timed, in a line: the machine and its runtime apart, as a table may be used on another."""
     return " ".join(f"{k}={v}" for k, v in key.items() if k not in {"machine", "runtime"}).replace(", ", ",")
+
+
+def _runtime() -> str:
+    import onnxruntime as ort
+
+    return str(ort.__version__)
 
 
 def _machine() -> str:

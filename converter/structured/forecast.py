@@ -29,10 +29,8 @@ def by_budget(stage: "StructuredPruning", now: Forecast, model: "TorchModel", ct
     """Return what is left when all layers shrink alike until the budget is met: the search chooses better, not less."""
     if not now.widths:
         return now
-    if model.cache is not None and stage.size_mb is not None:
-        from converter.structured.writers import share_of_size
-
-        share = share_of_size(model, stage.size_mb, ctx.aim.precision.bytes_a_weight if ctx.aim else 1).share
+    if model.cache is not None:
+        share = stage.share_of_goal(model, ctx).share
         widths = tuple((max(1, round(h * (1 - share))), max(1, round(n * (1 - share)))) for h, n in now.widths)
         return _worked(stage, with_widths(now, model, widths))
     spends = _gauge(stage, model, ctx)

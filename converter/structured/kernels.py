@@ -106,23 +106,24 @@ class Chain:
         """Return the graph as a file's bytes."""
         from onnx import TensorProto, helper
 
-        graph = helper.make_graph(
-            self.nodes,
-            "sublayers",
-            [
-                helper.make_tensor_value_info("stream", TensorProto.FLOAT, [None, None, self.dimensions.hidden]),
-                helper.make_tensor_value_info("mask", TensorProto.FLOAT, [1, 1, None, None]),
-                helper.make_tensor_value_info("mask_of_one", TensorProto.FLOAT, [1, 1, 1, None]),
-                helper.make_tensor_value_info("padding", TensorProto.INT64, [1, None]),
-                helper.make_tensor_value_info("ids", TensorProto.INT64, [1, None]),
-                helper.make_tensor_value_info("kinds", TensorProto.INT64, [1, None]),
-            ],
-            [helper.make_tensor_value_info(self.last, TensorProto.FLOAT, None)],
-            self.weights,
-        )
+        outputs = [helper.make_tensor_value_info(self.last, TensorProto.FLOAT, None)]
+        graph = helper.make_graph(self.nodes, "sublayers", self.inputs(), outputs, self.weights)
         opsets = [helper.make_opsetid("", 18), helper.make_opsetid(MS, 1)]
         made: bytes = helper.make_model(graph, opset_imports=opsets, ir_version=10).SerializeToString()
         return made
+
+    def inputs(self) -> list[Any]:
+        """Return what the graph takes."""
+        from onnx import TensorProto, helper
+
+        return [
+            helper.make_tensor_value_info("stream", TensorProto.FLOAT, [None, None, self.dimensions.hidden]),
+            helper.make_tensor_value_info("mask", TensorProto.FLOAT, [1, 1, None, None]),
+            helper.make_tensor_value_info("mask_of_one", TensorProto.FLOAT, [1, 1, 1, None]),
+            helper.make_tensor_value_info("padding", TensorProto.INT64, [1, None]),
+            helper.make_tensor_value_info("ids", TensorProto.INT64, [1, None]),
+            helper.make_tensor_value_info("kinds", TensorProto.INT64, [1, None]),
+        ]
 
     def _attend(self, sides: Sequence[str], n_heads: int, mask: str, residual: str) -> None:
         h, d = self.dimensions.hidden, self.dimensions.head_dim * n_heads

@@ -63,11 +63,11 @@ def time_sublayers(
     found = _least(chains, dimensions, products, lengths, progress)
     cpu_share = (time.thread_time() - busy) / (time.perf_counter() - started)
     curves = {k: [(n, max(0.0, found[k, n] - found["none"]) / COPIES) for n in row] for k, row in points.items()}
-    fixed, slopes = _plane([_sums(curves, dimensions, shape) for shape in whole], [found[shape] for shape in whole])
+    fixed, slopes = plane([_sums(curves, dimensions, shape) for shape in whole], [found[shape] for shape in whole])
     return {
         "fixed": fixed,
         "cpu_share": cpu_share,
-        **{k: _ascending([(n, slopes[k.endswith("_of_one")] * c) for n, c in row]) for k, row in curves.items()},
+        **{k: ascending([(n, slopes[k.endswith("_of_one")] * c) for n, c in row]) for k, row in curves.items()},
     }
 
 
@@ -79,7 +79,7 @@ def _least(
     progress: "Progress",
 ) -> dict[Any, float]:
     """Return milliseconds, the mean over lengths of the least of several runs; all graphs take turns."""
-    sessions = {name: _open(chain) for name, chain in chains.items()}
+    sessions = {name: open_session(chain) for name, chain in chains.items()}
     made = dict.fromkeys(sessions, 0.0)
     with progress.task("Timing sublayers", total=ROUNDS * len(lengths)) as ticker:
         for length in lengths:
@@ -87,7 +87,7 @@ def _least(
             found = dict.fromkeys(sessions, np.inf)
             for _ in range(ROUNDS):
                 for name, session in sessions.items():
-                    found[name] = min(found[name], _milliseconds(session, feed))
+                    found[name] = min(found[name], milliseconds(session, feed))
                 ticker.advance()
             for name, value in found.items():
                 made[name] += float(value) / len(lengths)
@@ -109,7 +109,7 @@ def _sums(curves: Mapping[SublayerKind, Curve], dimensions: Dimensions, shape: W
     return inner, of("heads_of_one", last[0]) + of("neurons_of_one", last[1])
 
 
-def _plane(sums: Sequence[tuple[float, float]], times: Sequence[float]) -> tuple[float, tuple[float, float]]:
+def plane(sums: Sequence[tuple[float, float]], times: Sequence[float]) -> tuple[float, tuple[float, float]]:
     """Return where the plane through the points begins, and its two slopes: the least relative error."""
     x, y = np.asarray(sums), np.asarray(times)
     columns = np.stack([np.ones(len(x)), x[:, 0], x[:, 1]], axis=1) / y[:, None]
@@ -122,7 +122,7 @@ def _plane(sums: Sequence[tuple[float, float]], times: Sequence[float]) -> tuple
     return float(fitted[0]), (float(fitted[1]), float(fitted[2]))
 
 
-def _ascending(points: Curve) -> Curve:
+def ascending(points: Curve) -> Curve:
     """More units never cost less: what says so is noise."""
     costs = np.maximum.accumulate([c for _, c in points])
     return [(w, float(c)) for (w, _), c in zip(points, costs, strict=True)]
@@ -188,7 +188,7 @@ def _whole(dimensions: Dimensions, products: Products, shape: Whole) -> Chain:
     return chain
 
 
-def _open(chain: Chain) -> Any:
+def open_session(chain: Chain) -> Any:
     import onnxruntime as ort
 
     options = ort.SessionOptions()
@@ -211,7 +211,7 @@ def _feed(dimensions: Dimensions, products: Products, length: int) -> dict[str, 
     }
 
 
-def _milliseconds(session: Any, feed: Mapping[str, Any]) -> float:
+def milliseconds(session: Any, feed: Mapping[str, Any]) -> float:
     own = {i.name: feed[i.name] for i in session.get_inputs()}
     session.run(None, own)  # another length's buffers are still there
     least = np.inf

@@ -220,8 +220,6 @@ def test_structured_pruning_removes_the_share_and_refits(
 @pytest.mark.parametrize(
     ("kind", "options", "said"),
     [
-        ("marian", {"speedup": 2.0}, "known for encoders"),
-        ("gpt2", {"latency_ms": 1.0}, "known for encoders"),
         ("gpt2", {"size_mb": 50.0}, "no effect"),
         ("t5", {"heads": 0.5}, "relative positions"),
         ("gpt2", {"heads": 0.01, "ffn": 0.5}, "removes nothing"),

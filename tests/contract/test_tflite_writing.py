@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from converter.artifact import TorchModel
-from converter.errors import PackageDamaged, StageFailed, UsageError
+from converter.errors import PackageDamaged, ResourceLimit, StageFailed, UsageError
 from converter.generate.forcing import forced_logits
 from converter.generate.graphs import LOGITS_TO_KEEP
 from converter.generate.loop import generate
@@ -357,6 +357,16 @@ def test_an_operation_without_tflite_form_is_named_with_its_layer(tmp_path: Path
         handle.remove()
     assert "GPT2LMHeadModel" in str(caught.value)
     assert "cpu-int8" in caught.value.hint
+
+
+def test_a_disk_without_room_for_the_weights_is_refused_before_work(
+    lowered: Callable[[str], Lowered], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, real = lowered(CAUSAL).source, shutil.disk_usage
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: real(path)._replace(free=source.size_bytes))
+    with pytest.raises(ResourceLimit, match="MB are needed"):
+        LowerWriter(16, (4,)).run(source, Context(work=tmp_path))
+    assert not list(tmp_path.iterdir())
 
 
 def planted(path: Path, folder: Path, signature: str, name: str, fault: Callable[[Any, Any, int], None]) -> Path:

@@ -23,7 +23,7 @@ from converter.structured.kernels import Dimensions, Products
 from converter.structured.order import Removal
 from converter.structured.shrink import choose_shapes
 from converter.structured.streams import Sublayer
-from converter.structured.timing import _plane, _whole
+from converter.structured.timing import _whole, plane
 from tests.tiny import HEADS, HIDDEN, NEURONS, SENTENCES
 
 DEAR = CostTable("ms", 1.0, ((0, 0.0), (2, 2.0)), ((0, 0.0), (10, 1.0)), {})
@@ -99,12 +99,12 @@ def test_one_token_costs_less_than_all(tmp_path: Path, monkeypatch: pytest.Monke
 
 def test_a_plane_turns_sums_into_times() -> None:
     sums = [(1.0, 0.5), (2.0, 0.5), (2.0, 1.0), (4.0, 2.0)]
-    fixed, slopes = _plane(sums, [0.3 + 1.1 * a + 1.5 * b for a, b in sums])
+    fixed, slopes = plane(sums, [0.3 + 1.1 * a + 1.5 * b for a, b in sums])
     assert (fixed, *slopes) == pytest.approx((0.3, 1.1, 1.5))
-    fixed, slopes = _plane([(a, 0.0) for a, _ in sums], [0.3 + 1.1 * a for a, _ in sums])
+    fixed, slopes = plane([(a, 0.0) for a, _ in sums], [0.3 + 1.1 * a for a, _ in sums])
     assert (fixed, slopes[0]) == pytest.approx((0.3, 1.1))
     # A plane that begins below nothing is noise: nothing is put right by it.
-    assert _plane([(1.0, 0.0), (2.0, 0.0)], [0.5, 2.0])[1] == (1.0, 1.0)
+    assert plane([(1.0, 0.0), (2.0, 0.0)], [0.5, 2.0])[1] == (1.0, 1.0)
 
 
 @pytest.mark.parametrize(
