@@ -151,6 +151,7 @@ class TokenDropping:
     """Stands before the class of the transformers module that runs the layers: some of them drop tokens."""
 
     kind = "token-dropping"
+    weightless = True  # no weight tells what it does
     layer: torch.nn.ModuleList
     restores: bool
     training: bool

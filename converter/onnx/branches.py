@@ -27,29 +27,36 @@ def write_branches(path: Path, made: Path) -> int:
 
 def put_branches(graph: Any) -> int:
     """Move what stands behind each exit of a GraphProto into a branch; returns how many exits there are."""
-    chain = _choices(graph)
+    chain, kind = _choices(graph)
     for name in reversed(chain):
-        _branch(graph, name)
+        _branch(graph, name, kind)
     return len(chain)
 
 
-def _choices(graph: Any) -> list[str]:
-    """Return the values that choose between an exit's answer and what follows, the first exit's first."""
+def _choices(graph: Any) -> tuple[list[str], int]:
+    """Return the values that choose between an exit's answer and what follows, the first exit's first; and their type.
+
+    A graph in half precision gives its answers back in float32, behind a `Cast`.
+    """
+    from onnx import TensorProto
+
     makers = {o: n for n in graph.node for o in n.output}
     found: list[str] = []
+    kind: int = TensorProto.FLOAT
     waiting = [o.name for o in graph.output]
     while waiting:
         node = makers.get(waiting.pop())
         if node is not None and node.op_type in PASSED:
+            kind = TensorProto.FLOAT16 if node.op_type == "Cast" else kind
             waiting.append(node.input[0])
         elif node is not None and node.op_type == "Where":
             found.append(node.output[0])
             waiting.append(node.input[2])
-    return found
+    return found, kind
 
 
-def _branch(graph: Any, name: str) -> None:
-    from onnx import helper
+def _branch(graph: Any, name: str, kind: int) -> None:
+    from onnx import TensorProto, helper
 
     nodes = [_copy(n) for n in graph.node]
     place = next(i for i, n in enumerate(nodes) if name in n.output)
@@ -60,22 +67,22 @@ def _branch(graph: Any, name: str) -> None:
         (moved if i in alone else kept).append(node)
     sure, answer, _ = where.input
     where.output[0] = f"{name}.{REST}"
-    rest = _body(f"{name}.{REST}", [*moved, where])
-    left = _body(f"{name}.{LEFT}", [helper.make_node("Identity", [answer], [f"{name}.{LEFT}"])])
+    rest = _body(f"{name}.{REST}", [*moved, where], kind)
+    left = _body(f"{name}.{LEFT}", [helper.make_node("Identity", [answer], [f"{name}.{LEFT}"])], kind)
     counted, all_sure, go = (f"{name}.{SURE}{i}" for i in range(3))
     made = [
-        helper.make_node("Cast", [sure], [counted], to=6, name=counted),
+        helper.make_node("Cast", [sure], [counted], to=TensorProto.INT32, name=counted),
         helper.make_node("ReduceMin", [counted], [all_sure], keepdims=0, name=all_sure),
-        helper.make_node("Cast", [all_sure], [go], to=9, name=go),
+        helper.make_node("Cast", [all_sure], [go], to=TensorProto.BOOL, name=go),
         helper.make_node("If", [go], [name], then_branch=left, else_branch=rest, name=name),
     ]
     _put(graph, [*kept, *made, *nodes[place + 1 :]])
 
 
-def _body(output: str, nodes: "list[Any]") -> Any:
-    from onnx import TensorProto, helper
+def _body(output: str, nodes: "list[Any]", kind: int) -> Any:
+    from onnx import helper
 
-    return helper.make_graph(nodes, output, [], [helper.make_tensor_value_info(output, TensorProto.FLOAT, None)])
+    return helper.make_graph(nodes, output, [], [helper.make_tensor_value_info(output, kind, None)])
 
 
 def _needed_by(nodes: "list[Any]", place: int, outputs: set[str]) -> set[int]:

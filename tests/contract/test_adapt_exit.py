@@ -170,12 +170,12 @@ def test_a_threshold_lets_leave_what_is_sure_and_holds_the_agreement() -> None:
     assert 0.35 < judged.leaves[0] < 0.45, "all that is right (0.4 of the texts), and a few that are wrong"
 
 
-def test_a_head_that_is_wrong_where_it_is_sure_lets_nothing_leave() -> None:
+def test_a_head_that_is_wrong_wherever_it_is_sure_lets_no_more_leave_than_may_be_wrong() -> None:
     exits, held = seen(1000, 1.1, seed=1)
     judged = set_thresholds(exits, seen(1000, 1.1, seed=2)[1], held, 0.99)
-    assert judged.leaves == (0.0,)
-    assert judged.agreement == 1.0
-    assert float(exits.thresholds[0]) > 1
+    assert judged.leaves[0] == pytest.approx(1 - judged.agreement)
+    assert judged.leaves[0] < 0.01
+    assert judged.agreement_low >= 0.99
 
 
 def test_so_few_texts_show_no_agreement_even_where_all_agree() -> None:
