@@ -15,6 +15,7 @@ from converter.stage import Context, Outcome, Stage
 if TYPE_CHECKING:
     from converter.adapt._heads import Judged, Seen
     from converter.examples import Encoding
+    from converter.forecast import Forecast
     from converter.model_folder.exits import EarlyExits
 
 NAME = "adapt.exit"
@@ -80,6 +81,11 @@ class EarlyExit(Stage[TorchModel, TorchModel]):
             raise UsageError(why, where=NAME, hint="leave this step out for this model")
         if not has_text:
             raise UsageError("there is no text that heads could learn from", where=NAME, hint="give --calibration FILE")
+
+    def forecast(self, now: "Forecast", model: TorchModel, ctx: Context) -> "Forecast":
+        from converter.forecast import spent
+
+        return spent(now, passes=min(self.texts, len(ctx.calibration)))
 
     def run(self, given: TorchModel, ctx: Context) -> Outcome[TorchModel]:
         from converter.adapt._heads import least_texts, look, set_thresholds, train_heads
