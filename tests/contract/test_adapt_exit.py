@@ -23,10 +23,12 @@ from converter.onnx.branches import write_branches
 from converter.onnx.export import ExportOnnx
 from converter.onnx.read import read_onnx
 from converter.onnx.runner import OnnxRunner
+from converter.onnx.weights import product_weights
+from converter.quantize.static import StaticInt8
 from converter.recipe import bind_recipe
 from converter.reference import feed_of, torch_run
 from converter.registry import target_class
-from converter.stage import Context, Outcome, run_stage
+from converter.stage import Context, Outcome, run_stage, run_stages
 from tests.tiny import SENTENCES
 
 WORDS = sorted({word for sentence in SENTENCES for word in sentence.split()})
@@ -130,6 +132,18 @@ def test_readers_of_weights_see_every_layer_of_a_branched_file(branched: tuple[P
     assert all(np.array_equal(flat[key], made[key]) for key in flat)
     nodes = [sorted((n.op_type, *(o.name or "" for o in n.outputs)) for n in read_onnx(p).graph) for p in branched]
     assert nodes[0] == nodes[1]
+
+
+def test_an_int8_file_branches_as_a_float_one(leaving: tuple[TorchModel, Any], tmp_path: Path) -> None:
+    model = leaving[0]
+    made, _ = run_stages([ExportOnnx(), StaticInt8(samples=8, max_noise=10)], model, context(tmp_path, texts()[:20]))
+    (flat,) = made.weight_files
+    assert write_branches(flat, tmp_path / "branched.onnx") == 2
+    runs = [OnnxRunner({MODEL: path}).run for path in (flat, tmp_path / "branched.onnx")]
+    for batch in (1, 8):
+        assert np.allclose(*(answers(model, run, batch) for run in runs), atol=1e-5)
+    weights = [list(product_weights(path)) for path in (flat, tmp_path / "branched.onnx")]
+    assert len(weights[0]) == len(weights[1]) > 8
 
 
 def test_an_answer_chosen_by_the_whole_batch_is_noticed(
