@@ -191,11 +191,18 @@ class TorchModel(Artifact):
 
     @cached_property
     def digest(self) -> str:
-        """Of every tensor's name, type, shape and bytes; a tied one once for each of its names."""
+        """Of every tensor's name, type, shape and bytes; a tied one once for each of its names.
+
+        And of what no tensor tells: how many tokens layers drop.
+        """
         made = hashlib.sha256()
         for name, tensor in stored_tensors(self.module):
             made.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
             made.update(tensor.detach().cpu().contiguous().numpy().reshape(-1).view("uint8").data)
+        for name, part in self.module.named_modules():
+            if getattr(part, "weightless", False):
+                told: Any = part
+                made.update(f"{name} {sorted(told.spec().items())}\n".encode())
         return made.hexdigest()
 
     def graphs(self) -> "Mapping[str, torch.nn.Module]":

@@ -24,6 +24,7 @@ class Forward(torch.nn.Module):
         self.model = model.module
         self.head = model.head
         self.decides_at_end = decides_at_end(model.module)
+        self.leaves_early = hasattr(model.module, "exits")  # heads behind earlier layers
         self.writes = model.cache is not None
         self.takes_positions = model.cache is not None and model.cache.position_ids
         self.outputs = tuple(t.name for t in model.task.outputs)
@@ -44,7 +45,7 @@ class Forward(torch.nn.Module):
     def call(self, feed: Mapping[str, torch.Tensor], *, hidden: bool = False) -> Mapping[str, Any]:
         """Return what the transformers model itself returns; `hidden`: with the states of all layers."""
         more: dict[str, Any] = {"use_cache": False} if self.writes else {}
-        if hidden:
+        if hidden or self.leaves_early:
             more["output_hidden_states"] = True
         if self.takes_positions:
             # Texts are padded on the left: the first token of each is at position 0.
@@ -55,6 +56,8 @@ class Forward(torch.nn.Module):
     def named_outputs(self, made: Mapping[str, Any], attention_mask: torch.Tensor) -> dict[str, torch.Tensor]:
         """Take the task's outputs out of what the transformers model returned."""
         outputs = {name: made[name] for name in self.outputs}
+        if self.leaves_early:
+            outputs["logits"] = self.model.exits(made["hidden_states"], outputs["logits"])
         if self.head is not None:
             outputs["sentence_embedding"] = self.head(outputs["last_hidden_state"], attention_mask)
         return outputs

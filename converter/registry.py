@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from converter.target import Target
     from converter.task import Task
 
-KINDS = ("trim", "prune", "share", "factorize", "distill", "quantize")
+KINDS = ("trim", "prune", "share", "factorize", "distill", "adapt", "quantize")
 """Folders of stages that a recipe may name."""
 
 T = TypeVar("T")

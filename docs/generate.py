@@ -32,6 +32,7 @@ TITLES = {
     "share": "Share weights",
     "factorize": "Factorize",
     "distill": "Distill",
+    "adapt": "Adapt",
 }
 
 

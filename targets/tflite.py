@@ -14,7 +14,7 @@ from converter.device.package_files import PackageFiles
 from converter.device.second_opinion import second_opinion
 from converter.device.shipped_files import check_device_files
 from converter.device.writing.files import WriterFiles, check_writer_files
-from converter.errors import RecipeError, RuntimeMissing, StageFailed
+from converter.errors import RecipeError, RuntimeMissing, StageFailed, UsageError
 from converter.generate.graphs import has_cache
 from converter.graphs import MODEL, GraphSpec
 from converter.model_folder.files import write_model_files
@@ -144,6 +144,12 @@ class Tflite(Target):
                 "one graph for all lengths takes one text per call",
                 where="tflite.batch",
                 hint=f"leave out {'any_length' if self.any_length else 'graphs=shared'}, or batch",
+            )
+        if hasattr(model.module, "exits"):
+            raise UsageError(
+                "a TFLite file runs its whole graph, so that leaving early would save nothing",
+                where="adapt.exit",
+                hint="leave adapt.exit out for this target; prune.tokens and prune.layers make it faster",
             )
         if self.batch > 1 and dropping_of(model) is not None:
             raise RecipeError(

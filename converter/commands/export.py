@@ -62,6 +62,7 @@ def methods(kind: str, does: str) -> str:
 @click.option("--share", multiple=True, metavar=STAGE, help=methods("share", "Share weights"))
 @click.option("--factorize", multiple=True, metavar=STAGE, help=methods("factorize", "Factorize matrices (low rank)"))
 @click.option("--distill", multiple=True, metavar=STAGE, help=methods("distill", "Distill from the source model"))
+@click.option("--adapt", multiple=True, metavar=STAGE, help=methods("adapt", "Work less on easy texts"))
 @click.option(
     "--quantize",
     multiple=True,
@@ -138,6 +139,7 @@ def export(  # click passes one argument a flag
     share: tuple[str, ...],
     factorize: tuple[str, ...],
     distill: tuple[str, ...],
+    adapt: tuple[str, ...],
     quantize: tuple[str, ...],
     task: str | None,
     prompt: str | None,
@@ -184,6 +186,7 @@ def export(  # click passes one argument a flag
         share=share,
         factorize=factorize,
         distill=distill,
+        adapt=adapt,
         quantize=quantize,
         task=task,
         prompt=prompt,

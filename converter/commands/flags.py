@@ -9,7 +9,7 @@ from typing import Any
 from converter.binding import parse_options
 from converter.errors import UsageError, nearest
 
-STAGE_FLAGS = ("--trim", "--prune", "--share", "--factorize", "--distill")
+STAGE_FLAGS = ("--trim", "--prune", "--share", "--factorize", "--distill", "--adapt")
 
 
 @dataclass(frozen=True)
@@ -25,6 +25,7 @@ class Flags:
     share: tuple[str, ...] = ()
     factorize: tuple[str, ...] = ()
     distill: tuple[str, ...] = ()
+    adapt: tuple[str, ...] = ()
     quantize: tuple[str, ...] = ()
     task: str | None = None
     prompt: str | None = None
@@ -230,6 +231,7 @@ def _stages(flags: Flags, typed: Sequence[str]) -> list[dict[str, Any]]:
         "--share": list(flags.share),
         "--factorize": list(flags.factorize),
         "--distill": list(flags.distill),
+        "--adapt": list(flags.adapt),
     }
     stages = [_stage(flag, values[flag].pop(0)) for flag in stage_order(typed) if values[flag]]
     return stages + [_stage(flag, text) for flag in STAGE_FLAGS for text in values[flag]]

@@ -15,7 +15,19 @@ if TYPE_CHECKING:
     from converter.commands.terminal import Terminal
     from converter.task import Task
 
-KINDS = ("targets", "tasks", "trim", "prune", "share", "factorize", "distill", "quantize", "families", "samples")
+KINDS = (
+    "targets",
+    "tasks",
+    "trim",
+    "prune",
+    "share",
+    "factorize",
+    "distill",
+    "adapt",
+    "quantize",
+    "families",
+    "samples",
+)
 
 
 @click.command("list", short_help="List targets, tasks, methods, model families and samples.")

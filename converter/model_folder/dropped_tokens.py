@@ -62,7 +62,9 @@ class Tokens:
         if like is None and self.taken_out:
             return None  # all texts are of one length, and stay so
         own = self.own[:, None, None, :]
-        return own if like is None or like.dtype == torch.bool else added(own, like.dtype)
+        if like is not None and like.dtype == torch.bool:
+            return own
+        return added(own, torch.float32 if like is None else like.dtype)
 
     def drop(self, states: torch.Tensor, score: torch.Tensor, share: int) -> torch.Tensor:
         """Keep `share` thousandths of each text's tokens, those of the highest `score` `[batch, width]`."""
@@ -151,6 +153,7 @@ class TokenDropping:
     """Stands before the class of the transformers module that runs the layers: some of them drop tokens."""
 
     kind = "token-dropping"
+    weightless = True  # no weight tells what it does
     layer: torch.nn.ModuleList
     restores: bool
     training: bool

@@ -11,6 +11,8 @@ import torch.nn.functional as F
 
 from converter.errors import SourceError
 from converter.model_folder.dropped_tokens import TokenDropping, let_drop
+from converter.model_folder.exits import NAME as EXITS
+from converter.model_folder.exits import EarlyExits, empty_exits
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -164,7 +166,7 @@ class ShortlistOutput(torch.nn.Module):
         }
 
 
-StandIn = CodebookEmbedding | LowRankEmbedding | LowRankLinear | ShortlistOutput | TokenDropping
+StandIn = CodebookEmbedding | LowRankEmbedding | LowRankLinear | ShortlistOutput | TokenDropping | EarlyExits
 
 
 def stand_ins(module: torch.nn.Module) -> dict[str, Spec]:
@@ -190,6 +192,9 @@ def put_empty(module: torch.nn.Module, specs: "Mapping[str, Spec]", where: str) 
     """
     for name, spec in specs.items():
         try:
+            if spec["kind"] == EarlyExits.kind and name == EXITS:
+                module.add_module(name, empty_exits(spec))
+                continue
             part = module.get_submodule(name)
             if spec["kind"] == TokenDropping.kind:
                 let_drop(module, part, spec)

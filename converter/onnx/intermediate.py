@@ -22,7 +22,10 @@ def onnx_values(path: Path, feed: "Mapping[str, NDArray[np.int64]]") -> "dict[st
     import onnx
     import onnxruntime as ort
 
+    from converter.onnx.branches import flatten
+
     model = onnx.load(str(path))
+    flatten(model.graph)
     kept = {o.name for o in model.graph.output}
     names = [name for node in model.graph.node for name in node.output if name]
     types = _types(model)

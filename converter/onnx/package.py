@@ -11,6 +11,7 @@ from converter.errors import PackageDamaged
 from converter.graphs import MODEL
 from converter.jsonfile import read_json, write_json
 from converter.model_folder.files import write_model_files
+from converter.onnx.branches import write_branches
 from converter.onnx.external import copy_onnx, data_counts
 from converter.onnx.model import OnnxModel
 from converter.precision import Precision
@@ -22,8 +23,12 @@ def emit_onnx(given: OnnxModel, source: TorchModel, folder: Path, menu: Mapping[
     precision = menu["none" if given.precision == "float32" else given.precision]
     files = {name: f"onnx/{name}{precision.suffix}.onnx" for name in given.files}
     (folder / "onnx").mkdir()
+    leaves_early = hasattr(given.source.module, "exits")
     for name, path in given.files.items():
-        copy_onnx(path, folder / files[name])
+        if leaves_early:
+            write_branches(path, folder / files[name])
+        else:
+            copy_onnx(path, folder / files[name])
     counts = data_counts({name: folder / file for name, file in files.items()})
     told = {"dtype": precision.client_dtype} | ({"use_external_data_format": counts} if counts else {})
     write_model_files(source, folder, {"transformers.js_config": told})

@@ -34,10 +34,21 @@ class _Weight:
 
 
 def read_onnx(path: Path) -> "ir.Model":
-    """Read a file that `write_onnx` wrote. The file must stay where it is as long as the model is used."""
-    import onnx_ir as ir
+    """Read a file that `write_onnx` wrote, early exits as a flat graph.
+
+    The file must stay where it is as long as the model is used.
+    """
+    from converter.onnx.branches import flatten
 
     proto, weights = read_proto(path)
+    flatten(proto.graph)
+    return model_of(proto, weights)
+
+
+def model_of(proto: Any, weights: "list[_Weight]") -> "ir.Model":
+    """Return the model of what `read_proto` gave."""
+    import onnx_ir as ir
+
     model = ir.serde.deserialize_model(proto)
     for weight, header in zip(weights, proto.graph.initializer, strict=True):
         if weight.length >= INLINE_BYTES:

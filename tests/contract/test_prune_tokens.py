@@ -21,6 +21,7 @@ from converter.recipe import bind_recipe
 from converter.reference import feed_of, torch_run
 from converter.stage import run_stage, run_stages
 from converter.stage_cache.artifacts import read_artifact, write_artifact
+from converter.stage_cache.identity import artifact_key
 from converter.surgery.tokens import dropping_of, products_at, reads_one_token, with_dropping, work_of
 from tests.pruning import PLAIN, context
 from tests.tiny import make_tiny_sentence_transformer
@@ -201,6 +202,14 @@ def test_what_drops_tokens_opens_again_and_is_kept_between_runs(tiny: Callable[.
         assert dropping_of(again) == dropping_of(made)
         found = own_answers(again, torch_run(again), True)
         assert all(np.array_equal(a, b) for a, b in zip(wanted, found, strict=True))
+
+
+def test_models_that_differ_in_the_tokens_they_drop_alone_are_told_apart(tiny: Callable[..., Path]) -> None:
+    source = load_source(str(tiny()))
+    made = [source, *(with_dropping(source, {0: share}, "attention") for share in (500, 700))]
+    assert len({model.digest for model in made}) == 3
+    assert len({artifact_key(model) for model in made}) == 3
+    assert made[1].digest == with_dropping(source, {0: 500}, "attention").digest
 
 
 def test_the_source_is_left_as_it_was(tiny: Callable[..., Path], tmp_path: Path) -> None:

@@ -48,7 +48,7 @@ FLOORS: tuple[tuple[tuple[str, ...], ...], ...] = (
     (("onnx",),),
     (("tflite",), ("structured",)),
     (("prune",), ("trim",), ("quantize",)),
-    (("distill",), ("share",)),
+    (("distill",), ("share",), ("adapt",)),
     (("factorize",),),
     (("recipe", "context"), ("sample_models",), ("stage_cache",)),
     (("package",), ("ranks",)),

@@ -1,0 +1,1 @@
+"""Stages after which a model works more on some texts than on others."""
