@@ -19,14 +19,16 @@ from pathlib import Path
 from typing import Any
 
 from _measure import ROOT, known, machine, save
+from _tables import megabytes, table_of
 
 ALLOWED_BYTES, ALLOWED_SECONDS = 12_000_000_000, 1200.0
 """Of the whole shape: what issue 16 asks for, on two cores."""
 BETWEEN_LOOKS = 0.1
 WIDTH, LAYERS, HEADS, KV_HEADS, FFN, VOCABULARY, POSITIONS = 2048, 22, 32, 4, 5632, 32000, 2048
+PAGE = ROOT / "docs" / "explanation" / "scale.md"
 SHARD_BYTES = 500_000_000
 END = "<|endoftext|>"
-LIMITS = ("agreement=0.3", "stability=0.3", "sequences=0.01", "perplexity=5")
+LIMITS = ("agreement=0.01", "stability=0.01", "sequences=0", "perplexity=100")
 """Of weights that nobody taught, rounding changes more answers than it does of any real model: with the usual limits it
 fails, and the search for the cause would be measured too."""
 
@@ -48,9 +50,32 @@ def main() -> int:
     kept = known("large")
     kept[f"{chosen.layers} layers, {chosen.target}, {chosen.quantize}"] = row
     save("large", kept)
+    write_table(kept)
     print(json.dumps(row, indent=2))
     kept_to = row["exit_code"] == 0 and row["peak_bytes"] <= ALLOWED_BYTES and row["seconds"] <= ALLOWED_SECONDS
     return 0 if kept_to else 1
+
+
+def write_table(rows: dict[str, Any]) -> None:
+    """Put what was measured into the page on scale, in the place of what stood there."""
+    begin, end = (f"<!-- large: {word} -->" for word in ("begin", "end"))
+    text = PAGE.read_text(encoding="utf-8")
+    before, after = text.partition(begin)[0], text.partition(end)[2]
+    cells = [
+        (
+            name,
+            megabytes(row["stored_bytes"]),
+            megabytes(row["peak_bytes"]),
+            megabytes(row["peak_private_bytes"]),
+            f"{row['seconds'] / 60:.0f} min",
+            f"{row['cpu_seconds'] / 60:.0f} min",
+            row["machine"]["cpu"],
+        )
+        for name, row in sorted(rows.items())
+    ]
+    columns = "what | stored: | memory: | of it no file's: | time: | processor time: | processor"
+    table = table_of("Measured:", columns, cells)
+    PAGE.write_text(f"{before}{begin}\n\n{table}\n{end}{after}", encoding="utf-8")
 
 
 def measure(folder: Path, target: str, precision: str, out: Path) -> dict[str, Any]:

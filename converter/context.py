@@ -22,11 +22,12 @@ from converter.model_folder.samples import is_sample
 from converter.recipe import aim_of, tried
 from converter.resources import require_space
 from converter.stage import Context, Progress, check_stage
-from converter.target import Aim
+from converter.target import Aim, Target
 
 if TYPE_CHECKING:
     from converter.artifact import TorchModel
     from converter.examples import Example
+    from converter.forecast import MemoryNeed
     from converter.model_folder.given import GivenText
     from converter.model_folder.offload import Placement
     from converter.recipe import Recipe
@@ -194,21 +195,20 @@ def check_needs(recipe: "Recipe", source: "TorchModel", limits: Limits, work: Pa
         ResourceLimit: says how much more would be needed.
 
     """
-    from converter.forecast import COPIES_IN_MEMORY, COPIES_ON_DISK, LIBRARIES_MAP, forecast_of
+    from converter.forecast import COPIES_IN_MEMORY, COPIES_ON_DISK, LIBRARIES_MAP, MAPPED_FROM, forecast_of
 
     if source.offloaded:
         return  # what is left of it is looked at when it is there
     forecast, weights = forecast_of(source), source.size_bytes
-    packages = sum(
-        forecast.bytes(t.menu()[tried(t, p)[0].name].bytes_a_weight)
-        for t, p in zip(recipe.targets, recipe.precisions, strict=True)
-    )
     # The libraries and the source are loaded by now.
-    more = int((COPIES_IN_MEMORY - 1) * weights)
-    check_address_space(LIBRARIES_MAP + more)
-    memory = memory_bytes() + more
-    disk = packages + int(COPIES_ON_DISK * weights)
-    check_estimate(limits, memory=memory, disk=disk)
+    check_address_space(LIBRARIES_MAP + int((COPIES_IN_MEMORY - 1) * weights))
+    needs = memory_of(recipe, source)
+    peak, held = max(needs, key=lambda need: need.bytes), max(need.held for need in needs)
+    packages = sum(forecast.bytes(stored) for _, _, stored in _made_by(recipe))
+    in_file = weights if source.provenance.dtype != "float32" and weights >= MAPPED_FROM else 0
+    disk = packages + int(COPIES_ON_DISK * weights) + in_file
+    check_estimate(limits, memory=memory_bytes() + max(0, peak.bytes - weights), disk=disk, part=peak.part)
+    check_available(max(0, held - weights))
     require_space(work, disk)
 
 
@@ -222,6 +222,21 @@ def check_room(model: "TorchModel", limits: Limits) -> None:
     from converter.forecast import COPIES_IN_MEMORY
 
     check_estimate(limits, memory=memory_bytes() + int((COPIES_IN_MEMORY - 1) * model.size_bytes))
+
+
+def memory_of(recipe: "Recipe", source: "TorchModel") -> "list[MemoryNeed]":
+    """Return what each part of a run takes of memory, beside the libraries."""
+    from converter.forecast import memory_of_export
+
+    made = _made_by(recipe)
+    onnx = all(target.runtime_module == "onnxruntime" for target, _, _ in made)
+    return memory_of_export(source, [(name, stored) for _, name, stored in made], onnx=onnx)
+
+
+def _made_by(recipe: "Recipe") -> "list[tuple[Target, str, float]]":
+    """Return target, precision and bytes a weight of each package of a recipe."""
+    found = [(t, tried(t, p)[0].name) for t, p in zip(recipe.targets, recipe.precisions, strict=True)]
+    return [(t, name, t.menu()[name].bytes_a_weight) for t, name in found]
 
 
 def missing_runtimes(recipe: "Recipe") -> dict[str, ExportError]:

@@ -3,6 +3,8 @@
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from converter.resources import AT_ONCE
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -16,8 +18,14 @@ MATRIX = 32
 SCALE_BYTES = 4
 COPIES_IN_MEMORY = 3.0
 """Float32 weights that an export has in memory at once at least (benchmarks/results/memory.json: 3.0 to 3.9)."""
+MAPPED_FROM = 1_000_000_000
+"""Bytes of weights that a checkpoint stores in fewer bits from which they are kept in a file, not in memory."""
 LIBRARIES_MAP = 150_000_000
 """Bytes of addresses that exporters take at least beside the libraries that load a model (172 MB on a tiny model)."""
+PASSED_BY = 350_000_000
+"""Bytes of the logits of a few texts, and of what libraries keep, while a model that writes text is run."""
+SPARE_MATRICES = {"int4": 9, "int8": 6}
+"""Copies of a matrix that rounding it in blocks takes: by moments what is left, made, lost and its steps."""
 COPIES_ON_DISK = 1.0
 """Float32 weights that it writes beside the packages, at least: the graph before it is quantized."""
 
@@ -63,6 +71,51 @@ class Forecast:
         Graph and names add some hundred kilobytes.
         """
         return self.table.bytes(stored) + round(self.matrices * stored) + self.others * (2 if stored == 2 else 4)
+
+
+@dataclass(frozen=True)
+class MemoryNeed:
+    """What one part of a run takes, in bytes beside the libraries."""
+
+    part: str
+    held: int
+    """That the system cannot take back."""
+    mapped: int = 0
+    """Pages of files: they count as the process's as long as nobody else needs the room."""
+
+    @property
+    def bytes(self) -> int:
+        return self.held + self.mapped
+
+
+def memory_of_export(model: "TorchModel", precisions: "Sequence[tuple[str, float]]", *, onnx: bool) -> list[MemoryNeed]:
+    """Return what each part of an export takes; `precisions` are names and bytes a weight of what is made.
+
+    `onnx` False: for other targets too, whose converters hold several copies. Of models that write text the weights
+    lie in files from the export on, and each part has read those of one.
+    """
+    whole = model.size_bytes
+    if model.cache is None or not onnx:
+        return [MemoryNeed("export", int(COPIES_IN_MEMORY * whole))]
+    short = model.provenance.dtype != "float32"
+    checkpoint = whole // 2 if short else 0
+    loaded = MemoryNeed("loading", whole if short else 0, checkpoint or whole)
+    stays = whole if short and whole < MAPPED_FROM else 0
+    package = max(forecast_of(model).bytes(stored) for _, stored in precisions)
+    spare = max(SPARE_MATRICES.get(name, 0) for name, _ in precisions) * _largest_matrices(model)
+    return [
+        loaded,
+        MemoryNeed("its own library", loaded.held + stays + PASSED_BY, loaded.mapped),
+        MemoryNeed("export", stays + PASSED_BY, whole),
+        MemoryNeed("quantization", stays + max(spare, PASSED_BY), whole),
+        MemoryNeed("checks", stays + 2 * package + PASSED_BY, whole - stays),
+    ]
+
+
+def _largest_matrices(model: "TorchModel") -> int:
+    """Return the bytes of the largest matrices in float32, as many as are rounded beside each other."""
+    sizes = sorted((p.nbytes for p in model.module.parameters() if p.dim() == 2), reverse=True)
+    return sum(sizes[:AT_ONCE])
 
 
 def forecast_of(model: "TorchModel") -> Forecast:

@@ -6,9 +6,10 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
-from converter.context import context_of, read_text
+from converter.bounds.watch import Limits
+from converter.context import check_loading, context_of, memory_of, read_text
 from converter.errors import ExportError
-from converter.forecast import COPIES_IN_MEMORY, Forecast, forecast_of
+from converter.forecast import Forecast, forecast_of
 from converter.recipe import tried
 from converter.stage import SILENT, Context, Progress
 
@@ -45,7 +46,9 @@ class Plan:
     proof_seconds: float
     """Running the source model, and proving each package."""
     memory_megabytes: float
-    """Above what the libraries take."""
+    """Above what the libraries take, at most."""
+    memory_by_part: dict[str, float]
+    """What each part of the run takes of it, in megabytes."""
 
     @property
     def seconds(self) -> float:
@@ -65,6 +68,7 @@ def plan_recipe(recipe: "Recipe", *, progress: Progress = SILENT) -> Plan:
     from converter.context import check_options
     from converter.model_folder.given import load_model, with_usual_precisions
 
+    check_loading(recipe, Limits())
     source = load_model(recipe, progress)
     recipe = with_usual_precisions(recipe, source)
     check_options(recipe, source)
@@ -76,10 +80,19 @@ def plan_recipe(recipe: "Recipe", *, progress: Progress = SILENT) -> Plan:
         steps = _steps(recipe, source, ctx, pace)
     last = steps[-1][1]
     proof = pace * n_probes * (1 + ASKED_BY_A_PACKAGE * len(recipe.targets))
-    copies = max(COPIES_IN_MEMORY, last.copies)
-    memory = copies * forecast_of(source).parameters * 4 / 1e6
+    memory = {need.part: round(need.bytes / 1e6, 1) for need in memory_of(recipe, source)}
+    if recipe.compress:
+        memory["compression"] = round(last.copies * forecast_of(source).parameters * 4 / 1e6, 1)
     made = tuple(step for step, _ in steps)
-    return Plan(source.provenance.id, source.task.name, len(ctx.calibration), made, round(proof, 1), round(memory, 1))
+    return Plan(
+        source.provenance.id,
+        source.task.name,
+        len(ctx.calibration),
+        made,
+        round(proof, 1),
+        max(memory.values()),
+        memory,
+    )
 
 
 def _steps(recipe: "Recipe", source: "TorchModel", ctx: Context, pace: float) -> list[tuple[Step, Forecast]]:

@@ -250,16 +250,20 @@ def disk_bytes(folders: list[Path]) -> int:
     return used
 
 
-def check_estimate(limits: Limits, *, memory: int = 0, disk: int = 0) -> None:
-    """Raise `ResourceLimit` where a run would take more than it may, before it starts."""
+def check_estimate(limits: Limits, *, memory: int = 0, disk: int = 0, part: str = "") -> None:
+    """Raise `ResourceLimit` where a run would take more than it may, before it starts.
+
+    `part` is what of the run takes the most memory.
+    """
+    most = f" (for {part})" if part else ""
     for what, needed, allowed, flag in (
         ("memory", memory, limits.memory, "--max-memory"),
         ("disk space", disk, limits.disk, "--max-disk"),
     ):
         if allowed is not None and needed > allowed:
             raise ResourceLimit(
-                f"the run needs about {shown_size(needed)} of {what}, {shown_size(allowed)} are allowed; nothing was "
-                "made",
+                f"the run needs about {shown_size(needed)} of {what}{most if what == 'memory' else ''}, "
+                f"{shown_size(allowed)} are allowed; nothing was made",
                 hint=f"raise {flag}, or make less at once: a smaller model, fewer targets",
             )
 

@@ -64,6 +64,9 @@ def _show(made: "Plan", terminal: "Terminal") -> None:
         f"In total about {_duration(made.seconds)} here ({_duration(made.proof_seconds)} of it for the checks), "
         f"and {made.memory_megabytes:.0f} MB of memory in addition to the libraries."
     )
+    if len(made.memory_by_part) > 1:
+        parts = ", ".join(f"{part} {megabytes:.0f} MB" for part, megabytes in made.memory_by_part.items())
+        terminal.result(f"Memory by part: {parts}.")
     terminal.say("Nothing was exported.")
 
 

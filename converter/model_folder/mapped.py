@@ -6,14 +6,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from converter.forecast import MAPPED_FROM
 from converter.resources import mapped_weights, require_space
 
 if TYPE_CHECKING:
     import torch
 
 
-MAPPED_FROM = 1_000_000_000
-"""Bytes of weights in memory that are worth a file."""
 LEAST_BYTES = 4096
 """Of a weight: smaller ones stay where they are."""
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from converter.reference import Probe, run_probe, torch_run
+from converter.resources import LARGE_BYTES, release_memory
 from converter.validate.checks import Check, Status
 from converter.validate.factors import Stray, strays
 from converter.validate.stored import Stored, digest_of
@@ -47,7 +48,7 @@ def check_weights(
     seen = {} if seen is None else seen
     first = next(iter(probes), None)
     tables, products, gains = ({}, {}, []) if first is None else _of_source(model, first)
-    found = _found(stored, tables, products, seen)
+    found = _found(_read_apart(stored) if model.size_bytes > LARGE_BYTES else stored, tables, products, seen)
     matched = found.matched
     if first is None or not (found.rows or matched.blocks or matched.unknown or found.vectors):
         return [], {}
@@ -90,6 +91,16 @@ class _Found:
     vectors: "list[NDArray[np.float32]]"
     bits: int
     """Of the matrix with the fewest."""
+
+
+def _read_apart(stored: Iterable[Stored]) -> Iterator[Stored]:
+    """Yield what is stored, and give back what was read of the model to compare it with: in the end that is all of it.
+
+    Weights of a mapped checkpoint count as this process's memory from then on.
+    """
+    for one in stored:
+        yield one
+        release_memory(cycles=False)
 
 
 def _found(

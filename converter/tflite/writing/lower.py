@@ -11,7 +11,8 @@ import numpy as np
 
 from converter.artifact import TorchModel
 from converter.binding import option
-from converter.errors import StageFailed
+from converter.bounds.sizes import shown_size
+from converter.errors import ResourceLimit, StageFailed
 from converter.generate.forcing import forced_logits
 from converter.generate.graphs import DECODER
 from converter.graphs import GraphSpec, Run
@@ -29,6 +30,8 @@ from converter.tflite.writing.rotary import refuse_changing_positions
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+MOST_BYTES = 2**31
+"""Of a flatbuffer: its offsets have 32 bits, with a sign."""
 LAST = 8
 """Tokens at the end of a text whose logits are compared: those before them are read by other signatures."""
 SHORT = (1, 2, 9)
@@ -55,6 +58,15 @@ class LowerWriter(Stage[TorchModel, TfliteWriter]):
     summary = "PyTorch to TFLite float32, with a cache of fixed size"
     takes = ("decoder", "encoder-decoder")
 
+    def check(self, source: TorchModel, *, has_text: bool) -> None:
+        """Refuse a model whose float32 file would be too large.
+
+        Raises:
+            ResourceLimit: names the size.
+
+        """
+        refuse_large(source.size_bytes)
+
     def run(self, given: TorchModel, ctx: Context) -> Outcome[TfliteWriter]:
         layout = layout_of(given, self.cache, self.seq_len)
         require_space(ctx.work, ROOM * given.size_bytes + GRAPH_BYTES * (1 + len(layout.signatures)))
@@ -67,6 +79,17 @@ class LowerWriter(Stage[TorchModel, TfliteWriter]):
             facts |= check_writer(given.module, given.specs, made.runs(), layout)
             release_memory()
         return Outcome(made, {"cache": layout.cache, "lengths": list(layout.lengths), **facts})
+
+
+def refuse_large(weights: int) -> None:
+    """Raise `ResourceLimit` where a flatbuffer cannot hold `weights` bytes, as the converter hands its file over."""
+    if weights >= MOST_BYTES:
+        raise ResourceLimit(
+            f"the model has {shown_size(weights)} of weights in float32, and a TFLite file is made of at most "
+            f"{shown_size(MOST_BYTES)}; nothing was made",
+            where="tflite",
+            hint="--target cpu-int8, whose weights lie beside the file; or a smaller model",
+        )
 
 
 def layout_of(given: TorchModel, cache: int, lengths: tuple[int, ...]) -> Layout:
