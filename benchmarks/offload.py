@@ -15,8 +15,9 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from _measure import ROOT, Run, machine, run, save
+from _measure import RESULTS, ROOT, Run, machine, run, save
 
+PAGE = ROOT / "docs" / "explanation" / "scale.md"
 LAYERS, WIDTH, VOCABULARY = 24, 1024, 30522
 TEXTS = ("the old town is by the river", "a film that nobody will miss", "Anna moved to Berlin in 2019")
 SMALLER = ("--prune", "layers:keep=2")
@@ -48,9 +49,33 @@ def main() -> int:
         child(str(LAYERS), work / "large", given.limit)  # apart: what this process takes counts for those it starts
         size = (work / "large" / "model.safetensors").stat().st_size
         (work / "texts.txt").write_text("".join(f"{t}\n" for t in TEXTS * 12), encoding="utf-8")
-        rows = {row: measured(row, work, given.limit) for row in given.rows}
+        rows = _known(given.limit) | {row: measured(row, work, given.limit) for row in given.rows}
     save("offload", {"model_bytes": size, "limit": given.limit, "rows": rows, "machine": machine()})
+    lay(size, given.limit, rows)
     return 0
+
+
+def _known(limit: str) -> dict[str, Any]:
+    """Return the rows of an earlier run with this limit: some may be measured anew."""
+    file = RESULTS / "offload.json"
+    found = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    return dict(found["rows"]) if found.get("limit") == limit else {}
+
+
+def lay(size: int, limit: str, rows: dict[str, Any]) -> None:
+    """Write the figures into the page that tells what holds to the limit."""
+    lines = [
+        f"A source of {size / 1e6:.0f} MB held to `--max-memory {limit}`:",
+        "",
+        "| run | exit code | highest memory |",
+    ]
+    lines += ["| --- | ---: | ---: |"]
+    lines += [f"| {name} | {row['exit_code']} | {row['peak_megabytes']} MB |" for name, row in rows.items()]
+    begin, end = (f"<!-- offload: {word} -->" for word in ("begin", "end"))
+    text = PAGE.read_text(encoding="utf-8")
+    before, after = text.partition(begin)[0], text.partition(end)[2]
+    table = "\n".join(lines)
+    PAGE.write_text(f"{before}{begin}\n\n{table}\n\n{end}{after}", encoding="utf-8")
 
 
 def measured(row: str, work: Path, limit: str) -> dict[str, Any]:

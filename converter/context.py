@@ -20,7 +20,7 @@ from converter.errors import ExportError, ResourceLimit, UsageError
 from converter.examples import JudgedText, Origin, text_key
 from converter.model_folder.samples import is_sample
 from converter.recipe import aim_of, tried
-from converter.resources import require_space
+from converter.resources import release_memory, require_space
 from converter.stage import Context, Progress, check_stage
 from converter.target import Aim, Target
 
@@ -221,6 +221,7 @@ def check_room(model: "TorchModel", limits: Limits) -> None:
     """
     from converter.forecast import COPIES_IN_MEMORY
 
+    release_memory()  # what was read of the checkpoint counts until then
     check_estimate(limits, memory=memory_bytes() + int((COPIES_IN_MEMORY - 1) * model.size_bytes))
 
 

@@ -171,15 +171,16 @@ def _run(
     from converter.model_folder.mapped import map_weights
     from converter.model_folder.save import save_model
 
-    check_loading(wishes.resolved.to_load(recipe), wishes.limits)
+    placement = placement_of(wishes.device_map, wishes.limits, output.work)
+    if placement is None:
+        check_loading(wishes.resolved.to_load(recipe), wishes.limits)
     with progress.task("Loading the model"):
-        placement = placement_of(wishes.device_map, wishes.limits, output.work)
         source = wishes.resolved.of_source(load_model(wishes.resolved.to_load(recipe), progress, placement))
     check_licence(source, progress.note, required=wishes.require_licence)
     recipe = with_usual_precisions(recipe, source)
     check_options(recipe, source)
     check_needs(recipe, source, wishes.limits, output.root)
-    if map_weights(source.module, output.work / "source.safetensors"):
+    if not source.offloaded and map_weights(source.module, output.work / "source.safetensors"):
         release_memory()
     ctx, proof = _contexts(recipe, source, output, progress, wishes)
     note_builtin_text(recipe, ctx)

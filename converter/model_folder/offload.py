@@ -11,11 +11,12 @@ from converter.artifact import weight_map_of
 from converter.bounds.sizes import shown_size
 from converter.bounds.watch import memory_bytes
 from converter.errors import ResourceLimit
+from converter.resources import release_memory
 
 if TYPE_CHECKING:
     import torch
 
-SHARE = 0.25
+SHARE = 0.1
 """Of the memory that is left beside the libraries, for weights; the rest is for copies and what is computed."""
 
 
@@ -28,7 +29,7 @@ class Placement:
     limit: int | None = None
     """Bytes that the process may take; None: what the machine has left."""
     room: int | None = None
-    """Bytes of weights that stay in memory; None: a quarter of what `limit` leaves beside the libraries."""
+    """Bytes of weights that stay in memory; None: a tenth of what `limit` leaves beside the libraries."""
 
     def options(self) -> dict[str, Any]:
         """Return what `from_pretrained` is told. GPUs are not used: all that follows works in main memory."""
@@ -90,6 +91,8 @@ def held(modules: "Mapping[str, torch.nn.Module]", folder: Path | None = None) -
             _written(modules, hooks, folder)
         for name, hook in hooks.items():
             add_hook_to_module(modules[name], hook)
+        if hooks:
+            release_memory(cycles=False)  # freed blocks of this size would stay with the process
 
 
 def _written(modules: "Mapping[str, torch.nn.Module]", hooks: Mapping[str, Any], folder: Path) -> None:

@@ -102,6 +102,8 @@ class Cluster:
         """
         for _ in range(self._room()):
             self._add()
+        if not self._workers:
+            self._said.append(f"no node has {self._setup.cpus} CPUs")
         deadline = time.monotonic() + SECONDS_TO_COME_BACK
         with self._progress.task(f"Starting {len(self._workers)} workers", total=len(self._workers)) as ticker:
             n_ready = 0
@@ -154,7 +156,9 @@ class Cluster:
                 cause = error.cause or error
                 self._drop(worker, f"{type(cause).__name__}: {' '.join(str(cause).split())[:200]}")
             except self._ray.exceptions.RayError as error:
-                self._lost(worker, str(error).partition("\n")[0])
+                lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+                # An actor that could not even begin says why at the end: most often that plm-export is not there.
+                self._lost(worker, lines[-1 if "creation task" in lines[0] else 0][:200])
             else:
                 if isinstance(found, Ready):
                     self._prepared(worker, found)

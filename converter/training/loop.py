@@ -22,7 +22,8 @@ from converter.training.checkpoint import (
 from converter.training.layer_map import ObservedForward
 from converter.training.objective import PARTS, DistillationObjective, losses, plan_objective
 from converter.training.options import LossWeights, TrainingOptions
-from converter.training.split import part_of, refuse_sharding
+from converter.training.sharded import student_whole
+from converter.training.split import in_parts, part_of, refuse_sharding
 from converter.training.student import copy_to_train, groups, learned, pruned_places
 from converter.training.teacher import KEPT, Teacher
 from converter.training.texts import (
@@ -114,10 +115,11 @@ def train(job: Job) -> Trained:
     """
     from accelerate import Accelerator, DistributedDataParallelKwargs
 
-    refuse_sharding()
+    refuse_sharding(job.teacher)
 
-    # A task may leave parameters unused, such as the pooler of an embedding model.
-    accelerator = Accelerator(kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)])
+    with student_whole():
+        # A task may leave parameters unused, such as the pooler of an embedding model.
+        accelerator = Accelerator(kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)])
     progress = job.ctx.progress if accelerator.is_main_process else SILENT
     with _own_randomness(accelerator.device):
         training = Training.of(job, accelerator)
@@ -180,7 +182,8 @@ class Training:
         if job.teacher is not None:
             feeds = shortest_feeds(job.given, job.teacher, job.texts)
             objective = plan_objective(job.given, job.teacher, feeds, job.weights, options, job.ctx.seed)
-            teacher = Teacher(part_of(job.teacher, objective, options, accelerator), job.texts, objective, device)
+            part = part_of(job.teacher, objective, options, accelerator)
+            teacher = Teacher(part, job.texts, objective, device, placed=part is not job.teacher)
         student = objective.student(copy_to_train(job.given, freeze_embeddings=options.freeze_embeddings))
         zeros = pruned_places(student, device)
         optimizer = torch.optim.AdamW(groups(student, options.weight_decay), lr=0.0, fused=True)
@@ -190,7 +193,7 @@ class Training:
     def keep_answers(self, progress: "Progress") -> bool:
         """Ask the teacher once for all, where texts come again; tells whether that was done."""
         options, job = self.job.options, self.job
-        split = options.split_teacher and self.accelerator.num_processes > 1
+        split = in_parts(options, self.accelerator)
         asked_twice = job.all_steps >= 2 * job.steps_an_epoch
         if self.teacher is None or self.step == job.n_steps or not (asked_twice or split):
             return False
@@ -199,9 +202,9 @@ class Training:
         if split and not kept:
             # Each process trains on texts of its own, and a split teacher answers one text at a time for all.
             raise UsageError(
-                f"the answers of a split teacher take more than {options.cache_mb} MB",
-                where=f"{job.name}.split_teacher",
-                hint="raise cache_mb, or leave split_teacher out",
+                f"the answers of a teacher that is in parts take more than {options.cache_mb} MB",
+                where=f"{job.name}.cache_mb",
+                hint="raise cache_mb, or leave split_teacher (or --use_fsdp) out",
             )
         return kept
 

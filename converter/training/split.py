@@ -15,6 +15,7 @@ import torch
 from converter.errors import UsageError
 from converter.model_folder.shape_map import LayerShape
 from converter.surgery.resize import family_of
+from converter.training.sharded import OFFLOADS, asked_for, sharded
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -24,27 +25,53 @@ if TYPE_CHECKING:
     from converter.training.options import TrainingOptions
 
 
-SHARDING = ("FSDP", "DEEPSPEED", "MEGATRON_LM")
-"""What `accelerate launch` can be told to shard a model by, as its environment variables call it."""
+SHARDING = ("DEEPSPEED", "MEGATRON_LM")
+"""What else than FSDP `accelerate launch` can be told to shard a model by, as its environment variables call it."""
 
 
-def refuse_sharding() -> None:
+def refuse_sharding(teacher: "TorchModel | None") -> None:
     """Every process holds the whole student: what `accelerate launch` was told otherwise would be ignored, or fail."""
     for name in SHARDING:
         if os.environ.get(f"ACCELERATE_USE_{name}", "false").lower() == "true":
             raise UsageError(
                 f"training is not sharded by {name}: every process holds the whole student",
                 where="accelerate launch",
-                hint="launch with --multi_gpu (or torchrun); accumulate=N and bf16 take less memory",
+                hint="launch with --multi_gpu (or torchrun); --use_fsdp shards the teacher",
             )
+    if asked_for() and asked_for(OFFLOADS):
+        raise UsageError(
+            "parts of a teacher that is sharded by FSDP stay on their devices",
+            where="accelerate launch",
+            hint="launch with --fsdp_offload_params false",
+        )
+    if asked_for() and (teacher is None or teacher.offloaded):
+        why = "there is none" if teacher is None else "its weights are on disk"
+        raise UsageError(
+            f"FSDP shards the teacher alone, and {why}: every process holds the whole student",
+            where="accelerate launch",
+            hint="launch with --multi_gpu (or torchrun), without --use_fsdp",
+        )
+
+
+def in_parts(options: "TrainingOptions", accelerator: "Accelerator") -> bool:
+    """Tell whether each process holds a part of the teacher alone: then all answer together, once, before training."""
+    return accelerator.num_processes > 1 and (options.split_teacher or asked_for())
 
 
 def part_of(
     teacher: "TorchModel", objective: "DistillationObjective", options: "TrainingOptions", accelerator: "Accelerator"
 ) -> "TorchModel":
-    """Return what this process holds of the teacher: all of it, unless it is split."""
-    if not options.split_teacher or accelerator.num_processes == 1:
+    """Return what this process holds of the teacher: all of it, unless it is split or sharded."""
+    if not in_parts(options, accelerator):
         return teacher
+    if teacher.cache is not None:
+        raise UsageError(
+            "a model that writes text is asked anew for every batch, and one that is in parts answers once for all",
+            where="accelerate launch" if not options.split_teacher else "split_teacher",
+            hint="launch without --use_fsdp and leave split_teacher out",
+        )
+    if not options.split_teacher:
+        return sharded(teacher, accelerator.device)
     if objective.relations is not None:
         raise UsageError(
             "attention relations are learned from all heads of a layer, and a split teacher has some in each process",

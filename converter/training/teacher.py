@@ -35,14 +35,15 @@ class Teacher:
     objective: DistillationObjective
     device: torch.device
     kept: KeptAnswers | None = None
+    placed: bool = False
+    """It is this process's own part already: no copy of it is made."""
 
     def __post_init__(self) -> None:
         # What is on disk is read into main memory, and answers there.
         self.own = torch.device("cpu") if self.model.offloaded else self.device
         if self.own.type != "cpu":
-            self.model = replace(
-                self.model, module=copy.deepcopy(self.model.module), head=copy.deepcopy(self.model.head)
-            )
+            module = self.model.module if self.placed else copy.deepcopy(self.model.module)
+            self.model = replace(self.model, module=module, head=copy.deepcopy(self.model.head))
         observed = self.objective.teacher(self.model)
         self.observed = observed if self.model.offloaded else observed.to(self.own)
 

@@ -247,7 +247,7 @@ def test_a_batch_taken_in_parts_makes_the_same_steps(student: TorchModel, ctx: C
     assert digest(parts.made) != digest(student)
 
 
-@pytest.mark.parametrize("kind", ["FSDP", "DEEPSPEED", "MEGATRON_LM"])
+@pytest.mark.parametrize("kind", ["DEEPSPEED", "MEGATRON_LM"])
 def test_a_way_to_shard_that_would_be_ignored_is_refused(
     kind: str, student: TorchModel, ctx: Context, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -256,10 +256,23 @@ def test_a_way_to_shard_that_would_be_ignored_is_refused(
         SoftLabels(steps=1).run(student, ctx)
 
 
+def test_fsdp_without_a_teacher_or_with_its_parts_elsewhere_is_refused(
+    student: TorchModel, ctx: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    with pytest.raises(UsageError, match="FSDP shards the teacher alone, and there is none"):
+        HardLabels(steps=1).run(student, ctx)
+    monkeypatch.setenv("FSDP_OFFLOAD_PARAMS", "true")
+    with pytest.raises(UsageError, match="stay on their devices"):
+        SoftLabels(steps=1).run(student, ctx)
+
+
 _TWO_PROCESSES = """
 import json, os, sys
+from dataclasses import replace
 from pathlib import Path
 from safetensors.torch import save_file
+from converter.training import split
 from converter.distill.soft import SoftLabels
 from converter.examples import Example
 from converter.model_folder.load import load_source
@@ -278,8 +291,14 @@ rank = os.environ.get("RANK", "0")
 plain = SoftLabels(epochs=2, batch_size=7, learning_rate=1e-4, hidden_weight=0.0, hard_weight=0.5)
 full = SoftLabels(epochs=2, batch_size=7, learning_rate=1e-4, relation_weight=1.0, augment=1)
 outcome, other = (stage.run(given, ctx) for stage in (plain, full))
+asked, real = [], split.sharded
+split.sharded = lambda *given: asked.append(given) or real(*given)
+os.environ["ACCELERATE_USE_FSDP"] = "true"
+shards = plain.run(given, replace(ctx, resume=None))
+assert len(asked) == outcome.facts["n_processes"] - 1
+assert os.environ["ACCELERATE_USE_FSDP"] == "true"
 name = f"{rank}-of-{outcome.facts['n_processes']}"
-for kind, o in (("", outcome), ("full-", other)):
+for kind, o in (("", outcome), ("full-", other), ("fsdp-", shards)):
     save_file({k: v.clone() for k, v in o.made.module.state_dict().items()}, out / f"{kind}{name}.safetensors")
     (out / f"{kind}{name}.json").write_text(json.dumps(o.facts["loss_curve"]))
 """
@@ -324,6 +343,8 @@ def test_two_processes_learn_what_one_does(tiny: Callable[..., Path], tmp_path: 
     for name, wanted in alone.items():
         assert torch.equal(first[name], second[name]), name
         torch.testing.assert_close(first[name], wanted, rtol=0, atol=2e-4)
+    # A teacher that is sharded teaches the same.
+    assert _curves(tmp_path, "fsdp-")[0] == pytest.approx(curves[0], rel=1e-5)
     # What is a mean over tokens is so within each process: equal but for the lengths of its texts.
     curves = _curves(tmp_path, "full-")
     assert curves[0] == curves[1]

@@ -159,6 +159,21 @@ def test_what_needs_the_whole_source_is_refused_by_name_before_any_work(
     assert not (tmp_path / "out").exists()
 
 
+def test_a_source_on_disk_becomes_a_package_of_the_layers_that_are_kept(
+    tiny: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("converter.model_folder.offload.SHARE", 1e-9)
+    words = [str(tiny()), "-t", "cpu-int8", "-o", str(tmp_path / "out"), "--prune", "layers:keep=2", "-q"]
+    text = ["--quantize", "none", "--probes", "8", "--limit", "agreement=0", "--limit", "max_error=1000"]
+    assert run([*words, *text, "--device-map", "auto"]) in {0, 3}
+    plain = LayerDropping(keep=2).run(load_source(str(tiny())), Context(work=tmp_path)).made
+    assert load_source(str(tmp_path / "out" / "compressed")).digest == plain.digest
+    (target,) = json.loads((tmp_path / "out" / "report.json").read_text(encoding="utf-8"))["targets"]
+    checks = {c["name"]: c for c in target["evaluation"]["checks"]}
+    assert checks["owner's library"]["status"] == "NOT_RUN"
+    assert "on disk" in checks["owner's library"]["detail"]
+
+
 def test_a_limit_that_no_layer_fits_ends_with_7(
     tiny: Callable[..., Path], tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

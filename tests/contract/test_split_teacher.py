@@ -23,16 +23,21 @@ import torch
 from converter.model_folder.load import load_source
 from converter.stage import SILENT
 from converter.training.layer_map import ObservedForward
+from converter.training.sharded import sharded
 from converter.training.split import split_over
 from converter.training.texts import encode_texts, feed_batch
 from tests.distilling import TEXTS
 
-rank = int(os.environ["RANK"])
+rank, way = int(os.environ["RANK"]), sys.argv[1]
 torch.distributed.init_process_group("gloo")
 found = {}
-for folder in sys.argv[1:]:
+for folder in sys.argv[2:]:
     whole = load_source(folder)
-    part = split_over(whole, rank, 2)
+    if way == "foreign" and rank == 1:
+        with torch.no_grad():
+            for parameter in whole.module.parameters():
+                parameter.mul_(1.5)
+    part = split_over(whole, rank, 2) if way == "split" else sharded(whole, torch.device("cpu"))
     texts = encode_texts(whole, TEXTS[:6], 64, SILENT)
     feed = feed_batch(whole, texts, range(6), torch.device("cpu"))
     with torch.no_grad():
@@ -40,7 +45,8 @@ for folder in sys.argv[1:]:
     pairs = zip((*wanted.outputs.values(), *wanted.hidden), (*got.outputs.values(), *got.hidden), strict=True)
     real = feed["attention_mask"].bool()
     errors = [float(((a - b)[real] if a.dim() == 3 else a - b).abs().max() / a.abs().max()) for a, b in pairs]
-    sizes = [sum(p.numel() for p in m.module.parameters()) for m in (whole, part)]
+    own = lambda p: p.to_local() if hasattr(p, "to_local") else p
+    sizes = [sum(own(p).numel() for p in m.module.parameters()) for m in (whole, part)]
     found[folder] = [max(errors), sizes[1] / sizes[0]]
 if rank == 0:
     print(json.dumps(found))
@@ -48,14 +54,14 @@ torch.distributed.destroy_process_group()
 """
 
 
-def test_two_processes_answer_as_one_does(tiny: Callable[..., Path]) -> None:
-    folders = {family: str(tiny(family)) for family in FAMILIES}
+def in_two_processes(way: str, *folders: str) -> dict[str, tuple[float, float]]:
+    """Return, for each model, the largest error of its answers and the share of weights that a process holds."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
     running = [
         subprocess.Popen(
-            [sys.executable, "-c", SCRIPT, *folders.values()],
+            [sys.executable, "-c", SCRIPT, way, *folders],
             cwd=ROOT,
             env={**os.environ, "RANK": str(r), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port},
             stdout=subprocess.PIPE,
@@ -66,11 +72,34 @@ def test_two_processes_answer_as_one_does(tiny: Callable[..., Path]) -> None:
     ]
     told = [process.communicate(timeout=200) for process in running]
     assert [p.returncode for p in running] == [0, 0], told
-    found = json.loads(told[0][0].splitlines()[-1])
+    found: dict[str, tuple[float, float]] = json.loads(told[0][0].splitlines()[-1])
+    return found
+
+
+def test_two_processes_answer_as_one_does(tiny: Callable[..., Path]) -> None:
+    folders = {family: str(tiny(family)) for family in FAMILIES}
+    found = in_two_processes("split", *folders.values())
     assert len(found) == len(FAMILIES)
     for folder, (error, share) in found.items():
         assert error < 1e-5, folder
         assert share < 0.95, folder  # the table of tokens is most of a tiny model, and whole in each
+
+
+def test_a_teacher_sharded_by_fsdp_answers_as_a_whole_one_and_each_process_holds_half(
+    tiny: Callable[..., Path],
+) -> None:
+    families = ("bert", "albert", "modernbert")
+    found = in_two_processes("sharded", *(str(tiny(family)) for family in families))
+    assert len(found) == len(families)
+    for folder, (error, share) in found.items():
+        assert error < 1e-6, folder
+        assert share < 0.55, folder
+
+
+def test_what_another_process_holds_counts(tiny: Callable[..., Path]) -> None:
+    """The twin: where the other process shards another model, the answers are others."""
+    ((error, _),) = in_two_processes("foreign", str(tiny())).values()
+    assert error > 1e-2
 
 
 def test_parts_answer_otherwise_where_they_are_not_added_up(tiny: Callable[..., Path]) -> None:
