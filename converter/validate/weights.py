@@ -14,6 +14,7 @@ from converter.reference import Probe, run_probe, torch_run
 from converter.resources import LARGE_BYTES, release_memory
 from converter.validate.checks import Check, Status
 from converter.validate.factors import Stray, strays
+from converter.validate.gains import lost_gains
 from converter.validate.stored import Stored, digest_of
 from converter.validate.tables import TableFound, compared_rows, likely_tables
 from converter.validate.vectors import Lost, lost_vectors
@@ -47,14 +48,18 @@ def check_weights(
     """
     seen = {} if seen is None else seen
     first = next(iter(probes), None)
-    tables, products, gains = ({}, {}, []) if first is None else _of_source(model, first)
+    tables, products, gains = ({}, {}, {}) if first is None else _of_source(model, first)
     found = _found(_read_apart(stored) if model.size_bytes > LARGE_BYTES else stored, tables, products, seen)
     matched = found.matched
     if first is None or not (found.rows or matched.blocks or matched.unknown or found.vectors):
         return [], {}
     chosen = list(likely_tables(found.rows, tables))
-    stray = list(strays(matched.blocks, found.vectors, gains))
-    lost_ones = list(lost_vectors(found.vectors, [s for s in before if s.kind == "vector"]))
+    stray = list(strays(matched.blocks, found.vectors, list(gains.values())))
+    float_vectors = [s for s in before if s.kind == "vector"]
+    lost_ones = [
+        *lost_vectors(found.vectors, float_vectors),
+        *lost_gains(gains, found.vectors, matched.blocks, [s.values for s in float_vectors]),
+    ]
     facts = {
         "tables": {f.source: f.rows for f in chosen},
         "matrices": len({b.source for b in matched.blocks}),
@@ -131,11 +136,11 @@ def _found(
 
 def _of_source(
     model: "TorchModel", probe: Probe
-) -> "tuple[dict[str, NDArray[np.float32]], dict[str, NDArray[np.float32]], list[NDArray[np.float32]]]":
-    """Return tables and matrices `[in, out]` by name, and gains of normalizations: of what one text passes through."""
+) -> "tuple[dict[str, NDArray[np.float32]], dict[str, NDArray[np.float32]], dict[str, NDArray[np.float32]]]":
+    """Return tables, matrices `[in, out]` and gains of normalizations by name: of what one text passes through."""
     import torch
 
-    tables, products, gains = {}, {}, []
+    tables, products, gains = {}, {}, {}
     for name, module in _called(model, probe):
         weight = getattr(module, "weight", None)
         if not isinstance(weight, torch.Tensor) or not weight.is_floating_point():
@@ -148,7 +153,7 @@ def _of_source(
         elif type(module).__name__ == "Conv1D":
             products[name] = values
         elif values.ndim == 1:
-            gains.append(values)
+            gains[name] = values
     return tables, products, gains
 
 

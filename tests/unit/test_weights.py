@@ -10,6 +10,7 @@ from converter.examples import Example
 from converter.model_folder.load import load_source
 from converter.reference import encode_probes
 from converter.validate.factors import strays
+from converter.validate.gains import lost_gains
 from converter.validate.stored import Stored
 from converter.validate.tables import TableFound, compared_rows, likely_tables
 from converter.validate.vectors import lost_vectors
@@ -55,6 +56,23 @@ def test_factors_that_a_vector_takes_back_are_no_fault() -> None:
     assert not list(strays([block], [(1 / factors).astype(np.float32)], []))
     (found,) = strays([block], [np.roll(1 / factors, 1).astype(np.float32)], [])
     assert found.side == "row"
+
+
+GAIN = RANDOM.normal(1, 0.15, IN).astype(np.float32)
+"""As those of trained models: nearly alike, so that exchanging its numbers moves answers little."""
+
+
+def test_gains_are_those_of_the_model_with_the_factors_that_rows_take_back() -> None:
+    factors = np.exp(0.5 * RANDOM.standard_normal(IN)).astype(np.float32)
+    blocks = match_products([stored(rounded(SOURCE["query"] * factors[:, None]))], SOURCE).blocks
+    given, smoothed = {"norm": GAIN}, (GAIN / factors).astype(np.float32)
+    for good in (GAIN, smoothed, (3 * GAIN).astype(np.float16).astype(np.float32)):
+        assert not list(lost_gains(given, [good], blocks, [GAIN]))
+    for wrong in (np.roll(GAIN, 1), np.roll(smoothed, 1), -GAIN * np.sign(RANDOM.standard_normal(IN)), np.ones(IN)):
+        (found,) = lost_gains(given, [wrong.astype(np.float32)], blocks, [GAIN])
+        assert found.name == "the gain norm"
+    assert list(lost_gains(given, [np.roll(GAIN, 1)], blocks, [GAIN + 1])), "a normalization that adds 1 to it"
+    assert not list(lost_gains(given, [np.roll(GAIN, 1)], blocks, [])), "the float file has it in another form"
 
 
 def test_factors_that_a_normalization_takes_back_are_no_fault() -> None:
