@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -15,12 +16,14 @@ from tokenizers import AddedToken
 from converter.api import verify
 from converter.device.samples import PACKAGE
 from converter.device.writing.files import WriterFiles
+from converter.device.writing.golden import check_recorded, write_recorded
 from converter.device.writing.samples import TEMPLATES
 from converter.errors import PackageDamaged
+from converter.examples import Example
 from converter.generate.rules import scoring_rules
 from converter.generate.settings import GenerationSettings
 from converter.model_folder.load import load_source
-from converter.package.golden import read_golden
+from converter.package.golden import Golden, read_golden
 from converter.reference import Reference
 from converter.validate.checks import Status
 from targets.tflite import Tflite
@@ -113,6 +116,19 @@ def test_verify_holds_the_recorded_texts_to_the_golden_vectors(
     forge(package)
     with pytest.raises(PackageDamaged, match=said):
         verify(package)
+
+
+def test_a_recorded_text_may_hold_what_unicode_calls_a_line_end(phone_writer: Writers, tmp_path: Path) -> None:
+    source = load_source(str(phone_writer("gpt2").model))
+    ids = [np.array(source.tokenizer(text)["input_ids"]) for text in ("one\u2028two\x85three", "\x0b\x1c\r\n\t\\")]
+    known = tuple({"input_ids": a, "written": b} for a, b in (ids, ids[::-1]))
+    texts = [source.tokenizer.decode(known[i]["input_ids"]) for i in range(2)]
+    golden = Golden(tuple(map(Example, texts)), known, ({}, {}), ({}, {}), {})
+    assert write_recorded(golden, source, tmp_path, own_tokenizer=True) == 2
+    shipped: Any = SimpleNamespace(
+        golden=golden, tokenizer=source.tokenizer, manifest=SimpleNamespace(beside={"golden_texts": 2})
+    )
+    check_recorded(shipped, tmp_path / "golden.tsv")
 
 
 def test_verify_holds_the_tables_to_the_tokenizer(phone_writer: Writers, tmp_path: Path) -> None:

@@ -53,7 +53,8 @@ def check_recorded(shipped: "Shipped", path: Path) -> None:
 
     """
     try:
-        rows = [line.split("\t") for line in path.read_bytes().decode().splitlines()]
+        # Not `splitlines`: a text may hold what Unicode calls a line end.
+        rows = [line.split("\t") for line in path.read_bytes().decode().split("\n")[:-1]]
     except (OSError, UnicodeDecodeError) as error:
         raise PackageDamaged(f"the table of recorded texts cannot be read ({error})", where=str(path)) from None
     known = {
