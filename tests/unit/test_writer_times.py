@@ -44,7 +44,7 @@ def given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
             "heads": [(0, 0.0), (n_heads, a_head * n_heads)],
             "neurons": [(0, 0.0), (n_neurons, a_neuron * n_neurons)],
         }
-        return {**curves, "fixed": 1.0, "output": 1.0 if timer.phase == "decode" else 0.0, "cpu_share": 1.0}
+        return {**curves, "fixed": 1.0 if timer.phase == "prefill" else 2.0, "output": 0.0, "cpu_share": 1.0}
 
     monkeypatch.setattr(PhaseTimer, "take", take)
 
