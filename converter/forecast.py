@@ -23,7 +23,9 @@ MAPPED_FROM = 1_000_000_000
 LIBRARIES_MAP = 150_000_000
 """Bytes of addresses that exporters take at least beside the libraries that load a model (172 MB on a tiny model)."""
 PASSED_BY = 350_000_000
-"""Bytes of the logits of a few texts, and of what libraries keep, while a model that writes text is run."""
+"""Bytes of what libraries keep while a model that writes text is run."""
+JUDGED_TOKENS = 1536
+"""Tokens whose logits are kept, once of the source and once of a package: 48 texts, each with its answer."""
 SPARE_MATRICES = {"int4": 9, "int8": 6}
 """Copies of a matrix that rounding it in blocks takes: by moments what is left, made, lost and its steps."""
 COPIES_ON_DISK = 1.0
@@ -102,13 +104,14 @@ def memory_of_export(model: "TorchModel", precisions: "Sequence[tuple[str, float
     loaded = MemoryNeed("loading", whole if short else 0, checkpoint or whole)
     stays = whole if short and whole < MAPPED_FROM else 0
     package = max(forecast_of(model).bytes(stored) for _, stored in precisions)
+    kept = PASSED_BY + JUDGED_TOKENS * 4 * model.cache.vocabulary
     spare = max(SPARE_MATRICES.get(name, 0) for name, _ in precisions) * _largest_matrices(model)
     return [
         loaded,
-        MemoryNeed("its own library", loaded.held + stays + PASSED_BY, loaded.mapped),
-        MemoryNeed("export", stays + PASSED_BY, whole),
-        MemoryNeed("quantization", stays + max(spare, PASSED_BY), whole),
-        MemoryNeed("checks", stays + 2 * package + PASSED_BY, whole - stays),
+        MemoryNeed("its own library", loaded.held + stays + kept, loaded.mapped),
+        MemoryNeed("export", stays + kept, whole),
+        MemoryNeed("quantization", stays + kept + spare, whole),
+        MemoryNeed("checks", stays + 2 * (package + kept) - PASSED_BY, whole - stays),
     ]
 
 

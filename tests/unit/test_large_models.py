@@ -65,6 +65,20 @@ def test_pages_of_mapped_weights_are_given_back(tmp_path: Path) -> None:
     assert any(length > 9_000_000 for _, length in mapped_weights())
 
 
+@linux
+def test_mapped_weights_that_a_stage_changes_stay_changed_and_the_file_as_it_was(tmp_path: Path) -> None:
+    import torch
+
+    module = tied_module()
+    map_weights(module, tmp_path / "w.safetensors", least=1)
+    content, before = (tmp_path / "w.safetensors").read_bytes(), module["layer"].weight.detach().clone()
+    with torch.no_grad():
+        module["layer"].weight.add_(1)
+    release_memory()
+    assert torch.equal(module["layer"].weight, before + 1)
+    assert (tmp_path / "w.safetensors").read_bytes() == content
+
+
 def test_few_weights_stay_in_memory(tmp_path: Path) -> None:
     assert map_weights(tied_module(), tmp_path / "w.safetensors") == 0
     assert not any(tmp_path.iterdir())
