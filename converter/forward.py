@@ -57,7 +57,8 @@ class Forward(torch.nn.Module):
         """Take the task's outputs out of what the transformers model returned."""
         outputs = {name: made[name] for name in self.outputs}
         if self.leaves_early:
-            outputs["logits"] = self.model.exits(made["hidden_states"], outputs["logits"])
+            exits: Any = self.model.exits
+            outputs["logits"] = exits(made["hidden_states"], outputs["logits"])
         if self.head is not None:
             outputs["sentence_embedding"] = self.head(outputs["last_hidden_state"], attention_mask)
         return outputs

@@ -119,6 +119,7 @@ class Tflite(Target):
                 where="tflite.cache",
                 hint="leave cache out",
             )
+        self._check_adaptive(model)
         lower = LowerTflite(self._lengths(model))
         where = "quantize.tflite"
         if precision == "none":
@@ -145,18 +146,6 @@ class Tflite(Target):
                 where="tflite.batch",
                 hint=f"leave out {'any_length' if self.any_length else 'graphs=shared'}, or batch",
             )
-        if hasattr(model.module, "exits"):
-            raise UsageError(
-                "a TFLite file runs its whole graph, so that leaving early would save nothing",
-                where="adapt.exit",
-                hint="leave adapt.exit out for this target; prune.tokens and prune.layers make it faster",
-            )
-        if self.batch > 1 and dropping_of(model) is not None:
-            raise RecipeError(
-                "layers of this model drop tokens, each text its own, and their graph takes one text per call",
-                where="tflite.batch",
-                hint="leave batch out, or prune.tokens",
-            )
         if self.any_length and self.graphs != "auto":
             raise RecipeError(
                 "any_length makes one graph with one signature, so graphs cannot be chosen",
@@ -179,6 +168,21 @@ class Tflite(Target):
                 hint="give more lengths, or leave graphs=shared out",
             )
         return lengths
+
+    def _check_adaptive(self, model: TorchModel) -> None:
+        """Raise for what texts do apart in a model that is adaptive, where this file does it to all alike."""
+        if hasattr(model.module, "exits"):
+            raise UsageError(
+                "a TFLite file runs its whole graph, so that leaving early would save nothing",
+                where="adapt.exit",
+                hint="leave adapt.exit out for this target; prune.tokens and prune.layers make it faster",
+            )
+        if self.batch > 1 and dropping_of(model) is not None:
+            raise RecipeError(
+                "layers of this model drop tokens, each text its own, and their graph takes one text per call",
+                where="tflite.batch",
+                hint="leave batch out, or prune.tokens",
+            )
 
     def _check_writer(self) -> None:
         """Raise where an option is for encoders alone."""

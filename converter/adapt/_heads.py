@@ -64,7 +64,7 @@ def train_heads(exits: EarlyExits, seen: Seen, epochs: int, seed: int, ticker: "
             parameter.copy_(torch.randn(parameter.shape, generator=rng) * wide)
     optimizer = torch.optim.AdamW(exits.parameters(), lr=RATE, weight_decay=DECAY)
     for _ in range(epochs):
-        for rows in torch.randperm(len(seen.logits), generator=rng).split(BATCH):
+        for rows in torch.split(torch.randperm(len(seen.logits), generator=rng), BATCH):
             losses = [
                 softened_kl(head(states[rows]), seen.logits[rows], 1.0)
                 for head, states in zip(exits.heads, seen.states, strict=True)

@@ -167,7 +167,7 @@ class TokenDropping:
         mask, dropped = attention_mask, False
         for layer in self.layer:
             if isinstance(layer, DroppingLayer):
-                hidden_states = layer(hidden_states, mask, tokens=tokens)  # type: ignore[operator]
+                hidden_states = layer(hidden_states, mask, tokens=tokens)
                 mask, dropped = tokens.mask(attention_mask), True
                 continue
             made = layer(hidden_states, mask)

@@ -61,7 +61,8 @@ def _branch(graph: Any, name: str, kind: int) -> None:
     nodes = [_copy(n) for n in graph.node]
     place = next(i for i, n in enumerate(nodes) if name in n.output)
     where = nodes[place]
-    kept, moved = [], []
+    kept: list[Any] = []
+    moved: list[Any] = []
     alone = _needed_by(nodes, place, {o.name for o in graph.output})
     for i, node in enumerate(nodes[:place]):
         (moved if i in alone else kept).append(node)
@@ -91,7 +92,8 @@ def _needed_by(nodes: "list[Any]", place: int, outputs: set[str]) -> set[int]:
     for i, node in enumerate(nodes):
         for name in _reads(node):
             users.setdefault(name, set()).add(i)
-    wanted, found = {nodes[place].input[2]}, set()
+    wanted: set[str] = {nodes[place].input[2]}
+    found: set[int] = set()
     beside = {nodes[place].input[0], nodes[place].input[1]}
     for i in reversed(range(place)):
         made = [o for o in nodes[i].output if o]

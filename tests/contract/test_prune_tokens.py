@@ -78,6 +78,15 @@ def test_of_a_package_too_an_answer_does_not_depend_on_its_neighbours(
     assert is_batch_exact(model, made.runs())
 
 
+def test_many_layers_that_drop_are_one_graph_of_any_length(tiny: Callable[..., Path], tmp_path: Path) -> None:
+    """Traced with few tokens, the last of them has one left: a size of its own, and no graph of any length."""
+    model = with_dropping(load_source(str(tiny("bert", layers=6))), dict.fromkeys(range(1, 5), 700), "attention")
+    made, record = run_stage(ExportOnnx(), model, context(tmp_path))
+    assert record.facts["max_relative_error"] < 1e-4
+    assert {"1x3", "3x1"} <= set(record.facts["shapes"])
+    assert is_batch_exact(model, made.runs())
+
+
 def test_a_count_by_the_width_of_the_batch_is_noticed(
     tiny: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:

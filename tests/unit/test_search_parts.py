@@ -85,7 +85,7 @@ def test_what_is_left_out_is_not_tried_and_an_unknown_name_is_refused_with_the_n
     with pytest.raises(UsageError, match="no search tries 'prun'"):
         Space(("cpu-int8",), without=("prun",))
     with pytest.raises(UsageError, match="nothing is left to search"):
-        Space(("cpu-int8",), without=("trim", "prune", "share", "factorize", "distill", "dynamic"))
+        Space(("cpu-int8",), without=("trim", "prune", "share", "factorize", "distill", "adapt", "dynamic"))
 
 
 def test_a_recipe_comes_back_from_the_numbers_that_spell_it() -> None:
