@@ -20,13 +20,13 @@ from _measure import RESULTS, ROOT, Run, machine, run, save
 PAGE = ROOT / "docs" / "explanation" / "scale.md"
 LAYERS, WIDTH, VOCABULARY = 24, 1024, 30522
 TEXTS = ("the old town is by the river", "a film that nobody will miss", "Anna moved to Berlin in 2019")
-SMALLER = ("--prune", "layers:keep=2")
+SMALLER = ("--prune", "layers:keep=1")
 ROWS: dict[str, tuple[str, ...]] = {
     "export, no device map": (),
     "export": ("--device-map", "auto"),
     "prune.structured": ("--device-map", "auto", "--prune", "structured:heads=0.5"),
-    "prune.layers and export": ("--device-map", "auto", *SMALLER),
-    "prune.layers, distill.soft and export": ("--device-map", "auto", *SMALLER, "--distill", "soft:steps=4"),
+    "prune.layers (keep=1) and export": ("--device-map", "auto", *SMALLER),
+    "prune.layers (keep=1), distill.soft and export": ("--device-map", "auto", *SMALLER, "--distill", "soft:steps=4"),
 }
 ALONE = ("answers", "wanda", "obs")
 
