@@ -36,11 +36,19 @@ if TYPE_CHECKING:
 DeviceMap = Literal["auto"]
 
 
-def placement_of(device_map: DeviceMap | None, limits: Limits, work: Path) -> "Placement | None":
-    """Return where the weights of the source may lie; None: all in memory. `work` is the run's own scratch folder."""
+def placement_of(recipe: "Recipe", device_map: DeviceMap | None, limits: Limits, work: Path) -> "Placement | None":
+    """Return where the weights of the source may lie; None: all in memory. `work` is the run's own scratch folder.
+
+    Raises:
+        ResourceLimit: they are to lie in memory, and do not fit.
+
+    """
     from converter.model_folder.offload import Placement
 
-    return None if device_map is None else Placement(work / "offload", limits.memory)
+    if device_map is None:
+        check_loading(recipe, limits)
+        return None
+    return Placement(work / "offload", limits.memory)
 
 
 @dataclass(frozen=True)

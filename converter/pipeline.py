@@ -13,7 +13,6 @@ from converter.context import (
     NOTHING_RESOLVED,
     DeviceMap,
     Resolved,
-    check_loading,
     check_needs,
     check_options,
     check_room,
@@ -34,7 +33,7 @@ from converter.package.seal import seal_package
 from converter.package.signature import SigningKey, read_signing_key
 from converter.recipe import tried
 from converter.reference import capture_reference
-from converter.resources import fixed_threads, release_memory
+from converter.resources import fixed_threads
 from converter.stage import SILENT, Context, OtherRanks, OutcomeCache, Progress, Record, Stage, run_stage
 from converter.validate.checks import Evaluation, Status
 from converter.validate.fastest import Candidate, keep_fastest
@@ -46,18 +45,7 @@ if TYPE_CHECKING:
     from converter.target import Target
 
 NO_LIMITS = Limits()
-WHAT_NEXT = {
-    Status.FAIL: "report.html shows the texts; try another --quantize, or set your own limits with --limit",
-    Status.NOT_RUN: "evaluate on text of your application: --eval with labels, or --calibration",
-}
-"""What a user can do about a verdict."""
 CODES = {Status.FAIL: GateFailed.code, Status.NOT_RUN: NotProven.code}
-
-
-def _what_next(evaluation: Evaluation) -> str:
-    if evaluation.status is Status.NOT_RUN and any(c.undecided for c in evaluation.checks):
-        return "give --eval more texts like these, or set your own limits with --limit and --max-drop"
-    return WHAT_NEXT.get(evaluation.status, "")
 
 
 @dataclass(frozen=True)
@@ -166,22 +154,9 @@ class _Wishes:
 def _run(
     recipe: "Recipe", output: Output, missing: dict[str, ExportError], progress: Progress, wishes: _Wishes
 ) -> Result:
-    from converter.model_folder.given import load_model, with_usual_precisions
-    from converter.model_folder.licence import check_licence
-    from converter.model_folder.mapped import map_weights
     from converter.model_folder.save import save_model
 
-    placement = placement_of(wishes.device_map, wishes.limits, output.work)
-    if placement is None:
-        check_loading(wishes.resolved.to_load(recipe), wishes.limits)
-    with progress.task("Loading the model"):
-        source = wishes.resolved.of_source(load_model(wishes.resolved.to_load(recipe), progress, placement))
-    check_licence(source, progress.note, required=wishes.require_licence)
-    recipe = with_usual_precisions(recipe, source)
-    check_options(recipe, source)
-    check_needs(recipe, source, wishes.limits, output.root)
-    if not source.offloaded and map_weights(source.module, output.work / "source.safetensors"):
-        release_memory()
+    recipe, source = _loaded(recipe, output, progress, wishes)
     ctx, proof = _contexts(recipe, source, output, progress, wishes)
     note_builtin_text(recipe, ctx)
     compressed = source
@@ -208,6 +183,25 @@ def _run(
     _write_reports(result, output.folder)
     output.commit()
     return result
+
+
+def _loaded(recipe: "Recipe", output: Output, progress: Progress, wishes: _Wishes) -> "tuple[Recipe, TorchModel]":
+    """Return the recipe with all precisions chosen and its source, held to what the run may take before and after."""
+    from converter.model_folder.given import load_model, with_usual_precisions
+    from converter.model_folder.licence import check_licence
+    from converter.model_folder.mapped import map_weights
+
+    to_load = wishes.resolved.to_load(recipe)
+    placement = placement_of(to_load, wishes.device_map, wishes.limits, output.work)
+    with progress.task("Loading the model"):
+        source = wishes.resolved.of_source(load_model(to_load, progress, placement))
+    check_licence(source, progress.note, required=wishes.require_licence)
+    recipe = with_usual_precisions(recipe, source)
+    check_options(recipe, source)
+    check_needs(recipe, source, wishes.limits, output.root)
+    if not source.offloaded:
+        map_weights(source.module, output.work / "source.safetensors")
+    return recipe, source
 
 
 def _contexts(
@@ -371,7 +365,7 @@ class _Making:
             evaluation,
             made.records,
             error=evaluation.reason(),
-            hint=_what_next(evaluation),
+            hint=evaluation.next_step(),
             code=CODES.get(status),
         )
 

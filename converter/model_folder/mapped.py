@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from converter.forecast import MAPPED_FROM
-from converter.resources import mapped_weights, require_space
+from converter.resources import mapped_weights, release_memory, require_space
 
 if TYPE_CHECKING:
     import torch
@@ -37,6 +37,7 @@ def map_weights(module: "torch.nn.Module", path: Path, least: int = MAPPED_FROM)
         return 0
     require_space(path.parent, size)
     _write_mapped(found, path)
+    release_memory()
     return size
 
 

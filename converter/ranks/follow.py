@@ -27,7 +27,7 @@ def follow(ranks: Ranks, recipe: Recipe, device_map: DeviceMap | None = None, li
 
     with together(ranks), tempfile.TemporaryDirectory(prefix="plm-export-rank-") as work:
         if any(stage.trains for stage in recipe.compress):
-            source = load_model(recipe, SILENT, placement_of(device_map, limits, Path(work)))
+            source = load_model(recipe, SILENT, placement_of(recipe, device_map, limits, Path(work)))
             text = read_text(recipe, source, SILENT)
             resolved = with_threads(NOTHING_RESOLVED, recipe)
             _train(ranks, recipe, context_of(recipe, source, text, Path(work), SILENT, resolved=resolved))

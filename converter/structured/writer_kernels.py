@@ -11,8 +11,8 @@ WriterProducts = Literal["int8", "int4", "dynamic", "float"]
 """Products as packages have them: weights in blocks of 8 or 4 bits, int8 with rounded activations, or float32."""
 BLOCK = 32
 """Inputs that share a scale."""
-PHASES = ("prefill", "decode")
 Phase = Literal["prefill", "decode"]
+PHASES: tuple[Phase, ...] = ("prefill", "decode")
 
 
 @dataclass(frozen=True)

@@ -161,7 +161,8 @@ def phase_tables(given: "TorchModel", ctx: "Context", lengths: Sequence[int]) ->
 
 def _stacks(given: "TorchModel") -> "dict[str, tuple[list[LayerParts], WriterDimensions]]":
     family: Family = family_of(given)
-    parts, begin, made = list(family.layers(given.module)), 0, {}
+    parts, begin = list(family.layers(given.module)), 0
+    made: dict[str, tuple[list[LayerParts], WriterDimensions]] = {}
     for stack in family.stacks(given.module):
         own = parts[begin : begin + stack.n_layers]
         begin += stack.n_layers

@@ -100,7 +100,18 @@ class Evaluation:
             return "not proven: neither agreement nor error could be checked"
         return f"{'gate' if status is Status.FAIL else 'not proven'}: {wanted[0].name}: {wanted[0].detail}"
 
+    def next_step(self) -> str:
+        """Return what a user can do about the verdict; empty where it is PASS."""
+        if self.status is Status.NOT_RUN and any(c.undecided for c in self.checks):
+            return "give --eval more texts like these, or set your own limits with --limit and --max-drop"
+        return WHAT_NEXT.get(self.status, "")
 
+
+WHAT_NEXT = {
+    Status.FAIL: "report.html shows the texts; try another --quantize, or set your own limits with --limit",
+    Status.NOT_RUN: "evaluate on text of your application: --eval with labels, or --calibration",
+}
+"""What a user can do about a verdict."""
 DECISIVE = ("agreement", "max_error")
 """Checks without which nothing is proven: a package whose source answers all probes alike is NOT_RUN."""
 
