@@ -11,7 +11,7 @@ ANDROID = "LiteRT for Android (com.google.ai.edge.litert:litert)"
 ANDROID_OF_4_BITS = "2.1.0"
 """1.4 does not open a file with weights of 4 bits, and 2.0 for Android has no Interpreter, which the samples call."""
 SAMPLES = {
-    ANDROID: "1.4.0",
+    ANDROID: "1.4.1",
     SWIFT: "2.17",
     "ai-edge-litert, and its libLiteRt for C++": "2.3",
 }
