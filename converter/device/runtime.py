@@ -7,8 +7,11 @@ from converter.tflite.versions import as_numbers
 MODEL_FILE = "model.tflite"
 KEY = "min_runtime_version"
 SWIFT = "TensorFlowLiteSwift"
+ANDROID = "LiteRT for Android (com.google.ai.edge.litert:litert)"
+ANDROID_OF_4_BITS = "2.1.0"
+"""1.4 does not open a file with weights of 4 bits, and 2.0 for Android has no Interpreter, which the samples call."""
 SAMPLES = {
-    "LiteRT for Android (com.google.ai.edge.litert:litert)": "1.4.0",
+    ANDROID: "1.4.1",
     SWIFT: "2.17",
     "ai-edge-litert, and its libLiteRt for C++": "2.3",
 }
@@ -20,9 +23,18 @@ def least_runtime(folder: Path) -> dict[str, str]:
 
     iOS has TensorFlow Lite itself, so that what the file needs is needed there.
     """
+    from converter.tflite.file import has_four_bits
+
     least = min_runtime_version(folder / MODEL_FILE)
     newer = as_numbers(least) > as_numbers(SAMPLES[SWIFT])
-    return {MODEL_FILE: least, **SAMPLES} | ({SWIFT: least} if newer else {})
+    return {MODEL_FILE: least, **written_for(four_bits=has_four_bits(folder / MODEL_FILE))} | (
+        {SWIFT: least} if newer else {}
+    )
+
+
+def written_for(*, four_bits: bool) -> dict[str, str]:
+    """Return the versions that samples are written for: those that open a file, by whether it has weights of 4 bits."""
+    return SAMPLES | ({ANDROID: ANDROID_OF_4_BITS} if four_bits else {})
 
 
 def inputs_in_order(folder: Path) -> tuple[str, ...]:

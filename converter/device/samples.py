@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from converter.bounds.source_code import check_compiles, code_templates
-from converter.device.runtime import MODEL_FILE, SAMPLES
+from converter.device.runtime import MODEL_FILE, written_for
 from converter.errors import StageFailed
 from converter.tflite.file import has_four_bits
 from converter.tflite.mediapipe.variant import MEDIAPIPE_FILE
@@ -61,7 +61,6 @@ def write_samples(
         text = environment.get_template(name).render(
             facts=facts,
             package=PACKAGE,
-            samples=SAMPLES,
             n_hard=n_hard,
             gpu=gpu or {},
         )
@@ -92,6 +91,7 @@ def _environment(facts: "DeviceFacts", package: Path) -> "Environment":
     environment.globals |= {
         "file_runtime": facts.runtime.get(MODEL_FILE),
         "four_bits": four_bits,
+        "samples": written_for(four_bits=four_bits),
         "litert": LITERT_OF_4_BITS if four_bits else LITERT,
         "mediapipe": MEDIAPIPE_FILE if (package / MEDIAPIPE_FILE).is_file() else "",
     }

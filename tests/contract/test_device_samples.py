@@ -13,7 +13,7 @@ import pytest
 from converter.bounds.source_code import prose
 from converter.device import package_files
 from converter.device.facts import CLASS_NAMES, DeviceFacts, kind_of
-from converter.device.runtime import min_runtime_version
+from converter.device.runtime import ANDROID, least_runtime, min_runtime_version
 from converter.device.samples import PACKAGE, cpp_text, java_text, swift_text, write_samples
 from converter.device.tables import NoTables
 from converter.errors import StageFailed
@@ -252,10 +252,14 @@ def test_a_file_with_weights_of_4_bits_names_the_litert_that_it_needs(package: M
         text = package.write(tmp_path / "samples", runtime={"model.tflite": "2.21.0"}) / "README.md"
         return " ".join(text.read_text(encoding="utf-8").split())
 
+    def android() -> str:
+        return (tmp_path / "samples" / "android" / "app" / "build.gradle.kts").read_text("utf-8")
+
     read_by = "needs TensorFlow Lite 2.21.0 or later; "
     assert f"{read_by}of LiteRT, 1.3 or later." in readme()
     shutil.copyfile(package.folder / "model.tflite", tmp_path / "model.tflite")
     assert f"{read_by}of LiteRT, 1.3 or later." in readme()
+    assert "litert:litert:1.4" in android()
     for blocks in (False, True):
         model = read_flat(package.folder / "model.tflite")
         tensor = next(t for t in model.subgraphs[-1].tensors if t.type == TensorType.FLOAT32)
@@ -267,6 +271,9 @@ def test_a_file_with_weights_of_4_bits_names_the_litert_that_it_needs(package: M
         (tmp_path / "model.tflite").write_bytes(packed(model))
         assert has_four_bits(tmp_path / "model.tflite")
         assert f"{read_by}of LiteRT, 2.0 or later, for its weights of 4 bits: earlier ones refuse it." in readme()
+        assert "`com.google.ai.edge.litert:litert` has to be 2.1.0 or later" in readme()
+        assert "litert:litert:2.1.0" in android()
+        assert least_runtime(tmp_path)[ANDROID] == "2.1.0"
 
 
 def test_a_model_of_any_name_has_samples_that_compile(every_kind: dict[str, Made], tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,9 @@ import pytest
 
 from converter.device.facts import DeviceFacts
 from converter.device.golden_table import GOLDEN_FILE, MAX_VALUES, write_golden_table
+from converter.device.shipped_files import check_golden_table
+from converter.device.writing.golden import check_recorded
+from converter.errors import PackageDamaged
 from converter.examples import Encoding, Example
 from converter.package.golden import Golden
 
@@ -113,3 +117,43 @@ def test_of_fill_mask_each_masks_best_token_is_recorded_at_its_place(tmp_path: P
         assert [begin // vocabulary for begin, _ in runs] == masks
         for (begin, n), place in zip(runs, masks, strict=True):
             assert begin <= place * vocabulary + int(np.argmax(r["logits"][place])) < begin + n
+
+
+SOUND = ["text", "a b", "-", "7 7", "0 0", "0 0", "", "logits", "0:2", "1 2"]
+
+
+def shipped() -> Any:
+    """Return what two tables are held to: one text of two tokens, which was answered, or continued, by two numbers."""
+    ids = {"input_ids": np.array([7, 7]), "written": np.array([1, 2])}
+    golden = Golden((Example("a b"),), (ids,), ({"logits": np.array([1.0, 2.0])},), ({},), {})
+    manifest = SimpleNamespace(beside={"golden_texts": 1}, replay_tolerance=0.5)
+    backend = SimpleNamespace(decode=lambda ids, skip_special_tokens: " ".join(f"<{i}>" for i in ids))
+    encodings = [SimpleNamespace(masked=())]
+    tokenizer = SimpleNamespace(backend_tokenizer=backend)
+    return SimpleNamespace(golden=golden, manifest=manifest, tokenizer=tokenizer, encodings=encodings, task=Task())
+
+
+def table(folder: Path, *rows: list[str]) -> Path:
+    path = folder / GOLDEN_FILE
+    path.write_text("".join("\t".join(row) + "\n" for row in rows), "utf-8")
+    return path
+
+
+def test_the_sound_table_of_golden_vectors_is_taken_and_a_damaged_one_is_named(tmp_path: Path) -> None:
+    tolerance = ["tolerance", "0.5"]
+    check_golden_table(shipped(), table(tmp_path, tolerance, SOUND))
+    damaged = [SOUND[:n] for n in range(1, len(SOUND))]
+    damaged += [[*SOUND[:8], run, numbers] for run, numbers in (("0:x", "1 2"), ("0", "1 2"), ("", ""), ("0:2", "1 b"))]
+    for row in damaged:
+        with pytest.raises(PackageDamaged, match="is not that of the golden vectors"):
+            check_golden_table(shipped(), table(tmp_path, tolerance, row))
+    with pytest.raises(PackageDamaged, match="it has 0 texts"):
+        check_golden_table(shipped(), table(tmp_path))
+
+
+def test_the_sound_table_of_recorded_texts_is_taken_and_a_damaged_one_is_named(tmp_path: Path) -> None:
+    sound = ["text", "a b", "7 7", "1 2", "<1> <2>"]
+    check_recorded(shipped(), table(tmp_path, ["steps", "2"], sound))
+    for row in (*(sound[:n] for n in range(1, 5)), [*sound[:3], "1 x", ""], [*sound[:3], "", ""], [*sound, "more"]):
+        with pytest.raises(PackageDamaged, match="is not that of the golden vectors"):
+            check_recorded(shipped(), table(tmp_path, ["steps", "2"], row))

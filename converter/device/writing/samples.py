@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from converter.bounds.source_code import check_compiles, code_templates
-from converter.device.runtime import MODEL_FILE, SAMPLES
+from converter.device.runtime import MODEL_FILE, written_for
 from converter.device.samples import (
     ANDROID,
     LITERT,
@@ -62,8 +62,7 @@ def write_samples(facts: "WriterFacts", folder: Path, n_hard: int = 0) -> list[s
 
     """
     environment = _environment(folder.parent)
-    given = {"facts": facts, "package": PACKAGE, "samples": SAMPLES, "n_hard": n_hard, "settings": facts.settings}
-    given |= {"words": facts.words}
+    given = {"facts": facts, "package": PACKAGE, "n_hard": n_hard, "settings": facts.settings, "words": facts.words}
     made = {}
     for path in sorted(p for p in TEMPLATES.rglob("*") if p.is_file()):
         name = path.relative_to(TEMPLATES).as_posix()
@@ -98,6 +97,7 @@ def _environment(package: Path) -> "Environment":
     four_bits = (package / MODEL_FILE).is_file() and has_four_bits(package / MODEL_FILE)
     environment.globals |= {
         "four_bits": four_bits,
+        "samples": written_for(four_bits=four_bits),
         "litert": LITERT_OF_4_BITS if four_bits else LITERT,
         "litertlm": LITERTLM_FILE if (package / LITERTLM_FILE).is_file() else "",
     }
