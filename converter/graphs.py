@@ -54,6 +54,14 @@ class TensorSpec:
             places.append(slice(size - n, None) if self.side == "left" else slice(0, n))
         return rows[tuple(places)]
 
+    def made_up_text(self, random: "np.random.Generator", rows: int, length: int) -> "NDArray[np.int64]":
+        """Return ids `[rows, length]` without padding: a model may give what is behind padding other positions.
+
+        M2M100 does, and only where it reads a text at once: fed token by token, it counts padding too.
+        """
+        ids = random.integers(*self.draw, (rows, length), endpoint=True)
+        return np.where(ids == self.fill, self.fill + 1 if self.fill < self.draw[1] else self.fill - 1, ids)
+
 
 def names_along(tensors: Iterable[TensorSpec], axis: str) -> tuple[str, ...]:
     """Return the names of the tensors that have `axis`, in order."""

@@ -140,10 +140,9 @@ def _cases(specs: Mapping[str, GraphSpec], longest: int, at_once: int) -> Iterat
     random = np.random.default_rng(0)
     two = DECODER in specs
     ids = next(t for t in next(iter(specs.values())).inputs if t.name == "input_ids")
-    low, high = ids.draw
 
     def text(rows: int, length: int) -> "NDArray[np.int64]":
-        return random.integers(low, high, (rows, length), endpoint=True)
+        return ids.made_up_text(random, rows, length)
 
     for length in dict.fromkeys((*LENGTHS, at_once, longest)):
         encoding = {"input_ids": text(1, length), "attention_mask": np.ones((1, length), dtype=np.int64)}

@@ -204,3 +204,11 @@ def test_the_digest_of_a_model_is_that_of_its_weights(tiny: Callable[..., Path])
     with torch.no_grad():
         next(other.module.parameters())[0, 0] += 1
     assert other.digest != one.digest
+
+
+@pytest.mark.parametrize("fill", [0, 1, 7])
+def test_made_up_text_is_of_the_vocabulary_and_without_padding(fill: int) -> None:
+    ids = TensorSpec("input_ids", "int64", ("batch", "sequence"), fill, draw=(0, 7)).made_up_text(
+        np.random.default_rng(0), 4, 200
+    )
+    assert set(ids.ravel().tolist()) == set(range(8)) - {fill}

@@ -183,7 +183,7 @@ def _cases(specs: Mapping[str, GraphSpec], layout: Layout) -> Iterator[_Case]:
     ids = next(t for t in next(iter(specs.values())).inputs if t.name == "input_ids")
 
     def drawn(length: int) -> "NDArray[np.int64]":
-        return random.integers(*ids.draw, (1, length), endpoint=True)
+        return ids.made_up_text(random, 1, length)
 
     def asked(length: int) -> "dict[str, NDArray[np.int64]]":
         return {"input_ids": drawn(length), "attention_mask": np.ones((1, length), dtype=np.int64)}
