@@ -7,11 +7,14 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from converter.data.encode import first_token
+from converter.device.parity import backend_of, uncut
 from converter.generate.rules import forbidden_words
 from converter.generate.settings import GenerationSettings, with_usual_length
 from converter.tflite.writing.layout import cache_names, cross_names
 
 if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
     from converter.artifact import TorchModel
     from converter.tflite.writing.runner import WriterRunner
 
@@ -44,6 +47,8 @@ class WriterFacts:
     """Hard texts to which the samples' tokenizer gives other ids than the original."""
     chat: bool = False
     """The model has a chat template."""
+    marks: str = ""
+    """Tokens that `encode` puts before every text."""
     runtime: Mapping[str, str] = field(default_factory=dict)
     """Least versions: of the file, and those that the samples were written for."""
 
@@ -134,8 +139,15 @@ def writer_facts(
         why_not=why_not,
         n_differing=n_differing,
         chat=bool(getattr(tokenizer, "chat_template", None)),
+        marks=_marks(uncut(backend_of(source))),
         runtime=runtime,
     )
+
+
+def _marks(backend: "Tokenizer") -> str:
+    made = backend.encode("a")
+    count = next((i for i, special in enumerate(made.special_tokens_mask) if not special), 0)
+    return "".join(made.tokens[:count])
 
 
 def _sizes(runner: "WriterRunner", names: tuple[str, ...]) -> tuple[int, ...]:
