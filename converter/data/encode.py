@@ -34,6 +34,12 @@ def encode_text(tokenizer: Any, example: Example, max_length: int, prompt: str =
     return from_batch_encoding(made)
 
 
+def first_token(tokenizer: Any) -> int | None:
+    """Return what a text without a token begins with: its beginning token, or else its end token; None: neither."""
+    first = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
+    return None if first is None else int(first)
+
+
 def encode_words(tokenizer: Any, example: Example, max_length: int) -> Encoding:
     """Tokenize the text; where it comes in words, they are joined by spaces and tokens are told their word.
 

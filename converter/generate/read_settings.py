@@ -1,5 +1,6 @@
 """How a model generates, as its folder says: generation_config.json, or the same keys in config.json."""
 
+import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -151,6 +152,13 @@ def settings_of_table(table: Mapping[str, Any], where: str) -> GenerationSetting
         SourceError: as `read_settings`.
 
     """
+    endless = [name for name, value in table.items() if not _is_finite(value)]
+    if endless:
+        raise SourceError(
+            f"{', '.join(endless)} holds a number that is not finite",
+            where=where,
+            hint="correct it in a copy of the folder",
+        )
     unsupported = [*UNSUPPORTED, *(SAMPLING_ONLY if table.get("do_sample") else ())]
     found = [name for name in unsupported if table.get(name) not in _NEUTRAL]
     if found:
@@ -164,12 +172,19 @@ def settings_of_table(table: Mapping[str, Any], where: str) -> GenerationSetting
         if name in table:
             try:
                 values[ours] = read(table[name])
-            except (TypeError, ValueError) as error:
+            except (TypeError, ValueError, OverflowError) as error:
                 raise SourceError(f"{name} is {table[name]!r} ({error})", where=where) from None
     try:
         return GenerationSettings(**values)
     except UsageError as error:
         raise SourceError(str(error), where=where, hint="correct it in a copy of the folder") from None
+
+
+def _is_finite(value: Any) -> bool:
+    """Whether every number of a JSON value is finite: JSON has no others, though Python reads and writes them."""
+    if isinstance(value, (list, dict)):
+        return all(map(_is_finite, value.values() if isinstance(value, dict) else value))
+    return not isinstance(value, float) or math.isfinite(value)
 
 
 def table_of_settings(settings: GenerationSettings) -> dict[str, Any]:

@@ -8,6 +8,8 @@ from converter.errors import UsageError
 
 DEFAULT_NEW_TOKENS = 20
 """What transformers generates where nobody says how much."""
+USUAL_NEW_TOKENS = 128
+"""What packages and their samples write at most where neither the user nor the model says how much."""
 DEFAULT_TOP_K = 50
 """What transformers draws from where nobody says of how many."""
 
@@ -94,6 +96,12 @@ class GenerationSettings:
                 hint="shorten the text, or allow a longer answer with max_new_tokens",
             )
         return held
+
+
+def with_usual_length(settings: GenerationSettings) -> GenerationSettings:
+    """Return settings that say where an answer ends: the model's own, `USUAL_NEW_TOKENS` where it does not say."""
+    known = settings.max_new_tokens is not None or settings.max_length is not None
+    return settings if known else replace(settings, max_new_tokens=USUAL_NEW_TOKENS)
 
 
 def renumbered_settings(settings: GenerationSettings, new_ids: Mapping[int, int]) -> GenerationSettings:

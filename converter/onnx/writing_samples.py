@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 from converter.artifact import Bundle
 from converter.bounds.source_code import check_compiles, code_templates
+from converter.data.encode import first_token
 from converter.generate.graphs import cache_names, decoder_of
 from converter.generate.rules import PYTHON_RULES, forbidden_words
-from converter.generate.settings import GenerationSettings
+from converter.generate.settings import GenerationSettings, with_usual_length
 from converter.graphs import GraphSpec
 from converter.jsonfile import write_json
 
@@ -68,7 +69,7 @@ def _facts(bundle: Bundle) -> dict[str, Any]:
     settings: GenerationSettings = task.settings
     causal = task.kind == "decoder"
     decoder = decoder_of(source.specs)
-    first = source.tokenizer.bos_token_id
+    own = with_usual_length(settings)
     return {
         "model": source.provenance.id,
         "title": f"{source.provenance.id}: {task.name}",
@@ -80,7 +81,8 @@ def _facts(bundle: Bundle) -> dict[str, Any]:
         "positions": source.max_length,
         "settings": settings,
         "words": forbidden_words(settings),
-        "first": first if first is not None else settings.fill_id,
+        "first": first_token(source.tokenizer),
+        "most": None if own.max_new_tokens is None else min(own.max_new_tokens, source.max_length),
         "prefix": task.prompt,
         "position_ids": "position_ids" in decoder.input_names,
         **_cache_sizes(decoder),

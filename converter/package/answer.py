@@ -11,6 +11,7 @@ from converter.bounds.files import MEGABYTE, UnfitFileError, read_bounded
 from converter.errors import PackageDamaged, UsageError
 from converter.examples import Example
 from converter.generate.loop import generate
+from converter.generate.settings import with_usual_length
 from converter.package.manifest import check_files, read_manifest
 from converter.package.verify import open_runner, read_specs, task_of
 from converter.task import Judged
@@ -22,8 +23,6 @@ if TYPE_CHECKING:
     from converter.target import Runner
     from converter.task import Task
 
-NEW_TOKENS = 128
-"""Tokens that are written at most where neither the user nor the model says how many."""
 LARGEST = 64 * MEGABYTE
 """Of a file of texts to ask."""
 HEAD = 8
@@ -60,10 +59,7 @@ class Opened:
     def settings(self, given: Mapping[str, Any]) -> "GenerationSettings":
         """Return how the package generates by itself, overruled by what is `given`."""
         task: Any = self.task
-        own = task.settings
-        if own.max_new_tokens is None and own.max_length is None:
-            own = replace(own, max_new_tokens=NEW_TOKENS)
-        return replace(own, **given)
+        return replace(with_usual_length(task.settings), **given)
 
     def write(self, text: "str | Sequence[int]", settings: "GenerationSettings", show: Callable[[str], None]) -> str:
         """Let the package write after (or about) `text`; `show` is given each piece as soon as it is sure.

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from converter.data.encode import encode_text
+from converter.data.encode import encode_text, first_token
 from converter.data.languages import language_code
 from converter.data.pairs import SOURCE, TARGET, Languages, flat_row, is_pair_column, references_of, written_example
 from converter.data.probes import ODD_TEXTS, even_sample
@@ -206,7 +206,7 @@ class Writing(LearningToWrite, ABC):
         made = encode_text(tokenizer, replace(example, pair=None), limit, self.prompt)
         ids = made.inputs["input_ids"]
         if not len(ids):
-            first = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
+            first = first_token(tokenizer)
             if first is None:
                 raise DataError("a text without a token cannot be continued", where=example.where)
             ids = np.array([first], dtype=np.int64)

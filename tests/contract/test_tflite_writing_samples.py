@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,12 +15,15 @@ import pytest
 from tokenizers import AddedToken
 
 from converter.api import verify
+from converter.device.runtime import least_runtime
 from converter.device.samples import PACKAGE
+from converter.device.writing.facts import writer_facts
 from converter.device.writing.files import WriterFiles
 from converter.device.writing.golden import check_recorded, write_recorded
-from converter.device.writing.samples import TEMPLATES
+from converter.device.writing.samples import TEMPLATES, write_samples
 from converter.errors import PackageDamaged
 from converter.examples import Example
+from converter.generate.loop import generate
 from converter.generate.rules import scoring_rules
 from converter.generate.settings import GenerationSettings
 from converter.model_folder.load import load_source
@@ -288,6 +292,39 @@ def test_kotlin_compiles(phone_writer: Writers, classes: Path, tmp_path: Path) -
         (tmp_path / f"{kind}.kt").write_text(text.replace(f"package {PACKAGE}", f"package made.{kind}"), "utf-8")
     out = tmp_path / "out.jar"
     done = run(kotlinc, *sorted(tmp_path.glob("*.kt")), "-cp", f"{classes}{os.pathsep}", "-d", out)
+    assert done.returncode == 0, done.stderr[-2000:]
+
+
+def test_samples_end_where_the_package_ends_that_counts_the_prompt(phone_writer: Writers, tmp_path: Path) -> None:
+    made = phone_writer("gpt2")
+    source = load_source(str(made.model))
+    task: Any = source.task
+    task.settings = replace(task.settings, max_length=20, max_new_tokens=None, eos_ids=())
+    for name in ("model.tflite", "tokenizer.json"):
+        shutil.copy(made.package / name, tmp_path)
+    shutil.copytree(made.assets, tmp_path / "samples" / "assets")
+    runner: Any = Tflite().open(tmp_path, source.specs)
+    facts = writer_facts(source, runner, runtime=least_runtime(tmp_path))
+    write_samples(facts, tmp_path / "samples")
+    code = (
+        f"import sys; sys.path.insert(0, {str(tmp_path / 'samples' / 'python')!r}); from text_writer import *\n"
+        f"writer = TextGenerator(Path({str(tmp_path)!r}))\n"
+        "print(len(list(writer.write_ids([3, 4, 5]))), len(list(writer.write_ids([3] * 19))), writer.encode(''))\n"
+        "list(writer.write_ids([3] * 20))"
+    )
+    done = run(sys.executable, "-c", code)
+    prompt = {"input_ids": np.array([[3, 4, 5]]), "attention_mask": np.ones((1, 3), np.int64)}
+    (whole,) = generate(runner.run, source.specs, prompt, task.settings).texts(task.settings)
+    first = source.task.encode(source.tokenizer, Example(""), 40).inputs["input_ids"].tolist()
+    assert done.stdout == f"{len(whole)} 1 {first}\n"
+    assert (len(whole), "with its answer it has 20: say how many" in done.stderr) == (17, True)
+    samples = tmp_path / "samples"
+    done = run(
+        compiler("g++"), "-std=c++17", "-fsyntax-only", "-Wall", "-Wextra", "-Werror", samples / "cpp" / "main.cpp"
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    java_files = [*(samples / "java").iterdir(), *samples.glob("android/app/src/**/*.java"), *STUBS.rglob("*.java")]
+    done = run(compiler("javac"), "-Xlint:all", "-Werror", "-d", tmp_path / "out", *java_files)
     assert done.returncode == 0, done.stderr[-2000:]
 
 

@@ -75,12 +75,25 @@ def test_a_model_without_a_padding_token_fills_with_the_one_that_ends_texts(tmp_
         ({"temperature": -1.0}, "temperature"),
         ({"early_stopping": "sometimes"}, "early_stopping"),
         ({"max_new_tokens": 0}, "max_new_tokens"),
+        ({"repetition_penalty": float("inf")}, "Infinity is no number"),
+        ({"top_p": 10**400}, "top_p"),
     ],
     ids=str,
 )
 def test_a_setting_that_cannot_be_followed_is_named(tmp_path: Path, generation: dict[str, Any], named: str) -> None:
     with pytest.raises(SourceError, match=named):
         read_settings(folder(tmp_path, {}, generation))
+
+
+@pytest.mark.parametrize("name", ["repetition_penalty", "max_length", "of_another_tool"])
+def test_a_number_without_end_is_named(tmp_path: Path, name: str) -> None:
+    folder(tmp_path, {})
+    # No word that JSON lacks, but more than a float holds.
+    (tmp_path / "generation_config.json").write_text(f'{{"{name}": [1e999]}}')
+    with pytest.raises(SourceError, match=f"{name} holds a number that is not finite"):
+        read_settings(tmp_path)
+    with pytest.raises(SourceError, match=f"{name} holds a number that is not finite"):
+        settings_of_table({name: {"a": float("nan")}}, "here")
 
 
 def test_a_setting_that_changes_nothing_is_no_reason_to_refuse(tmp_path: Path) -> None:

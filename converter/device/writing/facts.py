@@ -6,16 +6,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from converter.data.encode import first_token
+from converter.device.parity import backend_of, uncut
 from converter.generate.rules import forbidden_words
-from converter.generate.settings import GenerationSettings
+from converter.generate.settings import GenerationSettings, with_usual_length
 from converter.tflite.writing.layout import cache_names, cross_names
 
 if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
     from converter.artifact import TorchModel
     from converter.tflite.writing.runner import WriterRunner
-
-USUAL_TOKENS = 64
-"""Tokens that a causal model writes in the samples where its settings name no number."""
 
 
 @dataclass(frozen=True)
@@ -34,8 +35,8 @@ class WriterFacts:
     """Numbers in each tensor of the cache, in the order of `cache_names`."""
     cross_sizes: tuple[int, ...]
     settings: GenerationSettings
-    first: int
-    """What a causal model is given where a text has no token."""
+    first: int | None
+    """What is read where a text has no token; None: the samples refuse such a text, as the package does."""
     prompt: str
     """Words that the samples put before every text."""
     tokenizer: str
@@ -46,6 +47,8 @@ class WriterFacts:
     """Hard texts to which the samples' tokenizer gives other ids than the original."""
     chat: bool = False
     """The model has a chat template."""
+    marks: str = ""
+    """Tokens that `encode` puts before every text."""
     runtime: Mapping[str, str] = field(default_factory=dict)
     """Least versions: of the file, and those that the samples were written for."""
 
@@ -63,14 +66,18 @@ class WriterFacts:
         return self.cache if self.causal else self.lengths[-1]
 
     @property
-    def most(self) -> int:
-        """New tokens at most, where a call does not say how many."""
-        own = self.settings
+    def most(self) -> int | None:
+        """New tokens at most, where a call does not say how many; None: `whole` says how many with the prompt."""
+        own = with_usual_length(self.settings)
         if own.max_new_tokens is not None:
             return min(own.max_new_tokens, self.cache)
-        if self.causal:
-            return min(own.max_length or USUAL_TOKENS, self.cache)
-        return min(self.cache, max(1, (own.max_length or self.cache + 1) - 1))
+        # The token that an answer starts with counts.
+        return None if self.causal else min(max(1, self.whole - 1), self.cache)
+
+    @property
+    def whole(self) -> int:
+        """Tokens of a prompt and its answer, where a call does not say how many are new; 0 where nothing says so."""
+        return self.settings.max_length or 0
 
     @property
     def words(self) -> tuple[tuple[int, ...], ...]:
@@ -116,7 +123,6 @@ def writer_facts(
     task: Any = source.task
     tokenizer, layout = source.tokenizer, runner.layout
     settings: GenerationSettings = task.settings
-    first = tokenizer.bos_token_id
     return WriterFacts(
         model=source.provenance.id,
         task=task.name,
@@ -127,14 +133,21 @@ def writer_facts(
         sizes=_sizes(runner, cache_names(layout.layers)),
         cross_sizes=() if layout.causal else _sizes(runner, cross_names(layout.layers)),
         settings=settings,
-        first=int(first if first is not None else settings.fill_id),
+        first=first_token(tokenizer),
         prompt=task.prompt,
         tokenizer=str(json.loads(tokenizer.backend_tokenizer.to_str())["model"].get("type")),
         why_not=why_not,
         n_differing=n_differing,
         chat=bool(getattr(tokenizer, "chat_template", None)),
+        marks=_marks(uncut(backend_of(source))),
         runtime=runtime,
     )
+
+
+def _marks(backend: "Tokenizer") -> str:
+    made = backend.encode("a")
+    count = next((i for i, special in enumerate(made.special_tokens_mask) if not special), 0)
+    return "".join(made.tokens[:count])
 
 
 def _sizes(runner: "WriterRunner", names: tuple[str, ...]) -> tuple[int, ...]:

@@ -8,12 +8,17 @@ import android.widget.EditText;
 import android.widget.TextView;
 import java.io.File;
 import java.io.FileInputStream;
+import java.lang.reflect.Field;
 import java.nio.ByteBuffer;
 import java.nio.FloatBuffer;
 import java.nio.file.Files;
 import java.nio.file.Paths;
 import java.util.Arrays;
 import java.util.Map;
+import java.util.concurrent.CountDownLatch;
+import java.util.concurrent.ExecutorService;
+import java.util.concurrent.TimeUnit;
+import java.util.concurrent.atomic.AtomicBoolean;
 import org.tensorflow.lite.Interpreter;
 
 /**
@@ -78,7 +83,30 @@ public final class Drive {
         while (longer.length() < 4000) longer.append(' ').append("word");
         String refused = asked(column, longer.toString(), label);
         check(refused.contains("tokens; this model.tflite takes 1 to"), "not refused: " + refused);
+        check(stoppedBeforeItIsOpen(text, label).isEmpty(), "an early stop is lost");
         activity.onDestroy();
+    }
+
+    /** What is shown where Stop is pressed while the background thread does something else. */
+    private static String stoppedBeforeItIsOpen(String text, String label) throws Exception {
+        MainActivity activity = new MainActivity();
+        activity.onCreate(null);
+        Field field = MainActivity.class.getDeclaredField("background");
+        field.setAccessible(true);
+        CountDownLatch begin = new CountDownLatch(1);
+        ((ExecutorService) field.get(activity)).submit(() -> begin.await(9, TimeUnit.SECONDS));
+        ViewGroup column = (ViewGroup) ((ViewGroup) Activity.shown).children.get(0);
+        ((EditText) column.children.get(0)).setText(text);
+        Button button = (Button) column.children.get(1);
+        button.listener.onClick(button);
+        check(!button.getText().toString().equals(label), "nothing to stop");
+        button.listener.onClick(button);
+        begin.countDown();
+        for (int i = 0; i < 2000 && !button.getText().toString().equals(label); i++) Thread.sleep(5);
+        activity.onDestroy();
+        synchronized (Activity.class) {
+            return ((TextView) column.children.get(2)).getText().toString();
+        }
     }
 
     private static String asked(ViewGroup column, String text, String label) throws Exception {
@@ -107,10 +135,13 @@ public final class Drive {
 
     private static void stops(CLASS model) {
         int[] count = {0};
-        model.writeIds(ids, 9, id -> {
-            count[0]++;
-            model.stop();
-        });
+        AtomicBoolean stop = new AtomicBoolean();
+        for (int i = 0; i < 2; i++) {  // the second time it is set before the call begins
+            model.writeIds(ids, 9, stop, id -> {
+                count[0]++;
+                stop.set(true);
+            });
+        }
         check(count[0] == 1, "it was not stopped");
     }
 
