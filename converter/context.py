@@ -1,7 +1,7 @@
 """What a recipe gives its stages to work from: its text, split once, what it needs, and the limits it is held to."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
@@ -184,16 +184,11 @@ def check_loading(recipe: "Recipe", limits: Limits) -> None:
         ResourceLimit: its weights in float32 do not fit.
 
     """
-    from converter.bounds.files import UnfitFileError
-    from converter.model_folder.contents import weight_files
-    from converter.model_folder.weights_header import read_stored
+    from converter.model_folder.needs import loading_of
 
-    numbers = 0
-    # What cannot be read is for the loader to tell.
-    with suppress(ExportError, UnfitFileError, OSError):
-        numbers = sum(read_stored(file).numbers for file in weight_files(Path(recipe.model)))
-    check_estimate(limits, memory=memory_bytes() + numbers * 4)
-    check_available(numbers * 4)
+    need = loading_of(Path(recipe.model))
+    check_estimate(limits, memory=memory_bytes() + need.bytes)
+    check_available(need.held)
 
 
 def check_needs(recipe: "Recipe", source: "TorchModel", limits: Limits, work: Path) -> None:
@@ -203,25 +198,26 @@ def check_needs(recipe: "Recipe", source: "TorchModel", limits: Limits, work: Pa
         ResourceLimit: says how much more would be needed.
 
     """
-    from converter.forecast import COPIES_IN_MEMORY, COPIES_ON_DISK, LIBRARIES_MAP, MAPPED_FROM, forecast_of
+    from converter.forecast import COPIES_IN_MEMORY, LIBRARIES_MAP, disk_of_export
+    from converter.model_folder.mapped import bytes_held, bytes_to_map
 
     if source.offloaded:
         return  # what is left of it is looked at when it is there
-    forecast, weights = forecast_of(source), source.size_bytes
+    weights = source.size_bytes
     # The libraries and the source are loaded by now.
     check_address_space(LIBRARIES_MAP + int((COPIES_IN_MEMORY - 1) * weights))
     needs = memory_of(recipe, source)
-    peak, held = max(needs, key=lambda need: need.bytes), max(need.held for need in needs)
-    packages = sum(forecast.bytes(stored) for _, _, stored in _made_by(recipe))
-    in_file = weights if source.provenance.dtype != "float32" and weights >= MAPPED_FROM else 0
-    disk = packages + int(COPIES_ON_DISK * weights) + in_file
+    peak, held = max(needs, key=lambda need: need.bytes), max(needs, key=lambda need: need.held)
+    made = [(name, stored) for _, name, stored in _made_by(recipe)]
+    disk = disk_of_export(source, made) + bytes_to_map(source.module)
     check_estimate(limits, memory=memory_bytes() + max(0, peak.bytes - weights), disk=disk, part=peak.part)
-    check_available(max(0, held - weights))
+    # What the source holds is taken already; its pages of files the system takes back.
+    check_available(held.held - bytes_held(source.module), part=held.part)
     require_space(work, disk)
 
 
 def check_room(model: "TorchModel", limits: Limits) -> None:
-    """Hold what an export of a model that is in memory takes to what it may, before it begins.
+    """Hold what an export of a model that is in memory takes to what it may and to what the machine has.
 
     Raises:
         ResourceLimit: says how much more would be needed.
@@ -230,7 +226,9 @@ def check_room(model: "TorchModel", limits: Limits) -> None:
     from converter.forecast import COPIES_IN_MEMORY
 
     release_memory()  # what was read of the checkpoint counts until then
-    check_estimate(limits, memory=memory_bytes() + int((COPIES_IN_MEMORY - 1) * model.size_bytes))
+    more = int((COPIES_IN_MEMORY - 1) * model.size_bytes)
+    check_estimate(limits, memory=memory_bytes() + more)
+    check_available(more)
 
 
 def memory_of(recipe: "Recipe", source: "TorchModel") -> "list[MemoryNeed]":

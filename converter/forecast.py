@@ -97,9 +97,10 @@ def memory_of_export(model: "TorchModel", precisions: "Sequence[tuple[str, float
     lie in files from the export on, and each part has read those of one.
     """
     whole = model.size_bytes
-    if model.cache is None or not onnx:
-        return [MemoryNeed("export", int(COPIES_IN_MEMORY * whole))]
     short = model.provenance.dtype != "float32"
+    if model.cache is None or not onnx:
+        mapped = 0 if short else whole
+        return [MemoryNeed("export", int(COPIES_IN_MEMORY * whole) - mapped, mapped)]
     checkpoint = whole // 2 if short else 0
     loaded = MemoryNeed("loading", whole if short else 0, checkpoint or whole)
     stays = whole if short and whole < MAPPED_FROM else 0
@@ -113,6 +114,18 @@ def memory_of_export(model: "TorchModel", precisions: "Sequence[tuple[str, float
         MemoryNeed("quantization", stays + kept + spare, whole),
         MemoryNeed("checks", stays + 2 * (package + kept) - PASSED_BY, whole - stays),
     ]
+
+
+def disk_of_export(model: "TorchModel", precisions: "Sequence[tuple[str, float]]") -> int:
+    """Return the bytes that an export writes at least: packages, the graph in float32, and what it rounds on the way.
+
+    `precisions` are names and bytes a weight of what is made. Weights of a model that writes text are rounded into
+    files of their own before the graph takes them over: those of one package at a time.
+    """
+    forecast = forecast_of(model)
+    sizes = [(name, forecast.bytes(stored)) for name, stored in precisions]
+    rounded = [size for name, size in sizes if name in SPARE_MATRICES and model.cache is not None]
+    return sum(size for _, size in sizes) + max(rounded, default=0) + int(COPIES_ON_DISK * model.size_bytes)
 
 
 def _largest_matrices(model: "TorchModel") -> int:

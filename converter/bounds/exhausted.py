@@ -1,6 +1,7 @@
 """Memory or disk that ran out, whatever library says so and however it says it."""
 
 import errno
+import re
 import shutil
 from pathlib import Path
 
@@ -18,7 +19,8 @@ NO_MEMORY = (
     ),
 )
 """What torch, ONNX Runtime, LiteRT, numpy, safetensors and the loader of shared libraries say, in lower case."""
-NO_DISK = ("no space left on device", "disk quota exceeded")
+NO_DISK = re.compile(r"no space left on device|disk quota exceeded|\d+ requested and \d+ written", re.IGNORECASE)
+"""The last is what numpy says of an array that it could not write, without the number of the error."""
 DEEPEST = 50
 
 
@@ -45,7 +47,7 @@ def exhausted(error: BaseException, stage: str = "", where: Path | None = None) 
 def _is_full(error: BaseException) -> bool:
     if isinstance(error, OSError) and error.errno is not None:
         return error.errno in FULL
-    return _of_library(error) and any(text in str(error).lower() for text in NO_DISK)
+    return _of_library(error) and NO_DISK.search(str(error)) is not None
 
 
 def _is_starved(error: BaseException) -> bool:

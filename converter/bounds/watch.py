@@ -3,6 +3,7 @@
 import contextlib
 import os
 import signal
+import sys
 import threading
 import time
 import weakref
@@ -23,6 +24,8 @@ SECONDS_TO_STOP = 10.0
 SIGNAL = signal.SIGUSR1
 STATM = Path("/proc/self/statm")
 CONTAINER = Path("/sys/fs/cgroup")
+OWN_GROUPS = Path("/proc/self/cgroup")
+TAKEN_BACK = ("inactive_file", "active_file", "slab_reclaimable")
 STARVED_BELOW = 2 << 20
 """Bytes of address space below which Python maps no more memory for its objects (it maps 1 MiB at once)."""
 SECONDS_STARVED = 15.0
@@ -272,29 +275,54 @@ def available_memory() -> int:
     """Return the bytes that this process may still take: of the machine, and of the container that it runs in."""
     import psutil
 
-    left = int(psutil.virtual_memory().available)
-    with contextlib.suppress(OSError, ValueError):  # no container, or one without a limit
-        used = int((CONTAINER / "memory.current").read_text(encoding="ascii"))
-        left = min(left, int((CONTAINER / "memory.max").read_text(encoding="ascii")) - used + _given_back())
-    return max(left, 0)
+    return max(min(int(psutil.virtual_memory().available), *_left_in_containers()), 0)
 
 
-def _given_back() -> int:
-    """Return the bytes of files among what the container uses, which the system takes back when others need them."""
-    lines = (CONTAINER / "memory.stat").read_text(encoding="ascii").splitlines()
-    return sum(int(line.split()[1]) for line in lines if line.startswith("inactive_file "))
+def _left_in_containers() -> list[int]:
+    """Return what each control group that this process is in leaves, those without a limit aside."""
+    found = [sys.maxsize]
+    for root, allowed, used, own in _containers():
+        for folder in (root / own, *(root / own).parents):
+            with contextlib.suppress(OSError, ValueError):  # it is not there, or has no limit
+                most, taken = (int((folder / name).read_text(encoding="ascii")) for name in (allowed, used))
+                found.append(most - taken + _given_back(folder))
+            if folder == root:
+                break
+    return found
 
 
-def check_available(needed: int, available: int | None = None) -> None:
+def _containers() -> Iterator[tuple[Path, str, str, str]]:
+    """Yield root, files of limit and of use, and this process's own group of both versions of control groups."""
+    own: dict[str, str] = {}
+    with contextlib.suppress(OSError):
+        rows = (line.split(":", 2) for line in OWN_GROUPS.read_text(encoding="utf-8").splitlines())
+        own = {kind: path.lstrip("/") for _, kinds, path in rows for kind in kinds.split(",") if ".." not in path}
+    yield CONTAINER, "memory.max", "memory.current", own.get("", "")
+    yield CONTAINER / "memory", "memory.limit_in_bytes", "memory.usage_in_bytes", own.get("memory", "")
+
+
+def _given_back(folder: Path) -> int:
+    """Return the bytes among what a control group uses that the system takes back when others need them.
+
+    Pages of files, lately used or not, and what the kernel knows of them. Shared memory is in neither list of files.
+    """
+    rows = [line.split() for line in (folder / "memory.stat").read_text(encoding="ascii").splitlines()]
+    stat = {row[0]: int(row[1]) for row in rows}
+    # In version 1 the plain names leave groups below out, which the use counts.
+    return sum(stat.get(f"total_{name}", stat.get(name, 0)) for name in TAKEN_BACK)
+
+
+def check_available(needed: int, available: int | None = None, *, part: str = "") -> None:
     """Raise `ResourceLimit` where the machine has less memory left than a run needs, which would be killed on the way.
 
-    `available` bytes; None: what this machine has now.
+    `available` bytes; None: what this machine has now. `part` is what of the run takes the most.
     """
     left = available_memory() if available is None else available
     if needed > left:
+        most = f" (for {part})" if part else ""
         raise ResourceLimit(
-            f"the run needs about {shown_size(needed)} more of memory, and this machine has {shown_size(left)} left; "
-            "nothing was made",
+            f"the run needs about {shown_size(needed)} more of memory{most}, and this machine has "
+            f"{shown_size(left)} left; nothing was made",
             hint="close other programs, use a machine with more memory, or a smaller model",
         )
 

@@ -124,12 +124,18 @@ def find_adapter(folder: Path) -> Adapter | None:
     )
 
 
+def local_base(folder: Path, named: str) -> Path | None:
+    """Return the folder of the base that an adapter names, where it is on this machine: as named, or beside it."""
+    places = (Path(named), folder / named, folder.parent / Path(named).name)
+    return next((p for p in places if named and p.is_dir()), None)
+
+
 def _base(folder: Path, table: dict[str, Any]) -> Path:
     """Return the base's folder: as it is named, beside the adapter, or from the Hub."""
     named = str(table.get("base_model_name_or_path") or "")
-    beside = [p for p in (Path(named), folder / named, folder.parent / Path(named).name) if named and p.is_dir()]
+    beside = local_base(folder, named)
     try:
-        base = beside[0].resolve() if beside else locate(named, table.get("revision"))[0]
+        base = beside.resolve() if beside else locate(named, table.get("revision"))[0]
     except ExportError:
         raise refusal("adapter-without-base", folder, {"base": named}) from None
     check_links(base)

@@ -17,28 +17,37 @@ LEAST_BYTES = 4096
 """Of a weight: smaller ones stay where they are."""
 
 
-def map_weights(module: "torch.nn.Module", path: Path, least: int = MAPPED_FROM) -> int:
+def map_weights(module: "torch.nn.Module", path: Path, least: int | None = None) -> int:
     """Move the weights of `module` that only memory holds into `path` (.safetensors); returns how many bytes.
 
     A checkpoint in float32 is mapped when it is loaded, one in bfloat16 becomes twice as large in memory, and stays
     there. From the file `release_memory` gives the pages back that were read, as it does with any checkpoint. Weights
-    keep their values and their objects. Nothing is done for fewer than `least` bytes, nor where the system cannot say
-    what is mapped.
+    keep their values and their objects. Nothing is done for fewer than `least` bytes (None: `MAPPED_FROM`), nor
+    where the system cannot say what is mapped.
 
     Raises:
         ResourceLimit: the disk has no room for them.
 
     """
-    if sys.platform != "linux":
-        return 0
     found = dict(_unmapped(module))
     size = sum(t.nbytes for t in found.values())
-    if size < least:
+    if size < (MAPPED_FROM if least is None else least) or sys.platform != "linux":
         return 0
     require_space(path.parent, size)
     _write_mapped(found, path)
     release_memory()
     return size
+
+
+def bytes_held(module: "torch.nn.Module") -> int:
+    """Return the bytes of weights that only memory holds: not those of a file, which the system takes back."""
+    return sum(t.nbytes for _, t in _unmapped(module))
+
+
+def bytes_to_map(module: "torch.nn.Module") -> int:
+    """Return the bytes of the file that `map_weights` would write."""
+    held = bytes_held(module)
+    return held if held >= MAPPED_FROM and sys.platform == "linux" else 0
 
 
 def _unmapped(module: "torch.nn.Module") -> "Iterator[tuple[str, torch.Tensor]]":

@@ -81,7 +81,8 @@ class BlockFile:
     @classmethod
     def of(cls, made: BlockWeights, path: Path) -> "BlockFile":
         """Write the values to `path`, which must stay as long as they are asked for."""
-        made.packed().tofile(path)
+        # Not by `tofile`, whose error does not say that the disk is full.
+        path.write_bytes(made.packed().data)
         return cls(path, made.shape, made.scales, made.bits, made.inputs)
 
     def packed(self) -> "NDArray[np.uint8]":
