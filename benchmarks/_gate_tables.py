@@ -12,6 +12,12 @@ def mutations(table: dict[str, Any]) -> str:
     packages = {row["package"] for row in table["faults"].values()}
     missed = [f"- {who} missed `{name}`\n" for who in ("gate", "verify") for name in found[f"{who}_missed"]]
     missed += [f"- rejected though good: `{name}`\n" for name in found["good_rejected"]]
+    for name in found.get("rejected_below_the_limit", ()):
+        row = table["good"][name]
+        missed.append(
+            f"- rejected, and not counted as good: `{name}`, which keeps {row['held_out_agreement']:.2%} of the answers to "
+            f"{table['held_out']['texts']} texts, where {row['agreement_wanted']:.0%} are asked for\n"
+        )
     return (
         f"Of {found['faults']} faults of {found['kinds']} kinds in {len(packages)} packages {found['harmful']} did "
         f"harm. The gate saw {seen['gate']} of those,\n`verify` {seen['verify']}. Of {found['good_runs']} runs of good "

@@ -116,7 +116,10 @@ def summary(table: dict[str, Any]) -> dict[str, Any]:
     faults = table["faults"]
     harmful = {k: v for k, v in faults.items() if v["harmful"]}
     missed = {who: sorted(k for k, v in harmful.items() if not v[who]) for who in ("gate", "verify")}
-    rejected = sorted(k for k, v in table["good"].items() if v["status"] == "FAIL")
+    failed = {k: v for k, v in table["good"].items() if v["status"] == "FAIL"}
+    # Not good at all: over all held-out texts it keeps fewer answers than its target asks for.
+    below = sorted(k for k, v in failed.items() if v.get("held_out_agreement", 1) < v.get("agreement_wanted", 0))
+    rejected = sorted(failed.keys() - set(below))
     return {
         "faults": len(faults),
         "kinds": len({v["kind"] for v in faults.values()}),
@@ -126,6 +129,7 @@ def summary(table: dict[str, Any]) -> dict[str, Any]:
         "harmless_caught_by_gate": sum(v["gate"] and not v["harmful"] for v in faults.values()),
         "good_runs": len(table["good"]),
         "good_rejected": rejected,
+        "rejected_below_the_limit": below,
     }
 
 
@@ -441,7 +445,21 @@ def _judged_again(good: Good, number: int) -> dict[str, Any]:
         shutil.copytree(good.folder, folder)
         status, why = _gated(good, folder, chosen)
     print(good.name, f"run {number}", status, why, flush=True)
-    return {"status": status, "says": why}
+    row = {"status": status, "says": why}
+    return row | (_kept(good) if status == "FAIL" and good.source.cache is None else {})
+
+
+def _kept(good: Good) -> dict[str, Any]:
+    """Return the share of the held-out texts that the good package answers as its source does, and what is wanted."""
+    from converter.reference import capture_reference
+    from converter.registry import target_class
+
+    manifest = json.loads((good.folder / "manifest.json").read_text(encoding="utf-8"))
+    wanted = target_class(manifest["target"])().limits(manifest["precision"].partition(":")[0]).agreement
+    reference = capture_reference(good.source, good.held_out, SILENT)
+    pairs = zip(reference.decisions, good.decisions, strict=True)
+    same = [_same(good.source.task, a, b) for a, b in pairs]
+    return {"held_out_agreement": round(float(np.mean(same)), 4), "agreement_wanted": wanted}
 
 
 if __name__ == "__main__":
