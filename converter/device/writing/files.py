@@ -13,6 +13,7 @@ from converter.device.samples import FOLDER
 from converter.device.shipped_files import check_tokenizer_files
 from converter.device.tables import TABLES_FILE, NoTables, Tables, read_tables, write_tables
 from converter.device.tokenize import DeviceTokenizer
+from converter.device.tried import try_sample
 from converter.device.writing.facts import WriterFacts, names_of, writer_facts
 from converter.device.writing.golden import check_recorded, write_recorded
 from converter.device.writing.samples import write_samples
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     from converter.reference import Probe, Reference
     from converter.tflite.writing.runner import WriterRunner
 
+PYTHON = "python/text_writer.py"
+"""The sample that runs here."""
 USAGE = """
 ### Samples
 
@@ -143,9 +146,15 @@ class WriterFiles:
             n_differing=sum(not d.startswith("your text") for d in proof.get("differing", ())),
             runtime=least_runtime(self.folder),
         )
-        n_texts = write_recorded(golden, source, self.assets, own_tokenizer=table.own_tokenizer)
+        tables = DeviceTokenizer(self.assets) if table.own_tokenizer else None
+        n_texts = write_recorded(golden, source, self.assets, tables)
         names = write_samples(table, self.folder / FOLDER, int(proof.get("hard_texts", 0)))
         return {**_kept(table), KEY: table.runtime[MODEL_FILE], "files": names, "golden_texts": n_texts}
+
+    def try_python(self, made: Mapping[str, Any]) -> None:
+        """Run the Python sample as it ships, where texts were recorded for it; raises `StageFailed`."""
+        if made["golden_texts"]:
+            try_sample(self.folder / FOLDER / PYTHON, self.folder)
 
 
 def _is_whole(probe: "Probe", ids: list[int]) -> bool:
