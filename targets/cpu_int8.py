@@ -79,11 +79,13 @@ class CpuInt8(Target):
         self, bundle: Bundle, golden: "Golden", runner: Runner, evaluation: "Evaluation", tolerance: float
     ) -> dict[str, Any]:
         """Write the samples of a package that writes text; what it wrote is what they are tried on."""
+        from converter.device.tried import try_sample
         from converter.onnx.writing_samples import write_samples
 
         if bundle.source.cache is not None:
             task: Any = bundle.source.task
-            write_samples(bundle, golden.written, task.judged_settings.max_new_tokens)
+            sample = write_samples(bundle, golden.written, task.judged_settings.max_new_tokens)
+            try_sample(sample, bundle.folder)
         return {}
 
     def parameters(self, path: Path) -> "Iterator[Stored]":

@@ -308,7 +308,10 @@ class Tflite(Target):
     ) -> dict[str, Any]:
         if bundle.source.cache is not None:
             opened: Any = runner
-            return WriterFiles(bundle.folder).complete(bundle.source, golden, opened, evaluation.facts)
+            writer = WriterFiles(bundle.folder)
+            made = writer.complete(bundle.source, golden, opened, evaluation.facts)
+            writer.try_python(made)
+            return made
         files = PackageFiles(bundle.folder)
         made = files.complete(bundle.source, golden, runner, evaluation.facts, tolerance)
         files.try_python()

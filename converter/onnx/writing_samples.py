@@ -23,13 +23,16 @@ if TYPE_CHECKING:
 TEMPLATES = Path(__file__).parent / "templates"
 FOLDER, ASSETS = "samples", "assets"
 GOLDEN_TEXTS = "golden.json"
+PYTHON = "python/write.py"
 TRANSFORMERS_JS = "4.3.1"
 """The version that the page asks npm for: the one that it is tested with."""
 CAUSAL_KEY, TRANSLATION_KEY = "generated_text", "translation_text"
 
 
-def write_samples(bundle: Bundle, written: "Written", steps: int) -> None:
-    """Write `samples/` into the package; `written`: texts, and the tokens that the package wrote, `steps` at most.
+def write_samples(bundle: Bundle, written: "Written", steps: int) -> Path:
+    """Write `samples/` into the package; returns the sample in Python.
+
+    `written`: texts, and the tokens that the package wrote, `steps` at most.
 
     Raises:
         StageFailed: the sample in Python does not compile.
@@ -48,6 +51,7 @@ def write_samples(bundle: Bundle, written: "Written", steps: int) -> None:
         made.write_bytes(text.encode())
     (folder / ASSETS).mkdir()
     write_json(folder / ASSETS / GOLDEN_TEXTS, {"steps": steps, "texts": _golden(bundle, written)})
+    return folder / PYTHON
 
 
 def _golden(bundle: Bundle, written: "Written") -> list[dict[str, Any]]:

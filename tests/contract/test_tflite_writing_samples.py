@@ -17,11 +17,13 @@ from tokenizers import AddedToken
 from converter.api import verify
 from converter.device.runtime import least_runtime
 from converter.device.samples import PACKAGE
+from converter.device.tokenize import DeviceTokenizer
+from converter.device.tried import try_sample
 from converter.device.writing.facts import writer_facts
 from converter.device.writing.files import WriterFiles
 from converter.device.writing.golden import check_recorded, write_recorded
 from converter.device.writing.samples import TEMPLATES, write_samples
-from converter.errors import PackageDamaged
+from converter.errors import PackageDamaged, StageFailed
 from converter.examples import Example
 from converter.generate.loop import generate
 from converter.generate.rules import scoring_rules
@@ -128,11 +130,34 @@ def test_a_recorded_text_may_hold_what_unicode_calls_a_line_end(phone_writer: Wr
     known = tuple({"input_ids": a, "written": b} for a, b in (ids, ids[::-1]))
     texts = [source.tokenizer.decode(known[i]["input_ids"]) for i in range(2)]
     golden = Golden(tuple(map(Example, texts)), known, ({}, {}), ({}, {}), {})
-    assert write_recorded(golden, source, tmp_path, own_tokenizer=True) == 2
+    assert write_recorded(golden, source, tmp_path, None) == 2
     shipped: Any = SimpleNamespace(
         golden=golden, tokenizer=source.tokenizer, manifest=SimpleNamespace(beside={"golden_texts": 2})
     )
     check_recorded(shipped, tmp_path / "golden.tsv")
+
+
+class OtherTables(DeviceTokenizer):
+    """Tables that read one text as another, as the gate allows of one in a hundred."""
+
+    def encode(self, text: str, *others: Any, **named: Any) -> Any:
+        return super().encode("another" if text == "cold rain" else text, *others, **named)
+
+
+def test_a_text_that_the_tables_read_otherwise_is_not_recorded_for_the_samples(
+    phone_writer: Writers, tmp_path: Path
+) -> None:
+    made = phone_writer("gpt2")
+    source = load_source(str(made.model))
+    texts = [Example("cold rain"), Example("warm rain")]
+    known = tuple(
+        {"input_ids": np.array(source.tokenizer(e.text)["input_ids"]), "written": np.array([3])} for e in texts
+    )
+    golden = Golden(tuple(texts), known, ({}, {}), ({}, {}), {})
+    for tables, n in ((DeviceTokenizer(made.assets), 2), (OtherTables(made.assets), 1), (None, 2)):
+        assert write_recorded(golden, source, tmp_path, tables) == n
+    with pytest.raises(StageFailed, match=r"text_writer.py that was written for this package does not answer"):
+        try_sample(made.samples / "python" / "text_writer.py", copy_with(made, tmp_path / "other", another_token))
 
 
 def test_verify_holds_the_tables_to_the_tokenizer(phone_writer: Writers, tmp_path: Path) -> None:

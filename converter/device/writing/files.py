@@ -13,6 +13,7 @@ from converter.device.samples import FOLDER
 from converter.device.shipped_files import check_tokenizer_files
 from converter.device.tables import TABLES_FILE, NoTables, Tables, read_tables, write_tables
 from converter.device.tokenize import DeviceTokenizer
+from converter.device.tried import try_sample
 from converter.device.writing.facts import WriterFacts, names_of, writer_facts
 from converter.device.writing.golden import check_recorded, write_recorded
 from converter.device.writing.samples import write_samples
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     from converter.reference import Probe, Reference
     from converter.tflite.writing.runner import WriterRunner
 
+PYTHON = "python/text_writer.py"
+"""The sample that runs here."""
 USAGE = """
 ### Samples
 
@@ -50,6 +53,8 @@ tables for devices, and `samples/README.md` says why, and which libraries read `
 - `samples/kotlin/`: `{name}InBackground(context).{call}(ids, onToken = {{ show(it) }}) {{ end -> … }}`
 - `samples/swift/`: `try {name}(folder: folder).writeIds(ids) {{ id in show(id) }}`
 """
+SPACED = ("a .", "a ?", "a !", "a ,", "a ' b", "do n't", "i 'm", "it 's", "i 've", "we 're")
+"""Texts out of which `clean_up_tokenization_spaces` takes a space."""
 
 
 def writer_tables(source: "TorchModel") -> Tables:
@@ -62,7 +67,18 @@ def writer_tables(source: "TorchModel") -> Tables:
     tables = read_tables(backend_of(source))
     if not tables.decoder:
         raise NoTables("its tables do not say how ids become text")
+    if _tidies(source.tokenizer):
+        raise NoTables("it takes out spaces before punctuation (clean_up_tokenization_spaces), which its tables do not")
     return tables
+
+
+def _tidies(tokenizer: Any) -> bool:
+    """Whether transformers changes what the tokenizer itself makes of ids: it does so for some kinds of tokenizers."""
+    if not getattr(tokenizer, "clean_up_tokenization_spaces", False):
+        return False
+    spaced = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in SPACED]
+    own = tokenizer.backend_tokenizer
+    return any(tokenizer.decode(ids, skip_special_tokens=True) != own.decode(ids) for ids in spaced)
 
 
 @dataclass(frozen=True)
@@ -130,9 +146,15 @@ class WriterFiles:
             n_differing=sum(not d.startswith("your text") for d in proof.get("differing", ())),
             runtime=least_runtime(self.folder),
         )
-        n_texts = write_recorded(golden, source, self.assets, own_tokenizer=table.own_tokenizer)
+        tables = DeviceTokenizer(self.assets) if table.own_tokenizer else None
+        n_texts = write_recorded(golden, source, self.assets, tables)
         names = write_samples(table, self.folder / FOLDER, int(proof.get("hard_texts", 0)))
         return {**_kept(table), KEY: table.runtime[MODEL_FILE], "files": names, "golden_texts": n_texts}
+
+    def try_python(self, made: Mapping[str, Any]) -> None:
+        """Run the Python sample as it ships, where texts were recorded for it; raises `StageFailed`."""
+        if made["golden_texts"]:
+            try_sample(self.folder / FOLDER / PYTHON, self.folder)
 
 
 def _is_whole(probe: "Probe", ids: list[int]) -> bool:

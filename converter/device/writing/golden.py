@@ -1,12 +1,14 @@
 """What a package wrote when it was sealed, as a table that the samples' self-test reads: no library, no JSON."""
 
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from converter.device.golden_table import GOLDEN_FILE
-from converter.device.parity import backend_of, uncut
+from converter.device.parity import backend_of
 from converter.device.tables import escaped
+from converter.device.tokenize import DeviceTokenizer
 from converter.errors import PackageDamaged
 from converter.package.golden import WRITTEN
 
@@ -16,32 +18,33 @@ if TYPE_CHECKING:
     from converter.package.shipped import Shipped
 
 
-def write_recorded(golden: "Golden", source: "TorchModel", folder: Path, *, own_tokenizer: bool) -> int:
+def write_recorded(golden: "Golden", source: "TorchModel", folder: Path, tables: DeviceTokenizer | None) -> int:
     """Write `golden.tsv`; returns how many texts it holds.
 
     Lines: `steps` and how many tokens were written at most, and per text, behind `text`: the text, its ids, the tokens
-    that the package wrote, and those as text. `own_tokenizer`: texts alone that the samples' tokenizer is given whole,
-    for it cuts none; else all of them, for their ids.
+    that the package wrote, and those as text. `tables`, the samples' tokenizer: texts alone that it reads and spells
+    as the package does, which may have cut one; None: all of them, for their ids.
     """
     task: Any = source.task
-    rows = list(_rows(golden, source, own_tokenizer=own_tokenizer))
+    rows = list(_rows(golden, source, tables))
     lines = [f"steps\t{task.judged_settings.max_new_tokens}", *("\t".join(("text", *row)) for row in rows)]
     folder.mkdir(parents=True, exist_ok=True)
     (folder / GOLDEN_FILE).write_bytes(("\n".join(lines) + "\n").encode())
     return len(rows)
 
 
-def _rows(golden: "Golden", source: "TorchModel", *, own_tokenizer: bool) -> Iterator[tuple[str, ...]]:
-    backend = uncut(backend_of(source))
+def _rows(golden: "Golden", source: "TorchModel", tables: DeviceTokenizer | None) -> Iterator[tuple[str, ...]]:
+    backend = backend_of(source)
     for example, known in zip(golden.examples, golden.ids, strict=True):
         if WRITTEN not in known:
             continue
         ids, tokens = known["input_ids"].tolist(), known[WRITTEN].tolist()
-        # As in `Writing.encode`: a text without a token gets one to begin with, which the samples give it too.
-        whole = backend.encode(source.task.prompt + example.text).ids or ids
-        if own_tokenizer and whole != ids:
-            continue
         said = backend.decode(tokens, skip_special_tokens=True)
+        if tables is not None:
+            # As in `Writing.encode`: a text without a token gets one to begin with, which the samples give it too.
+            whole = tables.encode(source.task.prompt + example.text, None, sys.maxsize).ids or ids
+            if whole != ids or tables.decode(tokens) != said:
+                continue
         yield escaped(example.text), " ".join(map(str, ids)), " ".join(map(str, tokens)), escaped(said)
 
 
