@@ -148,7 +148,13 @@ def test_a_model_that_reads_text_is_held_twice_beside_its_checkpoint(
         check_room(plain, Limits())
     # Small tensors are not looked at one by one.
     machine_has(monkeypatch, int(2.2 * plain.size_bytes))
-    check_needs(recipe_of("m", "int8"), load_source(str(short)), Limits(), tmp_path)
+    half = load_source(str(short))
+    check_needs(recipe_of("m", "int8"), half, Limits(), tmp_path)
+    # A checkpoint in float32 that an adapter changed is in memory too: two more of it are still needed.
+    merged = replace(half, provenance=replace(half.provenance, dtype="float32"))
+    machine_has(monkeypatch, 2 * plain.size_bytes - 1)
+    with pytest.raises(ResourceLimit, match="this machine has"):
+        check_needs(recipe_of("m", "int8"), merged, Limits(), tmp_path)
 
 
 @linux
