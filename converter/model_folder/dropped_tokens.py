@@ -32,6 +32,20 @@ def left_of(length: int, share: int) -> int:
     return (length * share + WHOLE - 1) // WHOLE
 
 
+def _of_any_size(kept: Any, width: Any) -> Any:
+    """Return the count `kept` of `width` tokens; while a graph of any length is traced, as a number read from a tensor.
+
+    A count that is computed from the length is traced with the value that it has for the text at hand. Where that is 1,
+    and with few tokens or a small share it soon is, a graph of any length would become one of that length.
+    """
+    if not isinstance(kept, torch.SymInt):
+        return kept
+    read: Any = torch.full((), kept, dtype=torch.int64).item()
+    torch._check(read >= 1)
+    torch._check(read <= width)
+    return read
+
+
 @dataclass
 class Tokens:
     """Which tokens of a batch are left, while it goes through the layers."""
@@ -69,7 +83,7 @@ class Tokens:
     def drop(self, states: torch.Tensor, score: torch.Tensor, share: int) -> torch.Tensor:
         """Keep `share` thousandths of each text's tokens, those of the highest `score` `[batch, width]`."""
         batch, width = states.shape[:2]
-        kept = left_of(width, share)
+        kept = _of_any_size(left_of(width, share), width)
         self.count = torch.div(self.count * share + (WHOLE - 1), WHOLE, rounding_mode="floor").to(torch.int32)
         order = torch.topk(score, width if self.restores and self.taken_out else kept, dim=1).indices
         valid = torch.arange(kept, device=states.device, dtype=torch.int32)[None, :] < self.count[:, None]
