@@ -183,7 +183,12 @@ def _good(name: tuple[str, str, str, str], work: Path) -> Good | None:
     from converter.recipe import bind_recipe
 
     model = _model(name, work)
-    recipe = bind_recipe({"model": str(model), "targets": [name[2]], "quantize": {name[2]: name[3]}})
+    table: dict[str, Any] = {"model": str(model), "targets": [name[2]], "quantize": {name[2]: name[3]}}
+    if name[2:] == ("tflite", "static"):  # it takes no built-in text
+        lines = work / f"{'-'.join(name)}.txt"
+        lines.write_text("\n".join(e.text for e in _held_out(name[1])[::20]) + "\n", encoding="utf-8")
+        table["calibration"] = str(lines)
+    recipe = bind_recipe(table)
     out = work / "-".join(name)
     if not (out / "recipe.toml").is_file():
         run_recipe(recipe, out, force=True)
