@@ -41,8 +41,8 @@ def _of_any_size(kept: Any, width: Any) -> Any:
     if not isinstance(kept, torch.SymInt):
         return kept
     read: Any = torch.full((), kept, dtype=torch.int64).item()
-    torch._check(read >= 1)
-    torch._check(read <= width)
+    torch._check(read >= 1)  # noqa: SLF001 - documented, and the only way to say it
+    torch._check(read <= width)  # noqa: SLF001
     return read
 
 

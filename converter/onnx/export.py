@@ -16,15 +16,12 @@ from converter.onnx.model import MAX_IR_VERSION, OnnxModel
 from converter.resources import release_memory
 from converter.rewrite import apply_rewrites
 from converter.stage import Context, Outcome, Stage
-from converter.surgery.tokens import dropping_of
 
 if TYPE_CHECKING:
     import onnx_ir as ir
     import torch
 
 OPSET = 18
-MANY = 32
-"""Tokens of the texts that a model is traced with whose layers drop some."""
 RECORDED = ("one_token_nodes", "idle_biases", "merged_projections", "residual_sums", "gelus")
 """The rewrites whose number of changes stands in the record: those that users meet in the graph."""
 
@@ -81,16 +78,12 @@ def export_graph(given: TorchModel, opset: int = OPSET) -> "ir.Model":
 
     from converter.forward import traced_in_order
 
-    spec, n, shortest = given.specs[MODEL], min(12, given.max_length), 1
-    if dropping_of(given) is not None and given.max_length >= 2 * MANY:
-        # Of few tokens the last layers have one left, which is traced as a size of its own. The file takes any length:
-        # it is compared with the model at single tokens too.
-        n = shortest = MANY
+    spec, n = given.specs[MODEL], min(12, given.max_length)
     # Two texts of different lengths, so that nothing in the trace can depend on a mask of ones.
     feed = spec.dummy({BATCH: 2, SEQUENCE: n}, padding=n - n // 2)
     sample = {name: torch.from_numpy(rows) for name, rows in feed.items()}
     batch = torch.export.Dim("batch", min=1, max=4096)
-    length = torch.export.Dim("length", min=shortest, max=given.max_length)
+    length = torch.export.Dim("length", min=1, max=given.max_length)
     with eager_attention(given.module), traced_in_order(given.module), torch.no_grad():
         try:
             program = torch.onnx.export(

@@ -61,6 +61,15 @@ def test_a_bias_that_something_else_reads_stays(read: str, left: int, tmp_path: 
     np.testing.assert_allclose(run(model, x, tmp_path)[0], wanted, atol=1e-5)
 
 
+@pytest.mark.parametrize(("read", "left"), [("shares", 2), ("v", 1), ("r_v", 1)])
+def test_tokens_may_be_ranked_by_shares_and_a_value_that_ranks_them_keeps_its_bias(read: str, left: int) -> None:
+    model = _attention()
+    value = next(o for n in model.graph for o in n.outputs if o.name == read)
+    rank = ir.node("ReduceSum", [value], name="rank")
+    model.graph.append(rank)
+    assert drop_idle_biases(model) == left
+
+
 def test_a_moved_bias_is_the_same_to_the_bit_wherever_the_weights_lie(monkeypatch: pytest.MonkeyPatch) -> None:
     """A product of BLAS is rounded by the alignment of its numbers, which is another in every process."""
     monkeypatch.setitem(globals(), "WIDTH", 200)

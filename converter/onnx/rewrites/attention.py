@@ -64,18 +64,24 @@ def fuse_attention(model: "ir.Model", padding: Collection[str] = ()) -> int:
     return fused
 
 
-def attentions(model: "ir.Model") -> list[Attention]:
-    """Return every attention that is written out in a way that is known."""
-    return [m for n in model.graph if n.op_type == "Softmax" and (m := _match(n)) is not None]
+def attentions(model: "ir.Model", *, read_elsewhere: bool = False) -> list[Attention]:
+    """Return every attention that is written out in a way that is known.
+
+    `read_elsewhere`: also those whose shares are read by something else, as by layers that rank tokens by them.
+    """
+    found = (_match(n, read_elsewhere=read_elsewhere) for n in model.graph if n.op_type == "Softmax")
+    return [m for m in found if m is not None]
 
 
-def _match(softmax: "ir.Node") -> Attention | None:
+def _match(softmax: "ir.Node", *, read_elsewhere: bool) -> Attention | None:
     scores, biases = _sum(softmax.inputs[0])
     scores, scale = _scaled(scores)
     product = _made_by(scores, "MatMul")
-    use = _only_user(softmax.outputs[0], "MatMul")
-    if product is None or use is None or use.inputs[0] is not softmax.outputs[0]:
+    users = softmax.outputs[0].consumers()
+    uses = [u for u in users if u.op_type == "MatMul" and u.inputs[0] is softmax.outputs[0]]
+    if product is None or len(uses) != 1 or (len(users) > 1 and not read_elsewhere):
         return None
+    (use,) = uses
     query, query_scale = _scaled(product.inputs[0])
     key, key_scale = _scaled(product.inputs[1])
     sides = (_heads(query, (0, 2, 1, 3)), _heads(key, (0, 2, 3, 1)), _heads(use.inputs[1], (0, 2, 1, 3)))

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 def drop_idle_biases(model: "ir.Model") -> int:
     """Set the biases of keys to zero, and those of values, where they can be moved; returns how many are zero now."""
     zeroed = 0
-    for match in attentions(model):
+    for match in attentions(model, read_elsewhere=True):
         key, value, output = _bias_add(match.key), _bias_add(match.value), _output(match.made)
         if key is not None:
             _replace(model.graph, key, np.zeros_like(_bias(key)))
@@ -38,8 +38,16 @@ def drop_idle_biases(model: "ir.Model") -> int:
 def _bias_add(value: "ir.Value") -> "ir.Node | None":
     """Return the `Add` of a constant that makes `value`, if attention alone reads it."""
     node = value.producer()
-    alone = node is not None and node.op_type == "Add" and len(value.uses()) == 1
+    alone = node is not None and node.op_type == "Add" and _read_once(value)
     return node if alone and node is not None and any(is_weight(v, rank=1) for v in node.inputs) else None
+
+
+def _read_once(value: "ir.Value") -> bool:
+    """Whether nothing but one product reads a value, cut into heads or whole: layers may rank tokens by values too."""
+    users = value.consumers()
+    if len(users) != 1 or value.is_graph_output():
+        return False
+    return users[0].op_type not in {"Reshape", "Transpose"} or _read_once(users[0].outputs[0])
 
 
 def _output(made: "ir.Value") -> "tuple[ir.Node, ir.Node] | None":
