@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from converter.commands.caching import everywhere
-from converter.commands.session import Session, json_option, quiet_options
+from converter.commands.session import Session, json_option, quiet_options, refuse_without_ray
 from converter.errors import UsageError
 
 if TYPE_CHECKING:
@@ -42,8 +42,8 @@ A job file:
 @click.option(
     "--share", metavar="URL", help="With --ray: workers leave packages at URL (fsspec) instead of sending them here."
 )
-@click.option("--cpus", type=click.IntRange(1), default=1, show_default=True, help="With --ray: CPUs that a job takes.")
-@click.option("--gpus", type=float, default=0.0, show_default=True, help="With --ray: GPUs that a job takes.")
+@click.option("--cpus", type=click.IntRange(1), metavar="N", help="With --ray: CPUs that a job takes; default 1.")
+@click.option("--gpus", type=click.FloatRange(0), metavar="N", help="With --ray: GPUs that a job takes; default 0.")
 @click.option("--force", is_flag=True, help="Run jobs again that an earlier batch in DIR has made.")
 @click.option(
     "--cache", metavar="PLACE", help="Folder or URL (fsspec) from which all jobs take what stages have made before."
@@ -64,8 +64,8 @@ def batch(
     jobs: int,
     ray: str | None,
     share: str | None,
-    cpus: int,
-    gpus: float,
+    cpus: int | None,
+    gpus: float | None,
     force: bool,
     cache: str | None,
     require_device: bool,
@@ -76,13 +76,12 @@ def batch(
     code is that of the worst job.
     """
     terminal = session.terminal
-    if share and not ray:
-        raise UsageError("--share is for workers of a cluster", where="--share", hint="add --ray ADDRESS")
+    refuse_without_ray(ray, {"--share": share, "--cpus": cpus, "--gpus": gpus})
     with terminal.hushed():
         from converter.fleet.batch import run_batch
 
         found = _jobs(jobs_file, models, recipe, target)
-        engine = _engine(jobs, ray, share, cpus, gpus)
+        engine = _engine(jobs, ray, share, cpus or 1, gpus or 0.0)
         terminal.say(f"{len(found)} job{'s' if len(found) != 1 else ''} into {output}/")
         table = run_batch(
             found,

@@ -36,14 +36,25 @@ def wanted_cache(
         UsageError: there is a size and no cache, or the place cannot be one.
 
     """
-    from converter.stage_cache.cache import DEFAULT_BYTES, open_cache
+    from converter.stage_cache.cache import open_cache
 
     if not resume and place is None:
         if size is not None:
             raise UsageError("there is no cache to limit", where="--cache-size", hint="add --resume or --cache PLACE")
         return None
-    limit = DEFAULT_BYTES if size is None else parse_size(size, "--cache-size")
-    return open_cache(place, limit=limit, note=note)
+    return open_cache(place, limit=wanted_bytes(size), note=note)
+
+
+def wanted_bytes(size: str | None) -> int:
+    """Return the bytes that the cache may hold.
+
+    Raises:
+        UsageError: it is no size.
+
+    """
+    from converter.stage_cache.cache import DEFAULT_BYTES
+
+    return DEFAULT_BYTES if size is None else parse_size(size, "--cache-size")
 
 
 def everywhere(place: str | None) -> str | None:

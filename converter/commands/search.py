@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from converter.commands.caching import cache_options, everywhere, wanted_cache
+from converter.commands.caching import cache_options, everywhere, wanted_bytes, wanted_cache
 from converter.commands.flags import Flags, output_folder, recipe_table
-from converter.commands.session import Session, json_option, quiet_options
+from converter.commands.session import Session, json_option, quiet_options, refuse_without_ray
 from converter.errors import UsageError
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ A search that was interrupted goes on where it was when it is started again with
     help="What proposes candidates.",
 )
 @click.option("--ray", metavar="ADDRESS", help="Make trials on the Ray cluster at ADDRESS (extra `ray`): HOST:6379.")
-@click.option("--cpus", type=click.IntRange(1), default=1, show_default=True, help="With --ray: CPUs of a trial.")
+@click.option("--cpus", type=click.IntRange(1), metavar="N", help="With --ray: CPUs of a trial; default 1.")
 @cache_options
 @click.option("--output", "-o", type=click.Path(path_type=Path), metavar="DIR", help="Folder of the search.")
 @click.option("--force", is_flag=True, help="Begin again, and replace what an earlier search has left in DIR.")
@@ -83,7 +83,7 @@ def search(
     seed: int | None,
     sampler: str,
     ray: str | None,
-    cpus: int,
+    cpus: int | None,
     resume: bool,
     cache: str | None,
     cache_size: str | None,
@@ -111,6 +111,7 @@ def search(
         cache=everywhere(cache),
         cache_size=cache_size,
     )
+    refuse_without_ray(ray, {"--cpus": cpus})
     goal = _goal(max_drop, min_agreement, latency_ms, speedup, size_mb)
     wishes = _Wishes(minutes, trials, keep, without, sampler, force, ray, cpus)
     return _run(session, flags, goal, wishes)
@@ -127,7 +128,7 @@ class _Wishes:
     sampler: Any
     force: bool
     ray: str | None
-    cpus: int
+    cpus: int | None
 
 
 def _goal(
@@ -163,9 +164,10 @@ def _run(session: Session, flags: Flags, goal: "Goal", wishes: _Wishes) -> int:
             wishes.sampler,
             wishes.trials,
             wishes.ray,
-            wishes.cpus,
+            wishes.cpus or 1,
             flags.cache,
             cached,
+            wanted_bytes(flags.cache_size),
         )
         with progress.task("Searching for the best package"):
             table = run_search(order, out, force=wishes.force, progress=progress)

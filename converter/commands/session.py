@@ -1,7 +1,7 @@
 """What every command is handed, and the flags that all of them have."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -10,7 +10,7 @@ import click
 
 from converter.bounds.sizes import parse_seconds, parse_size
 from converter.commands.terminal import Terminal
-from converter.errors import ExportError
+from converter.errors import ExportError, UsageError
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -87,6 +87,20 @@ def _limit(_context: click.Context, parameter: click.Parameter, value: str | Non
         return None
     flag = parameter.opts[0]
     return parse_seconds(value, flag) if flag == "--timeout" else parse_size(value, flag)
+
+
+def refuse_without_ray(address: str | None, given: Mapping[str, object]) -> None:
+    """Refuse flags that only workers of a cluster heed, where no cluster is named: they would do nothing.
+
+    Raises:
+        UsageError: says which.
+
+    """
+    for flag, value in given.items():
+        if value is not None and address is None:
+            raise UsageError(
+                f"{flag} has a meaning only with --ray", where=flag, hint=f"add --ray ADDRESS, or leave {flag} out"
+            )
 
 
 def quiet_options(command: F) -> F:

@@ -3,7 +3,7 @@
 import contextlib
 import time
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,7 +21,9 @@ SECONDS_BETWEEN_LOOKS = 0.5
 SECONDS_FOR_OTHERS = 60.0
 """After the first worker is ready, the others have so long before trials begin; a later one joins."""
 SECONDS_TO_COME_BACK = 300.0
-"""So long nothing may be ready at all, while workers are loading or their nodes are full."""
+"""So long nothing may be ready at all, and so long a trial waits for one worker, while it loads or its node is full."""
+SECONDS_TO_CLOSE = 5.0
+"""What workers have to remove their files before they are ended."""
 TRIES = 2
 """A trial whose worker was lost is made once more."""
 HINT = "install plm-export, of this version and with the extras of its targets, on every node"
@@ -48,6 +50,13 @@ class _Worker:
     host: str = ""
     """Empty as long as it is not ready."""
     lacks: Mapping[str, str] = field(default_factory=dict)
+    since: float = field(default_factory=time.monotonic)
+    """When it was asked for."""
+
+    @property
+    def hoped_for(self) -> bool:
+        """Whether it may be ready soon. One that is never given a CPU is not waited for."""
+        return not self.host and time.monotonic() - self.since < SECONDS_TO_COME_BACK
 
 
 class Cluster:
@@ -122,8 +131,7 @@ class Cluster:
 
     def stop(self) -> None:
         """End all workers."""
-        for worker in self._workers:
-            self._kill(worker)
+        self._end(self._workers)
         self._workers = []
 
     def _useless(self, said: str) -> RuntimeMissing:
@@ -154,7 +162,11 @@ class Cluster:
                 found = self._ray.get(call)
             except self._ray.exceptions.RayTaskError as error:
                 cause = error.cause or error
-                self._drop(worker, f"{type(cause).__name__}: {' '.join(str(cause).split())[:200]}")
+                said = f"{type(cause).__name__}: {' '.join(str(cause).split())[:200]}"
+                if worker.trial is None:
+                    self._drop(worker, said)
+                else:
+                    self._lost(worker, said, "two workers could not make it")
             except self._ray.exceptions.RayError as error:
                 lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
                 # An actor that could not even begin says why at the end: most often that plm-export is not there.
@@ -193,35 +205,43 @@ class Cluster:
         outcome = found.figures or StageFailed(found.said)
         self._done.append(Done(trial.number, outcome, worker.host, trial.tries))
 
-    def _lost(self, worker: _Worker, said: str) -> None:
-        """A worker has died: its trial alone is lost, and made again by another, once."""
+    def _lost(
+        self, worker: _Worker, said: str, twice: str = "its worker was lost twice: most often for want of memory"
+    ) -> None:
+        """A worker has died or answers with nonsense: its trial alone is lost, and made again by another, once."""
         trial = worker.trial
         self._drop(worker, f"a worker was lost ({said})")
         if trial is not None and trial.tries < TRIES:
             trial.tries += 1
             self._waiting.appendleft(trial)
         elif trial is not None:
-            failed = StageFailed("its worker was lost twice: most often for want of memory")
+            failed = StageFailed(f"{twice} ({said})")
             self._done.append(Done(trial.number, failed, worker.host, trial.tries))
         if len(self._said) <= 2 * len(self._workers) + 2 and self._room() > 0:
             self._add()
 
     def _drop(self, worker: _Worker, said: str) -> None:
         self._workers.remove(worker)
-        self._kill(worker)
+        self._end([worker])
         self._said.append(said)
         self._progress.note(f"a worker of the cluster is not used any more: {said}")
 
-    def _kill(self, worker: _Worker) -> None:
-        with contextlib.suppress(Exception):
-            self._ray.kill(worker.actor)
+    def _end(self, workers: Sequence[_Worker]) -> None:
+        """End processes; those that are idle remove their files first, the others' are removed by the next to start."""
+        with contextlib.suppress(Exception):  # whatever state they are in: they are killed now
+            closing = [w.actor.close.remote() for w in workers if w.call is None]
+            if closing:
+                self._ray.wait(closing, num_returns=len(closing), timeout=SECONDS_TO_CLOSE)
+        for worker in workers:
+            with contextlib.suppress(Exception):
+                self._ray.kill(worker.actor)
 
     def _assign(self) -> None:
         """Hand what waits to workers that are free and can make it."""
         for trial in list(self._waiting):
             (target,) = trial.work.varied["targets"]
             free = [w for w in self._workers if w.host and w.call is None and target not in w.lacks]
-            if not free and (target in self.targets or not all(w.host for w in self._workers)):
+            if not free and (target in self.targets or any(w.hoped_for for w in self._workers)):
                 continue
             self._waiting.remove(trial)
             if not free:

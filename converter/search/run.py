@@ -39,6 +39,7 @@ from converter.search.study import Sampler, Study, load_optuna, open_study
 from converter.search.trials import Trials
 from converter.search.workbench import Workbench
 from converter.stage import SILENT, OutcomeCache, Progress
+from converter.stage_cache.cache import DEFAULT_BYTES
 
 if TYPE_CHECKING:
     from converter.artifact import TorchModel
@@ -73,6 +74,8 @@ class Order:
     """Folder or URL of the cache of stages, for workers too; None: the user's own."""
     cached: OutcomeCache | None = None
     """The cache, opened; None: nothing is kept beyond the search."""
+    cache_bytes: int = DEFAULT_BYTES
+    """Of all entries of the cache together, at most; for workers too."""
 
 
 READ_BY = frozenset({"max_length", "columns", "label_map"})
@@ -215,7 +218,9 @@ def _maker(made: _Search, bench: Workbench) -> Iterator[Maker | None]:
     from converter.search.worker import Setup
 
     cache = None if order.cached is None else order.cache or ""
-    setup = Setup.of(made.binding, made.space.targets, made.recipe.seed, order.cpus, cache)
+    setup = Setup.of(
+        made.binding, made.space.targets, made.recipe.seed, order.cpus, cache=cache, cache_bytes=order.cache_bytes
+    )
     with started(setup, bench, made.progress) as cluster:
         made.space = replace(made.space, targets=cluster.targets)
         yield cluster

@@ -2,7 +2,6 @@
 
 import contextlib
 import socket
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,6 +11,7 @@ from converter.errors import ExportError, ResourceLimit
 from converter.fleet.transport import local_paths, path_digest, with_paths
 from converter.fleet.worker import missing_of, moved_to
 from converter.search.figures import Figures
+from converter.search.leftovers import own_folder, remove_leftovers
 from converter.search.making import Kind, Work
 from converter.stage import SILENT
 from converter.stage_cache.identity import own_version
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from converter.search.binding import Binding
     from converter.search.goal import Goal
     from converter.search.workbench import Told, Workbench
+    from converter.stage_cache.cache import StageCache
 
 
 @dataclass(frozen=True)
@@ -38,16 +39,33 @@ class Setup:
     cpus: int
     cache: str | None
     """Folder or URL of the cache of stages; empty: the worker's own; None: none."""
+    cache_bytes: int
+    """Of all entries of the cache together, at most."""
     code: str
 
     @classmethod
-    def of(cls, binding: "Binding", targets: tuple[str, ...], seed: int, cpus: int, cache: str | None) -> "Setup":
+    def of(
+        cls,
+        binding: "Binding",
+        targets: tuple[str, ...],
+        seed: int,
+        cpus: int,
+        *,
+        cache: str | None,
+        cache_bytes: int,
+    ) -> "Setup":
         """Describe a search; `eval` stays where it is: no trial may see it."""
         base = {k: v for k, v in binding.base.items() if k != "eval"}
         texts = (str(binding.learning), str(binding.held_back))
         paths = (*local_paths({k: v for k, v in base.items() if k != "calibration"}), *texts)
         digests = {p: path_digest(p) or "" for p in paths}
-        return cls(base, binding.goal, *texts, digests, targets, seed, cpus, cache, own_version())
+        return cls(base, binding.goal, *texts, digests, targets, seed, cpus, cache, cache_bytes, own_version())
+
+    def opened_cache(self) -> "StageCache | None":
+        """Open the cache of stages on this machine; None: nothing is kept."""
+        from converter.stage_cache.cache import open_cache
+
+        return None if self.cache is None else open_cache(self.cache or None, limit=self.cache_bytes)
 
 
 @dataclass(frozen=True)
@@ -92,7 +110,8 @@ class TrialWorker:
     """A process of the cluster: it loads the source once, and makes one trial after the other."""
 
     def __init__(self) -> None:
-        self._folder = tempfile.TemporaryDirectory(prefix="plm-export-trials-")
+        remove_leftovers()
+        self._folder = own_folder()
         self._binding: Binding | None = None
         self._bench: Workbench | None = None
 
@@ -112,6 +131,11 @@ class TrialWorker:
         except ExportError as error:
             return Ready(host, unfit=str(error))
 
+    def close(self) -> None:
+        """Remove all files of this worker: it is ended now."""
+        self._bench = None
+        self._folder.cleanup()
+
     def _prepared(self, setup: Setup, moved: Mapping[str, str]) -> dict[str, str]:
         """Return the targets that cannot be made here."""
         from converter.model_folder.given import load_model
@@ -119,7 +143,6 @@ class TrialWorker:
         from converter.resources import fixed_threads
         from converter.search.binding import Binding, bench_of, read_halves
         from converter.search.starts import plain_of
-        from converter.stage_cache.cache import open_cache
 
         base = with_paths(setup.base, moved)
         learning, held_back = (Path(moved.get(p, p)) for p in (setup.learning, setup.held_back))
@@ -130,7 +153,7 @@ class TrialWorker:
             recipe = bind_recipe({**base, "calibration": str(learning)}, where="search")
             source = load_model(recipe, SILENT)
             _, text = read_halves(recipe, source, learning, held_back)
-            cache = None if setup.cache is None else open_cache(setup.cache or None)
+            cache = setup.opened_cache()
             bench = bench_of(source, text, work, SILENT, seed=setup.seed, threads=setup.cpus, cache=cache)
             self._binding = Binding(base, setup.goal, source, learning, held_back)
             for target in recipe.targets:
