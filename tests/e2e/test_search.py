@@ -90,7 +90,7 @@ def test_a_search_without_text_or_space_or_into_a_folder_of_others_is_refused(
 ) -> None:
     out = tmp_path / "out"
     assert "--calibration" in refused(capfd, str(model), "-o", str(out))
-    left_out = [f"--without={kind}" for kind in ("trim", "prune", "share", "factorize", "distill", "dynamic")]
+    left_out = [f"--without={kind}" for kind in ("trim", "prune", "adapt", "share", "factorize", "distill", "dynamic")]
     text = [str(model), "--calibration", str(train), "-o", str(out)]
     assert "nothing is left to search" in refused(capfd, *text, *left_out)
     assert "wanted a number above 0" in refused(capfd, *text, "--latency-ms", "0")
