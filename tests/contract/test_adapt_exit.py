@@ -260,3 +260,14 @@ def test_what_cannot_leave_early_is_refused_by_name(tiny: Callable[..., Path], t
         EarlyExit(layers=(2,)).run(source, context(tmp_path, texts(20)))
     with pytest.raises(RecipeError, match=r"cannot come after adapt\.exit"):
         bind_recipe({"compress": [{"stage": "adapt.exit"}, {"stage": "distill.soft"}]})
+
+
+def test_texts_that_left_elsewhere_do_not_count_as_noise_and_noise_everywhere_does() -> None:
+    from converter.onnx.quantize.fallback import _share, _without_jumps
+
+    wanted = np.random.default_rng(0).standard_normal((40, 2)).astype(np.float32)
+    jumped = wanted.copy()
+    jumped[:4] *= -1
+    assert _share(wanted, jumped) > 0.05 > _share(*_without_jumps(wanted, jumped))
+    noisy = wanted + np.random.default_rng(1).standard_normal((40, 2)).astype(np.float32)
+    assert _share(*_without_jumps(wanted, noisy)) > 0.05
