@@ -1,6 +1,7 @@
 """Layers that drop tokens: which, how many, and that no text's answer depends on another's."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +11,10 @@ import torch
 
 from converter.artifact import TorchModel
 from converter.binding import bind
+from converter.distill.soft import SoftLabels
 from converter.errors import RecipeError, UsageError
 from converter.graphs import MODEL
-from converter.model_folder.dropped_tokens import WHOLE, DroppingLayer, Tokens, left_of
+from converter.model_folder.dropped_tokens import WHOLE, DroppingLayer, TokenDropping, Tokens, left_of, masking
 from converter.model_folder.load import load_source
 from converter.model_folder.save import save_model
 from converter.onnx.export import ExportOnnx
@@ -140,13 +142,44 @@ def test_the_tokens_of_the_highest_score_stay_and_the_first_always(tiny: Callabl
 def test_what_trains_answers_as_what_ships(tiny: Callable[..., Path], task: str) -> None:
     model = dropping(tiny, "bert", task)
     wanted = own_answers(model, torch_run(model), True)
-    for part in model.module.modules():
-        if isinstance(part, torch.nn.Dropout):
-            part.p = 0.0
-    model.module.train()
-    found = own_answers(model, torch_run(model), True)
-    model.module.eval()
+    with masking(model.module):
+        found = own_answers(model, torch_run(model), True)
     assert all(np.allclose(a, b, atol=2e-5) for a, b in zip(wanted, found, strict=True))
+    found = own_answers(model, torch_run(model), True)
+    assert all(np.array_equal(a, b) for a, b in zip(wanted, found, strict=True)), "taken out again"
+
+
+@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("options", [{}, {"dropout": True}, {"relation_weight": 1.0, "cache_mb": 0}])
+def test_what_drops_tokens_learns_states_and_relations_of_its_source(
+    tiny: Callable[..., Path], tmp_path: Path, task: str, options: dict[str, Any]
+) -> None:
+    """Token by token, with whatever options; trained, it drops tokens as before."""
+    source = load_source(str(tiny("bert", task)))
+    given = dropping(tiny, "bert", task)
+    ctx = replace(context(tmp_path), teacher=source)
+    outcome = SoftLabels(epochs=12, learning_rate=2e-3, batch_size=8, **options).run(given, ctx)
+    made = outcome.made
+    parts = [outcome.facts[f"{which}_parts"] for which in ("first", "last")]
+    assert parts[0].keys() >= {"soft", "hidden"}
+    assert outcome.facts["last_loss"] < outcome.facts["first_loss"]
+    assert dropping_of(made) == dropping_of(given)
+    assert not any(part.masks for part in made.module.modules() if isinstance(part, TokenDropping))
+    with masking(made.module):
+        masked = own_answers(made, torch_run(made), True)
+    taken_out = own_answers(made, torch_run(made), True)
+    assert all(np.allclose(a, b, atol=2e-5) for a, b in zip(masked, taken_out, strict=True))
+    assert is_batch_exact(made)
+
+
+def test_of_a_source_that_drops_tokens_a_student_that_does_learns_too(
+    tiny: Callable[..., Path], tmp_path: Path
+) -> None:
+    source = dropping(tiny)
+    wanted = own_answers(source, torch_run(source), True)
+    SoftLabels(steps=2, relation_weight=1.0).run(source, replace(context(tmp_path), teacher=source))
+    found = own_answers(source, torch_run(source), True)
+    assert all(np.array_equal(a, b) for a, b in zip(wanted, found, strict=True)), "the teacher is left as it was"
 
 
 def test_a_dropped_token_gives_the_last_state_that_it_had(tiny: Callable[..., Path], tmp_path: Path) -> None:
