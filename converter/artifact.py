@@ -193,7 +193,7 @@ class TorchModel(Artifact):
     def digest(self) -> str:
         """Of every tensor's name, type, shape and bytes; a tied one once for each of its names.
 
-        And of what no tensor tells: how many tokens layers drop.
+        And of what no tensor tells: how many tokens layers drop, and behind which of them texts leave.
         """
         made = hashlib.sha256()
         for name, tensor in stored_tensors(self.module):

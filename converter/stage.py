@@ -127,6 +127,8 @@ class Stage(ABC, Generic[Given, Made]):
     """Runs in all processes of a launch; any other stage runs in the first alone."""
     bars: ClassVar[tuple[str, ...]] = ()
     """What cannot come after it in a recipe: names of stages, or the beginning of names."""
+    why_bars: ClassVar[str] = ""
+    """What `marks` finds, as in "its layers drop tokens"; told where it bars a stage in a later run."""
     leaves_on_disk: ClassVar[bool] = False
     """What it makes of a model whose weights are on disk has them there too."""
     place: ClassVar[int | None] = None
@@ -134,6 +136,11 @@ class Stage(ABC, Generic[Given, Made]):
 
     Which values of its options are tried stands with the options, see `converter.binding.option`.
     """
+
+    @classmethod
+    def marks(cls, source: "TorchModel") -> bool:
+        """Tell whether a source was made with it in an earlier run, so that what it bars is barred from the start."""
+        return False
 
     def check(self, source: "TorchModel", *, has_text: bool) -> None:
         """Raise where it can be told from the source that `run` would refuse: nothing has been done yet.
@@ -201,7 +208,26 @@ def check_stage(stage: Stage[Any, Any], source: "TorchModel", *, has_text: bool)
             where=stage.name or type(stage).__name__,
             hint="leave this step out for this model",
         )
+    _refuse_behind_earlier_run(stage, source)
     stage.check(source, has_text=has_text)
+
+
+def _refuse_behind_earlier_run(stage: Stage[Any, Any], source: "TorchModel") -> None:
+    """Raise where a recipe could not have `stage` behind what an earlier run has made of the source."""
+    from converter.registry import stage_class, stage_names
+
+    for earlier in map(stage_class, stage_names()):
+        # That it cannot run twice, its own check tells.
+        barred = stage.name != earlier.name and stage.name.startswith(earlier.bars or ("\0",))
+        if barred and earlier.marks(source):
+            never = earlier.name.startswith(stage.bars or ("\0",))
+            raise UsageError(
+                f"the source was made with {earlier.name} ({earlier.why_bars}): {stage.name} cannot come after that",
+                where=stage.name,
+                hint=f"leave {stage.name} out"
+                if never
+                else f"start from the model as it was before, with {stage.name} first and {earlier.name} behind it",
+            )
 
 
 def run_stage(stage: Stage[Given, Made], given: Given, ctx: Context) -> tuple[Made, Record]:

@@ -58,12 +58,19 @@ class EarlyExit(Stage[TorchModel, TorchModel]):
     place = 7
     # They change the layers that heads read, or the answers that they learned.
     bars = ("prune.", "share.", "factorize.", "distill.", "trim.", "adapt.")
+    why_bars = "texts leave behind its earlier layers"
 
     def __post_init__(self) -> None:
         if list(self.layers) != sorted(set(self.layers)):
             raise RecipeError(f"layers must be ascending, found {list(self.layers)}", where=f"{NAME}.layers")
         if self.layers and self.depth != 0.5:
             raise RecipeError("give layers or depth, not both", where=NAME)
+
+    @classmethod
+    def marks(cls, source: TorchModel) -> bool:
+        from converter.model_folder.exits import exits_of
+
+        return exits_of(source.module) is not None
 
     def check(self, source: TorchModel, *, has_text: bool) -> None:
         from converter.surgery.resize import family_of

@@ -2,17 +2,19 @@
 
 How many tokens are left of a text depends on its own length alone: `ceil(share * length)` of each layer that drops. In
 a batch the texts are as wide as the longest one's rest, and what is too much of a shorter one is masked, so that no
-answer depends on neighbours or padding. While training nothing is taken out: dropped tokens are masked, and answers are
-the same.
+answer depends on neighbours or padding. Under `masking`, as in training, nothing is taken out: dropped tokens are
+masked, states keep their places, and answers are the same.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
 
+from converter.model_folder.replacement_map import ascending
 from converter.registry import families
 
 if TYPE_CHECKING:
@@ -40,9 +42,10 @@ def _of_any_size(kept: Any, width: Any) -> Any:
     """
     if not isinstance(kept, torch.SymInt):
         return kept
-    read: Any = torch.full((), kept, dtype=torch.int64).item()
-    torch._check(read >= 1)  # noqa: SLF001 - documented, and the only way to say it
-    torch._check(read <= width)  # noqa: SLF001
+    made: Any = torch
+    read = made.full((), kept, dtype=torch.int64).item()
+    made._check(read >= 1)  # noqa: SLF001 - documented, and the only way to say it
+    made._check(read <= width)  # noqa: SLF001
     return read
 
 
@@ -133,6 +136,8 @@ class DroppingLayer:
     ) -> torch.Tensor:
         steps = self.family.steps(self)  # type: ignore[arg-type]
         states, score = self._attended(steps, hidden_states, attention_mask, tokens.own)
+        if not tokens.taken_out:  # those that an earlier layer dropped keep the state that they had there
+            states = torch.where(tokens.own[:, :, None], states, hidden_states)
         states = tokens.drop(states, score, self.share)
         made = steps.fed(states)
         return made if tokens.taken_out else torch.where(tokens.own[:, :, None], made, states)
@@ -170,14 +175,15 @@ class TokenDropping:
     weightless = True  # no weight tells what it does
     layer: torch.nn.ModuleList
     restores: bool
-    training: bool
+    masks = False
+    """Dropped tokens are masked and keep their places; see `masking`."""
 
     def forward(
         self, hidden_states: torch.Tensor, attention_mask: torch.Tensor | None = None, **_: Any
     ) -> Mapping[str, Any]:
         from transformers.modeling_outputs import BaseModelOutputWithPastAndCrossAttentions
 
-        tokens = Tokens.of(attention_mask, hidden_states, taken_out=not self.training, restores=self.restores)
+        tokens = Tokens.of(attention_mask, hidden_states, taken_out=not self.masks, restores=self.restores)
         mask, dropped = attention_mask, False
         for layer in self.layer:
             if isinstance(layer, DroppingLayer):
@@ -193,13 +199,34 @@ class TokenDropping:
 
     def spec(self) -> dict[str, Any]:
         dropping = {i: layer for i, layer in enumerate(self.layer) if isinstance(layer, DroppingLayer)}
+        scores = [layer.by for layer in dropping.values()]
         return {
             "kind": self.kind,
             "layers": list(dropping),
             "keep": [layer.share for layer in dropping.values()],
-            "score": next(iter(dropping.values())).by,
+            "score": scores[0] if scores else "",
             "restores": self.restores,
         }
+
+
+@contextmanager
+def masking(*models: torch.nn.Module) -> Iterator[None]:
+    """Have the tokens that `models` drop masked instead of taken out, so that each state keeps its place."""
+    loops = [part for model in models for part in model.modules() if isinstance(part, TokenDropping)]
+    for loop in loops:
+        loop.masks = True
+    try:
+        yield
+    finally:
+        for loop in loops:
+            loop.masks = False
+
+
+def settle(model: torch.nn.Module) -> None:
+    """Give what runs the layers its own class back where none of them drops tokens any more."""
+    for part in model.modules():
+        if isinstance(part, TokenDropping) and not part.spec()["layers"]:
+            part.__class__ = type(part).__bases__[1]
 
 
 def let_drop(model: torch.nn.Module, loop: Any, spec: Mapping[str, Any]) -> None:
@@ -210,14 +237,14 @@ def let_drop(model: torch.nn.Module, loop: Any, spec: Mapping[str, Any]) -> None
 
     """
     family = families().get(str(model.config.model_type))  # type: ignore[union-attr]
-    layers: Sequence[int] = [int(i) for i in spec["layers"]]
-    shares: Sequence[int] = [int(share) for share in spec["keep"]]
-    if family is None or not family.layer_loop or len(layers) != len(shares) or spec["score"] not in SCORES:
+    layers, shares, restores = ascending(spec["layers"]), spec["keep"], spec["restores"]
+    if family is None or not family.layer_loop or spec["score"] not in SCORES or not isinstance(restores, bool):
         raise ValueError("it does not say which layers drop how many tokens")
-    if not layers or min(layers) < 0 or max(layers) >= len(loop.layer) or not all(0 < s <= WHOLE for s in shares):
-        raise ValueError(f"layers {layers} are to keep {shares} thousandths of their tokens")
+    fits = isinstance(shares, list) and len(layers) == len(shares) and layers[-1] < len(loop.layer)
+    if not fits or not all(type(share) is int and 0 < share <= WHOLE for share in shares):
+        raise ValueError(f"layers {layers} of {len(loop.layer)} are to keep {shares} thousandths of their tokens")
     _swap(loop, TokenDropping)
-    loop.restores = bool(spec["restores"])
+    loop.restores = restores
     for i, share in zip(layers, shares, strict=True):
         layer = loop.layer[i]
         _swap(layer, DroppingLayer)

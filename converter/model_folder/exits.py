@@ -9,6 +9,8 @@ from typing import Any
 
 import torch
 
+from converter.model_folder.replacement_map import ascending
+
 NAME = "exits"
 """The module of the model that holds them."""
 
@@ -30,6 +32,7 @@ class EarlyExits(torch.nn.Module):
     """A head for each of some layers (counted from 0), and how confident it must be."""
 
     kind = "early-exit"
+    weightless = True  # no weight tells which layers it reads
     thresholds: torch.Tensor
 
     def __init__(self, layers: Sequence[int], width: int, classes: int) -> None:
@@ -55,17 +58,20 @@ def confidence(logits: torch.Tensor) -> torch.Tensor:
     return torch.softmax(logits, dim=-1).amax(dim=-1)
 
 
-def empty_exits(spec: Mapping[str, Any]) -> EarlyExits:
-    """Return heads without weights.
+def empty_exits(spec: Mapping[str, Any], config: Any) -> EarlyExits:
+    """Return heads without weights, for a model of this configuration.
 
     Raises:
-        KeyError, TypeError, ValueError: the spec is damaged.
+        KeyError, ValueError: the spec is damaged, or of another model.
 
     """
-    layers = [int(i) for i in spec["layers"]]
-    if not layers or layers != sorted(set(layers)) or layers[0] < 0:
-        raise ValueError(f"exits behind the layers {layers}")
-    return EarlyExits(layers, int(spec["width"]), int(spec["classes"]))
+    layers, n_layers = ascending(spec["layers"]), int(config.num_hidden_layers)
+    if layers[-1] > n_layers - 2:
+        raise ValueError(f"there are exits behind the layers {layers} of {n_layers}")
+    for what, fits in (("width", config.hidden_size), ("classes", config.num_labels)):
+        if type(spec[what]) is not int or spec[what] != fits:
+            raise ValueError(f"{what} is {spec[what]!r}, and that of the model {fits}")
+    return EarlyExits(layers, spec["width"], spec["classes"])
 
 
 def exits_of(module: torch.nn.Module) -> EarlyExits | None:

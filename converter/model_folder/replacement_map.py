@@ -1,6 +1,7 @@
 """`stand_ins.json`: which modules of a saved model stand in for others, and which layers are one."""
 
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -44,6 +45,20 @@ class StandIns:
         if not _is_table(parts, dict) or not _is_table(ties, str):
             raise SourceError("the list of replaced modules is damaged", where=str(path))
         return cls(parts, ties)
+
+
+def ascending(value: Any) -> list[int]:
+    """Return a list of layers, counted from 0, that a file names.
+
+    Raises:
+        ValueError: it is empty or no list, or holds anything but whole numbers, each above the one before.
+
+    """
+    if not isinstance(value, list) or not value or not all(type(i) is int for i in value):
+        raise ValueError(f"wanted a list of layers, found {value!r}")
+    if value[0] < 0 or any(a >= b for a, b in pairwise(value)):
+        raise ValueError(f"layers must be ascending from 0, found {value}")
+    return value
 
 
 def _is_table(value: Any, kind: type) -> bool:

@@ -193,7 +193,7 @@ def put_empty(module: torch.nn.Module, specs: "Mapping[str, Spec]", where: str) 
     for name, spec in specs.items():
         try:
             if spec["kind"] == EarlyExits.kind and name == EXITS:
-                module.add_module(name, empty_exits(spec))
+                module.add_module(name, empty_exits(spec, module.config))
                 continue
             part = module.get_submodule(name)
             if spec["kind"] == TokenDropping.kind:

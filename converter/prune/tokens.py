@@ -66,6 +66,7 @@ class TokenPruning(Stage[TorchModel, TorchModel]):
     place = 4
     # They cut or fit layers by what flows through them, token by token.
     bars = ("prune.", "distill.gradual", "factorize.linears", "share.layers")
+    why_bars = "its layers drop tokens"
 
     def __post_init__(self) -> None:
         if self.layers and self.first_layer != 1:
@@ -76,6 +77,12 @@ class TokenPruning(Stage[TorchModel, TorchModel]):
             raise RecipeError("products already decides keep: give one of them", where=NAME)
         if self.products is None and round(self.keep * THOUSANDTHS) == THOUSANDTHS:
             raise RecipeError("all tokens would be kept", where=f"{NAME}.keep", hint="give less than 1, as in keep=0.7")
+
+    @classmethod
+    def marks(cls, source: TorchModel) -> bool:
+        from converter.surgery.tokens import dropping_of
+
+        return dropping_of(source) is not None
 
     def check(self, source: TorchModel, *, has_text: bool) -> None:
         from converter.surgery.tokens import refuse_dropping

@@ -123,6 +123,8 @@ def tied(module: "torch.nn.Module", groups: Groups, merge: str) -> "torch.nn.Mod
     """Return a copy in which the layers of each group are one."""
     import torch
 
+    from converter.model_folder.dropped_tokens import settle
+
     made = copy.deepcopy(module)
     stack = _stack(made)
     for group in groups:
@@ -134,6 +136,7 @@ def tied(module: "torch.nn.Module", groups: Groups, merge: str) -> "torch.nn.Mod
                     parameter.copy_(torch.stack([layer.get_parameter(name) for layer in layers]).mean(dim=0))
         for i in group:
             stack[i] = kept
+    settle(made)
     return made
 
 

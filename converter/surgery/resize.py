@@ -121,9 +121,12 @@ def shallower(model: TorchModel, kept: Sequence[int]) -> TorchModel:
         StageFailed: `kept` is empty, unsorted, or names what is not there.
 
     """
+    from converter.model_folder.dropped_tokens import settle
+
     family, before = family_of(model), shape_map_of(model)
     module = copy.deepcopy(model.module)
     family.keep_layers(module, kept)
+    settle(module)
     bring_in(module)  # what is left may fit where the whole does not
     layers = before.layers if family.shares_layers else tuple(before.layers[i] for i in kept)
     made = ShapeMap(layers, tuple(before.layers_kept[i] for i in kept))

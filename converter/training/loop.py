@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from converter.errors import StageFailed, UsageError
+from converter.model_folder.dropped_tokens import masking
 from converter.stage import SILENT, Ticker
 from converter.training.checkpoint import (
     Checkpoint,
@@ -124,8 +125,10 @@ def train(job: Job) -> Trained:
     with _own_randomness(accelerator.device):
         training = Training.of(job, accelerator)
         resumed_from = training.resume(progress)
-        kept = training.keep_answers(progress)
-        training.run(progress)
+        # Hidden states and relations are compared token by token: none may be taken out.
+        with masking(training.student, *([training.teacher.observed] if training.teacher else [])):
+            kept = training.keep_answers(progress)
+            training.run(progress)
     accelerator.wait_for_everyone()
     return Trained(
         module=training.finished(),

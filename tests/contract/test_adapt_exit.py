@@ -13,11 +13,12 @@ from converter.adapt._heads import Seen, least_texts, set_thresholds
 from converter.adapt.exit import EarlyExit
 from converter.artifact import TorchModel
 from converter.binding import bind
-from converter.errors import RecipeError, UsageError
+from converter.errors import RecipeError, SourceError, UsageError
 from converter.examples import Example
 from converter.graphs import MODEL
 from converter.model_folder.exits import EarlyExits, confidence, exits_of
 from converter.model_folder.load import load_source
+from converter.model_folder.replacements import put_empty
 from converter.model_folder.save import save_model
 from converter.onnx.branches import write_branches
 from converter.onnx.export import ExportOnnx
@@ -27,8 +28,9 @@ from converter.onnx.weights import product_weights
 from converter.quantize.static import StaticInt8
 from converter.recipe import bind_recipe
 from converter.reference import feed_of, torch_run
-from converter.registry import target_class
-from converter.stage import Context, Outcome, run_stage, run_stages
+from converter.registry import stage_class, target_class
+from converter.stage import Context, Outcome, check_stage, run_stage, run_stages
+from converter.stage_cache.identity import base_key
 from tests.tiny import SENTENCES
 
 WORDS = sorted({word for sentence in SENTENCES for word in sentence.split()})
@@ -271,3 +273,50 @@ def test_texts_that_left_elsewhere_do_not_count_as_noise_and_noise_everywhere_do
     assert _share(wanted, jumped) > 0.05 > _share(*_without_jumps(wanted, jumped))
     noisy = wanted + np.random.default_rng(1).standard_normal((40, 2)).astype(np.float32)
     assert _share(*_without_jumps(wanted, noisy)) > 0.05
+
+
+@pytest.mark.parametrize("later", ["prune.tokens", "distill.soft", "trim.vocabulary", "share.codebook"])
+def test_what_cannot_come_behind_in_a_recipe_cannot_in_a_later_run(leaving: tuple[TorchModel, Any], later: str) -> None:
+    stage = bind(stage_class(later), {}, "compress[0]")
+    with pytest.raises(UsageError, match=rf"made with adapt\.exit .*: {later} cannot come after that"):
+        check_stage(stage, leaving[0], has_text=True)
+
+
+def test_exits_behind_other_layers_are_another_model(tiny: Callable[..., Path]) -> None:
+    """Their weights may be the same, and no weight tells which states they read."""
+    source, found = load_source(str(tiny("bert", layers=4))), [load_source(str(tiny("bert", layers=4)))]
+    for layer in (0, 1):
+        model = load_source(str(tiny("bert", layers=4)))
+        torch.manual_seed(0)
+        model.module.add_module("exits", EarlyExits((layer,), model.config.hidden_size, 3).eval())
+        found.append(model)
+    assert found[0].digest == source.digest
+    assert len({model.digest for model in found}) == 3
+    assert len({base_key(ExportOnnx(), model) for model in found}) == 3
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        {"layers": [1, 0]},
+        {"layers": [0, 0]},
+        {"layers": [0.9, 1]},
+        {"layers": [False, True]},
+        {"layers": "01"},
+        {"layers": {"0": 1}},
+        {"layers": []},
+        {"layers": [0, 9]},
+        {"width": 31.5},
+        {"width": 1},
+        {"classes": "3"},
+        {"classes": 9},
+    ],
+)
+def test_a_damaged_list_of_exits_is_refused_by_name(leaving: tuple[TorchModel, Any], damage: dict[str, Any]) -> None:
+    exits: Any = exits_of(leaving[0].module)
+    module = torch.nn.Module()
+    module.config = leaving[0].config  # type: ignore[assignment]
+    put_empty(module, {"exits": exits.spec()}, "folder")
+    with pytest.raises(SourceError, match="the replacement of exits is damaged") as caught:
+        put_empty(module, {"exits": exits.spec() | damage}, "folder")
+    assert caught.value.exit_code == 4

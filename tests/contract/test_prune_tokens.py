@@ -11,18 +11,23 @@ import torch
 
 from converter.artifact import TorchModel
 from converter.binding import bind
-from converter.errors import RecipeError, UsageError
+from converter.distill.soft import SoftLabels
+from converter.errors import RecipeError, SourceError, UsageError
 from converter.graphs import MODEL
-from converter.model_folder.dropped_tokens import WHOLE, DroppingLayer, Tokens, left_of
+from converter.model_folder.dropped_tokens import WHOLE, DroppingLayer, TokenDropping, Tokens, left_of, masking
 from converter.model_folder.load import load_source
+from converter.model_folder.replacements import put_empty, stand_ins
 from converter.model_folder.save import save_model
 from converter.onnx.export import ExportOnnx
 from converter.prune.tokens import TokenPruning
 from converter.recipe import bind_recipe
 from converter.reference import feed_of, torch_run
-from converter.stage import run_stage, run_stages
+from converter.registry import stage_class
+from converter.stage import check_stage, run_stage, run_stages
 from converter.stage_cache.artifacts import read_artifact, write_artifact
-from converter.stage_cache.identity import artifact_key
+from converter.stage_cache.cache import open_cache
+from converter.stage_cache.identity import artifact_key, base_key
+from converter.surgery.resize import shallower
 from converter.surgery.tokens import dropping_of, products_at, reads_one_token, with_dropping, work_of
 from tests.pruning import PLAIN, context
 from tests.tiny import make_tiny_sentence_transformer
@@ -145,13 +150,44 @@ def test_the_tokens_of_the_highest_score_stay_and_the_first_always(tiny: Callabl
 def test_what_trains_answers_as_what_ships(tiny: Callable[..., Path], task: str) -> None:
     model = dropping(tiny, "bert", task)
     wanted = own_answers(model, torch_run(model), True)
-    for part in model.module.modules():
-        if isinstance(part, torch.nn.Dropout):
-            part.p = 0.0
-    model.module.train()
-    found = own_answers(model, torch_run(model), True)
-    model.module.eval()
+    with masking(model.module):
+        found = own_answers(model, torch_run(model), True)
     assert all(np.allclose(a, b, atol=2e-5) for a, b in zip(wanted, found, strict=True))
+    found = own_answers(model, torch_run(model), True)
+    assert all(np.array_equal(a, b) for a, b in zip(wanted, found, strict=True)), "taken out again"
+
+
+@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("options", [{}, {"dropout": True}, {"relation_weight": 1.0, "cache_mb": 0}])
+def test_what_drops_tokens_learns_states_and_relations_of_its_source(
+    tiny: Callable[..., Path], tmp_path: Path, task: str, options: dict[str, Any]
+) -> None:
+    """Token by token, with whatever options; trained, it drops tokens as before."""
+    source = load_source(str(tiny("bert", task)))
+    given = dropping(tiny, "bert", task)
+    ctx = replace(context(tmp_path), teacher=source)
+    outcome = SoftLabels(epochs=12, learning_rate=2e-3, batch_size=8, **options).run(given, ctx)
+    made = outcome.made
+    parts = [outcome.facts[f"{which}_parts"] for which in ("first", "last")]
+    assert parts[0].keys() >= {"soft", "hidden"}
+    assert outcome.facts["last_loss"] < outcome.facts["first_loss"]
+    assert dropping_of(made) == dropping_of(given)
+    assert not any(part.masks for part in made.module.modules() if isinstance(part, TokenDropping))
+    with masking(made.module):
+        masked = own_answers(made, torch_run(made), True)
+    taken_out = own_answers(made, torch_run(made), True)
+    assert all(np.allclose(a, b, atol=2e-5) for a, b in zip(masked, taken_out, strict=True))
+    assert is_batch_exact(made)
+
+
+def test_of_a_source_that_drops_tokens_a_student_that_does_learns_too(
+    tiny: Callable[..., Path], tmp_path: Path
+) -> None:
+    source = dropping(tiny)
+    wanted = own_answers(source, torch_run(source), True)
+    SoftLabels(steps=2, relation_weight=1.0).run(source, replace(context(tmp_path), teacher=source))
+    found = own_answers(source, torch_run(source), True)
+    assert all(np.array_equal(a, b) for a, b in zip(wanted, found, strict=True)), "the teacher is left as it was"
 
 
 def test_a_dropped_token_gives_the_last_state_that_it_had(tiny: Callable[..., Path], tmp_path: Path) -> None:
@@ -292,3 +328,66 @@ def test_counts_are_the_same_in_whole_numbers_and_in_floats() -> None:
 def test_a_classifier_reads_one_token_and_the_others_every(tiny: Callable[..., Path]) -> None:
     assert reads_one_token(load_source(str(tiny())))
     assert not reads_one_token(load_source(str(tiny("bert", "question-answering"))))
+
+
+# --- a saved model that drops tokens ----------------------------------------------------------------------------
+
+
+BARRED = ("prune.structured", "prune.threshold", "prune.layers", "share.layers", "factorize.linears")
+
+
+@pytest.mark.parametrize("later", BARRED)
+def test_what_cannot_come_behind_in_a_recipe_cannot_in_a_later_run(tiny: Callable[..., Path], later: str) -> None:
+    stage = bind(stage_class(later), {}, "compress[0]")
+    with pytest.raises(UsageError, match=rf"made with prune\.tokens .*: {later} cannot come after that") as caught:
+        check_stage(stage, dropping(tiny), has_text=True)
+    assert caught.value.exit_code == 2
+    assert f"with {later} first and prune.tokens behind it" in str(caught.value.hint)
+    assert not TokenPruning.marks(load_source(str(tiny())))
+
+
+def test_what_may_come_behind_may_in_a_later_run(tiny: Callable[..., Path]) -> None:
+    check_stage(bind(stage_class("distill.soft"), {}, "compress[0]"), dropping(tiny), has_text=True)
+    with pytest.raises(UsageError, match="drop tokens already"):
+        check_stage(bind(stage_class("prune.tokens"), {}, "compress[0]"), dropping(tiny), has_text=True)
+
+
+def test_without_a_layer_that_drops_a_model_is_one_that_never_did(tiny: Callable[..., Path]) -> None:
+    source = load_source(str(tiny("bert", layers=3)))
+    wanted, found = (shallower(model, (0, 2)) for model in (source, with_dropping(source, {1: 500}, "attention")))
+    assert dropping_of(found) is None
+    assert not stand_ins(found.module)
+    assert found.digest == wanted.digest
+    pairs = zip(*(own_answers(model, torch_run(model), True) for model in (wanted, found)), strict=True)
+    assert all(np.array_equal(a, b) for a, b in pairs)
+    assert dropping_of(shallower(with_dropping(source, {1: 500}, "attention"), (0, 1))) is not None
+
+
+DAMAGE: dict[str, tuple[Any, ...]] = {
+    "restores": ("no", 1),
+    "keep": ([300.9, 500], [True, 500], [300, 1001], [300], "12"),
+    "layers": ([1, 1], [1, 0], [0.0, 1], [-1, 1], [0, 9], "01", {"0": 1, "1": 2}, []),
+    "score": ("luck", ["attention"]),
+}
+
+
+@pytest.mark.parametrize("damage", [{name: value} for name, values in DAMAGE.items() for value in values])
+def test_a_damaged_list_of_layers_is_refused_by_name(tiny: Callable[..., Path], damage: dict[str, Any]) -> None:
+    spec = {"kind": TokenDropping.kind, "layers": [0, 1], "keep": [300, 900], "score": "first", "restores": False}
+    put_empty(load_source(str(tiny())).module, {"bert.encoder": spec}, "folder")
+    with pytest.raises(SourceError, match=r"the replacement of bert\.encoder is damaged") as caught:
+        put_empty(load_source(str(tiny())).module, {"bert.encoder": spec | damage}, "folder")
+    assert caught.value.exit_code == 4
+
+
+def test_what_drops_tokens_is_exported_anew_and_other_shares_too(tiny: Callable[..., Path], tmp_path: Path) -> None:
+    cache, source = open_cache(str(tmp_path / "cache"), note=print), load_source(str(tiny()))
+    ctx = replace(context(tmp_path), cache=cache)
+    chains = ([], [TokenPruning(keep=0.5, first_layer=0)])
+    runs = [run_stages([*chain, ExportOnnx()], source, ctx) for chain in (*chains, *chains)]
+    assert [[r.cached for r in records] for _, records in runs] == [[False], [False, False], [True], [True, True]]
+    digests = [made.digest for made, _ in runs]
+    assert digests[0] != digests[1]
+    assert digests[:2] == digests[2:]
+    shares = [with_dropping(source, {0: share}, "attention") for share in (500, 700)]
+    assert len({base_key(ExportOnnx(), model) for model in (source, *shares)}) == 3
