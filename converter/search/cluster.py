@@ -227,7 +227,7 @@ class Cluster:
         self._progress.note(f"a worker of the cluster is not used any more: {said}")
 
     def _end(self, workers: Sequence[_Worker]) -> None:
-        """End processes. They remove their files first; what one does not come to is removed by the next to start there."""
+        """End processes. They remove their files first; what is left then, the next to start there removes."""
         with contextlib.suppress(Exception):  # whatever state they are in: they are killed now
             closing = [w.actor.close.remote() for w in workers]
             if closing:
