@@ -202,7 +202,8 @@ def check_needs(recipe: "Recipe", source: "TorchModel", limits: Limits, work: Pa
     from converter.model_folder.mapped import bytes_held, bytes_to_map
 
     if source.offloaded:
-        return  # what is left of it is looked at when it is there
+        _check_left(recipe, source, limits, work)
+        return
     weights = source.size_bytes
     # The libraries and the source are loaded by now.
     check_address_space(LIBRARIES_MAP + int((COPIES_IN_MEMORY - 1) * weights))
@@ -214,6 +215,30 @@ def check_needs(recipe: "Recipe", source: "TorchModel", limits: Limits, work: Pa
     # What the source holds is taken already. A checkpoint in float32 counts as pages of files, even if it was changed.
     taken = bytes_held(source.module) if source.provenance.dtype != "float32" else 0
     check_available(held.held - taken, part=held.part)
+    require_space(work, disk)
+
+
+def _check_left(recipe: "Recipe", source: "TorchModel", limits: Limits, work: Path) -> None:
+    """Hold an export of what the first stages leave of a source on disk to what it may take: a stage may take hours."""
+    from converter.forecast import COPIES_IN_MEMORY, COPIES_ON_DISK, forecast_of
+
+    left, written, n_done = forecast_of(source), 0, 0
+    ctx = Context(work=work)  # no forecast up to the one that brings weights into memory asks for text
+    for stage in recipe.compress:
+        left, n_done = stage.forecast(left, source, ctx), n_done + 1
+        if not stage.leaves_on_disk:
+            break
+        written += left.matrices * 4
+    # What further stages make of it is known when they run: they hold it, and what they make.
+    last = n_done == len(recipe.compress)
+    kept = left.bytes(4)
+    disk = written + kept
+    if last:
+        disk += int(COPIES_ON_DISK * kept) + sum(left.bytes(stored) for _, _, stored in _made_by(recipe))
+    release_memory()  # what was read of the checkpoint counts until then
+    memory = int((COPIES_IN_MEMORY if last else 2) * kept)
+    check_estimate(limits, memory=memory_bytes() + memory, disk=disk, part="what the first stages leave")
+    check_available(memory)
     require_space(work, disk)
 
 

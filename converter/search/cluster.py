@@ -22,7 +22,7 @@ SECONDS_FOR_OTHERS = 60.0
 """After the first worker is ready, the others have so long before trials begin; a later one joins."""
 SECONDS_TO_COME_BACK = 300.0
 """So long nothing may be ready at all, and so long a trial waits for one worker, while it loads or its node is full."""
-SECONDS_TO_CLOSE = 5.0
+SECONDS_TO_CLOSE = 10.0
 """What workers have to remove their files before they are ended."""
 TRIES = 2
 """A trial whose worker was lost is made once more."""
@@ -227,9 +227,9 @@ class Cluster:
         self._progress.note(f"a worker of the cluster is not used any more: {said}")
 
     def _end(self, workers: Sequence[_Worker]) -> None:
-        """End processes; those that are idle remove their files first, the others' are removed by the next to start."""
+        """End processes. They remove their files first; what is left then, the next to start there removes."""
         with contextlib.suppress(Exception):  # whatever state they are in: they are killed now
-            closing = [w.actor.close.remote() for w in workers if w.call is None]
+            closing = [w.actor.close.remote() for w in workers]
             if closing:
                 self._ray.wait(closing, num_returns=len(closing), timeout=SECONDS_TO_CLOSE)
         for worker in workers:

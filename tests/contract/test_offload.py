@@ -11,15 +11,20 @@ import pytest
 import torch
 
 from converter.artifact import TorchModel, stored_tensors, stored_weight, weight_map_of
+from converter.bounds.watch import Limits
 from converter.commands.cli import run
+from converter.context import check_needs
 from converter.distill.soft import SoftLabels
+from converter.errors import ResourceLimit
 from converter.examples import Example
 from converter.model_folder.load import load_source
 from converter.model_folder.offload import Placement, bring_in, held
+from converter.pipeline import run_recipe
 from converter.prune.layers import LayerDropping
 from converter.prune.threshold import ThresholdPruning
+from converter.recipe import bind_recipe
 from converter.reference import encode_probes, feed_of, torch_run
-from converter.stage import Context, run_stage
+from converter.stage import SILENT, Context, run_stage
 from tests.distilling import QUICK, TEXTS
 
 ON_DISK = 0
@@ -172,6 +177,61 @@ def test_a_source_on_disk_becomes_a_package_of_the_layers_that_are_kept(
     checks = {c["name"]: c for c in target["evaluation"]["checks"]}
     assert checks["owner's library"]["status"] == "NOT_RUN"
     assert "on disk" in checks["owner's library"]["detail"]
+
+
+class Titles:
+    """Progress that notes what was begun."""
+
+    def __init__(self) -> None:
+        self.begun: list[str] = []
+
+    def task(self, title: str, total: float | None = None) -> Any:
+        self.begun.append(title)
+        return SILENT.task(title, total)
+
+    def note(self, text: str) -> None:
+        pass
+
+
+@pytest.mark.parametrize(
+    ("copies", "limits", "said"),
+    [(3.0, Limits(disk=50_000), "disk space"), (1e6, Limits(memory=20_000_000_000), "memory \\(for what the first")],
+    ids=["disk", "memory"],
+)
+def test_what_the_kept_layers_take_is_held_to_the_limits_before_the_source_is_asked(
+    copies: float,
+    limits: Limits,
+    said: str,
+    tiny: Callable[..., Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("converter.model_folder.offload.SHARE", 1e-9)
+    monkeypatch.setattr("converter.forecast.COPIES_IN_MEMORY", copies)
+    stage = {"stage": "prune.layers", "keep": 2}
+    recipe = bind_recipe({"model": str(tiny()), "targets": ["cpu-int8"], "compress": [stage]})
+    progress = Titles()
+    with pytest.raises(ResourceLimit, match=said):
+        run_recipe(recipe, tmp_path / "out", progress=progress, limits=limits, device_map="auto")
+    assert progress.begun == ["Loading the model"]
+
+
+def test_what_the_kept_layers_take_is_foretold_as_it_is(
+    pair: tuple[TorchModel, TorchModel], tiny: Callable[..., Path], tmp_path: Path
+) -> None:
+    stage = LayerDropping(keep=2)
+    kept = stage.run(pair[1], Context(work=tmp_path)).made.size_bytes
+    recipe = bind_recipe(
+        {
+            "model": str(tiny()),
+            "targets": ["cpu-int8"],
+            "quantize": {"cpu-int8": "none"},
+            "compress": [{"stage": "prune.layers", "keep": 2}],
+        }
+    )
+    check_needs(recipe, pair[1], Limits(disk=int(3.1 * kept)), tmp_path)
+    with pytest.raises(ResourceLimit):
+        check_needs(recipe, pair[1], Limits(disk=int(2.9 * kept)), tmp_path)
 
 
 def test_a_limit_that_no_layer_fits_ends_with_7(

@@ -7,6 +7,7 @@ import os
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -136,6 +137,7 @@ def test_a_search_makes_trials_on_workers_and_one_that_is_killed_loses_its_trial
         assert search.poll() is None, search.communicate()
         assert time.monotonic() < limit, "no worker has begun a trial"
         time.sleep(0.02)
+    family = {one.pid for n in nodes.values() for one in psutil.Process(n.pid).children(recursive=True)}
     busy[0].kill()
     said, errors = search.communicate(timeout=240)
     table = json.loads(said)
@@ -147,6 +149,8 @@ def test_a_search_makes_trials_on_workers_and_one_that_is_killed_loses_its_trial
     assert {trial["where"] for trial in table["trials"] if trial["state"] == "measured"} == {socket.gethostname()}
     assert table["finalists"][0]["figures"] is not None
     assert list((tmp_path / "cache").glob("*/*/entry.json"))
+    left = [p.name for pid in family for p in Path(tempfile.gettempdir()).glob(f"plm-export-trials-{pid}-*")]
+    assert left == [], "workers remove their folders, and the one that came later that of the one that was killed"
 
 
 def test_a_job_whose_node_dies_is_made_on_another(
