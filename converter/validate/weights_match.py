@@ -130,7 +130,7 @@ def _source_at(values: "NDArray[np.float32]", at: int, source: "Mapping[str, Kno
 def _fitted(one: "Stored", at: int, name: str, weight: "NDArray[np.float32]") -> Block:
     """Fit by least squares, every column as large as any other: rounding is alike in each, whatever its size."""
     found = one.values[:, at : at + weight.shape[1]]
-    if one.bits > BYTE and (block := _unchanged(one, at, name, weight, found)) is not None:
+    if one.bits > BYTE and (block := _in_float(one, at, name, weight, found)) is not None:
         return block
     step = max(1, -(-weight.shape[1] // MOST_COLUMNS))
     rows = _row_factors(np.asfortranarray(found[:, ::step]), np.asfortranarray(weight[:, ::step]))
@@ -219,14 +219,27 @@ def _ratios(found: "NDArray[np.float32]", weight: "NDArray[np.float32]") -> "NDA
     return _quotient(np.einsum("ij,ij->j", found, weight), np.einsum("ij,ij->j", weight, weight))
 
 
-def _unchanged(
+def _in_float(
     one: "Stored", at: int, name: str, weight: "NDArray[np.float32]", found: "NDArray[np.float32]"
 ) -> Block | None:
-    """Return what a float matrix is that nothing was multiplied by: fitting takes a dozen times as long."""
-    errors = np.linalg.norm(found - weight, axis=0) / _lengths(weight) / FLOAT_ERROR[min(one.bits, 32)]
+    """Return what a float matrix is that nothing, or one factor a row, was multiplied by; None: something else was.
+
+    Fitting takes a dozen times as long, and its factors are not exact to the last bits: products that were smoothed and
+    left in float would be called wrong.
+    """
+    error, rows = FLOAT_ERROR[min(one.bits, 32)], np.ones(len(weight), np.float32)
+    columns = np.ones(weight.shape[1], np.float32)
+    errors = np.linalg.norm(found - weight, axis=0) / _lengths(weight) / error
     if not np.max(errors, initial=0) <= 1:
-        return None
-    rows, columns = np.ones(len(weight), np.float32), np.ones(weight.shape[1], np.float32)
+        ratios = np.divide(found, weight, out=np.full_like(found, np.nan), where=weight != 0)
+        known = ~np.isnan(ratios).all(axis=1)
+        rows[known] = np.nanmedian(ratios[known], axis=1)
+        made = weight * rows[:, None]
+        errors = np.linalg.norm(found - made, axis=0) / _lengths(made) / error
+        if not np.max(errors, initial=0) <= 1:
+            return None
+        middle = np.float32(np.median(np.abs(rows)) or 1.0)
+        rows, columns = rows / middle, columns * middle
     return Block(name, one.name, one.bits, at, rows, columns, errors, np.zeros_like(rows))
 
 
