@@ -95,7 +95,7 @@ class _Found:
     matched: Matched
     vectors: "list[NDArray[np.float32]]"
     bits: int
-    """Of the matrix with the fewest."""
+    """Of the matrix or table with the fewest."""
 
 
 def _read_apart(stored: Iterable[Stored]) -> Iterator[Stored]:
@@ -118,6 +118,8 @@ def _found(
     rows, blocks, unknown, vectors = list[TableFound](), list[Block](), list[tuple[str, int]](), []
     bits, recognized = 32, known(products)
     for one in stored:
+        if one.kind != "vector":
+            bits = min(bits, one.bits)
         match one.kind:
             case "table":
                 rows += list(compared_rows(one, tables))
@@ -128,7 +130,6 @@ def _found(
                 found, lost = seen[key]
                 blocks += found
                 unknown += [(one.name, lost)] if lost else []
-                bits = min(bits, one.bits)
             case "vector":
                 vectors.append(one.values)
     return _Found(rows, Matched(tuple(blocks), tuple(unknown)), vectors, bits)

@@ -222,25 +222,36 @@ def _ratios(found: "NDArray[np.float32]", weight: "NDArray[np.float32]") -> "NDA
 def _in_float(
     one: "Stored", at: int, name: str, weight: "NDArray[np.float32]", found: "NDArray[np.float32]"
 ) -> Block | None:
-    """Return what a float matrix is that nothing, or one factor a row, was multiplied by; None: something else was.
+    """Return what a float matrix is that nothing, or a factor a row and one a column, was multiplied by; else None.
 
     Fitting takes a dozen times as long, and its factors are not exact to the last bits: products that were smoothed and
     left in float would be called wrong.
     """
-    error, rows = FLOAT_ERROR[min(one.bits, 32)], np.ones(len(weight), np.float32)
-    columns = np.ones(weight.shape[1], np.float32)
-    errors = np.linalg.norm(found - weight, axis=0) / _lengths(weight) / error
+    rows, columns = np.ones(len(weight), np.float32), np.ones(weight.shape[1], np.float32)
+    errors = _float_errors(found, weight, one.bits)
     if not np.max(errors, initial=0) <= 1:
         ratios = np.divide(found, weight, out=np.full_like(found, np.nan), where=weight != 0)
-        known = ~np.isnan(ratios).all(axis=1)
-        rows[known] = np.nanmedian(ratios[known], axis=1)
-        made = weight * rows[:, None]
-        errors = np.linalg.norm(found - made, axis=0) / _lengths(made) / error
+        rows = _middles(ratios, 1)
+        columns = _middles(ratios / _no_zeros(rows)[:, None], 0)
+        errors = _float_errors(found, weight * rows[:, None] * columns, one.bits)
         if not np.max(errors, initial=0) <= 1:
             return None
         middle = np.float32(np.median(np.abs(rows)) or 1.0)
         rows, columns = rows / middle, columns * middle
     return Block(name, one.name, one.bits, at, rows, columns, errors, np.zeros_like(rows))
+
+
+def _float_errors(found: "NDArray[np.float32]", made: "NDArray[np.float32]", bits: int) -> "NDArray[np.float32]":
+    off = np.linalg.norm(found - made, axis=0) / _lengths(made) / FLOAT_ERROR[min(bits, 32)]
+    return np.asarray(off, dtype=np.float32)
+
+
+def _middles(ratios: "NDArray[np.float32]", axis: int) -> "NDArray[np.float32]":
+    """Return the median of what is a number, and 1 where nothing is."""
+    known = ~np.isnan(ratios).all(axis=axis)
+    made = np.ones(len(known), np.float32)
+    made[known] = np.nanmedian(ratios[known] if axis else ratios[:, known], axis=axis)
+    return made
 
 
 def _rounding(made: "NDArray[np.float32]", one: "Stored") -> "NDArray[np.float32]":

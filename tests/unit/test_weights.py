@@ -14,7 +14,7 @@ from converter.validate.gains import lost_gains
 from converter.validate.stored import Stored
 from converter.validate.tables import TableFound, compared_rows, likely_tables
 from converter.validate.vectors import lost_vectors
-from converter.validate.weights import wrong_layers
+from converter.validate.weights import _found, wrong_layers
 from converter.validate.weights_match import Matched, known, match_product
 
 IN, OUT = 48, 64
@@ -75,15 +75,23 @@ def test_gains_are_those_of_the_model_with_the_factors_that_rows_take_back() -> 
     assert not list(lost_gains(given, [np.roll(GAIN, 1)], blocks, [])), "the float file has it in another form"
 
 
+def test_a_table_in_few_bits_rounds_answers_too() -> None:
+    """A file whose products all stay in float was held to the noise of float."""
+    files = [Stored("words", "table", rounded(TABLE.T).T, 8), stored(SOURCE["query"], 32)]
+    assert _found(files, {"words": TABLE}, {"query": SOURCE["query"]}, {}).bits == 8
+
+
 @pytest.mark.parametrize("bits", [16, 32])
 def test_smoothed_matrices_that_stay_in_float_are_the_models(bits: int) -> None:
     """Of a real classifier 14 of them were called wrong: factors of rows were fitted, and exact to five digits."""
     weight = (SOURCE["query"] * np.exp(2 * RANDOM.standard_normal((IN, 1)))).astype(np.float32)
     factors = np.exp(RANDOM.standard_normal(IN)).astype(np.float32)
-    kept = (weight * factors[:, None]).astype(f"float{bits}").astype(np.float32)
+    behind = np.exp(RANDOM.standard_normal(OUT))
+    kept = (weight * factors[:, None] * behind).astype(f"float{bits}").astype(np.float32)
     (block,) = match_products([stored(kept, bits)], {"query": weight}).blocks
     assert block.errors.max() <= 1
-    assert not list(strays([block], [(1 / factors).astype(np.float32)], []))
+    taken_back = [(1 / factors).astype(np.float32), (1 / behind).astype(np.float32)]
+    assert not [s for s in strays([block], taken_back, []) if s.side == "row"]
     wrong = kept.copy()
     wrong[:, 3] = np.roll(wrong[:, 3], 1)
     (block,) = match_products([stored(wrong, bits)], {"query": weight}).blocks
