@@ -70,6 +70,8 @@ class Stream:
         self._graph = model.graphs()[MODEL].eval()
         self._kept: list[Any] = [None] * len(self.feeds)
         self._done = 0
+        # One layer in several places is not done before the last of them.
+        self._shared = self.family.shares_layers or len({id(p.layer) for p in self.parts}) < len(self.parts)
 
     @property
     def parts(self) -> "Sequence[LayerParts]":
@@ -77,8 +79,8 @@ class Stream:
 
     def finish(self, layer: int) -> None:
         """Run all text through `layer`, and keep what it answers."""
-        if self.family.shares_layers:
-            return  # the one layer is never done before the last pass
+        if self._shared:
+            return
         for number in range(len(self.feeds)):
             self._kept[number] = self._run(number, layer)
         self._done = layer + 1
@@ -122,7 +124,7 @@ class Stream:
             raise Reached
 
         with ExitStack() as hooks, torch.inference_mode():
-            if not self.family.shares_layers:
+            if not self._shared:
                 if until is not None:
                     hooks.callback(parts[until].layer.register_forward_hook(reached).remove)
                 hooks.enter_context(_answering(parts[: self._done], self._kept[number]))

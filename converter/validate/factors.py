@@ -81,8 +81,11 @@ def _stray(
     known: "NDArray[np.float32]",
     spread: "NDArray[np.float32]",
 ) -> Iterator[Stray]:
-    if not len(factors):
+    # Weights of a row that are smaller than a step all round to zero: its factor is not known at all.
+    places = np.flatnonzero(SIGMAS * spread < abs(float(np.median(factors)))) if len(factors) else np.arange(0)
+    if not len(places):
         return
+    factors, known, spread = factors[places], known[:, places], spread[places]
     room = np.asarray(ROOM + SIGMAS * spread / np.maximum(np.abs(factors), 1e-12), dtype=np.float32)
     plain = _off(factors[None]) / room
     likely = known[_likely(factors, known, room)]
@@ -91,7 +94,7 @@ def _stray(
     off = np.concatenate([plain, _off(factors * known) / room])
     best = int(off.max(axis=1).argmin())
     middle, place = float(np.median(factors)) or 1.0, int(off[best].argmax())
-    yield Stray(block, side, place, float(factors[place]) / middle)
+    yield Stray(block, side, int(places[place]), float(factors[place]) / middle)
 
 
 def _likely(

@@ -75,6 +75,17 @@ def test_gains_are_those_of_the_model_with_the_factors_that_rows_take_back() -> 
     assert not list(lost_gains(given, [np.roll(GAIN, 1)], blocks, [])), "the float file has it in another form"
 
 
+def test_a_row_that_rounds_to_zero_is_no_fault_and_one_that_is_zeroed_is() -> None:
+    weight = SOURCE["query"][:, :2].copy()
+    weight[33] = 1e-3
+    kept = rounded(weight)
+    assert not kept[33].any()
+    assert not list(strays(match_products([stored(kept)], {"query": weight}).blocks, [], []))
+    kept[7] = 0
+    (found,) = strays(match_products([stored(kept)], {"query": weight}).blocks, [], [])
+    assert (found.side, found.index) == ("row", 7)
+
+
 def test_a_table_in_few_bits_rounds_answers_too() -> None:
     """A file whose products all stay in float was held to the noise of float."""
     files = [Stored("words", "table", rounded(TABLE.T).T, 8), stored(SOURCE["query"], 32)]
