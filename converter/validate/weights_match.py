@@ -232,7 +232,7 @@ def _in_float(
     if not np.max(errors, initial=0) <= 1:
         ratios = np.divide(found, weight, out=np.full_like(found, np.nan), where=weight != 0)
         rows = _middles(ratios, 1)
-        columns = _middles(ratios / _no_zeros(rows)[:, None], 0)
+        columns = _middles(np.asarray(ratios / _no_zeros(rows)[:, None], dtype=np.float32), 0)
         errors = _float_errors(found, weight * rows[:, None] * columns, one.bits)
         if not np.max(errors, initial=0) <= 1:
             return None
@@ -248,7 +248,7 @@ def _float_errors(found: "NDArray[np.float32]", made: "NDArray[np.float32]", bit
 
 def _middles(ratios: "NDArray[np.float32]", axis: int) -> "NDArray[np.float32]":
     """Return the median of what is a number, and 1 where nothing is."""
-    known = ~np.isnan(ratios).all(axis=axis)
+    known = np.asarray(~np.isnan(ratios).all(axis=axis))
     made = np.ones(len(known), np.float32)
     made[known] = np.nanmedian(ratios[known] if axis else ratios[:, known], axis=axis)
     return made
