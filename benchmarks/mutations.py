@@ -99,6 +99,7 @@ def main() -> None:
     ends = time.monotonic() + given.seconds
     table: dict[str, Any] = {"faults": {}, "good": {}} | known(given.to)
     table |= {"machine": machine(), "commit": commit()}
+    table["held_out"] = {"texts": HELD_OUT, "texts of models that write": HELD_OUT_WRITTEN, "slice": SLICE}
     for name in PACKAGES:
         if given.only not in "-".join(name):
             continue
