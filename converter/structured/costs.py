@@ -37,8 +37,7 @@ class CostTable:
     """Of the last layer, where that computes one token alone: its units are cheap. None: it is a layer like any."""
 
     def of(self, kind: "Kind", width: int) -> float:
-        widths, costs = zip(*(self.heads if kind == "attention" else self.neurons), strict=True)
-        return float(np.interp(width, widths, costs))
+        return cost_on(self.heads if kind == "attention" else self.neurons, width)
 
     def layer(self, index: int, n_layers: int) -> "CostTable":
         """Return the table that holds for one layer of so many."""
@@ -98,10 +97,10 @@ def latency_table(
         "last_layer_of_one_token": dimensions.one_token,
         "cpu_share": round(known.get("cpu_share", 1.0), 3),
     }
-    table = CostTable("ms", known["fixed"], _curve(known["heads"]), _curve(known["neurons"]), about)
+    table = CostTable("ms", known["fixed"], curve_of(known["heads"]), curve_of(known["neurons"]), about)
     if not dimensions.one_token:
         return table
-    last = replace(table, heads=_curve(known["heads_of_one"]), neurons=_curve(known["neurons_of_one"]))
+    last = replace(table, heads=curve_of(known["heads_of_one"]), neurons=curve_of(known["neurons_of_one"]))
     return replace(table, last=last)
 
 
@@ -130,7 +129,13 @@ def timed_once(
     return dict(known)
 
 
-def _curve(points: Sequence[Sequence[float]]) -> tuple[tuple[int, float], ...]:
+def cost_on(curve: Sequence[tuple[int, float]], width: int) -> float:
+    """Return the cost of a width, between those of the nearest two that are known."""
+    widths, costs = zip(*curve, strict=True)
+    return float(np.interp(width, widths, costs))
+
+
+def curve_of(points: Sequence[Sequence[float]]) -> tuple[tuple[int, float], ...]:
     return tuple((int(w), float(c)) for w, c in points)
 
 

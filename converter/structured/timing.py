@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from converter.structured.costs import cost_on
 from converter.structured.kernels import POSITIONS, Chain, Dimensions, Products
 
 if TYPE_CHECKING:
@@ -98,8 +99,7 @@ def _sums(curves: Mapping[SublayerKind, Curve], dimensions: Dimensions, shape: W
     """Return what the curves say of the layers of such a chain: those of all tokens, and the last where it has one."""
 
     def of(kind: SublayerKind, width: int) -> float:
-        widths, costs = zip(*curves[kind], strict=True)
-        return float(np.interp(width, widths, costs))
+        return cost_on(curves[kind], width)
 
     (heads, neurons), last = shape
     n_layers = min(dimensions.layers, MOST_LAYERS)

@@ -4,12 +4,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from converter.errors import RecipeError
 from converter.forecast import forecast_of
 from converter.registry import target_class
-from converter.structured.costs import natural_lengths, timed_once
+from converter.structured.costs import cost_on, curve_of, natural_lengths, timed_once
 from converter.structured.writer_kernels import PHASES, Phase, WriterDimensions, WriterProducts
 from converter.surgery.cut import inputs_of, matrix_of
 from converter.surgery.resize import family_of
@@ -36,7 +34,7 @@ class StackTimes:
     neurons: tuple[tuple[int, float], ...]
 
     def of(self, heads: int, neurons: int) -> float:
-        return _on(self.heads, heads) + _on(self.neurons, neurons)
+        return cost_on(self.heads, heads) + cost_on(self.neurons, neurons)
 
 
 @dataclass(frozen=True)
@@ -52,11 +50,6 @@ class WriterTimes:
         """Return what a model of these heads and neurons takes, layer by layer of each stack."""
         layers = [stack for stack in self.stacks for _ in range(stack.n_layers)]
         return self.fixed + sum(stack.of(*width) for stack, width in zip(layers, widths, strict=True))
-
-
-def _on(curve: Sequence[tuple[int, float]], width: int) -> float:
-    widths, costs = zip(*curve, strict=True)
-    return float(np.interp(width, widths, costs))
 
 
 @dataclass(frozen=True)
@@ -154,7 +147,7 @@ def phase_tables(given: "TorchModel", ctx: "Context", lengths: Sequence[int]) ->
             row = NOTHING if idle else _timed(size, products, widest, length, phase, ctx)
             more = max(0.0, int(given.config.vocab_size) / MOST_WORDS - 1)
             fixed += float(row["fixed"]) + more * float(row["output"])
-            made.append(StackTimes(len(parts), _curve(row["heads"]), _curve(row["neurons"])))
+            made.append(StackTimes(len(parts), curve_of(row["heads"]), curve_of(row["neurons"])))
         found[phase] = WriterTimes(phase, fixed, tuple(made), about)
     return found
 
@@ -191,10 +184,6 @@ def _products(ctx: "Context") -> WriterProducts:
     if ctx.aim.target == "cpu-int8" and name in {"int8", "int4", "dynamic"}:
         return name  # type: ignore[return-value]  # the three are among them
     return "float" if ctx.aim.precision.bytes_a_weight > 1.5 else "dynamic"  # int8 blocks take 1.06
-
-
-def _curve(points: Sequence[Sequence[float]]) -> tuple[tuple[int, float], ...]:
-    return tuple((int(w), float(c)) for w, c in points)
 
 
 def _timed(
