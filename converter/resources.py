@@ -21,6 +21,7 @@ _DONT_NEED = 4
 """`MADV_DONTNEED` on Linux: pages of a mapped file that nobody wrote to are read again when they are asked for."""
 AT_ONCE = 2
 """Pieces of work beside each other: each holds a matrix or two, and more would hold more."""
+_WORTH_RELEASING = 1 << 23
 LARGE_BYTES = 256_000_000
 """Weights of a model of which no second copy may wait until Python looks for cycles by itself."""
 
@@ -61,6 +62,15 @@ def release_memory(*, cycles: bool = True) -> None:
     for start, length in mapped_weights():
         # Where the system refuses, the pages stay: no harm done.
         library.madvise(ctypes.c_void_p(start), ctypes.c_size_t(length), _DONT_NEED)
+
+
+def release_read(n_bytes: int) -> None:
+    """Give pages back after a weight of `n_bytes` was read, where it is worth it.
+
+    Looking for what is mapped takes some milliseconds, and a model has more biases than matrices.
+    """
+    if n_bytes > _WORTH_RELEASING:
+        release_memory(cycles=False)
 
 
 def mapped_weights() -> Iterator[tuple[int, int]]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from converter.reference import Probe, run_probe, torch_run
-from converter.resources import LARGE_BYTES, release_memory
+from converter.resources import LARGE_BYTES, release_read
 from converter.validate.checks import Check, Status
 from converter.validate.factors import Stray, strays
 from converter.validate.gains import lost_gains
@@ -105,7 +105,7 @@ def _read_apart(stored: Iterable[Stored]) -> Iterator[Stored]:
     """
     for one in stored:
         yield one
-        release_memory(cycles=False)
+        release_read(one.values.nbytes)
 
 
 def _found(

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from converter.graphs import MODEL
-from converter.resources import release_memory
+from converter.resources import release_read
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -16,8 +16,6 @@ if TYPE_CHECKING:
 LEAST = 0.05
 """Share of zeros in the linear layers below which a model was not pruned that way."""
 AT_ONCE = 1 << 22
-LARGE = 1 << 23
-"""Bytes of a weight after which what was read is given back."""
 LEVEL = 6
 """Of deflate, as archives and downloads use it."""
 
@@ -53,9 +51,7 @@ def zeros_of_linears(model: "TorchModel") -> float:
     zeros = 0
     for weight in linears:
         zeros += int((weight == 0).sum())
-        if weight.nbytes > LARGE:
-            # Of a mapped checkpoint all pages would be in memory in the end.
-            release_memory(cycles=False)
+        release_read(weight.nbytes)  # of a mapped checkpoint all pages would be in memory in the end
     return zeros / max(1, sum(w.numel() for w in linears))
 
 
