@@ -4,10 +4,10 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from converter.bounds.watch import Limits
+from converter.bounds.watch import NO_LIMITS, Limits
 from converter.context import DeviceMap
 from converter.errors import ExportError
-from converter.pipeline import NO_LIMITS, Result, TargetResult, run_recipe
+from converter.pipeline import Result, TargetResult, run_recipe
 from converter.recipe import Recipe, bind_recipe, load_recipe_table
 from converter.stage import SILENT, OtherRanks, OutcomeCache, Progress
 

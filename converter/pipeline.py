@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from converter.artifact import Artifact, TorchModel
 from converter.bounds.exhausted import exhausted
-from converter.bounds.watch import Doing, Limits
+from converter.bounds.watch import NO_LIMITS, Doing, Limits
 from converter.context import (
     NOTHING_RESOLVED,
     DeviceMap,
@@ -44,7 +44,6 @@ if TYPE_CHECKING:
     from converter.recipe import ChosenPrecision, Recipe
     from converter.target import Target
 
-NO_LIMITS = Limits()
 CODES = {Status.FAIL: GateFailed.code, Status.NOT_RUN: NotProven.code}
 
 

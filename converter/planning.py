@@ -6,7 +6,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
-from converter.bounds.watch import Limits
+from converter.bounds.watch import NO_LIMITS
 from converter.context import check_loading, context_of, memory_of, read_text
 from converter.errors import ExportError
 from converter.forecast import Forecast, forecast_of
@@ -68,7 +68,7 @@ def plan_recipe(recipe: "Recipe", *, progress: Progress = SILENT) -> Plan:
     from converter.context import check_options
     from converter.model_folder.given import load_model, with_usual_precisions
 
-    check_loading(recipe, Limits())
+    check_loading(recipe, NO_LIMITS)
     source = load_model(recipe, progress)
     recipe = with_usual_precisions(recipe, source)
     check_options(recipe, source)

@@ -57,6 +57,9 @@ class Limits:
         return self.memory is None and self.disk is None and self.seconds is None
 
 
+NO_LIMITS = Limits()
+
+
 class Stopped(KeyboardInterrupt):
     """Raised in the main thread of a run that is to end: nothing on the way takes it for its own error."""
 

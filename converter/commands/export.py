@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from converter.bounds.watch import Limits
+from converter.bounds.watch import NO_LIMITS, Limits
 from converter.commands.caching import cache_options, wanted_cache
 from converter.commands.flags import Flags, output_folder, recipe_table
 from converter.commands.session import Session, json_option, limit_options, quiet_options
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from converter.ranks.group import Ranks
     from converter.recipe import Recipe
 
-NO_LIMITS = Limits()
 STAGE = "METHOD[:KEY=VALUE,…]"
 EPILOG = """\b
 Examples:

@@ -3,7 +3,7 @@
 import tempfile
 from pathlib import Path
 
-from converter.bounds.watch import Limits
+from converter.bounds.watch import NO_LIMITS, Limits
 from converter.context import NOTHING_RESOLVED, DeviceMap, context_of, placement_of, read_text, with_threads
 from converter.errors import UsageError
 from converter.ranks.group import Ranks, identity_of
@@ -12,8 +12,6 @@ from converter.recipe import Recipe
 from converter.resources import fixed_threads
 from converter.stage import SILENT, Context, options_of
 from converter.stage_cache.identity import text_digest
-
-NO_LIMITS = Limits()
 
 
 def follow(ranks: Ranks, recipe: Recipe, device_map: DeviceMap | None = None, limits: Limits = NO_LIMITS) -> int:
