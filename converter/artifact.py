@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from converter.model_folder.shape_map import ShapeMap
     from converter.task import Task
 
+EXITS = "exits"
+"""The module of a model that holds heads behind earlier layers."""
+
 
 class Artifact(ABC):
     """Anything a stage takes or makes."""
@@ -75,6 +78,13 @@ def weight_map_of(module: "torch.nn.Module", name: str) -> tuple[Any, str]:
     raise StageFailed(f"{name} has no values, and nothing says where they are")
 
 
+def place_on_disk(module: "torch.nn.Module", name: str) -> tuple[str, str]:
+    """Return file and name of a weight that was left on disk: those of a tied one are the same."""
+    weights, own = weight_map_of(module, name)
+    found = weights.dataset.index[weights.prefix + own]
+    return found["safetensors_file"], found["weight_name"]
+
+
 def stored_weight(linear: "torch.nn.Linear") -> "torch.Tensor":
     """Return the weight of a linear layer `[out, in]`; one that is on disk is read."""
     if linear.weight.device.type != "meta":
@@ -96,6 +106,12 @@ def stored_tensors(module: "torch.nn.Module", *, by_name: bool = False) -> "Iter
             yield name, weights[own]
         else:
             yield name, tensor
+
+
+def untold_of(module: "torch.nn.Module") -> str:
+    """Return what no tensor of a module tells, a line each: how many tokens layers drop, where texts leave early."""
+    parts: list[tuple[str, Any]] = [(n, p) for n, p in module.named_modules() if getattr(p, "weightless", False)]
+    return "".join(f"{name} {sorted(part.spec().items())}\n" for name, part in parts)
 
 
 @dataclass(frozen=True)
@@ -178,9 +194,7 @@ class TorchModel(Artifact):
         for name, tensor in self.module.state_dict().items():
             key: Any = tensor.data_ptr()
             if tensor.device.type == "meta":
-                weights, own = weight_map_of(self.module, name)
-                found = weights.dataset.index[weights.prefix + own]
-                key = (found["safetensors_file"], found["weight_name"])
+                key = place_on_disk(self.module, name)
             tensors[key] = tensor
         return sum(t.numel() * t.element_size() for t in tensors.values())
 
@@ -188,6 +202,11 @@ class TorchModel(Artifact):
     def offloaded(self) -> bool:
         """Whether some weights are on disk, and in memory only while they are used."""
         return any(t.device.type == "meta" for t in self.module.state_dict().values())
+
+    @property
+    def leaves_early(self) -> bool:
+        """Whether heads behind earlier layers answer for the whole of it; see `converter.model_folder.exits`."""
+        return hasattr(self.module, EXITS)
 
     @cached_property
     def digest(self) -> str:
@@ -199,10 +218,7 @@ class TorchModel(Artifact):
         for name, tensor in stored_tensors(self.module):
             made.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
             made.update(tensor.detach().cpu().contiguous().numpy().reshape(-1).view("uint8").data)
-        for name, part in self.module.named_modules():
-            if getattr(part, "weightless", False):
-                told: Any = part
-                made.update(f"{name} {sorted(told.spec().items())}\n".encode())
+        made.update(untold_of(self.module).encode())
         return made.hexdigest()
 
     def graphs(self) -> "Mapping[str, torch.nn.Module]":

@@ -24,7 +24,7 @@ class Forward(torch.nn.Module):
         self.model = model.module
         self.head = model.head
         self.decides_at_end = decides_at_end(model.module)
-        self.leaves_early = hasattr(model.module, "exits")  # heads behind earlier layers
+        self.leaves_early = model.leaves_early
         self.writes = model.cache is not None
         self.takes_positions = model.cache is not None and model.cache.position_ids
         self.outputs = tuple(t.name for t in model.task.outputs)

@@ -171,7 +171,7 @@ class Tflite(Target):
 
     def _check_adaptive(self, model: TorchModel) -> None:
         """Raise for what texts do apart in a model that is adaptive, where this file does it to all alike."""
-        if hasattr(model.module, "exits"):
+        if model.leaves_early:
             raise UsageError(
                 "a TFLite file runs its whole graph, so that leaving early would save nothing",
                 where="adapt.exit",

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from converter.artifact import TorchModel
+from converter.artifact import EXITS, TorchModel
 from converter.binding import among, option, span
 from converter.errors import RecipeError, UsageError
 from converter.stage import Context, Outcome, Stage
@@ -82,9 +82,9 @@ class EarlyExit(Stage[TorchModel, TorchModel]):
                 where=NAME,
                 hint="leave this step out; prune.tokens and prune.structured make the model faster",
             )
-        if not family_of(source).layer_loop or hasattr(source.module, "exits"):
-            kind = source.config.model_type
-            why = "it has exits already" if hasattr(source.module, "exits") else f"{kind} is not known to leave early"
+        has_exits = self.marks(source)
+        if not family_of(source).layer_loop or has_exits:
+            why = "it has exits already" if has_exits else f"{source.config.model_type} is not known to leave early"
             raise UsageError(why, where=NAME, hint="leave this step out for this model")
         if not has_text:
             raise UsageError("there is no text that heads could learn from", where=NAME, hint="give --calibration FILE")
@@ -96,7 +96,6 @@ class EarlyExit(Stage[TorchModel, TorchModel]):
 
     def run(self, given: TorchModel, ctx: Context) -> Outcome[TorchModel]:
         from converter.adapt._heads import least_texts, look, set_thresholds, train_heads
-        from converter.model_folder.exits import NAME as MODULE
         from converter.model_folder.exits import EarlyExits
 
         self.check(given, has_text=not ctx.calibration_is_builtin and bool(ctx.calibration))
@@ -125,7 +124,7 @@ class EarlyExit(Stage[TorchModel, TorchModel]):
         if "does_not_pay" in facts:
             ctx.progress.note(f"{NAME}: {facts['does_not_pay']}")
         made = replace(given, module=copy.deepcopy(given.module))
-        made.module.add_module(MODULE, exits.eval())
+        made.module.add_module(EXITS, exits.eval())
         return Outcome(made, facts)
 
     def _unchanged(self, given: TorchModel, ctx: Context, why: str) -> Outcome[TorchModel]:

@@ -9,29 +9,22 @@ masked, states keep their places, and answers are the same.
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import torch
 import torch.nn.functional as F
 
 from converter.model_folder.replacement_map import ascending
+from converter.model_folder.token_shares import WHOLE, Score, left_of
 from converter.registry import families
 
 if TYPE_CHECKING:
     from converter.family import Family, LayerSteps
 
-WHOLE = 1000
-"""Shares are whole thousandths: the count of tokens is then exact in every runtime."""
 FIRST = 1e6
 """The score of the first token, which classifiers read: it is never dropped."""
 UNSEEN = -3e4
 """Added to the scores of what is masked: finite in half precision too, and its exponential is zero."""
-SCORES = ("attention", "values", "first")
-
-
-def left_of(length: int, share: int) -> int:
-    """Return how many of `length` tokens a layer keeps that keeps `share` thousandths."""
-    return (length * share + WHOLE - 1) // WHOLE
 
 
 def _of_any_size(kept: Any, width: Any) -> Any:
@@ -238,7 +231,8 @@ def let_drop(model: torch.nn.Module, loop: Any, spec: Mapping[str, Any]) -> None
     """
     family = families().get(str(model.config.model_type))  # type: ignore[union-attr]
     layers, shares, restores = ascending(spec["layers"]), spec["keep"], spec["restores"]
-    if family is None or not family.layer_loop or spec["score"] not in SCORES or not isinstance(restores, bool):
+    known = spec["score"] in get_args(Score) and isinstance(restores, bool)
+    if family is None or not family.layer_loop or not known:
         raise ValueError("it does not say which layers drop how many tokens")
     fits = isinstance(shares, list) and len(layers) == len(shares) and layers[-1] < len(loop.layer)
     if not fits or not all(type(share) is int and 0 < share <= WHOLE for share in shares):

@@ -9,10 +9,8 @@ from typing import Any
 
 import torch
 
+from converter.artifact import EXITS
 from converter.model_folder.replacement_map import ascending
-
-NAME = "exits"
-"""The module of the model that holds them."""
 
 
 class ExitHead(torch.nn.Module):
@@ -76,5 +74,5 @@ def empty_exits(spec: Mapping[str, Any], config: Any) -> EarlyExits:
 
 def exits_of(module: torch.nn.Module) -> EarlyExits | None:
     """Return the exits of a model; None where it has none."""
-    found = getattr(module, NAME, None)
+    found = getattr(module, EXITS, None)
     return found if isinstance(found, EarlyExits) else None

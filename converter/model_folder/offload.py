@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from converter.artifact import weight_map_of
+from converter.artifact import place_on_disk, weight_map_of
 from converter.bounds.sizes import shown_size
 from converter.bounds.watch import available_memory, memory_bytes
 from converter.errors import ResourceLimit
@@ -113,12 +113,11 @@ def bring_in(module: "torch.nn.Module") -> None:
     import torch
     from accelerate.hooks import remove_hook_from_submodules
 
-    made: dict[Any, torch.nn.Parameter] = {}
+    made: dict[tuple[str, str], torch.nn.Parameter] = {}
     wanted = dict(module.named_parameters(remove_duplicate=False))
     for name in offloaded_in(module):
         weights, own = weight_map_of(module, name)
-        found = weights.dataset.index[weights.prefix + own]
-        key = (found["safetensors_file"], found["weight_name"])
+        key = place_on_disk(module, name)
         if key not in made:
             made[key] = torch.nn.Parameter(weights[own].clone(), requires_grad=wanted[name].requires_grad)
         module.get_submodule(name.rpartition(".")[0])._parameters[own] = made[key]  # noqa: SLF001 - no copy is made so

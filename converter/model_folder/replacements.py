@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 import torch.nn.functional as F
 
+from converter.artifact import EXITS
 from converter.errors import SourceError
 from converter.model_folder.dropped_tokens import TokenDropping, let_drop
-from converter.model_folder.exits import NAME as EXITS
 from converter.model_folder.exits import EarlyExits, empty_exits
 
 if TYPE_CHECKING:

@@ -23,9 +23,8 @@ def emit_onnx(given: OnnxModel, source: TorchModel, folder: Path, menu: Mapping[
     precision = menu["none" if given.precision == "float32" else given.precision]
     files = {name: f"onnx/{name}{precision.suffix}.onnx" for name in given.files}
     (folder / "onnx").mkdir()
-    leaves_early = hasattr(given.source.module, "exits")
     for name, path in given.files.items():
-        if leaves_early:
+        if given.source.leaves_early:
             write_branches(path, folder / files[name])
         else:
             copy_onnx(path, folder / files[name])

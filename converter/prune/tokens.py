@@ -9,13 +9,13 @@ import numpy as np
 from converter.artifact import TorchModel
 from converter.binding import among, option, span
 from converter.errors import RecipeError, UsageError
+from converter.model_folder.token_shares import WHOLE, left_of
 from converter.stage import Context, Outcome, Stage
 
 if TYPE_CHECKING:
     from converter.surgery.tokens import LayerWork
 
 NAME = "prune.tokens"
-THOUSANDTHS = 1000
 STEP = 5
 """Thousandths between the shares that a goal of products is met with."""
 LEAST = 50
@@ -75,7 +75,7 @@ class TokenPruning(Stage[TorchModel, TorchModel]):
             raise RecipeError(f"layers must be ascending, found {list(self.layers)}", where=f"{NAME}.layers")
         if self.products is not None and self.keep != 0.7:
             raise RecipeError("products already decides keep: give one of them", where=NAME)
-        if self.products is None and round(self.keep * THOUSANDTHS) == THOUSANDTHS:
+        if self.products is None and round(self.keep * WHOLE) == WHOLE:
             raise RecipeError("all tokens would be kept", where=f"{NAME}.keep", hint="give less than 1, as in keep=0.7")
 
     @classmethod
@@ -99,13 +99,13 @@ class TokenPruning(Stage[TorchModel, TorchModel]):
         layers = self._layers(work, one_token=one_token)
         texts = choose_texts(ctx, TEXTS)
         lengths = [given.task.encode(given.tokenizer, e, given.max_length).length for e in texts]
-        share = round(self.keep * THOUSANDTHS)
+        share = round(self.keep * WHOLE)
         if self.products is not None:
             share = _share_for(self.products, work, layers, lengths, one_token=one_token)
         shares = dict.fromkeys(layers, share)
         facts = {
             "layers": list(layers),
-            "keep": share / THOUSANDTHS,
+            "keep": share / WHOLE,
             "score": self.score,
             "restores_dropped_tokens": not one_token,
             **_effect(work, shares, lengths, one_token=one_token),
@@ -151,7 +151,7 @@ def _share_for(
 
     """
     reached = 1.0
-    for share in range(THOUSANDTHS - STEP, LEAST - 1, -STEP):
+    for share in range(WHOLE - STEP, LEAST - 1, -STEP):
         reached = _left(work, dict.fromkeys(layers, share), lengths, one_token=one_token)
         if reached <= goal:
             return share
@@ -173,7 +173,6 @@ def _effect(
     work: "Sequence[LayerWork]", shares: Mapping[int, int], lengths: Sequence[int], *, one_token: bool
 ) -> dict[str, Any]:
     """Return what is left of tokens and products at the lengths of the text, in all and by length."""
-    from converter.model_folder.dropped_tokens import left_of
     from converter.surgery.tokens import products_at
 
     def left(length: int) -> int:

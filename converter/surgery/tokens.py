@@ -3,17 +3,17 @@
 import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from converter.errors import UsageError
 from converter.graphs import MODEL, SEQUENCE
+from converter.model_folder.token_shares import Score, left_of
 from converter.registry import families
 from converter.surgery.resize import family_of
 
 if TYPE_CHECKING:
     from converter.artifact import TorchModel
 
-Score = Literal["attention", "values", "first"]
 NEED_EVERY_TOKEN = ("token-classification", "fill-mask")
 """Tasks in which every token has an answer of its own."""
 
@@ -121,8 +121,6 @@ def work_of(model: "TorchModel") -> list[LayerWork]:
 
 def products_at(work: Sequence[LayerWork], length: int, shares: Mapping[int, int], *, one_token: bool) -> int:
     """Return the products of a text of `length` tokens in all layers; `one_token`: the last computes one alone."""
-    from converter.model_folder.dropped_tokens import left_of
-
     total, n = 0, length
     for i, layer in enumerate(work):
         asked = 1 if one_token and i == len(work) - 1 else n

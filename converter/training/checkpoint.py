@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from converter.artifact import stored_tensors
+from converter.artifact import stored_tensors, untold_of
 
 if TYPE_CHECKING:
     import torch
@@ -39,8 +39,8 @@ def digest_tensors(tensors: "Tensors") -> str:
 
 
 def digest_weights(module: "torch.nn.Module") -> str:
-    """Do what `digest_tensors` does with all of a module, of which some may be on disk."""
-    return _digest(stored_tensors(module, by_name=True))
+    """Do what `digest_tensors` does with all of a module, and with what no tensor tells; weights may be on disk."""
+    return _digest(stored_tensors(module, by_name=True)) + untold_of(module)
 
 
 def _digest(tensors: "Iterable[tuple[str, torch.Tensor]]") -> str:

@@ -13,7 +13,6 @@ from converter.artifact import TorchModel
 from converter.errors import DataError, UsageError
 from converter.examples import Example
 from converter.stage import Context, Outcome, options_of
-from converter.surgery.tokens import dropping_of
 from converter.surgery.vocabulary import in_vocabulary_of
 from converter.training.augment import variants_of
 from converter.training.checkpoint import digest_tensors, digest_weights
@@ -126,7 +125,7 @@ def prepare(
         texts = encode_texts(given, [*examples, *variants], options.max_length, ctx.progress)
     if ctx.calibration_is_builtin:
         ctx.progress.note(f"{name} trains on the built-in text only: give --calibration FILE for a useful model")
-    same = teacher is not None and _digest(given) == _digest(teacher)
+    same = teacher is not None and digest_weights(given.module) == digest_weights(teacher.module)
     if same:
         ctx.progress.note(f"{name}: the student is the unchanged source; put a prune stage before it")
     return DistillationSetup(name, options, weights, teacher, texts, len(examples), same, ctx)
@@ -241,8 +240,8 @@ def _key(job: Job) -> str:
     table["part"] = list(job.part)
     del table["checkpoint_seconds"]
     made = hashlib.sha256(json.dumps(table, sort_keys=True).encode())
-    made.update(_digest(job.given).encode())
-    made.update(_digest(job.teacher).encode())
+    made.update(digest_weights(job.given.module).encode())
+    made.update((digest_tensors({}) if job.teacher is None else digest_weights(job.teacher.module)).encode())
     for example, encoding in job.texts:
         made.update(repr(example.label).encode())
         for input_name, ids in encoding.inputs.items():
@@ -250,14 +249,6 @@ def _key(job: Job) -> str:
         if encoding.answer is not None:
             made.update(b"answer" + encoding.answer.tobytes())
     return made.hexdigest()
-
-
-def _digest(model: TorchModel | None) -> str:
-    """Return the digest of the weights as they are now, with what no weight tells: how many tokens layers drop."""
-    if model is None:
-        return digest_tensors({})
-    dropping = dropping_of(model)
-    return digest_weights(model.module) + ("" if dropping is None else json.dumps(dropping))
 
 
 def _mean(values: Sequence[float]) -> float:

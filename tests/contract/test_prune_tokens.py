@@ -14,10 +14,11 @@ from converter.binding import bind
 from converter.distill.soft import SoftLabels
 from converter.errors import RecipeError, SourceError, UsageError
 from converter.graphs import MODEL
-from converter.model_folder.dropped_tokens import WHOLE, DroppingLayer, TokenDropping, Tokens, left_of, masking
+from converter.model_folder.dropped_tokens import DroppingLayer, TokenDropping, Tokens, masking
 from converter.model_folder.load import load_source
 from converter.model_folder.replacements import put_empty, stand_ins
 from converter.model_folder.save import save_model
+from converter.model_folder.token_shares import WHOLE, left_of
 from converter.onnx.export import ExportOnnx
 from converter.prune.tokens import TokenPruning
 from converter.recipe import bind_recipe

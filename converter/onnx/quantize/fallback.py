@@ -106,7 +106,6 @@ def _fewest(
 
 def _answer_noise(given: "OnnxModel", made: "Path", ctx: "Context") -> float | None:
     """Return the share of the answers' variance that int8 costs, over the worst output; None without text."""
-    from converter.model_folder.exits import NAME as EXITS
     from converter.onnx.runner import open_lean_session
 
     if not ctx.calibration:
@@ -130,7 +129,7 @@ def _answer_noise(given: "OnnxModel", made: "Path", ctx: "Context") -> float | N
             release_memory()
     outputs = source.specs[MODEL].outputs
     sides = [[_rows(spec, [a[k] for a in side]) for side in answers] for k, spec in enumerate(outputs)]
-    if hasattr(source.module, EXITS):
+    if source.leaves_early:
         sides = [_without_jumps(*pair) for pair in sides]
     return round(max(_share(*pair) for pair in sides), 6)
 
