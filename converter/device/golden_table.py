@@ -42,6 +42,17 @@ def write_golden_table(
     return len(texts)
 
 
+def rows_in(path: Path) -> list[list[str]]:
+    """Return the cells of each line of a table.
+
+    Raises:
+        OSError, UnicodeDecodeError: it cannot be read.
+
+    """
+    # Not `splitlines`: a text may hold what Unicode calls a line end.
+    return [line.split("\t") for line in path.read_bytes().decode().split("\n")[:-1]]
+
+
 def _texts(golden: "Golden", source: "TorchModel", facts: "DeviceFacts") -> Iterator[str]:
     shares = _shares([sum(v.size for v in outputs.values()) for outputs in golden.package], narrow=facts.kind == "mask")
     limit = replace(source, max_length=min(source.max_length, facts.max_length))

@@ -1,21 +1,19 @@
 """What a TFLite package carries beside the model: tokenizer tables, samples for this very model, and their proof."""
 
-import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from converter.device.facts import DeviceFacts, facts_of, kind_of
+from converter.device.facts import facts_of, kind_of
 from converter.device.golden_table import write_golden_table
 from converter.device.gpu_forecast import FACT as GPU_FACT
-from converter.device.parity import CHECK, backend_of, expected, facts, parity_check, prove, write_parity
+from converter.device.parity import Expected, Parity, backend_of, prove
 from converter.device.runtime import KEY, MODEL_FILE, inputs_in_order, least_runtime
 from converter.device.samples import FOLDER, check_facts, write_samples
-from converter.device.tables import TABLES_FILE, NoTables, Tables, read_tables, write_tables
+from converter.device.tables import NoTables, Tables, read_tables
 from converter.device.tokenize import DeviceTokenizer
+from converter.device.tokenizer_files import Proven, TokenizerFiles
 from converter.device.tried import try_sample
-from converter.validate.checks import Check, Status
 
 if TYPE_CHECKING:
     from converter.artifact import TorchModel
@@ -23,8 +21,6 @@ if TYPE_CHECKING:
     from converter.reference import Reference
     from converter.target import Runner
 
-ASSETS = "samples/assets"
-FACT = "device_tokenizer"
 PYTHON = "python/text_model.py"
 """The sample that runs here."""
 
@@ -44,50 +40,19 @@ def tables_of(source: "TorchModel") -> Tables:
 
 
 @dataclass(frozen=True)
-class PackageFiles:
-    """The files of one package that are not the model."""
+class PackageFiles(TokenizerFiles):
+    """The files of one package of an encoder that are not the model."""
 
-    folder: Path
-    """The package."""
+    without = "an app needs a library"
 
-    @property
-    def assets(self) -> Path:
-        return self.folder / ASSETS
+    def tables(self, source: "TorchModel") -> Tables:
+        return tables_of(source)
 
-    def write_tokenizer(self, source: "TorchModel") -> None:
-        """Write the tokenizer as tables, where it has such a form; `check` says why where it has none."""
-        try:
-            write_tables(tables_of(source), self.assets)
-        except NoTables:
-            shutil.rmtree(self.folder / FOLDER, ignore_errors=True)
-
-    def check(self, source: "TorchModel", reference: "Reference", max_length: int) -> tuple[Check, dict[str, Any]]:
-        """Prove the shipped tables on hard texts and on the probes; returns the check and the facts of it."""
-        backend = backend_of(source)
-        if not (self.assets / TABLES_FILE).is_file():
-            why = self._why_not(source)
-            detail = f"the package has no tokenizer tables for devices: {why}; an app needs a library"
-            return Check(CHECK, Status.NOT_RUN, detail=detail), {FACT: {"why_not": why}}
-        wanted = expected(backend, max_length)
-        only_second = source.task.cuts_second
-        shipped, prompt = DeviceTokenizer(self.assets), source.task.prompt
-        parity = prove(shipped, wanted, reference.probes, max_length, only_second=only_second, prompt=prompt)
-        check = parity_check(parity)
-        found = facts(parity)
-        if check.status is Status.PASS:
-            write_parity(wanted, self.assets, max_length)
-        else:
-            shutil.rmtree(self.folder / FOLDER)
-            found["why_not"] = "it gives other ids than the original"
-        return check, {FACT: found}
-
-    @staticmethod
-    def _why_not(source: "TorchModel") -> str:
-        try:
-            tables_of(source)
-        except NoTables as error:
-            return str(error)
-        return "the tables were not written"
+    def parity(
+        self, source: "TorchModel", reference: "Reference", wanted: Sequence[Expected], max_length: int
+    ) -> Parity:
+        shipped, task = DeviceTokenizer(self.assets), source.task
+        return prove(shipped, wanted, reference.probes, max_length, only_second=task.cuts_second, prompt=task.prompt)
 
     def complete(
         self, source: "TorchModel", golden: "Golden", runner: "Runner", known: Mapping[str, Any], tolerance: float
@@ -96,12 +61,12 @@ class PackageFiles:
         runtime = least_runtime(self.folder)
         if not kind_of(source):
             return {KEY: runtime[MODEL_FILE]}
-        proof = known.get(FACT, {})
+        proof = Proven.of(known)
         table = facts_of(
             source,
             runner,
-            why_not=str(proof.get("why_not", "")),
-            n_differing=sum(not d.startswith("your text") for d in proof.get("differing", ())),
+            why_not=proof.why_not,
+            n_differing=proof.n_differing,
             runtime=runtime,
             graph_inputs=inputs_in_order(self.folder),
         )
@@ -110,7 +75,7 @@ class PackageFiles:
         return {
             **made,
             KEY: table.runtime[MODEL_FILE],
-            "files": self._write(table, known),
+            "files": write_samples(table, self.folder / FOLDER, proof.n_hard, known.get(GPU_FACT, {})),
             "golden_texts": n_texts,
         }
 
@@ -119,7 +84,3 @@ class PackageFiles:
         path = self.folder / FOLDER / PYTHON
         if path.is_file():
             try_sample(path, self.folder)
-
-    def _write(self, table: DeviceFacts, known: Mapping[str, Any]) -> list[str]:
-        n_hard = int(known.get(FACT, {}).get("hard_texts", 0))
-        return write_samples(table, self.folder / FOLDER, n_hard, known.get(GPU_FACT, {}))

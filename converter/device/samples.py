@@ -50,7 +50,11 @@ def write_samples(
         StageFailed: the one sample that can be compiled here does not.
 
     """
-    environment = _environment(facts, folder.parent)
+    environment = sample_templates(folder.parent, TEMPLATES)
+    environment.globals |= {
+        "file_runtime": facts.runtime.get(MODEL_FILE),
+        "mediapipe": MEDIAPIPE_FILE if (folder.parent / MEDIAPIPE_FILE).is_file() else "",
+    }
     names = []
     for path in sorted(p for p in TEMPLATES.rglob("*") if p.is_file()):
         name = path.relative_to(TEMPLATES).as_posix()
@@ -83,17 +87,15 @@ def tokenizer_templates() -> list[str]:
     return [name for name in names if is_of_tokenizer(name) or Path(name).stem.lower() == "encoded"]
 
 
-def _environment(facts: "DeviceFacts", package: Path) -> "Environment":
-    """Return what renders the templates, with what is read from the files of the package."""
-    environment = code_templates(TEMPLATES)
+def sample_templates(package: Path, *folders: Path) -> "Environment":
+    """Return what renders the templates of some folders, with what is read from the model of the package."""
+    environment = code_templates(*folders)
     environment.filters |= {"java": java_text, "cpp": cpp_text, "swift": swift_text}
     four_bits = (package / MODEL_FILE).is_file() and has_four_bits(package / MODEL_FILE)
     environment.globals |= {
-        "file_runtime": facts.runtime.get(MODEL_FILE),
         "four_bits": four_bits,
         "samples": written_for(four_bits=four_bits),
         "litert": LITERT_OF_4_BITS if four_bits else LITERT,
-        "mediapipe": MEDIAPIPE_FILE if (package / MEDIAPIPE_FILE).is_file() else "",
     }
     return environment
 

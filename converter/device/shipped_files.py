@@ -6,8 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from converter.device.golden_table import GOLDEN_FILE
-from converter.device.package_files import ASSETS, FACT
+from converter.device.golden_table import GOLDEN_FILE, rows_in
 from converter.device.parity import PARITY_FILE, expected, write_parity
 from converter.device.tables import (
     TABLES_FILE,
@@ -20,6 +19,7 @@ from converter.device.tables import (
 )
 from converter.device.tokenize import DeviceTokenizer
 from converter.device.tokenizer.form import EARLIER_FORMAT
+from converter.device.tokenizer_files import ASSETS, FACT
 from converter.errors import PackageDamaged
 from converter.package.installed import version_of
 from converter.validate.answers import shorten
@@ -123,8 +123,7 @@ def check_golden_table(shipped: "Shipped", path: Path) -> None:
 
     """
     try:
-        # Not `splitlines`: a text may hold what Unicode calls a line end.
-        rows = [line.split("\t") for line in path.read_bytes().decode().split("\n")[:-1]]
+        rows = rows_in(path)
     except (OSError, UnicodeDecodeError) as error:
         raise PackageDamaged(f"the table of golden vectors cannot be read ({error})", where=str(path)) from None
     texts = [row for row in rows if row[0] == "text"]

@@ -1,23 +1,21 @@
 """The tokenizer tables, samples and recorded texts of a package that writes text; encoders have `PackageFiles`."""
 
-import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from converter.device.package_files import ASSETS, FACT
-from converter.device.parity import CHECK, backend_of, expected, facts, parity_check, prove, uncut, write_parity
+from converter.device.golden_table import GOLDEN_FILE
+from converter.device.parity import Expected, Parity, backend_of, prove, uncut
 from converter.device.runtime import KEY, MODEL_FILE, least_runtime
 from converter.device.samples import FOLDER
 from converter.device.shipped_files import check_tokenizer_files
-from converter.device.tables import TABLES_FILE, NoTables, Tables, read_tables, write_tables
+from converter.device.tables import TABLES_FILE, NoTables, Tables, read_tables
 from converter.device.tokenize import DeviceTokenizer
+from converter.device.tokenizer_files import ASSETS, Proven, TokenizerFiles
 from converter.device.tried import try_sample
 from converter.device.writing.facts import WriterFacts, names_of, writer_facts
 from converter.device.writing.golden import check_recorded, write_recorded
 from converter.device.writing.samples import write_samples
-from converter.validate.checks import Check, Status
 
 if TYPE_CHECKING:
     from converter.artifact import TorchModel
@@ -82,49 +80,21 @@ def _tidies(tokenizer: Any) -> bool:
 
 
 @dataclass(frozen=True)
-class WriterFiles:
+class WriterFiles(TokenizerFiles):
     """The files of one package that writes text which are not the model."""
 
-    folder: Path
-    """The package."""
+    without = "its samples take token ids"
 
-    @property
-    def assets(self) -> Path:
-        return self.folder / ASSETS
+    def tables(self, source: "TorchModel") -> Tables:
+        return writer_tables(source)
 
-    def write_tokenizer(self, source: "TorchModel") -> None:
-        """Write the tokenizer as tables, where it has such a form; `check` says why where it has none."""
-        try:
-            write_tables(writer_tables(source), self.assets)
-        except NoTables:
-            shutil.rmtree(self.folder / FOLDER, ignore_errors=True)
-
-    def check(self, source: "TorchModel", reference: "Reference", longest: int) -> tuple[Check, dict[str, Any]]:
-        """Prove the shipped tables on hard texts and on the probes that were not cut: the samples cut none."""
-        if not (self.assets / TABLES_FILE).is_file():
-            why = self._why_not(source)
-            detail = f"the package has no tokenizer tables for devices: {why}; its samples take token ids"
-            return Check(CHECK, Status.NOT_RUN, detail=detail), {FACT: {"why_not": why}}
-        backend, prompt = backend_of(source), source.task.prompt
-        wanted = expected(backend, longest)
-        own = uncut(backend)
+    def parity(
+        self, source: "TorchModel", reference: "Reference", wanted: Sequence[Expected], max_length: int
+    ) -> Parity:
+        """Prove the tables on the probes that were not cut: the samples cut none."""
+        own, prompt = uncut(backend_of(source)), source.task.prompt
         whole = [p for p in reference.probes if _is_whole(p, own.encode(prompt + p.example.text).ids)]
-        parity = prove(DeviceTokenizer(self.assets), wanted, whole, longest, prompt=prompt)
-        check, found = parity_check(parity), facts(parity)
-        if check.status is Status.PASS:
-            write_parity(wanted, self.assets, longest)
-        else:
-            shutil.rmtree(self.folder / FOLDER)
-            found["why_not"] = "it gives other ids than the original"
-        return check, {FACT: found}
-
-    @staticmethod
-    def _why_not(source: "TorchModel") -> str:
-        try:
-            writer_tables(source)
-        except NoTables as error:
-            return str(error)
-        return "the tables were not written"
+        return prove(DeviceTokenizer(self.assets), wanted, whole, max_length, prompt=prompt)
 
     def usage(self, source: "TorchModel") -> str:
         """Return the Markdown that names each sample with a line of use."""
@@ -138,17 +108,17 @@ class WriterFiles:
         self, source: "TorchModel", golden: "Golden", runner: "WriterRunner", known: Mapping[str, Any]
     ) -> dict[str, Any]:
         """Write the samples; returns what the manifest keeps of them."""
-        proof = known.get(FACT, {})
+        proof = Proven.of(known)
         table = writer_facts(
             source,
             runner,
-            why_not=str(proof.get("why_not", "")),
-            n_differing=sum(not d.startswith("your text") for d in proof.get("differing", ())),
+            why_not=proof.why_not,
+            n_differing=proof.n_differing,
             runtime=least_runtime(self.folder),
         )
         tables = DeviceTokenizer(self.assets) if table.own_tokenizer else None
         n_texts = write_recorded(golden, source, self.assets, tables)
-        names = write_samples(table, self.folder / FOLDER, int(proof.get("hard_texts", 0)))
+        names = write_samples(table, self.folder / FOLDER, proof.n_hard)
         return {**_kept(table), KEY: table.runtime[MODEL_FILE], "files": names, "golden_texts": n_texts}
 
     def try_python(self, made: Mapping[str, Any]) -> None:
@@ -175,8 +145,8 @@ def check_writer_files(shipped: "Shipped") -> tuple[str, ...]:
 
     """
     made = check_tokenizer_files(shipped)
-    path = shipped.folder / ASSETS / "golden.tsv"
+    path = shipped.folder / ASSETS / GOLDEN_FILE
     if "golden_texts" in shipped.manifest.beside or path.is_file():
         check_recorded(shipped, path)
-        made = (*made, f"{ASSETS}/golden.tsv")
+        made = (*made, f"{ASSETS}/{GOLDEN_FILE}")
     return made

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from converter.device.golden_table import GOLDEN_FILE
+from converter.device.golden_table import GOLDEN_FILE, rows_in
 from converter.device.parity import backend_of
 from converter.device.tables import escaped
 from converter.device.tokenize import DeviceTokenizer
@@ -56,8 +56,7 @@ def check_recorded(shipped: "Shipped", path: Path) -> None:
 
     """
     try:
-        # Not `splitlines`: a text may hold what Unicode calls a line end.
-        rows = [line.split("\t") for line in path.read_bytes().decode().split("\n")[:-1]]
+        rows = rows_in(path)
     except (OSError, UnicodeDecodeError) as error:
         raise PackageDamaged(f"the table of recorded texts cannot be read ({error})", where=str(path)) from None
     known = {

@@ -3,26 +3,13 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from converter.bounds.source_code import check_compiles, code_templates
-from converter.device.runtime import MODEL_FILE, written_for
-from converter.device.samples import (
-    ANDROID,
-    LITERT,
-    LITERT_OF_4_BITS,
-    PACKAGE,
-    cpp_text,
-    java_text,
-    swift_text,
-    tokenizer_templates,
-)
+from converter.bounds.source_code import check_compiles
+from converter.device.samples import ANDROID, PACKAGE, sample_templates, tokenizer_templates
 from converter.device.samples import TEMPLATES as ENCODERS
 from converter.generate.rules import PYTHON_RULES
-from converter.tflite.file import has_four_bits
 from converter.tflite.writing.litertlm import LITERTLM_FILE
 
 if TYPE_CHECKING:
-    from jinja2 import Environment
-
     from converter.device.writing.facts import WriterFacts
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -61,7 +48,8 @@ def write_samples(facts: "WriterFacts", folder: Path, n_hard: int = 0) -> list[s
         StageFailed: a sample in Python does not compile.
 
     """
-    environment = _environment(folder.parent)
+    environment = sample_templates(folder.parent, TEMPLATES, ENCODERS, PYTHON_RULES)
+    environment.globals["litertlm"] = LITERTLM_FILE if (folder.parent / LITERTLM_FILE).is_file() else ""
     given = {"facts": facts, "package": PACKAGE, "n_hard": n_hard, "settings": facts.settings, "words": facts.words}
     made = {}
     for path in sorted(p for p in TEMPLATES.rglob("*") if p.is_file()):
@@ -88,17 +76,3 @@ def python_tokenizer() -> dict[str, str]:
         text = (TOKENIZER / f"{name}.py").read_text(encoding="utf-8")
         made[f"{PYTHON_TOKENIZER}/{Path(name).name}.py"] = text.replace("from converter.device.tokenizer.", "from .")
     return made
-
-
-def _environment(package: Path) -> "Environment":
-    """Return what renders the templates, with what is read from the files of the package."""
-    environment = code_templates(TEMPLATES, ENCODERS, PYTHON_RULES)
-    environment.filters |= {"java": java_text, "cpp": cpp_text, "swift": swift_text}
-    four_bits = (package / MODEL_FILE).is_file() and has_four_bits(package / MODEL_FILE)
-    environment.globals |= {
-        "four_bits": four_bits,
-        "samples": written_for(four_bits=four_bits),
-        "litert": LITERT_OF_4_BITS if four_bits else LITERT,
-        "litertlm": LITERTLM_FILE if (package / LITERTLM_FILE).is_file() else "",
-    }
-    return environment
