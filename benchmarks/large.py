@@ -18,6 +18,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from _documents_tokenizer import write_tokenizer
 from _measure import ROOT, known, machine, save
 from _tables import megabytes, table_of
 
@@ -27,7 +28,6 @@ BETWEEN_LOOKS = 0.1
 WIDTH, LAYERS, HEADS, KV_HEADS, FFN, VOCABULARY, POSITIONS = 2048, 22, 32, 4, 5632, 32000, 2048
 PAGE = ROOT / "docs" / "explanation" / "scale.md"
 SHARD_BYTES = 500_000_000
-END = "<|endoftext|>"
 LIMITS = ("agreement=0.01", "stability=0.01", "sequences=0", "perplexity=100")
 """Of weights that nobody taught, rounding changes more answers than it does of any real model: with the usual limits it
 fails, and the search for the cause would be measured too."""
@@ -151,7 +151,7 @@ def make_llama(folder: Path, layers: int) -> None:
 
     folder.mkdir(parents=True)
     (folder / "config.json").write_text(json.dumps(_config(layers), indent=2), encoding="utf-8")
-    _write_tokenizer(folder)
+    write_tokenizer(folder, VOCABULARY)
     rng = torch.Generator().manual_seed(0)
     index: dict[str, str] = {}
     waiting: dict[str, torch.Tensor] = {}
@@ -211,26 +211,6 @@ def _shapes(layers: int) -> list[tuple[str, tuple[int, ...]]]:
         made.append((f"{at}.mlp.down_proj.weight", (WIDTH, FFN)))
         made += [(f"{at}.{n}.weight", (WIDTH,)) for n in ("input_layernorm", "post_attention_layernorm")]
     return [*made, ("model.norm.weight", (WIDTH,)), ("lm_head.weight", (VOCABULARY, WIDTH))]
-
-
-def _write_tokenizer(folder: Path) -> None:
-    """Write a tokenizer of this project's own documents, filled up to the whole vocabulary."""
-    import transformers
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-
-    core = Tokenizer(models.BPE())
-    core.pre_tokenizer, core.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
-    texts = [p.read_text(encoding="utf-8") for p in sorted((ROOT / "docs").rglob("*.md"))]
-    letters = pre_tokenizers.ByteLevel.alphabet()
-    core.train_from_iterator(
-        texts, trainers.BpeTrainer(vocab_size=20000, initial_alphabet=letters, show_progress=False)
-    )
-    table = json.loads(core.to_str())
-    words = table["model"]["vocab"]
-    words |= {f"word{i}": i for i in range(len(words), VOCABULARY - 1)} | {END: VOCABULARY - 1}
-    core = Tokenizer.from_str(json.dumps(table))
-    made = transformers.PreTrainedTokenizerFast(tokenizer_object=core, bos_token=END, eos_token=END)
-    made.save_pretrained(folder)
 
 
 if __name__ == "__main__":

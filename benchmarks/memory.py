@@ -36,22 +36,12 @@ transformers.BertForSequenceClassification(config).save_pretrained(folder)
 transformers.BertTokenizer(vocab={w: i for i, w in enumerate(words)}, model_max_length=512).save_pretrained(folder)
 """
 MAKE_WRITER = """
-import json, sys, transformers
-from pathlib import Path
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+import sys
+sys.path.insert(0, "benchmarks")
+from _documents_tokenizer import write_tokenizer
 from tests.tiny_text import make_text_model
-folder, size, end = Path(sys.argv[1]), 50257, "<|endoftext|>"
-letters = pre_tokenizers.ByteLevel.alphabet()
-core = Tokenizer(models.BPE())
-core.pre_tokenizer, core.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
-texts = [p.read_text(encoding="utf-8") for p in sorted(Path("docs").rglob("*.md"))]
-core.train_from_iterator(texts, trainers.BpeTrainer(vocab_size=20000, initial_alphabet=letters, show_progress=False))
-table = json.loads(core.to_str())
-words = table["model"]["vocab"]
-words |= {f"word{i}": i for i in range(len(words), size - 1)} | {end: size - 1}
-core = Tokenizer.from_str(json.dumps(table))
-tokenizer = transformers.PreTrainedTokenizerFast(tokenizer_object=core, bos_token=end, eos_token=end)
-tokenizer.save_pretrained(folder)
+folder, size = sys.argv[1], 50257
+write_tokenizer(folder, size)
 ends = {"bos_token_id": size - 1, "eos_token_id": size - 1}
 shape = {"vocab_size": size, "n_embd": 768, "n_layer": 12, "n_head": 12, "n_positions": 1024}
 make_text_model("gpt2", **shape, **ends).save_pretrained(folder)
