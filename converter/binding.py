@@ -4,7 +4,7 @@ import dataclasses
 import math
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar, get_args, get_origin
 
@@ -184,3 +184,15 @@ def _check_range(value: Any, f: dataclasses.Field[Any], where: str) -> None:
             raise RecipeError(f"must be {limits}, found {item}", where=where, hint=f.metadata.get("help", ""))
         if isinstance(item, float) and not math.isfinite(item):
             raise RecipeError(f"must be a finite number, found {item}", where=where, hint=f.metadata.get("help", ""))
+
+
+def check_ascending(values: Sequence[int], where: str) -> None:
+    """Hold an option that lists places to an ascending order, none twice; `where` ends with its name.
+
+    Raises:
+        RecipeError: it has another order.
+
+    """
+    if list(values) != sorted(set(values)):
+        name = where.rpartition(".")[2]
+        raise RecipeError(f"{name} must be ascending, found {list(values)}", where=where)

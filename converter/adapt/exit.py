@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from converter.artifact import EXITS, TorchModel
-from converter.binding import among, option, span
+from converter.binding import among, check_ascending, option, span
 from converter.errors import RecipeError, UsageError
 from converter.stage import Context, Outcome, Stage
 
@@ -61,8 +61,7 @@ class EarlyExit(Stage[TorchModel, TorchModel]):
     why_bars = "texts leave behind its earlier layers"
 
     def __post_init__(self) -> None:
-        if list(self.layers) != sorted(set(self.layers)):
-            raise RecipeError(f"layers must be ascending, found {list(self.layers)}", where=f"{NAME}.layers")
+        check_ascending(self.layers, f"{NAME}.layers")
         if self.layers and self.depth != 0.5:
             raise RecipeError("give layers or depth, not both", where=NAME)
 

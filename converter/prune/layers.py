@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from converter.artifact import TorchModel
-from converter.binding import among, option
+from converter.binding import among, check_ascending, option
 from converter.errors import RecipeError
 from converter.stage import Context, Outcome, Stage
 
@@ -55,8 +55,7 @@ class LayerDropping(Stage[TorchModel, TorchModel]):
                 where="prune.layers",
                 hint="give keep and choose, or indices alone",
             )
-        if list(self.indices) != sorted(set(self.indices)):
-            raise RecipeError(f"indices must be ascending, found {list(self.indices)}", where="prune.layers.indices")
+        check_ascending(self.indices, "prune.layers.indices")
 
     @property
     def _of_stacks(self) -> bool:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from converter.artifact import TorchModel
-from converter.binding import among, option, span
+from converter.binding import among, check_ascending, option, span
 from converter.errors import RecipeError, UsageError
 from converter.model_folder.token_shares import WHOLE, left_of
 from converter.stage import Context, Outcome, Stage
@@ -71,8 +71,7 @@ class TokenPruning(Stage[TorchModel, TorchModel]):
     def __post_init__(self) -> None:
         if self.layers and self.first_layer != 1:
             raise RecipeError("give first_layer or layers, not both", where=NAME)
-        if list(self.layers) != sorted(set(self.layers)):
-            raise RecipeError(f"layers must be ascending, found {list(self.layers)}", where=f"{NAME}.layers")
+        check_ascending(self.layers, f"{NAME}.layers")
         if self.products is not None and self.keep != 0.7:
             raise RecipeError("products already decides keep: give one of them", where=NAME)
         if self.products is None and round(self.keep * WHOLE) == WHOLE:
