@@ -21,7 +21,7 @@ from converter.examples import JudgedText, Origin, text_key
 from converter.model_folder.samples import is_sample
 from converter.recipe import aim_of, tried
 from converter.resources import release_memory, require_space
-from converter.stage import Context, Progress, check_stage
+from converter.stage import Context, Progress, Stage, check_stage
 from converter.target import Aim, Target
 
 if TYPE_CHECKING:
@@ -255,6 +255,21 @@ def check_room(model: "TorchModel", limits: Limits) -> None:
     more = int((COPIES_IN_MEMORY - 1) * model.size_bytes)
     check_estimate(limits, memory=memory_bytes() + more)
     check_available(more)
+
+
+def check_compressing(stage: "Stage[Any, Any]", model: "TorchModel", limits: Limits) -> None:
+    """Hold what `stage` takes beside a model that is in memory to what it may and to what the machine has.
+
+    Raises:
+        ResourceLimit: says how much more would be needed.
+
+    """
+    if model.offloaded:  # it holds what it works on alone, or leaves a model that fits
+        return
+    release_memory()  # what was read of the checkpoint counts until then
+    more = int((stage.copies - 1) * model.size_bytes)
+    check_estimate(limits, memory=memory_bytes() + more, part=stage.name)
+    check_available(more, part=stage.name)
 
 
 def memory_of(recipe: "Recipe", source: "TorchModel") -> "list[MemoryNeed]":

@@ -59,8 +59,6 @@ class Forecast:
     """Heads and neurons of each layer; empty where the family is not known."""
     passes: float = 0.0
     """Texts that were run through the whole model once; a backward pass counts twice."""
-    copies: float = 1.0
-    """Most times that the weights lie in memory at once."""
     notes: tuple[str, ...] = ()
 
     @property
@@ -195,10 +193,10 @@ def _ffn(part: "LayerParts") -> "list[torch.nn.Module]":
     return [*part.ffn_inputs, part.ffn_output]
 
 
-def spent(now: Forecast, *, passes: float = 0.0, copies: float = 2.0, note: str = "") -> Forecast:
-    """Return the forecast after work of so many passes, with so many copies of the weights."""
+def spent(now: Forecast, *, passes: float = 0.0, note: str = "") -> Forecast:
+    """Return the forecast after work of so many passes."""
     notes = (*now.notes, note) if note else now.notes
-    return replace(now, passes=now.passes + passes, copies=max(now.copies, copies), notes=notes)
+    return replace(now, passes=now.passes + passes, notes=notes)
 
 
 def _is_matrix(parameter: "torch.nn.Parameter") -> bool:

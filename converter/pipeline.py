@@ -13,6 +13,7 @@ from converter.context import (
     NOTHING_RESOLVED,
     DeviceMap,
     Resolved,
+    check_compressing,
     check_needs,
     check_options,
     check_room,
@@ -162,7 +163,7 @@ def _run(
     compress_records: tuple[Record, ...] = ()
     evaluation = None
     if recipe.compress:
-        compressed, compress_records, evaluation = _compress(recipe, source, ctx, proof)
+        compressed, compress_records, evaluation = _compress(recipe, source, ctx, proof, wishes)
         if source.offloaded:
             check_room(compressed, wishes.limits)
         save_model(compressed, output.folder / "compressed")
@@ -198,6 +199,8 @@ def _loaded(recipe: "Recipe", output: Output, progress: Progress, wishes: _Wishe
     recipe = with_usual_precisions(recipe, source)
     check_options(recipe, source)
     check_needs(recipe, source, wishes.limits, output.root)
+    for stage in recipe.compress[:1]:
+        check_compressing(stage, source, wishes.limits)
     if not source.offloaded:
         map_weights(source.module, output.work / "source.safetensors")
     return recipe, source
@@ -219,7 +222,7 @@ def _contexts(
 
 
 def _compress(
-    recipe: "Recipe", source: TorchModel, ctx: Context, proof: ProofContext
+    recipe: "Recipe", source: TorchModel, ctx: Context, proof: ProofContext, wishes: _Wishes
 ) -> tuple[TorchModel, tuple[Record, ...], Evaluation]:
     from converter.precision import Limits
     from converter.reference import torch_run
@@ -230,6 +233,7 @@ def _compress(
     model = source
     with fixed_threads(ctx.threads or 1):
         for stage in recipe.compress:
+            check_compressing(stage, model, wishes.limits)
             model, record = run_stage(stage, model, ctx)
             records.append(record)
     shown, reference = as_seen_by(model, source, proof.reference, None, proof.progress)

@@ -1,6 +1,7 @@
 """What a recipe would do, before it does it: sizes, speed where this machine has a table, time and memory."""
 
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -78,11 +79,10 @@ def plan_recipe(recipe: "Recipe", *, progress: Progress = SILENT) -> Plan:
         n_probes = max(len(text.probes), len(text.given.evaluation))
         pace = seconds_a_text(source, ctx)
         steps = _steps(recipe, source, ctx, pace)
-    last = steps[-1][1]
     proof = pace * n_probes * (1 + ASKED_BY_A_PACKAGE * len(recipe.targets))
     memory = {need.part: round(need.bytes / 1e6, 1) for need in memory_of(recipe, source)}
     if recipe.compress:
-        memory["compression"] = round(last.copies * forecast_of(source).parameters * 4 / 1e6, 1)
+        memory["compression"] = round(_compressing(recipe, [then for _, then in steps]) / 1e6, 1)
     made = tuple(step for step, _ in steps)
     return Plan(
         source.provenance.id,
@@ -93,6 +93,13 @@ def plan_recipe(recipe: "Recipe", *, progress: Progress = SILENT) -> Plan:
         max(memory.values()),
         memory,
     )
+
+
+def _compressing(recipe: "Recipe", sizes: "Sequence[Forecast]") -> float:
+    """Return the bytes that the most demanding stage holds, given what the source and each stage leave."""
+    stages = zip(recipe.compress, sizes, strict=False)
+    # What is not the source itself lies in memory beside it.
+    return max(stage.copies * now.bytes(4) + (sizes[0].bytes(4) if i else 0) for i, (stage, now) in enumerate(stages))
 
 
 def _steps(recipe: "Recipe", source: "TorchModel", ctx: Context, pace: float) -> list[tuple[Step, Forecast]]:

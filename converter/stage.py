@@ -101,6 +101,8 @@ class Context:
 
 
 GRADIENTS = "it takes gradients through the whole model"
+TRAINING_COPIES = 5.0
+"""Weights, gradients, AdamW's two moments, and the teacher."""
 
 
 @dataclass(frozen=True)
@@ -129,6 +131,8 @@ class Stage(ABC, Generic[Given, Made]):
     """What cannot come after it in a recipe: names of stages, or the beginning of names."""
     why_bars: ClassVar[str] = ""
     """What `marks` finds, as in "its layers drop tokens"; told where it bars a stage in a later run."""
+    copies: ClassVar[float] = 2.0
+    """Most times that the weights lie in memory at once while it works, given and teacher among them."""
     leaves_on_disk: ClassVar[bool] = False
     """What it makes of a model whose weights are on disk has them there too."""
     place: ClassVar[int | None] = None

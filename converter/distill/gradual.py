@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 from converter.artifact import TorchModel
 from converter.binding import option, span
 from converter.errors import RecipeError
-from converter.stage import Context, Outcome, Stage
+from converter.stage import TRAINING_COPIES, Context, Outcome, Stage
 from converter.training.options import TeacherOptions
 
 if TYPE_CHECKING:
@@ -47,6 +47,7 @@ class GradualPruning(TeacherOptions, Stage[TorchModel, TorchModel]):
     needs_text = True
     place = 5
     trains = True
+    copies = TRAINING_COPIES
 
     def __post_init__(self) -> None:
         named = [n for n in ("speedup", "latency_ms", "size_mb") if getattr(self, n) is not None]
@@ -61,7 +62,7 @@ class GradualPruning(TeacherOptions, Stage[TorchModel, TorchModel]):
         from converter.forecast import spent
 
         pruned = self.pruning().forecast(now, model, ctx)
-        return spent(pruned, passes=self.passes(len(ctx.calibration)), copies=5)
+        return spent(pruned, passes=self.passes(len(ctx.calibration)))
 
     def pruning(self) -> "StructuredPruning":
         """Return the pruning that goes all the way at once."""

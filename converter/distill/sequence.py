@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 from converter.artifact import TorchModel
 from converter.binding import option
-from converter.stage import Context, Outcome, Stage
+from converter.stage import TRAINING_COPIES, Context, Outcome, Stage
 from converter.training.options import TeacherOptions
 
 if TYPE_CHECKING:
@@ -35,13 +35,14 @@ class SequenceLevel(TeacherOptions, Stage[TorchModel, TorchModel]):
     takes = ("decoder", "encoder-decoder")
     needs_text = True
     trains = True
+    copies = TRAINING_COPIES
 
     def forecast(self, now: "Forecast", model: TorchModel, ctx: Context) -> "Forecast":
         from converter.forecast import spent
 
         n_texts = min(self.texts, len(ctx.calibration))
-        # Weights, gradients, AdamW's two moments, and the teacher, which reads each of its texts once a token.
-        return spent(now, passes=self.passes(n_texts) + self.beams * n_texts, copies=5)
+        # The teacher reads each of its texts once a token.
+        return spent(now, passes=self.passes(n_texts) + self.beams * n_texts)
 
     def run(self, given: TorchModel, ctx: Context) -> Outcome[TorchModel]:
         from converter.distill._sequences import distill_sequences

@@ -7,7 +7,7 @@ import torch
 from converter.prune._mask import own_least
 from converter.prune._refit import ROUNDS, refit_kept
 from converter.prune.threshold import ThresholdPruning, share_at
-from converter.structured.least_squares import damped
+from converter.structured.least_squares import damping
 
 if TYPE_CHECKING:
     from converter.prune._sequence import Sums
@@ -19,15 +19,16 @@ ROUNDS_BETWEEN = 10
 
 
 def prune_and_fit(linear: torch.nn.Linear, sums: "Sums", stage: ThresholdPruning) -> None:
-    """Zero and fit `linear` in place.
+    """Zero and fit `linear` in place, and use `sums` up: matrices of a wide layer take more memory than its weights.
 
     Around w* = (X'X + λ)⁻¹ (X'Y + λw), which the dense layer would best be, the error of any other weights v is
     (v - w*) (X'X + λ) (v - w*)': one matrix serves to rank and to fit.
     """
     weight = linear.weight.detach().double()
-    moments = sums.xx / sums.tokens
-    matrix = damped(moments, RIDGE)
-    wanted = torch.linalg.solve(matrix, sums.xy / sums.tokens + (matrix - moments) @ weight.T).T
+    matrix, made = sums.xx.div_(sums.tokens), sums.xy.div_(sums.tokens)
+    strength = damping(matrix, RIDGE)
+    matrix.diagonal().add_(strength)
+    wanted = torch.linalg.solve(matrix, made.add_(weight.T, alpha=strength)).T
     linear.weight.copy_(pruned_in_steps(wanted, matrix, stage))
 
 

@@ -37,9 +37,9 @@ class Sums:
         self.xy = torch.zeros(self.n_in, self.n_out, dtype=torch.float64)
 
     def add(self, x: torch.Tensor, y: torch.Tensor) -> None:
-        # Within a batch float32 is exact enough; over all of the text it is not.
-        self.xx += (x.T @ x).double()
-        self.xy += (x.T @ y).double()
+        # Within a batch float32 is exact enough; over all of the text it is not. Adding converts, without a copy.
+        self.xx += x.T @ x
+        self.xy += x.T @ y
         self.tokens += len(x)
 
 

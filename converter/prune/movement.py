@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Literal
 from converter.artifact import TorchModel
 from converter.binding import option
 from converter.prune.threshold import ThresholdPruning
-from converter.stage import Context, Outcome, Stage
+from converter.stage import TRAINING_COPIES, Context, Outcome, Stage
 from converter.training.options import LossWeights, TrainingOptions
 
 if TYPE_CHECKING:
@@ -45,6 +45,7 @@ class MovementPruning(TrainingOptions, Stage[TorchModel, TorchModel]):
     why_not = "zeros make no runtime faster, and scores are learned on labels that written text does not have"
     needs_text = True
     trains = True
+    copies = TRAINING_COPIES + 3  # scores and their two moments
     bars = ThresholdPruning.bars
 
     def __post_init__(self) -> None:
@@ -65,8 +66,7 @@ class MovementPruning(TrainingOptions, Stage[TorchModel, TorchModel]):
     def forecast(self, now: "Forecast", model: TorchModel, ctx: Context) -> "Forecast":
         from converter.forecast import spent
 
-        # As in distillation; scores and their two moments besides.
-        return spent(now, passes=self.passes(len(ctx.calibration)), copies=8)
+        return spent(now, passes=self.passes(len(ctx.calibration)))
 
     def run(self, given: TorchModel, ctx: Context) -> Outcome[TorchModel]:
         from converter.prune._movement import prune_by_movement

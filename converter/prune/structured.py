@@ -93,6 +93,7 @@ class StructuredPruning(Stage[TorchModel, TorchModel]):
     summary = "remove the attention heads and FFN neurons that matter least"
     takes = ("encoder", "decoder", "encoder-decoder")
     needs_text = True
+    copies = 3.0
     place = 2
 
     def __post_init__(self) -> None:

@@ -110,8 +110,8 @@ class ThresholdPruning(Stage[TorchModel, TorchModel]):
 
         if self.fits:
             # Each layer reads the text anew, in both models, up to itself.
-            return spent(now, passes=self.texts * max(1, len(now.widths)), copies=2)
-        return spent(now, passes=self.rounds * self.texts if self.score == "wanda" else 0, copies=2)
+            return spent(now, passes=self.texts * max(1, len(now.widths)))
+        return spent(now, passes=self.rounds * self.texts if self.score == "wanda" else 0)
 
     def run(self, given: TorchModel, ctx: Context) -> Outcome[TorchModel]:
         from converter.prune._zeros import describe_zeros, refuse_empty

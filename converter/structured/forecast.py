@@ -78,4 +78,4 @@ def _shrunk(now: Forecast, model: "TorchModel", share: float) -> Forecast:
 def _worked(stage: "StructuredPruning", made: Forecast) -> Forecast:
     """Add the passes: importance in each step, and what the fit reads of the whole model and of each sublayer."""
     rounds = stage.steps * BACKWARD + (2 * len(made.widths) + 1 if stage.reconstruct else 0)
-    return spent(made, passes=stage.texts * rounds, copies=3)
+    return spent(made, passes=stage.texts * rounds)

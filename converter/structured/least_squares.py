@@ -57,10 +57,14 @@ class Moments:
         return xx, xe
 
 
+def damping(xx: torch.Tensor, ridge: float) -> float:
+    """Return what is added to the diagonal of X'X: `ridge` times its mean."""
+    return ridge * float(xx.diagonal().mean()) + TINY if len(xx) else TINY
+
+
 def damped(xx: torch.Tensor, ridge: float) -> torch.Tensor:
     """Return X'X with `ridge` times its mean diagonal added."""
-    strength = ridge * float(xx.diagonal().mean()) + TINY if len(xx) else TINY
-    return xx + strength * torch.eye(len(xx), dtype=xx.dtype)
+    return xx + damping(xx, ridge) * torch.eye(len(xx), dtype=xx.dtype)
 
 
 def solved(moments: Moments, weight: torch.Tensor, ridge: float, *, bias: bool) -> tuple[torch.Tensor, torch.Tensor]:

@@ -16,7 +16,8 @@ from converter.bounds import watch
 from converter.bounds.exhausted import exhausted
 from converter.bounds.watch import STATM, Limits, available_memory
 from converter.commands.cli import run
-from converter.context import check_needs, check_room, memory_of
+from converter.context import check_compressing, check_needs, check_room, memory_of
+from converter.distill.soft import SoftLabels
 from converter.errors import DataError, ResourceLimit
 from converter.forecast import disk_of_export, forecast_of
 from converter.model_folder import given, mapped
@@ -25,6 +26,7 @@ from converter.model_folder.mapped import bytes_held
 from converter.model_folder.needs import loading_of
 from converter.onnx.quantize.block_rounding import round_to_nearest
 from converter.onnx.rewrites.block_products import BlockFile
+from converter.prune.layers import LayerDropping
 from converter.recipe import Recipe, bind_recipe
 from tests.tiny_text import save_causal
 
@@ -222,6 +224,35 @@ def test_a_model_that_can_be_loaded_and_not_exported_is_refused_before_anything_
     assert "this machine has" in said
     assert loaded == [str(short)]
     assert not any((tmp_path / "out").iterdir())
+
+
+def test_training_that_does_not_fit_is_refused_before_the_source_is_asked(
+    tiny: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """AdamW holds the weights four times, and the teacher's besides; the same recipe without training fits."""
+    source = load_source(str(tiny()))
+    now = watch.memory_bytes()
+    monkeypatch.setattr("converter.context.memory_bytes", lambda: now)
+    fits = Limits(memory=now + 4 * source.size_bytes)
+    check_compressing(SoftLabels(), source, fits)
+    tight = Limits(memory=now + 4 * source.size_bytes - 1)
+    with pytest.raises(ResourceLimit, match=r"for distill\.soft"):
+        check_compressing(SoftLabels(), source, tight)
+    check_compressing(LayerDropping(keep=1), source, tight)
+
+
+def test_each_stage_is_held_to_what_its_model_takes(
+    tiny: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two of the layers fit through training where all of them do not."""
+    seen: list[tuple[str, int]] = []
+    monkeypatch.setattr(pipeline, "check_compressing", lambda s, m, _: seen.append((s.name, m.size_bytes)))
+    stages = [{"stage": "prune.layers", "keep": 1}, {"stage": "distill.soft", "steps": 1}]
+    recipe = bind_recipe({"model": str(tiny()), "targets": ["cpu-int8"], "compress": stages})
+    pipeline.run_recipe(recipe, tmp_path / "out")
+    names, sizes = zip(*seen, strict=True)
+    assert names == ("prune.layers", "prune.layers", "distill.soft")
+    assert sizes[2] < sizes[1] == sizes[0]
 
 
 @linux
