@@ -308,14 +308,21 @@ def main() -> int:
     if given.child:
         return child(given.child, given.minutes * 60)
     chosen = given.reader or list(READERS)
-    rows = [_run(reader, given.minutes / len(chosen)) for reader in chosen]
+    faults = 0
+    for reader in chosen:
+        row = _run(reader, given.minutes / len(chosen))
+        faults += row["faults"]
+        _saved(row)
+    return 1 if faults else 0
+
+
+def _saved(row: dict[str, Any]) -> None:
+    """Add one reader's run to the file of results, which a run that is cut short has so far."""
     before = json.loads(RESULTS.read_text()) if RESULTS.is_file() else {"readers": {}}
-    for row in rows:
-        _add(before["readers"].setdefault(row.pop("reader"), {}), row)
+    _add(before["readers"].setdefault(row["reader"], {}), row)
     total = {k: round(sum(r.get(k, 0) for r in before["readers"].values()), 1) for k in ("cases", "minutes", "faults")}
     RESULTS.write_text(json.dumps({"total": total, "readers": before["readers"]}, indent=2, sort_keys=True) + "\n")
-    print(json.dumps(total))
-    return 1 if any(row["faults"] for row in rows) else 0
+    print(json.dumps(total), flush=True)
 
 
 def _add(known: dict[str, Any], row: Mapping[str, Any]) -> None:

@@ -22,6 +22,7 @@ from typing import Any
 from zlib import crc32
 
 import numpy as np
+from _held_out import HELD_OUT, HELD_OUT_WRITTEN, SAMPLE, WRITERS, calibration_file, held_out
 from _measure import ROOT, SHARED, commit, known, machine, save
 from _mutants import FOLDER_KINDS, NoPlace, Plant
 
@@ -31,7 +32,6 @@ from converter.artifact import Bundle, TorchModel
 from converter.examples import Example
 from converter.stage import SILENT
 
-HELD_OUT = 2000
 SLICE = 100
 """Texts that a slice has at least."""
 HARM, SLICE_HARM = 0.01, 0.05
@@ -59,12 +59,15 @@ PACKAGES: tuple[tuple[str, str, str, str], ...] = (
     ("marian", "translation", "cpu-int8", "int8"),
     ("sst2-minilm", "", "cpu-int8", "static"),
     ("sst2-minilm", "", "tflite", "dynamic"),
+    ("sample:translator", "translation", "cpu-int8", "int8"),
+    ("sample:storyteller", "text-generation", "cpu-int8", "int8"),
+    ("sample:translator", "translation", "cpu-int8", "int4"),
+    ("sample:storyteller", "text-generation", "cpu-int8", "int4"),
+    ("sample:sentiment", "", "tflite", "static"),
+    ("sample:sentiment", "", "tflite", "int4"),
 )
-"""Model, task, target and precision; models are tiny and drawn, but for the one that `shared/models` holds."""
-WRITERS = ("text-generation", "translation")
-"""Tasks that write text."""
-HELD_OUT_WRITTEN = 400
-"""Texts that a model writes after, of those held out: each costs as many calls as it writes tokens."""
+"""Model, task, target and precision; models are tiny and drawn, but for the samples, which are trained, and the one
+that `shared/models` holds."""
 RUNS = 4
 """Times that a good package is judged again, on other texts."""
 
@@ -101,7 +104,7 @@ def main() -> None:
     table |= {"machine": machine(), "commit": commit()}
     table["held_out"] = {"texts": HELD_OUT, "texts of models that write": HELD_OUT_WRITTEN, "slice": SLICE}
     for name in PACKAGES:
-        if given.only not in "-".join(name):
+        if given.only not in _key(name):
             continue
         for key, row in _rows(name, work, given.count, given.kinds, table):
             table["good" if row.get("good") else "faults"][key] = row
@@ -138,10 +141,10 @@ def _rows(
     name: tuple[str, str, str, str], work: Path, count: int, n_kinds: int, table: dict[str, Any]
 ) -> Iterator[tuple[str, dict[str, Any]]]:
     kinds = _kinds(name[2], writes=name[1] in WRITERS)
-    drawn = np.random.default_rng(crc32("-".join(name).encode())).permutation(sorted(kinds))[:n_kinds]
+    drawn = np.random.default_rng(crc32(_key(name).encode())).permutation(sorted(kinds))[:n_kinds]
     kinds = {kind: kinds[kind] for kind in kinds if kind in set(drawn)}
-    planned = [(f"{'-'.join(name)}/{kind}/{i}", kind, i) for kind in kinds for i in range(count)]
-    runs = [f"{'-'.join(name)}/run {i}" for i in range(RUNS)]
+    planned = [(f"{_key(name)}/{kind}/{i}", kind, i) for kind in kinds for i in range(count)]
+    runs = [f"{_key(name)}/run {i}" for i in range(RUNS)]
     skipped = table.setdefault("no_place", [])
     waiting = [p for p in planned if p[0] not in table["faults"] and p[0] not in skipped]
     again = [r for r in runs if r not in table["good"]]
@@ -159,6 +162,10 @@ def _rows(
             continue
         print(key, {k: row[k] for k in ("harmful", "gate", "verify")}, flush=True)
         yield key, row
+
+
+def _key(name: tuple[str, str, str, str]) -> str:
+    return "-".join(name).replace(":", "-")
 
 
 def _kinds(target: str, *, writes: bool = False) -> dict[str, Plant]:
@@ -185,19 +192,18 @@ def _good(name: tuple[str, str, str, str], work: Path) -> Good | None:
 
     model = _model(name, work)
     table: dict[str, Any] = {"model": str(model), "targets": [name[2]], "quantize": {name[2]: name[3]}}
-    if name[2:] == ("tflite", "static"):  # it takes no built-in text
-        lines = work / f"{'-'.join(name)}.txt"
-        lines.write_text("\n".join(e.text for e in _held_out(name[1])[::20]) + "\n", encoding="utf-8")
-        table["calibration"] = str(lines)
+    if name[2:] in {("tflite", "static"), ("tflite", "int4")} or name[0].startswith(SAMPLE):
+        table["calibration"] = calibration_file(name[0], name[1], work)  # static takes no built-in text
     recipe = bind_recipe(table)
-    out = work / "-".join(name)
+    out = work / _key(name)
     if not (out / "recipe.toml").is_file():
         run_recipe(recipe, out, force=True)
     if not (out / name[2] / "manifest.json").is_file():
-        print(f"{'-'.join(name)}: rejected as it is")
+        print(f"{_key(name)}: rejected as it is")
         return None
     source = load_model(recipe, SILENT)
-    good = Good("-".join(name), out / name[2], source, _held_out(name[1]), read_text(recipe, source, SILENT).probes)
+    text = read_text(recipe, source, SILENT).probes
+    good = Good(_key(name), out / name[2], source, held_out(name[0], name[1]), text)
     good.steps = _float_step(name, good, work)
     good.decisions = _decided(good, good.folder)
     return good
@@ -219,14 +225,16 @@ def _float_step(name: tuple[str, str, str, str], good: Good, work: Path) -> tupl
 
     if name[3] == "none":
         return ()
-    room = work / f"float-{'-'.join(name)}"
+    room = work / f"float-{_key(name)}"
     room.mkdir(exist_ok=True)
     (stage,) = target_class(name[2])().stages("none", {}, good.source)
     made, _ = run_stage(stage, good.source, Context(work=room, calibration=good.text[:40]))
     return (("float", made), ("quantized", replace(made, precision=name[3])))
 
 
-def _model(name: tuple[str, str, str, str], work: Path) -> Path:
+def _model(name: tuple[str, str, str, str], work: Path) -> Path | str:
+    if name[0].startswith(SAMPLE):
+        return name[0]
     if name[0] == "sst2-minilm":
         return SHARED / "models" / "sst2-minilm"
     from tests.tiny import make_tiny, make_tiny_sentence_transformer
@@ -256,25 +264,6 @@ def _make_writer(folder: Path, family: str) -> None:
     tokenizer = AutoTokenizer.from_pretrained(folder)
     tokenizer.chat_template = TEMPLATE
     tokenizer.save_pretrained(folder)
-
-
-def _held_out(task: str) -> tuple[Example, ...]:
-    """Return texts of other people: the training split of SST-2, which nothing here is calibrated or judged on."""
-    path = SHARED / "data" / "sst2" / "train.tsv"
-    lines = path.read_text(encoding="utf-8").splitlines()[1:]
-    texts = [line.rpartition("\t")[0] for line in lines]
-    chosen = [texts[i] for i in np.random.default_rng(7).permutation(len(texts))[:HELD_OUT]]
-    # A quarter is long: several reviews in a row.
-    long = [" ".join(chosen[(i + k) % HELD_OUT] for k in range(8)) for i in range(0, HELD_OUT, 4)]
-    chosen = [long[i // 4] if i % 4 == 0 else text for i, text in enumerate(chosen)]
-    chosen = [t.title() if i % 10 == 1 else t for i, t in enumerate(chosen)]
-    if task in WRITERS:
-        return tuple(Example(" ".join(t.split()[:12])) for t in chosen[:HELD_OUT_WRITTEN])
-    if task == "question-answering":
-        return tuple(Example(" ".join(t.split()[:5]) or "what", t) for t in chosen)
-    if task == "token-classification":
-        return tuple(Example(t, words=tuple(t.split()[:40])) for t in chosen)
-    return tuple(Example(t) for t in chosen)
 
 
 def _answers(good: Good, folder: Path) -> tuple[Any, ...]:

@@ -15,10 +15,11 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from _measure import RESULTS, ROOT, commit, machine, save
+from _measure import ROOT, commit, known, machine, save
 
 TARGETS = ("cpu-int8=dynamic", "tflite=dynamic", "ort-gpu=fp16")
 MAIN = "import sys; from converter.commands.cli import main; sys.argv[0] = 'plm-export'; main()"
@@ -32,17 +33,18 @@ def main() -> int:
     parser.add_argument("--export", action="append", default=[], metavar="FLAG", help="Handed to the first run.")
     parser.add_argument("--name", help="Of the row in the results; default: the model's.")
     given = parser.parse_args()
-    rows = measure(given.model.resolve(), given.target or list(TARGETS), given.rebuilds, given.export)
-    path = RESULTS / "same_bytes.json"
-    known = json.loads(path.read_text(encoding="utf-8"))["models"] if path.is_file() else {}
-    known[given.name or given.model.name] = {"commit": commit(), "packages": rows}
-    save("same_bytes", {"machine": machine(), "models": known})
+    rows: dict[str, Any] = {}
+    for target, row in measure(given.model.resolve(), given.target or list(TARGETS), given.rebuilds, given.export):
+        rows[target] = row
+        print(target, json.dumps(row), flush=True)
+        models = known("same_bytes").get("models", {})
+        models[given.name or given.model.name] = {"commit": commit(), "packages": rows}
+        save("same_bytes", {"machine": machine(), "models": models})
     return 1 if any(row["equal"] < row["rebuilds"] for row in rows.values()) else 0
 
 
-def measure(model: Path, targets: list[str], rebuilds: int, more: list[str]) -> dict[str, Any]:
-    """Export once, and make each package again `rebuilds` times."""
-    rows: dict[str, Any] = {}
+def measure(model: Path, targets: list[str], rebuilds: int, more: list[str]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Export once, and make each package again `rebuilds` times; yields each target with its row."""
     with tempfile.TemporaryDirectory() as scratch:
         root = Path(scratch)
         out = root / "out"
@@ -50,11 +52,9 @@ def measure(model: Path, targets: list[str], rebuilds: int, more: list[str]) -> 
         made = _run([str(model), *flags, *more, "-o", str(out)], root, {})
         for target in (t.partition("=")[0] for t in targets):
             if not (out / target / "manifest.json").is_file():
-                rows[target] = {"rebuilds": rebuilds, "equal": 0, "said": f"not made (exit code {made.returncode})"}
+                yield target, {"rebuilds": rebuilds, "equal": 0, "said": f"not made (exit code {made.returncode})"}
                 continue
-            rows[target] = _rebuilds(out / target, model, root, rebuilds)
-            print(target, json.dumps(rows[target]))
-    return rows
+            yield target, _rebuilds(out / target, model, root, rebuilds)
 
 
 def _rebuilds(package: Path, model: Path, root: Path, n: int) -> dict[str, Any]:

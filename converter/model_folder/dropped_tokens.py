@@ -170,6 +170,8 @@ class TokenDropping:
     restores: bool
     masks = False
     """Dropped tokens are masked and keep their places; see `masking`."""
+    left: tuple[torch.Tensor, ...] = ()
+    """Under `masking`: of the last forward, the tokens that each layer left, bool `[batch, length]`."""
 
     def forward(
         self, hidden_states: torch.Tensor, attention_mask: torch.Tensor | None = None, **_: Any
@@ -177,15 +179,18 @@ class TokenDropping:
         from transformers.modeling_outputs import BaseModelOutputWithPastAndCrossAttentions
 
         tokens = Tokens.of(attention_mask, hidden_states, taken_out=not self.masks, restores=self.restores)
-        mask, dropped = attention_mask, False
+        mask, dropped, left = attention_mask, False, []
         for layer in self.layer:
             if isinstance(layer, DroppingLayer):
                 hidden_states = layer(hidden_states, mask, tokens=tokens)
                 mask, dropped = tokens.mask(attention_mask), True
+                left.append(tokens.own)
                 continue
             made = layer(hidden_states, mask)
             masked = dropped and not tokens.taken_out
             hidden_states = torch.where(tokens.own[:, :, None], made, hidden_states) if masked else made
+            left.append(tokens.own)
+        self.left = tuple(left) if self.masks else ()
         made_of: Any = BaseModelOutputWithPastAndCrossAttentions
         output: Mapping[str, Any] = made_of(last_hidden_state=tokens.restored(hidden_states))
         return output
@@ -212,7 +217,16 @@ def masking(*models: torch.nn.Module) -> Iterator[None]:
         yield
     finally:
         for loop in loops:
-            loop.masks = False
+            loop.masks, loop.left = False, ()
+
+
+def left_by_layer(model: torch.nn.Module) -> tuple[torch.Tensor, ...]:
+    """Return which tokens each layer left in the last forward under `masking`; empty where no layer drops any.
+
+    Bool `[batch, length]` each. The state of a token that is not left is that of an earlier layer, or half a layer's.
+    """
+    found = [part.left for part in model.modules() if isinstance(part, TokenDropping)]
+    return found[0] if found else ()
 
 
 def settle(model: torch.nn.Module) -> None:

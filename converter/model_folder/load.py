@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from converter.artifact import Provenance, SourceCard, TorchModel
 from converter.bounds.files import sha256_file
 from converter.errors import ExportError, SourceError, UsageError
-from converter.graphs import MODEL
+from converter.graphs import MODEL, SEQUENCE
 from converter.jsonfile import read_table
 from converter.model_folder.adapters import Adapter, find_adapter
 from converter.model_folder.architecture import ANY_TASK, check_model_type, choose_task
@@ -126,6 +126,7 @@ def _read(
     )
     source = _as_sentence_transformers(source, sentence or _reranker(raw, kind) or SentenceFolder(()), prompt)
     source.verify()
+    _check_dropping(source)
     _try(source)
     return source
 
@@ -182,6 +183,20 @@ def _writer(
     )
     made.verify()
     return made
+
+
+def _check_dropping(source: TorchModel) -> None:
+    """Refuse a model that gives no state for dropped tokens although its head reads every token's."""
+    from converter.model_folder.dropped_tokens import TokenDropping
+
+    one_token = not source.specs[MODEL].outputs_along(SEQUENCE)
+    loops = [part for part in source.module.modules() if isinstance(part, TokenDropping)]
+    if not one_token and not all(loop.restores for loop in loops):
+        raise SourceError(
+            f"its layers drop tokens that {source.task.name} answers for: stand_ins.json has restores = false",
+            where=str(source.folder),
+            hint="make it with prune.tokens from a model for this task; nothing else decides `restores`",
+        )
 
 
 def _try(source: TorchModel) -> None:

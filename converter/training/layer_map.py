@@ -8,6 +8,7 @@ import torch
 
 from converter.errors import SourceError, UsageError
 from converter.forward import Forward, decides_at_end
+from converter.model_folder.dropped_tokens import left_by_layer
 from converter.training.relations import RelationTap
 
 if TYPE_CHECKING:
@@ -64,12 +65,15 @@ class ForwardOutputs(NamedTuple):
     """`[batch, length, width]`, of the layers that were asked for."""
     relations: tuple[torch.Tensor, ...] = ()
     """Query, key and value of one layer, `[batch, length, width]` each; queries to an encoder's are the answer's."""
+    left: tuple[torch.Tensor, ...] = ()
+    """Tokens that are not dropped, bool `[batch, length]`: of each of `hidden`, then of `relations`. Empty: all."""
 
 
 def moved(seen: ForwardOutputs, device: torch.device) -> ForwardOutputs:
     """Return the same on another device."""
     outputs = {name: value.to(device) for name, value in seen.outputs.items()}
-    return ForwardOutputs(outputs, *(tuple(t.to(device) for t in row) for row in (seen.hidden, seen.relations)))
+    rows = (seen.hidden, seen.relations, seen.left)
+    return ForwardOutputs(outputs, *(tuple(t.to(device) for t in row) for row in rows))
 
 
 class ObservedForward(torch.nn.Module):
@@ -91,6 +95,7 @@ class ObservedForward(torch.nn.Module):
         self.forward_of = Forward(model)
         self.hidden = tuple(hidden)
         self.tap = None if relations is None else RelationTap(model, relations, cross=cross)
+        self.relations_of = relations
         self.projection = torch.nn.Identity() if projection is None else projection
 
     def forward(self, feed: dict[str, torch.Tensor]) -> ForwardOutputs:
@@ -101,7 +106,15 @@ class ObservedForward(torch.nn.Module):
         outputs = self.forward_of.named_outputs(made, feed["attention_mask"])
         states = [state for stack in states_of(made) for state in stack] if self.hidden else []
         hidden = tuple(self.projection(states[i]) for i in self.hidden)
-        return ForwardOutputs(outputs, hidden, self.tap.taken() if self.tap else ())
+        return ForwardOutputs(outputs, hidden, self.tap.taken() if self.tap else (), self._left(feed["attention_mask"]))
+
+    def _left(self, attention_mask: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """Return the tokens that count: a layer's states are of those it left, its relations of those it read."""
+        left = left_by_layer(self.forward_of.model)
+        if not left:
+            return ()
+        read = [attention_mask.bool(), *left]
+        return tuple(left[i] for i in self.hidden) + (() if self.relations_of is None else (read[self.relations_of],))
 
 
 def states_of(made: Mapping[str, Any]) -> list[list[torch.Tensor]]:
@@ -112,15 +125,20 @@ def states_of(made: Mapping[str, Any]) -> list[list[torch.Tensor]]:
 
 
 def hidden_loss(
-    student: Sequence[torch.Tensor], teacher: Sequence[torch.Tensor], attention_mask: torch.Tensor
+    student: Sequence[torch.Tensor],
+    teacher: Sequence[torch.Tensor],
+    attention_mask: torch.Tensor,
+    left: Sequence[torch.Tensor] = (),
 ) -> torch.Tensor:
     """Mean squared distance of `[batch, length, width]` states, padding excluded, relative to the teacher's square.
 
     Relative, since the size of hidden states differs a hundredfold between architectures: 1 is as far off as all zeros.
+    `left`: of each layer the tokens that are not dropped, which alone have a state of that layer; empty: all.
     """
-    real = attention_mask.bool()
+    own = attention_mask.bool()
     parts = []
-    for state, other in zip(student, teacher, strict=True):
+    for i, (state, other) in enumerate(zip(student, teacher, strict=True)):
+        real = own & left[i] if left else own
         wanted = other[real]
         parts.append((state[real] - wanted).square().mean() / wanted.square().mean().clamp(min=1e-12))
     return torch.stack(parts).mean()

@@ -145,7 +145,7 @@ def _of_teacher(
     if weights.soft > 0:
         made["soft"] = task.soft_loss(seen.outputs, wanted.outputs, steps, weights.temperature)
     if objective.mapped:
-        made["hidden"] = _hidden(objective.n_encoder, seen.hidden, wanted.hidden, attention_mask, steps)
+        made["hidden"] = _hidden(objective.n_encoder, seen, wanted.hidden, attention_mask, steps)
     if objective.relations is not None:
         made["relation"] = _relations(objective.relations, seen, wanted, attention_mask, steps)
     if weights.similarity > 0 and EMBEDDING in seen.outputs:
@@ -162,21 +162,24 @@ def _relations(
 ) -> torch.Tensor:
     if plan.cross:
         return cross_relation_loss(seen.relations, wanted.relations, attention_mask, steps, plan.n_heads)
-    return relation_loss(seen.relations, wanted.relations, attention_mask, plan.n_heads)
+    # Tokens that the student dropped before that layer have no relations there.
+    read = attention_mask.bool() & seen.left[-1] if seen.left else attention_mask
+    return relation_loss(seen.relations, wanted.relations, read, plan.n_heads)
 
 
 def _hidden(
     n_encoder: int,
-    seen: "Sequence[torch.Tensor]",
+    seen: ForwardOutputs,
     wanted: "Sequence[torch.Tensor]",
     attention_mask: torch.Tensor,
     steps: torch.Tensor,
 ) -> torch.Tensor:
     """Return the mean over all layers; states of a decoder behind an encoder have the steps of the answer."""
     if not n_encoder:
-        return hidden_loss(seen, wanted, attention_mask)
+        return hidden_loss(seen.hidden, wanted, attention_mask, seen.left[: len(seen.hidden)])
+    own = seen.hidden
     parts = (
-        hidden_loss(seen[:n_encoder], wanted[:n_encoder], attention_mask),
-        hidden_loss(seen[n_encoder:], wanted[n_encoder:], steps),
+        hidden_loss(own[:n_encoder], wanted[:n_encoder], attention_mask),
+        hidden_loss(own[n_encoder:], wanted[n_encoder:], steps),
     )
-    return (n_encoder * parts[0] + (len(seen) - n_encoder) * parts[1]) / len(seen)
+    return (n_encoder * parts[0] + (len(own) - n_encoder) * parts[1]) / len(own)

@@ -30,6 +30,9 @@ from converter.stage_cache.cache import open_cache
 from converter.stage_cache.identity import artifact_key, base_key
 from converter.surgery.resize import shallower
 from converter.surgery.tokens import dropping_of, products_at, reads_one_token, with_dropping, work_of
+from converter.training.objective import DistillationObjective, losses
+from converter.training.options import LossWeights
+from converter.training.relations import RelationPlan
 from tests.pruning import PLAIN, context
 from tests.tiny import make_tiny_sentence_transformer
 
@@ -179,6 +182,37 @@ def test_what_drops_tokens_learns_states_and_relations_of_its_source(
     taken_out = own_answers(made, torch_run(made), True)
     assert all(np.allclose(a, b, atol=2e-5) for a, b in zip(masked, taken_out, strict=True))
     assert is_batch_exact(made)
+
+
+def test_tokens_that_the_student_dropped_count_in_no_loss_of_states_or_relations(tiny: Callable[..., Path]) -> None:
+    source, student = load_source(str(tiny())), dropping(tiny)
+    objective = DistillationObjective((0, 1, 2), RelationPlan(2, 2, 2))
+    feed = feed_of(student, encodings_of(student))
+    own = torch.from_numpy(feed["attention_mask"]).bool()
+    fed = {name: torch.from_numpy(values) for name, values in feed.items()}
+    with torch.no_grad(), masking(student.module):
+        seen, wanted = objective.student(student)(fed), objective.teacher(source)(fed)
+    left = [rows & own for rows in seen.left]
+    counts = [own.sum(1), *(rows.sum(1) for rows in left)]
+    assert [c.tolist() for c in counts[1:]] == [
+        [left_of(left_of(int(n), 700), share) for n in counts[0]] for share in (1000, 500, 500, 500)
+    ]
+    weights = LossWeights(soft=0.0, hard=0.0, hidden=1.0, temperature=1.0, relation=1.0)
+
+    def found(states: torch.Tensor | None = None, at: int = 1) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return both losses where the teacher's states of layer `at`, and its relations, are spoiled at `states`."""
+        spoiled = lambda values: values if states is None else values + 1e3 * states[:, :, None]  # noqa: E731
+        hidden = tuple(spoiled(h) if i == at else h for i, h in enumerate(wanted.hidden))
+        other = wanted._replace(hidden=hidden, relations=tuple(map(spoiled, wanted.relations)))
+        made = losses(objective, weights, student.task, seen, other, feed_mask, ())
+        return made["hidden"], made["relation"]
+
+    feed_mask = fed["attention_mask"]
+    good = found()
+    assert all(torch.equal(a, b) for a, b in zip(good, found(own & ~left[1]), strict=True))
+    assert not any(torch.isclose(a, b) for a, b in zip(good, found(left[1]), strict=True))
+    assert torch.equal(good[0], found(own & ~left[0], 0)[0])
+    assert not torch.isclose(good[0], found(left[0] & ~left[1], 0)[0]), "the first layer still has them"
 
 
 def test_of_a_source_that_drops_tokens_a_student_that_does_learns_too(
@@ -379,6 +413,19 @@ def test_a_damaged_list_of_layers_is_refused_by_name(tiny: Callable[..., Path], 
     with pytest.raises(SourceError, match=r"the replacement of bert\.encoder is damaged") as caught:
         put_empty(load_source(str(tiny())).module, {"bert.encoder": spec | damage}, "folder")
     assert caught.value.exit_code == 4
+
+
+def test_tokens_without_a_state_are_refused_where_the_head_reads_every_one(
+    tiny: Callable[..., Path], tmp_path: Path
+) -> None:
+    folder = tmp_path / "model"
+    save_model(dropping(tiny, "bert", "question-answering"), folder)
+    load_source(str(folder))
+    path = folder / "stand_ins.json"
+    path.write_text(path.read_text(encoding="utf-8").replace('"restores": true', '"restores": false'), encoding="utf-8")
+    with pytest.raises(SourceError, match="drop tokens that question-answering answers for") as caught:
+        load_source(str(folder))
+    assert "prune.tokens" in str(caught.value.hint)
 
 
 def test_what_drops_tokens_is_exported_anew_and_other_shares_too(tiny: Callable[..., Path], tmp_path: Path) -> None:
