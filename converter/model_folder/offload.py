@@ -11,7 +11,7 @@ from converter.artifact import place_on_disk, weight_map_of
 from converter.bounds.sizes import shown_size
 from converter.bounds.watch import available_memory, memory_bytes
 from converter.errors import ResourceLimit
-from converter.resources import release_memory
+from converter.resources import release_memory, return_large_blocks
 
 if TYPE_CHECKING:
     import torch
@@ -33,6 +33,7 @@ class Placement:
 
     def options(self) -> dict[str, Any]:
         """Return what `from_pretrained` is told. GPUs are not used: all that follows works in main memory."""
+        return_large_blocks()
         free = available_memory() if self.limit is None else self.limit - memory_bytes()
         room = max(0, int(SHARE * free)) if self.room is None else self.room
         return {"device_map": "auto", "max_memory": {"cpu": room}, "offload_folder": str(self.folder)}
