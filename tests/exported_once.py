@@ -21,6 +21,9 @@ import pytest
 LARGEST = 256_000_000
 """Bytes of weights up to which a file is kept."""
 
+UNTRACED = {"name_or_path", "_name_or_path", "architectures", "transformers_version", "_weight_conversions"}
+"""Where a model was read from, and what saving or loading notes: the same one lies in other folders in many tests."""
+
 
 class Shared:
     """What was made in this run, in a folder that all its workers know."""
@@ -106,13 +109,24 @@ class _Digest(pickle._Pickler):  # the one in Python: the one in C asks nobody a
 
     def reducer_override(self, value: Any) -> Any:
         import torch
+        from transformers import PreTrainedConfig
 
+        if isinstance(value, torch.nn.Module | PreTrainedConfig):
+            made, given, state, *rest = value.__reduce_ex__(5)
+            # Saving spells a type out.
+            told = {k: str(v).removeprefix("torch.") if isinstance(v, torch.dtype) else v for k, v in state.items()}
+            return made, given, {k: v for k, v in told.items() if k not in UNTRACED}, *rest
         if not isinstance(value, torch.Tensor):
             return NotImplemented
         content = value.detach().contiguous()
         self.n_bytes += content.nbytes
         found = hashlib.sha256(content.numpy().tobytes()).hexdigest()
         return str, (f"{type(value).__name__} {value.dtype} {tuple(value.shape)} {value.requires_grad} {found}",)
+
+    def memoize(self, value: Any) -> None:
+        """Refer to nothing that is equal wherever it is equal: whether two strings are one object is chance."""
+        if not isinstance(value, str | bytes | tuple):
+            super().memoize(value)
 
     def _save_in_order(self, value: Any) -> None:
         self.save((type(value).__name__, sorted(value, key=repr)))

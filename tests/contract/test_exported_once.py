@@ -1,5 +1,6 @@
 """What tests share is what the exporters made, and never of another module."""
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import torch
 from converter.examples import Example
 from converter.graphs import MODEL
 from converter.model_folder.load import load_source
+from converter.model_folder.save import save_model
 from converter.onnx.export import ExportOnnx
 from converter.stage import Context, run_stage
 from tests.exported_once import Shared
@@ -35,6 +37,18 @@ def test_a_shared_export_is_the_exporters_own(tiny: Callable[..., Path], exporte
         for found, wanted in zip(graph.initializer, made[2].initializer, strict=True):
             a, b = onnx.numpy_helper.to_array(found), onnx.numpy_helper.to_array(wanted)
             np.testing.assert_allclose(a, b, rtol=0, atol=1e-6, err_msg=found.name)
+
+
+def test_the_same_model_in_another_folder_is_exported_once(
+    tiny: Callable[..., Path], exporters: Shared, tmp_path: Path
+) -> None:
+    folder = tiny("bert", layers=1)
+    source, copy = load_source(str(folder)), load_source(str(shutil.copytree(folder, tmp_path / "copy")))
+    key = exporters.path_of("onnx", source.module, ())
+    save_model(source, tmp_path / "saved")
+    again = load_source(str(tmp_path / "saved"))
+    assert key is not None
+    assert {exporters.path_of("onnx", m.module, ()) for m in (source, copy, again)} == {key}
 
 
 def _weight(module: Any) -> None:
