@@ -1,7 +1,7 @@
 """Faults in packages of models that write text: caches, stops, settings, templates; and what such a package writes."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -11,6 +11,8 @@ import numpy as np
 from _mutants import NoPlace, Plant, edit, table_of, write
 from _mutants_onnx import Arrays, changed, put
 from onnx import helper, numpy_helper
+
+from converter.graphs import Run
 
 MOST_TOKENS = 24
 """Tokens that are written after a held-out text, at most: the models are drawn, and few of them stop."""
@@ -22,10 +24,11 @@ TEMPLATE = (
 """What the tiny chat model was taught to read."""
 
 
-def written(folder: Path, texts: Sequence[str]) -> list[str]:
-    """Return what a package writes after each text as its user gets it: its tokenizer, its settings, its template.
+def written(folder: Path, texts: Sequence[str], run: Run | None = None) -> Iterator[str]:
+    """Yield what a package writes after each text as its user gets it: its tokenizer, its settings, its template.
 
-    Every fourth text is a message of a conversation, where the package has a template.
+    Every fourth text is a message of a conversation, where the package has a template. `run`: what is asked instead of
+    the package.
     """
     from converter.generate.chat import chat_ids, has_chat
     from converter.generate.loop import generate
@@ -37,9 +40,8 @@ def written(folder: Path, texts: Sequence[str]) -> list[str]:
     specs, task, tokenizer = read_specs(folder, manifest), task_of(folder, manifest), load_tokenizer(folder)
     limit = min(int(tokenizer.model_max_length), int(manifest["max_length"]))
     task.read_folder(folder, tokenizer, int(manifest["max_length"]))
-    runner, own = open_runner(folder, manifest, specs, 1), task.settings  # type: ignore[attr-defined]
+    run, own = run or open_runner(folder, manifest, specs, 1).run, task.settings  # type: ignore[attr-defined]
     most = min(own.max_new_tokens or MOST_TOKENS, MOST_TOKENS)
-    made = []
     for i, text in enumerate(texts):
         ids = tokenizer(task.prompt + text, truncation=True, max_length=limit, verbose=False)["input_ids"]
         if i % 4 == 0 and has_chat(tokenizer):
@@ -47,9 +49,8 @@ def written(folder: Path, texts: Sequence[str]) -> list[str]:
         fed = np.array([ids[: int(manifest["max_length"]) - MOST_TOKENS]], np.int64)
         prompt = {"input_ids": fed, "attention_mask": np.ones_like(fed)}
         settings = replace(own, max_new_tokens=most)
-        (tokens,) = generate(runner.run, specs, prompt, settings).texts(settings)
-        made.append(str(tokenizer.decode(list(tokens), skip_special_tokens=False)))
-    return made
+        (tokens,) = generate(run, specs, prompt, settings).texts(settings)
+        yield str(tokenizer.decode(list(tokens), skip_special_tokens=False))
 
 
 def genai_of(folder: Path) -> Any:

@@ -20,8 +20,10 @@ from converter.tflite.file import (
     text,
     write_flat,
 )
+from converter.tflite.quantize.tables import packed_int4
 
-NUMBERS = {0: np.float32, 1: np.float16, 9: np.int8}
+INT4 = 17
+NUMBERS = {0: np.float32, 1: np.float16, 9: np.int8, INT4: np.int8}
 Constant = tuple[Any, Any, np.ndarray]
 """Graph, tensor and values."""
 
@@ -74,17 +76,27 @@ def _constants(model: Any, name: str, place: int) -> list[Constant]:
             tensor = graph.tensors[number]
             data, kind = bytes_of(model, tensor.buffer), NUMBERS.get(tensor.type)
             if len(data) and kind is not None:
-                found.setdefault(tensor.buffer, (graph, tensor, data.view(kind).reshape(shape_of(tensor)).copy()))
+                values = _unpacked(data) if tensor.type == INT4 else data.view(kind)
+                found.setdefault(tensor.buffer, (graph, tensor, values.reshape(shape_of(tensor)).copy()))
     if not found:
         raise NoPlace(f"constants of {name}")
     return list(found.values())
 
 
+def _unpacked(data: np.ndarray) -> np.ndarray:
+    """Return the numbers of four bits that bytes hold two of each, the lower half first."""
+    halves = np.stack([data & 0xF, data >> 4], axis=-1).reshape(-1).astype(np.int8)
+    return np.where(halves > 7, halves - 16, halves).astype(np.int8)
+
+
 def _put(model: Any, constant: Constant, values: np.ndarray) -> None:
     _, tensor, before = constant
     if before.dtype == np.int8:
-        values = np.clip(np.rint(values), -127, 127)
+        largest = 7 if tensor.type == INT4 else 127
+        values = np.clip(np.rint(values), -largest, largest)
     made = np.ascontiguousarray(values.astype(before.dtype))
+    if tensor.type == INT4:
+        made = packed_int4(made)
     model.buffers[tensor.buffer].data = np.frombuffer(made.tobytes(), np.uint8)
 
 
@@ -119,7 +131,7 @@ def product_changed(model: Any, random: np.random.Generator, *, how: str) -> str
 
 
 def scale_changed(model: Any, random: np.random.Generator) -> str:
-    products = [c for c in _constants(model, "FULLY_CONNECTED", 1) if c[2].dtype == np.int8]
+    products = [c for c in _constants(model, "FULLY_CONNECTED", 1) if c[1].type == 9]
     if not products:
         raise NoPlace("scales")
     _, tensor, _ = products[int(random.integers(len(products)))]
@@ -175,7 +187,7 @@ def longest_negated(model: Any, _random: np.random.Generator) -> str:
         maker = makers.get(number)
         tensor = graph.tensors[inputs_of(maker)[0] if maker is not None else number]
         kind = NUMBERS.get(tensor.type)
-        if kind is None:
+        if kind is None or tensor.type == INT4:
             raise NoPlace("weights of a known type")
         values = -bytes_of(model, tensor.buffer).view(kind).reshape(shape_of(tensor))
         made = add_tensor(graph, "negated", values.shape, tensor.type, add_buffer(model, values))

@@ -360,7 +360,7 @@ def child(reader: str, seconds: float) -> int:
     read = READERS[reader]
     with atheris.instrument_imports(include=["converter"]):
         # What a reader imports late is instrumented as it is imported.
-        for content in ((SEEDS.get(reader) or (b"",))[0], b"{}"):
+        for content in (*SEEDS.get(reader, ()), b"", b"{}"):
             with contextlib.suppress(ExportError):
                 read(Case(folder, content))
 

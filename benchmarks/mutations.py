@@ -22,11 +22,12 @@ from typing import Any
 from zlib import crc32
 
 import numpy as np
-from _held_out import HELD_OUT, HELD_OUT_WRITTEN, SAMPLE, WRITERS, calibration_file, held_out
 from _measure import ROOT, SHARED, commit, known, machine, save
 from _mutants import FOLDER_KINDS, NoPlace, Plant
 
 sys.path.insert(0, str(ROOT))
+
+from _held_out import HELD_OUT, HELD_OUT_WRITTEN, SAMPLE, WRITERS, calibration_file, held_out
 
 from converter.artifact import Bundle, TorchModel
 from converter.examples import Example
@@ -36,6 +37,8 @@ SLICE = 100
 """Texts that a slice has at least."""
 HARM, SLICE_HARM = 0.01, 0.05
 """Share of decisions, of all texts and of a slice, from which a fault does harm."""
+CERTAIN = 0.05
+"""Share of all held-out texts: where a package wrote so many otherwise, no more are asked."""
 RARE = 0.25
 """Share of texts, by their rarest word, that are the slice of rare words."""
 PACKAGES: tuple[tuple[str, str, str, str], ...] = (
@@ -86,6 +89,8 @@ class Good:
     references: dict[int, Any] = field(default_factory=dict)
     steps: tuple[Any, ...] = ()
     """The float file that the package was made of, and a stand-in for the package itself."""
+    kept: dict[str, Any] = field(default_factory=dict)
+    """What of its source's answers to the held-out texts it keeps, where that was asked."""
 
 
 def main() -> None:
@@ -205,17 +210,18 @@ def _good(name: tuple[str, str, str, str], work: Path) -> Good | None:
     text = read_text(recipe, source, SILENT).probes
     good = Good(_key(name), out / name[2], source, held_out(name[0], name[1]), text)
     good.steps = _float_step(name, good, work)
-    good.decisions = _decided(good, good.folder)
+    good.decisions = list(_decided(good, good.folder))
     return good
 
 
-def _decided(good: Good, folder: Path) -> list[Any]:
-    """Return what a folder answers to the held-out text: a text itself, or what the task decides on."""
+def _decided(good: Good, folder: Path) -> Iterator[Any]:
+    """Yield what a folder answers to the held-out text: a text itself, or what the task decides on."""
     if good.source.cache is None:
-        return list(good.source.task.decisions(_answers(good, folder)))
+        yield from good.source.task.decisions(_answers(good, folder))
+        return
     from _mutants_text import written
 
-    return list(written(folder, [e.text for e in good.held_out]))
+    yield from written(folder, [e.text for e in good.held_out])
 
 
 def _float_step(name: tuple[str, str, str, str], good: Good, work: Path) -> tuple[Any, ...]:
@@ -318,18 +324,28 @@ def _fault(good: Good, kind: str, plant: Plant, seed: int) -> dict[str, Any] | N
 
 def _harm(good: Good, folder: Path) -> dict[str, Any]:
     """Compare the faulty package's answers in words with the good one's: over all held-out texts, and over slices."""
-    task = good.source.task
     named = _names(folder) != _names(good.folder)
     try:
-        found = _decided(good, folder)
-        same = np.array([_same(task, a, b) for a, b in zip(good.decisions, found, strict=True)])
+        same = _alike(good, folder)
     except Exception as error:  # noqa: BLE001 - a package that does not even answer
         return {"harmful": True, "changed": 1.0, "worst_slice": 1.0, "note": repr(error)[:200]}
     changed = float(1 - same.mean())
-    slices = {name: float(1 - same[rows].mean()) for name, rows in _slices(good) if len(rows) >= SLICE}
+    asked = [(name, rows[rows < len(same)]) for name, rows in _slices(good)]
+    slices = {name: float(1 - same[rows].mean()) for name, rows in asked if len(rows) >= SLICE}
     worst = max(slices.values(), default=0.0)
     harmful = changed >= HARM or worst >= SLICE_HARM or named
-    return {"harmful": bool(harmful), "changed": changed, "worst_slice": worst, "other_names": named}
+    told = {"harmful": bool(harmful), "changed": changed, "worst_slice": worst, "other_names": named}
+    return told if len(same) == len(good.held_out) else told | {"asked": len(same)}
+
+
+def _alike(good: Good, folder: Path) -> np.ndarray:
+    """Return, text by text, how alike the folder answers; of a model that writes, until harm is certain."""
+    same: list[float] = []
+    for wanted, found in zip(good.decisions, _decided(good, folder), strict=False):
+        same.append(_same(good.source.task, wanted, found))
+        if good.source.cache is not None and len(same) - sum(same) >= CERTAIN * len(good.decisions):
+            break
+    return np.array(same)
 
 
 def _same(task: Any, a: Any, b: Any) -> float:
@@ -441,20 +457,30 @@ def _judged_again(good: Good, number: int) -> dict[str, Any]:
         status, why = _gated(good, folder, chosen)
     print(good.name, f"run {number}", status, why, flush=True)
     row = {"status": status, "says": why}
-    return row | (_kept(good) if status == "FAIL" and good.source.cache is None else {})
+    return row | (_kept(good) if status == "FAIL" else {})
 
 
 def _kept(good: Good) -> dict[str, Any]:
-    """Return the share of the held-out texts that the good package answers as its source does, and what is wanted."""
-    from converter.reference import capture_reference
+    """Return the share of the held-out texts that the good package answers as its source does, and what is wanted.
+
+    Of a model that writes, the share of whole texts that come out the same.
+    """
+    from converter.reference import capture_reference, torch_run
     from converter.registry import target_class
 
     manifest = json.loads((good.folder / "manifest.json").read_text(encoding="utf-8"))
-    wanted = target_class(manifest["target"])().limits(manifest["precision"].partition(":")[0]).agreement
-    reference = capture_reference(good.source, good.held_out, SILENT)
-    pairs = zip(reference.decisions, good.decisions, strict=True)
-    same = [_same(good.source.task, a, b) for a, b in pairs]
-    return {"held_out_agreement": round(float(np.mean(same)), 4), "agreement_wanted": wanted}
+    limits = target_class(manifest["target"])().limits(manifest["precision"].partition(":")[0])
+    if not good.kept:
+        if good.source.cache is None:
+            answers: Any = capture_reference(good.source, good.held_out, SILENT).decisions
+        else:
+            from _mutants_text import written
+
+            answers = written(good.folder, [e.text for e in good.held_out], torch_run(good.source))
+        same = [_same(good.source.task, a, b) for a, b in zip(answers, good.decisions, strict=True)]
+        wanted = limits.agreement if good.source.cache is None else limits.sequences
+        good.kept = {"held_out_agreement": round(float(np.mean(same)), 4), "agreement_wanted": wanted}
+    return good.kept
 
 
 if __name__ == "__main__":

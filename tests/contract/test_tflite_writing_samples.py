@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 from tokenizers import AddedToken
+from tokenizers.processors import TemplateProcessing
 
 from converter.api import verify
 from converter.device.runtime import least_runtime
@@ -25,12 +26,14 @@ from converter.device.writing.golden import check_recorded, write_recorded
 from converter.device.writing.samples import TEMPLATES, write_samples
 from converter.errors import PackageDamaged, StageFailed
 from converter.examples import Example
+from converter.generate.chat import chat_ids
 from converter.generate.loop import generate
 from converter.generate.rules import scoring_rules
 from converter.generate.settings import GenerationSettings
 from converter.model_folder.load import load_source
 from converter.package.golden import Golden, read_golden
 from converter.reference import Reference
+from converter.tflite.writing.litertlm import LITERTLM_FILE
 from converter.validate.checks import Status
 from targets.tflite import Tflite
 from tests.contract.device_packages import STUBS, build_demo, compiler, lines_of, run
@@ -351,6 +354,46 @@ def test_samples_end_where_the_package_ends_that_counts_the_prompt(phone_writer:
     java_files = [*(samples / "java").iterdir(), *samples.glob("android/app/src/**/*.java"), *STUBS.rglob("*.java")]
     done = run(compiler("javac"), "-Xlint:all", "-Werror", "-d", tmp_path / "out", *java_files)
     assert done.returncode == 0, done.stderr[-2000:]
+
+
+CHAT = "{% for m in messages %}({{ m.role }}) {{ m.content }} {% endfor %}(assistant)"
+
+
+def test_a_message_gets_its_ids_as_the_readme_of_a_chat_model_says(phone_writer: Writers, tmp_path: Path) -> None:
+    made = phone_writer("gpt2")
+    source = load_source(str(made.model))
+    tokenizer: Any = source.tokenizer
+    mark = tokenizer.eos_token
+    first = TemplateProcessing(single=f"{mark} $A", special_tokens=[(mark, tokenizer.eos_token_id)])
+    tokenizer.backend_tokenizer.post_processor = first
+    tokenizer.chat_template = mark + CHAT
+    for name in ("model.tflite", "tokenizer.json"):
+        shutil.copy(made.package / name, tmp_path)
+    WriterFiles(tmp_path).write_tokenizer(source)
+    runner: Any = Tflite().open(tmp_path, source.specs)
+
+    def readme() -> str:
+        write_samples(writer_facts(source, runner, runtime=least_runtime(tmp_path)), tmp_path / "samples")
+        return " ".join((tmp_path / "samples" / "README.md").read_text("utf-8").split())
+
+    said = readme()
+    assert "This model was taught to chat" in said
+    assert f"around a message yourself, without the `{mark}` that it may begin with" in said
+    assert LITERTLM_FILE not in said
+    (tmp_path / LITERTLM_FILE).touch()
+    assert f"or use `../{LITERTLM_FILE}`, which has the template inside" in readme()
+    message = tokenizer.apply_chat_template(
+        [{"role": "user", "content": "cold rain"}], add_generation_prompt=True, tokenize=False
+    )
+    code = (
+        f"import sys; sys.path.insert(0, {str(tmp_path / 'samples' / 'python')!r}); from text_writer import *\n"
+        f"writer = TextGenerator(Path({str(tmp_path)!r}))\n"
+        f"print(writer.encode({message.removeprefix(mark)!r}))"
+    )
+    done = run(sys.executable, "-c", code)
+    assert done.stdout == f"{chat_ids(tokenizer, 'cold rain')}\n", done.stderr[-1000:]
+    tokenizer.chat_template = None
+    assert "chat" not in readme()
 
 
 @pytest.mark.parametrize("kind", OPTIONS)
