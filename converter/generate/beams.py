@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from converter.generate.rules import Rule, log_softmax
+from converter.generate.rules import Rule
 from converter.generate.settings import GenerationSettings
 from converter.generate.steps import Steps
 
@@ -56,15 +56,75 @@ def search_beams(
     search = _Search(prompt, total, settings)
     steps.repeat(settings.beams)
     logits = np.repeat(logits, settings.beams, axis=0)
+    scores = _Scores(*logits.shape)
     while True:
-        scores = log_softmax(np.array(logits, dtype=np.float32))
-        for rule in rules:
-            scores = rule(search.beginnings(), scores)
+        scores.take(logits, rules, search.beginnings())
         rows = search.advance(scores)
         if search.over:
             return search.best()
         steps.reorder(rows)
         logits = steps.step(search.beginnings()[:, -1:])[:, -1]
+
+
+class _Scores:
+    """The next token's log probabilities `[rows, vocabulary]`, of which the best few are looked for.
+
+    Each is `values - less`, subtracted only where that is looked at; the memory is one for all steps. Words are filled
+    up to whole stretches with what is never chosen.
+    """
+
+    def __init__(self, rows: int, words: int) -> None:
+        self._words = words
+        self._filled = np.full((rows, -(-words // _STRETCH) * _STRETCH), -np.inf, dtype=np.float32)
+        self._values, self._powers = self._filled[:, :words], np.empty(words, dtype=np.float32)
+        self._less = np.zeros(rows, dtype=np.float32)
+
+    def take(self, logits: "NDArray[np.float32]", rules: list[Rule], beginnings: "NDArray[np.int64]") -> None:
+        """Take a step's logits `[rows, vocabulary]`; `rules` change what they say of texts with these `beginnings`."""
+        for row, given in enumerate(logits):
+            # Row by row: one stays in a processor's cache from the first pass to the last.
+            values = np.subtract(given, given.max(), out=self._values[row], dtype=np.float32)
+            self._less[row] = np.log(np.exp(values, out=self._powers).sum())
+        if rules:
+            self._values -= self._less[:, None]
+            self._less[:] = 0
+            changed = self._values
+            for rule in rules:
+                changed = rule(beginnings, changed)
+            self._values[:] = changed
+
+    def best(
+        self, raised: "NDArray[np.float32]", count: int
+    ) -> "tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float32]]":
+        """Return beam, word and sum `[batch, count]` of the best sums with `raised` `[batch, beams]`, best first.
+
+        Fewer where there are fewer words; of equals the first comes before the others.
+        """
+        batch, beams = raised.shape
+        count = min(count, beams * self._words)
+        made = [self._best_of(slice(i * beams, (i + 1) * beams), raised[i], count) for i in range(batch)]
+        places, sums = (np.stack(part) for part in zip(*made, strict=True))
+        width = self._filled.shape[1]
+        return places // width, places % width, sums
+
+    def _best_of(
+        self, rows: slice, raised: "NDArray[np.float32]", count: int
+    ) -> "tuple[NDArray[np.int64], NDArray[np.float32]]":
+        """Look into the stretches whose best is among the `count` best: so many words are at least as good as those."""
+        stretches = self._filled[rows].reshape(len(raised), -1, _STRETCH)
+        less = self._less[rows]
+        bests = ((stretches.max(axis=2) - less[:, None]) + raised[:, None]).reshape(-1)
+        found = np.arange(len(bests))
+        if len(bests) > count:
+            least = np.partition(bests, len(bests) - count)[len(bests) - count]
+            worth = np.flatnonzero(bests >= least)
+            found = worth if len(worth) >= count else found  # what is not a number compares with nothing
+        beams = found // stretches.shape[1]
+        sums = (stretches.reshape(-1, _STRETCH)[found] - less[beams, None]) + raised[beams, None]
+        places = (found[:, None] * _STRETCH + np.arange(_STRETCH)).reshape(-1)
+        real = np.flatnonzero(places % self._filled.shape[1] < self._words)
+        order = real[np.argsort(-sums.reshape(-1)[real], kind="stable")[:count]]
+        return places[order], sums.reshape(-1)[order]
 
 
 class _Search:
@@ -92,8 +152,8 @@ class _Search:
         length = self._prompt + int(self._done.lengths[:, 0].max())
         return self._done.sequences[:, 0, :length]
 
-    def advance(self, scores: "NDArray[np.float32]") -> "NDArray[np.int64]":
-        """Take the next token's log probabilities `[batch * beams, vocabulary]`; returns the rows that go on."""
+    def advance(self, scores: _Scores) -> "NDArray[np.int64]":
+        """Take the next token's scores, of `batch * beams` rows; returns the rows that go on."""
         beams, eos = self._limits.beams, self._limits.eos_ids
         batch = len(self._running.scores)
         # So many that at least `beams` of them go on, should all the others end here.
@@ -110,15 +170,11 @@ class _Search:
         rows = np.take_along_axis(parents, order, axis=1) + np.arange(batch)[:, None] * beams
         return rows.reshape(-1)
 
-    def _candidates(self, scores: "NDArray[np.float32]", count: int) -> "tuple[_Pool, NDArray[np.int64]]":
-        batch, beams = self._running.scores.shape
-        words = scores.shape[1]
-        sums = (scores.reshape(batch, beams, words) + self._running.scores[:, :, None]).reshape(batch, -1)
-        places = _top(sums, min(count, sums.shape[1]))
-        parents = places // words
+    def _candidates(self, scores: _Scores, count: int) -> "tuple[_Pool, NDArray[np.int64]]":
+        parents, words, sums = scores.best(self._running.scores, count)
         made = self._running.pick(parents)
-        made.sequences[:, :, self._length] = places % words
-        made.scores = np.take_along_axis(sums, places, axis=1)
+        made.sequences[:, :, self._length] = words
+        made.scores = sums
         made.lengths = made.lengths + 1
         return made, parents
 
@@ -147,23 +203,4 @@ class _Search:
 
 def _top(scores: "NDArray[np.float32]", count: int) -> "NDArray[np.int64]":
     """Return the places of the `count` best along the last axis, best first, the first of equals before the others."""
-    return np.stack([_top_of_row(row, count) for row in scores])
-
-
-def _top_of_row(row: "NDArray[np.float32]", count: int) -> "NDArray[np.int64]":
-    found = _worth_sorting(row, count)
-    return found[np.argsort(-row[found], kind="stable")[:count]]
-
-
-def _worth_sorting(row: "NDArray[np.float32]", count: int) -> "NDArray[np.int64]":
-    """Return places, ascending, among which the `count` best are: partitioning whole vocabularies is a third of a step.
-
-    As many stretches as are wanted have a best score of at least `least`: so have that many places.
-    """
-    whole = len(row) // _STRETCH * _STRETCH
-    if whole < count * _STRETCH:
-        return np.arange(len(row))
-    bests = row[:whole].reshape(-1, _STRETCH).max(axis=1)
-    least = np.partition(bests, len(bests) - count)[len(bests) - count]
-    found = np.flatnonzero(row >= least)
-    return found if len(found) >= count else np.arange(len(row))  # what is not a number compares with nothing
+    return np.argsort(-scores, axis=-1, kind="stable")[:, :count]

@@ -72,12 +72,6 @@ def softmax(scores: "NDArray[np.floating]") -> "NDArray[np.floating]":
     return raised / raised.sum(axis=-1, keepdims=True)
 
 
-def log_softmax(scores: "NDArray[np.float32]") -> "NDArray[np.float32]":
-    """Return log probabilities along the last axis."""
-    shifted = scores - scores.max(axis=-1, keepdims=True)
-    return shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
-
-
 def _penalize_repetition(penalty: float, padding: "NDArray[np.int64]") -> Rule:
     factor = np.float32(penalty)
 

@@ -5,12 +5,13 @@ from typing import Any, Literal
 
 import numpy as np
 
+from converter.onnx.rewrites.block_products import fitting_block
 from converter.structured.kernels import MS, Chain, Dimensions
 
 WriterProducts = Literal["int8", "int4", "dynamic", "float"]
 """Products as packages have them: weights in blocks of 8 or 4 bits, int8 with rounded activations, or float32."""
-BLOCK = 32
-"""Inputs that share a scale."""
+BLOCKS = {8: 128, 4: 32}
+"""Inputs that share a scale at most, by bits."""
 Phase = Literal["prefill", "decode"]
 PHASES: tuple[Phase, ...] = ("prefill", "decode")
 
@@ -96,9 +97,10 @@ class WriterChain(Chain):
     def _product(self, given: str, n_inputs: int, n_outputs: int) -> str:
         if not self.bits:
             return super()._product(given, n_inputs, n_outputs)
-        blocks = -(-n_inputs // BLOCK)
-        codes = self._random.integers(0, 255, (n_outputs, blocks, BLOCK * self.bits // 8), dtype=np.uint8)
-        sizes = {"K": n_inputs, "N": n_outputs, "bits": self.bits, "block_size": BLOCK, "accuracy_level": 4}
+        block = fitting_block(n_inputs, BLOCKS[self.bits])
+        blocks = -(-n_inputs // block)
+        codes = self._random.integers(0, 255, (n_outputs, blocks, block * self.bits // 8), dtype=np.uint8)
+        sizes = {"K": n_inputs, "N": n_outputs, "bits": self.bits, "block_size": block, "accuracy_level": 4}
         inputs = [given, self._weight(codes), self._weight(self._floats(n_outputs * blocks))]
         return self._one("MatMulNBits", inputs, sizes, MS)
 

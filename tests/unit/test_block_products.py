@@ -8,7 +8,7 @@ import pytest
 
 from converter.onnx.quantize.block_rounding import round_by_moments, round_to_nearest
 from converter.onnx.quantize.input_scales import search_input_scales
-from converter.onnx.rewrites.block_products import write_block_products
+from converter.onnx.rewrites.block_products import fitting_block, write_block_products
 
 BLOCK = 32
 RANDOM = np.random.default_rng(0)
@@ -50,6 +50,12 @@ def test_a_width_that_is_no_multiple_of_a_block_keeps_its_last_inputs() -> None:
     made = round_to_nearest(given, 8, BLOCK)
     assert made.wide().shape == given.shape
     assert share(given, made.wide()) < 1e-4
+
+
+@pytest.mark.parametrize(("inputs", "block"), [(512, 128), (1024, 128), (192, 64), (96, 32), (48, 16), (100, 16)])
+def test_a_block_is_as_large_as_leaves_least_to_be_filled_up(inputs: int, block: int) -> None:
+    assert fitting_block(inputs, 128) == block
+    assert fitting_block(inputs, 16) == 16
 
 
 def test_rounding_by_moments_keeps_more_of_what_the_product_gives() -> None:

@@ -12,7 +12,7 @@ from converter.onnx.quantize.block_rounding import round_by_moments, round_to_ne
 from converter.onnx.quantize.input_scales import search_input_scales
 from converter.onnx.quantize.observed import Observed
 from converter.onnx.quantize.written import read_for_rounding, stream_written
-from converter.onnx.rewrites.block_products import BlockFile, BlockWeights, write_block_products
+from converter.onnx.rewrites.block_products import BlockFile, BlockWeights, fitting_block, write_block_products
 from converter.onnx.rewrites.embeddings import MIN_ROWS, MIN_WIDTH
 from converter.onnx.rewrites.input_scales import fold_input_scales, foldable_groups
 from converter.onnx.rewrites.products import Product, product_at, products_of, tables_of
@@ -46,6 +46,10 @@ class BlockRules:
     method: Method
     table_bits: Literal[4, 8]
     """Of the table of tokens."""
+
+    def block_of(self, inputs: int) -> int:
+        """Return how many inputs of a weight with `inputs` share a scale."""
+        return fitting_block(inputs, self.block)
 
 
 @dataclass
@@ -149,7 +153,8 @@ def _scale_inputs(
             seen = rows.of(group[0], SEARCH_ROWS)
             if len(seen) >= LEAST_ROWS:
                 weights = [p.rows() for p in group]
-                factors, ratio = search_input_scales(seen, weights, rules.bits, rules.block)
+                block = rules.block_of(weights[0].shape[1])
+                factors, ratio = search_input_scales(seen, weights, rules.bits, block)
                 if ratio < 1:
                     fold_input_scales(made.model.graph, group, factors)
                     rows.divided[str(group[0].given.name)] = factors
@@ -163,7 +168,8 @@ def _round(made: FittedGraph, rows: _Rows, rules: BlockRules, ctx: "Context") ->
         by_weight.setdefault(product.weight_name, []).append(product)
     tables = {str(t.name): t for t in tables_of(made.model) if _is_large(t)}
     # Rows that do not end with a block cannot be looked up.
-    made.left += [n for n, users in by_weight.items() if n in tables and users[0].shape[0] % rules.block]
+    inputs = {n: users[0].shape[0] for n, users in by_weight.items()}
+    made.left += [n for n, width in inputs.items() if n in tables and width % rules.block_of(width)]
     names = [name for name in by_weight if name not in made.left]
 
     def rounded(name: str) -> tuple[BlockWeights, float]:
@@ -178,22 +184,23 @@ def _round(made: FittedGraph, rows: _Rows, rules: BlockRules, ctx: "Context") ->
         largest = max((t.const_value.nbytes for t in tables.values() if t.const_value is not None), default=0)
         for name, table in tables.items():
             array = array_of(table)
-            if name not in by_weight and array.shape[1] % rules.block == 0:
+            block = rules.block_of(array.shape[1])
+            if name not in by_weight and array.shape[1] % block == 0:
                 bits = rules.table_bits if array.nbytes == largest else TABLE_BITS
-                made.keep(name, round_to_nearest(array, bits, rules.block))
+                made.keep(name, round_to_nearest(array, bits, block))
             ticker.advance()
 
 
 def _rounded(users: Sequence[Product], rows: _Rows, rules: BlockRules, *, tied: bool) -> tuple[BlockWeights, float]:
     """Return the weight of some products rounded, and what that costs; see `FittedGraph.noise`."""
     weight = users[0].rows()
-    bits = rules.table_bits if tied else rules.bits
+    bits, block = rules.table_bits if tied else rules.bits, rules.block_of(weight.shape[1])
     moments = rows.moments(users)
     if moments is not None and rules.method.endswith("gptq") and not tied:
-        rounded = round_by_moments(weight, bits, rules.block, moments)
+        rounded = round_by_moments(weight, bits, block, moments)
     else:
         importance = None if moments is None or tied else np.diag(moments)
-        rounded = round_to_nearest(weight, bits, rules.block, importance)
+        rounded = round_to_nearest(weight, bits, block, importance)
     # Some of the outputs tell as much as all of them, and a table's errors would take the memory of the table again.
     some = slice(None, None, max(1, len(weight) // SEEN_OUTPUTS))
     return rounded, round(_noise(weight[some], rounded.of(some).wide() - weight[some], moments), 6)

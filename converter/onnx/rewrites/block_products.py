@@ -24,6 +24,17 @@ if TYPE_CHECKING:
 ACCURACY_LEVEL = 4
 """Activations are rounded to 8 bits, a scale a row and block: the kernel that uses the CPU's integer instructions."""
 
+BLOCK_SIZES = (16, 32, 64, 128, 256)
+
+
+def fitting_block(inputs: int, most: int) -> int:
+    """Return how many of `inputs` share a scale: at most `most`, and fewer where the last block would be filled up.
+
+    Of rows that do not end with a block no token can be looked up, and what fills it is read for nothing.
+    """
+    sizes = [size for size in BLOCK_SIZES if size <= most]
+    return min(sizes, key=lambda size: (-inputs % size, -size))
+
 
 @dataclass(frozen=True)
 class BlockWeights:
