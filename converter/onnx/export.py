@@ -135,7 +135,7 @@ def quiet_exporter() -> Iterator[None]:
 
     Nor is a line of code noted for each operation: it would not stand in the file, and takes a twentieth of the time.
     """
-    import torch.fx
+    import torch.fx.config
 
     before, noted = logging.root.manager.disable, torch.fx.config.do_not_emit_stack_traces
     logging.disable(logging.WARNING)
