@@ -112,10 +112,12 @@ class _Digest(pickle._Pickler):  # the one in Python: the one in C asks nobody a
         from transformers import PreTrainedConfig
 
         if isinstance(value, torch.nn.Module | PreTrainedConfig):
-            made, given, state, *rest = value.__reduce_ex__(5)
+            made = value.__reduce_ex__(5)
+            if len(made) < 3 or not isinstance(made[2], dict):
+                return made
             # Saving spells a type out.
-            told = {k: str(v).removeprefix("torch.") if isinstance(v, torch.dtype) else v for k, v in state.items()}
-            return made, given, {k: v for k, v in told.items() if k not in UNTRACED}, *rest
+            told = {k: str(v).removeprefix("torch.") if isinstance(v, torch.dtype) else v for k, v in made[2].items()}
+            return *made[:2], {k: v for k, v in told.items() if k not in UNTRACED}, *made[3:]
         if not isinstance(value, torch.Tensor):
             return NotImplemented
         content = value.detach().contiguous()

@@ -131,12 +131,19 @@ def eager_attention(module: "torch.nn.Module") -> Iterator[None]:
 
 @contextlib.contextmanager
 def quiet_exporter() -> Iterator[None]:
-    """The exporter warns of torchvision, of axis names and of its own deprecations: nothing a user can act on."""
-    before = logging.root.manager.disable
+    """The exporter warns of torchvision, of axis names and of its own deprecations: nothing a user can act on.
+
+    Nor is a line of code noted for each operation: it would not stand in the file, and takes a twentieth of the time.
+    """
+    import torch.fx.config
+
+    before, noted = logging.root.manager.disable, torch.fx.config.do_not_emit_stack_traces
     logging.disable(logging.WARNING)
+    torch.fx.config.do_not_emit_stack_traces = True
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
+        torch.fx.config.do_not_emit_stack_traces = noted
         logging.disable(before)

@@ -169,7 +169,7 @@ def test_a_wrong_shape_is_refused(source: TorchModel, bad: tuple[int, ...]) -> N
 def test_a_pruned_model_exports(family: str, tiny: Callable[..., Path], tmp_path: Path) -> None:
     import onnxruntime
 
-    source = load_source(str(tiny(family)))
+    source = load_source(str(tiny(family, layers=2)))
     made = resized(source, uneven(source))
     onnx, _ = run_stage(ExportOnnx(), made, Context(work=tmp_path))
     session = onnxruntime.InferenceSession(str(onnx.files[MODEL]), providers=["CPUExecutionProvider"])

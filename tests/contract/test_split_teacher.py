@@ -28,10 +28,10 @@ from converter.training.split import split_over
 from converter.training.texts import encode_texts, feed_batch
 from tests.distilling import TEXTS
 
-rank, way = int(os.environ["RANK"]), sys.argv[1]
+rank, asked = int(os.environ["RANK"]), json.loads(sys.argv[1])
 torch.distributed.init_process_group("gloo")
-found = {}
-for folder in sys.argv[2:]:
+found = {way: {} for way in asked}
+for way, folder in ((way, folder) for way, folders in asked.items() for folder in folders):
     whole = load_source(folder)
     if way == "foreign" and rank == 1:
         with torch.no_grad():
@@ -47,21 +47,29 @@ for folder in sys.argv[2:]:
     errors = [float(((a - b)[real] if a.dim() == 3 else a - b).abs().max() / a.abs().max()) for a, b in pairs]
     own = lambda p: p.to_local() if hasattr(p, "to_local") else p
     sizes = [sum(own(p).numel() for p in m.module.parameters()) for m in (whole, part)]
-    found[folder] = [max(errors), sizes[1] / sizes[0]]
+    found[way][folder] = [max(errors), sizes[1] / sizes[0]]
 if rank == 0:
     print(json.dumps(found))
 torch.distributed.destroy_process_group()
 """
 
 
-def in_two_processes(way: str, *folders: str) -> dict[str, tuple[float, float]]:
-    """Return, for each model, the largest error of its answers and the share of weights that a process holds."""
+Found = dict[str, dict[str, tuple[float, float]]]
+"""By the way a teacher is taken apart and by model: the largest error of its answers, and the share of weights that a
+process holds."""
+
+
+@pytest.fixture(scope="module")
+def found(tiny: Callable[..., Path]) -> Found:
+    """Take teachers apart in two processes, in every way: both import the libraries once."""
+    families = {"split": tuple(FAMILIES), "sharded": ("bert", "albert", "modernbert"), "foreign": ("bert",)}
+    asked = {way: [str(tiny(family)) for family in named] for way, named in families.items()}
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
     running = [
         subprocess.Popen(
-            [sys.executable, "-c", SCRIPT, way, *folders],
+            [sys.executable, "-c", SCRIPT, json.dumps(asked)],
             cwd=ROOT,
             env={**os.environ, "RANK": str(r), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port},
             stdout=subprocess.PIPE,
@@ -70,35 +78,29 @@ def in_two_processes(way: str, *folders: str) -> dict[str, tuple[float, float]]:
         )
         for r in range(2)
     ]
-    told = [process.communicate(timeout=200) for process in running]
+    told = [process.communicate(timeout=300) for process in running]
     assert [p.returncode for p in running] == [0, 0], told
-    found: dict[str, tuple[float, float]] = json.loads(told[0][0].splitlines()[-1])
-    return found
+    made: Found = json.loads(told[0][0].splitlines()[-1])
+    return made
 
 
-def test_two_processes_answer_as_one_does(tiny: Callable[..., Path]) -> None:
-    folders = {family: str(tiny(family)) for family in FAMILIES}
-    found = in_two_processes("split", *folders.values())
-    assert len(found) == len(FAMILIES)
-    for folder, (error, share) in found.items():
+def test_two_processes_answer_as_one_does(found: Found) -> None:
+    assert len(found["split"]) == len(FAMILIES)
+    for folder, (error, share) in found["split"].items():
         assert error < 1e-5, folder
         assert share < 0.95, folder  # the table of tokens is most of a tiny model, and whole in each
 
 
-def test_a_teacher_sharded_by_fsdp_answers_as_a_whole_one_and_each_process_holds_half(
-    tiny: Callable[..., Path],
-) -> None:
-    families = ("bert", "albert", "modernbert")
-    found = in_two_processes("sharded", *(str(tiny(family)) for family in families))
-    assert len(found) == len(families)
-    for folder, (error, share) in found.items():
+def test_a_teacher_sharded_by_fsdp_answers_as_a_whole_one_and_each_process_holds_half(found: Found) -> None:
+    assert len(found["sharded"]) == 3
+    for folder, (error, share) in found["sharded"].items():
         assert error < 1e-6, folder
         assert share < 0.55, folder
 
 
-def test_what_another_process_holds_counts(tiny: Callable[..., Path]) -> None:
+def test_what_another_process_holds_counts(found: Found) -> None:
     """The twin: where the other process shards another model, the answers are others."""
-    ((error, _),) = in_two_processes("foreign", str(tiny())).values()
+    ((error, _),) = found["foreign"].values()
     assert error > 1e-2
 
 
