@@ -35,10 +35,11 @@ class SoftLabels(TeacherOptions, Stage[TorchModel, TorchModel]):
     trains = True
 
     def forecast(self, now: "Forecast", model: TorchModel, ctx: Context) -> "Forecast":
-        from converter.forecast import spent
+        from converter.forecast import forecast_of, spent
 
+        student = now.matrices / max(1, forecast_of(model).matrices)
         # Weights, gradients, AdamW's two moments, and the teacher.
-        return spent(now, passes=self.passes(len(ctx.calibration)), copies=5)
+        return spent(now, passes=self.passes(len(ctx.calibration), student), copies=5)
 
     def run(self, given: TorchModel, ctx: Context) -> Outcome[TorchModel]:
         from converter.training.distillation import distill
