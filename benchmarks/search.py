@@ -76,7 +76,7 @@ def searched(name: str, flags: list[str], minutes: float, out: Path) -> dict[str
 def row(name: str, speed: float, minutes: float, work: Path, less: list[str]) -> dict[str, Any]:
     """Return the winner at a speed, and the best shipped recipe at it."""
     out = work / f"{name}-{speed:g}"
-    found = searched(name, ["--speedup", f"{speed:g}", "--keep", "3", *less], minutes, out)
+    found = searched(name, ["--speedup", f"{speed:g}", "--keep", "2", *less], minutes, out)
     made: dict[str, Any] = {
         "minutes": minutes,
         "seconds": found.get("seconds"),

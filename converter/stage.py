@@ -4,7 +4,7 @@ import dataclasses
 import resource
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import MutableMapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -92,6 +92,9 @@ class Context:
     """Of what compresses the model, training and calibration included; None: as many as PyTorch takes."""
     measured: dict[str, Any] = field(default_factory=dict)
     """Tables of times that were measured in this run, or in the run that is made again: stages read and add to it."""
+    shared: MutableMapping[str, Any] | None = None
+    """What stages of several runs in one process work out alike, by a digest of all that it follows from: whoever needs
+    it takes it from there. None: nothing is kept."""
     resume: Path | None = None
     """Where long stages keep checkpoints that outlive an interrupted run; None: none are kept."""
     cache: OutcomeCache | None = None

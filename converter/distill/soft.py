@@ -36,9 +36,10 @@ class SoftLabels(TeacherOptions, Stage[TorchModel, TorchModel]):
     copies = TRAINING_COPIES
 
     def forecast(self, now: "Forecast", model: TorchModel, ctx: Context) -> "Forecast":
-        from converter.forecast import spent
+        from converter.forecast import forecast_of, spent
 
-        return spent(now, passes=self.passes(len(ctx.calibration)))
+        student = now.matrices / max(1, forecast_of(model).matrices)
+        return spent(now, passes=self.passes(len(ctx.calibration), student))
 
     def run(self, given: TorchModel, ctx: Context) -> Outcome[TorchModel]:
         from converter.training.distillation import distill

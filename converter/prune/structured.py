@@ -53,7 +53,9 @@ class StructuredPruning(Stage[TorchModel, TorchModel]):
     scope: Literal["global", "layer"] = option(
         "global", "rank heads and neurons over the whole model, or within each layer"
     )
-    steps: int = option(4, "number of pruning steps; importance is measured again before each", low=1, high=64)
+    steps: int = option(
+        4, "number of pruning steps; importance is measured again before each", low=1, high=64, effort=2
+    )
     round_to: int = option(16, "keep a multiple of this many neurons in each layer, where its width allows", low=1)
     texts: int = option(
         1024,
@@ -228,7 +230,7 @@ class StructuredPruning(Stage[TorchModel, TorchModel]):
         total = len(evidence.batches) + n_searched * self.steps + n_sublayers * (2 * self.steps - 1)
         with ctx.progress.task("Choosing heads and neurons", total=total) as ticker:
             inputs = self._inputs(given, ctx, evidence, ticker)
-            found = shrink(inputs, costs.table, costs.wanted, self.steps, self.round_to, ticker)
+            found = shrink(inputs, costs.table, costs.wanted, self.steps, self.round_to, ticker, ctx.shared)
         made = self._fit(given, ctx, evidence, found.made, inputs)
         widths = [(p.n_heads, p.n_neurons) for p in family_of(made).layers(made.module)]
         outcome = self._outcome(given, made, ctx, evidence, found.first)

@@ -2,32 +2,29 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from converter.context import Resolved
-from converter.errors import ExportError, GateFailed, ResourceLimit
-from converter.jsonfile import read_json
-from converter.pipeline import run_recipe
-from converter.recipe import Recipe, load_recipe_table, recipe_table
+from converter.errors import GateFailed, ResourceLimit
+from converter.recipe import Recipe
 from converter.search.figures import Figures, State, Trial
 from converter.search.folder import BEST, KEPT, SearchFolder
 from converter.search.goal import Goal, front
 from converter.search.honesty import Gain, expected_optimism, gain_of
+from converter.search.making import Work
+from converter.search.saying import said_of
 from converter.search.study import measured
-from converter.search.trials import said_of
+from converter.search.whole import EXIT, FAILED, FOLDER, REASON, SIZE, STATUS, made_in_full
 from converter.validate.answers import RunFailed
 
 if TYPE_CHECKING:
     from converter.reference import Reference
+    from converter.search.local import Local
     from converter.search.losses import Scored
     from converter.search.workbench import Workbench
     from converter.stage import Progress
 
-FAILED = "FAIL"
 ROUNDS = 2
 """Times that more finalists are made, where the first failed or let others look better."""
-TARGET, STATUS, REASON, EXIT = "target", "status", "error", "exit_code"
 
 
 @dataclass(frozen=True)
@@ -126,69 +123,80 @@ class Finals:
     """Makes the whole recipe of a finalist: with its text, and the limits of its gate."""
     progress: "Progress"
 
-    def make(self, trial: Trial) -> Finalist:
-        """Export a finalist as any recipe is exported, and judge the sealed package on the tuning text."""
-        recipe = self.bind(trial.recipe)
+    maker: "Local | None" = None
+    """Processes that make several at the same time; None: this one makes one after the other."""
+
+    def make(self, trials: Sequence[Trial]) -> dict[int, Finalist]:
+        """Export finalists as any recipe is exported, and judge the sealed packages on the tuning text, one by one."""
+        recipes = {trial.number: self.bind(trial.recipe) for trial in trials}
+        tables = self._exported(recipes)
+        return {trial.number: self._judged(trial, recipes[trial.number], tables[trial.number]) for trial in trials}
+
+    def _exported(self, recipes: Mapping[int, Recipe]) -> dict[int, Mapping[str, Any]]:
+        if self.maker is None or len(recipes) == 1:
+            return {n: made_in_full(r, self.folder.finalist(n), self.bench, self.progress) for n, r in recipes.items()}
+        with self.progress.task(f"Making {len(recipes)} packages in full"):
+            for number, recipe in recipes.items():
+                self.maker.begin(number, Work("whole", recipe, {}, 1.0, out=self.folder.finalist(number)))
+            made: dict[int, Mapping[str, Any]] = {}
+            while len(made) < len(recipes):
+                done = self.maker.ended()
+                if isinstance(done.found, ResourceLimit):
+                    raise done.found
+                failed = isinstance(done.found, (Exception, Figures))
+                lost = {STATUS: FAILED, EXIT: GateFailed.exit_code, REASON: str(done.found), FOLDER: "", SIZE: 0}
+                made[done.number] = lost if failed else done.found  # type: ignore[assignment]
+        return made
+
+    def _judged(self, trial: Trial, recipe: Recipe, table: Mapping[str, Any]) -> Finalist:
         (target,) = recipe.targets
-        out = self.folder.finalist(trial.number)
+        made = Finalist(trial, target.name, table[STATUS], table[EXIT], table[REASON] or "")
+        if not table[FOLDER]:
+            return made
         try:
-            table = self._finished(recipe, out) or self._run(recipe, out)
-            made = Finalist(trial, target.name, table[STATUS], table[EXIT], table[REASON] or "")
-            if not table["folder"]:
-                return made
-            opened = self.bench.open(out, table["folder"], target)
-            return replace(made, figures=self.bench.judged(opened, target.name, table["size_bytes"] / 1e6))
+            opened = self.bench.open(self.folder.finalist(trial.number), table[FOLDER], target)
+            return replace(made, figures=self.bench.judged(opened, target.name, table[SIZE] / 1e6))
         except ResourceLimit:
             raise
         except Exception as error:  # noqa: BLE001 - said_of tells what is a bug, and raises what is no candidate's
-            code = error.exit_code if isinstance(error, ExportError) else GateFailed.exit_code
-            return Finalist(trial, target.name, FAILED, code, said_of(error))
+            return Finalist(trial, target.name, FAILED, GateFailed.exit_code, said_of(error))
 
     def make_all(
         self, trials: Sequence[Trial], targets: Sequence[str], keep: int, left: Callable[[], float]
     ) -> list[Finalist]:
-        """Make all finalists, then a few more if time is `left`.
+        """Make the best and what it is compared with; others along the front, and then a few more, if time is `left`.
 
         Those are the next best where one failed, and what keeps to the limits by what the others recovered in full.
         """
         made: dict[int, Finalist] = {}
+        order: list[int] = []
         longest = 0.0
         for _ in range(1 + ROUNDS):
             failed = [number for number, one in made.items() if one.figures is None or one.status == FAILED]
             known = recovered(trials, list(made.values()))
-            chosen = [t for t in choose(known, self.goal, targets, keep, failed) if t.number not in made]
-            if made and (not chosen or left() < longest):
+            best = choose(known, self.goal, targets, len(targets), failed)
+            more = choose(known, self.goal, targets, keep, failed)
+            order += [t.number for t in more if t.number not in order]
+            chosen = [t for n, t in {t.number: t for t in (*best, *more)}.items() if n not in made]
+            if not chosen:
                 break
-            for trial in chosen:
+            needed = set() if made else {t.number for t in best}
+            while chosen:
+                # What must be made is made first, together.
+                n = self._at_once(len([t for t in chosen if t.number in needed]))
+                together, chosen = chosen[:n], chosen[n:]
                 before = left()
-                whole = next(t for t in trials if t.number == trial.number)
-                made[trial.number] = self.make(whole)
+                if made and before < longest and not {t.number for t in together} & needed:
+                    break
+                whole = [next(t for t in trials if t.number == one.number) for one in together]
+                made |= self.make(whole)
                 longest = max(longest, before - left())
-        return list(made.values())
+        return sorted(made.values(), key=lambda one: order.index(one.trial.number))
 
-    def _finished(self, recipe: Recipe, out: Path) -> dict[str, Any] | None:
-        """Return what an interrupted search has already made of this recipe."""
-        try:
-            if load_recipe_table(out / "recipe.toml") != recipe_table(recipe):
-                return None
-            return dict(read_json(out / "report.json")["targets"][0])
-        except (ExportError, KeyError, IndexError, TypeError):
-            return None
-
-    def _run(self, recipe: Recipe, out: Path) -> dict[str, Any]:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        with self.progress.task(f"Making {out.name} in full"):
-            # As many threads, and the same tables of times, as the trials had: it is the same model then.
-            known = Resolved(threads=self.bench.threads, measured=self.bench.measured)
-            result = run_recipe(recipe, out, force=True, progress=self.progress, resolved=known, cache=self.bench.cache)
-        (made,) = result.targets
-        return {
-            STATUS: str(made.status),
-            EXIT: made.exit_code,
-            REASON: made.error,
-            "folder": made.folder,
-            "size_bytes": made.size_bytes,
-        }
+    def _at_once(self, needed: int) -> int:
+        """Return how many are made together."""
+        slots = 1 if self.maker is None else self.maker.slots
+        return max(1, min(slots, needed or slots))
 
     def judge(self, made: Sequence[Finalist], reference: "Reference") -> tuple[Finalist, ...]:
         """Look at `--eval`, once for all finalists."""

@@ -101,6 +101,13 @@ class Goal:
         """Return what candidates are ordered by: limits first, then what is minimized, the most important first."""
         return (self.missed(found), *(float(getattr(found, name)) for name in (*self.minimized, *LESS)))
 
+    def wanted_speedup(self, found: Figures) -> float | None:
+        """Return how much faster than plain a candidate should be by the limits of time; `found` tells plain's time."""
+        asked = [self.speedup] if self.speedup is not None else []
+        if self.latency_ms is not None:
+            asked.append(found.milliseconds * found.speedup / self.latency_ms)
+        return max(asked, default=None)
+
     def table(self) -> dict[str, Any]:
         return {name: value for name, value in vars(self).items() if value is not None}
 

@@ -1,8 +1,10 @@
 """Where candidates are made: in this process, one after the other, or somewhere that makes several at a time."""
 
+import time
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from converter.search.figures import Figures
@@ -12,7 +14,7 @@ if TYPE_CHECKING:
     from converter.search.workbench import Told
 
 
-Kind = Literal["glance", "measure"]
+Kind = Literal["glance", "measure", "whole"]
 
 
 class Bench(Protocol):
@@ -25,7 +27,7 @@ class Bench(Protocol):
 
 @dataclass(frozen=True)
 class Work:
-    """One thing to be made of a candidate: a first look, or its package."""
+    """One thing to be made of a candidate: a first look, its package, or its package in full with everything beside."""
 
     kind: Kind
     recipe: "Recipe"
@@ -33,7 +35,10 @@ class Work:
     varied: Mapping[str, Any]
     """What the search varies of it, as plain values, so that it can travel."""
     share: float
-    told: "Told"
+    told: "Told | None" = None
+    """What the first look is told of time and size."""
+    out: Path | None = None
+    """Where a package in full is made."""
 
     def on(self, bench: Bench) -> Figures:
         """Do it.
@@ -44,6 +49,7 @@ class Work:
 
         """
         if self.kind == "glance":
+            assert self.told is not None
             return bench.glance(self.recipe, self.share, self.told)
         return bench.measure(self.recipe, self.share)
 
@@ -54,10 +60,13 @@ class Done:
 
     number: int
     """Of the trial."""
-    found: Figures | Exception
+    found: Figures | Mapping[str, Any] | Exception
+    """Figures; of a package in full, what is told of it, see `converter.search.whole`."""
     where: str = ""
     """The machine; empty: this one."""
     tries: int = 1
+    seconds: float | None = None
+    """That it took, without any waiting; None: nobody knows."""
 
 
 class Maker(Protocol):
@@ -88,11 +97,12 @@ class Here:
 
     def begin(self, number: int, work: Work) -> None:
         found: Figures | Exception
+        started = time.perf_counter()
         try:
             found = work.on(self._bench)
         except Exception as error:  # noqa: BLE001 - what becomes of it is the trial's to say
             found = error
-        self._done.append(Done(number, found))
+        self._done.append(Done(number, found, seconds=time.perf_counter() - started))
 
     def ended(self) -> Done:
         return self._done.popleft()

@@ -13,26 +13,22 @@ import converter
 from converter.context import context_of, missing_runtimes
 from converter.data.split import TextSplit, split_text
 from converter.data.survey import DataOptions
-from converter.errors import ExportError, GateFailed, ResourceLimit, UsageError
+from converter.errors import ExportError, ResourceLimit, UsageError
 from converter.jsonfile import json_values
 from converter.planning import seconds_a_text
 from converter.recipe import Recipe, bind_recipe
 from converter.reference import Reference, capture_reference
 from converter.resources import fixed_threads
 from converter.search.binding import Binding, bench_of, read_halves
-from converter.search.estimates import (
-    FOR_TRIALS,
-    WANTED_TRIALS,
-    effort_share,
-    making_seconds,
-    seconds_in_full,
-    training_pace,
-)
-from converter.search.finalists import Decision, Finalist, Finals, choose, confirmed, decide, place
+from converter.search.estimates import effort_share, making_seconds, training_pace
+from converter.search.finalists import Finalist, Finals, confirmed, decide, place
 from converter.search.folder import SearchFolder
 from converter.search.goal import Goal
+from converter.search.local import Local
 from converter.search.making import Maker
 from converter.search.report import write_search_reports
+from converter.search.reserve import Pace, Reserve
+from converter.search.result import FORMAT, Searched, table_of
 from converter.search.space import Space
 from converter.search.starts import Start, plain_of, starts_of
 from converter.search.study import Sampler, Study, load_optuna, open_study
@@ -45,11 +41,14 @@ if TYPE_CHECKING:
     from converter.artifact import TorchModel
     from converter.model_folder.given import GivenText
 
-FORMAT = 1
 TUNING_SHARE, MOST_TUNING = 0.25, 2000
 """Of the calibration text, what candidates are chosen by."""
 ASKED = 1.5
 """Times that a package reads the tuning text at about the source's pace."""
+WORTH_TRIALS = 20
+"""Trials for which a search is worth its while."""
+WORTH_STARTING = 60.0
+"""Seconds for which it is worth to start further processes, which load libraries and the model first."""
 
 
 @dataclass(frozen=True)
@@ -104,6 +103,10 @@ class _Search:
     def binding(self) -> Binding:
         text = self.text
         return Binding(self.order.base, self.order.goal, self.source, text.learning, text.held_back)
+
+    @property
+    def keep(self) -> int:
+        return self.order.keep or len(self.space.targets)
 
     def bound(self, varied: Mapping[str, Any], *, whole: bool = False) -> Recipe:
         return self.binding.bound(varied, whole=whole)
@@ -202,9 +205,24 @@ def _run(made: _Search, given: "GivenText") -> dict[str, Any]:
     first = making + ASKED * pace * made.text.n_held_back
     _refuse_short(made, first)
     _make_plain(made, bench)
+    starts = starts_of(made.space, _wanted_speedup(made.order.goal, bench))
+    _time_tables(made, bench, starts)
+    a_text, in_full = training_pace(bench), training_pace(bench, made.threads)
     with _maker(made, bench) as maker:
-        study, share = _tried(made, bench, maker, first, making)
-    return _finish(made, bench, study, given, made.order.keep or len(made.space.targets), share)
+        many = isinstance(maker, Local) and maker.slots > 1
+        pace = Pace(first, making, a_text, a_text if many else in_full, maker.slots if many and maker else 1)
+        study, share = _tried(made, bench, maker, starts, pace)
+        local = maker if isinstance(maker, Local) else None
+        finals = Finals(bench, made.order.goal, made.folder, lambda v: made.bound(v, whole=True), made.progress, local)
+        finalists = finals.make_all(study.trials, made.space.targets, made.keep, made.left)
+    return _finish(made, bench, study, given, finals, finalists, share)
+
+
+def _time_tables(made: _Search, bench: Workbench, starts: Sequence[Start]) -> None:
+    """Time what forecasts are made by, as long as nothing else runs here."""
+    for start in starts:
+        with contextlib.suppress(ExportError):  # its trial says why
+            bench.foretell(made.bound(start.recipe), times=True)
 
 
 @contextlib.contextmanager
@@ -212,7 +230,8 @@ def _maker(made: _Search, bench: Workbench) -> Iterator[Maker | None]:
     """Start the workers of the cluster, if there is one; targets that no worker can make are left out."""
     order = made.order
     if order.ray is None:
-        yield None
+        with _beside(made, bench) as local:
+            yield local
         return
     from converter.search.cluster import started
     from converter.search.worker import Setup
@@ -226,26 +245,39 @@ def _maker(made: _Search, bench: Workbench) -> Iterator[Maker | None]:
         yield cluster
 
 
-def _tried(made: _Search, bench: Workbench, maker: Maker | None, first: float, making: float) -> tuple[Study, float]:
+@contextlib.contextmanager
+def _beside(made: _Search, bench: Workbench) -> Iterator[Maker | None]:
+    """Start a process for every core, where there is time and memory for more than one."""
+    from converter.search.local import Given, room_for, started
+
+    n = room_for(made.source.size_bytes, made.threads)
+    if n == 1 or made.left() < WORTH_STARTING or (made.order.trials or n) < n:
+        yield None
+        return
+    order = made.order
+    cache = None if order.cached is None else order.cache or ""
+    plain = {t.name: bench.plain_folder(t) for t in made.recipe.targets if t.name in bench.plain}
+    given = Given.of(made.binding, bench, plain, cache=cache, cache_bytes=order.cache_bytes)
+    with started(given, bench, made.progress, n) as local:
+        yield local
+
+
+def _tried(
+    made: _Search, bench: Workbench, maker: Maker | None, starts: Sequence[Start], pace: Pace
+) -> tuple[Study, float]:
     """Make trials until the time is over; returns them with the share of the effort that they took."""
     goal, seed, sampler = made.order.goal, made.recipe.seed, made.order.sampler
     study = open_study(made.folder.study, made.space, goal, (), _identity(made), seed=seed, sampler=sampler)
     # Trials of an earlier run were timed by its plain package, on the machine as it was.
     bench.plain_ms = {t: study.setting(f"plain_ms {t}", ms) for t, ms in bench.plain_ms.items()}
-    starts = starts_of(made.space, _wanted_speedup(goal, bench))
     study.start_with(starts)
-    trained = training_pace(bench)
-    share = study.setting("share", _share(made, bench, starts, making, trained))
+    slots = 1 if maker is None else maker.slots
+    share = study.setting("share", _share(made, bench, starts, pace, slots))
     trials = Trials(study, goal, bench, made.bound, share, made.progress, most=made.order.trials, maker=maker)
-    keep = made.order.keep or len(made.space.targets)
-
-    def reserve() -> float:
-        chosen = choose(study.trials, goal, made.space.targets, keep)
-        passes = [bench.foretell(made.bound(trial.recipe), times=False).passes for trial in chosen]
-        return seconds_in_full(passes, trained, study.trials, making)
-
+    whole = 60 * made.order.minutes
+    reserve = Reserve(bench, study, goal, made.space.targets, made.keep, made.bound, share, pace, whole)
     with made.progress.task("Searching", total=max(1.0, made.left())) as ticker:
-        trials.run(ticker, made.left, reserve, first)
+        trials.run(ticker, made.left, reserve.seconds, pace.first)
     return study, share
 
 
@@ -288,7 +320,7 @@ def _refuse_short(made: _Search, first: float) -> None:
         raise UsageError(
             f"{60 * made.order.minutes:.0f} s are shorter than one trial, which takes about {first:.0f} s here",
             where="--minutes",
-            hint=f"give at least {max(1, round(WANTED_TRIALS * first / FOR_TRIALS / 60))}",
+            hint=f"give at least {max(1, round(WORTH_TRIALS * first / 60))}",
         )
 
 
@@ -314,24 +346,24 @@ def _identity(made: _Search) -> dict[str, Any]:
     }
 
 
-def _share(made: _Search, bench: Workbench, starts: Sequence[Start], making: float, pace: float) -> float:
+def _share(made: _Search, bench: Workbench, starts: Sequence[Start], pace: Pace, slots: int) -> float:
     recipes = []
     for start in starts:
         with contextlib.suppress(ExportError):  # its trial says why
             recipes.append(made.bound(start.recipe))
-    return effort_share(bench, recipes, made.left(), making, pace)
+    return effort_share(bench, recipes, made.left(), pace.making, pace.a_text, slots)
 
 
 def _finish(
-    made: _Search, bench: Workbench, study: Study, given: "GivenText", keep: int, share: float
+    made: _Search,
+    bench: Workbench,
+    study: Study,
+    given: "GivenText",
+    finals: Finals,
+    finalists: list[Finalist],
+    share: float,
 ) -> dict[str, Any]:
-    """Make the finalists, decide, look at `--eval`, and write everything down."""
-
-    def bind(varied: Mapping[str, Any]) -> Recipe:
-        return made.bound(varied, whole=True)
-
-    finals = Finals(bench, made.order.goal, made.folder, bind, made.progress)
-    finalists = finals.make_all(study.trials, made.space.targets, keep, made.left)
+    """Decide, look at `--eval`, and write everything down."""
     decision = decide(finalists, study.trials, made.order.goal, made.recipe.seed)
     reference: Reference | None = None
     if made.recipe.evaluation is not None and given.evaluation and decision.winner is not None:
@@ -339,46 +371,18 @@ def _finish(
         judged = finals.judge(decision.ranked, reference)
         decision = replace(decision, winner=judged[0], ranked=judged)
         decision = replace(decision, gain=confirmed(decision.gain, judged[0], judged))
-    decision = place(decision, made.folder, keep, [f.trial.number for f in finalists])
-    table = _table(made, bench, study, decision, share, reference)
+    decision = place(decision, made.folder, made.keep, [f.trial.number for f in finalists])
+    told = Searched(
+        made.source,
+        made.order.goal,
+        made.text,
+        made.space.targets,
+        made.order.sampler,
+        made.recipe.seed,
+        time.monotonic() - made.started,
+        made.folder.root,
+        share,
+    )
+    table = table_of(told, bench, study.trials, decision, reference)
     write_search_reports(table, made.folder.root)
     return table
-
-
-def _table(
-    made: _Search, bench: Workbench, study: Study, decision: Decision, share: float, reference: Reference | None
-) -> dict[str, Any]:
-    goal, winner = made.order.goal, decision.winner
-    missed = goal.said(winner.figures) if winner is not None and winner.figures is not None else ()
-    return {
-        "format": FORMAT,
-        "version": converter.__version__,
-        "model": made.source.provenance.id,
-        "task": made.source.task.name,
-        "metric": made.source.task.metric_name if bench.reference.metric else None,
-        "source_metric": bench.reference.metric.get(made.source.task.metric_name),
-        "source_eval": None if reference is None else reference.metric.get(made.source.task.metric_name),
-        "n_eval": None if reference is None else len(reference.probes),
-        "goal": goal.table(),
-        "minimized": list(goal.minimized),
-        "targets": list(made.space.targets),
-        "sampler": made.order.sampler,
-        "seed": made.recipe.seed,
-        "seconds": round(time.monotonic() - made.started, 1),
-        "effort": share,
-        "text": made.text.table(),
-        "plain_ms": {k: round(v, 4) for k, v in bench.plain_ms.items()},
-        "trials": [t.table() for t in study.trials],
-        "finalists": [f.table() for f in decision.ranked],
-        "optimism": decision.optimism,
-        "gain": None if decision.gain is None else decision.gain.table(),
-        "missed": list(missed),
-        "exit_code": _exit_code(winner, missed),
-        "out": str(made.folder.root),
-    }
-
-
-def _exit_code(winner: Finalist | None, missed: tuple[str, ...]) -> int:
-    if winner is None or missed:
-        return GateFailed.exit_code
-    return winner.exit_code

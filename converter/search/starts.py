@@ -11,6 +11,8 @@ from converter.registry import stage_class, target_class
 from converter.search.space import Space, recipe_of
 
 PLAIN = "plain"
+FAR = 1.3
+"""Times the speed of a recipe: beyond it is what it cannot be measured at, whatever its table of times is off by."""
 
 
 @dataclass(frozen=True)
@@ -59,13 +61,16 @@ def _shipped(target: str) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def _aimed(name: str, recipe: Mapping[str, Any], speedup: float | None) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield a recipe as it is and, where a stage of it has this budget, with the one that is wanted."""
-    yield name, dict(recipe)
-    if speedup is None or speedup <= 1:
-        return
+    """Yield a recipe as it is and, where a stage of it has this budget, with the one that is wanted.
+
+    As it is, it is left out where its own budget is far from what is wanted: it would not meet the limits.
+    """
     stages = [dict(table) for table in recipe.get("compress", ())]
-    for table in stages:
-        if "speedup" in table and "speedup" in searched(stage_class(table["stage"])):
-            table["speedup"] = round(speedup, 3)
-            yield f"{name} at {speedup:.3g}×", {**recipe, "compress": stages}
-            return
+    budgets = [t for t in stages if "speedup" in t and "speedup" in searched(stage_class(t["stage"]))]
+    if speedup is None or speedup <= 1 or not budgets:
+        yield name, dict(recipe)
+        return
+    if budgets[0]["speedup"] * FAR > speedup:
+        yield name, dict(recipe)
+    budgets[0]["speedup"] = round(speedup, 3)
+    yield f"{name} at {speedup:.3g}×", {**recipe, "compress": stages}

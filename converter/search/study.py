@@ -12,9 +12,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import quote
 
+import numpy as np
+
 from converter.errors import RuntimeMissing, UsageError
 from converter.search.figures import Figures, State, Trial, trial_of
 from converter.search.goal import Goal
+from converter.search.neighbours import neighbour
 from converter.search.space import Space
 from converter.search.starts import Start
 
@@ -30,6 +33,10 @@ TRIAL, START, EXCESS, IDENTITY = "trial", "start", "excess", "identity"
 WORST = Figures(1.0, None, 1.0, 0.0, 1e3, 1e-3, 1e3)
 """What a candidate is taken for that was never made, where nothing was measured yet."""
 REFUSED_EXCESS = 10.0
+NEAR_BEST = 0.6
+"""How often, once something is known, a candidate near one of the best is proposed, not one by the sampler's model."""
+BEST = 3
+"""The best, near which candidates are proposed."""
 
 
 @dataclass(frozen=True)
@@ -45,8 +52,12 @@ class Asked:
 class Study:
     """An Optuna study of one model, text, goal and space."""
 
-    def __init__(self, study: "optuna.Study", space: Space, goal: Goal, starts: Sequence[Start]) -> None:
+    def __init__(
+        self, study: "optuna.Study", space: Space, goal: Goal, starts: Sequence[Start], *, seed: int | None = None
+    ) -> None:
+        """Begin with these starts; `seed` None: nothing is proposed but by the sampler."""
         self._study, self._space, self._goal = study, space, goal
+        self._rng = None if seed is None else np.random.default_rng(seed)
         self._recipes: dict[str, Mapping[str, Any]] = {}
         known = study.get_trials(deepcopy=False)
         self._done = [trial_of(json.loads(t.user_attrs[TRIAL])) for t in known if TRIAL in t.user_attrs]
@@ -79,11 +90,25 @@ class Study:
 
     def ask(self) -> Asked:
         """Return what to try next: the starts first, then what the sampler proposes."""
+        from optuna.trial import TrialState
+
         with _quiet():
+            if not self._study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
+                self._propose_near()
             trial = self._study.ask()
             recipe = self._space.propose(trial)
         start = str(trial.user_attrs.get(START, ""))
         return Asked(trial.number, self._recipes.get(start, recipe), start if start in self._recipes else "", trial)
+
+    def _propose_near(self) -> None:
+        """Now and then let the next candidate be near one of the best, the very best most often."""
+        found = measured(self.trials)
+        if self._rng is None or len(found) < BEST or self._rng.random() > NEAR_BEST:
+            return
+        order = sorted(found, key=lambda n: self._goal.order(found[n]))
+        chosen = order[min(len(order), BEST) - 1 - int(np.sqrt(self._rng.integers(BEST**2)))]
+        recipe = next(t.recipe for t in self.trials if t.number == chosen)
+        self._study.enqueue_trial(neighbour(self._space, recipe, self._rng))
 
     def ask_for(self, recipe: Mapping[str, Any]) -> Asked:
         """Return a trial of a certain recipe."""
@@ -166,7 +191,7 @@ def open_study(
             where=str(file),
             hint="choose another -o, or add --force to begin again",
         )
-    return Study(study, space, goal, starts)
+    return Study(study, space, goal, starts, seed=seed + before if sampler == "tpe" else None)
 
 
 def _storage(file: Path) -> Any:

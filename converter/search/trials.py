@@ -2,19 +2,20 @@
 
 import json
 import time
+from collections import deque
 from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from converter.binding import with_effort
-from converter.bounds.exhausted import exhausted
-from converter.errors import ExportError, ResourceLimit
+from converter.errors import ResourceLimit
 from converter.search.figures import Figures, State, Trial
 from converter.search.goal import Goal, beats
 from converter.search.making import Bench, Here, Maker, Work
+from converter.search.neighbours import aimed
+from converter.search.saying import said_of
 from converter.search.space import described
 from converter.search.study import Asked, Study, measured
-from converter.validate.answers import RunFailed
 
 if TYPE_CHECKING:
     from converter.recipe import Recipe
@@ -47,6 +48,8 @@ class _Running:
     started: float
     where: str = ""
     tries: int = 1
+    seconds: float | None = 0.0
+    """That its work took, without waiting; None: nobody knows."""
 
 
 @dataclass
@@ -72,6 +75,8 @@ class Trials:
     running: dict[int, _Running] = field(default_factory=dict)
     held: list[Asked] = field(default_factory=list)
     """Proposals of a recipe that is being made already: they wait for how it comes out."""
+    aims: deque[Mapping[str, Any]] = field(default_factory=deque)
+    """Starts that were slower, or faster, than they were aimed to be: aimed as they were measured, they come next."""
     idle: int = 0
     """Proposals in a row that were not worth making."""
 
@@ -85,7 +90,9 @@ class Trials:
             if self.idle >= IDLE or not self._more():
                 return None
             any_begun = self.study.trials or self.running
-            return self.study.ask() if not any_begun or left() > reserve() + self._expected(first) else None
+            if any_begun and left() <= reserve() + self._expected(first):
+                return None
+            return self.study.ask_for(self.aims.popleft()) if self.aims else self.study.ask()
 
         self._loop(proposed, ticker, left, forced=False)
         met = any(self.goal.missed(f) == 0 for f in measured(self.study.trials).values())
@@ -134,6 +141,7 @@ class Trials:
             done = maker.ended()
             one = self.running.pop(done.number)
             one.where, one.tries = done.where or one.where, max(one.tries, done.tries)
+            one.seconds = None if one.seconds is None or done.seconds is None else one.seconds + done.seconds
             found = done.found
             go_on(one, lambda o=one, f=found: o.steps.throw(f) if isinstance(f, Exception) else o.steps.send(f))  # type: ignore[misc]
             waiting, self.held = self.held, []
@@ -151,16 +159,26 @@ class Trials:
         return None
 
     def _told(self, one: _Running, state: State, figures: Figures | None, said: str) -> Trial:
-        seconds, asked = time.perf_counter() - one.started, one.asked
+        seconds, asked = one.seconds or time.perf_counter() - one.started, one.asked
         made = Trial(
             asked.number, asked.recipe, state, asked.start, figures, said, seconds, where=one.where, tries=one.tries
         )
         self.study.tell(asked, made)
         worth_it = state in (State.MEASURED, State.BEHIND)
         self.idle = 0 if worth_it else self.idle + 1
+        if state is State.MEASURED and asked.start and self.goal.wanted_speedup(figures):
+            self._aim(asked, figures)
         if worth_it:
             self.seconds.append(seconds)
         return made
+
+    def _aim(self, asked: Asked, figures: Figures | None) -> None:
+        """Have a start made once more with the budget by which it should be as fast as is wanted."""
+        assert figures is not None
+        wanted = self.goal.wanted_speedup(figures)
+        made = aimed(asked.recipe, wanted, figures.speedup) if wanted else None
+        if made is not None:
+            self.aims.append(made)
 
     def _more(self) -> bool:
         begun = len(self.study.trials) + len(self.running) + len(self.held)
@@ -229,9 +247,18 @@ class Trials:
         """Return why a candidate is stopped at its first look: too many others are better in everything."""
         others = list(self.glances.values())
         better = sum(beats(other, found) for other in others)
+        if self.goal.limited:
+            return self._behind_half(found, others)
         if len(others) < LEAST_AT_RUNG or better == 0 or better < len(others) / ETA:
             return ""
         return f"{better} of {len(others)} others are better after as little training, no slower and no larger"
+
+    def _behind_half(self, found: Figures, others: list[Figures]) -> str:
+        """Return why a candidate is stopped where there are limits: more than half of the others are nearer to them."""
+        ahead = sum(self.goal.order(other) < self.goal.order(found) for other in others)
+        if len(others) < LEAST_AT_RUNG or 2 * ahead <= len(others):
+            return ""
+        return f"{ahead} of {len(others)} others are better after as little training, by what the goal asks for"
 
     def _show(self, ticker: "Ticker", made: Trial, seconds: float, left: float) -> None:
         trials = self.study.trials
@@ -243,22 +270,6 @@ class Trials:
         ticker.describe(f"Searching · {len(found)} packages of {len(trials)} trials · best: {said} · {minutes} left")
         if made.state is State.MEASURED and made.figures is not None:
             self.progress.note(f"{made.name}: {figures_line(made.figures)} · {described(made.recipe)}")
-
-
-def said_of(error: Exception) -> str:
-    """Return why a candidate could not be made.
-
-    Of a hundred combinations one may trip over a bug of ours: that is told, and costs the user no night.
-
-    Raises:
-        ResourceLimit: memory or disk ran out.
-
-    """
-    if isinstance(error, (ExportError, RunFailed)):
-        return str(error)
-    if (limit := exhausted(error)) is not None:
-        raise limit from error
-    return f"internal error (bug): {type(error).__name__}: {str(error)[:200]}"
 
 
 def figures_line(found: Figures, *, met: bool = True) -> str:

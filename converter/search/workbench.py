@@ -19,6 +19,7 @@ from converter.reference import Reference, encode_probes, judge_batched, torch_r
 from converter.resources import fixed_threads, release_memory
 from converter.search.figures import Figures
 from converter.search.losses import Scored, score_of
+from converter.search.shared import Shared
 from converter.stage import SILENT, Context, OutcomeCache, Progress, Stage, options_of, run_stage
 from converter.validate.answers import RunFailed, ask
 from converter.validate.vocabulary import as_seen_by
@@ -83,6 +84,9 @@ class Workbench:
     plain: dict[str, Opened] = field(default_factory=dict)
     plain_ms: dict[str, float] = field(default_factory=dict)
     kept: "OrderedDict[str, Made]" = field(default_factory=OrderedDict)
+    shared: Shared = field(default_factory=Shared)
+    foretold: dict[str, Forecast] = field(default_factory=dict)
+    """By stages, as `kept`."""
 
     def context(self, recipe: Recipe, work: Path) -> Context:
         return Context(
@@ -95,6 +99,7 @@ class Workbench:
             aim=aim_of(recipe),
             threads=self.threads,
             measured=self.measured,
+            shared=self.shared,
             cache=self.cache,
         )
 
@@ -106,15 +111,23 @@ class Workbench:
 
         """
         ctx = self.context(recipe, self.work)
-        now = whole = forecast_of(self.source)
-        for stage in recipe.compress:
-            now = stage.forecast(now, self.source, ctx)
+        whole = forecast_of(self.source)
+        now = self._forecast(recipe, ctx, whole)
         (target,), (precision,) = recipe.targets, recipe.precisions
         chosen = target.menu()[tried(target, precision)[0].name]
         speedup = self._forecast_speedup(recipe, ctx, now, whole) if times else None
         plain = self.plain_ms.get(target.name)
         milliseconds = plain / speedup if plain and speedup else None
         return Told(milliseconds, speedup, now.bytes(chosen.bytes_a_weight) / 1e6, now.passes - whole.passes)
+
+    def _forecast(self, recipe: Recipe, ctx: Context, now: Forecast) -> Forecast:
+        """Return the forecast behind all stages; what begins alike is told once."""
+        for i, stage in enumerate(recipe.compress):
+            key = _key(recipe.compress[: i + 1], recipe)
+            if key not in self.foretold:
+                self.foretold[key] = stage.forecast(now, self.source, ctx)
+            now = self.foretold[key]
+        return now
 
     def _forecast_speedup(self, recipe: Recipe, ctx: Context, now: Forecast, whole: Forecast) -> float | None:
         """Return how much faster than the unpruned model of the same precision; None where no table tells."""
@@ -183,10 +196,17 @@ class Workbench:
     def make_plain(self, recipe: Recipe) -> None:
         """Make the plain package of a target, which all others are timed beside; it stays open."""
         (target,) = recipe.targets
-        opened, _ = self._package(recipe, self.compress(recipe, 1.0), self.work / f"plain-{target.name}", 1.0)
+        opened, _ = self._package(recipe, self.compress(recipe, 1.0), self.plain_folder(target), 1.0)
         self.plain[target.name] = opened
         times = self._in_turns({"plain": opened})["plain"]
         self.plain_ms[target.name] = 1000 * median(times)
+
+    def plain_folder(self, target: "Target") -> Path:
+        return self.work / f"plain-{target.name}"
+
+    def open_plain(self, target: "Target", folder: Path) -> None:
+        """Open a plain package that another bench has made of the same source."""
+        self.plain[target.name] = Opened(self.source, target.open(folder, self.source.specs))
 
     def _package(self, recipe: Recipe, made: Made, folder: Path, share: float) -> tuple[Opened, float]:
         (target,), (precision,) = recipe.targets, recipe.precisions

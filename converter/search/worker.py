@@ -1,6 +1,5 @@
 """What runs on a worker of a Ray cluster: a bench of its own, on which trials of a search are made."""
 
-import contextlib
 import socket
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -88,10 +87,14 @@ class Task:
     kind: Kind
     varied: Mapping[str, Any]
     share: float
-    told: "Told"
+    told: "Told | None"
     plain_ms: Mapping[str, float]
     measured: Mapping[str, Any]
     """Tables of times: where one is known, no worker measures its own, and budgets lead to the same model."""
+    out: Path | None = None
+    """Where a package in full is made."""
+    whole: Mapping[str, Any] = field(default_factory=dict)
+    """The recipe of a package in full, as a recipe file has it."""
 
 
 @dataclass(frozen=True)
@@ -104,6 +107,8 @@ class Report:
     starved: bool = False
     """Memory or disk of the worker ran out: another may have more."""
     measured: Mapping[str, Any] = field(default_factory=dict)
+    whole: Mapping[str, Any] = field(default_factory=dict)
+    """What became of a package in full."""
 
 
 class TrialWorker:
@@ -170,22 +175,29 @@ class TrialWorker:
     def make(self, task: Task) -> Report:
         """Make one candidate as far as it is asked for."""
         from converter.resources import fixed_threads
-        from converter.search.trials import said_of
 
         assert self._bench is not None
         assert self._binding is not None
-        bench = self._bench
-        bench.plain_ms, bench.measured = dict(task.plain_ms), dict(task.measured)
-        with contextlib.ExitStack() as stack:
-            stack.enter_context(fixed_threads(1))
-            try:
-                recipe = self._binding.bound(task.varied)
-                work = Work(task.kind, recipe, task.varied, task.share, task.told)
-                return Report(work.on(bench), measured=bench.measured)
-            except ResourceLimit as error:
-                return Report(None, str(error), starved=True)
-            except Exception as error:  # noqa: BLE001 - told where the trials are told
-                try:
-                    return Report(None, said_of(error))
-                except ResourceLimit as limit:
-                    return Report(None, str(limit), starved=True)
+        with fixed_threads(1):
+            return report_of(task, self._binding, self._bench)
+
+
+def report_of(task: Task, binding: "Binding", bench: "Workbench") -> Report:
+    """Make one candidate on a bench, and tell how it came out; what goes wrong is told, too."""
+    from converter.recipe import bind_recipe
+    from converter.search.saying import said_of
+    from converter.search.whole import made_in_full
+
+    bench.plain_ms, bench.measured = dict(task.plain_ms), dict(task.measured)
+    try:
+        if task.out is not None:
+            return Report(None, whole=made_in_full(bind_recipe(task.whole), task.out, bench, SILENT))
+        work = Work(task.kind, binding.bound(task.varied), task.varied, task.share, task.told)
+        return Report(work.on(bench), measured=bench.measured)
+    except ResourceLimit as error:
+        return Report(None, str(error), starved=True)
+    except Exception as error:  # noqa: BLE001 - told where the trials are told
+        try:
+            return Report(None, said_of(error))
+        except ResourceLimit as limit:
+            return Report(None, str(limit), starved=True)

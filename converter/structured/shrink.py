@@ -6,10 +6,11 @@ they follow from the decision and the text alone, so a saved decision gives them
 """
 
 import copy
-from collections.abc import Mapping, Sequence
+import hashlib
+from collections.abc import Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -25,6 +26,7 @@ from converter.structured.plan import UnitScores
 from converter.structured.streams import Stream, Sublayer, TeacherSums, linear_of, sublayers_of
 from converter.structured.widths import Choice, choose_widths
 from converter.surgery.resize import family_of, resized, resized_in_place
+from converter.training.checkpoint import digest_weights
 
 if TYPE_CHECKING:
     from converter.family import LayerParts
@@ -85,11 +87,18 @@ def collect_inputs(given: TorchModel, evidence: "Evidence", folder: Path, ticker
 
 
 def shrink(
-    inputs: PruningInputs, table: CostTable, budget: float, n_steps: int, chunk: int, ticker: "Ticker"
+    inputs: PruningInputs,
+    table: CostTable,
+    budget: float,
+    n_steps: int,
+    chunk: int,
+    ticker: "Ticker",
+    shared: MutableMapping[str, Any] | None = None,
 ) -> Shrunk:
     """Return the units that lose least within `budget` (of the table's unit), found in `n_steps` steps.
 
-    Heads go one by one, neurons so that multiples of `chunk` stay.
+    Heads go one by one, neurons so that multiples of `chunk` stay. What the units of the whole model are worth is the
+    same for every budget: it is kept in `shared`, and taken from there.
     """
     inputs = inputs.thinned(search_stride(inputs.evidence))
     made = replace(inputs.given, module=copy.deepcopy(inputs.given.module))
@@ -97,8 +106,7 @@ def shrink(
     first: tuple[UnitScores, ...] = ()
     missed = False
     for step in range(1, n_steps + 1):
-        gradients = measure_output_gradients(made, inputs.given, inputs.evidence, step, ticker)
-        removals = _removals(inputs, made, gradients, ticker)
+        gradients, removals = _valued(inputs, made, step, ticker, shared)
         first = first or tuple(_scores(removals, i) for i in range(len(_parts(made))))
         allowed = full * (budget / full) ** (step / n_steps)
         shapes, missed = choose_shapes(removals, table, allowed, chunk)
@@ -106,6 +114,36 @@ def shrink(
         if step < n_steps:
             reconstruct(inputs, made, gradients, ticker)
     return Shrunk(made, first, missed)
+
+
+def _valued(
+    inputs: PruningInputs, made: TorchModel, step: int, ticker: "Ticker", shared: MutableMapping[str, Any] | None
+) -> tuple[Mapping[Sublayer, OutputGradients], Mapping[Sublayer, Removal]]:
+    """Return what the answers tell of each sublayer's outputs, and in which order its units go."""
+    key = _key(inputs) if shared is not None and step == 1 else ""
+    if shared is not None and key and key in shared:
+        ticker.advance(len(inputs.batches) + 2 * len(_parts(made)))
+        found: tuple[Mapping[Sublayer, OutputGradients], Mapping[Sublayer, Removal]] = shared[key]
+        return found
+    gradients = measure_output_gradients(made, inputs.given, inputs.evidence, step, ticker)
+    removals = _removals(inputs, made, gradients, ticker)
+    if shared is not None and key:
+        shared[key] = gradients, removals
+    return gradients, removals
+
+
+def _key(inputs: PruningInputs) -> str:
+    """Return the digest of all that the units of the whole model are worth by."""
+    evidence = inputs.evidence
+    made = hashlib.sha256(digest_weights(inputs.given.module).encode())
+    made.update(repr((evidence.by_labels, evidence.score, evidence.seed)).encode())
+    for batch in evidence.batches:
+        for example, encoding in batch:
+            made.update(repr(example.label).encode() if evidence.by_labels else b"")
+            for name, ids in encoding.inputs.items():
+                made.update(name.encode() + ids.tobytes())
+        made.update(b"batch")
+    return f"removals {made.hexdigest()}"
 
 
 def fitted(inputs: PruningInputs, shapes: Sequence[LayerShape], ticker: "Ticker") -> TorchModel:

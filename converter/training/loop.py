@@ -186,7 +186,8 @@ class Training:
             feeds = shortest_feeds(job.given, job.teacher, job.texts)
             objective = plan_objective(job.given, job.teacher, feeds, job.weights, options, job.ctx.seed)
             part = part_of(job.teacher, objective, options, accelerator)
-            teacher = Teacher(part, job.texts, objective, device, placed=part is not job.teacher)
+            shared = job.ctx.shared
+            teacher = Teacher(part, job.texts, objective, device, placed=part is not job.teacher, shared=shared)
         student = objective.student(copy_to_train(job.given, freeze_embeddings=options.freeze_embeddings))
         zeros = pruned_places(student, device)
         optimizer = torch.optim.AdamW(groups(student, options.weight_decay), lr=0.0, fused=True)

@@ -52,10 +52,13 @@ class TrainingOptions:
     )
     checkpoint_seconds: float = option(60.0, "seconds between checkpoints (0: after every step)", low=0.0)
 
-    def passes(self, n_texts: int) -> float:
-        """Return the forward passes that training takes: a backward pass counts two, the teacher's answer one."""
+    def passes(self, n_texts: int, student: float = 1.0) -> float:
+        """Return the passes of the whole model that training takes: a backward pass counts two, the teacher's one.
+
+        `student`: the share of the model's work that a pass of the student is.
+        """
         texts = self.epochs * n_texts * (1 + self.augment)
-        return 4.0 * (texts if self.steps is None else min(texts, self.steps * self.batch_size))
+        return (1 + 3 * student) * (texts if self.steps is None else min(texts, self.steps * self.batch_size))
 
 
 @dataclass(frozen=True)

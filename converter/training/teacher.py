@@ -1,16 +1,18 @@
 """The teacher's answers, asked anew for every batch, or once for all where they fit on the disk."""
 
 import copy
-from collections.abc import Sequence
+import hashlib
+from collections.abc import MutableMapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
 from converter.graphs import MODEL, SEQUENCE
 from converter.training.cached_answers import MEGABYTE, KeptAnswers, expected_bytes
+from converter.training.checkpoint import digest_weights
 from converter.training.layer_map import ForwardOutputs, moved
 from converter.training.objective import DistillationObjective
 from converter.training.texts import Text, feed_batch
@@ -37,6 +39,8 @@ class Teacher:
     kept: KeptAnswers | None = None
     placed: bool = False
     """It is this process's own part already: no copy of it is made."""
+    shared: MutableMapping[str, Any] | None = None
+    """Answers that other trainings in this process have asked for; see `converter.stage.Context`."""
 
     def __post_init__(self) -> None:
         # What is on disk is read into main memory, and answers there.
@@ -46,14 +50,33 @@ class Teacher:
             self.model = replace(self.model, module=module, head=copy.deepcopy(self.model.head))
         observed = self.objective.teacher(self.model)
         self.observed = observed if self.model.offloaded else observed.to(self.own)
+        self._key = b""
+        if self.shared is not None:
+            self._key = f"{self.objective.key} {digest_weights(self.model.module)}".encode()
 
     def answers(self, batch: "NDArray[np.int64]", feed: dict[str, torch.Tensor]) -> ForwardOutputs:
         """Answer the texts of `batch`, which are padded in `feed`."""
         if self.kept is not None:
             return self.kept.take(batch, feed["input_ids"].shape[1], self.device)
-        with torch.no_grad():
-            seen: ForwardOutputs = self.observed({name: rows.to(self.own) for name, rows in feed.items()})
+        seen = self._asked({name: rows.to(self.own) for name, rows in feed.items()})
         return seen if self.own == self.device else moved(seen, self.device)
+
+    def _asked(self, feed: dict[str, torch.Tensor]) -> ForwardOutputs:
+        """Answer a batch, or take the answer to the same batch from what is shared: the same bits."""
+        key = ""
+        if self.shared is not None:
+            told = hashlib.sha256(self._key)
+            for name, rows in feed.items():
+                told.update(f"{name}{tuple(rows.shape)}".encode() + rows.cpu().numpy().tobytes())
+            key = f"answers {told.hexdigest()}"
+            if key in self.shared:
+                known: ForwardOutputs = self.shared[key]
+                return known
+        with torch.no_grad():
+            seen: ForwardOutputs = self.observed(feed)
+        if self.shared is not None:
+            self.shared[key] = seen
+        return seen
 
     def keep(self, folder: Path, most_mb: int, progress: "Progress") -> bool:
         """Ask about every text once and keep the answers under `folder`, unless they take more than `most_mb`.

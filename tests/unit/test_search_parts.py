@@ -131,9 +131,15 @@ def test_a_shipped_recipe_that_needs_what_is_left_out_is_no_start() -> None:
 
 
 def test_starts_with_a_budget_are_also_aimed_at_what_is_wanted() -> None:
-    starts = {start.name: start.recipe for start in starts_of(Space(("cpu-int8",)), 3.0)}
+    starts = {start.name: start.recipe for start in starts_of(Space(("cpu-int8",)), 1.9)}
     assert starts["balanced"]["compress"][0]["speedup"] == 1.5
-    assert starts["balanced at 3×"]["compress"][0]["speedup"] == 3.0
+    assert starts["balanced at 1.9×"]["compress"][0]["speedup"] == 1.9
+
+
+def test_a_start_whose_own_budget_is_far_from_what_is_wanted_is_made_aimed_alone() -> None:
+    names = {start.name for start in starts_of(Space(("cpu-int8",)), 3.0)}
+    assert {"plain", "balanced at 3×", "tiny at 3×"} <= names
+    assert not names & {"balanced", "tiny"}
 
 
 # --- goal -------------------------------------------------------------------------------------------------------

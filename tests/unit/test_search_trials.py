@@ -204,6 +204,33 @@ def test_what_falls_behind_at_the_first_look_is_not_made(tmp_path: Path) -> None
     }
 
 
+def test_where_there_are_limits_what_is_behind_half_of_the_others_is_not_made(tmp_path: Path) -> None:
+    goal, bench = Goal(speedup=2.0), Planted()
+    study = study_in(tmp_path, goal)
+    run(study, goal, bench, 120)
+    behind = [t for t in study.trials if t.state is State.BEHIND]
+    assert behind
+    made = [t.figures for t in study.trials if t.state is State.MEASURED and not t.start and t.figures]
+    stopped = [t.figures for t in behind if t.figures]
+    assert np.mean([goal.missed(f) for f in stopped]) >= np.mean([goal.missed(f) for f in made])
+    assert min(map(goal.order, made)) < min(map(goal.order, stopped))
+
+
+def test_a_start_that_is_slower_than_it_was_aimed_to_be_is_aimed_once_more(tmp_path: Path) -> None:
+    class Slower(Planted):
+        def _speedup(self, recipe: Recipe) -> float:
+            return max(1.0, 0.8 * super()._speedup(recipe))
+
+    goal, bench = Goal(speedup=2.0), Slower()
+    study = open_study(tmp_path / "study.sqlite3", SPACE, goal, starts_of(SPACE, 2.0), WHO, seed=0)
+    run(study, goal, bench, len(starts_of(SPACE, 2.0)) + 4)
+    found = measured(study.trials)
+    starts = [found[t.number].speedup for t in study.trials if t.start and t.number in found]
+    assert max(starts) == pytest.approx(1.6)
+    again = [t for t in study.trials if not t.start and t.figures]
+    assert any(t.figures and 2.0 <= t.figures.speedup < 2.1 for t in again)
+
+
 def test_an_interrupted_search_goes_on_with_what_it_knows(tmp_path: Path) -> None:
     class Interrupted(Planted):
         def measure(self, recipe: Recipe, share: float) -> Figures:

@@ -1,0 +1,61 @@
+"""A finalist made in full: exported as any recipe is exported, and gated. What comes of it is told in plain values."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from converter.context import Resolved
+from converter.errors import ExportError, GateFailed, ResourceLimit
+from converter.jsonfile import read_json
+from converter.pipeline import run_recipe
+from converter.recipe import load_recipe_table, recipe_table
+from converter.search.saying import said_of
+
+if TYPE_CHECKING:
+    from converter.recipe import Recipe
+    from converter.search.workbench import Workbench
+    from converter.stage import Progress
+
+FAILED = "FAIL"
+TARGET, STATUS, REASON, EXIT, FOLDER, SIZE = "target", "status", "error", "exit_code", "folder", "size_bytes"
+
+
+def made_in_full(recipe: "Recipe", out: Path, bench: "Workbench", progress: "Progress") -> dict[str, Any]:
+    """Return status, reason, exit code, folder (empty where there is no package) and bytes.
+
+    Raises:
+        ResourceLimit: memory or disk ran out.
+
+    """
+    try:
+        return finished(recipe, out) or _run(recipe, out, bench, progress)
+    except ResourceLimit:
+        raise
+    except Exception as error:  # noqa: BLE001 - said_of tells what is a bug, and raises what is no candidate's
+        code = error.exit_code if isinstance(error, ExportError) else GateFailed.exit_code
+        return {STATUS: FAILED, EXIT: code, REASON: said_of(error), FOLDER: "", SIZE: 0}
+
+
+def finished(recipe: "Recipe", out: Path) -> dict[str, Any] | None:
+    """Return what an interrupted search has already made of this recipe."""
+    try:
+        if load_recipe_table(out / "recipe.toml") != recipe_table(recipe):
+            return None
+        return dict(read_json(out / "report.json")["targets"][0])
+    except (ExportError, KeyError, IndexError, TypeError):
+        return None
+
+
+def _run(recipe: "Recipe", out: Path, bench: "Workbench", progress: "Progress") -> dict[str, Any]:
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with progress.task(f"Making {out.name} in full"):
+        # As many threads, and the same tables of times, as the trials had: it is the same model then.
+        known = Resolved(threads=bench.threads, measured=bench.measured)
+        result = run_recipe(recipe, out, force=True, progress=progress, resolved=known, cache=bench.cache)
+    (made,) = result.targets
+    return {
+        STATUS: str(made.status),
+        EXIT: made.exit_code,
+        REASON: made.error,
+        FOLDER: made.folder,
+        SIZE: made.size_bytes,
+    }

@@ -1,0 +1,108 @@
+"""A search keeps to its time: what trials are made with, what is kept for finalists, and what is left out of those."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from converter.recipe import Recipe, bind_recipe
+from converter.search.estimates import FACTORS, SHARES, effort_share, off_by, seconds_in_full
+from converter.search.figures import Figures, State, Trial
+from converter.search.finalists import Finalist, Finals
+from converter.search.goal import Goal
+from converter.search.reserve import Pace, Reserve
+from converter.search.space import recipe_of
+from converter.search.workbench import Told
+from converter.stage import SILENT
+
+
+def trial(number: int, loss: float, *, start: str = "", seconds: float = 10.0, ms: float = 1.0) -> Trial:
+    stages = [{"stage": "distill.soft", "steps": 100 * (number + 1)}]
+    recipe = recipe_of("cpu-int8", {"precision": "static"}, stages)
+    figures = Figures(loss, 1 - loss, loss, 1 - loss, ms, 2.0 / ms, 10.0)
+    return Trial(number, recipe, State.MEASURED, start, figures, seconds=seconds)
+
+
+class Passes:
+    """A bench that knows how many passes a recipe takes: those of its training."""
+
+    def foretell(self, recipe: Recipe, *, times: bool) -> Told:
+        steps = sum(getattr(stage, "steps", 0) or 0 for stage in recipe.compress)
+        return Told(None, None, 1.0, 32.0 * steps)
+
+
+def bound(varied: Any) -> Recipe:
+    return bind_recipe({"model": "m", **varied})
+
+
+BENCH: Any = Passes()
+STARTS = [bound(recipe_of("cpu-int8", {"precision": "static"}, [{"stage": "distill.soft", "steps": 1000}]))]
+
+
+def test_trials_are_made_with_more_effort_where_there_is_more_time_or_more_at_once() -> None:
+    short, long = (effort_share(BENCH, STARTS, seconds, 5.0, 0.005) for seconds in (900.0, 1800.0))
+    assert SHARES[0] < short < long < SHARES[1]
+    assert short < effort_share(BENCH, STARTS, 900.0, 5.0, 0.005, 2)
+    assert effort_share(BENCH, STARTS, 1e6, 5.0, 0.005) == SHARES[1]
+    assert effort_share(BENCH, STARTS, 1.0, 5.0, 5.0) == SHARES[0]
+
+
+def test_what_trials_took_tells_by_how_much_estimates_are_off_within_reason() -> None:
+    assert off_by([]) == 1.0
+    assert off_by([(20.0, 10.0), (10.0, 10.0)]) == pytest.approx(1.5)
+    assert off_by([(1000.0, 1.0)]) == FACTORS[1]
+    assert off_by([(1.0, 1000.0)]) == FACTORS[0]
+
+
+def test_finalists_that_are_made_together_take_as_long_as_the_longest_of_them() -> None:
+    one = seconds_in_full([1000.0, 1000.0], 0.01, (), 5.0)
+    assert one == pytest.approx(40.0)
+    assert seconds_in_full([1000.0, 1000.0], 0.01, (), 5.0, 2) == pytest.approx(20.0)
+    assert seconds_in_full([2000.0, 100.0], 0.01, (), 5.0, 2) == pytest.approx(30.0)
+
+
+class Known(SimpleNamespace):
+    trials: tuple[Trial, ...] = ()
+
+
+def reserve(trials: Sequence[Trial], keep: int, whole: float) -> Reserve:
+    study: Any = Known(trials=tuple(trials))
+    pace = Pace(5.0, 5.0, 0.005, 0.005)
+    return Reserve(BENCH, study, Goal(speedup=1.0), ("cpu-int8",), keep, bound, 0.1, pace, whole)
+
+
+def test_time_is_kept_for_the_best_and_its_rival_and_for_more_only_where_it_fits() -> None:
+    trials = [trial(0, 0.03, start="balanced"), trial(1, 0.01), trial(2, 0.02, ms=0.9), trial(3, 0.04, ms=0.8)]
+    few, many = reserve(trials, 1, 1e9).seconds(), reserve(trials, 4, 1e9).seconds()
+    assert 0 < few < many
+    assert reserve(trials, 4, 100.0).seconds() == pytest.approx(max(few, 50.0))
+    assert reserve([], 1, 100.0).seconds() == 0
+    slow = [replace(t, seconds=5 * t.seconds) for t in trials]
+    assert reserve(slow, 1, 1e9).seconds() > few, "on a busy machine finalists take longer, too"
+
+
+class Timed(Finals):
+    """Finals whose packages take a minute each; the clock stands in between."""
+
+    def __init__(self, time_left: float) -> None:
+        folder: Any = None
+        super().__init__(BENCH, Goal(speedup=1.0), folder, bound, SILENT)
+        self.time_left = time_left
+
+    def make(self, trials: Sequence[Trial]) -> dict[int, Finalist]:
+        self.time_left -= 60.0 * len(trials)
+        return {t.number: Finalist(t, "cpu-int8", "PASS", 0, figures=t.figures) for t in trials}
+
+
+def test_no_more_is_made_in_full_than_fits_but_the_best_and_its_rival_always_are() -> None:
+    trials = [trial(0, 0.03, start="balanced"), trial(1, 0.01), trial(2, 0.02, ms=0.9), trial(3, 0.04, ms=0.8)]
+    made = {}
+    for time in (0.0, 200.0, 1000.0):
+        finals = Timed(time)
+        made[time] = [f.trial.number for f in finals.make_all(trials, ("cpu-int8",), 4, lambda f=finals: f.time_left)]  # type: ignore[misc]
+    assert set(made[0.0]) == {0, 1}
+    assert len(made[200.0]) == 3
+    assert set(made[1000.0]) == {0, 1, 2, 3}
+    assert made[1000.0][0] == 1, "the best first"
