@@ -67,16 +67,15 @@ def test_all_lengths_are_made_of_two_and_the_last_layer_works_for_one_token(
     assert [text(s.signatureKey) for s in model.signatureDefs] == ["serving_20", "serving_14", "serving_8"]
 
 
-def test_an_architecture_that_allows_no_stamp_is_lowered_at_every_length(
-    bert: TfliteModel, ctx: Context, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_architecture_that_allows_no_stamp_is_lowered_at_every_length(bert: TfliteModel, ctx: Context) -> None:
     """A stamp that breaks the graph is found by comparison, and costs time only."""
 
     def broken(model: Any, lengths: tuple[int, ...]) -> None:
         del model.subgraphs[0].operators[-1]
 
-    monkeypatch.setattr("converter.tflite.lower.lower.stamp", broken)
-    made, record = run_stage(LowerTflite((8, 20)), bert.source, ctx)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("converter.tflite.lower.lower.stamp", broken)
+        made, record = run_stage(LowerTflite((8, 20)), bert.source, ctx)
     assert record.facts["stamped"] is False
     assert (made.lengths, record.facts["max_relative_error"] <= FLOAT32_ERROR) == ((8, 20), True)
 
