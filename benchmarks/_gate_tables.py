@@ -31,10 +31,11 @@ def proof_time(table: dict[str, Any]) -> str:
     rest = table["seconds"]["wall"] - wall
     busy = " on a machine with other work" if table["machine"]["load_before"] > 1 else ""
     given_up = "" if table["reached"] else ", which is not reached"
-    cpu, model, n = share["cpu"], table["model"], len(table["targets"])
+    model, n = table["model"], len(table["targets"])
     return (
-        f"The proof of `{model}` for {n} targets took {cpu:.0%} of the CPU time of exporting them\n"
-        f"({wall:.0f} s beside {rest:.0f} s{busy}), and {table['without_speed']['cpu']:.0%} without measuring speed.\n"
+        f"The proof of `{model}` for {n} targets took {share['wall']:.0%} of the time of exporting them\n"
+        f"({wall:.0f} s beside {rest:.0f} s{busy}; {share['cpu']:.0%} of the CPU's time), and "
+        f"{table['without_speed']['wall']:.0%} without measuring speed.\n"
         f"At most {table['wanted']:.0%} was wanted{given_up}; `benchmarks/proof_time.py`. What was given up for it:\n\n"
         + "".join(f"- {one}\n" for one in table["given_up"])
     )

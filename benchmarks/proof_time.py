@@ -37,7 +37,7 @@ WITHIN: tuple[tuple[str, str, str], ...] = (
     ("speed by length", "converter.validate.package_check", "time_lengths"),
     ("as called", "converter.validate.contents", "check_as_called"),
     ("full lengths", "converter.validate.contents", "check_full_lengths"),
-    ("embedding tables, weights", "converter.validate.contents", "compare_weights"),
+    ("embedding tables, weights", "converter.validate.package_check", "compare_weights"),
     ("noise", "converter.validate.contents", "check_noise"),
 )
 """The same, of what judging consists of."""
@@ -46,7 +46,7 @@ GIVEN_UP = (
     "the source answers texts of equal lengths together, not each alone (float sums differ in the last bits)",
     "the owner's library is asked 24 ordinary texts alone, not 48, and the others in batches",
     "stability asks for 16 texts, not 200, where nothing moves by more than 0.001 of the range in any of them",
-    "speed is timed on 6 to 48 texts until it is known within 5 %, and on each until its two best turns are that near",
+    "speed is timed on 6 to 48 texts until known within 5 %, or for 0.2 s, and on each until two turns are that near",
     "noise is measured on 32 texts, not 96",
     "full lengths: texts that were judged already, or that the source answered for another package, are not run again",
     "full lengths asks two texts of each length, not three",
@@ -114,7 +114,8 @@ def table_of(model: str, whole: list[float], spent: Spent) -> dict[str, Any]:
         "judging": {name: row[name] for name, _, _ in WITHIN if name in row},
         "given_up": GIVEN_UP,
         "note": "exporting is all that is not proof: imports, loading, conversion, quantizing, writing, sealing; "
-        "seconds of the CPU are this process's; the machine has other work too where load_before is above 1",
+        "seconds of the CPU are this process's; weights are compared beside the answers, on a second core, so that "
+        "parts of judging may add up to more than its wall; above 1 of load_before the machine has other work too",
     }
 
 

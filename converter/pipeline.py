@@ -39,6 +39,7 @@ from converter.stage import SILENT, Context, OtherRanks, OutcomeCache, Progress,
 from converter.validate.checks import Evaluation, Status
 from converter.validate.fastest import Candidate, keep_fastest
 from converter.validate.owner import check_owner
+from converter.validate.owner_writing import OwnerDrafts
 from converter.validate.proof import ProofContext
 
 if TYPE_CHECKING:
@@ -212,9 +213,10 @@ def _contexts(
     """Ask the source, and hold its answers to the library of its owner, before anything is made."""
     text = read_text(recipe, source, progress)
     refuse_idle_limit(recipe, text.given.judged)
-    reference = capture_reference(source, text.probes, progress, text.given.evaluation, text.given.notes)
+    drafts = OwnerDrafts(source, progress) if source.cache is not None and not source.offloaded else None
+    reference = capture_reference(source, text.probes, progress, text.given.evaluation, text.given.notes, drafts)
     reference = replace(reference, text=judged_text(recipe, text))
-    owner = check_owner(source, reference, progress, recipe.prompt, recipe.max_length)
+    owner = check_owner(source, reference, progress, recipe.prompt, recipe.max_length, drafts)
     held_out = tuple(p.example for p in (*reference.probes, *reference.scored))
     ctx = context_of(recipe, source, text, output.work, progress, held_out=held_out, resolved=wishes.resolved)
     ctx = replace(ctx, resume=output.resume, cache=wishes.cache, ranks=wishes.ranks)

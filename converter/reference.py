@@ -1,6 +1,6 @@
 """The source's own answers, taken before anything is changed."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
@@ -175,9 +175,11 @@ def judge_batched(
     made: dict[int, Judged] = {}
     with progress.task(title, total=len(probes)) as ticker:
         while len(made) < len(order):
-            rows = _next_batch(order[len(made) :], probes)
-            made |= _together(model, probes, rows, run)
-            ticker.advance(len(rows))
+            waiting, size = order[len(made) :], 1
+            while size < len(waiting) and (size + 1) * probes[waiting[size]].encoding.length <= BATCH_TOKENS:
+                size += 1
+            made |= _together(model, probes, waiting[:size], run)
+            ticker.advance(size)
     return tuple(made[i] for i in range(len(probes)))
 
 
@@ -192,13 +194,6 @@ def asked_for_score(
             made.append(Judged(probe.example, probe.encoding, outputs))
             ticker.advance()
     return tuple(made)
-
-
-def _next_batch(waiting: Sequence[int], probes: Sequence[Probe]) -> Sequence[int]:
-    size = 1
-    while size < len(waiting) and (size + 1) * probes[waiting[size]].encoding.length <= BATCH_TOKENS:
-        size += 1
-    return waiting[:size]
 
 
 def own_outputs(
@@ -219,10 +214,12 @@ def capture_reference(
     progress: "Progress",
     evaluation: Sequence[Example] = (),
     notes: Sequence[str] = (),
+    drafts: Callable[[Sequence[Probe]], Sequence[Any]] | None = None,
 ) -> Reference:
     """Run the source on every probe and keep what it answers; score it on the whole of `evaluation`.
 
-    `notes` are those on the data; those on the metric are added.
+    `notes` are those on the data; those on the metric are added. `drafts`: what is written after each text, where that
+    is known; the source, asked alone, must choose every token of it.
 
     Raises:
         SourceError: the source itself answers NaN or infinity; the text is named.
@@ -230,14 +227,16 @@ def capture_reference(
     """
     probes, run = encode_probes(model, windows_of(model, examples)), torch_run(model)
     if model.cache is not None:
-        judged = _written(model, probes, run, progress)
+        judged = _written(model, probes, run, progress, () if drafts is None else drafts(probes))
     else:
         judged = judge(model, probes, run, progress, "Running the source model")
     _refuse_nan(judged)
     return _scored(model, judged, [e for e in evaluation or examples if e.label is not None], progress, notes)
 
 
-def _written(model: "TorchModel", probes: Sequence[Probe], run: Run, progress: "Progress") -> tuple[Judged, ...]:
+def _written(
+    model: "TorchModel", probes: Sequence[Probe], run: Run, progress: "Progress", known: Sequence[Any] = ()
+) -> tuple[Judged, ...]:
     """Let the source write an answer to each text: everything after it is held to these.
 
     They are drafted several at a time, and written again alone where the source, asked alone, chooses another token.
@@ -245,7 +244,7 @@ def _written(model: "TorchModel", probes: Sequence[Probe], run: Run, progress: "
     task: Any = model.task
     made, specs = [], model.specs
     with progress.task("The source model writes", total=len(probes)) as ticker:
-        drafts = task.drafted(specs, run, [p.encoding for p in probes])
+        drafts = task.drafted(specs, run, [p.encoding for p in probes], known)
         for probe, draft in zip(probes, drafts, strict=True):
             one = run_probe(model, Probe(probe.example, draft), run)
             if not task.stands(draft, one.outputs):

@@ -23,6 +23,8 @@ AT_ONCE = 2
 """Pieces of work beside each other: each holds a matrix or two, and more would hold more."""
 _MMAP_THRESHOLD = -3
 """`M_MMAP_THRESHOLD` of `mallopt` in the GNU C library."""
+ANSWERS_AHEAD = 8
+"""Answers to single texts that wait for one that takes longer."""
 _WORTH_RELEASING = 1 << 23
 LARGE_BYTES = 256_000_000
 """Weights of a model of which no second copy may wait until Python looks for cycles by itself."""
@@ -140,17 +142,38 @@ def fixed_threads(n: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def made_in_threads(make: Callable[[Item], Made], items: Iterable[Item]) -> Iterator[Made]:
+@contextlib.contextmanager
+def made_beside(make: Callable[[], Made], *, later: bool = False) -> Iterator[Callable[[], Made]]:
+    """Begin `make` in a thread of its own, beside what the context does; calling what it gives waits for the result.
+
+    `later`: it is made when it is asked for, where both at once would take too much memory. The context is not left
+    before the thread has ended, whatever was raised.
+    """
+    if later:
+        yield make
+        return
+    with ThreadPoolExecutor(1) as pool:
+        yield pool.submit(make).result
+
+
+def made_in_threads(
+    make: Callable[[Item], Made], items: Iterable[Item], *, alone: bool = False, ahead: int = AT_ONCE
+) -> Iterator[Made]:
     """Yield what `make` makes of each item, in their order, up to `AT_ONCE` of them computed beside each other.
 
-    For work that numpy does, which lets other threads run. Each result is the same as without threads.
+    For work that numpy or a runtime does, which lets other threads run. Each result is the same as without threads.
+    `alone`: one after the other, as what must not be done at once. `ahead`: items begun before the first is taken; more
+    than are computed at once where results are small, and one that takes long is not to hold up the others.
     """
+    if alone:
+        yield from map(make, items)
+        return
     with ThreadPoolExecutor(min(AT_ONCE, os.cpu_count() or 1)) as pool:
         waiting: deque[Future[Made]] = deque()
         try:
             for item in items:
                 waiting.append(pool.submit(make, item))
-                if len(waiting) == AT_ONCE:
+                if len(waiting) == ahead:
                     yield waiting.popleft().result()
             while waiting:
                 yield waiting.popleft().result()

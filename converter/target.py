@@ -55,6 +55,8 @@ class Runner(ABC):
     """Fixed lengths that the file offers; empty: any length up to the model's maximum."""
     max_length: int | None = None
     """Longest input that the file takes, in tokens, where that is less than the model's; None: the model's."""
+    side_by_side: bool = False
+    """Whether several threads may call `run` at once: each call computes in the thread that makes it, and alike."""
 
     @abstractmethod
     def run(self, graph: str, feed: "Mapping[str, NDArray[np.int64]]") -> "dict[str, NDArray[np.float32]]":

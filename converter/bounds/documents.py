@@ -29,7 +29,7 @@ def parse_json(content: bytes | str, *, max_values: int = MAX_VALUES, byte_order
         raise UnfitFileError("its lists and tables are nested too deep") from None
     except ValueError as error:  # JSONDecodeError, UnicodeDecodeError, an integer of more than 4300 digits
         raise UnfitFileError(str(error).partition(";")[0]) from None
-    refuse_odd_values(value)
+    refuse_odd_values(value, text=_may_hold_half_pairs(text))
     return value
 
 
@@ -42,20 +42,34 @@ def refuse_many_values(content: bytes | str, max_values: int = MAX_VALUES) -> No
         raise UnfitFileError(f"it holds about {n / 1e6:.1f} million values, and at most {max_values / 1e6:g} are read")
 
 
-def refuse_odd_values(value: Any) -> None:
-    """Refuse what Python reads and nothing can write again, or what later code would recurse into too deep."""
+def _may_hold_half_pairs(text: str) -> bool:
+    """Tell whether a document spells a surrogate, or holds one: no other text of it can be half a pair."""
+    if "\\ud" in text or "\\uD" in text:
+        return True
+    try:
+        _refuse_half_pair(text)
+    except UnfitFileError:
+        return True
+    return False
+
+
+def refuse_odd_values(value: Any, *, text: bool = True) -> None:
+    """Refuse what Python reads and nothing can write again, or what later code would recurse into too deep.
+
+    `text` False: no text in it is looked at. A tokenizer has tens of thousands, and is read a dozen times in a run.
+    """
     waiting = [(value, 0)]
     while waiting:
         found, depth = waiting.pop()
-        if depth > MAX_DEPTH:
+        if depth >= MAX_DEPTH and found and isinstance(found, (dict, list)):
             raise UnfitFileError("its lists and tables are nested too deep")
         if isinstance(found, str):
             _refuse_half_pair(found)
         elif isinstance(found, dict):
-            waiting += [(k, depth) for k in found if not k.isascii()]
-            waiting += [(v, depth + 1) for v in found.values()]
+            waiting += [(k, depth) for k in found if text and not k.isascii()]
+            waiting += [(v, depth + 1) for v in found.values() if text or isinstance(v, (dict, list))]
         elif isinstance(found, list):
-            waiting += [(v, depth + 1) for v in found]
+            waiting += [(v, depth + 1) for v in found if text or isinstance(v, (dict, list))]
 
 
 def _refuse_half_pair(text: str) -> None:

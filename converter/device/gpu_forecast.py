@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from converter.tflite.file import read_flat
+from converter.tflite.file import shared_flat
 from converter.tflite.lengths.shared import shared_graph
 from converter.tflite.positions import ANY
 
@@ -144,14 +144,14 @@ def _operations(path: Path) -> Iterator[tuple[str, list[TensorKind], list[Tensor
 
 
 def _takes_any_length(path: Path) -> bool:
-    graph = read_flat(path).subgraphs[0]
+    graph = shared_flat(path).subgraphs[0]
     given = [graph.tensors[int(t)].shapeSignature for t in graph.inputs]
     return any(shape is not None and ANY in shape for shape in given)
 
 
 def _called(path: Path) -> int:
     """Count the operations of the graph behind all signatures."""
-    graph = shared_graph(read_flat(path))
+    graph = shared_graph(shared_flat(path))
     assert graph is not None
     return len(graph.operators)
 

@@ -39,9 +39,9 @@ def written_for(*, four_bits: bool) -> dict[str, str]:
 
 def inputs_in_order(folder: Path) -> tuple[str, ...]:
     """Return the names of the inputs in the order of the file's graphs, which is not that of its signatures."""
-    from converter.tflite.file import read_flat, text
+    from converter.tflite.file import shared_flat, text
 
-    model = read_flat(folder / MODEL_FILE)
+    model = shared_flat(folder / MODEL_FILE)
     signature = next(s for s in model.signatureDefs if int(s.subgraphIndex) == 0)
     names = {int(e.tensorIndex): text(e.name) for e in signature.inputs}
     return tuple(names[int(number)] for number in model.subgraphs[0].inputs)
@@ -49,7 +49,7 @@ def inputs_in_order(folder: Path) -> tuple[str, ...]:
 
 def min_runtime_version(path: Path) -> str:
     """Return the least TensorFlow Lite that computes the file, as it says itself."""
-    from converter.tflite.file import read_flat
+    from converter.tflite.file import shared_flat
     from converter.tflite.versions import stated_version
 
-    return stated_version(read_flat(path))
+    return stated_version(shared_flat(path))

@@ -15,6 +15,7 @@ from converter.errors import SourceError
 from converter.generate.graphs import (
     DECODER,
     ENCODER,
+    LOGITS_TO_KEEP,
     PAST_PREFIX,
     PRESENT_PREFIX,
     CacheSizes,
@@ -42,7 +43,7 @@ class CausalGraph(torch.nn.Module):
         self.model = model
         self.position_ids = position_ids
 
-    def forward(self, feed: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    def forward(self, feed: dict[str, torch.Tensor], keep: int | None = None) -> dict[str, torch.Tensor]:
         past = filled_cache(feed, SELF)
         made = self.model(
             input_ids=feed["input_ids"],
@@ -50,6 +51,7 @@ class CausalGraph(torch.nn.Module):
             past_key_values=past,
             use_cache=True,
             **({"position_ids": feed["position_ids"]} if self.position_ids else {}),
+            **({} if keep is None else {"logits_to_keep": keep}),
         )
         layers = ((layer.keys, layer.values) for layer in made.past_key_values.layers)
         return {"logits": made.logits, **_present(layers, SELF)}
@@ -163,12 +165,21 @@ def gives_chosen_logits(model: Any) -> bool:
 
 
 def torch_graphs_run(model: Any) -> Run:
-    """Return the model in PyTorch as a `run` for the loop."""
-    modules = graph_modules(model)
+    """Return the model in PyTorch as a `run` for the loop.
+
+    Where only the last logits are asked for (`LOGITS_TO_KEEP`) no others are computed, if the model can do that: each
+    costs as much as several layers where the vocabulary is large.
+    """
+    modules, chooses = graph_modules(model), gives_chosen_logits(model)
 
     def run(graph: str, feed: "Mapping[str, NDArray[Any]]") -> "dict[str, NDArray[np.float32]]":
+        keep = int(feed[LOGITS_TO_KEEP][0]) if LOGITS_TO_KEEP in feed and chooses and graph == MODEL else None
+        given = {
+            name: torch.from_numpy(np.ascontiguousarray(rows)) for name, rows in feed.items() if name != LOGITS_TO_KEEP
+        }
         with torch.inference_mode():
-            made = modules[graph]({name: torch.from_numpy(np.ascontiguousarray(rows)) for name, rows in feed.items()})
+            # Of none the models make all: one is the least.
+            made = modules[graph](given) if keep is None else modules[graph](given, max(1, keep))
         return {name: value.numpy() for name, value in made.items()}
 
     return run

@@ -38,6 +38,7 @@ class OnnxRunner(Runner):
         if sessions is None:
             sessions = {name: _opened(path, threads, providers, arena=arena) for name, path in files.items()}
         self.sessions = sessions
+        self.side_by_side = all(s.get_providers() == [CPU] for s in sessions.values())
         self._running = ort.RunOptions()
         STOPPED_AT_LIMITS.add(self)
         self.runtime = f"onnxruntime {ort.__version__} {next(iter(sessions.values())).get_providers()[0]}"

@@ -1,7 +1,8 @@
 """Graphs with a cache against the PyTorch model they came from, asked without one: tight equality at every token."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,7 +12,8 @@ from converter.generate.forcing import forced_pieces
 from converter.generate.graphs import DECODER
 from converter.graphs import GraphSpec, Run
 from converter.onnx.equality import MAX_ERROR, Differences
-from converter.resources import release_memory
+from converter.resources import made_in_threads, release_memory
+from converter.validate.answers import runs_side_by_side
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -21,7 +23,7 @@ LENGTHS = (1, 7)
 MOST_LOGITS = 1 << 22
 """Logits of one step, 16 MB: of a longer text or a larger vocabulary they are compared piece by piece, and those of the
 longest piece without a cache too."""
-CACHED = {"uncached": (), "token by token": (1,) * 64, "in pieces": (3, 1, 5)}
+CACHED = {"uncached": (), "token by token": (1,) * 24, "in pieces": (3, 1, 5)}
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,10 @@ class _Case:
     def length(self) -> int:
         """Tokens that logits are given for."""
         return (self.encoding["attention_mask"] if self.answer is None else self.answer).shape[1]
+
+
+_Job = tuple[int, _Case, "NDArray[np.int64] | None", "NDArray[np.float32]", tuple[int, ...]]
+"""A number, a text, which of its logits are compared, those of the model, and the sizes of the pieces it is fed in."""
 
 
 def check_text_graphs(model: Any, specs: Mapping[str, GraphSpec], run: Run, longest: int) -> dict[str, Any]:
@@ -51,12 +57,12 @@ def check_text_graphs(model: Any, specs: Mapping[str, GraphSpec], run: Run, long
     wanted = [plain_logits(model, c.encoding, c.answer, k) for c, k in zip(cases, kept, strict=True)]
     # What was read of the checkpoint is not needed beside the files.
     release_memory()
+    jobs: list[_Job] = []
     for case, places, right in zip(cases, kept, wanted, strict=True):
         for way, steps in _ways(case.length, at_once).items():
-            for fed, found in forced_pieces(run, specs, case.encoding, case.answer, steps):
-                differences.add("logits", len(titles), *_pair(case, places, fed, right, found))
-                del found  # before the next piece is made
+            jobs.append((len(titles), case, places, right, steps))
             titles.append(f"{case.title}, {way}")
+    _compare_all(jobs, specs, run, differences)
     _, place, worst = differences.worst()
     if worst > MAX_ERROR:
         raise StageFailed(
@@ -65,6 +71,21 @@ def check_text_graphs(model: Any, specs: Mapping[str, GraphSpec], run: Run, long
             where=type(model).__name__,
         )
     return {"max_relative_error": worst, "cases": titles}
+
+
+def _compare_all(jobs: "Sequence[_Job]", specs: Mapping[str, GraphSpec], run: Run, differences: Differences) -> None:
+    one_adds = Lock()
+
+    def compare(job: "_Job") -> None:
+        number, case, places, right, steps = job
+        for fed, found in forced_pieces(run, specs, case.encoding, case.answer, steps):
+            pair = _pair(case, places, fed, right, found)
+            with one_adds:
+                differences.add("logits", number, *pair)
+            del found, pair  # before the next piece is made
+
+    for _ in made_in_threads(compare, jobs, alone=not runs_side_by_side(run), ahead=len(jobs)):
+        pass
 
 
 def _tokens_at_once(specs: Mapping[str, GraphSpec], longest: int) -> int:

@@ -16,6 +16,7 @@ from converter.package.manifest import GOLDEN
 from converter.package.stored_sums import StoredSums, read_sums, sum_tensors
 from converter.package.sweep import MOST_TOKENS, NOTHING, Sweep, read_sweep, record_sweep, replay_sweep, sweep_tensors
 from converter.reference import own_outputs, run_probe
+from converter.resources import made_in_threads
 from converter.scoring.relative_error import REPLAY_FLOOR, relative_error
 from converter.stage import SILENT
 from converter.task import Judged, Task
@@ -87,7 +88,8 @@ def record_golden(
     if len(seen.judged) > len(chosen):  # a shorter length makes more windows of a long text
         seen = _only(seen, choose(seen, source.task))
     probes, theirs = seen.probes, seen.judged
-    mine = [run_probe(shown, p, runner.run) for p in probes]
+    each = made_in_threads(lambda p: run_probe(shown, p, runner.run), probes, alone=not runner.side_by_side)
+    mine = list(each)
     names = [n for n in reference.output_range if all(n in j.outputs for j in mine)]
     task = source.task
     same = [task.same(a, b) for a, b in zip(task.decisions(theirs), task.decisions(mine), strict=True)]
@@ -121,7 +123,8 @@ def _sweep(made: "TorchModel", runner: "Runner", most: int) -> Sweep:
     tokenizer, spec = made.tokenizer, made.specs[MODEL]
     ends = [tokenizer.cls_token_id, tokenizer.sep_token_id]
     first, last = (int(e if e is not None else tokenizer.unk_token_id or 0) for e in ends)
-    ids = [i for i in range(spec_vocabulary(spec)) if i != tokenizer.pad_token_id]
+    padding = tokenizer.pad_token_id  # the tokenizer looks it up whenever it is asked
+    ids = [i for i in range(spec_vocabulary(spec)) if i != padding]
     longest = min(made.max_length, runner.max_length or made.max_length)
     types = int(getattr(made.config, "type_vocab_size", 0) or 0)
     return record_sweep(spec, runner, ids, (first, last), longest, types, most)

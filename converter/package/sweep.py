@@ -14,6 +14,7 @@ import numpy as np
 
 from converter.errors import PackageDamaged
 from converter.graphs import MODEL, GraphSpec
+from converter.resources import made_in_threads
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -55,7 +56,8 @@ def record_sweep(
 ) -> Sweep:
     """Call the package on `most` of `ids`; `ends` are the first and last token of a text, `types` the token types."""
     calls = tuple(_calls(spec, runner, np.asarray(ids, dtype=np.int64), ends, longest, types, most))
-    return Sweep(calls, tuple(_sums(runner.run(MODEL, call)) for call in calls))
+    made = made_in_threads(lambda call: _sums(runner.run(MODEL, call)), calls, alone=not runner.side_by_side)
+    return Sweep(calls, tuple(made))
 
 
 def replay_sweep(sweep: Sweep, runner: "Runner", tolerance: float) -> float:

@@ -228,10 +228,16 @@ class Writing(LearningToWrite, ABC):
         (answer,) = generate(run, specs, self.prompt_of(encoding), settings).texts(settings)
         return self.with_answer(encoding, np.asarray(answer, dtype=np.int64))
 
-    def drafted(self, specs: Mapping[str, GraphSpec], run: Run, encodings: Sequence[Encoding]) -> list[Encoding]:
-        """Do what `continued` does for several texts at once: beside others an answer may come out otherwise."""
-        answers = draft(run, specs, [e.inputs["input_ids"] for e in encodings], self.judged_settings)
-        return [self.with_answer(e, np.asarray(a, dtype=np.int64)) for e, a in zip(encodings, answers, strict=True)]
+    def drafted(
+        self, specs: Mapping[str, GraphSpec], run: Run, encodings: Sequence[Encoding], known: Sequence[Any] = ()
+    ) -> list[Encoding]:
+        """Do what `continued` does for several texts at once: beside others an answer may come out otherwise.
+
+        `known`: answers that are there already, None where there is none.
+        """
+        pairs = list(zip(encodings, known or [None] * len(encodings), strict=True))
+        own = iter(draft(run, specs, [e.inputs["input_ids"] for e, a in pairs if a is None], self.judged_settings))
+        return [self.with_answer(e, np.asarray(next(own) if a is None else a, dtype=np.int64)) for e, a in pairs]
 
     def stands(self, encoding: Encoding, outputs: Outputs) -> bool:
         """Tell by what a model says of a text alone, and its drafted answer, that it would write that answer."""

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any, TypeGuard
 
 import numpy as np
 
+from converter.resources import LARGE_BYTES
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
@@ -25,6 +27,9 @@ SMALL = 64
 """Bytes up to which a constant lies in the tables."""
 CONSTANT = 0
 """The buffer that all tensors without data name."""
+KEPT = 2
+"""Files whose tables are kept: a package's own, and the one that lies beside it."""
+_SHARED: "dict[tuple[int, ...], Model]" = {}
 
 
 def read_flat(path: Path) -> "Model":
@@ -39,6 +44,23 @@ def read_flat(path: Path) -> "Model":
             buffer.data = np.frombuffer(content, np.uint8, buffer.size, buffer.offset)
             buffer.offset = buffer.size = 0
     return model
+
+
+def shared_flat(path: Path) -> "Model":
+    """Return what `read_flat` does, once for all who read the same file: nobody may change it.
+
+    A package's file is looked into by half a dozen checks, and its tables take longer to read than most of them. A
+    large file is not kept: what was read of it would count as this process's memory.
+    """
+    told = path.stat()
+    if told.st_size > LARGE_BYTES:
+        return read_flat(path)
+    key = told.st_dev, told.st_ino, told.st_size, told.st_mtime_ns
+    if key not in _SHARED:
+        while len(_SHARED) >= KEPT:
+            del _SHARED[next(iter(_SHARED))]
+        _SHARED[key] = read_flat(path)
+    return _SHARED[key]
 
 
 def write_flat(model: "Model", path: Path, *, inline: bool = False) -> None:
@@ -148,14 +170,14 @@ def signature_names(path: Path) -> list[str]:
 
 def in_blocks(path: Path) -> bool:
     """Tell whether a file has weights with one scale a block."""
-    return any(scale_tensors(t) for g in read_flat(path).subgraphs for t in g.tensors)
+    return any(scale_tensors(t) for g in shared_flat(path).subgraphs for t in g.tensors)
 
 
 def has_four_bits(path: Path) -> bool:
     """Tell whether a file has weights of 4 bits, with one scale a row or a block."""
     from ai_edge_litert.schema_py_generated import TensorType
 
-    tensors = (t for graph in read_flat(path).subgraphs for t in graph.tensors)
+    tensors = (t for graph in shared_flat(path).subgraphs for t in graph.tensors)
     return any(t.type == TensorType.INT4 or scale_tensors(t) for t in tensors)
 
 

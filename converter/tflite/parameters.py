@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from converter.tflite.file import bytes_of, code_of, constant, inputs_of, outputs_of, read_flat, shape_of, text
+from converter.tflite.file import bytes_of, code_of, constant, inputs_of, outputs_of, shape_of, shared_flat, text
 from converter.validate.stored import Stored
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ def stored_parameters(path: Path) -> Iterator[Stored]:
     from ai_edge_litert.schema_py_generated import BuiltinOperator as Op
     from ai_edge_litert.schema_py_generated import TensorType
 
-    model, done = read_flat(path), set()
+    model, done = shared_flat(path), set()
     for graph in model.subgraphs:
         makers = {t: op for op in graph.operators for t in outputs_of(op)}
         scaled = _scaled_tables(model, graph)

@@ -9,6 +9,7 @@ import numpy as np
 from converter.examples import Example
 from converter.graphs import GraphSpec, Run
 from converter.reference import Probe, feed_of, own_outputs
+from converter.resources import ANSWERS_AHEAD, made_in_threads
 from converter.task import Judged
 
 if TYPE_CHECKING:
@@ -56,17 +57,26 @@ def ask(
 
     """
     made, faults, specs = [], {}, model.specs
+
+    def answered(probe: Probe) -> "dict[str, NDArray[np.float32]]":
+        feed = feed_of(model, [probe.encoding])
+        found = run_safely(model.task, specs, run, feed, probe.example, probe.encoding.length)
+        return own_outputs(found, 0, probe.encoding, model.task, specs)
+
     with progress.task(title, total=len(probes)) as ticker:
-        for i, probe in enumerate(probes):
-            feed = feed_of(model, [probe.encoding])
-            found = run_safely(model.task, specs, run, feed, probe.example, probe.encoding.length)
-            own = own_outputs(found, 0, probe.encoding, model.task, specs)
+        answers = made_in_threads(answered, probes, alone=not runs_side_by_side(run), ahead=ANSWERS_AHEAD)
+        for i, (probe, own) in enumerate(zip(probes, answers, strict=True)):
             outputs, fault = _sound(own, wanted[i].outputs if wanted else own)
             if fault:
                 faults[i] = fault
             made.append(Judged(probe.example, probe.encoding, outputs))
             ticker.advance()
     return Answers(tuple(made), faults)
+
+
+def runs_side_by_side(run: Run) -> bool:
+    """Tell whether a run is that of a package which several threads may call at once."""
+    return bool(getattr(getattr(run, "__self__", None), "side_by_side", False))
 
 
 def shorten(text: str, limit: int = 80) -> str:

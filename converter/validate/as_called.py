@@ -97,12 +97,12 @@ class _Package:
         cut = (plain.truncation or {}).get("max_length", self.longest)
         if self.made.cache is not None and cut < self.longest:
             yield f"tokenizer.json alone cuts at {cut} tokens, and the package takes {self.longest}"
-        for probe in self.probes:
-            example = probe.example
-            if example.pair is not None or example.words is not None or self.made.cache is not None:
-                continue
-            text = self.made.task.prompt + example.text
-            wanted = self.made.tokenizer(text, verbose=False)["input_ids"]
+        if self.made.cache is not None:
+            return
+        asked = [p for p in self.probes if p.example.pair is None and p.example.words is None]
+        texts = [self.made.task.prompt + p.example.text for p in asked]
+        every = self.made.tokenizer(texts, verbose=False)["input_ids"] if texts else []
+        for probe, text, wanted in zip(asked, texts, every, strict=True):
             if plain.encode(text).ids != list(wanted):
                 yield f"tokenizer.json alone gives other ids than the model's tokenizer, as for {_text(probe)}"
                 return

@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from converter.generate.forcing import forced_logits
+from converter.resources import made_in_threads
 from converter.scoring.continuation import next_token_agreement
 from converter.scoring.relative_error import relative_error
-from converter.validate.answers import RunFailed, shorten
+from converter.validate.answers import RunFailed, runs_side_by_side, shorten
 from converter.validate.checks import Check, Status, within
 from converter.validate.stability import spread
 
@@ -39,7 +40,10 @@ def check_cache(
     if vacuous or not reference.judged:
         return Check("cache", Status.NOT_RUN, detail=vacuous or "there are no texts to compare")
     chosen = _short_to_long(reference.judged)
-    agreed, errors = zip(*(_compare_both(source, reference, run, one) for one in chosen), strict=True)
+    both = made_in_threads(
+        lambda one: _compare_both(source, reference, run, one), chosen, alone=not runs_side_by_side(run)
+    )
+    agreed, errors = zip(*both, strict=True)
     same, error = float(np.mean(agreed)), max(errors)
     detail = (
         f"fed token by token, {len(chosen)} texts have the same next token as without a cache at {same:.4f} of their "

@@ -21,22 +21,28 @@ if TYPE_CHECKING:
     from converter.validate.weights_match import Block
 
 
+Weights = tuple[list[Check], dict[str, Any]]
+"""What comparing the weights gave: checks and facts."""
+
+
 def check_contents(
-    target: "Target",
     bundle: "Bundle",
     source: "TorchModel",
     reference: Reference,
     runner: "Runner",
     made: "Comparison",
     proof: "ProofContext",
-    steps: "Sequence[tuple[str, Artifact]]" = (),
+    weights: Weights,
 ) -> tuple[list[Check], dict[str, Any]]:
-    """Return the checks and their facts; `source` and `reference` are as the package sees them."""
+    """Return the checks and their facts; `source` and `reference` are as the package sees them.
+
+    `weights` are what `compare_weights` found.
+    """
     judged = made.answers.judged
     checks = [check_as_called(bundle.folder, bundle.source, source, reference, runner, judged)]
     mean = max((d.mean_error for d in made.evaluation.deviations), default=0.0)
     same = reference.judged if bundle.source.module is source.module else ()
-    found, facts = compare_weights(target, bundle, reference, steps)
+    found, facts = weights
     bits = facts[WEIGHTS]["bits"] if found else FLOAT
     known = Answered(judged, same, proof.asked)
     full = check_full_lengths(bundle.source, reference, runner, mean, proof.progress, known, bits)
@@ -51,7 +57,7 @@ def check_contents(
 
 def compare_weights(
     target: "Target", bundle: "Bundle", reference: Reference, steps: "Sequence[tuple[str, Artifact]]"
-) -> tuple[list[Check], dict[str, Any]]:
+) -> Weights:
     """Compare the weights of the package's files, and of each model that it ships beside them, with the model's."""
     files = [bundle.folder / f for f in dict.fromkeys(bundle.files.values())]
     before = [s for s in chain.from_iterable(map(target.parameters, _float_files(steps))) if s.kind == "vector"]

@@ -8,6 +8,7 @@ import numpy as np
 
 from converter.examples import Encoding, Example
 from converter.reference import Probe, Reference, feed_of, judge, own_outputs, torch_run
+from converter.resources import ANSWERS_AHEAD, made_in_threads
 from converter.scoring.relative_error import RANGE_FLOOR
 from converter.stage import SILENT
 from converter.task import Judged
@@ -156,7 +157,10 @@ class _Texts:
         known |= {ids_of(j.encoding): j for j in self.answered.asked.again(self.model, "float", rest, self._judge)}
         wanted = [replace(known[ids_of(p.encoding)], example=p.example) for p in probes]
         mine = {ids_of(j.encoding): j.outputs for j in self.answered.mine}
-        return [(one, self._mine(one, mine)) for one in wanted]
+        found = made_in_threads(
+            lambda one: self._mine(one, mine), wanted, alone=not self.runner.side_by_side, ahead=ANSWERS_AHEAD
+        )
+        return list(zip(wanted, found, strict=True))
 
     def costs(self, reference: Reference, length: int, bits: int) -> Noise:
         """Return what the package costs at a length, and what rounding the model does."""

@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from converter.generate.loop import generate
+from converter.resources import ANSWERS_AHEAD, made_in_threads
 from converter.scoring.continuation import Parting, first_parting, perplexity, surprise
 from converter.task import Judged
-from converter.validate.answers import RunFailed, shorten
+from converter.validate.answers import RunFailed, runs_side_by_side, shorten
 from converter.validate.cached_steps import check_cache
 from converter.validate.checks import Check, Status, within
 from converter.validate.vacuous import answers_alike, at_chance
@@ -61,9 +62,7 @@ def generation_checks(
 
     """
     vacuous = answers_alike(reference, source.task)
-    started = time.perf_counter()
-    made = _write(source, reference, run, shipped, progress)
-    seconds = time.perf_counter() - started
+    made, seconds = _write(source, reference, run, shipped, progress)
     facts = {
         "texts": len(made),
         "equal": sum(w.parting is None for w in made),
@@ -83,15 +82,22 @@ def generation_checks(
 
 def _write(
     source: "TorchModel", reference: "Reference", run: "Run", shipped: Any, progress: "Progress"
-) -> list[Written]:
-    specs, made = source.specs, []
+) -> tuple[list[Written], float]:
+    """Return what the package writes after each text, and the seconds that all of them took, each by itself."""
+    specs, made, seconds = source.specs, [], 0.0
+
+    def written(one: Judged) -> tuple[tuple[int, ...], float]:
+        started = time.perf_counter()
+        return free_running(shipped, specs, run, one), time.perf_counter() - started
+
     with progress.task("The package writes", total=len(reference.judged)) as ticker:
-        for one in reference.judged:
+        texts = made_in_threads(written, reference.judged, alone=not runs_side_by_side(run), ahead=ANSWERS_AHEAD)
+        for one, (found, taken) in zip(reference.judged, texts, strict=True):
             wanted = tuple(int(i) for i in _answer(one))
-            found = free_running(shipped, specs, run, one)
             made.append(Written(wanted, found, first_parting(wanted, found, one.outputs["logits"], TIE)))
+            seconds += taken
             ticker.advance()
-    return made
+    return made, seconds
 
 
 def free_running(task: Any, specs: Any, run: "Run", one: Judged) -> tuple[int, ...]:

@@ -26,6 +26,7 @@ from converter.validate.owner_explain import explain
 if TYPE_CHECKING:
     from converter.artifact import TorchModel
     from converter.stage import Progress, Ticker
+    from converter.validate.owner_writing import OwnerDrafts
 
 NAME = "owner's library"
 FLOOR = 1e-2
@@ -74,8 +75,11 @@ def check_owner(
     progress: "Progress",
     prompt: str | None = None,
     max_length: int | None = None,
+    drafts: "OwnerDrafts | None" = None,
 ) -> OwnerVerdict:
     """Ask the library of the source's owner about the same raw texts, and compare.
+
+    `drafts`: what it wrote already, where the source writes text.
 
     `prompt` names one of the folder's own prompts, `max_length` is a limit in tokens that the user chose; None leaves
     the choice to the library.
@@ -86,7 +90,7 @@ def check_owner(
     """
     started = time.perf_counter()
     if source.cache is not None and not source.offloaded:
-        return _check_writer(source, reference, progress)
+        return _check_writer(source, reference, progress, drafts)
     _refuse_unread_inputs(source)
     if source.offloaded:
         said = "the weights of the source are on disk, and its own library would read them all into memory"
@@ -116,12 +120,14 @@ def check_owner(
     return OwnerVerdict(check, name, call, n_texts, n_batched, side, time.perf_counter() - started)
 
 
-def _check_writer(source: "TorchModel", reference: Reference, progress: "Progress") -> OwnerVerdict:
+def _check_writer(
+    source: "TorchModel", reference: Reference, progress: "Progress", drafts: "OwnerDrafts | None"
+) -> OwnerVerdict:
     from converter.validate.owner_writing import compare_writing
 
     started = time.perf_counter()
     try:
-        found = compare_writing(source, reference, progress)
+        found = compare_writing(source, reference, progress, drafts)
     except NotAvailable as reason:
         return OwnerVerdict(Check(NAME, Status.NOT_RUN, detail=str(reason)))
     n = len(reference.judged)

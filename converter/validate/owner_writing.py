@@ -1,20 +1,27 @@
 """Our own loop on the source, held to `generate` of its owner's library: the same tokens in, the same tokens out."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from converter.errors import SourceError
 from converter.generate.drafts import alike
 from converter.model_folder.locate import encoder_folder_of
 from converter.owner.contract import NotAvailable, first_line
 from converter.owner.writing import WritingLibrary
+from converter.reference import Probe
 from converter.resources import release_memory
 from converter.scoring.continuation import first_parting
 from converter.validate.answers import shorten
+from converter.validate.asked import Ids, ids_of
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from converter.artifact import TorchModel
+    from converter.examples import Encoding, Example
     from converter.reference import Reference
     from converter.stage import Progress
     from converter.task import Judged
@@ -31,18 +38,87 @@ class SameWriting:
     ties: int
 
 
-def compare_writing(source: "TorchModel", reference: "Reference", progress: "Progress") -> SameWriting:
-    """Compare every probe's tokens, read and written.
+@dataclass
+class OwnerDrafts:
+    """What the library writes, several texts at a time, before the source is asked: the source's answers in draft.
+
+    The library writes them in any case, and a model that chooses each of their tokens itself would write the same.
+    """
+
+    source: "TorchModel"
+    progress: "Progress"
+    name: str = ""
+    known: "dict[tuple[Example, Ids], list[int]]" = field(default_factory=dict)
+    """Tokens written after each text that the library reads as we do, by the text and by its ids."""
+
+    def __call__(self, probes: "Sequence[Probe]") -> "list[NDArray[np.int64] | None]":
+        try:
+            library = _opened(self.source)
+        except (NotAvailable, SourceError):
+            return [None] * len(probes)  # `compare_writing` says so
+        self.name = library.name
+        with self.progress.task(f"Asking {library.name}", total=len(probes)) as ticker:
+            for rows in alike([len(p.encoding.inputs["input_ids"]) for p in probes]):
+                self._together(library, [probes[i] for i in rows])
+                ticker.advance(len(rows))
+        del library  # as large as the source itself
+        release_memory()
+        found = (self.after(p.example, p.encoding) for p in probes)
+        return [None if tokens is None else np.asarray(tokens, dtype=np.int64) for tokens in found]
+
+    def after(self, example: "Example", encoding: "Encoding") -> list[int] | None:
+        return self.known.get((example, ids_of(encoding)))
+
+    def _together(self, library: WritingLibrary, probes: "Sequence[Probe]") -> None:
+        """Let the library write in one batch; whatever a batch makes it fail by, each is asked about alone later."""
+        task: Any = self.source.task
+        try:
+            read = [_as_read(self.source, library, p.example, p.encoding) for p in probes]
+            alike_ours = [p for p, ids in zip(probes, read, strict=True) if ids == _ids(p.encoding)]
+            if len(alike_ours) < 2:
+                return
+            given = [_ids(p.encoding) for p in alike_ours]
+            found = library.written_together(given, task.judged_settings.max_new_tokens, task.asked)
+        except Exception:  # noqa: BLE001 - it raises classes of its own
+            return
+        pairs = zip(alike_ours, found, strict=True)
+        self.known |= {(p.example, ids_of(p.encoding)): tokens for p, tokens in pairs if tokens}
+
+
+def compare_writing(
+    source: "TorchModel", reference: "Reference", progress: "Progress", drafts: OwnerDrafts | None = None
+) -> SameWriting:
+    """Compare every probe's tokens, read and written; `drafts` are those that the library wrote before.
 
     Raises:
         NotAvailable: what the library needs is not installed.
         SourceError: the library fails on the folder, or reads or writes other tokens.
 
     """
+    drafts = drafts or OwnerDrafts(source, progress)
+    if not drafts.name:
+        drafts([Probe(j.example, j.encoding) for j in reference.judged])
+    # What differs beside others is asked about alone: that is what the answer is held to.
+    alone = [j for j in reference.judged if drafts.after(j.example, j.encoding) != _answer(j)]
+    if drafts.name and not alone:
+        return SameWriting(drafts.name, WritingLibrary.call, 0)
+    library = _opened(source)
+    ties = 0
+    with progress.task(f"Asking {library.name}", total=len(alone)) as ticker:
+        for one in alone:
+            ties += _compare(source, library, one)
+            ticker.advance()
+    made = SameWriting(library.name, library.call, ties)
+    del library  # as large as the source itself
+    release_memory()
+    return made
+
+
+def _opened(source: "TorchModel") -> WritingLibrary:
     folder = encoder_folder_of(source.folder)
     release_memory()  # of the source: the library maps the same weights again
     try:
-        library = WritingLibrary(folder, source.task)
+        return WritingLibrary(folder, source.task)
     except ImportError as error:
         raise NotAvailable(f"{error.name or error} is not installed") from None
     except Exception as error:  # noqa: BLE001 - it raises classes of its own for a folder that it refuses
@@ -51,40 +127,27 @@ def compare_writing(source: "TorchModel", reference: "Reference", progress: "Pro
             where=str(folder),
             hint="load it there first: what its own library refuses has no right answer",
         ) from None
-    ties = 0
-    with progress.task(f"Asking {library.name}", total=len(reference.judged)) as ticker:
-        for rows in alike([len(j.encoding.inputs["input_ids"]) for j in reference.judged]):
-            texts = [reference.judged[i] for i in rows]
-            for one, alike_ours in zip(texts, _together(source, library, texts), strict=True):
-                # What differs beside others is asked about alone: that is what the answer is held to.
-                ties += 0 if alike_ours else _compare(source, library, one)
-                ticker.advance()
-    made = SameWriting(library.name, library.call, ties)
-    del library  # as large as the source itself
-    release_memory()
-    return made
 
 
-def _together(source: "TorchModel", library: WritingLibrary, texts: "Sequence[Judged]") -> list[bool]:
-    """Return of each of some texts whether the library reads it and writes after it, in one batch, as we do alone."""
+def _ids(encoding: "Encoding") -> list[int]:
+    ids: list[int] = encoding.inputs["input_ids"].tolist()
+    return ids
+
+
+def _answer(one: "Judged") -> list[int] | None:
+    return None if one.encoding.answer is None else one.encoding.answer.tolist()
+
+
+def _as_read(source: "TorchModel", library: WritingLibrary, example: "Example", encoding: "Encoding") -> list[int]:
+    """Return the ids that the library reads of a text, where it is cut as we cut it."""
     task: Any = source.task
-    read = [_read(source, library, one) for one in texts]
-    if len(texts) < 2 or not all(read):
-        return [False] * len(texts)
-    try:
-        found = library.written_together(read, task.judged_settings.max_new_tokens, task.asked)
-    except Exception:  # noqa: BLE001 - whatever a batch makes it fail by: each is asked about alone
-        return [False] * len(texts)
-    return [
-        j.encoding.answer is not None and f == j.encoding.answer.tolist() for j, f in zip(texts, found, strict=True)
-    ]
+    limit = len(encoding.inputs["input_ids"]) if encoding.truncated else source.max_length
+    return library.read(task.prompt + example.text, limit)
 
 
 def _read(source: "TorchModel", library: WritingLibrary, one: "Judged") -> list[int]:
     """Return a text as the library reads it, which must be as we do; none where only we begin it with a token."""
-    task: Any = source.task
-    ours = one.encoding.inputs["input_ids"].tolist()
-    theirs = library.read(task.prompt + one.example.text, len(ours) if one.encoding.truncated else source.max_length)
+    ours, theirs = _ids(one.encoding), _as_read(source, library, one.example, one.encoding)
     if theirs != ours and (theirs or len(ours) > 1):
         raise _refusal(source, library, one, f"reads {theirs[:20]}, our tokenizer {ours[:20]}")
     return theirs

@@ -2,17 +2,18 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from converter.errors import RuntimeMissing
 from converter.graphs import Run
 from converter.reference import Reference, torch_run
-from converter.resources import LARGE_BYTES, release_memory
+from converter.resources import LARGE_BYTES, made_beside, release_memory
 from converter.validate.answers import RunFailed
 from converter.validate.checks import Check, Evaluation, Status
 from converter.validate.compare import NOTHING, Comparison, compare_answers
-from converter.validate.contents import check_contents
+from converter.validate.contents import check_contents, compare_weights
 from converter.validate.explain import explain
 from converter.validate.interface import check_inputs, check_outputs, check_tokenizer, shipped_task
 from converter.validate.speed import measure_speed, not_worth_it, time_lengths
@@ -66,12 +67,18 @@ def evaluate_package(
     facts |= zeros_facts(bundle, target.product_weights(bundle))
     if any(c.status is Status.FAIL for c in interface_checks[:2]):
         return unjudged(interface_checks, reference, facts)
+    large = source.size_bytes > LARGE_BYTES
     try:
-        made, answers = _judge(target, bundle.folder, runner, shown, reference, limits, proof, steps)
+        # Neither needs the other, and nothing of the source is run beside them, nor anything timed.
+        with made_beside(partial(compare_weights, target, bundle, reference, steps), later=large) as weights:
+            made, answers = _judge(target, bundle.folder, runner, shown, reference, limits, proof)
+            release_memory(cycles=large)
+            found_weights = weights()
+        made = _with_speed(made, runner, shown, reference, proof, steps)
     except RunFailed as error:
         return unjudged([Check("runs", Status.FAIL, detail=str(error)), *interface_checks], reference, facts)
-    release_memory(cycles=source.size_bytes > LARGE_BYTES)
-    seen, told = check_contents(target, bundle, shown, reference, runner, answers, proof, steps)
+    release_memory(cycles=large)
+    seen, told = check_contents(bundle, shown, reference, runner, answers, proof, found_weights)
     interface_checks, facts = [*interface_checks, *seen], facts | told
     own, found = target.own_checks(bundle, shown, reference, runner, proof)
     idle = not_worth_it(facts["size_ratio"], made.milliseconds)
@@ -101,8 +108,8 @@ def _judge(
     reference: Reference,
     limits: "Limits",
     proof: "ProofContext",
-    steps: "Sequence[tuple[str, Artifact]]",
 ) -> tuple[Evaluation, Comparison]:
+    """Judge what the package answers, by itself, beside other texts, and where it writes on its own."""
     title = f"Proving {target.name}"
     shipped = None if source.cache is None else shipped_task(source, folder)
     made = compare_answers(source, reference, runner.run, limits, proof.progress, title, shipped)
@@ -122,6 +129,19 @@ def _judge(
             source, reference, made.answers.judged, runner.run, shipped, limits, proof.progress, made.evaluation.metric
         )
         checks, facts = [*checks, *written], facts | told
+    return replace(made.evaluation, checks=tuple(checks), facts=facts), made
+
+
+def _with_speed(
+    made: Evaluation,
+    runner: "Runner",
+    source: "TorchModel",
+    reference: Reference,
+    proof: "ProofContext",
+    steps: "Sequence[tuple[str, Artifact]]",
+) -> Evaluation:
+    """Add how fast the package is: timed with nothing beside it."""
+    large, facts = source.size_bytes > LARGE_BYTES, dict(made.facts)
     release_memory(cycles=large)
     # Opened here, as it holds all weights once more, and packed.
     speed = measure_speed(source, reference.probes, runner.run, proof.progress, _float32_run(source, steps))
@@ -133,7 +153,7 @@ def _judge(
     if runner.lengths:
         each = time_lengths(source, reference.probes, runner.run, runner.lengths, proof.progress)
         facts["speed"] |= {"ms_by_signature": {str(n): ms for n, ms in each.items()}}
-    return replace(made.evaluation, checks=tuple(checks), facts=facts, milliseconds=speed.milliseconds), made
+    return replace(made, facts=facts, milliseconds=speed.milliseconds)
 
 
 def _float32_run(source: "TorchModel", steps: "Sequence[tuple[str, Artifact]]") -> Run | None:

@@ -26,9 +26,11 @@ SAMPLE = 48
 """Texts at most: no more are timed once all is `NARROW`."""
 TURNS = (2, 4)
 """Of each on a text, at least and at most: no more once its two best are within `NARROW` of each other."""
+SLOW_SECONDS = 0.1
+"""A run on a text that takes so long is not repeated more than it must: what is allocated is little of it."""
 NARROW = 0.05
 """How well a median, or how many times faster one is than another, is to be known: with 95 % confidence."""
-BUDGET_SECONDS, SHORT_SECONDS = 5.0, 0.6
+BUDGET_SECONDS, SHORT_SECONDS = 5.0, 0.2
 """Large models get fewer texts, not more time: where the figure decides, and where it is for people."""
 LEAST = 6
 """Texts that are timed whatever it takes."""
@@ -131,7 +133,7 @@ def _turns(
     taken: dict[str, list[float]] = {name: [] for name in runs}
     for turn in range(TURNS[1]):
         for name, run in runs.items():
-            if turn >= TURNS[0] and _steady(taken[name]):
+            if turn >= TURNS[0] and (_steady(taken[name]) or min(taken[name]) > SLOW_SECONDS):
                 continue
             started = time.perf_counter()
             task.answer(specs[name], run, feed)

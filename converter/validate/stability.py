@@ -13,6 +13,7 @@ import numpy as np
 
 from converter.examples import Encoding
 from converter.reference import feed_of, own_outputs
+from converter.resources import made_in_threads
 from converter.scoring.relative_error import relative_error
 from converter.task import Judged
 from converter.validate.answers import run_safely
@@ -76,9 +77,9 @@ def check_stability(
         ):
             pairs: list[tuple[Judged, Judged]] = []
             changes: list[tuple[float, float]] = []
-            for rows, length in _in_strides(batches):
+            for rows, found in _answered(source, _in_strides(batches), runner):
                 n_before = len(changes) + len(pairs)
-                pairs += zip(rows, _run(source, rows, length, runner), strict=True)
+                pairs += zip(rows, found, strict=True)
                 ticker.advance(len(rows))
                 if source.cache is not None:
                     # Each text decides for itself, and the logits of all of them would take a model's memory.
@@ -92,6 +93,16 @@ def check_stability(
             if changes:
                 variations.append(_variation(name, changes, limits))
     return _judge(variations, limits), variations
+
+
+def _answered(
+    source: "TorchModel", batches: Sequence[tuple[list[Judged], int]], runner: "Runner"
+) -> Iterator[tuple[list[Judged], list[Judged]]]:
+    """Yield what was asked and what came out, batch by batch."""
+    # The logits of two batches at once, over a large vocabulary, would take twice the memory.
+    wide = source.cache is not None and any(len(rows) > 1 for rows, _ in batches)
+    made = made_in_threads(lambda b: _run(source, *b, runner), batches, alone=wide or not runner.side_by_side)
+    yield from zip((rows for rows, _ in batches), made, strict=True)
 
 
 def _in_strides(batches: Sequence[Any]) -> list[Any]:

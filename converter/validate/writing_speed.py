@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 TOKENS = 16
 WARM_UP = 2
 REPEATS = 3
-BUDGET_SECONDS = 4.0
+BUDGET_SECONDS = 2.5
 """Large models get fewer rounds, not more time."""
 
 

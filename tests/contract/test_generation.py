@@ -201,17 +201,40 @@ def test_the_same_proof_passes_without_a_fault(package: Path, proof: Proof) -> N
     assert {n for n, c in checks.items() if c.status is not Status.PASS} == set()
 
 
-def test_the_source_itself_is_held_to_generate_of_its_owners_library(proof: Proof) -> None:
+@pytest.mark.parametrize("drafted", [True, False])
+def test_the_source_itself_is_held_to_generate_of_its_owners_library(drafted: bool, proof: Proof) -> None:
     """Our loop with a stop token ignored is not what transformers writes: nothing may be made of that."""
     from converter.reference import capture_reference
     from converter.validate.owner import check_owner
+    from converter.validate.owner_writing import OwnerDrafts
 
     source: Any = replace(proof.source, task=type(proof.source.task)(proof.source.config))
     task: Any = proof.source.task
     source.task.settings = replace(task.settings, eos_ids=())
-    reference = capture_reference(source, [j.example for j in proof.reference.judged], SILENT)
+    drafts = OwnerDrafts(source, SILENT) if drafted else None
+    reference = capture_reference(source, [j.example for j in proof.reference.judged], SILENT, drafts=drafts)
     with pytest.raises(SourceError, match="our loop"):
-        check_owner(source, reference, SILENT)
+        check_owner(source, reference, SILENT, drafts=drafts)
+
+
+def test_what_the_owners_library_wrote_before_is_what_the_source_writes_itself(proof: Proof) -> None:
+    from converter.reference import capture_reference
+    from converter.validate.owner import check_owner
+    from converter.validate.owner_writing import OwnerDrafts
+
+    drafts = OwnerDrafts(proof.source, SILENT)
+    examples = [j.example for j in proof.reference.judged]
+    reference = capture_reference(proof.source, examples, SILENT, drafts=drafts)
+    assert drafts.known, "the library wrote something"
+    for one, alone in zip(reference.judged, proof.reference.judged, strict=True):
+        np.testing.assert_array_equal(one.encoding.answer, alone.encoding.answer)
+        np.testing.assert_array_equal(one.outputs["logits"], alone.outputs["logits"])
+    assert check_owner(proof.source, reference, SILENT, drafts=drafts).check.status is Status.PASS
+    drafts.known = {key: [*tokens[:-1], tokens[-1] ^ 1] for key, tokens in drafts.known.items()}
+    wrong = lambda probes: [drafts.after(p.example, p.encoding) for p in probes]  # noqa: E731
+    again = capture_reference(proof.source, examples, SILENT, drafts=wrong)
+    for one, alone in zip(again.judged, proof.reference.judged, strict=True):
+        np.testing.assert_array_equal(one.encoding.answer, alone.encoding.answer, "a draft is no answer")
 
 
 def test_an_answer_of_one_token_or_of_one_repeated_proves_nothing(proof: Proof) -> None:

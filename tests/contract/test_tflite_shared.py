@@ -17,7 +17,7 @@ from converter.model_folder.load import load_source
 from converter.quantize.litert_dynamic import LitertDynamicInt8
 from converter.reference import torch_run
 from converter.stage import Context, run_stage
-from converter.tflite.file import code_of, read_flat, signature_names, write_flat
+from converter.tflite.file import code_of, read_flat, shared_flat, signature_names, write_flat
 from converter.tflite.lengths.rows import filled_rows
 from converter.tflite.lengths.shared import SHARED, has_shared_graph, shared_graph, write_shared
 from converter.tflite.lengths.stamp import LengthDependent
@@ -112,6 +112,18 @@ def test_without_its_last_reshape_the_compiled_model_api_would_refuse_it(shared:
     compiled = CompiledModel.from_file(str(tmp_path / "bare.tflite"))
     with pytest.raises(RuntimeError, match="Failed to invoke"):
         compiled.run_by_index(0, compiled.create_input_buffers(0), compiled.create_output_buffers(0))
+
+
+def test_tables_are_read_once_for_all_who_look_and_again_of_another_file(shared: Path, tmp_path: Path) -> None:
+    path = tmp_path / "model.tflite"
+    path.write_bytes(shared.read_bytes())
+    assert shared_flat(path) is shared_flat(path)
+    changed = read_flat(path)
+    assert changed is not shared_flat(path), "what may be changed is nobody else's"
+    changed.description = b"another"
+    write_flat(changed, tmp_path / "other.tflite")
+    (tmp_path / "other.tflite").replace(path)
+    assert shared_flat(path).description == b"another"
 
 
 def test_a_graph_that_hands_on_its_inputs_would_keep_the_length_before(

@@ -65,6 +65,8 @@ def test_a_file_that_does_not_say_its_size_is_bounded_too() -> None:
         "[" * 100_000,
         '"\\ud800"',
         '{"\\udc00": 1}',
+        '{"a": [{"b": ["\\uDbff"]}]}',
+        '{"a": "\ud800"}',
         b"\xff",
         b"\xef\xbb\xbf{}",
     ],
@@ -84,6 +86,7 @@ def test_values_are_counted_before_they_are_made() -> None:
 def test_real_json_is_read_as_it_is() -> None:
     value = {"a": [1, 2.5, None, True, "größe 🙂 \t"], "b": {"c": "\x1b"}}
     assert parse_json(json.dumps(value)) == value
+    assert parse_json(json.dumps(value, ensure_ascii=False)) == value
     assert parse_json(b"\xef\xbb\xbf[1]", byte_order_mark=True) == [1]
 
 

@@ -4,6 +4,7 @@ import json
 import tracemalloc
 from dataclasses import replace
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,7 @@ from converter.onnx.quantize.block_rounding import round_to_nearest
 from converter.onnx.rewrites.block_products import BlockFile
 from converter.planning import plan_recipe
 from converter.recipe import bind_recipe
-from converter.resources import made_in_threads, mapped_weights, release_memory
+from converter.resources import made_beside, made_in_threads, mapped_weights, release_memory
 from converter.stage import Context
 from tests.tiny_text import save_causal
 
@@ -162,6 +163,24 @@ def test_what_threads_make_comes_in_order_and_their_errors_come_too() -> None:
     assert [next(made) for _ in range(3)] == [0, 1, 2]
     with pytest.raises(ValueError, match="the third"):
         next(made)
+
+
+def test_what_is_made_beside_other_work_is_waited_for_and_its_error_comes_where_it_is_asked_for() -> None:
+    began, go_on = Event(), Event()
+
+    def waits() -> int:
+        began.set()
+        assert go_on.wait(60)
+        return 3
+
+    with made_beside(waits) as made:
+        assert began.wait(60), "it is made while the context does something else"
+        go_on.set()
+        assert made() == 3
+    with made_beside(lambda: 1 // 0) as made, pytest.raises(ZeroDivisionError):
+        made()
+    with made_beside(lambda: 1 // 0, later=True):
+        pass  # was not asked for
 
 
 def hollow_llama(folder: Path, layers: int = 22) -> Path:

@@ -125,6 +125,8 @@ def escaped(text: str) -> str:
 
 def unescaped(cell: str) -> str:
     """Return what `escaped` was given."""
+    if "\\" not in cell:
+        return cell
     letters = iter(cell)
     known = {"t": "\t", "n": "\n", "r": "\r", "\\": "\\"}
     return "".join(known[next(letters)] if c == "\\" else c for c in letters)

@@ -13,7 +13,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from converter.tflite.file import add_buffer, add_tensor, code_of, inputs_of, read_flat, shape_of, text, write_flat
+from converter.tflite.file import (
+    add_buffer,
+    add_tensor,
+    code_of,
+    inputs_of,
+    read_flat,
+    shape_of,
+    shared_flat,
+    text,
+    write_flat,
+)
 from converter.tflite.lengths.stamp import stamp
 from converter.tflite.model import SIGNATURE
 from converter.tflite.positions import ANY, ints, operation
@@ -70,7 +80,7 @@ def shared_graph(model: "Model") -> "Graph | None":
 
 def has_shared_graph(path: Path) -> bool:
     """Tell whether one graph stands behind a file's signatures."""
-    return shared_graph(read_flat(path)) is not None
+    return shared_graph(shared_flat(path)) is not None
 
 
 @dataclass(frozen=True)

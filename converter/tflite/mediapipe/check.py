@@ -17,7 +17,7 @@ from converter.errors import PackageDamaged
 from converter.graphs import MODEL
 from converter.model_folder.labels import label_line
 from converter.stage import Context
-from converter.tflite.file import bytes_of, read_flat, text
+from converter.tflite.file import bytes_of, shared_flat, text
 from converter.tflite.lengths.trial import try_lengths
 from converter.tflite.mediapipe.metadata import INPUTS, LABELS, NAME, VOCABULARY, text_model
 from converter.tflite.mediapipe.variant import MEDIAPIPE_FILE, ORDER, scores_of, vocabulary_of
@@ -163,7 +163,7 @@ def _golden_distances(shipped: "Shipped", run: "Run", scores: str | None) -> "It
 
 def wrong_inside(path: Path, around: Around) -> str:
     """Say what MediaPipe would misread in a file of this model; empty where nothing."""
-    model = read_flat(path)
+    model = shared_flat(path)
     if len(model.subgraphs) != 1:
         return f"it has {len(model.subgraphs)} graphs, and MediaPipe takes one"
     graph = model.subgraphs[0]

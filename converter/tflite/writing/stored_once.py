@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from converter.tflite.file import bytes_of, constant, read_flat, text
+from converter.tflite.file import bytes_of, constant, shared_flat, text
 from converter.validate.checks import Check
 from converter.validate.stored_once import check_repeats
 
@@ -19,7 +19,7 @@ def check_stored_once(path: Path) -> Check:
 
 def _weights(path: Path) -> "Iterator[tuple[str, NDArray[Any]]]":
     """Yield each buffer once, whatever the number of tensors that are it; as bytes where numpy lacks its type."""
-    model, done = read_flat(path), set[int]()
+    model, done = shared_flat(path), set[int]()
     for graph in model.subgraphs:
         for tensor in graph.tensors:
             held = bytes_of(model, tensor.buffer)
