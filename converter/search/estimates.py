@@ -27,7 +27,7 @@ STEPS = 8
 """Halvings of the share, until it fits."""
 FOR_TRIALS = 0.5
 """Share of the time; the rest is for the finalists."""
-FACTORS = (0.5, 3.0)
+FACTORS = (0.7, 1.5)
 """Trials tell by how much estimates are off; no more than this is believed."""
 TEXTS = 64
 

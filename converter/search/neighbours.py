@@ -1,6 +1,5 @@
 """Candidates near good ones: a recipe with one or two of its choices made otherwise, or aimed as it was measured."""
 
-import dataclasses
 import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -51,9 +50,8 @@ def _numbers(space: Space, recipe: Mapping[str, Any]) -> dict[str, Any]:
     made = space.numbers_of(recipe)
     for table in recipe.get("compress", ()):
         cls = stage_class(table["stage"])
-        defaults = {f.name: f.default for f in dataclasses.fields(cls)}
         for option, what in searched(cls).items():
-            made.setdefault(f"{table['stage']}.{option}", _inside(what, defaults[option]))
+            made.setdefault(f"{table['stage']}.{option}", _inside(what, getattr(cls, option, None)))
     return {name: value for name, value in made.items() if value is not None}
 
 

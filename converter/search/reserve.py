@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 MOST_RESERVED = 0.5
 """Of the time, for packages along the front beside the best."""
+MOST = 0.65
+"""Of the time, for the best and what it is compared with: without trials there is nothing to be made in full."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +59,7 @@ class Reserve:
         """Return what must be left: for the best and what it is compared with; for more along the front, if it fits."""
         numbers = len(self.targets), max(self.keep, len(self.targets))
         few, more = (self._in_full(choose(self.study.trials, self.goal, self.targets, n)) for n in numbers)
-        return max(few, min(more, MOST_RESERVED * self.whole))
+        return max(min(few, MOST * self.whole), min(more, MOST_RESERVED * self.whole))
 
     def _in_full(self, chosen: Sequence[Trial]) -> float:
         passes = [self._passes(trial, 1.0) for trial in chosen]

@@ -210,8 +210,8 @@ def _run(made: _Search, given: "GivenText") -> dict[str, Any]:
     a_text, in_full = training_pace(bench), training_pace(bench, made.threads)
     with _maker(made, bench) as maker:
         many = isinstance(maker, Local) and maker.slots > 1
-        pace = Pace(first, making, a_text, a_text if many else in_full, maker.slots if many and maker else 1)
-        study, share = _tried(made, bench, maker, starts, pace)
+        paces = Pace(first, making, a_text, a_text if many else in_full, maker.slots if many and maker else 1)
+        study, share = _tried(made, bench, maker, starts, paces)
         local = maker if isinstance(maker, Local) else None
         finals = Finals(bench, made.order.goal, made.folder, lambda v: made.bound(v, whole=True), made.progress, local)
         finalists = finals.make_all(study.trials, made.space.targets, made.keep, made.left)

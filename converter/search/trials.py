@@ -166,15 +166,14 @@ class Trials:
         self.study.tell(asked, made)
         worth_it = state in (State.MEASURED, State.BEHIND)
         self.idle = 0 if worth_it else self.idle + 1
-        if state is State.MEASURED and asked.start and self.goal.wanted_speedup(figures):
+        if state is State.MEASURED and asked.start and figures is not None:
             self._aim(asked, figures)
         if worth_it:
             self.seconds.append(seconds)
         return made
 
-    def _aim(self, asked: Asked, figures: Figures | None) -> None:
+    def _aim(self, asked: Asked, figures: Figures) -> None:
         """Have a start made once more with the budget by which it should be as fast as is wanted."""
-        assert figures is not None
         wanted = self.goal.wanted_speedup(figures)
         made = aimed(asked.recipe, wanted, figures.speedup) if wanted else None
         if made is not None:

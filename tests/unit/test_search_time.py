@@ -12,7 +12,7 @@ from converter.search.estimates import FACTORS, SHARES, effort_share, off_by, se
 from converter.search.figures import Figures, State, Trial
 from converter.search.finalists import Finalist, Finals
 from converter.search.goal import Goal
-from converter.search.reserve import Pace, Reserve
+from converter.search.reserve import MOST, Pace, Reserve
 from converter.search.space import recipe_of
 from converter.search.workbench import Told
 from converter.stage import SILENT
@@ -77,8 +77,9 @@ def test_time_is_kept_for_the_best_and_its_rival_and_for_more_only_where_it_fits
     trials = [trial(0, 0.03, start="balanced"), trial(1, 0.01), trial(2, 0.02, ms=0.9), trial(3, 0.04, ms=0.8)]
     few, many = reserve(trials, 1, 1e9).seconds(), reserve(trials, 4, 1e9).seconds()
     assert 0 < few < many
-    assert reserve(trials, 4, 100.0).seconds() == pytest.approx(max(few, 50.0))
+    assert reserve(trials, 4, 200.0).seconds() == pytest.approx(max(few, 100.0))
     assert reserve([], 1, 100.0).seconds() == 0
+    assert reserve(trials, 1, 10.0).seconds() == pytest.approx(MOST * 10.0), "there is always time for trials"
     slow = [replace(t, seconds=5 * t.seconds) for t in trials]
     assert reserve(slow, 1, 1e9).seconds() > few, "on a busy machine finalists take longer, too"
 
