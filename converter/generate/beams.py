@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 _LOW = np.float32(-1e9)
 """The score of what may not be chosen; a sum with it still tells the better of two."""
 
-_STRETCH = 128
-"""Scores whose best is taken at once when the best of a vocabulary are looked for."""
+_DEPTH = 128
+"""Scores whose best is taken at once when the best of a vocabulary are looked for: as many columns lie side by side."""
 
 
 @dataclass
@@ -29,12 +29,9 @@ class _Pool:
     lengths: "NDArray[np.int64]"
 
     def pick(self, places: "NDArray[np.int64]") -> "_Pool":
-        return _Pool(
-            np.take_along_axis(self.sequences, places[:, :, None], axis=1),
-            np.take_along_axis(self.scores, places, axis=1),
-            np.take_along_axis(self.ended, places, axis=1),
-            np.take_along_axis(self.lengths, places, axis=1),
-        )
+        rows = np.arange(len(places))[:, None]
+        parts = (self.sequences, self.scores, self.ended, self.lengths)
+        return _Pool(*(part[rows, places] for part in parts))  # type: ignore[arg-type]
 
     def joined(self, other: "_Pool") -> "_Pool":
         pairs = [(getattr(self, n), getattr(other, n)) for n in ("sequences", "scores", "ended", "lengths")]
@@ -70,12 +67,12 @@ class _Scores:
     """The next token's log probabilities `[rows, vocabulary]`, of which the best few are looked for.
 
     Each is `values - less`, subtracted only where that is looked at; the memory is one for all steps. Words are filled
-    up to whole stretches with what is never chosen.
+    up to whole columns with what is never chosen.
     """
 
     def __init__(self, rows: int, words: int) -> None:
         self._words = words
-        self._filled = np.full((rows, -(-words // _STRETCH) * _STRETCH), -np.inf, dtype=np.float32)
+        self._filled = np.full((rows, -(-words // _DEPTH) * _DEPTH), -np.inf, dtype=np.float32)
         self._values, self._powers = self._filled[:, :words], np.empty(words, dtype=np.float32)
         self._less = np.zeros(rows, dtype=np.float32)
 
@@ -110,21 +107,25 @@ class _Scores:
     def _best_of(
         self, rows: slice, raised: "NDArray[np.float32]", count: int
     ) -> "tuple[NDArray[np.int64], NDArray[np.float32]]":
-        """Look into the stretches whose best is among the `count` best: so many words are at least as good as those."""
-        stretches = self._filled[rows].reshape(len(raised), -1, _STRETCH)
+        """Look into the columns whose best is among the `count` best: so many words are at least as good as those."""
+        width = self._filled.shape[1]
+        columns = self._filled[rows].reshape(len(raised), _DEPTH, -1)
         less = self._less[rows]
-        bests = ((stretches.max(axis=2) - less[:, None]) + raised[:, None]).reshape(-1)
+        bests = ((columns.max(axis=1) - less[:, None]) + raised[:, None]).reshape(-1)
+        least = np.float32(-np.inf)
         found = np.arange(len(bests))
         if len(bests) > count:
             least = np.partition(bests, len(bests) - count)[len(bests) - count]
             worth = np.flatnonzero(bests >= least)
-            found = worth if len(worth) >= count else found  # what is not a number compares with nothing
-        beams = found // stretches.shape[1]
-        sums = (stretches.reshape(-1, _STRETCH)[found] - less[beams, None]) + raised[beams, None]
-        places = (found[:, None] * _STRETCH + np.arange(_STRETCH)).reshape(-1)
-        real = np.flatnonzero(places % self._filled.shape[1] < self._words)
-        order = real[np.argsort(-sums.reshape(-1)[real], kind="stable")[:count]]
-        return places[order], sums.reshape(-1)[order]
+            # What is not a number compares with nothing.
+            found, least = (worth, least) if len(worth) >= count else (found, np.float32(np.nan))
+        beams, starts = found // columns.shape[2], found % columns.shape[2]
+        sums = (columns[beams, :, starts] - less[beams, None]) + raised[beams, None]
+        places = (beams * width + starts)[:, None] + np.arange(_DEPTH) * columns.shape[2]
+        worth = ~(sums < least) & (places % width < self._words)
+        places, sums = places[worth], sums[worth]
+        order = np.lexsort((places, -sums))[:count]
+        return places[order], sums[order]
 
 
 class _Search:
@@ -160,7 +161,8 @@ class _Search:
         candidates, parents = self._candidates(scores, beams * max(2, 1 + len(eos)))
         self._length += 1
         tokens = candidates.sequences[:, :, self._length - 1]
-        candidates.ended = np.isin(tokens, eos) | (self._length >= self._total)
+        candidates.ended = (tokens[..., None] == np.array(eos, dtype=np.int64)).any(axis=-1)
+        candidates.ended |= self._length >= self._total
         going = np.where(candidates.ended, candidates.scores + _LOW, candidates.scores)
         order = _top(going, beams)
         self._running = candidates.pick(order)

@@ -71,7 +71,7 @@ class Steps:
     def reorder(self, rows: "NDArray[np.int64]") -> None:
         """Go on from other rows of the same texts: what belongs to a text, such as the cross keys, stays as it is."""
         if not np.array_equal(rows, np.arange(len(rows))):
-            self._cache |= {n: self._cache[n][rows] for n in self._own}
+            self._cache |= {n: self._cache[n].take(rows, axis=0) for n in self._own}
 
 
 def _empty(spec: TensorSpec, rows: int) -> "NDArray[Any]":

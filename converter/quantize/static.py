@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 WRITTEN = 48
 """Texts that a model continues for it, at most: writing takes longer than reading."""
-BLOCK = 32
+BLOCK = 128
 """Inputs a scale, in the decoder of a model that writes text."""
 
 

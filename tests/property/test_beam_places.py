@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from converter.generate.beams import _STRETCH, _Scores
+from converter.generate.beams import _DEPTH, _Scores
 
 BEGINNINGS = np.zeros((1, 1), dtype=np.int64)
 
@@ -20,13 +20,15 @@ def sorted_sums(logits: np.ndarray, barred: np.ndarray, raised: np.ndarray) -> t
 
 @settings(max_examples=60, deadline=None)
 @given(
-    words=st.integers(1, 40 * _STRETCH),
+    words=st.integers(1, 40 * _DEPTH),
     count=st.integers(1, 24),
     levels=st.sampled_from((1, 3, 1000)),
     share=st.floats(0, 1),
     seed=st.integers(0, 1 << 30),
 )
-def test_the_best_words_are_those_of_a_stable_sort(words: int, count: int, levels: int, share: float, seed: int) -> None:
+def test_the_best_words_are_those_of_a_stable_sort(
+    words: int, count: int, levels: int, share: float, seed: int
+) -> None:
     draw = np.random.default_rng(seed)
     logits = draw.integers(0, levels, (4, words)).astype(np.float32)
     barred = draw.random(logits.shape) < share
@@ -44,11 +46,11 @@ def test_the_best_words_are_those_of_a_stable_sort(words: int, count: int, level
 
 
 def test_scores_that_are_not_numbers_come_last() -> None:
-    scores = _Scores(1, 40 * _STRETCH)
+    scores = _Scores(1, 40 * _DEPTH)
 
     def one_number(_: np.ndarray, given: np.ndarray) -> np.ndarray:
         given[:], given[0, 777] = np.nan, 1
         return given
 
-    scores.take(np.zeros((1, 40 * _STRETCH), dtype=np.float32), [one_number], BEGINNINGS)
+    scores.take(np.zeros((1, 40 * _DEPTH), dtype=np.float32), [one_number], BEGINNINGS)
     assert scores.best(np.zeros((1, 1), dtype=np.float32), 3)[1][0].tolist() == [777, 0, 1]
