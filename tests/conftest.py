@@ -15,7 +15,7 @@ import pytest
 from hypothesis import settings
 
 from tests.exported_once import Shared
-from tests.tiny import make_tiny, make_tiny_sentence_transformer
+from tests.tiny import SENTENCES, make_tiny, make_tiny_sentence_transformer
 
 # A busy machine is no counterexample.
 settings.register_profile("plm-export", deadline=None)
@@ -33,8 +33,19 @@ LIBRARIES = (
 """What nearly every test outside tests/unit imports."""
 
 
+COLLECT_AFTER = 10_000, 10, 10
+"""Objects made before the young are looked at, and how many times that is done before older ones are: tracing makes
+millions, and at each collection JAX, which litert-torch imports, looks for garbage of its own."""
 FROZEN_AT = 100_000
 """Objects beside the frozen ones from which a collection of all takes noticeably long."""
+
+
+FIRST = ("e2e", "clients", "contract")
+"""The folders whose tests take longest: what takes a minute must not begin last, while another worker has no more."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: FIRST.index(kind) if (kind := item.path.parent.name) in FIRST else len(FIRST))
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
@@ -44,6 +55,7 @@ def pytest_collection_finish(session: pytest.Session) -> None:
             with suppress(ImportError):
                 importlib.import_module(name)
         _freeze()
+        gc.set_threshold(*COLLECT_AFTER)
 
 
 def pytest_runtest_logfinish() -> None:
@@ -122,6 +134,23 @@ def tiny(run_folder: Path) -> Callable[..., Path]:
 def tiny_sentence_transformer(run_folder: Path) -> Path:
     """Return the folder of a tiny sentence-transformers model. Do not write into it."""
     return _once(run_folder / "sentences", make_tiny_sentence_transformer)
+
+
+@pytest.fixture(scope="session")
+def plain_package(run_folder: Path, tiny: Callable[..., Path]) -> Path:
+    """Return the package of a tiny model in float32 for CPUs, proven on `SENTENCES`. Do not write into it."""
+    from converter import convert
+
+    def make(partial: Path) -> Path:
+        partial.mkdir()
+        texts = partial / "texts.txt"
+        texts.write_text("".join(f"{s}\n" for s in SENTENCES), encoding="utf-8")
+        recipe = {"model": str(tiny()), "targets": ["cpu-int8"], "quantize": {"cpu-int8": "none"}, "eval": str(texts)}
+        result = convert(recipe, partial / "out")
+        assert result.exit_code == 0, result.targets[0].error
+        return partial
+
+    return _once(run_folder / "plain", make) / "out" / "cpu-int8"
 
 
 def _once(wanted: Path, make: Callable[[Path], Path]) -> Path:

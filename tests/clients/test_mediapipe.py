@@ -194,7 +194,7 @@ def test_mediapipe_embeds_as_minilm(int8: bool, least: float, mediapipe: Client,
 
 
 def test_metadata_in_another_order_embeds_otherwise(
-    tiny_sentence_transformer: Path, mediapipe: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiny_sentence_transformer: Path, mediapipe: Client, tmp_path: Path
 ) -> None:
     right = mediapipe_metadata.text_model
 
@@ -203,9 +203,11 @@ def test_metadata_in_another_order_embeds_otherwise(
             order.setattr(mediapipe_metadata, "INPUTS", ("mask", "ids", "segment_ids"))
             return right(name, output, labels=labels)
 
-    monkeypatch.setattr(mediapipe_metadata, "text_model", swapped)
     source = load_source(str(tiny_sentence_transformer))
     texts = texts_that_fit(source)
-    found = ask(mediapipe, "embed", variant(source, tmp_path), texts)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(mediapipe_metadata, "text_model", swapped)
+        file = variant(source, tmp_path)
+    found = ask(mediapipe, "embed", file, texts)
     with pytest.raises(AssertionError):
         assert_same_embeddings(found, embeddings(source, texts), 0.99)

@@ -118,30 +118,44 @@ def _written(backend: Tokenizer, folder: Path) -> tuple[list[str], Path]:
     return texts, path
 
 
-def test_cpp_normalizes_and_cuts_as_hugging_face_does(
-    given: tuple[Tokenizer, Path], every_kind: dict[str, Made], tmp_path: Path
-) -> None:
-    backend, tables = given
-    texts, path = _written(backend, tmp_path)
-    (tmp_path / "normalize.cpp").write_text(CPP, encoding="utf-8")
+@pytest.fixture(scope="module")
+def in_cpp(every_kind: dict[str, Made], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Compile the program in C++."""
+    folder = tmp_path_factory.mktemp("cpp")
+    (folder / "normalize.cpp").write_text(CPP, encoding="utf-8")
     strict = ("-std=c++17", "-Wall", "-Wextra", "-Werror", "-I", every_kind["classes"].samples / "cpp")
-    done = run(compiler("g++"), *strict, tmp_path / "normalize.cpp", "-o", tmp_path / "normalize")
+    done = run(compiler("g++"), *strict, folder / "normalize.cpp", "-o", folder / "normalize")
     assert done.returncode == 0, done.stderr[-2000:]
-    _check(backend, texts, run(tmp_path / "normalize", tables, path, *SIZES).stdout.splitlines())
+    return folder / "normalize"
 
 
-def test_java_normalizes_and_cuts_as_hugging_face_does(
-    given: tuple[Tokenizer, Path], every_kind: dict[str, Made], tmp_path: Path
-) -> None:
-    backend, tables = given
-    texts, path = _written(backend, tmp_path)
-    (tmp_path / "Normalize.java").write_text(JAVA, encoding="utf-8")
+@pytest.fixture(scope="module")
+def in_java(every_kind: dict[str, Made], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Compile the program in Java."""
+    folder = tmp_path_factory.mktemp("java")
+    (folder / "Normalize.java").write_text(JAVA, encoding="utf-8")
     java = every_kind["classes"].samples / "java"
     # What the README says: all of them but the model's own class and its self-test.
     files = [path for path in java.iterdir() if path.stem not in {"TextClassifier", "SelfTest"}]
-    done = run(compiler("javac"), "-d", tmp_path / "out", *files, tmp_path / "Normalize.java")
+    done = run(compiler("javac"), "-d", folder / "out", *files, folder / "Normalize.java")
     assert done.returncode == 0, done.stderr[-2000:]
-    done = run(compiler("java"), "-cp", tmp_path / "out", f"{PACKAGE}.Normalize", tables, path, *SIZES)
+    return folder / "out"
+
+
+def test_cpp_normalizes_and_cuts_as_hugging_face_does(
+    given: tuple[Tokenizer, Path], in_cpp: Path, tmp_path: Path
+) -> None:
+    backend, tables = given
+    texts, path = _written(backend, tmp_path)
+    _check(backend, texts, run(in_cpp, tables, path, *SIZES).stdout.splitlines())
+
+
+def test_java_normalizes_and_cuts_as_hugging_face_does(
+    given: tuple[Tokenizer, Path], in_java: Path, tmp_path: Path
+) -> None:
+    backend, tables = given
+    texts, path = _written(backend, tmp_path)
+    done = run(compiler("java"), "-cp", in_java, f"{PACKAGE}.Normalize", tables, path, *SIZES)
     _check(backend, texts, done.stdout.splitlines())
 
 

@@ -110,7 +110,7 @@ def test_the_bill_of_materials_names_the_model_its_source_and_what_made_it(packa
 
 
 def test_the_same_model_elsewhere_gives_the_same_bill_and_a_given_time_alone_is_in_it(
-    package: Path, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    package: Path, model: Path, tmp_path: Path
 ) -> None:
     again = shutil.copytree(model, tmp_path / "elsewhere" / "my-model")
     made = export(again, tmp_path / "other").out / "cpu-int8"
@@ -119,9 +119,10 @@ def test_the_same_model_elsewhere_gives_the_same_bill_and_a_given_time_alone_is_
     assert "timestamp" not in bom_of(package)["metadata"]
     from converter.package.sbom import _time
 
-    monkeypatch.setenv("SOURCE_DATE_EPOCH", "1700000000")
-    assert _time() == {"timestamp": "2023-11-14T22:13:20+00:00"}
-    assert faults(bom_of(package) | {"metadata": bom_of(package)["metadata"] | _time()}) is None
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SOURCE_DATE_EPOCH", "1700000000")
+        assert _time() == {"timestamp": "2023-11-14T22:13:20+00:00"}
+        assert faults(bom_of(package) | {"metadata": bom_of(package)["metadata"] | _time()}) is None
 
 
 @pytest.fixture(scope="module")

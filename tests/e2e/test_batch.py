@@ -41,7 +41,7 @@ def batch(folder: Path, *words: str) -> "subprocess.CompletedProcess[str]":
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("batch")
-    make_tiny(folder / "m")
+    make_tiny(folder / "m", layers=1)
     (folder / "jobs.toml").write_text(JOBS, encoding="utf-8")
     done = batch(folder, "--jobs", "2", "--json", "--cache", "cache")
     assert done.returncode == 4, done.stderr

@@ -11,12 +11,10 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from converter import convert
 from converter.bounds.watch import STATM
 from converter.commands.cli import run
 from tests.hostile import edit
 from tests.manifests import forge
-from tests.tiny import SENTENCES
 
 LOOP = "endless"
 
@@ -26,14 +24,9 @@ def model(tiny: Callable[..., Path]) -> Path:
     return tiny()
 
 
-@pytest.fixture(scope="module")
-def package(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("limits")
-    (folder / "texts.txt").write_text("".join(f"{s}\n" for s in SENTENCES), encoding="utf-8")
-    recipe = {"model": str(model), "targets": ["cpu-int8"], "quantize": {"cpu-int8": "none"}}
-    result = convert(recipe | {"eval": str(folder / "texts.txt")}, folder / "out")
-    assert result.exit_code == 0
-    return folder / "out" / "cpu-int8"
+@pytest.fixture
+def package(plain_package: Path) -> Path:
+    return plain_package
 
 
 def left_in(folder: Path) -> list[str]:

@@ -157,7 +157,7 @@ def test_a_job_whose_node_dies_is_made_on_another(
     tmp_path: Path, cluster: tuple[str, dict[str, "subprocess.Popen[bytes]"]]
 ) -> None:
     address, nodes = cluster
-    make_tiny(tmp_path / "m")
+    make_tiny(tmp_path / "m", layers=1)
     (tmp_path / "jobs.toml").write_text(JOBS, encoding="utf-8")
     batch = start(tmp_path, address, "out")
     limit = time.monotonic() + 120
@@ -175,7 +175,7 @@ def test_a_job_whose_node_dies_is_made_on_another(
 
 
 def test_an_address_where_nothing_answers_is_named(tmp_path: Path) -> None:
-    make_tiny(tmp_path / "m")
+    make_tiny(tmp_path / "m", layers=1)
     (tmp_path / "jobs.toml").write_text(JOBS, encoding="utf-8")
     with socket.socket() as taken:  # bound, but nobody listens
         taken.bind(("127.0.0.1", 0))

@@ -55,12 +55,13 @@ WRITERS = {
 
 
 @pytest.fixture
-def small_writers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def small_writers(run_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each is taught once in this run: its recipes start from the same model."""
     for module, size in WRITERS.values():
         monkeypatch.setattr(module, "WHOLE", size)
         monkeypatch.setattr(module, "N_HELD_OUT", 40)
     monkeypatch.setattr(translator, "LEAST_BLEU", 0.15)
-    monkeypatch.setenv("PLM_EXPORT_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("PLM_EXPORT_CACHE", str(run_folder / "small-writers"))
 
 
 @pytest.mark.slow

@@ -3,37 +3,23 @@
 import json
 import re
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from converter import convert, open_package, verify
+from converter import open_package, verify
 from converter.errors import PackageDamaged
 from converter.graphs import MODEL
 from converter.jsonfile import json_text
 from converter.package.golden import read_golden, write_golden
 from converter.package.manifest import DIGEST, _digest, model_bytes, read_manifest
 from tests.manifests import forge
-from tests.tiny import SENTENCES
-
-
-@pytest.fixture(scope="module")
-def made(tiny: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return the package of a tiny model in float32; do not write into it."""
-    folder = tmp_path_factory.mktemp("verify")
-    texts = folder / "texts.txt"
-    texts.write_text("".join(f"{s}\n" for s in SENTENCES), encoding="utf-8")
-    recipe = {"model": str(tiny()), "targets": ["cpu-int8"], "quantize": {"cpu-int8": "none"}, "eval": str(texts)}
-    result = convert(recipe, folder / "out")
-    assert result.exit_code == 0, result.targets[0].error
-    return folder / "out" / "cpu-int8"
 
 
 @pytest.fixture
-def package(made: Path, tmp_path: Path) -> Path:
-    return shutil.copytree(made, tmp_path / "package")
+def package(plain_package: Path, tmp_path: Path) -> Path:
+    return shutil.copytree(plain_package, tmp_path / "package")
 
 
 def test_a_sealed_package_verifies(package: Path) -> None:
@@ -51,14 +37,14 @@ def test_a_moved_package_opens_and_answers(package: Path) -> None:
     np.testing.assert_allclose(runner.run(MODEL, feed)["logits"][0], golden.package[0]["logits"], atol=1e-5)
 
 
-def test_the_manifest_holds_the_provenance_and_no_local_path(package: Path, made: Path) -> None:
+def test_the_manifest_holds_the_provenance_and_no_local_path(package: Path, plain_package: Path) -> None:
     text = (package / "manifest.json").read_text(encoding="utf-8")
     table = json.loads(text)
     for key in ("source", "recipe", "versions", "records", "gate", "graphs", "runtime", "rebuild", "limits"):
         assert table[key], key
     assert all(len(v) == 64 for v in table["source"]["weights_sha256"].values())
     assert len(table["recipe"]["eval"]["sha256"]) == 64
-    assert str(made.parent.parent) not in text
+    assert str(plain_package.parent.parent) not in text
     assert str(Path.cwd()) not in text
 
 

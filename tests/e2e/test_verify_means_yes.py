@@ -25,9 +25,11 @@ Change = Callable[[dict[str, Any]], object]
 
 
 @pytest.fixture(scope="module")
-def made(tiny: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+def made(
+    plain_package: Path, tiny: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[str], Path]:
     """Return `made(target)`: the package of a tiny model in float32; do not write into it."""
-    known: dict[str, Path] = {}
+    known = {"cpu-int8": plain_package}
     folder = tmp_path_factory.mktemp("means-yes")
     texts = folder / "texts.txt"
     texts.write_text("".join(f"{s}\n" for s in SENTENCES), encoding="utf-8")
