@@ -16,7 +16,8 @@ def mutations(table: dict[str, Any]) -> str:
         row = table["good"][name]
         missed.append(
             f"- rejected, and not counted as good: `{name}`, which keeps {row['held_out_agreement']:.2%} of the "
-            f"answers to {table['held_out']['texts']} texts, where {row['agreement_wanted']:.0%} are wanted\n"
+            f"answers to {row.get('held_out_texts', table['held_out']['texts'])} texts, where "
+            f"{row['agreement_wanted']:.0%} are wanted\n"
         )
     return (
         f"Of {found['faults']} faults of {found['kinds']} kinds in {len(packages)} packages {found['harmful']} did "

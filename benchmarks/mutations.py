@@ -480,6 +480,7 @@ def _kept(good: Good) -> dict[str, Any]:
         same = [_same(good.source.task, a, b) for a, b in zip(answers, good.decisions, strict=True)]
         wanted = limits.agreement if good.source.cache is None else limits.sequences
         good.kept = {"held_out_agreement": round(float(np.mean(same)), 4), "agreement_wanted": wanted}
+        good.kept |= {"held_out_texts": len(same)}
     return good.kept
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from converter.reference import Reference
+from converter.resources import LARGE_BYTES
 from converter.validate.as_called import check_as_called
 from converter.validate.checks import Check, Status
 from converter.validate.full_length import Answered, check_full_lengths
@@ -47,10 +48,22 @@ def check_contents(
     known = Answered(judged, same, proof.asked)
     full = check_full_lengths(bundle.source, reference, runner, mean, proof.progress, known, bits)
     checks += [] if full is None else [full]
-    if found and source.cache is None:
+    in_blocks = bool(found) and facts[WEIGHTS]["in_blocks"]
+    # Of a model that writes, ranges of activations that were fixed beforehand cost more than any fault that is looked
+    # for here; of a large one, a second copy of its weights would have to lie in memory.
+    if found and (source.cache is None or (in_blocks and bundle.source.size_bytes <= LARGE_BYTES)):
         longest = runner.max_length or bundle.source.max_length
         model = replace(bundle.source, max_length=min(longest, bundle.source.max_length))
-        noise, told = check_noise(model, judged, runner.run, bits, proof.progress, same=same or None, asked=proof.asked)
+        noise, told = check_noise(
+            model,
+            judged,
+            runner.run,
+            bits,
+            proof.progress,
+            same=same or None,
+            asked=proof.asked,
+            in_blocks=in_blocks and source.cache is not None,
+        )
         found, facts = [*found, noise], facts | told
     return [*checks, *found], facts
 

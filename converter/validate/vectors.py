@@ -20,6 +20,8 @@ LEAST = 8
 LIMIT = 0.7
 """What a vector may be off, over its length. A missing one is off by 1, another one by more; corrections of biases make
 0.05, and factors that are folded into the biases of values up to 0.46."""
+LEFT = 1e-2
+"""The same, of a file whose precision leaves vectors as they were: small ones are often alike."""
 EQUAL, WRONG, MOST = 1e-3, 0.5, 0.8
 """Where `MOST` numbers of a vector are equal within `EQUAL` of its mean size, it was left as it is: none may be off by
 `WRONG` of it. A correction changes them all."""
@@ -33,13 +35,19 @@ class Lost:
     detail: str
 
 
-def lost_vectors(shipped: "Sequence[NDArray[np.float32]]", before: "Sequence[Stored]") -> Iterator[Lost]:
-    """Yield those of `before` that are not in `shipped`; what is zero or all alike is not looked for."""
+def lost_vectors(
+    shipped: "Sequence[NDArray[np.float32]]", before: "Sequence[Stored]", *, left_alone: bool = False
+) -> Iterator[Lost]:
+    """Yield those of `before` that are not in `shipped`; what is zero or all alike is not looked for.
+
+    `left_alone`: the precision changes no vector.
+    """
+    limit = LEFT if left_alone else LIMIT
     for one in before:
-        found = list(_parts(one.values, shipped))
+        found = list(_parts(one.values, shipped, limit))
         distances = [distance for distance, _, _ in found]
-        if max(distances, default=0.0) > LIMIT:
-            yield Lost(one.name, f"the nearest is off by {max(distances):.2g} of its length, at most {LIMIT:g} wanted")
+        if max(distances, default=0.0) > limit:
+            yield Lost(one.name, f"the nearest is off by {max(distances):.2g} of its length, at most {limit:g} wanted")
             continue
         for _, part, nearest in found:
             size = float(np.sqrt(np.square(part).mean()))
@@ -51,7 +59,7 @@ def lost_vectors(shipped: "Sequence[NDArray[np.float32]]", before: "Sequence[Sto
 
 
 def _parts(
-    values: "NDArray[np.float32]", shipped: "Sequence[NDArray[np.float32]]"
+    values: "NDArray[np.float32]", shipped: "Sequence[NDArray[np.float32]]", limit: float
 ) -> "Iterator[tuple[float, NDArray[np.float32], NDArray[np.float32]]]":
     """Yield distance, part and what is nearest to it: of the whole, else of the parts that another file cut it into."""
     if not _telling(values):
@@ -59,7 +67,7 @@ def _parts(
     whole = _nearest(values, shipped)
     sizes = {len(u) for u in shipped if LEAST <= len(u) < len(values) and len(values) % len(u) == 0}
     tried = [[whole]]
-    if whole[0] > LIMIT:
+    if whole[0] > limit:
         for size in sizes:
             cut = [values[i : i + size] for i in range(0, len(values), size)]
             tried.append([_nearest(part, shipped) for part in cut if _telling(part)])

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from converter.artifact import TorchModel
 
 TABLES, WEIGHTS = "embedding tables", "weights"
+BYTE = 8
 LIMIT = 6.0
 """Times what rounding explains that a column may be off: rounding that spreads its errors, and bounds for old CPUs,
 make up to 3 of it."""
@@ -57,7 +58,7 @@ def check_weights(
     stray = list(strays(matched.blocks, found.vectors, list(gains.values())))
     float_vectors = [s for s in before if s.kind == "vector"]
     lost_ones = [
-        *lost_vectors(found.vectors, float_vectors),
+        *lost_vectors(found.vectors, float_vectors, left_alone=found.in_blocks and found.bits == BYTE),
         *lost_gains(gains, found.vectors, matched.blocks, [s.values for s in float_vectors]),
     ]
     facts = {
@@ -66,6 +67,7 @@ def check_weights(
         "of_matrices": len(products),
         "unknown_columns": sum(n for _, n in matched.unknown),
         "bits": found.bits,
+        "in_blocks": found.in_blocks,
     }
     return [_tables_check(model, chosen), _products_check(matched, products, stray, lost_ones)], {WEIGHTS: facts}
 
@@ -96,6 +98,8 @@ class _Found:
     vectors: "list[NDArray[np.float32]]"
     bits: int
     """Of the matrix or table with the fewest."""
+    in_blocks: bool
+    """All matrices are stored in blocks, each with a scale: nothing else of the model is changed in 8 bits."""
 
 
 def _read_apart(stored: Iterable[Stored]) -> Iterator[Stored]:
@@ -116,7 +120,7 @@ def _found(
 ) -> _Found:
     """Compare what is stored, one by one; `seen` has what matrices of other files were found to be."""
     rows, blocks, unknown, vectors = list[TableFound](), list[Block](), list[tuple[str, int]](), []
-    bits, recognized = 32, known(products)
+    bits, recognized, in_blocks = 32, known(products), set[bool]()
     for one in stored:
         if one.kind != "vector":
             bits = min(bits, one.bits)
@@ -124,6 +128,7 @@ def _found(
             case "table":
                 rows += list(compared_rows(one, tables))
             case "product":
+                in_blocks.add(one.block > 0)
                 key = digest_of(one)
                 if key not in seen:
                     seen[key] = match_product(one, recognized)
@@ -132,7 +137,7 @@ def _found(
                 unknown += [(one.name, lost)] if lost else []
             case "vector":
                 vectors.append(one.values)
-    return _Found(rows, Matched(tuple(blocks), tuple(unknown)), vectors, bits)
+    return _Found(rows, Matched(tuple(blocks), tuple(unknown)), vectors, bits, in_blocks == {True})
 
 
 def _of_source(

@@ -1,6 +1,7 @@
 """What was asked for one package is not asked again for the next, and nothing else is taken for it."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,8 @@ from converter.stage import SILENT
 from converter.task import Judged
 from converter.validate import asked
 from converter.validate.asked import Asked
-from converter.validate.noise import check_noise
+from converter.validate.checks import Status
+from converter.validate.noise import check_noise, rounded
 from tests.tiny import SENTENCES
 
 
@@ -68,6 +70,26 @@ def test_noise_comes_out_equal_whether_it_was_asked_before_or_not(model: TorchMo
         return float(facts["noise"]["rounding"])
 
     assert measured(known) == measured(known) == measured(None)
+
+
+def test_in_blocks_a_factor_that_nothing_takes_back_costs_more_than_rounding_may(
+    model: TorchModel, probes: tuple[Probe, ...]
+) -> None:
+    """Of other files it may: ranges that are fixed beforehand cost as much."""
+    judged = partial(judge, model, probes, torch_run(model), SILENT, "")
+    key = next(m for n, m in model.module.named_modules() if n.endswith("self.key"))
+
+    def status(found: Sequence[Judged], *, in_blocks: bool) -> Status:
+        return check_noise(model, found, torch_run(model), 8, SILENT, same=None, in_blocks=in_blocks)[0].status
+
+    with rounded(model, 8):
+        good = judged()
+        hook = key.register_forward_hook(lambda _module, _given, out: out * 1.5)
+        found = judged()
+        hook.remove()
+    assert status(good, in_blocks=True) is Status.PASS
+    assert status(found, in_blocks=True) is Status.FAIL
+    assert status(found, in_blocks=False) is Status.PASS
 
 
 def test_texts_of_equal_lengths_answer_together_as_each_does_alone(

@@ -206,6 +206,26 @@ def test_a_bias_that_is_lost_is_named(how: str) -> None:
     assert lost.name == "bias"
 
 
+@pytest.mark.parametrize("cut", [False, True])
+def test_where_a_precision_leaves_vectors_alone_one_that_is_nearly_alike_is_not_taken_for_another(cut: bool) -> None:
+    shift = (0.01 * RANDOM.standard_normal(96)).astype(np.float32)
+    alike = shift + 0.003 * RANDOM.standard_normal(96).astype(np.float32)
+    before, zeros = [Stored("shift", "vector", shift, 32)], np.zeros_like(shift)
+    there, gone = ([np.concatenate(list(one))] if cut else list(one) for one in ((alike, shift), (alike, zeros)))
+    assert not list(lost_vectors(there, before, left_alone=True))
+    assert not list(lost_vectors(gone, before)), "a correction may be as large"
+    (lost,) = lost_vectors(gone, before, left_alone=True)
+    assert lost.name == "shift"
+
+
+def test_a_file_all_of_whose_matrices_are_in_blocks_is_known() -> None:
+    def told(*blocks: int) -> bool:
+        files = [Stored(str(i), "product", rounded(SOURCE["key"]), 8, block) for i, block in enumerate(blocks)]
+        return _found(files, {}, SOURCE, {}).in_blocks
+
+    assert (told(32, 32), told(32, 0), told(0), told()) == (True, False, False, False)
+
+
 def test_the_layer_whose_weights_a_file_has_not_is_named_before_one_with_other_columns(
     tiny: Callable[..., Path],
 ) -> None:
