@@ -35,7 +35,7 @@ class StoredSums:
 def sums_of(stored: "Iterable[Stored]") -> StoredSums:
     """Add up what a file stores, one weight at a time."""
     sums, names = {}, []
-    for i, one in enumerate(stored):
+    for i, one in enumerate(s for s in stored if s.kind != "bias"):
         values = one.values if one.kind == "table" else one.values.T if one.kind == "product" else one.values[None]
         drawn = np.random.default_rng(values.shape[1]).standard_normal((values.shape[1],))
         weights = np.asarray(drawn, dtype=np.float32)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from converter.tflite.file import bytes_of, code_of, constant, inputs_of, outputs_of, shape_of, shared_flat, text
-from converter.validate.stored import Stored
+from converter.validate.stored import Kind, Stored
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 def stored_parameters(path: Path) -> Iterator[Stored]:
     """Yield every matrix of linear layers, every table that rows are looked up in, and every vector; each once."""
     from ai_edge_litert.schema_py_generated import BuiltinOperator as Op
-    from ai_edge_litert.schema_py_generated import TensorType
 
     model, done = shared_flat(path), set()
     for graph in model.subgraphs:
@@ -43,14 +42,23 @@ def stored_parameters(path: Path) -> Iterator[Stored]:
             else:
                 scale = scaled.get(outputs_of(op)[0])
                 yield Stored(text(tensor.name), "table", values if scale is None else values * scale, bits)
-        for tensor in _not_looked_up(model, graph):
-            size = max(shape_of(tensor), default=0)
-            plain = tensor.type in (TensorType.FLOAT32, TensorType.FLOAT16)
-            if plain and size > 1 and size == int(np.prod(shape_of(tensor))) and (tensor.buffer, -1) not in done:
+        for tensor, kind in _vectors(model, graph):
+            if (tensor.buffer, -1) not in done:
                 done.add((tensor.buffer, -1))
                 vector = values_of(model, graph, tensor)
                 if vector is not None:
-                    yield Stored(text(tensor.name), "vector", vector[0].ravel(), vector[1])
+                    yield Stored(text(tensor.name), kind, vector[0].ravel(), vector[1])
+
+
+def _vectors(model: "Model", graph: "Graph") -> "Iterator[tuple[Tensor, Kind]]":
+    """Yield tensors of one dimension; whole numbers without steps have no values in `values_of`."""
+    from ai_edge_litert.schema_py_generated import TensorType
+
+    kinds: dict[int, Kind] = {TensorType.FLOAT32: "vector", TensorType.FLOAT16: "vector", TensorType.INT32: "bias"}
+    for tensor in _not_looked_up(model, graph):
+        size = max(shape_of(tensor), default=0)
+        if tensor.type in kinds and size > 1 and size == int(np.prod(shape_of(tensor))):
+            yield tensor, kinds[tensor.type]
 
 
 def _not_looked_up(model: "Model", graph: "Graph") -> "Iterator[Tensor]":

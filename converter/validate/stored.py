@@ -9,14 +9,15 @@ import numpy as np
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-Kind = Literal["product", "table", "vector"]
+Kind = Literal["product", "table", "vector", "bias"]
 
 
 @dataclass(frozen=True)
 class Stored:
     """One weight of a shipped file.
 
-    A `product` is `[in, out]` (columns are outputs), a `table` `[rows, width]`, a `vector` `[n]`.
+    A `product` is `[in, out]` (columns are outputs), a `table` `[rows, width]`, a `vector` `[n]`. A `bias` is a vector
+    in whole numbers, in the steps of its product: it has no sum of its own in a sealed package (`stored_sums`).
     """
 
     name: str

@@ -135,7 +135,7 @@ def _found(
                 found, lost = seen[key]
                 blocks += found
                 unknown += [(one.name, lost)] if lost else []
-            case "vector":
+            case "vector" | "bias":
                 vectors.append(one.values)
     return _Found(rows, Matched(tuple(blocks), tuple(unknown)), vectors, bits, in_blocks == {True})
 

@@ -18,6 +18,7 @@ from converter.errors import ResourceLimit, RuntimeMissing, StageFailed, UsageEr
 from converter.examples import Example, pad_batch
 from converter.graphs import MODEL, SEQUENCE
 from converter.model_folder.load import load_source
+from converter.package.stored_sums import sums_of
 from converter.quantize.litert_dynamic import LitertDynamicInt8
 from converter.quantize.litert_fp16 import LitertFp16
 from converter.quantize.litert_static import LitertStaticInt8
@@ -27,8 +28,10 @@ from converter.tflite.file import read_flat
 from converter.tflite.lengths.rows import filled_rows
 from converter.tflite.lower.lower import LowerTflite, check_lowered, computes_constants
 from converter.tflite.model import TfliteModel
+from converter.tflite.parameters import stored_parameters
 from converter.tflite.quantize.ranges import measure
 from converter.tflite.runner import TfliteRunner
+from converter.validate.vectors import lost_vectors
 from targets.tflite import Tflite
 from tests.tiny import FAMILIES, SENTENCES
 
@@ -179,6 +182,18 @@ def test_static_int8_fixes_ranges_and_leaves_noisy_layers_dynamic(bert: TfliteMo
     loose, record = run_stage(LitertStaticInt8(texts=4, min_snr=200.0), bert, ctx)
     assert record.facts["kept_dynamic"] == record.facts["layers"] > 0
     assert _operations(loose.path).get("QUANTIZE", 0) == 0
+
+
+def test_biases_in_whole_numbers_are_found_beside_those_of_the_float_file(bert: TfliteModel, ctx: Context) -> None:
+    """They have no sums of their own: what `verify` adds up of a file stays the same."""
+    made, _ = run_stage(LitertStaticInt8(texts=4, min_snr=0.0), bert, ctx)
+    before = [s for s in stored_parameters(bert.path) if s.kind == "vector"]
+    shipped = list(stored_parameters(made.path))
+    biases = [s for s in shipped if s.kind == "bias"]
+    plain = [s for s in shipped if s.kind == "vector"]
+    assert len(list(lost_vectors([s.values for s in plain], before))) >= len(biases) - 1 > 6
+    assert not list(lost_vectors([s.values for s in (*plain, *biases)], before))
+    assert sums_of(shipped).names == sums_of([s for s in shipped if s.kind != "bias"]).names
 
 
 def test_static_ranges_are_the_same_at_every_length(bert: TfliteModel, ctx: Context) -> None:

