@@ -11,7 +11,7 @@ class State(StrEnum):
 
     MEASURED = "measured"
     BEHIND = "behind"
-    """Stopped after a few training steps: others that are no slower and no larger answered better."""
+    """No package was made of it: others answered better with as much training."""
     DISCARDED = "discarded"
     """Never made: by forecast it is too slow or too large."""
     REFUSED = "refused"

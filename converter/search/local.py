@@ -4,6 +4,7 @@ import contextlib
 import gc
 import multiprocessing
 import signal
+import sys
 import time
 from collections import deque
 from collections.abc import Iterator, Mapping
@@ -100,6 +101,7 @@ def serve(given: Given, work: Path, asked: "connection.Connection") -> None:
     from converter.resources import fixed_threads
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the search itself ends, and this with it
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # what is half written is removed on the way out
     with fixed_threads(1), contextlib.suppress(EOFError, BrokenPipeError):
         try:
             binding, bench = given.prepared(work)
@@ -131,6 +133,8 @@ class _Process:
     trial: _Trial | None = None
     since: float = 0.0
     """When it began with its trial."""
+    last: int = -1
+    """The number of the trial that it worked on last."""
 
 
 @dataclass
@@ -198,7 +202,10 @@ class Local:
     def _assign(self) -> None:
         for one in self.processes:
             if self.waiting and one.trial is None:
-                one.trial = self.waiting.popleft()
+                # What it has made of a candidate for the first look is at hand there for the package.
+                trial = next((t for t in self.waiting if t.number == one.last), self.waiting[0])
+                self.waiting.remove(trial)
+                one.trial, one.last = trial, trial.number
                 if one.ready:
                     self._send(one)
 

@@ -7,7 +7,6 @@ from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from converter.binding import with_effort
 from converter.errors import ResourceLimit
 from converter.search.figures import Figures, State, Trial
 from converter.search.goal import Goal, beats
@@ -62,7 +61,7 @@ class Trials:
     bind: "Callable[[Mapping[str, Any]], Recipe]"
     """Makes a recipe of what the search varies, and raises where the model refuses it."""
     share: float
-    """Of the effort that packages of trials are made with; the first look takes a third of it."""
+    """Of the effort that candidates are made with: for the first look, which the package goes on from."""
     progress: "Progress"
     most: int | None = None
     """Trials in the study, at most."""
@@ -197,8 +196,8 @@ class Trials:
             must = bool(asked.start) or forced
             if not must and (why := self._hopeless(told, asked)):
                 return State.DISCARDED, self._forecast(told), why
-            if not must and self._takes_time(recipe):
-                figures = yield Work("glance", recipe, asked.recipe, self.share / ETA, told)
+            if not must and recipe.compress:
+                figures = yield Work("glance", recipe, asked.recipe, self.share, told)
                 behind = self._falls_behind(figures)
                 self.glances[asked.number] = figures
                 if behind:
@@ -238,10 +237,6 @@ class Trials:
             megabytes=told.megabytes,
         )
 
-    def _takes_time(self, recipe: "Recipe") -> bool:
-        """Tell whether a first look is cheaper than the whole: only where a stage has effort to spare."""
-        return any(with_effort(s, self.share / ETA) != with_effort(s, self.share) for s in recipe.compress)
-
     def _falls_behind(self, found: Figures) -> str:
         """Return why a candidate is stopped at its first look: too many others are better in everything."""
         others = list(self.glances.values())
@@ -250,14 +245,14 @@ class Trials:
             return self._behind_half(found, others)
         if len(others) < LEAST_AT_RUNG or better == 0 or better < len(others) / ETA:
             return ""
-        return f"{better} of {len(others)} others are better after as little training, no slower and no larger"
+        return f"{better} of {len(others)} others are better with as much training, no slower and no larger"
 
     def _behind_half(self, found: Figures, others: list[Figures]) -> str:
         """Return why a candidate is stopped where there are limits: more than half of the others are nearer to them."""
         ahead = sum(self.goal.order(other) < self.goal.order(found) for other in others)
         if len(others) < LEAST_AT_RUNG or 2 * ahead <= len(others):
             return ""
-        return f"{ahead} of {len(others)} others are better after as little training, by what the goal asks for"
+        return f"{ahead} of {len(others)} others are better with as much training, by what the goal asks for"
 
     def _show(self, ticker: "Ticker", made: Trial, seconds: float, left: float) -> None:
         trials = self.study.trials

@@ -161,7 +161,7 @@ class Workbench:
         return self.kept[key]
 
     def glance(self, recipe: Recipe, share: float, told: Told) -> Figures:
-        """Judge the compressed model in PyTorch, with few training steps and before it is quantized.
+        """Judge the compressed model in PyTorch, before it is quantized: to make a package of it takes as long again.
 
         Raises:
             ExportError: a stage refuses or fails.
