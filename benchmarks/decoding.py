@@ -110,7 +110,7 @@ def make(shape: str, folder: Path, precisions: list[str]) -> dict[str, Any]:
     stages = {
         "dynamic": DynamicInt8(),
         "int8": Int8Blocks(),
-        "int8:block=128": Int8Blocks(block=128),
+        "int8:block=32": Int8Blocks(block=32),
         "int4": Int4Blocks(method="rtn"),
     }
     source: Any = SimpleNamespace(cache=True, specs=specs)

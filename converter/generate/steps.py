@@ -23,6 +23,7 @@ class Steps:
         self._run = run
         self._spec = decoder_of(specs)
         self._next = cache_names(self._spec)
+        self._takes = frozenset(self._spec.input_names)
         mask = np.asarray(encoding["attention_mask"], dtype=np.int64)
         self._cache = {t.name: _empty(t, len(mask)) for t in self._spec.inputs if t.name in self._next}
         self._own = [t.name for t in self._spec.inputs if t.name in self._next and PAST in t.axes]
@@ -32,7 +33,8 @@ class Steps:
         if not self.causal:
             inputs = {n: encoding[n] for n in specs[ENCODER].input_names}
             states = run(ENCODER, inputs)["last_hidden_state"]
-            self._fixed = {"encoder_hidden_states": states, "encoder_attention_mask": mask}
+            fixed = {"encoder_hidden_states": states, "encoder_attention_mask": mask}
+            self._fixed = {n: v for n, v in fixed.items() if n in self._takes}
 
     def step(
         self, ids: "NDArray[np.int64]", mask: "NDArray[np.int64] | None" = None, keep: int | None = None
@@ -41,13 +43,7 @@ class Steps:
 
         The logits are `[rows, length, vocabulary]`, or those of the `keep` last tokens; the last tell the next token.
         """
-        own = np.ones_like(ids) if mask is None else mask
-        self._mask = np.concatenate([self._mask, own], axis=1)
-        known = {"input_ids": ids, "attention_mask": self._mask, **self._fixed, **self._cache}
-        if "position_ids" in self._spec.input_names:
-            places = self._mask.cumsum(axis=1)[:, -ids.shape[1] :] - 1
-            known["position_ids"] = np.maximum(places, 0)
-        feed = {n: known[n] for n in self._spec.input_names}
+        feed = {"input_ids": ids, **self._fixed, **self._cache, **self._seen(ids, mask)}
         if keep is not None:
             feed[LOGITS_TO_KEEP] = np.array([keep], dtype=np.int64)
         made = self._run(self._spec.name, feed)
@@ -55,6 +51,16 @@ class Steps:
         logits: NDArray[np.float32] = made["logits"]
         # A view would keep all of them.
         return logits if keep is None or keep >= logits.shape[1] else logits[:, logits.shape[1] - keep :].copy()
+
+    def _seen(self, ids: "NDArray[np.int64]", mask: "NDArray[np.int64] | None") -> "dict[str, NDArray[np.int64]]":
+        """Return the mask of all tokens so far, and the positions of these, where the graph takes them."""
+        if "attention_mask" not in self._takes:
+            return {}
+        self._mask = np.concatenate([self._mask, np.ones_like(ids) if mask is None else mask], axis=1)
+        seen = {"attention_mask": self._mask}
+        if "position_ids" in self._takes:
+            seen["position_ids"] = np.maximum(self._mask.cumsum(axis=1)[:, -ids.shape[1] :] - 1, 0)
+        return seen
 
     @property
     def cache_bytes(self) -> int:

@@ -46,11 +46,14 @@ class OnnxRunner(Runner):
             name: GraphInfo(tuple(map(_info, s.get_inputs())), tuple(map(_info, s.get_outputs())))
             for name, s in sessions.items()
         }
+        self._names = {
+            name: ([i.name for i in info.inputs], [o.name for o in info.outputs]) for name, info in self.graphs.items()
+        }
 
     def run(self, graph: str, feed: "Mapping[str, NDArray[np.int64]]") -> "dict[str, NDArray[np.float32]]":
-        info = self.graphs[graph]
-        made = self.sessions[graph].run(None, {i.name: feed[i.name] for i in info.inputs}, self._running)
-        return dict(zip([o.name for o in info.outputs], made, strict=True))
+        takes, gives = self._names[graph]
+        made = self.sessions[graph].run(gives, {name: feed[name] for name in takes}, self._running)
+        return dict(zip(gives, made, strict=True))
 
     def stop(self) -> None:
         """Let a call that is running come back with an error: a graph may hold a loop without end."""

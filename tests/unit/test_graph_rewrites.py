@@ -11,7 +11,9 @@ from onnx import TensorProto, helper, numpy_helper
 
 from converter.onnx.rewrites.clean import clean_graph, share_equal_weights
 from converter.onnx.rewrites.embeddings import quantize_embeddings
+from converter.onnx.rewrites.flat_biases import flatten_biases
 from converter.onnx.rewrites.gemms import gemms_as_products
+from converter.onnx.rewrites.joint_heads import split_heads_together
 from converter.onnx.rewrites.projections import merge_projections
 from converter.onnx.rewrites.residuals import residuals_as_sums
 from converter.onnx.rewrites.sites import quantizable
@@ -81,6 +83,61 @@ def test_projections_without_a_bias_are_left_alone() -> None:
     model = projections(biased=False)
     assert merge_projections(model) == 0
     assert ops(model).count("MatMul") == 3
+
+
+def test_a_bias_of_one_row_becomes_a_vector_behind_a_product_only(tmp_path: Path) -> None:
+    nodes = [
+        helper.make_node("MatMul", ["x", "w"], ["m"]),
+        helper.make_node("Add", ["row", "m"], ["biased"]),
+        helper.make_node("Add", ["biased", "row"], ["y"]),
+    ]
+    model = graph(nodes, {"w": floats(8, 4), "row": floats(1, 4)}, {"y": ["batch", "length", 4]})
+    wanted = run(model, X, tmp_path)
+    assert flatten_biases(model) == 1
+    assert model.graph[1].inputs[0].shape.numpy() == (4,)
+    assert len(model.graph[2].inputs[1].shape.numpy()) == 2
+    np.testing.assert_array_equal(run(model, X, tmp_path)[0], wanted[0])
+
+
+def heads_apart(shapes: list[list[int]], *, perm: list[int] | None = None, sizes: list[int] | None = None) -> ir.Model:
+    """Three parts of one value, each put into heads by itself."""
+    nodes = [helper.make_node("Split", ["x", "sizes"], ["a0", "a1", "a2"], axis=-1)]
+    weights = {"sizes": np.array(sizes or [4, 4, 4])}
+    for i, shape in enumerate(shapes):
+        weights[f"s{i}"] = np.array(shape)
+        nodes.append(helper.make_node("Reshape", [f"a{i}", f"s{i}"], [f"r{i}"]))
+        nodes.append(helper.make_node("Transpose", [f"r{i}"], [f"t{i}"], perm=perm or [0, 2, 1, 3]))
+        nodes.append(helper.make_node("Relu", [f"t{i}"], [f"y{i}"]))
+    model = graph(nodes, weights, {f"y{i}": [None] * 4 for i in range(3)})
+    model.graph.inputs[0].shape = ir.Shape(["batch", "length", 12])
+    return model
+
+
+@pytest.mark.parametrize("length", [5, 0])
+def test_parts_that_are_put_into_heads_are_put_there_together(length: int, tmp_path: Path) -> None:
+    model, given = heads_apart([[0, 0, 2, 2]] * 3), floats(2, length, 12)
+    wanted = run(model, given, tmp_path)
+    assert split_heads_together(model) == 1
+    assert ops(model)[:3] == ["Reshape", "Transpose", "Split"]
+    assert len(ops(model)) == 6
+    for found, before in zip(run(model, given, tmp_path), wanted, strict=True):
+        np.testing.assert_array_equal(found, before)
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        heads_apart([[0, 0, 2, 2], [0, 0, 1, 4], [0, 0, 2, 2]]),
+        heads_apart([[0, 0, 2, 2]] * 3, perm=[0, 2, 3, 1]),
+        heads_apart([[0, 0, 2, -1]] * 3),
+        heads_apart([[0, 0, 2, -1]] * 3, sizes=[2, 4, 6]),
+    ],
+    ids=["other heads", "turned otherwise", "a size left open", "other widths"],
+)
+def test_parts_that_differ_are_put_into_heads_one_by_one(model: ir.Model) -> None:
+    before = ops(model)
+    assert split_heads_together(model) == 0
+    assert ops(model) == before
 
 
 def test_residuals_before_a_norm_become_sums_and_biases_do_not(tmp_path: Path) -> None:

@@ -3,12 +3,15 @@
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from converter.onnx.rewrites.attention_masks import shorten_masks
 from converter.onnx.rewrites.cached_attention import fuse_cached_attention
 from converter.onnx.rewrites.clean import clean_graph, shorten_names, without_metadata
 from converter.onnx.rewrites.embeddings import quantize_embeddings
+from converter.onnx.rewrites.flat_biases import flatten_biases
 from converter.onnx.rewrites.gelu import gelus_for_fusion
 from converter.onnx.rewrites.gemms import gemms_as_products, without_gemms
 from converter.onnx.rewrites.idle_biases import drop_idle_biases
+from converter.onnx.rewrites.joint_heads import split_heads_together
 from converter.onnx.rewrites.projections import merge_projections
 from converter.onnx.rewrites.reshapes import constant_shapes, products_of_rows
 from converter.onnx.rewrites.residuals import residuals_as_sums, without_residual_additions
@@ -60,10 +63,14 @@ QUANTIZED: "tuple[Rewrite[ir.Model], ...]" = (
 """What a graph goes through once its products are in int8."""
 
 BEFORE_ROUNDING: "tuple[Rewrite[ir.Model], ...]" = (
+    Rewrite("flat_biases", flatten_biases),
     Rewrite("merged_projections", merge_projections, requires=without_gemms),
     Rewrite("cached_attention", fuse_cached_attention),
+    Rewrite("short_masks", shorten_masks),
+    # Behind the attention, which is found by the heads of each of its sides.
+    Rewrite("joint_heads", split_heads_together),
 )
-"""What it goes through before: both make the file another runtime's than ONNX's own, and a third faster."""
+"""What it goes through before: they make the file another runtime's than ONNX's own, and a third faster."""
 
 BLOCKWISE: "tuple[Rewrite[ir.Model], ...]" = (
     Rewrite("embedding_tables", quantize_embeddings),
