@@ -133,7 +133,7 @@ def tiny(run_folder: Path) -> Callable[..., Path]:
 @pytest.fixture(scope="session")
 def tiny_sentence_transformer(run_folder: Path) -> Path:
     """Return the folder of a tiny sentence-transformers model. Do not write into it."""
-    return _once(run_folder / "sentences", make_tiny_sentence_transformer)
+    return _once(run_folder / "sentences", lambda partial: make_tiny_sentence_transformer(partial, layers=1))
 
 
 @pytest.fixture(scope="session")

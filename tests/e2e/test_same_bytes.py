@@ -5,7 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -17,10 +17,17 @@ from tests.manifests import forge, manifest_of
 from tests.tiny import SENTENCES
 
 ROOT = Path(__file__).parents[2]
-MAIN = "import sys; from converter.commands.cli import main; sys.argv[0] = 'plm-export'; main()"
+MAIN = """
+import json, sys
+from converter.commands.cli import run
+sys.argv[0] = "plm-export"
+sys.exit(max(run(words) for words in json.loads(sys.argv[1])))
+"""
+"""Runs several command lines in one process: each process of its own takes seconds to import the libraries."""
+ORDER = "order"
 
 
-def plm_export(*argv: str, cwd: Path, seed: int, threads: int) -> tuple[int, str, str]:
+def plm_export(*lines: Sequence[str], cwd: Path, seed: int, threads: int) -> tuple[int, str, str]:
     environment = {
         **os.environ,
         "PYTHONPATH": str(ROOT),
@@ -29,41 +36,38 @@ def plm_export(*argv: str, cwd: Path, seed: int, threads: int) -> tuple[int, str
         "MKL_NUM_THREADS": str(threads),
         "FILLER": "x" * (911 * seed),
     }
-    done = subprocess.run(
-        [sys.executable, "-c", MAIN, *argv], cwd=cwd, env=environment, capture_output=True, text=True, check=False
-    )
+    command = [sys.executable, "-c", MAIN, json.dumps(lines)]
+    done = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, check=False)
     return done.returncode, done.stdout, done.stderr
 
 
-def twice(model: Path, tmp_path: Path, *flags: str) -> list[Path]:
-    """Export in two processes that have nothing in common but the model and the flags; returns the outputs."""
-    outs = []
+def twice(tmp_path: Path, lines: dict[str, Sequence[str]]) -> list[Path]:
+    """Export in two processes that have nothing in common but models and flags; returns the folders of outputs."""
+    places = []
     for i in (1, 2):
         place = tmp_path / ("a" if i == 1 else "b/much/deeper")
         place.mkdir(parents=True)
-        code, _, err = plm_export(str(model), *flags, "-o", f"out{i}", "-q", cwd=place, seed=5 * i, threads=i)
+        words = [[*line, "-o", f"{name}{i}", "-q"] for name, line in lines.items()]
+        code, _, err = plm_export(*words, cwd=place, seed=5 * i, threads=i)
         assert code == 0, err
-        outs.append(place / f"out{i}")
-    return outs
+        places.append(place)
+    return places
 
 
 @pytest.fixture(scope="module")
-def exported(tiny: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+def places(tiny: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     pytest.importorskip("litert_torch", reason="the extra 'mobile' is not installed")
-    flags = [w for t in ("cpu-int8=none", "tflite=dynamic", "ort-gpu=fp16") for w in ("-t", t.split("=")[0])]
     folder = tmp_path_factory.mktemp("same")
     (folder / "texts.txt").write_text("".join(f"{s}\n" for s in SENTENCES), encoding="utf-8")
-    flags += [
-        "--quantize",
-        "cpu-int8=none",
-        "--seq-len",
-        "16,64",
-        "--limit",
-        "agreement=0.8",
-        "--eval",
-        str(folder / "texts.txt"),
-    ]
-    return twice(tiny(), folder, *flags)
+    targets = ("-t", "cpu-int8", "-t", "tflite", "-t", "ort-gpu", "--quantize", "cpu-int8=none")
+    more = ("--seq-len", "16,64", "--limit", "agreement=0.8", "--eval", str(folder / "texts.txt"))
+    order = (str(tiny("modernbert", layers=2)), "-t", "cpu-int8", "--quantize", "none")
+    return twice(folder, {"out": (str(tiny()), *targets, *more), ORDER: order})
+
+
+@pytest.fixture(scope="module")
+def exported(places: list[Path]) -> list[Path]:
+    return [place / f"out{i}" for i, place in enumerate(places, 1)]
 
 
 @pytest.mark.slow
@@ -75,10 +79,9 @@ def test_two_runs_that_share_nothing_give_the_same_package(exported: list[Path],
 
 
 @pytest.mark.slow
-def test_the_order_of_sets_does_not_show_in_a_graph(tiny: Callable[..., Path], tmp_path: Path) -> None:
+def test_the_order_of_sets_does_not_show_in_a_graph(places: list[Path]) -> None:
     """ModernBERT's graph was written in another order with another hash seed."""
-    outs = twice(tiny("modernbert"), tmp_path, "-t", "cpu-int8", "--quantize", "none")
-    found = compare_packages(*(out / "cpu-int8" for out in outs))
+    found = compare_packages(*(place / f"{ORDER}{i}" / "cpu-int8" for i, place in enumerate(places, 1)))
     assert found.same, found.sentence()
 
 
@@ -89,16 +92,18 @@ def test_a_package_is_rebuilt_from_its_manifest_alone_and_a_change_is_named(
     """Away from its output folder, from a copy of the model under another name, without the run's other targets."""
     package = Path(shutil.copytree(exported[0] / "cpu-int8", tmp_path / "package"))
     model = Path(shutil.copytree(tiny(), tmp_path / "another-name"))
-    argv = ("rebuild", "package", str(model), "--data", str(exported[0].parents[1]), "--check", "--json")
-    code, out, err = plm_export(*argv, cwd=tmp_path, seed=3, threads=2)
-    assert (code, json.loads(out)["differing"]) == (0, []), err
-    (package / "README.md").write_text("another", encoding="utf-8")
-    forge(package, lambda t: t["gate"].update(agreement=0.5))
-    code, out, err = plm_export(*argv, cwd=tmp_path, seed=4, threads=1)
-    table = json.loads(out)
-    assert code == 3
-    assert table["differing"] == ["README.md", "manifest.json"]
-    assert table["keys"] == ["gate.agreement"]
+    changed = Path(shutil.copytree(package, tmp_path / "changed"))
+    (changed / "README.md").write_text("another", encoding="utf-8")
+    forge(changed, lambda t: t["gate"].update(agreement=0.5))
+    more = (str(model), "--data", str(exported[0].parents[1]), "--check", "--json")
+    lines = [("rebuild", name, *more) for name in ("package", "changed")]
+    code, out, err = plm_export(*lines, cwd=tmp_path, seed=3, threads=2)
+    assert code == 3, err
+    same, end = json.JSONDecoder().raw_decode(out)
+    other = json.loads(out[end:])
+    assert same["differing"] == []
+    assert other["differing"] == ["README.md", "manifest.json"]
+    assert other["keys"] == ["gate.agreement"]
 
 
 def test_no_time_and_no_memory_stands_in_a_package(exported: list[Path]) -> None:
@@ -128,7 +133,7 @@ def test_a_rebuild_refuses_another_model_and_other_data(
         ([], "the source 'bert-text-classification' is not found"),
         ([str(tiny())], "the recipe's file texts.txt is not found"),
         ([str(tiny()), "--data", str(tmp_path)], "is not the file that was used"),
-        ([str(tiny("distilbert")), "--data", str(exported[0].parents[1])], "another model than the one"),
+        ([str(tiny("distilbert", layers=1)), "--data", str(exported[0].parents[1])], "another model than the one"),
     ):
         assert cli.run(["rebuild", package, *argv, "--check"]) == UsageError.exit_code, argv
         assert said in capfd.readouterr().err
