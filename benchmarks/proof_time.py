@@ -47,6 +47,7 @@ GIVEN_UP = (
     "the owner's library is asked 24 ordinary texts alone, not 48, and the others in batches",
     "stability asks for 16 texts, not 200, where nothing moves by more than 0.001 of the range in any of them",
     "speed is timed on 6 to 48 texts until known within 5 %, or for 0.2 s, and on each until two turns are that near",
+    "models that write in a large vocabulary are run in batches of two texts, not eight",
     "noise is measured on 32 texts, not 96",
     "full lengths: texts that were judged already, or that the source answered for another package, are not run again",
     "full lengths asks two texts of each length, not three",

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from converter.examples import Encoding
+from converter.graphs import SEQUENCE
 from converter.reference import feed_of, own_outputs
 from converter.resources import made_in_threads
 from converter.scoring.relative_error import relative_error
@@ -33,6 +34,8 @@ FIRST = 16
 STILL = 1e-3
 """Change of outputs, over their range, that counts as no move: rounding in float16 makes half of it."""
 BATCH = 8
+MOST_LOGITS = 1 << 25
+"""Of one batch, 128 MB: of a large vocabulary fewer texts share one."""
 
 
 @dataclass(frozen=True)
@@ -69,11 +72,12 @@ def check_stability(
     """
     sample = spread(alone, SAMPLE)
     longest = min(source.max_length, runner.max_length or source.max_length)
+    together = min(BATCH, runner.max_batch or BATCH, _most_rows(source, sample))
     variations = []
     with progress.task("Running the texts with other padding and in batches", total=2 * len(sample)) as ticker:
         for name, batches in (
             ("when padded to a longer length", list(_padded(sample, runner.lengths, longest))),
-            (f"in a batch of {min(BATCH, runner.max_batch or BATCH)}", list(_batched(sample, runner.max_batch))),
+            (f"in a batch of {together}", list(_batched(sample, together))),
         ):
             pairs: list[tuple[Judged, Judged]] = []
             changes: list[tuple[float, float]] = []
@@ -129,8 +133,16 @@ def _padded(sample: Sequence[Judged], lengths: Sequence[int], longest: int) -> I
             yield [one], length
 
 
-def _batched(sample: Sequence[Judged], max_batch: int | None) -> Iterator[tuple[list[Judged], int]]:
-    size = min(BATCH, max_batch or BATCH)
+def _most_rows(source: "TorchModel", sample: Sequence[Judged]) -> int:
+    """Return how many texts may be run together, two at least: models that write text give logits for every token."""
+    if source.cache is None:
+        return BATCH
+    longest = max((j.encoding.lengths[SEQUENCE] for j in sample), default=1)
+    width = max((v.shape[-1] for j in sample[:1] for v in j.outputs.values()), default=1)
+    return max(2, MOST_LOGITS // (longest * width))
+
+
+def _batched(sample: Sequence[Judged], size: int) -> Iterator[tuple[list[Judged], int]]:
     if size < 2 or len(sample) < 2:
         return
     by_length = sorted(sample, key=lambda j: j.encoding.length)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from converter.reference import Probe, run_probe, torch_run
-from converter.resources import LARGE_BYTES, release_read
+from converter.resources import LARGE_BYTES, release_memory, release_read
 from converter.validate.checks import Check, Status
 from converter.validate.factors import Stray, strays
 from converter.validate.gains import lost_gains
@@ -105,8 +105,10 @@ class _Found:
 def _read_apart(stored: Iterable[Stored]) -> Iterator[Stored]:
     """Yield what is stored, and give back what was read of the model to compare it with: in the end that is all of it.
 
-    Weights of a mapped checkpoint count as this process's memory from then on.
+    Weights of a mapped checkpoint count as this process's memory from then on; those of all matrices were looked into
+    to recognize them.
     """
+    release_memory(cycles=False)
     for one in stored:
         yield one
         release_read(one.values.nbytes)

@@ -10,11 +10,13 @@ import pytest
 
 from converter.artifact import TorchModel
 from converter.errors import RuntimeMissing
-from converter.graphs import MODEL
+from converter.examples import Encoding, Example
+from converter.graphs import MODEL, CacheFacts
 from converter.model_folder.load import load_source
 from converter.precision import Limits
 from converter.stage import SILENT, Context
 from converter.target import DeviceCheck, Runner, TensorInfo
+from converter.task import Judged
 from converter.validate import stability
 from converter.validate.checks import Check, Evaluation, Status
 from converter.validate.full_length import check_full_lengths
@@ -319,3 +321,13 @@ def test_a_drift_of_the_last_step_is_the_packages_own(model: TorchModel, prove: 
 )
 def test_types_have_one_name_whatever_the_runtime_calls_them(spelled: str, name: str) -> None:
     assert dtype_name(spelled) == name
+
+
+def test_a_writer_of_many_words_shares_smaller_batches(model: TorchModel) -> None:
+    """Logits of every token of eight texts would take as much memory as the model."""
+    ids = np.ones(300, dtype=np.int64)
+    one = Judged(Example("a"), Encoding({"input_ids": ids}), {"logits": np.zeros((2, 50_000), dtype=np.float32)})
+    writer = replace(model, cache=CacheFacts({}, 50_000, 0, position_ids=False))
+    assert stability._most_rows(writer, [one]) == 2
+    assert stability._most_rows(writer, [replace(one, outputs={"logits": np.zeros((2, 100))})]) >= stability.BATCH
+    assert stability._most_rows(model, [one]) == stability.BATCH
