@@ -369,7 +369,7 @@ def test_a_chat_puts_the_message_into_the_template_that_travels_with_the_package
 def test_the_samples_of_a_chat_model_alone_say_how_a_message_is_given(
     made: Callable[[str], Made], kind: str, chats: bool
 ) -> None:
-    readme = (made(kind).package / "samples" / "web" / "README.md").read_text(encoding="utf-8")
+    readme = (made(kind).package / "samples" / "README.md").read_text(encoding="utf-8")
     assert ("writer([{ role: 'user', content: text }])" in readme) == chats
     assert ("`tokenizer_config.json` holds its chat template" in readme) == chats
 
