@@ -122,8 +122,8 @@ class _Scores:
         beams, starts = found // columns.shape[2], found % columns.shape[2]
         sums = (columns[beams, :, starts] - less[beams, None]) + raised[beams, None]
         places = (beams * width + starts)[:, None] + np.arange(_DEPTH) * columns.shape[2]
-        worth = ~(sums < least) & (places % width < self._words)
-        places, sums = places[worth], sums[worth]
+        kept = ~(sums < least) & (places % width < self._words)
+        places, sums = places[kept], sums[kept]
         order = np.lexsort((places, -sums))[:count]
         return places[order], sums[order]
 
