@@ -166,9 +166,9 @@ def _make_source_mask(graph: "ir.Graph", before: "ir.Node", given: "Mapping[str,
     import onnx_ir as ir
 
     make = _Maker(graph, before, "source_mask")
-    real = make("Cast", [given[SOURCE_MASK]], {"to": int(ir.DataType.BOOL)})
-    row = make("Unsqueeze", [real, make.numbers("axes", [1, 2])])
-    bias = make("Where", [row, make.float("seen", 0.0), make.float("unseen", LOWEST)])
+    held = make("Cast", [given[SOURCE_MASK]], {"to": int(ir.DataType.BOOL)})
+    row = make("Unsqueeze", [held, make.numbers("axes", [1, 2])])
+    bias = make("Where", [row, make.real("seen", 0.0), make.real("unseen", LOWEST)])
     length = make("Shape", [given[TOKENS]], TOKEN_AXIS)
     ones = make.numbers("ones", [1, 1])
     shape = make("Concat", [ones, length, make.numbers("one", [1])], {"axis": 0})
@@ -185,7 +185,7 @@ def _make_earlier_tokens(graph: "ir.Graph", before: "ir.Node", tokens: "ir.Value
     places = make("Range", [zero, total, one])
     own = make("Unsqueeze", [make("Range", [held, total, one]), make.numbers("axis", [1])])
     seen = make("LessOrEqual", [places, own])
-    bias = make("Where", [seen, make.float("seen", 0.0), make.float("unseen", LOWEST)])
+    bias = make("Where", [seen, make.real("seen", 0.0), make.real("unseen", LOWEST)])
     return make("Unsqueeze", [bias, make.numbers("axes", [0, 1])])
 
 
@@ -210,5 +210,5 @@ class _Maker:
     def number(self, name: str, value: int) -> "ir.Value":
         return new_weight(self._graph, np.array(value, dtype=np.int64), f"{self._name}.{name}")
 
-    def float(self, name: str, value: float) -> "ir.Value":
+    def real(self, name: str, value: float) -> "ir.Value":
         return new_weight(self._graph, np.array(value, dtype=np.float32), f"{self._name}.{name}")
