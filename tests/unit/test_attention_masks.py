@@ -60,8 +60,13 @@ def crossing(*, seen: float = 0.0, unseen: float = float(LOWEST)) -> ir.Model:
     return graph(nodes, given, weights)
 
 
-def growing(*, ahead: int = 0) -> ir.Model:
-    """Attention to what was written before, and to `ahead` tokens more than that."""
+def growing(*, ahead: int = 0, window: int | None = None) -> ir.Model:
+    """Attention to what was written before, `window` tokens of it at most, and to `ahead` tokens more than that."""
+    nearby = [
+        helper.make_node("Sub", ["column", "window"], ["first"]),
+        helper.make_node("Greater", ["places", "first"], ["near"]),
+        helper.make_node("And", ["earlier", "near"], ["seen_of_all"]),
+    ]
     nodes = [
         helper.make_node("Shape", ["input_ids"], ["length_row"], start=1, end=2),
         helper.make_node("Squeeze", ["length_row"], ["length"]),
@@ -73,7 +78,8 @@ def growing(*, ahead: int = 0) -> ir.Model:
         helper.make_node("Add", ["own", "ahead"], ["last"]),
         helper.make_node("Unsqueeze", ["last", "one"], ["column"]),
         helper.make_node("LessOrEqual", ["places", "column"], ["earlier"]),
-        helper.make_node("Unsqueeze", ["earlier", "front"], ["rows"]),
+        *([] if window is None else nearby),
+        helper.make_node("Unsqueeze", ["earlier" if window is None else "seen_of_all", "front"], ["rows"]),
         helper.make_node("Where", ["rows", "seen", "unseen"], ["bias"]),
         attention(["q", "k", "v", "", "", "bias", "past_k", "past_v"]),
     ]
@@ -82,6 +88,7 @@ def growing(*, ahead: int = 0) -> ir.Model:
     given = {"input_ids": (TensorProto.INT64, [BATCH, LENGTH]), "q": states, "k": states, "v": states}
     weights = {"one": np.array([1]), "front": np.array([0, 1]), "zero": np.array(0), "step": np.array(1)}
     weights |= {"ahead": np.array(ahead), "seen": np.float32(0), "unseen": LOWEST}
+    weights |= {} if window is None else {"window": np.array(window)}
     return graph(nodes, given | {"past_k": past, "past_v": past}, weights)
 
 
@@ -112,8 +119,14 @@ def test_a_mask_in_a_few_nodes_says_what_it_said(make: Any, tmp_path: Path) -> N
 
 @pytest.mark.parametrize(
     "model",
-    [crossing(seen=0.5), crossing(unseen=-2.0), crossing(seen=float(LOWEST), unseen=0.0), growing(ahead=1)],
-    ids=["a bias", "padding that counts", "padding alone", "the next token"],
+    [
+        crossing(seen=0.5),
+        crossing(unseen=-2.0),
+        crossing(seen=float(LOWEST), unseen=0.0),
+        growing(ahead=1),
+        growing(window=4096),
+    ],
+    ids=["a bias", "padding that counts", "padding alone", "the next token", "a window wider than the tried sizes"],
 )
 def test_what_says_anything_else_is_left_as_it_is(model: ir.Model) -> None:
     before = [n.op_type for n in model.graph]

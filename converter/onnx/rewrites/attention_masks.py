@@ -28,6 +28,8 @@ MOST = 1 << 16
 """Numbers in a constant that a mask is made of: a larger one is a weight."""
 SIZES = ((1, 1, 0, 7, 0), (2, 3, 0, 5, 0), (2, 1, 4, 5, 5), (3, 2, 4, 6, 6), (1, 1, 1, 1, 1))
 """Batch, tokens, tokens before, tokens of the source, those whose keys are known."""
+LONGEST, UNBOUNDED = 10, 2**31 - 1
+"""The most tokens among `SIZES`, and from where on a number in a graph stands for no bound."""
 TOKEN_AXIS = {"start": 1, "end": 2}
 NAMES = (
     "batch_size",
@@ -62,7 +64,7 @@ def shorten_masks(model: "ir.Model") -> int:
 def _shorter(model: "ir.Model", bias: "ir.Value", users: "list[ir.Node]") -> "ir.Value | None":
     given = {str(v.name): v for v in model.graph.inputs}
     own = [_past_key(node) for node in users]
-    if TOKENS not in given or not _is_small(bias):
+    if TOKENS not in given or not _is_told_by_sizes(bias):
         return None
     if SOURCE_MASK in given and not any(own) and _computes(model, bias, _source_mask):
         return _make_source_mask(model.graph, users[0], given)
@@ -75,8 +77,13 @@ def _past_key(node: "ir.Node") -> "ir.Value | None":
     return node.inputs[PAST] if len(node.inputs) > PAST else None
 
 
-def _is_small(bias: "ir.Value") -> bool:
-    return all(v.const_value is None or v.const_value.size <= MOST for n in _before(bias) for v in n.inputs if v)
+def _is_told_by_sizes(bias: "ir.Value") -> bool:
+    """Whether nothing that a mask is made of could show beyond `SIZES` alone, as the width of a window would."""
+    held = [v.const_value for n in _before(bias) for v in n.inputs if v is not None and v.const_value is not None]
+    if any(t.size > MOST for t in held):
+        return False
+    whole = [np.abs(t.numpy().astype(np.float64)) for t in held if np.issubdtype(t.numpy().dtype, np.integer)]
+    return all(((found <= LONGEST) | (found >= UNBOUNDED)).all() for found in whole)
 
 
 def _before(value: "ir.Value") -> "list[ir.Node]":
@@ -109,7 +116,10 @@ def _computes(model: "ir.Model", bias: "ir.Value", wanted: "Seen") -> bool:
         feed = {v.name: _drawn(v, sizes, random) for v in inputs}
         (found,) = session.run(None, feed)
         seen = wanted(feed, sizes)
-        if seen is None or not np.array_equal(*np.broadcast_arrays(found == 0, seen)):
+        if seen is None:
+            return False
+        open_to, wanted_open = np.broadcast_arrays(found == 0, seen)
+        if not np.array_equal(open_to, wanted_open):
             return False
         if found.shape[-2:] != seen.shape[-2:] or (found[found != 0] > UNSEEN).any():
             return False
