@@ -68,6 +68,8 @@ def stands(
     total = settings.total(len(prompt), 1 if text is None else longest)
     if len(answer) != total - len(prompt) and answer[-1] not in settings.eos_ids:
         return False
+    if np.isin(answer[:-1], settings.eos_ids).any():  # it would have ended there
+        return False
     rules = scoring_rules(settings, len(prompt), total, np.zeros(1, dtype=np.int64))
     whole = np.concatenate([prompt, answer])[None]
     for step, token in enumerate(answer):

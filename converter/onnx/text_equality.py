@@ -23,7 +23,7 @@ LENGTHS = (1, 7)
 MOST_LOGITS = 1 << 22
 """Logits of one step, 16 MB: of a longer text or a larger vocabulary they are compared piece by piece, and those of the
 longest piece without a cache too."""
-CACHED = {"uncached": (), "token by token": (1,) * 24, "in pieces": (3, 1, 5)}
+CACHED = {"uncached": (), "token by token": (1,) * 24, "in pieces": (3, 1, 5, 40, 1, 1)}
 
 
 @dataclass(frozen=True)

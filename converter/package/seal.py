@@ -170,8 +170,6 @@ def gate_table(evaluation: "Evaluation") -> dict[str, Any]:
     """
     table = json_values(asdict(evaluation))
     facts = {k: v for k, v in table["facts"].items() if k not in TIMED_FACTS}
-    if isinstance(facts.get("generation"), dict):
-        facts["generation"] = {k: v for k, v in facts["generation"].items() if k != "tokens_per_second"}
     kept = {k: v for k, v in table.items() if k not in {"errors", "worst", "milliseconds"}}
     return {**kept, "status": evaluation.status, "facts": facts}
 

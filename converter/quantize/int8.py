@@ -25,7 +25,7 @@ class Int8Blocks(BlockQuantizer):
     precision = Precision(
         "int8",
         Limits(agreement=0.98, stability=0.98, sequences=0.8, perplexity=1.01),
-        bytes_a_weight=1.0625,
+        bytes_a_weight=1.015625,
         suffix="_quantized",
         client_dtype="q8",
     )

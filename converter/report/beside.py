@@ -22,12 +22,13 @@ def measured_beside(package: Path) -> Mapping[str, Any]:
         targets = [*table["targets"]]
         (target,) = [t for t in targets if t["folder"] == folder.name]
         evaluation = target["evaluation"]
-        written = evaluation["facts"].get("generation") or {}
+        speed = evaluation["facts"].get("speed") or {}
+        rate = ((speed.get("writing") or {}).get("tokens_per_second") or {}).get("package")
         records = [*table["compress_records"], *target["records"]]
         return {
             "milliseconds": {str(k): float(v) for k, v in evaluation["milliseconds"].items()},
             "seconds": {str(r["stage"]): float(r["seconds"]) for r in records},
-            **({"tokens_per_second": float(written["tokens_per_second"])} if "tokens_per_second" in written else {}),
+            **({} if rate is None else {"tokens_per_second": float(rate)}),
         }
     except (ExportError, ValueError, KeyError, TypeError, AttributeError):
         return {}  # another tool's file, or an older report: there is nothing to show

@@ -97,7 +97,7 @@ class WriterChain(Chain):
     def _product(self, given: str, n_inputs: int, n_outputs: int) -> str:
         if not self.bits:
             return super()._product(given, n_inputs, n_outputs)
-        block = fitting_block(n_inputs, BLOCKS[self.bits])
+        block = fitting_block(n_inputs, BLOCKS[self.bits], self.bits)
         blocks = -(-n_inputs // block)
         codes = self._random.integers(0, 255, (n_outputs, blocks, block * self.bits // 8), dtype=np.uint8)
         sizes = {"K": n_inputs, "N": n_outputs, "bits": self.bits, "block_size": block, "accuracy_level": 4}

@@ -1,6 +1,5 @@
 """What a package writes on its own, beside what the source wrote: not one wrong step, but the whole text."""
 
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -62,13 +61,12 @@ def generation_checks(
 
     """
     vacuous = answers_alike(reference, source.task)
-    made, seconds = _write(source, reference, run, shipped, progress)
+    made = _write(source, reference, run, shipped, progress)
     facts = {
         "texts": len(made),
         "equal": sum(w.parting is None for w in made),
         "ties": sum(w.parting is not None and w.parting.tie for w in made),
         "ended": sum(_ends(source, w.wanted) for w in made),
-        "tokens_per_second": round(sum(len(w.found) for w in made) / max(seconds, 1e-9), 1),
         "partings": [_told(source, w, j) for w, j in zip(made, reference.judged, strict=True) if w.parting][:SHOWN],
     }
     checks = [
@@ -82,22 +80,20 @@ def generation_checks(
 
 def _write(
     source: "TorchModel", reference: "Reference", run: "Run", shipped: Any, progress: "Progress"
-) -> tuple[list[Written], float]:
-    """Return what the package writes after each text, and the seconds that all of them took, each by itself."""
-    specs, made, seconds = source.specs, [], 0.0
+) -> list[Written]:
+    """Return what the package writes after each text."""
+    specs, made = source.specs, []
 
-    def written(one: Judged) -> tuple[tuple[int, ...], float]:
-        started = time.perf_counter()
-        return free_running(shipped, specs, run, one), time.perf_counter() - started
+    def written(one: Judged) -> tuple[int, ...]:
+        return free_running(shipped, specs, run, one)
 
     with progress.task("The package writes", total=len(reference.judged)) as ticker:
         texts = made_in_threads(written, reference.judged, alone=not runs_side_by_side(run), ahead=ANSWERS_AHEAD)
-        for one, (found, taken) in zip(reference.judged, texts, strict=True):
+        for one, found in zip(reference.judged, texts, strict=True):
             wanted = tuple(int(i) for i in _answer(one))
             made.append(Written(wanted, found, first_parting(wanted, found, one.outputs["logits"], TIE)))
-            seconds += taken
             ticker.advance()
-    return made, seconds
+    return made
 
 
 def free_running(task: Any, specs: Any, run: "Run", one: Judged) -> tuple[int, ...]:

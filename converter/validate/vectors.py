@@ -64,13 +64,13 @@ def _parts(
     """Yield distance, part and what is nearest to it: of the whole, else of the parts that another file cut it into."""
     if not _telling(values):
         return
-    whole = _nearest(values, shipped)
+    whole = _nearest(values, shipped, limit)
     sizes = {len(u) for u in shipped if LEAST <= len(u) < len(values) and len(values) % len(u) == 0}
     tried = [[whole]]
     if whole[0] > limit:
         for size in sizes:
             cut = [values[i : i + size] for i in range(0, len(values), size)]
-            tried.append([_nearest(part, shipped) for part in cut if _telling(part)])
+            tried.append([_nearest(part, shipped, limit) for part in cut if _telling(part)])
     yield from min((t for t in tried if t), key=lambda t: max(d for d, _, _ in t))
 
 
@@ -78,9 +78,18 @@ def _telling(values: "NDArray[np.float32]") -> bool:
     return len(values) >= LEAST and float(np.ptp(values)) > 1e-6 * float(np.abs(values).max()) > 0
 
 
+def _place_in(values: "NDArray[np.float32]", longer: "NDArray[np.float32]") -> int:
+    """Return from where on a longer vector is nearest to `values`."""
+    wide = longer.astype(np.float64)
+    sums = np.concatenate([[0.0], np.cumsum(np.square(wide))])
+    n = len(values)
+    return int((sums[n:] - sums[:-n] - 2 * np.correlate(wide, values.astype(np.float64), "valid")).argmin())
+
+
 def _nearest(
-    values: "NDArray[np.float32]", shipped: "Sequence[NDArray[np.float32]]"
+    values: "NDArray[np.float32]", shipped: "Sequence[NDArray[np.float32]]", limit: float
 ) -> "tuple[float, NDArray[np.float32], NDArray[np.float32]]":
+    """Return distance, values and what is nearest to them: a vector, or as many numbers of a longer one in a row."""
     n, length = len(values), float(np.linalg.norm(values))
     best, place = float("inf"), np.zeros_like(values)
     for other in shipped:
@@ -91,4 +100,12 @@ def _nearest(
         at = int(distances.argmin())
         if distances[at] < best:
             best, place = float(distances[at]), rows[at]
+    # Vectors of several widths in one: keys and values may be narrower than queries. At any place something is like
+    # `values` by chance, if it need not be very like them.
+    wider = [u for u in shipped if len(u) > n and (len(u) % n or limit <= LEFT)]
+    for other in wider if best > limit * length else ():
+        at = _place_in(values, other)
+        distance = float(np.linalg.norm(other[at : at + n] - values))
+        if distance < best:
+            best, place = distance, other[at : at + n]
     return best / length, values, place

@@ -23,6 +23,9 @@ from converter.validate.checks import Status
 from tests.tiny_text import make_text_model, pad_of, save_causal, save_marian
 
 FAMILIES = ("gpt2", "llama", "marian", "t5")
+WIDE = "-wide"
+SHAPES: dict[str, dict[str, int]] = {"t5": {"d_kv": 8}, f"gpt2{WIDE}": {"n_embd": 128, "n_layer": 1}}
+"""Of a wide one blocks are as large as those of real models."""
 LOOSE = {"agreement": 0.2, "stability": 0.2, "sequences": 0.0, "perplexity": 99.0}
 """Of a model of 32 channels that was taught nothing: how good rounding is, is measured on models that were."""
 
@@ -57,7 +60,7 @@ def floats(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Floats]:
         from converter.onnx.text_export import export_text_graphs
 
         if family not in known:
-            model = make_text_model(family, **({"d_kv": 8} if family == "t5" else {}))
+            model = make_text_model(family.removesuffix(WIDE), **SHAPES.get(family, {}))
             specs = graph_specs(model, pad_id=pad_of(model))
             known[family] = Floats(model, specs, export_text_graphs(model, specs, tmp_path_factory.mktemp(family)))
         return known[family]
@@ -93,17 +96,27 @@ def test_attention_in_one_operator_says_what_pytorch_says(
     assert operators(files[DECODER if DECODER in files else "model"]).count("MultiHeadAttention") == layers
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("bits", [8, 4])
+def test_what_a_translator_reads_at_every_token_is_in_few_nodes(floats: Callable[[str], Floats]) -> None:
+    """The masks of what it wrote and of the source, the bias of its words, and heads that are split together."""
+    from converter.onnx.quantize.written import read_for_rounding
+
+    graph = read_for_rounding(floats("marian").files[DECODER]).graph
+    assert len({str(node.name).rpartition(".short_")[0] for node in graph if ".short_" in str(node.name)}) == 2
+    assert any(name is not None and name.endswith(".vector") for name in graph.initializers)
+
+
+@pytest.mark.parametrize(
+    ("family", "bits", "block"), [*((f, b, 32) for f in FAMILIES for b in (8, 4)), (f"gpt2{WIDE}", 8, 128)]
+)
 def test_weights_in_blocks_answer_as_the_same_graph_with_those_weights_in_float(
-    family: str, bits: int, floats: Callable[[str], Floats], tmp_path: Path
+    family: str, bits: int, block: int, floats: Callable[[str], Floats], tmp_path: Path
 ) -> None:
     """What the operator computes is what was rounded: only activations, in 8 bits, may tell them apart."""
     from converter.onnx.quantize.block_fit import BlockRules, fit_graph
     from converter.onnx.quantize.written import read_for_rounding
     from converter.onnx.write import write_onnx
 
-    given, rules = floats(family), BlockRules(bits, 32, "rtn", bits)  # type: ignore[arg-type]
+    given, rules = floats(family), BlockRules(bits, block, "rtn", bits)  # type: ignore[arg-type]
     files, wide = {}, {}
     for name, path in given.files.items():
         (tmp_path / "wide").mkdir(exist_ok=True)
@@ -114,6 +127,7 @@ def test_weights_in_blocks_answer_as_the_same_graph_with_those_weights_in_float(
         write_onnx(model, wide[name])
         files[name] = tmp_path / f"{name}.onnx"
         fitted.write(files[name])
+        assert {w.shape[2] for w in fitted.rounded.values()} == {block}
     wanted, found, source = (given.logits(f) for f in (wide, files, given.files))
     assert error(wanted, found) < 0.03
     assert error(source, found) < (0.04 if bits == 8 else 0.15)

@@ -14,6 +14,7 @@ from converter.onnx.write import write_onnx
 
 BATCH, LENGTH, PAST, SOURCE = "batch_size", "sequence_length", "past_sequence_length", "encoder_sequence_length"
 WIDTH, HEADS = 8, 2
+GIVEN = {"encoder_attention_mask", "input_ids", "q", "k", "v", "one", "zero", "seen", "unseen"}
 LOWEST = np.float32(np.finfo(np.float32).min)
 
 
@@ -124,11 +125,33 @@ def test_a_mask_in_a_few_nodes_says_what_it_said(make: Any, tmp_path: Path) -> N
         crossing(unseen=-2.0),
         crossing(seen=float(LOWEST), unseen=0.0),
         growing(ahead=1),
-        growing(window=4096),
     ],
-    ids=["a bias", "padding that counts", "padding alone", "the next token", "a window wider than the tried sizes"],
+    ids=["a bias", "padding that counts", "padding alone", "the next token"],
 )
 def test_what_says_anything_else_is_left_as_it_is(model: ir.Model) -> None:
     before = [n.op_type for n in model.graph]
     assert shorten_masks(model) == 0
     assert [n.op_type for n in model.graph] == before
+
+
+@pytest.mark.parametrize("window", [4, 6, 8, 10, 11, 64, 4096])
+def test_a_window_of_tokens_is_left_as_it_is_however_wide(window: int) -> None:
+    assert shorten_masks(growing(window=window)) == 0
+
+
+def test_masks_of_one_kind_that_every_layer_makes_are_all_shortened() -> None:
+    model = ir.to_proto(crossing())
+    for i, node in enumerate(model.graph.node):
+        node.name = f"node_{i}"
+    again = [n for n in model.graph.node if n.op_type != "MultiHeadAttention"]
+    second = attention(["q", "k", "v", "", "", "bias_2"])
+    second.output[:] = ["y_2"]
+    for node in again:
+        made = model.graph.node.add()
+        made.CopyFrom(node)
+        made.name = f"{node.name}_2"
+        made.input[:] = [name if name in GIVEN else f"{name}_2" for name in node.input]
+        made.output[:] = [f"{name}_2" for name in node.output]
+    model.graph.node.append(second)
+    model.graph.output.append(helper.make_tensor_value_info("y_2", TensorProto.FLOAT, None))
+    assert shorten_masks(ir.from_proto(model)) == 2

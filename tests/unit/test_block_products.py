@@ -52,10 +52,19 @@ def test_a_width_that_is_no_multiple_of_a_block_keeps_its_last_inputs() -> None:
     assert share(given, made.wide()) < 1e-4
 
 
-@pytest.mark.parametrize(("inputs", "block"), [(512, 128), (1024, 128), (192, 64), (96, 32), (48, 16), (100, 16)])
-def test_a_block_is_as_large_as_leaves_least_to_be_filled_up(inputs: int, block: int) -> None:
-    assert fitting_block(inputs, 128) == block
-    assert fitting_block(inputs, 16) == 16
+@pytest.mark.parametrize(
+    ("inputs", "block"), [(512, 128), (1024, 128), (192, 64), (96, 32), (64, 64), (32, 32), (1840, 128), (2832, 128)]
+)
+def test_a_block_is_as_large_as_what_fills_the_last_one_allows(inputs: int, block: int) -> None:
+    """Widths of pruned layers are multiples of 16: small blocks would read more scales than the zeros they save."""
+    assert fitting_block(inputs, 128, 8) == block
+    assert fitting_block(inputs, 16, 8) == 16
+    assert fitting_block(1840, 32, 4) == 32
+
+
+@pytest.mark.parametrize(("inputs", "block"), [(512, 128), (1840, 16), (96, 32), (100, 128)])
+def test_rows_that_are_looked_up_end_with_a_block(inputs: int, block: int) -> None:
+    assert fitting_block(inputs, 128, 8, looked_up=True) == block
 
 
 def test_rounding_by_moments_keeps_more_of_what_the_product_gives() -> None:

@@ -67,6 +67,17 @@ def test_an_answer_that_a_longer_neighbour_cut_short_does_not_stand() -> None:
     assert stands(np.arange(5, 16), 11, np.array(answer), logits, settings)
 
 
+def test_an_answer_that_goes_on_behind_a_token_that_ends_it_does_not_stand() -> None:
+    """Another library may have written it: one that does not know of that token."""
+    model, _, _ = parts("gpt2")
+    logits = np.zeros((3, 100), dtype=np.float32)
+    answer = np.array([5, 7, 2])
+    logits[np.arange(3), answer] = 1
+    settings = replace(settings_of(model, max_new_tokens=NEW), eos_ids=(2,))
+    assert stands(np.arange(5, 10), 5, answer, logits, settings)
+    assert not stands(np.arange(5, 10), 5, answer, logits, replace(settings, eos_ids=(2, 7)))
+
+
 def test_texts_of_like_length_go_together_as_far_as_memory_allows() -> None:
     assert list(alike([5, 1, 3])) == [[1, 2, 0]]
     assert [len(rows) for rows in alike(range(1, 21))] == [8, 8, 4]

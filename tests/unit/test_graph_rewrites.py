@@ -99,6 +99,12 @@ def test_a_bias_of_one_row_becomes_a_vector_behind_a_product_only(tmp_path: Path
     np.testing.assert_array_equal(run(model, X, tmp_path)[0], wanted[0])
 
 
+def test_a_row_of_one_number_is_no_bias_of_a_product() -> None:
+    nodes = [helper.make_node("MatMul", ["x", "w"], ["m"]), helper.make_node("Add", ["m", "row"], ["y"])]
+    model = graph(nodes, {"w": floats(8, 4), "row": floats(1, 1)}, {"y": ["batch", "length", 4]})
+    assert flatten_biases(model) == 0
+
+
 def heads_apart(shapes: list[list[int]], *, perm: list[int] | None = None, sizes: list[int] | None = None) -> ir.Model:
     """Three parts of one value, each put into heads by itself."""
     nodes = [helper.make_node("Split", ["x", "sizes"], ["a0", "a1", "a2"], axis=-1)]

@@ -196,6 +196,17 @@ def test_a_bias_is_looked_for_whole_and_in_parts_and_may_be_corrected() -> None:
     assert not list(lost_vectors([np.concatenate([np.zeros(96, np.float32), corrected])], before))
 
 
+@pytest.mark.parametrize("widths", [(96, 32, 32), (896, 128, 128), (512, 512, 448, 448), (96, 64, 32)])
+def test_biases_of_several_widths_are_found_in_the_one_that_they_were_merged_into(widths: tuple[int, ...]) -> None:
+    """Keys and values of fewer heads than queries, and layers of which some lost heads."""
+    parts = [RANDOM.standard_normal(width).astype(np.float32) for width in widths]
+    before = [Stored(f"bias {i}", "vector", part, 32) for i, part in enumerate(parts)]
+    merged = np.concatenate(parts)
+    assert not list(lost_vectors([merged], before, left_alone=True))
+    merged[widths[0] : widths[0] + widths[1]] *= -1
+    assert [lost.name for lost in lost_vectors([merged], before, left_alone=True)] == ["bias 1"]
+
+
 @pytest.mark.parametrize("how", ["missing", "turned", "one number"])
 def test_a_bias_that_is_lost_is_named(how: str) -> None:
     bias = RANDOM.standard_normal(96).astype(np.float32)

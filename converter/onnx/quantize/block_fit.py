@@ -47,9 +47,9 @@ class BlockRules:
     table_bits: Literal[4, 8]
     """Of the table of tokens."""
 
-    def block_of(self, inputs: int) -> int:
-        """Return how many inputs of a weight with `inputs` share a scale."""
-        return fitting_block(inputs, self.block)
+    def block_of(self, inputs: int, *, looked_up: bool = False) -> int:
+        """Return how many inputs of a weight with `inputs` share a scale; `looked_up`: it is a table."""
+        return fitting_block(inputs, self.block, self.bits, looked_up=looked_up)
 
 
 @dataclass
@@ -169,7 +169,7 @@ def _round(made: FittedGraph, rows: _Rows, rules: BlockRules, ctx: "Context") ->
     tables = {str(t.name): t for t in tables_of(made.model) if _is_large(t)}
     # Rows that do not end with a block cannot be looked up.
     inputs = {n: users[0].shape[0] for n, users in by_weight.items()}
-    made.left += [n for n, width in inputs.items() if n in tables and width % rules.block_of(width)]
+    made.left += [n for n, width in inputs.items() if n in tables and width % rules.block_of(width, looked_up=True)]
     names = [name for name in by_weight if name not in made.left]
 
     def rounded(name: str) -> tuple[BlockWeights, float]:
@@ -184,7 +184,7 @@ def _round(made: FittedGraph, rows: _Rows, rules: BlockRules, ctx: "Context") ->
         largest = max((t.const_value.nbytes for t in tables.values() if t.const_value is not None), default=0)
         for name, table in tables.items():
             array = array_of(table)
-            block = rules.block_of(array.shape[1])
+            block = rules.block_of(array.shape[1], looked_up=True)
             if name not in by_weight and array.shape[1] % block == 0:
                 bits = rules.table_bits if array.nbytes == largest else TABLE_BITS
                 made.keep(name, round_to_nearest(array, bits, block))
@@ -194,7 +194,7 @@ def _round(made: FittedGraph, rows: _Rows, rules: BlockRules, ctx: "Context") ->
 def _rounded(users: Sequence[Product], rows: _Rows, rules: BlockRules, *, tied: bool) -> tuple[BlockWeights, float]:
     """Return the weight of some products rounded, and what that costs; see `FittedGraph.noise`."""
     weight = users[0].rows()
-    bits, block = rules.table_bits if tied else rules.bits, rules.block_of(weight.shape[1])
+    bits, block = rules.table_bits if tied else rules.bits, rules.block_of(weight.shape[1], looked_up=tied)
     moments = rows.moments(users)
     if moments is not None and rules.method.endswith("gptq") and not tied:
         rounded = round_by_moments(weight, bits, block, moments)

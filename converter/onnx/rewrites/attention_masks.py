@@ -26,7 +26,7 @@ UNSEEN = -1e30
 """What is below leaves nothing of a score."""
 MOST = 1 << 16
 """Numbers in a constant that a mask is made of: a larger one is a weight."""
-SIZES = ((1, 1, 0, 7, 0), (2, 3, 0, 5, 0), (2, 1, 4, 5, 5), (3, 2, 4, 6, 6), (1, 1, 1, 1, 1))
+SIZES = ((1, 1, 0, 7, 0), (2, 3, 0, 5, 0), (2, 1, 4, 5, 5), (3, 2, 4, 6, 6), (1, 1, 1, 1, 1), (1, 2, 11, 13, 13))
 """Batch, tokens, tokens before, tokens of the source, those whose keys are known."""
 LONGEST, UNBOUNDED = 10, 2**31 - 1
 """The most tokens among `SIZES`, and from where on a number in a graph stands for no bound."""
@@ -67,9 +67,9 @@ def _shorter(model: "ir.Model", bias: "ir.Value", users: "list[ir.Node]") -> "ir
     if TOKENS not in given or not _is_told_by_sizes(bias):
         return None
     if SOURCE_MASK in given and not any(own) and _computes(model, bias, _source_mask):
-        return _make_source_mask(model.graph, users[0], given)
+        return _make_source_mask(_Maker(model.graph, users[0], f"{bias.name}.short"), given)
     if all(own) and own[0] is not None and _computes(model, bias, _earlier_tokens):
-        return _make_earlier_tokens(model.graph, users[0], given[TOKENS], own[0])
+        return _make_earlier_tokens(_Maker(model.graph, users[0], f"{bias.name}.short"), given[TOKENS], own[0])
     return None
 
 
@@ -171,11 +171,10 @@ def _earlier_tokens(_feed: "Feed", sizes: tuple[int, ...]) -> "NDArray[np.bool_]
     return (np.arange(past + length) <= past + np.arange(length)[:, None])[None, None]
 
 
-def _make_source_mask(graph: "ir.Graph", before: "ir.Node", given: "Mapping[str, ir.Value]") -> "ir.Value":
+def _make_source_mask(make: "_Maker", given: "Mapping[str, ir.Value]") -> "ir.Value":
     """Return 0 for a token and the lowest number for padding, `[batch, 1, tokens, tokens of the source]`."""
     import onnx_ir as ir
 
-    make = _Maker(graph, before, "source_mask")
     held = make("Cast", [given[SOURCE_MASK]], {"to": int(ir.DataType.BOOL)})
     row = make("Unsqueeze", [held, make.numbers("axes", [1, 2])])
     bias = make("Where", [row, make.real("seen", 0.0), make.real("unseen", LOWEST)])
@@ -185,9 +184,8 @@ def _make_source_mask(graph: "ir.Graph", before: "ir.Node", given: "Mapping[str,
     return make("Expand", [bias, shape])
 
 
-def _make_earlier_tokens(graph: "ir.Graph", before: "ir.Node", tokens: "ir.Value", past: "ir.Value") -> "ir.Value":
+def _make_earlier_tokens(make: "_Maker", tokens: "ir.Value", past: "ir.Value") -> "ir.Value":
     """Return 0 for a token up to one's own and the lowest number for a later one, `[1, 1, tokens, all tokens]`."""
-    make = _Maker(graph, before, "earlier")
     zero, one = make.number("from", 0), make.number("step", 1)
     length = make("Squeeze", [make("Shape", [tokens], TOKEN_AXIS)])
     held = make("Squeeze", [make("Shape", [past], {"start": 2, "end": 3})])

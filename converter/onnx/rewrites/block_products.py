@@ -25,15 +25,19 @@ ACCURACY_LEVEL = 4
 """Activations are rounded to 8 bits, a scale a row and block: the kernel that uses the CPU's integer instructions."""
 
 BLOCK_SIZES = (16, 32, 64, 128, 256)
+BLOCK_COST = 8
+"""Bytes of weights that take about as long to read as a block's scale."""
 
 
-def fitting_block(inputs: int, most: int) -> int:
-    """Return how many of `inputs` share a scale: at most `most`, and fewer where the last block would be filled up.
+def fitting_block(inputs: int, most: int, bits: int, *, looked_up: bool = False) -> int:
+    """Return how many of `inputs` share a scale: at most `most`, and fewer where filling the last block costs more.
 
-    Of rows that do not end with a block no token can be looked up, and what fills it is read for nothing.
+    `looked_up`: rows are, which must end with a block for that; where none fits, `most`.
     """
     sizes = [size for size in BLOCK_SIZES if size <= most]
-    return min(sizes, key=lambda size: (-inputs % size, -size))
+    if looked_up:
+        return max((size for size in sizes if inputs % size == 0), default=most)
+    return min(sizes, key=lambda size: (-(-inputs // size) * (size * bits / 8 + BLOCK_COST), -size))
 
 
 @dataclass(frozen=True)

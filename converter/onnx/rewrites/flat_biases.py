@@ -19,7 +19,8 @@ def flatten_biases(model: "ir.Model") -> int:
             other = node.inputs[1 - i]
             maker = None if other is None else other.producer()
             row = is_weight(given, rank=2) and len(array_of(given)) == 1
-            if given is not None and row and maker is not None and maker.op_type == "MatMul" and product_at(maker):
+            product = product_at(maker) if row and maker is not None and maker.op_type == "MatMul" else None
+            if given is not None and product is not None and array_of(given).shape[1] == product.shape[1]:
                 node.replace_input_with(i, _vector(model.graph, given))
                 changed += 1
     return changed
