@@ -267,7 +267,7 @@ def check_compressing(stage: "Stage[Any, Any]", model: "TorchModel", limits: Lim
     if model.offloaded:  # it holds what it works on alone, or leaves a model that fits
         return
     release_memory()  # what was read of the checkpoint counts until then
-    more = int((stage.copies - 1) * model.size_bytes)
+    more = stage.beside(model)
     check_estimate(limits, memory=memory_bytes() + more, part=stage.name)
     check_available(more, part=stage.name)
 

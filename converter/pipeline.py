@@ -200,7 +200,7 @@ def _loaded(recipe: "Recipe", output: Output, progress: Progress, wishes: _Wishe
     recipe = with_usual_precisions(recipe, source)
     check_options(recipe, source)
     check_needs(recipe, source, wishes.limits, output.root)
-    for stage in recipe.compress[:1]:
+    for stage in recipe.compress[:1] if wishes.cache is None else ():
         check_compressing(stage, source, wishes.limits)
     if not source.offloaded:
         map_weights(source.module, output.work / "source.safetensors")
@@ -233,10 +233,10 @@ def _compress(
 
     records = []
     model = source
+    held = replace(ctx, check_room=lambda stage, given: check_compressing(stage, given, wishes.limits))
     with fixed_threads(ctx.threads or 1):
         for stage in recipe.compress:
-            check_compressing(stage, model, wishes.limits)
-            model, record = run_stage(stage, model, ctx)
+            model, record = run_stage(stage, model, held)
             records.append(record)
     shown, reference = as_seen_by(model, source, proof.reference, None, proof.progress)
     evaluation = compare(shown, reference, torch_run(model), Limits(), proof.progress, "Comparing the compressed model")

@@ -140,5 +140,7 @@ class Quantizer(Stage[Made, Made], Generic[Made]):
     precision: ClassVar[Precision]
     gentler: ClassVar[tuple[str, ...]] = ()
     """What may repair a package of it, as typed behind `--quantize`, the smallest change first."""
+    leaves_vectors: ClassVar[bool] = False
+    """Biases and normalizations are afterwards as they were: nothing is folded into them, or corrected."""
     aside: ClassVar[bool] = False
     """`auto` does not try it."""

@@ -4,7 +4,7 @@ import dataclasses
 import resource
 import time
 from abc import ABC, abstractmethod
-from collections.abc import MutableMapping, Sequence
+from collections.abc import Callable, MutableMapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -101,6 +101,8 @@ class Context:
     """What stages made in earlier runs; None: every stage runs."""
     ranks: OtherRanks | None = None
     """Other processes that stages which train run in too; None: this one is alone, or not the first."""
+    check_room: "Callable[[Stage[Any, Any], Any], None] | None" = None
+    """Raises where a stage would take more memory than it may, just before it runs; None: nothing is held to that."""
 
 
 GRADIENTS = "it takes gradients through the whole model"
@@ -161,6 +163,10 @@ class Stage(ABC, Generic[Given, Made]):
     def needs_whole(self) -> str:
         """Return why it needs all weights of the model in memory, as a sentence's beginning; empty: it does not."""
         return GRADIENTS if self.trains else "it works on all weights at once"
+
+    def beside(self, model: "TorchModel") -> int:
+        """Return the bytes of main memory that it takes beside a model that is given."""
+        return int((self.copies - 1) * model.size_bytes)
 
     def forecast(self, now: "Forecast", model: "TorchModel", ctx: Context) -> "Forecast":
         """Return what `run` would make of a model of the size `now`; `model` is the source, for its shape and words."""
@@ -266,6 +272,8 @@ def _outcome(stage: Stage[Given, Made], given: Given, ctx: Context) -> tuple[Out
 
 def execute(stage: Stage[Given, Made], given: Given, ctx: Context) -> Outcome[Made]:
     """Run a stage, in the other processes of a launch too where it trains."""
+    if ctx.check_room is not None:
+        ctx.check_room(stage, given)
     if stage.trains and ctx.ranks is not None:
         ctx.ranks.summon(stage, given, ctx)
     return stage.run(given, ctx)

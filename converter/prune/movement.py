@@ -63,6 +63,13 @@ class MovementPruning(TrainingOptions, Stage[TorchModel, TorchModel]):
     def check(self, source: TorchModel, *, has_text: bool) -> None:
         self.ranking.check(source, has_text=has_text)
 
+    def beside(self, model: TorchModel) -> int:
+        """Return the bytes of main memory that it takes beside the model: scores have moments of their own."""
+        from converter.prune.threshold import encoder_linears
+
+        scores = (self.copies - TRAINING_COPIES) * sum(m.weight.nbytes for m in encoder_linears(model).values())
+        return super().beside(model) + int(scores)
+
     def forecast(self, now: "Forecast", model: TorchModel, ctx: Context) -> "Forecast":
         from converter.forecast import spent
 

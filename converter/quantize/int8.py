@@ -21,6 +21,7 @@ class Int8Blocks(BlockQuantizer):
     block: Literal[16, 32, 64, 128, 256] = option(128, "weights per scale (block size): 16, 32, 64, 128 or 256")
 
     target = "cpu-int8"
+    leaves_vectors = True
     takes = ("decoder", "encoder-decoder")
     precision = Precision(
         "int8",

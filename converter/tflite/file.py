@@ -10,6 +10,7 @@ import mmap
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from threading import Lock
 from typing import TYPE_CHECKING, Any, TypeGuard
 
 import numpy as np
@@ -30,6 +31,7 @@ CONSTANT = 0
 KEPT = 2
 """Files whose tables are kept: a package's own, and the one that lies beside it."""
 _SHARED: "dict[tuple[int, ...], Model]" = {}
+_ONE_READS = Lock()
 
 
 def read_flat(path: Path) -> "Model":
@@ -56,11 +58,12 @@ def shared_flat(path: Path) -> "Model":
     if told.st_size > LARGE_BYTES:
         return read_flat(path)
     key = told.st_dev, told.st_ino, told.st_size, told.st_mtime_ns
-    if key not in _SHARED:
-        while len(_SHARED) >= KEPT:
-            del _SHARED[next(iter(_SHARED))]
-        _SHARED[key] = read_flat(path)
-    return _SHARED[key]
+    with _ONE_READS:
+        if key not in _SHARED:
+            while len(_SHARED) >= KEPT:
+                del _SHARED[next(iter(_SHARED))]
+            _SHARED[key] = read_flat(path)
+        return _SHARED[key]
 
 
 def write_flat(model: "Model", path: Path, *, inline: bool = False) -> None:

@@ -1,8 +1,13 @@
 """What every distillation may be told, and what its loss is made of."""
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from converter.binding import among, option, span
+from converter.stage import TRAINING_COPIES
+
+if TYPE_CHECKING:
+    from converter.artifact import TorchModel
 
 
 @dataclass(frozen=True)
@@ -59,6 +64,22 @@ class TrainingOptions:
         """
         texts = self.epochs * n_texts * (1 + self.augment)
         return (1 + 3 * student) * (texts if self.steps is None else min(texts, self.steps * self.batch_size))
+
+    def beside(self, model: "TorchModel") -> int:
+        """Return the bytes of main memory that training takes beside the model: on a GPU, those of a copy."""
+        import torch
+
+        if torch.cuda.is_available():
+            return model.size_bytes
+        return int((TRAINING_COPIES - 1) * model.size_bytes) - (3 * _frozen(model) if self.freeze_embeddings else 0)
+
+
+def _frozen(model: "TorchModel") -> int:
+    """Return the bytes of the embeddings, which have no gradients and no moments where they are not trained."""
+    import torch
+
+    tables = (m for m in model.module.modules() if isinstance(m, torch.nn.Embedding))
+    return sum({id(p): p.nbytes for table in tables for p in table.parameters()}.values())
 
 
 @dataclass(frozen=True)

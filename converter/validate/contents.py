@@ -76,12 +76,25 @@ def compare_weights(
     before = [s for s in chain.from_iterable(map(target.parameters, _float_files(steps))) if s.kind == "vector"]
     stored = chain.from_iterable(map(target.parameters, files))
     seen: dict[bytes, tuple[list[Block], int]] = {}
-    checks, facts = check_weights(bundle.source, stored, reference.probes, before, seen)
+    left = _leaves_vectors(steps)
+    checks, facts = check_weights(bundle.source, stored, reference.probes, before, seen, left_alone=left)
     for path in target.models_beside(bundle):
-        others, _ = check_weights(bundle.source, target.parameters(path), reference.probes, before, seen)
+        others, _ = check_weights(
+            bundle.source, target.parameters(path), reference.probes, before, seen, left_alone=left
+        )
         failed = {c.name: replace(c, detail=f"{path.name}: {c.detail}") for c in others if c.status is Status.FAIL}
         checks = [c if c.status is Status.FAIL else failed.get(c.name, c) for c in checks]
     return checks, facts
+
+
+def _leaves_vectors(steps: "Sequence[tuple[str, Artifact]]") -> bool:
+    """Whether what quantized the files changes no bias and no normalization."""
+    from converter.precision import Quantizer
+    from converter.registry import stage_class, stage_names
+
+    kinds = [stage_class(name) for name, _ in steps if name in stage_names()]
+    rounded = [kind for kind in kinds if issubclass(kind, Quantizer)]
+    return bool(rounded) and all(kind.leaves_vectors for kind in rounded)
 
 
 def _float_files(steps: "Sequence[tuple[str, Artifact]]") -> tuple[Path, ...]:

@@ -69,7 +69,8 @@ def evaluate_package(
         return unjudged(interface_checks, reference, facts)
     large = source.size_bytes > LARGE_BYTES
     try:
-        # Neither needs the other, and nothing of the source is run beside them, nor anything timed.
+        # Neither needs the other. One text is run through the model that was exported, to see what it passes through:
+        # nothing else runs that model meanwhile, and nothing is timed.
         with made_beside(partial(compare_weights, target, bundle, reference, steps), later=large) as weights:
             made, answers = _judge(target, bundle.folder, runner, shown, reference, limits, proof)
             release_memory(cycles=large)

@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from converter.artifact import TorchModel
 
 TABLES, WEIGHTS = "embedding tables", "weights"
-BYTE = 8
 LIMIT = 6.0
 """Times what rounding explains that a column may be off: rounding that spreads its errors, and bounds for old CPUs,
 make up to 3 of it."""
@@ -39,13 +38,15 @@ def check_weights(
     probes: Sequence[Probe],
     before: Iterable[Stored] = (),
     seen: "dict[bytes, tuple[list[Block], int]] | None" = None,
+    *,
+    left_alone: bool = False,
 ) -> tuple[list[Check], dict[str, Any]]:
     """Compare all that a file stores with `model`, which it was made of; returns two checks and the facts.
 
     `before` is what the float file stores that it was made of: its biases must be there. `probes` tell which parts of
     the model are used at all. What is stored is looked at one by one: brought back to float, all of it would be the
     model once more. No check where the target does not tell its weights. `seen` is what matrices of another file were
-    found to be, by their digest: a package may ship the same ones twice.
+    found to be, by their digest: a package may ship the same ones twice. `left_alone`: the precision changes no vector.
     """
     seen = {} if seen is None else seen
     first = next(iter(probes), None)
@@ -58,7 +59,7 @@ def check_weights(
     stray = list(strays(matched.blocks, found.vectors, list(gains.values())))
     float_vectors = [s for s in before if s.kind == "vector"]
     lost_ones = [
-        *lost_vectors(found.vectors, float_vectors, left_alone=found.in_blocks and found.bits == BYTE),
+        *lost_vectors(found.vectors, float_vectors, left_alone=left_alone),
         *lost_gains(gains, found.vectors, matched.blocks, [s.values for s in float_vectors]),
     ]
     facts = {
