@@ -134,7 +134,10 @@ class Finals:
 
     def _exported(self, recipes: Mapping[int, Recipe]) -> dict[int, Mapping[str, Any]]:
         if self.maker is None or len(recipes) == 1:
-            return {n: made_in_full(r, self.folder.finalist(n), self.bench, self.progress) for n, r in recipes.items()}
+            # In as many threads as each of several has: what is made does not depend on how many are made together.
+            threads = self.bench.threads if self.maker is None else 1
+            outs = {number: self.folder.finalist(number) for number in recipes}
+            return {n: made_in_full(r, outs[n], self.bench, self.progress, threads) for n, r in recipes.items()}
         with self.progress.task(f"Making {len(recipes)} packages in full"):
             for number, recipe in recipes.items():
                 self.maker.begin(number, Work("whole", recipe, {}, 1.0, out=self.folder.finalist(number)))
@@ -176,7 +179,7 @@ class Finals:
             known = recovered(trials, list(made.values()))
             best = choose(known, self.goal, targets, len(targets), failed)
             more = choose(known, self.goal, targets, keep, failed)
-            order += [t.number for t in more if t.number not in order]
+            order += [t.number for t in {t.number: t for t in (*more, *best)}.values() if t.number not in order]
             chosen = [t for n, t in {t.number: t for t in (*best, *more)}.items() if n not in made]
             if not chosen:
                 break

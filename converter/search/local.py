@@ -208,7 +208,7 @@ class Local:
         """Make what waits in this process: there is no other."""
         trial = self.waiting.popleft()
         if trial.work.out is not None:
-            table = made_in_full(trial.work.recipe, trial.work.out, self.bench, self.progress)
+            table = made_in_full(trial.work.recipe, trial.work.out, self.bench, self.progress, threads=1)
             return Done(trial.number, table, tries=trial.tries)
         here = Here(self.bench)
         here.begin(trial.number, trial.work)

@@ -2,15 +2,19 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from converter.context import Resolved
 from converter.recipe import Recipe, bind_recipe
+from converter.search import whole
 from converter.search.estimates import FACTORS, SHARES, effort_share, off_by, seconds_in_full
 from converter.search.figures import Figures, State, Trial
 from converter.search.finalists import Finalist, Finals
+from converter.search.folder import SearchFolder
 from converter.search.goal import Goal
 from converter.search.reserve import MOST, Pace, Reserve
 from converter.search.space import recipe_of
@@ -107,3 +111,28 @@ def test_no_more_is_made_in_full_than_fits_but_the_best_and_its_rival_always_are
     assert len(made[200.0]) == 3
     assert set(made[1000.0]) == {0, 1, 2, 3}
     assert made[1000.0][0] == 1, "the best first"
+
+
+def test_fewer_packages_may_be_kept_than_there_are_targets() -> None:
+    """The best of each target is made in full all the same, and the best comes first."""
+    trials = [trial(0, 0.03, start="balanced"), trial(1, 0.01), trial(2, 0.02)]
+    trials[2] = replace(trials[2], recipe={**trials[2].recipe, "targets": ["tflite"]})
+    made = Timed(1000.0).make_all(trials, ("cpu-int8", "tflite"), 1, lambda: 1000.0)
+    assert [f.trial.number for f in made] == [1, 0, 2]
+
+
+@pytest.mark.parametrize(("processes", "threads"), [(None, 4), (2, 1)])
+def test_a_finalist_that_is_made_alone_has_as_many_threads_as_one_among_several(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, processes: int | None, threads: int
+) -> None:
+    bench: Any = SimpleNamespace(threads=4, measured={}, cache=None)
+    seen: list[int] = []
+
+    def run(recipe: Recipe, out: Path, *, force: bool, progress: Any, resolved: Resolved, cache: Any) -> Any:
+        seen.append(resolved.threads or 0)
+        return SimpleNamespace(targets=[SimpleNamespace(status="PASS", exit_code=0, error="", folder="", size_bytes=1)])
+
+    monkeypatch.setattr(whole, "run_recipe", run)
+    maker: Any = None if processes is None else SimpleNamespace(slots=processes)
+    Finals(bench, Goal(speedup=1.0), SearchFolder(tmp_path), bound, SILENT, maker).make([trial(1, 0.01)])
+    assert seen == [threads]
