@@ -88,6 +88,17 @@ def test_time_is_kept_for_the_best_and_its_rival_and_for_more_only_where_it_fits
     assert reserve(slow, 1, 1e9).seconds() > few, "on a busy machine finalists take longer, too"
 
 
+class Notes:
+    def __init__(self, said: list[str]) -> None:
+        self.said = said
+
+    def task(self, title: str, total: float | None = None) -> Any:
+        return SILENT.task(title, total)
+
+    def note(self, text: str) -> None:
+        self.said.append(text)
+
+
 class Timed(Finals):
     """Finals whose packages take a minute each; the clock stands in between."""
 
@@ -111,6 +122,41 @@ def test_no_more_is_made_in_full_than_fits_but_the_best_and_its_rival_always_are
     assert len(made[200.0]) == 3
     assert set(made[1000.0]) == {0, 1, 2, 3}
     assert made[1000.0][0] == 1, "the best first"
+
+
+def test_a_search_does_not_end_long_after_its_time_for_what_the_best_is_only_compared_with() -> None:
+    trials = [trial(0, 0.03, start="balanced"), trial(1, 0.01), trial(2, 0.02, ms=0.9)]
+    said: list[str] = []
+    made = {}
+    for late in (30.0, 90.0):
+        finals = Timed(30.0)
+        finals.expected, finals.late = (lambda chosen: 60.0 * len(chosen)), late
+        finals.progress = Notes(said)
+        made[late] = [f.trial.number for f in finals.make_all(trials, ("cpu-int8",), 1, lambda f=finals: f.time_left)]  # type: ignore[misc]
+    assert made == {30.0: [1], 90.0: [1, 0]}
+    assert len(said) == 1
+    assert "the best start was not made in full" in said[0]
+
+
+def test_the_start_is_made_beside_the_best_where_that_takes_no_longer() -> None:
+    trials = [trial(0, 0.03, start="balanced"), trial(1, 0.01)]
+    finals = Timed(10.0)
+    finals.expected = lambda chosen: 60.0
+    made = finals.make_all(trials, ("cpu-int8",), 1, lambda: finals.time_left)
+    assert [f.trial.number for f in made] == [1, 0]
+
+
+def test_where_the_best_fails_in_full_and_its_rival_was_spared_the_next_best_is_made() -> None:
+    class Failing(Timed):
+        def make(self, trials: Sequence[Trial]) -> dict[int, Finalist]:
+            made = super().make(trials)
+            return {n: replace(one, status="FAIL") if n == 1 else one for n, one in made.items()}
+
+    trials = [trial(0, 0.03, start="balanced"), trial(1, 0.01), trial(2, 0.02, ms=2.0)]
+    finals = Failing(30.0)
+    finals.expected = lambda chosen: 60.0 * len(chosen)
+    made = finals.make_all(trials, ("cpu-int8",), 1, lambda: finals.time_left)
+    assert [(f.trial.number, f.status) for f in made] == [(1, "FAIL"), (2, "PASS")]
 
 
 def test_fewer_packages_may_be_kept_than_there_are_targets() -> None:
