@@ -19,7 +19,9 @@ FAILED = "FAIL"
 TARGET, STATUS, REASON, EXIT, FOLDER, SIZE = "target", "status", "error", "exit_code", "folder", "size_bytes"
 
 
-def made_in_full(recipe: "Recipe", out: Path, bench: "Workbench", progress: "Progress", threads: int) -> dict[str, Any]:
+def made_in_full(
+    recipe: "Recipe", out: Path, bench: "Workbench", progress: "Progress", threads: int | None
+) -> dict[str, Any]:
     """Return status, reason, exit code, folder (empty where there is no package) and bytes.
 
     `threads`: of what compresses the model, as many as its trial had: it is the same model then.
@@ -47,7 +49,7 @@ def finished(recipe: "Recipe", out: Path) -> dict[str, Any] | None:
         return None
 
 
-def _run(recipe: "Recipe", out: Path, bench: "Workbench", progress: "Progress", threads: int) -> dict[str, Any]:
+def _run(recipe: "Recipe", out: Path, bench: "Workbench", progress: "Progress", threads: int | None) -> dict[str, Any]:
     out.parent.mkdir(parents=True, exist_ok=True)
     with progress.task(f"Making {out.name} in full"):
         # By the same tables of times, too, as the trials had.
