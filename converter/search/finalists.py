@@ -61,11 +61,18 @@ class Finalist:
 
 
 def choose(
-    trials: Sequence[Trial], goal: Goal, targets: Sequence[str], keep: int, failed: Sequence[int] = ()
+    trials: Sequence[Trial],
+    goal: Goal,
+    targets: Sequence[str],
+    keep: int,
+    failed: Sequence[int] = (),
+    *,
+    rival: bool = True,
 ) -> tuple[Trial, ...]:
-    """Return what is to be made in full: the best of all, the best start, the best of each target, then the front.
+    """Return what is to be made in full: the best of all, the best of each target, the front, then the best start.
 
-    `failed`: trials that could not be made in full; others take their place.
+    `failed`: trials that could not be made in full; others take their place. `rival` False: without the best start,
+    which the best is only compared with.
     """
     found = {number: figures for number, figures in measured(trials).items() if number not in failed}
     known = {t.number: t for t in trials}
@@ -80,7 +87,7 @@ def choose(
         if len(chosen) >= keep:
             break
         chosen[number] = None
-    starts = [n for n in order if known[n].start]
+    starts = [n for n in order if known[n].start and rival]
     return tuple(known[n] for n in dict.fromkeys([*chosen, *starts[:1]]))
 
 
@@ -125,6 +132,10 @@ class Finals:
 
     maker: "Local | None" = None
     """Processes that make several at the same time; None: this one makes one after the other."""
+    expected: Callable[[Sequence[Trial]], float] = lambda _: 0.0
+    """Seconds that making these in full is expected to take."""
+    late: float = 0.0
+    """Seconds that the search may end after its time for the best start, which the best is compared with."""
 
     def make(self, trials: Sequence[Trial]) -> dict[int, Finalist]:
         """Export finalists as any recipe is exported, and judge the sealed packages on the tuning text, one by one."""
@@ -134,7 +145,10 @@ class Finals:
 
     def _exported(self, recipes: Mapping[int, Recipe]) -> dict[int, Mapping[str, Any]]:
         if self.maker is None or len(recipes) == 1:
-            return {n: made_in_full(r, self.folder.finalist(n), self.bench, self.progress) for n, r in recipes.items()}
+            # In as many threads as each of several has: what is made does not depend on how many are made together.
+            threads = self.bench.threads if self.maker is None else 1
+            outs = {number: self.folder.finalist(number) for number in recipes}
+            return {n: made_in_full(r, outs[n], self.bench, self.progress, threads) for n, r in recipes.items()}
         with self.progress.task(f"Making {len(recipes)} packages in full"):
             for number, recipe in recipes.items():
                 self.maker.begin(number, Work("whole", recipe, {}, 1.0, out=self.folder.finalist(number)))
@@ -166,21 +180,27 @@ class Finals:
     ) -> list[Finalist]:
         """Make the best and what it is compared with; others along the front, and then a few more, if time is `left`.
 
+        The best is always made; what it is compared with only if there is time for it.
         Those are the next best where one failed, and what keeps to the limits by what the others recovered in full.
         """
         made: dict[int, Finalist] = {}
         order: list[int] = []
+        spared: set[int] = set()
         longest = 0.0
         for _ in range(1 + ROUNDS):
             failed = [number for number, one in made.items() if one.figures is None or one.status == FAILED]
             known = recovered(trials, list(made.values()))
             best = choose(known, self.goal, targets, len(targets), failed)
             more = choose(known, self.goal, targets, keep, failed)
-            order += [t.number for t in more if t.number not in order]
+            order += [t.number for t in {t.number: t for t in (*more, *best)}.values() if t.number not in order]
             chosen = [t for n, t in {t.number: t for t in (*best, *more)}.items() if n not in made]
             if not chosen:
                 break
-            needed = set() if made else {t.number for t in best}
+            if not made:
+                needed = {t.number for t in self._needed(known, targets, best, left())}
+                spared = {t.number for t in best} - needed
+            else:  # where all that had to be made has failed, and a start was spared, there is nothing yet
+                needed = {best[0].number} if best and spared and len(failed) == len(made) else set()
             while chosen:
                 # What must be made is made first, together.
                 n = self._at_once(len([t for t in chosen if t.number in needed]))
@@ -191,7 +211,17 @@ class Finals:
                 whole = [next(t for t in trials if t.number == one.number) for one in together]
                 made |= self.make(whole)
                 longest = max(longest, before - left())
+        if spared - made.keys():
+            self.progress.note("the best start was not made in full, for want of time: the gain over it is not known")
         return sorted(made.values(), key=lambda one: order.index(one.trial.number))
+
+    def _needed(
+        self, known: Sequence[Trial], targets: Sequence[str], best: tuple[Trial, ...], left: float
+    ) -> tuple[Trial, ...]:
+        """Return what is made whatever time is left: without the best start, where that would take long beyond it."""
+        alone = choose(known, self.goal, targets, len(targets), rival=False)
+        seconds = self.expected(best)
+        return alone if seconds > left + self.late and self.expected(alone) < seconds else best
 
     def _at_once(self, needed: int) -> int:
         """Return how many are made together."""

@@ -3,6 +3,7 @@
 import contextlib
 import gc
 import multiprocessing
+import os
 import signal
 import sys
 import time
@@ -13,9 +14,11 @@ from multiprocessing import connection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from converter.bounds.watch import available_memory
 from converter.errors import ExportError, ResourceLimit, StageFailed
 from converter.recipe import recipe_table
 from converter.search.making import Done, Here, Work
+from converter.search.shared import MOST_BYTES
 from converter.search.whole import made_in_full
 from converter.search.worker import Report, Task, report_of
 from converter.stage import SILENT
@@ -36,6 +39,8 @@ MEMORY_SHARE = 0.7
 TRIES = 2
 """A trial whose process was lost is made once more."""
 SECONDS_TO_CLOSE = 5.0
+BEGUN = "begun"
+"""What a process sends first."""
 
 
 @dataclass(frozen=True)
@@ -96,13 +101,15 @@ class Given:
         return None if self.cache is None else open_cache(self.cache or None, limit=self.cache_bytes)
 
 
-def serve(given: Given, work: Path, asked: "connection.Connection") -> None:
-    """Make what is asked for, one after the other, until nobody asks any more."""
+def serve(work: Path, asked: "connection.Connection") -> None:
+    """Take what is `Given`, then make what is asked for, one after the other, until nobody asks any more."""
     from converter.resources import fixed_threads
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the search itself ends, and this with it
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # what is half written is removed on the way out
     with fixed_threads(1), contextlib.suppress(EOFError, BrokenPipeError):
+        asked.send(BEGUN)
+        given: Given = asked.recv()
         try:
             binding, bench = given.prepared(work)
         except (ExportError, OSError) as error:
@@ -129,6 +136,7 @@ class _Process:
 
     process: Any
     asked: "connection.Connection"
+    given: "Given"
     ready: bool = False
     trial: _Trial | None = None
     since: float = 0.0
@@ -166,16 +174,23 @@ class Local:
         return self.done.popleft()
 
     def start(self, given: Given, work: Path, n: int) -> None:
-        """Start `n` processes; they get ready while others of the search go on."""
+        """Start `n` processes, or as many as the system lets start; they get ready while others of the search go on.
+
+        They are told what is `given` once they have begun: a process that dies before it reads keeps nobody waiting.
+        """
         context = multiprocessing.get_context("spawn")
         for i in range(n):
             folder = work / f"process-{i}"
-            folder.mkdir(parents=True, exist_ok=True)
-            ours, theirs = context.Pipe()
-            process = context.Process(target=serve, args=(given, folder, theirs), daemon=True)
-            process.start()
-            theirs.close()
-            self.processes.append(_Process(process, ours))
+            try:
+                folder.mkdir(parents=True, exist_ok=True)
+                ours, theirs = context.Pipe()
+                with theirs:
+                    process = context.Process(target=serve, args=(folder, theirs), daemon=True)
+                    process.start()
+            except OSError as error:
+                self.progress.note(f"no more than {i} processes could be started ({error})")
+                return
+            self.processes.append(_Process(process, ours, given))
 
     def stop(self) -> None:
         """End all processes."""
@@ -193,7 +208,7 @@ class Local:
         """Make what waits in this process: there is no other."""
         trial = self.waiting.popleft()
         if trial.work.out is not None:
-            table = made_in_full(trial.work.recipe, trial.work.out, self.bench, self.progress)
+            table = made_in_full(trial.work.recipe, trial.work.out, self.bench, self.progress, threads=1)
             return Done(trial.number, table, tries=trial.tries)
         here = Here(self.bench)
         here.begin(trial.number, trial.work)
@@ -223,7 +238,10 @@ class Local:
         """Take what a process has sent, or what became of it."""
         try:
             found = one.asked.recv()
-        except (EOFError, ConnectionResetError):
+            if found == BEGUN:
+                one.asked.send(one.given)
+                return
+        except (EOFError, ConnectionResetError, BrokenPipeError):
             self._lost(one, "most often for want of memory")
             return
         if not isinstance(found, Report):
@@ -269,10 +287,15 @@ class Local:
 
 def room_for(source_bytes: int, threads: int) -> int:
     """Return how many processes this machine has cores and memory for; 1: none beside this one."""
-    import psutil
+    free = MEMORY_SHARE * available_memory()
+    return max(1, min(threads, _cores(), int(free // (COPIES * source_bytes + BASE_BYTES + MOST_BYTES))))
 
-    free = MEMORY_SHARE * psutil.virtual_memory().available
-    return max(1, min(threads, psutil.cpu_count() or 1, int(free // (COPIES * source_bytes + BASE_BYTES))))
+
+def _cores() -> int:
+    """Return the cores that this process may run on."""
+    if hasattr(os, "sched_getaffinity"):  # not on macOS
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 @contextlib.contextmanager

@@ -18,6 +18,8 @@ MOST_RESERVED = 0.5
 """Of the time, for packages along the front beside the best."""
 MOST = 0.65
 """Of the time, for the best and what it is compared with: without trials there is nothing to be made in full."""
+LATE = 0.1
+"""Of the time, by which a search may end later for what the best is compared with."""
 
 
 @dataclass(frozen=True)
@@ -58,10 +60,11 @@ class Reserve:
     def seconds(self) -> float:
         """Return what must be left: for the best and what it is compared with; for more along the front, if it fits."""
         numbers = len(self.targets), max(self.keep, len(self.targets))
-        few, more = (self._in_full(choose(self.study.trials, self.goal, self.targets, n)) for n in numbers)
+        few, more = (self.in_full(choose(self.study.trials, self.goal, self.targets, n)) for n in numbers)
         return max(min(few, MOST * self.whole), min(more, MOST_RESERVED * self.whole))
 
-    def _in_full(self, chosen: Sequence[Trial]) -> float:
+    def in_full(self, chosen: Sequence[Trial]) -> float:
+        """Return the seconds that making these in full is expected to take."""
         passes = [self._passes(trial, 1.0) for trial in chosen]
         pace = self.pace
         return self._off_by() * seconds_in_full(passes, pace.in_full, self.study.trials, pace.making, pace.at_once)

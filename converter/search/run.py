@@ -27,7 +27,7 @@ from converter.search.goal import Goal
 from converter.search.local import Local
 from converter.search.making import Maker
 from converter.search.report import write_search_reports
-from converter.search.reserve import Pace, Reserve
+from converter.search.reserve import LATE, Pace, Reserve
 from converter.search.result import FORMAT, Searched, table_of
 from converter.search.space import Space
 from converter.search.starts import Start, plain_of, starts_of
@@ -211,11 +211,13 @@ def _run(made: _Search, given: "GivenText") -> dict[str, Any]:
     with _maker(made, bench) as maker:
         many = isinstance(maker, Local) and maker.slots > 1
         paces = Pace(first, making, a_text, a_text if many else in_full, maker.slots if many and maker else 1)
-        study, share = _tried(made, bench, maker, starts, paces)
-        local = maker if isinstance(maker, Local) else None
-        finals = Finals(bench, made.order.goal, made.folder, lambda v: made.bound(v, whole=True), made.progress, local)
+        reserve = _tried(made, bench, maker, starts, paces)
+        study, local = reserve.study, maker if isinstance(maker, Local) else None
+        whole = lambda v: made.bound(v, whole=True)  # noqa: E731
+        late = LATE * reserve.whole
+        finals = Finals(bench, made.order.goal, made.folder, whole, made.progress, local, reserve.in_full, late)
         finalists = finals.make_all(study.trials, made.space.targets, made.keep, made.left)
-    return _finish(made, bench, study, given, finals, finalists, share)
+    return _finish(made, bench, study, given, finals, finalists, reserve.share)
 
 
 def _time_tables(made: _Search, bench: Workbench, starts: Sequence[Start]) -> None:
@@ -262,10 +264,8 @@ def _beside(made: _Search, bench: Workbench) -> Iterator[Maker | None]:
         yield local
 
 
-def _tried(
-    made: _Search, bench: Workbench, maker: Maker | None, starts: Sequence[Start], pace: Pace
-) -> tuple[Study, float]:
-    """Make trials until the time is over; returns them with the share of the effort that they took."""
+def _tried(made: _Search, bench: Workbench, maker: Maker | None, starts: Sequence[Start], pace: Pace) -> Reserve:
+    """Make trials until the time is over; returns them with what is known of the time that they took."""
     goal, seed, sampler = made.order.goal, made.recipe.seed, made.order.sampler
     study = open_study(made.folder.study, made.space, goal, (), _identity(made), seed=seed, sampler=sampler)
     # Trials of an earlier run were timed by its plain package, on the machine as it was.
@@ -276,9 +276,9 @@ def _tried(
     trials = Trials(study, goal, bench, made.bound, share, made.progress, most=made.order.trials, maker=maker)
     whole = 60 * made.order.minutes
     reserve = Reserve(bench, study, goal, made.space.targets, made.keep, made.bound, share, pace, whole)
-    with made.progress.task("Searching", total=max(1.0, made.left())) as ticker:
+    with made.progress.task("Searching") as ticker:  # it says itself how much time is left
         trials.run(ticker, made.left, reserve.seconds, pace.first)
-    return study, share
+    return reserve
 
 
 def _make_plain(made: _Search, bench: Workbench) -> None:

@@ -29,7 +29,7 @@ SAMPLERS = ("tpe", "nsga2", "random")
 Sampler = Literal["tpe", "nsga2", "random"]
 RANDOM_FIRST = 8
 """Finished trials, the starts among them, before the sampler's model decides."""
-TRIAL, START, EXCESS, IDENTITY = "trial", "start", "excess", "identity"
+TRIAL, START, RECIPE, EXCESS, IDENTITY = "trial", "start", "recipe", "excess", "identity"
 WORST = Figures(1.0, None, 1.0, 0.0, 1e3, 1e-3, 1e3)
 """What a candidate is taken for that was never made, where nothing was measured yet."""
 REFUSED_EXCESS = 10.0
@@ -96,8 +96,9 @@ class Study:
             if not self._study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
                 self._propose_near()
             trial = self._study.ask()
-            recipe = self._space.propose(trial)
+            proposed = self._space.propose(trial)
         start = str(trial.user_attrs.get(START, ""))
+        recipe = trial.user_attrs.get(RECIPE, proposed)
         return Asked(trial.number, self._recipes.get(start, recipe), start if start in self._recipes else "", trial)
 
     def _propose_near(self) -> None:
@@ -111,11 +112,10 @@ class Study:
         self._study.enqueue_trial(neighbour(self._space, recipe, self._rng))
 
     def ask_for(self, recipe: Mapping[str, Any]) -> Asked:
-        """Return a trial of a certain recipe."""
+        """Let a trial have a certain recipe, and return what to try next: starts that wait come before it."""
         with _quiet():
-            self._study.enqueue_trial(self._space.numbers_of(recipe))
-        asked = self.ask()
-        return Asked(asked.number, recipe, "", asked.trial)
+            self._study.enqueue_trial(self._space.numbers_of(recipe), user_attrs={RECIPE: dict(recipe)})
+        return self.ask()
 
     def setting(self, name: str, value: float) -> float:
         """Return what an earlier run of this study has set, or set it: trials must stay comparable."""

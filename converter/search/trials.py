@@ -75,7 +75,7 @@ class Trials:
     held: list[Asked] = field(default_factory=list)
     """Proposals of a recipe that is being made already: they wait for how it comes out."""
     aims: deque[Mapping[str, Any]] = field(default_factory=deque)
-    """Starts that were slower, or faster, than they were aimed to be: aimed as they were measured, they come next."""
+    """Starts that were slower, or faster, than they were aimed to be: aimed as measured, they come after all starts."""
     idle: int = 0
     """Proposals in a row that were not worth making."""
 
@@ -115,15 +115,11 @@ class Trials:
     ) -> None:
         """Begin what is proposed as soon as there is a place for it, until nothing is and all has ended."""
         maker = self.maker or Here(self.bench)
-        shown = time.perf_counter()
 
         def go_on(one: _Running, step: Callable[[], Work]) -> None:
-            nonlocal shown
             made = self._after(one, step, maker)
             if made is not None:
-                now = time.perf_counter()
-                self._show(ticker, made, now - shown, left())
-                shown = now
+                self._show(ticker, made, left())
 
         def begin(asked: Asked) -> None:
             if any(one.asked.recipe == asked.recipe for one in self.running.values()):
@@ -254,9 +250,8 @@ class Trials:
             return ""
         return f"{ahead} of {len(others)} others are better with as much training, by what the goal asks for"
 
-    def _show(self, ticker: "Ticker", made: Trial, seconds: float, left: float) -> None:
+    def _show(self, ticker: "Ticker", made: Trial, left: float) -> None:
         trials = self.study.trials
-        ticker.advance(seconds)
         found = measured(trials)
         best = min(found.values(), key=self.goal.order, default=None)
         said = "nothing yet" if best is None else figures_line(best, met=self.goal.missed(best) == 0)

@@ -19,15 +19,19 @@ FAILED = "FAIL"
 TARGET, STATUS, REASON, EXIT, FOLDER, SIZE = "target", "status", "error", "exit_code", "folder", "size_bytes"
 
 
-def made_in_full(recipe: "Recipe", out: Path, bench: "Workbench", progress: "Progress") -> dict[str, Any]:
+def made_in_full(
+    recipe: "Recipe", out: Path, bench: "Workbench", progress: "Progress", threads: int | None
+) -> dict[str, Any]:
     """Return status, reason, exit code, folder (empty where there is no package) and bytes.
+
+    `threads`: of what compresses the model, as many as its trial had: it is the same model then.
 
     Raises:
         ResourceLimit: memory or disk ran out.
 
     """
     try:
-        return finished(recipe, out) or _run(recipe, out, bench, progress)
+        return finished(recipe, out) or _run(recipe, out, bench, progress, threads)
     except ResourceLimit:
         raise
     except Exception as error:  # noqa: BLE001 - said_of tells what is a bug, and raises what is no candidate's
@@ -45,11 +49,11 @@ def finished(recipe: "Recipe", out: Path) -> dict[str, Any] | None:
         return None
 
 
-def _run(recipe: "Recipe", out: Path, bench: "Workbench", progress: "Progress") -> dict[str, Any]:
+def _run(recipe: "Recipe", out: Path, bench: "Workbench", progress: "Progress", threads: int | None) -> dict[str, Any]:
     out.parent.mkdir(parents=True, exist_ok=True)
     with progress.task(f"Making {out.name} in full"):
-        # As many threads, and the same tables of times, as the trials had: it is the same model then.
-        known = Resolved(threads=bench.threads, measured=bench.measured)
+        # By the same tables of times, too, as the trials had.
+        known = Resolved(threads=threads, measured=bench.measured)
         result = run_recipe(recipe, out, force=True, progress=progress, resolved=known, cache=bench.cache)
     (made,) = result.targets
     return {

@@ -191,7 +191,7 @@ def report_of(task: Task, binding: "Binding", bench: "Workbench") -> Report:
     bench.plain_ms, bench.measured = dict(task.plain_ms), dict(task.measured)
     try:
         if task.out is not None:
-            return Report(None, whole=made_in_full(bind_recipe(task.whole), task.out, bench, SILENT))
+            return Report(None, whole=made_in_full(bind_recipe(task.whole), task.out, bench, SILENT, bench.threads))
         work = Work(task.kind, binding.bound(task.varied), task.varied, task.share, task.told)
         return Report(work.on(bench), measured=bench.measured)
     except ResourceLimit as error:

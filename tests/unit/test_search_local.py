@@ -4,6 +4,7 @@ import os
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from multiprocessing import resource_tracker
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -24,6 +25,7 @@ class Stub:
     """Stands for what a process is told: its bench answers by what the recipe says."""
 
     damaged: bool = False
+    text: str = ""
 
     def prepared(self, work: Path) -> tuple[Any, Any]:
         if self.damaged:
@@ -49,6 +51,17 @@ class _Bench:
         started = time.monotonic()
         time.sleep(0.5)
         return SimpleNamespace(pid=os.getpid(), started=started, ended=time.monotonic())
+
+
+class Notes:
+    def __init__(self) -> None:
+        self.said: list[str] = []
+
+    def task(self, title: str, total: float | None = None) -> Any:
+        return SILENT.task(title, total)
+
+    def note(self, text: str) -> None:
+        self.said.append(text)
 
 
 def work(does: str) -> Work:
@@ -111,14 +124,54 @@ def test_without_any_process_trials_are_made_in_this_one(tmp_path: Path) -> None
     local.stop()
 
 
-def test_there_are_as_many_processes_as_cores_and_memory_allow(monkeypatch: pytest.MonkeyPatch) -> None:
-    import psutil
+def test_a_process_that_dies_before_it_reads_what_it_is_told_keeps_nobody_waiting(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench: Any = _Bench(tmp_path, plain_ms={}, measured={})
+    local, given = Local(bench, SILENT), Stub(text="more than a pipe takes at once " * 100_000)
+    resource_tracker.ensure_running()
+    with monkeypatch.context() as patched:
+        patched.setenv("PYTHONHOME", str(tmp_path / "nowhere"))  # the interpreter ends before any code of ours
+        local.start(given, tmp_path, 2)  # type: ignore[arg-type]
+    local.begin(0, work("measure"))
+    found: Any = local.ended().found
+    assert found.pid == os.getpid()
+    assert local.processes == []
 
-    monkeypatch.setattr(psutil, "cpu_count", lambda: 8)
-    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=20_000_000_000))
+
+def test_where_the_system_starts_no_more_processes_the_search_goes_on_without(tmp_path: Path) -> None:
+    resource = pytest.importorskip("resource")
+    bench: Any = _Bench(tmp_path, plain_ms={}, measured={})
+    local, notes = Local(bench, progress := Notes()), progress.said
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (3, before[1]))
+    try:
+        local.start(Stub(), tmp_path, 2)  # type: ignore[arg-type]
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+    local.begin(0, work("measure"))
+    found: Any = local.ended().found
+    assert found.pid == os.getpid()
+    assert local.slots == 1
+    assert any("no more than 0 processes" in said for said in notes)
+
+
+def test_there_are_as_many_processes_as_cores_and_memory_allow(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(here, "_cores", lambda: 8)
+    monkeypatch.setattr(here, "available_memory", lambda: 20_000_000_000)
     assert room_for(90_000_000, 4) == 4
-    assert room_for(90_000_000, 16) == 6, "of memory"
+    assert room_for(90_000_000, 16) == 4, "of memory: each keeps a gigabyte of what trials share, too"
     assert room_for(20_000_000_000, 8) == 1
-    monkeypatch.setattr(psutil, "cpu_count", lambda: 2)
+    monkeypatch.setattr(here, "_cores", lambda: 2)
     assert room_for(90_000_000, 4) == 2
-    assert here.BASE_BYTES > 0
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system binds no process to cores")
+def test_no_more_processes_are_started_than_cores_that_this_one_may_run_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(here, "available_memory", lambda: 1 << 40)
+    before = os.sched_getaffinity(0)
+    try:
+        os.sched_setaffinity(0, {min(before)})
+        assert room_for(90_000_000, 4) == 1
+    finally:
+        os.sched_setaffinity(0, before)

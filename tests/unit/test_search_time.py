@@ -2,15 +2,19 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from converter.context import Resolved
 from converter.recipe import Recipe, bind_recipe
+from converter.search import whole
 from converter.search.estimates import FACTORS, SHARES, effort_share, off_by, seconds_in_full
 from converter.search.figures import Figures, State, Trial
 from converter.search.finalists import Finalist, Finals
+from converter.search.folder import SearchFolder
 from converter.search.goal import Goal
 from converter.search.reserve import MOST, Pace, Reserve
 from converter.search.space import recipe_of
@@ -84,6 +88,17 @@ def test_time_is_kept_for_the_best_and_its_rival_and_for_more_only_where_it_fits
     assert reserve(slow, 1, 1e9).seconds() > few, "on a busy machine finalists take longer, too"
 
 
+class Notes:
+    def __init__(self, said: list[str]) -> None:
+        self.said = said
+
+    def task(self, title: str, total: float | None = None) -> Any:
+        return SILENT.task(title, total)
+
+    def note(self, text: str) -> None:
+        self.said.append(text)
+
+
 class Timed(Finals):
     """Finals whose packages take a minute each; the clock stands in between."""
 
@@ -107,3 +122,63 @@ def test_no_more_is_made_in_full_than_fits_but_the_best_and_its_rival_always_are
     assert len(made[200.0]) == 3
     assert set(made[1000.0]) == {0, 1, 2, 3}
     assert made[1000.0][0] == 1, "the best first"
+
+
+def test_a_search_does_not_end_long_after_its_time_for_what_the_best_is_only_compared_with() -> None:
+    trials = [trial(0, 0.03, start="balanced"), trial(1, 0.01), trial(2, 0.02, ms=0.9)]
+    said: list[str] = []
+    made = {}
+    for late in (30.0, 90.0):
+        finals = Timed(30.0)
+        finals.expected, finals.late = (lambda chosen: 60.0 * len(chosen)), late
+        finals.progress = Notes(said)
+        made[late] = [f.trial.number for f in finals.make_all(trials, ("cpu-int8",), 1, lambda f=finals: f.time_left)]  # type: ignore[misc]
+    assert made == {30.0: [1], 90.0: [1, 0]}
+    assert len(said) == 1
+    assert "the best start was not made in full" in said[0]
+
+
+def test_the_start_is_made_beside_the_best_where_that_takes_no_longer() -> None:
+    trials = [trial(0, 0.03, start="balanced"), trial(1, 0.01)]
+    finals = Timed(10.0)
+    finals.expected = lambda chosen: 60.0
+    made = finals.make_all(trials, ("cpu-int8",), 1, lambda: finals.time_left)
+    assert [f.trial.number for f in made] == [1, 0]
+
+
+def test_where_the_best_fails_in_full_and_its_rival_was_spared_the_next_best_is_made() -> None:
+    class Failing(Timed):
+        def make(self, trials: Sequence[Trial]) -> dict[int, Finalist]:
+            made = super().make(trials)
+            return {n: replace(one, status="FAIL") if n == 1 else one for n, one in made.items()}
+
+    trials = [trial(0, 0.03, start="balanced"), trial(1, 0.01), trial(2, 0.02, ms=2.0)]
+    finals = Failing(30.0)
+    finals.expected = lambda chosen: 60.0 * len(chosen)
+    made = finals.make_all(trials, ("cpu-int8",), 1, lambda: finals.time_left)
+    assert [(f.trial.number, f.status) for f in made] == [(1, "FAIL"), (2, "PASS")]
+
+
+def test_fewer_packages_may_be_kept_than_there_are_targets() -> None:
+    """The best of each target is made in full all the same, and the best comes first."""
+    trials = [trial(0, 0.03, start="balanced"), trial(1, 0.01), trial(2, 0.02)]
+    trials[2] = replace(trials[2], recipe={**trials[2].recipe, "targets": ["tflite"]})
+    made = Timed(1000.0).make_all(trials, ("cpu-int8", "tflite"), 1, lambda: 1000.0)
+    assert [f.trial.number for f in made] == [1, 0, 2]
+
+
+@pytest.mark.parametrize(("processes", "threads"), [(None, 4), (2, 1)])
+def test_a_finalist_that_is_made_alone_has_as_many_threads_as_one_among_several(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, processes: int | None, threads: int
+) -> None:
+    bench: Any = SimpleNamespace(threads=4, measured={}, cache=None)
+    seen: list[int] = []
+
+    def run(recipe: Recipe, out: Path, *, force: bool, progress: Any, resolved: Resolved, cache: Any) -> Any:
+        seen.append(resolved.threads or 0)
+        return SimpleNamespace(targets=[SimpleNamespace(status="PASS", exit_code=0, error="", folder="", size_bytes=1)])
+
+    monkeypatch.setattr(whole, "run_recipe", run)
+    maker: Any = None if processes is None else SimpleNamespace(slots=processes)
+    Finals(bench, Goal(speedup=1.0), SearchFolder(tmp_path), bound, SILENT, maker).make([trial(1, 0.01)])
+    assert seen == [threads]

@@ -15,6 +15,7 @@ from converter.recipe import Recipe, bind_recipe
 from converter.search.figures import Figures, State
 from converter.search.goal import Goal
 from converter.search.making import Done, Work
+from converter.search.neighbours import neighbour
 from converter.search.space import Space
 from converter.search.starts import starts_of
 from converter.search.study import Study, measured, open_study
@@ -22,7 +23,7 @@ from converter.search.trials import IDLE, NEAREST, Trials
 from converter.search.workbench import Told
 from converter.stage import SILENT
 
-pytest.importorskip("optuna")
+optuna = pytest.importorskip("optuna")
 SPACE = Space(("cpu-int8",), without=("factorize", "distill.gradual"))
 WHO = {"model": {"weights": "a"}, "version": "1", "goal": {}}
 
@@ -214,6 +215,18 @@ def test_where_there_are_limits_what_is_behind_half_of_the_others_is_not_made(tm
     stopped = [t.figures for t in behind if t.figures]
     assert np.mean([goal.missed(f) for f in stopped]) >= np.mean([goal.missed(f) for f in made])
     assert min(map(goal.order, made)) < min(map(goal.order, stopped))
+
+
+def test_a_certain_recipe_waits_for_the_starts_before_it_and_none_of_them_is_lost(tmp_path: Path) -> None:
+    study, starts = study_in(tmp_path, Goal()), starts_of(SPACE)
+    assert len(starts) >= 3
+    asked = [study.ask()]
+    wanted = neighbour(SPACE, starts[1].recipe, np.random.default_rng(0))
+    recipe = SPACE.propose(optuna.trial.FixedTrial(wanted))
+    asked.append(study.ask_for(recipe))
+    asked += [study.ask() for _ in range(len(starts) - 1)]
+    assert [a.start for a in asked] == [*(s.name for s in starts), ""]
+    assert [a.recipe for a in asked] == [*(s.recipe for s in starts), recipe]
 
 
 def test_a_start_that_is_slower_than_it_was_aimed_to_be_is_aimed_once_more(tmp_path: Path) -> None:
