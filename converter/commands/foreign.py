@@ -4,7 +4,7 @@ import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 
-from converter.bounds.watch import LimitReached, Limits, disk_bytes, watched
+from converter.bounds.watch import LimitReached, Limits, disk_bytes, memory_bytes, watched
 from converter.commands.session import Session
 
 SECONDS = "10m"
@@ -14,8 +14,11 @@ LIBRARIES, COPIES = 2 * 10**9, 8
 
 
 def usual_memory(package: Path) -> int:
-    """Return bytes that no package of this size needs, for those who set no limit."""
-    return LIBRARIES + COPIES * disk_bytes([package])
+    """Return bytes that no package of this size needs, for those who set no limit.
+
+    What a process holds before it begins, which runs more than this command, is not the package's.
+    """
+    return memory_bytes() + LIBRARIES + COPIES * disk_bytes([package])
 
 
 @contextlib.contextmanager
