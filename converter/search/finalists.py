@@ -145,22 +145,34 @@ class Finals:
 
     def _exported(self, recipes: Mapping[int, Recipe]) -> dict[int, Mapping[str, Any]]:
         if self.maker is None or len(recipes) == 1:
-            # In as many threads as each of several has: what is made does not depend on how many are made together.
-            threads = self.bench.threads if self.maker is None else 1
-            outs = {number: self.folder.finalist(number) for number in recipes}
-            return {n: made_in_full(r, outs[n], self.bench, self.progress, threads) for n, r in recipes.items()}
+            return {number: self._made_here(number, recipe) for number, recipe in recipes.items()}
+        starved: list[int] = []
         with self.progress.task(f"Making {len(recipes)} packages in full"):
             for number, recipe in recipes.items():
                 self.maker.begin(number, Work("whole", recipe, {}, 1.0, out=self.folder.finalist(number)))
             made: dict[int, Mapping[str, Any]] = {}
-            while len(made) < len(recipes):
+            while len(made) + len(starved) < len(recipes):
                 done = self.maker.ended()
                 if isinstance(done.found, ResourceLimit):
-                    raise done.found
+                    starved.append(done.number)
+                    continue
                 failed = isinstance(done.found, (Exception, Figures))
                 lost = {STATUS: FAILED, EXIT: GateFailed.exit_code, REASON: str(done.found), FOLDER: "", SIZE: 0}
                 made[done.number] = lost if failed else done.found  # type: ignore[assignment]
-        return made
+        if starved:
+            self.maker.stop()  # what they hold is free then: one alone may have room
+        return made | {number: self._made_here(number, recipes[number]) for number in starved}
+
+    def _made_here(self, number: int, recipe: Recipe) -> Mapping[str, Any]:
+        """Make one in this process.
+
+        Raises:
+            ResourceLimit: memory or disk ran out.
+
+        """
+        # In as many threads as each of several has: what is made does not depend on how many are made together.
+        threads = self.bench.threads if self.maker is None else 1
+        return made_in_full(recipe, self.folder.finalist(number), self.bench, self.progress, threads)
 
     def _judged(self, trial: Trial, recipe: Recipe, table: Mapping[str, Any]) -> Finalist:
         (target,) = recipe.targets

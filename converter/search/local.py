@@ -261,11 +261,11 @@ class Local:
             outcome = found.figures or found.whole or StageFailed(found.said)
             self.done.append(Done(trial.number, outcome, tries=trial.tries, seconds=seconds))
         elif len(self.processes) > 1:
-            self._lost(one, found.said, trial)
+            self._lost(one, found.said, trial, starved=True)
         else:
             self.done.append(Done(trial.number, ResourceLimit(found.said), tries=trial.tries))
 
-    def _lost(self, one: _Process, why: str, trial: _Trial | None = None) -> None:
+    def _lost(self, one: _Process, why: str, trial: _Trial | None = None, *, starved: bool = False) -> None:
         """A process has died or has no room: the others go on, and one of them makes its trial once more."""
         trial = trial or one.trial
         self.processes.remove(one)
@@ -279,7 +279,9 @@ class Local:
             trial.tries += 1
             self.waiting.appendleft(trial)
         elif one.ready:
-            failed = StageFailed(f"its process was lost ({why})")
+            # A package in full that only lacked room says nothing against its recipe.
+            whole = starved and trial.work.out is not None
+            failed = ResourceLimit(why) if whole else StageFailed(f"its process was lost ({why})")
             self.done.append(Done(trial.number, failed, tries=trial.tries))
         else:  # it never began
             self.waiting.appendleft(trial)

@@ -34,8 +34,8 @@ class Pace:
     """Of a text in a batch, in one thread."""
     in_full: float
     """The same where a finalist is made: in all threads, or in one of each process."""
-    at_once: int = 1
-    """Finalists that are made at the same time."""
+    at_once: Callable[[], int] = lambda: 1
+    """Finalists that are made at the same time: fewer, once a process is lost."""
 
 
 @dataclass
@@ -67,7 +67,7 @@ class Reserve:
         """Return the seconds that making these in full is expected to take."""
         passes = [self._passes(trial, 1.0) for trial in chosen]
         pace = self.pace
-        return self._off_by() * seconds_in_full(passes, pace.in_full, self.study.trials, pace.making, pace.at_once)
+        return self._off_by() * seconds_in_full(passes, pace.in_full, self.study.trials, pace.making, pace.at_once())
 
     def _off_by(self) -> float:
         found = []

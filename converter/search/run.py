@@ -210,7 +210,7 @@ def _run(made: _Search, given: "GivenText") -> dict[str, Any]:
     a_text, in_full = training_pace(bench), training_pace(bench, made.threads)
     with _maker(made, bench) as maker:
         many = isinstance(maker, Local) and maker.slots > 1
-        paces = Pace(first, making, a_text, a_text if many else in_full, maker.slots if many and maker else 1)
+        paces = Pace(first, making, a_text, a_text if many else in_full, lambda: maker.slots if many and maker else 1)
         reserve = _tried(made, bench, maker, starts, paces)
         study, local = reserve.study, maker if isinstance(maker, Local) else None
         whole = lambda v: made.bound(v, whole=True)  # noqa: E731

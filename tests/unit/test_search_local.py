@@ -3,7 +3,7 @@
 import os
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing import resource_tracker
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,7 +13,7 @@ import pytest
 
 from converter.errors import ResourceLimit, StageFailed
 from converter.search import local as here
-from converter.search.local import Local, room_for
+from converter.search.local import TRIES, Local, _Trial, room_for
 from converter.search.making import Work
 from converter.stage import SILENT
 
@@ -111,6 +111,19 @@ def test_where_memory_runs_out_fewer_are_made_at_once_and_then_it_is_an_error(ma
     assert made.slots == 1
     assert done.tries == 2
     assert isinstance(done.found, ResourceLimit)
+
+
+@pytest.mark.parametrize(("starved", "kind"), [(True, ResourceLimit), (False, StageFailed)])
+def test_a_package_in_full_that_two_processes_had_no_room_for_is_not_blamed_on_its_recipe(
+    made: Local, tmp_path: Path, starved: bool, kind: type[Exception]
+) -> None:
+    one = made.processes[0]
+    one.ready = True
+    package = _Trial(0, replace(work("starve"), kind="whole", out=tmp_path / "package"), tries=TRIES)
+    made._lost(one, "memory ran out", package, starved=starved)
+    found = made.ended().found
+    assert isinstance(found, kind)
+    assert "memory ran out" in str(found)
 
 
 def test_without_any_process_trials_are_made_in_this_one(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from converter.context import Resolved
+from converter.errors import ResourceLimit
 from converter.recipe import Recipe, bind_recipe
 from converter.search import whole
 from converter.search.estimates import FACTORS, SHARES, effort_share, off_by, seconds_in_full
@@ -16,6 +17,7 @@ from converter.search.figures import Figures, State, Trial
 from converter.search.finalists import Finalist, Finals
 from converter.search.folder import SearchFolder
 from converter.search.goal import Goal
+from converter.search.making import Done, Work
 from converter.search.reserve import MOST, Pace, Reserve
 from converter.search.space import recipe_of
 from converter.search.workbench import Told
@@ -75,6 +77,15 @@ def reserve(trials: Sequence[Trial], keep: int, whole: float) -> Reserve:
     study: Any = Known(trials=tuple(trials))
     pace = Pace(5.0, 5.0, 0.005, 0.005)
     return Reserve(BENCH, study, Goal(speedup=1.0), ("cpu-int8",), keep, bound, 0.1, pace, whole)
+
+
+def test_more_time_is_kept_once_fewer_finalists_can_be_made_at_once() -> None:
+    slots = [2]
+    kept = reserve([trial(0, 0.03, start="balanced"), trial(1, 0.01)], 1, 1e9)
+    kept.pace = replace(kept.pace, at_once=lambda: slots[0])
+    both = kept.seconds()
+    slots[0] = 1
+    assert kept.seconds() > both
 
 
 def test_time_is_kept_for_the_best_and_its_rival_and_for_more_only_where_it_fits() -> None:
@@ -167,18 +178,64 @@ def test_fewer_packages_may_be_kept_than_there_are_targets() -> None:
     assert [f.trial.number for f in made] == [1, 0, 2]
 
 
-@pytest.mark.parametrize(("processes", "threads"), [(None, 4), (2, 1)])
-def test_a_finalist_that_is_made_alone_has_as_many_threads_as_one_among_several(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, processes: int | None, threads: int
-) -> None:
-    bench: Any = SimpleNamespace(threads=4, measured={}, cache=None)
-    seen: list[int] = []
+class Exports:
+    """Stands for exporting: it tells in how many threads, and what is wrong."""
 
-    def run(recipe: Recipe, out: Path, *, force: bool, progress: Any, resolved: Resolved, cache: Any) -> Any:
-        seen.append(resolved.threads or 0)
+    def __init__(self, wrong: Exception | None = None) -> None:
+        self.wrong = wrong
+        self.threads: list[int | None] = []
+
+    def __call__(
+        self, recipe: Recipe, out: Path, *, force: bool, progress: Any, resolved: Resolved, cache: Any
+    ) -> SimpleNamespace:
+        self.threads.append(resolved.threads)
+        if self.wrong is not None:
+            raise self.wrong
         return SimpleNamespace(targets=[SimpleNamespace(status="PASS", exit_code=0, error="", folder="", size_bytes=1)])
 
-    monkeypatch.setattr(whole, "run_recipe", run)
-    maker: Any = None if processes is None else SimpleNamespace(slots=processes)
-    Finals(bench, Goal(speedup=1.0), SearchFolder(tmp_path), bound, SILENT, maker).make([trial(1, 0.01)])
-    assert seen == [threads]
+
+class Starved:
+    """Processes that have no room for a package."""
+
+    slots = 2
+    stopped = False
+
+    def __init__(self) -> None:
+        self.begun: list[int] = []
+
+    def begin(self, number: int, work: Work) -> None:
+        self.begun.append(number)
+
+    def ended(self) -> Done:
+        return Done(self.begun.pop(), ResourceLimit("memory ran out"))
+
+    def stop(self) -> None:
+        self.stopped = True
+
+
+def finals_of(folder: Path, maker: Any) -> Finals:
+    bench: Any = SimpleNamespace(threads=4, measured={}, cache=None)
+    return Finals(bench, Goal(speedup=1.0), SearchFolder(folder), bound, SILENT, maker)
+
+
+@pytest.mark.parametrize(("maker", "threads"), [(None, 4), (Starved(), 1)])
+def test_a_finalist_that_is_made_alone_has_as_many_threads_as_one_among_several(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, maker: Any, threads: int
+) -> None:
+    monkeypatch.setattr(whole, "run_recipe", exports := Exports())
+    finals_of(tmp_path, maker).make([trial(1, 0.01)])
+    assert exports.threads == [threads]
+
+
+def test_a_finalist_for_which_processes_have_no_room_is_made_alone_and_then_it_is_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(whole, "run_recipe", exports := Exports())
+    maker = Starved()
+    made = finals_of(tmp_path, maker).make([trial(1, 0.01), trial(2, 0.02)])
+    assert [made[n].status for n in (1, 2)] == ["PASS", "PASS"]
+    assert exports.threads == [1, 1]
+    assert maker.stopped
+    monkeypatch.setattr(whole, "run_recipe", Exports(ResourceLimit("memory ran out")))
+    with pytest.raises(ResourceLimit, match="memory ran out"):
+        finals_of(tmp_path, Starved()).make([trial(1, 0.01), trial(2, 0.02)])
