@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 from converter.artifact import TorchModel
 from converter.binding import option, span
 from converter.errors import RecipeError
-from converter.stage import TRAINING_COPIES, Context, Outcome, Stage
+from converter.stage import Context, Outcome, Stage
 from converter.training.options import TeacherOptions
 
 if TYPE_CHECKING:
@@ -47,7 +47,6 @@ class GradualPruning(TeacherOptions, Stage[TorchModel, TorchModel]):
     needs_text = True
     place = 5
     trains = True
-    copies = TRAINING_COPIES
 
     def __post_init__(self) -> None:
         named = [n for n in ("speedup", "latency_ms", "size_mb") if getattr(self, n) is not None]

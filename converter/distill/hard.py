@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 from converter.artifact import TorchModel
 from converter.binding import option
-from converter.stage import TRAINING_COPIES, Context, Outcome, Stage
+from converter.stage import Context, Outcome, Stage
 from converter.training.options import TeacherOptions
 
 if TYPE_CHECKING:
@@ -24,7 +24,6 @@ class HardLabels(TeacherOptions, Stage[TorchModel, TorchModel]):
     takes = ("encoder", "decoder", "encoder-decoder")
     needs_text = True
     trains = True
-    copies = TRAINING_COPIES
 
     def forecast(self, now: "Forecast", model: TorchModel, ctx: Context) -> "Forecast":
         from converter.forecast import spent

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from converter.artifact import TorchModel
-from converter.stage import TRAINING_COPIES, Context, Outcome, Stage
+from converter.stage import Context, Outcome, Stage
 from converter.training.options import TeacherOptions
 
 if TYPE_CHECKING:
@@ -33,7 +33,6 @@ class SoftLabels(TeacherOptions, Stage[TorchModel, TorchModel]):
     needs_text = True
     place = 5
     trains = True
-    copies = TRAINING_COPIES
 
     def forecast(self, now: "Forecast", model: TorchModel, ctx: Context) -> "Forecast":
         from converter.forecast import forecast_of, spent

@@ -27,6 +27,11 @@ class Binding:
     learning: Path
     held_back: Path
 
+    @property
+    def base_of_trials(self) -> dict[str, Any]:
+        """Return what another process is told of the recipe: `eval` stays where it is, no trial may see it."""
+        return {k: v for k, v in self.base.items() if k != "eval"}
+
     def bound(self, varied: Mapping[str, Any], *, whole: bool = False) -> Recipe:
         """Return the recipe; `whole`: with the gate's text and limits.
 

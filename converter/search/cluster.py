@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from converter.errors import RuntimeMissing, StageFailed
 from converter.fleet.transport import pack
-from converter.search.making import Done, Work
+from converter.search.making import TRIES, Done, Handed, Work
 from converter.search.worker import Ready, Report, Setup, Task, TrialWorker
 
 if TYPE_CHECKING:
@@ -24,18 +24,7 @@ SECONDS_TO_COME_BACK = 300.0
 """So long nothing may be ready at all, and so long a trial waits for one worker, while it loads or its node is full."""
 SECONDS_TO_CLOSE = 10.0
 """What workers have to remove their files before they are ended."""
-TRIES = 2
-"""A trial whose worker was lost is made once more."""
 HINT = "install plm-export, of this version and with the extras of its targets, on every node"
-
-
-@dataclass
-class _Trial:
-    """A piece of work that was handed over."""
-
-    number: int
-    work: Work
-    tries: int = 1
 
 
 @dataclass
@@ -45,7 +34,7 @@ class _Worker:
     actor: Any
     call: Any = None
     """What it is doing; None: nothing."""
-    trial: _Trial | None = None
+    trial: Handed | None = None
     brought: dict[str, Any] = field(default_factory=dict)
     host: str = ""
     """Empty as long as it is not ready."""
@@ -65,7 +54,7 @@ class Cluster:
     def __init__(self, ray: Any, setup: Setup, bench: "Workbench", progress: "Progress") -> None:
         self._ray, self._setup, self._bench, self._progress = ray, setup, bench, progress
         self._workers: list[_Worker] = []
-        self._waiting: deque[_Trial] = deque()
+        self._waiting: deque[Handed] = deque()
         self._archives: dict[str, Any] = {}
         self._done: deque[Done] = deque()
         self._said: list[str] = []
@@ -83,7 +72,7 @@ class Cluster:
         return max(1, sum(bool(w.host) for w in self._workers))
 
     def begin(self, number: int, work: Work) -> None:
-        self._waiting.append(_Trial(number, work))
+        self._waiting.append(Handed(number, work))
         self._assign()
 
     def ended(self) -> Done:

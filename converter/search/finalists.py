@@ -13,7 +13,7 @@ from converter.search.honesty import Gain, expected_optimism, gain_of
 from converter.search.making import Work
 from converter.search.saying import said_of
 from converter.search.study import measured
-from converter.search.whole import EXIT, FAILED, FOLDER, REASON, SIZE, STATUS, made_in_full
+from converter.search.whole import EXIT, FAILED, FOLDER, REASON, SIZE, STATUS, made_in_full, not_made
 from converter.validate.answers import RunFailed
 
 if TYPE_CHECKING:
@@ -157,8 +157,7 @@ class Finals:
                     starved.append(done.number)
                     continue
                 failed = isinstance(done.found, (Exception, Figures))
-                lost = {STATUS: FAILED, EXIT: GateFailed.exit_code, REASON: str(done.found), FOLDER: "", SIZE: 0}
-                made[done.number] = lost if failed else done.found  # type: ignore[assignment]
+                made[done.number] = not_made(str(done.found)) if failed else done.found  # type: ignore[assignment]
         if starved:
             self.maker.stop()  # what they hold is free then: one alone may have room
         return made | {number: self._made_here(number, recipes[number]) for number in starved}

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from converter.bounds.watch import available_memory
 from converter.errors import ExportError, ResourceLimit, StageFailed
 from converter.recipe import recipe_table
-from converter.search.making import Done, Here, Work
+from converter.search.making import TRIES, Done, Handed, Here, Work
 from converter.search.shared import MOST_BYTES
 from converter.search.whole import made_in_full
 from converter.search.worker import Report, Task, report_of
@@ -36,8 +36,6 @@ COPIES, BASE_BYTES = 8, 1_500_000_000
 """Memory of one process: copies of the weights (student, gradients, moments, teacher, export), and its libraries."""
 MEMORY_SHARE = 0.7
 """Of what is free, for all processes together."""
-TRIES = 2
-"""A trial whose process was lost is made once more."""
 SECONDS_TO_CLOSE = 5.0
 BEGUN = "begun"
 """What a process sends first."""
@@ -72,8 +70,8 @@ class Given:
         cache: str | None,
         cache_bytes: int,
     ) -> "Given":
-        """Describe a search; `eval` stays where it is: no trial may see it."""
-        base = {k: v for k, v in binding.base.items() if k != "eval"}
+        """Describe a search."""
+        base = binding.base_of_trials
         texts = (binding.learning, binding.held_back)
         learned = tuple(bench.learning)
         return cls(base, binding.goal, *texts, learned, bench.reference, plain, bench.seed, cache, cache_bytes)
@@ -122,15 +120,6 @@ def serve(work: Path, asked: "connection.Connection") -> None:
 
 
 @dataclass
-class _Trial:
-    """A piece of work that was handed over."""
-
-    number: int
-    work: Work
-    tries: int = 1
-
-
-@dataclass
 class _Process:
     """A process of this search; it is handed work before it is ready, and begins when it is."""
 
@@ -138,7 +127,7 @@ class _Process:
     asked: "connection.Connection"
     given: "Given"
     ready: bool = False
-    trial: _Trial | None = None
+    trial: Handed | None = None
     since: float = 0.0
     """When it began with its trial."""
     last: int = -1
@@ -152,7 +141,7 @@ class Local:
     bench: "Workbench"
     progress: "Progress"
     processes: list[_Process] = field(default_factory=list)
-    waiting: deque[_Trial] = field(default_factory=deque)
+    waiting: deque[Handed] = field(default_factory=deque)
     done: deque[Done] = field(default_factory=deque)
 
     @property
@@ -160,7 +149,7 @@ class Local:
         return max(1, len(self.processes))
 
     def begin(self, number: int, work: Work) -> None:
-        self.waiting.append(_Trial(number, work))
+        self.waiting.append(Handed(number, work))
         self._assign()
 
     def ended(self) -> Done:
@@ -265,7 +254,7 @@ class Local:
         else:
             self.done.append(Done(trial.number, ResourceLimit(found.said), tries=trial.tries))
 
-    def _lost(self, one: _Process, why: str, trial: _Trial | None = None, *, starved: bool = False) -> None:
+    def _lost(self, one: _Process, why: str, trial: Handed | None = None, *, starved: bool = False) -> None:
         """A process has died or has no room: the others go on, and one of them makes its trial once more."""
         trial = trial or one.trial
         self.processes.remove(one)

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 
 Kind = Literal["glance", "measure", "whole"]
+TRIES = 2
+"""A trial whose process was lost is made once more."""
 
 
 class Bench(Protocol):
@@ -52,6 +54,16 @@ class Work:
             assert self.told is not None
             return bench.glance(self.recipe, self.share, self.told)
         return bench.measure(self.recipe, self.share)
+
+
+@dataclass
+class Handed:
+    """A piece of work that was handed to another process."""
+
+    number: int
+    """Of the trial."""
+    work: Work
+    tries: int = 1
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ FORMAT = 1
 
 
 @dataclass(frozen=True)
-class Searched:
+class Subject:
     """What was searched, and how."""
 
     source: "TorchModel"
@@ -37,7 +37,7 @@ class Searched:
 
 
 def table_of(
-    made: Searched, bench: "Workbench", trials: Sequence[Trial], decision: "Decision", reference: "Reference | None"
+    made: Subject, bench: "Workbench", trials: Sequence[Trial], decision: "Decision", reference: "Reference | None"
 ) -> dict[str, Any]:
     """Return the table of `search.json`; `reference` are the source's answers to `--eval`, None where there is none."""
     goal, winner = made.goal, decision.winner

@@ -28,7 +28,7 @@ from converter.search.local import Local
 from converter.search.making import Maker
 from converter.search.report import write_search_reports
 from converter.search.reserve import LATE, Pace, Reserve
-from converter.search.result import FORMAT, Searched, table_of
+from converter.search.result import FORMAT, Subject, table_of
 from converter.search.space import Space
 from converter.search.starts import Start, plain_of, starts_of
 from converter.search.study import Sampler, Study, load_optuna, open_study
@@ -103,6 +103,11 @@ class _Search:
     def binding(self) -> Binding:
         text = self.text
         return Binding(self.order.base, self.order.goal, self.source, text.learning, text.held_back)
+
+    @property
+    def cache(self) -> str | None:
+        """Return the place of the cache of stages, as other processes open it; empty: the user's own; None: none."""
+        return None if self.order.cached is None else self.order.cache or ""
 
     @property
     def keep(self) -> int:
@@ -238,9 +243,8 @@ def _maker(made: _Search, bench: Workbench) -> Iterator[Maker | None]:
     from converter.search.cluster import started
     from converter.search.worker import Setup
 
-    cache = None if order.cached is None else order.cache or ""
     setup = Setup.of(
-        made.binding, made.space.targets, made.recipe.seed, order.cpus, cache=cache, cache_bytes=order.cache_bytes
+        made.binding, made.space.targets, made.recipe.seed, order.cpus, cache=made.cache, cache_bytes=order.cache_bytes
     )
     with started(setup, bench, made.progress) as cluster:
         made.space = replace(made.space, targets=cluster.targets)
@@ -257,9 +261,8 @@ def _beside(made: _Search, bench: Workbench) -> Iterator[Maker | None]:
         yield None
         return
     order = made.order
-    cache = None if order.cached is None else order.cache or ""
     plain = {t.name: bench.plain_folder(t) for t in made.recipe.targets if t.name in bench.plain}
-    given = Given.of(made.binding, bench, plain, cache=cache, cache_bytes=order.cache_bytes)
+    given = Given.of(made.binding, bench, plain, cache=made.cache, cache_bytes=order.cache_bytes)
     with started(given, bench, made.progress, n) as local:
         yield local
 
@@ -372,7 +375,7 @@ def _finish(
         decision = replace(decision, winner=judged[0], ranked=judged)
         decision = replace(decision, gain=confirmed(decision.gain, judged[0], judged))
     decision = place(decision, made.folder, made.keep, [f.trial.number for f in finalists])
-    told = Searched(
+    told = Subject(
         made.source,
         made.order.goal,
         made.text,

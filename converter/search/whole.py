@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from converter.stage import Progress
 
 FAILED = "FAIL"
-TARGET, STATUS, REASON, EXIT, FOLDER, SIZE = "target", "status", "error", "exit_code", "folder", "size_bytes"
+STATUS, REASON, EXIT, FOLDER, SIZE = "status", "error", "exit_code", "folder", "size_bytes"
 
 
 def made_in_full(
@@ -36,7 +36,12 @@ def made_in_full(
         raise
     except Exception as error:  # noqa: BLE001 - said_of tells what is a bug, and raises what is no candidate's
         code = error.exit_code if isinstance(error, ExportError) else GateFailed.exit_code
-        return {STATUS: FAILED, EXIT: code, REASON: said_of(error), FOLDER: "", SIZE: 0}
+        return not_made(said_of(error), code)
+
+
+def not_made(why: str, exit_code: int = GateFailed.exit_code) -> dict[str, Any]:
+    """Return what is told of a finalist of which there is no package."""
+    return {STATUS: FAILED, EXIT: exit_code, REASON: why, FOLDER: "", SIZE: 0}
 
 
 def finished(recipe: "Recipe", out: Path) -> dict[str, Any] | None:

@@ -53,8 +53,8 @@ class Setup:
         cache: str | None,
         cache_bytes: int,
     ) -> "Setup":
-        """Describe a search; `eval` stays where it is: no trial may see it."""
-        base = {k: v for k, v in binding.base.items() if k != "eval"}
+        """Describe a search."""
+        base = binding.base_of_trials
         texts = (str(binding.learning), str(binding.held_back))
         paths = (*local_paths({k: v for k, v in base.items() if k != "calibration"}), *texts)
         digests = {p: path_digest(p) or "" for p in paths}

@@ -1,7 +1,7 @@
 """What every distillation may be told, and what its loss is made of."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from converter.binding import among, option, span
 from converter.stage import TRAINING_COPIES
@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 @dataclass(frozen=True)
 class TrainingOptions:
     """How a student is trained; the defaults suit a pruned encoder that has to find its way back."""
+
+    copies: ClassVar[float] = TRAINING_COPIES
 
     epochs: int = option(4, "epochs: passes over the calibration text", low=1, effort=1)
     steps: int | None = option(

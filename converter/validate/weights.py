@@ -100,7 +100,7 @@ class _Found:
     bits: int
     """Of the matrix or table with the fewest."""
     in_blocks: bool
-    """All matrices are stored in blocks, each with a scale: nothing else of the model is changed in 8 bits."""
+    """All matrices are stored in blocks, each with a scale."""
 
 
 def _read_apart(stored: Iterable[Stored]) -> Iterator[Stored]:

@@ -13,9 +13,10 @@ import pytest
 
 from converter.errors import ResourceLimit, StageFailed
 from converter.search import local as here
-from converter.search.local import TRIES, Local, _Trial, room_for
-from converter.search.making import Work
+from converter.search.local import Local, room_for
+from converter.search.making import TRIES, Handed, Work
 from converter.stage import SILENT
+from tests.notes import Notes
 
 FIGURES = {"metric": 0.5}
 
@@ -51,17 +52,6 @@ class _Bench:
         started = time.monotonic()
         time.sleep(0.5)
         return SimpleNamespace(pid=os.getpid(), started=started, ended=time.monotonic())
-
-
-class Notes:
-    def __init__(self) -> None:
-        self.said: list[str] = []
-
-    def task(self, title: str, total: float | None = None) -> Any:
-        return SILENT.task(title, total)
-
-    def note(self, text: str) -> None:
-        self.said.append(text)
 
 
 def work(does: str) -> Work:
@@ -119,7 +109,7 @@ def test_a_package_in_full_that_two_processes_had_no_room_for_is_not_blamed_on_i
 ) -> None:
     one = made.processes[0]
     one.ready = True
-    package = _Trial(0, replace(work("starve"), kind="whole", out=tmp_path / "package"), tries=TRIES)
+    package = Handed(0, replace(work("starve"), kind="whole", out=tmp_path / "package"), tries=TRIES)
     made._lost(one, "memory ran out", package, starved=starved)
     found = made.ended().found
     assert isinstance(found, kind)

@@ -22,6 +22,7 @@ from converter.search.reserve import MOST, Pace, Reserve
 from converter.search.space import recipe_of
 from converter.search.workbench import Told
 from converter.stage import SILENT
+from tests.notes import Notes
 
 
 def trial(number: int, loss: float, *, start: str = "", seconds: float = 10.0, ms: float = 1.0) -> Trial:
@@ -97,17 +98,6 @@ def test_time_is_kept_for_the_best_and_its_rival_and_for_more_only_where_it_fits
     assert reserve(trials, 1, 10.0).seconds() == pytest.approx(MOST * 10.0), "there is always time for trials"
     slow = [replace(t, seconds=5 * t.seconds) for t in trials]
     assert reserve(slow, 1, 1e9).seconds() > few, "on a busy machine finalists take longer, too"
-
-
-class Notes:
-    def __init__(self, said: list[str]) -> None:
-        self.said = said
-
-    def task(self, title: str, total: float | None = None) -> Any:
-        return SILENT.task(title, total)
-
-    def note(self, text: str) -> None:
-        self.said.append(text)
 
 
 class Timed(Finals):

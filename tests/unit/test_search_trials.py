@@ -22,6 +22,7 @@ from converter.search.study import Study, measured, open_study
 from converter.search.trials import IDLE, NEAREST, Trials
 from converter.search.workbench import Told
 from converter.stage import SILENT
+from tests.notes import Notes
 
 optuna = pytest.importorskip("optuna")
 SPACE = Space(("cpu-int8",), without=("factorize", "distill.gradual"))
@@ -71,17 +72,6 @@ class Ticker:
         pass
 
     def describe(self, text: str) -> None:
-        self.said.append(text)
-
-
-class Notes:
-    def __init__(self) -> None:
-        self.said: list[str] = []
-
-    def task(self, title: str, total: float | None = None) -> Any:
-        return SILENT.task(title, total)
-
-    def note(self, text: str) -> None:
         self.said.append(text)
 
 

@@ -29,7 +29,7 @@ MOST = 1 << 16
 SIZES = ((1, 1, 0, 7, 0), (2, 3, 0, 5, 0), (2, 1, 4, 5, 5), (3, 2, 4, 6, 6), (1, 1, 1, 1, 1), (1, 2, 11, 13, 13))
 """Batch, tokens, tokens before, tokens of the source, those whose keys are known."""
 LONGEST, UNBOUNDED = 10, 2**31 - 1
-"""The most tokens among `SIZES`, and from where on a number in a graph stands for no bound."""
+"""A window as wide as this shows among `SIZES`; and from where on a number in a graph stands for no bound."""
 TOKEN_AXIS = {"start": 1, "end": 2}
 NAMES = (
     "batch_size",
