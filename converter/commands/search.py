@@ -181,7 +181,7 @@ def _run(session: Session, flags: Flags, goal: "Goal", wishes: _Wishes) -> int:
 def _show(session: Session, table: Mapping[str, Any]) -> None:
     from rich.table import Table
 
-    from converter.search.report import quality_name, quality_text, verdict
+    from converter.search.report import caution, quality_name, quality_text, verdict
     from converter.search.space import described
 
     drawn = Table(box=None, pad_edge=False)
@@ -201,6 +201,8 @@ def _show(session: Session, table: Mapping[str, Any]) -> None:
     terminal.result_console.print(drawn)
     status, said = verdict(table)
     terminal.result(f"\n{said}")
+    if warned := caution(table):
+        terminal.result(warned)
     terminal.result(f"report: {Path(str(table['out'])) / 'report.html'}")
     winner = table["finalists"][0] if table["finalists"] else None
     if status != "PASS" and winner and winner["reason"]:

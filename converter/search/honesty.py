@@ -1,5 +1,6 @@
 """How much of a winner's lead is luck: the best of many looks at the same texts looks better than it is."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +14,10 @@ Z = 1.645
 """One-sided, 95 %."""
 FASTER = 0.02
 """Less than this share of the time, or of the bytes, is no gain: timing is not that exact."""
+BETTER = 0.03
+"""A model whose metric is higher by so much on text that it may have learned from than on other text knows it."""
+SURE = 3.0
+"""Standard errors of a difference that is not chance."""
 
 
 @dataclass(frozen=True)
@@ -75,3 +80,15 @@ def gain_of(
     value = float(fewer.mean()) - optimism
     low = value - Z * float(fewer.std(ddof=1)) / float(np.sqrt(len(fewer)))
     return Gain(over, by, value, low, low > 0, text)
+
+
+def knows_its_text(tuning: float | None, evaluated: float | None, n_tuning: int, n_eval: int | None) -> bool:
+    """Tell whether the source's metric on the tuning text is far above that on `--eval`: it was taught on that text.
+
+    A model answers what it was taught on with a certainty that it does not have elsewhere: pruning costs more there.
+    """
+    if tuning is None or evaluated is None or not n_tuning or not n_eval:
+        return False
+    # No metric between 0 and 1 varies more than a share of one half.
+    error = math.sqrt(0.25 / n_tuning + 0.25 / n_eval)
+    return tuning - evaluated > max(BETTER, SURE * error)

@@ -10,6 +10,7 @@ from converter.jsonfile import json_values, write_json
 from converter.search.figures import Figures, State, figures_of
 from converter.search.folder import PAGE, TABLE
 from converter.search.goal import front
+from converter.search.honesty import knows_its_text
 from converter.search.space import described
 
 WIDTH, HEIGHT = 460.0, 320.0
@@ -72,6 +73,7 @@ def search_page(table: Mapping[str, Any]) -> str:
             panels=panels(table),
             quality=quality_name(table),
             verdict=verdict(table),
+            caution=caution(table),
             wanted=wanted(table["goal"], quality_name(table)),
             described=described,
             quality_of=lambda figures: quality_text(table, figures),
@@ -145,6 +147,18 @@ def gain_sentence(gain: Mapping[str, Any]) -> str:
         return f"No sure gain over {gain['over']}: {100 * gain['value']:.1f} % {what}"
     times = 1 / (1 - gain["value"])
     return f"{times:.2f} times {'as fast as' if what == 'faster' else 'smaller than'} {gain['over']}"
+
+
+def caution(table: Mapping[str, Any]) -> str:
+    """Return what is to be known of the text that was chosen by; nothing, where it is like that of `--eval`."""
+    found, elsewhere = table["source_metric"], table["source_eval"]
+    if not knows_its_text(found, elsewhere, table["text"]["n_tuning"], table["n_eval"]):
+        return ""
+    return (
+        f"The model knows the calibration text: {table['metric']} {found:.3f} there, {elsewhere:.3f} on --eval. "
+        "What is lost there is more than what is lost on other text; with --calibration that it was not taught on, "
+        "the search chooses better."
+    )
 
 
 def panels(table: Mapping[str, Any]) -> list[Panel]:

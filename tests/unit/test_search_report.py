@@ -7,7 +7,7 @@ import pytest
 
 from converter.search.figures import Figures, State, Trial
 from converter.search.finalists import Finalist
-from converter.search.report import search_page, verdict, wanted
+from converter.search.report import caution, search_page, verdict, wanted
 from converter.search.space import recipe_of
 
 HOSTILE = "<script>alert('&\"')</script>"
@@ -76,6 +76,19 @@ def test_the_page_says_how_many_trials_on_what_text_and_the_expected_optimism() 
     assert "100 to choose by" in page
     assert "by about 0.40 points" in page
     assert "1 refused" in page
+
+
+@pytest.mark.parametrize(
+    ("metric", "n_eval", "warned"),
+    [(0.80, 872, True), (0.88, 872, False), (0.80, 40, False), (0.95, 872, False)],
+    ids=["far below", "a little below", "few texts", "above"],
+)
+def test_a_model_that_knows_the_text_it_is_chosen_by_is_named(metric: float, n_eval: int, warned: bool) -> None:
+    given = table(source_eval=metric, n_eval=n_eval)
+    given["text"]["n_tuning"] = 2000
+    said = f"The model knows the calibration text: accuracy 0.900 there, {metric:.3f} on --eval"
+    assert caution(given).startswith(said) is warned
+    assert (said in search_page(given)) is warned
 
 
 @pytest.mark.parametrize(
