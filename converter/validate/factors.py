@@ -22,7 +22,8 @@ SIGMAS = 8.0
 SAMPLE = 16
 """Factors that are tried before all are."""
 LEAST_BITS = 8
-"""In fewer, weights are clipped, so that factors cannot be told: there the errors of columns alone are judged."""
+"""In fewer, with a scale a column, weights are clipped, so that factors cannot be told: there the errors of columns
+alone are judged. A scale a block fits the few weights that share it."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,7 @@ def strays(
         behind = [b.rows for b in blocks if len(b.rows) == size]
         above, below = (np.stack(one) if one else np.ones((1, size), np.float32) for one in (before, behind))
         for block in blocks:
-            if block.bits < LEAST_BITS:
+            if block.bits < LEAST_BITS and not block.shared:
                 continue
             if len(block.rows) == size:
                 yield from _stray(block, "row", block.rows, above, block.spread)
