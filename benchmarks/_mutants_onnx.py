@@ -49,7 +49,8 @@ def _products(model: Any, arrays: Arrays) -> list[tuple[Any, str]]:
 
 def _tables(model: Any, arrays: Arrays) -> list[str]:
     """Return the tables that rows are looked up in, the largest first."""
-    names = {n.input[0] for n in model.graph.node if n.op_type == "Gather" and n.input[0] in arrays}
+    readers = {"Gather", "GatherBlockQuantized"}
+    names = {n.input[0] for n in model.graph.node if n.op_type in readers and n.input[0] in arrays}
     found = sorted((n for n in names if arrays[n].ndim == 2 and arrays[n].shape[1] > 1), key=lambda n: -len(arrays[n]))
     if not found:
         raise NoPlace("tables")

@@ -194,19 +194,27 @@ def table_doubled(model: Any, arrays: Arrays, _random: np.random.Generator) -> s
     name = max(sizes, key=lambda n: sizes[n])
     if arrays[name].dtype != np.float32:
         (node,) = (n for n in model.graph.node if n.op_type == "GatherBlockQuantized" and n.input[0] == name)
-        name = node.input[2]
-    put(model, name, arrays[name] * np.float32(2))
+        name = _scales(model, node)
+    if name not in arrays:
+        raise NoPlace("scales")
+    put(model, name, arrays[name] * arrays[name].dtype.type(2))
     return name
 
 
+def _scales(model: Any, node: Any) -> str:
+    """Return where the scales of a node in blocks are stored: in 16 bits, behind a cast, or as they are read."""
+    given: str = node.input[2]
+    return next((str(n.input[0]) for n in model.graph.node if n.op_type == "Cast" and given in n.output), given)
+
+
 def block_scale(model: Any, arrays: Arrays, random: np.random.Generator, *, part: bool) -> str:
-    names = sorted({n.input[2] for n in model.graph.node if n.op_type == "MatMulNBits" and n.input[2] in arrays})
+    names = sorted({_scales(model, n) for n in model.graph.node if n.op_type == "MatMulNBits"} & arrays.keys())
     if not names:
         raise NoPlace("blocks")
     name = names[int(random.integers(len(names)))]
     values = arrays[name]
     flat = values.reshape(-1)
-    flat[: max(1, len(flat) // 8) if part else None] *= np.float32(1.5)
+    flat[: max(1, len(flat) // 8) if part else None] *= values.dtype.type(1.5)
     put(model, name, values)
     return f"{name} x 1.5{', an eighth' if part else ''}"
 
@@ -268,7 +276,7 @@ def any_graph(change: Callable[[Any, Arrays, np.random.Generator], str]) -> Plan
     return plant
 
 
-TEXT_KINDS: dict[str, Plant] = {
+SETTING_KINDS: dict[str, Plant] = {
     "stop dropped": stop_dropped,
     "forced end dropped": forced_end_dropped,
     "forbidden words dropped": bad_words_dropped,
@@ -293,6 +301,9 @@ TEXT_KINDS: dict[str, Plant] = {
             ("forbidden words", "bad_words_ids", lambda f, r: [[_token(f, r)] for _ in range(60)]),
         )
     },
+}
+"""Faults beside the graphs, whatever the target."""
+TEXT_KINDS: dict[str, Plant] = SETTING_KINDS | {
     **{
         name: any_graph(function)
         for name, function in (

@@ -68,6 +68,9 @@ PACKAGES: tuple[tuple[str, str, str, str], ...] = (
     ("sample:storyteller", "text-generation", "cpu-int8", "int4"),
     ("sample:sentiment", "", "tflite", "static"),
     ("sample:sentiment", "", "tflite", "int4"),
+    ("gpt2", "text-generation", "tflite", "none"),
+    ("marian", "translation", "tflite", "dynamic"),
+    ("sample:storyteller", "text-generation", "tflite", "dynamic"),
 )
 """Model, task, target and precision; models are tiny and drawn, but for the samples, which are trained, and the one
 that `shared/models` holds."""
@@ -175,9 +178,10 @@ def _key(name: tuple[str, str, str, str]) -> str:
 
 def _kinds(target: str, *, writes: bool = False) -> dict[str, Plant]:
     if target == "tflite":
+        from _mutants_text import SETTING_KINDS
         from _mutants_tflite import TFLITE_KINDS
 
-        return FOLDER_KINDS | TFLITE_KINDS
+        return FOLDER_KINDS | TFLITE_KINDS | (SETTING_KINDS if writes else {})
     from _mutants_onnx import GRAPH_CHANGES, ONNX_KINDS
 
     if writes:
