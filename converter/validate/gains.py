@@ -23,6 +23,9 @@ ROOM, ERRORS = 0.02, 3.0
 SAMPLE, TRIED = 32, 8
 """Numbers of a gain by which the likeliest explanations are chosen, and how many of those are tried."""
 SAME_SIGN = 0.9
+LIKE, CERTAIN = 0.5, 4.0
+"""Correlation, of logarithms, under which a vector is none that has the gain's numbers in their places; and how many of
+its standard errors above that a true one's must be expected, for it to tell."""
 _NORMAL = 1.4826
 """Of a normal distribution: the standard deviation over the median distance from the median."""
 
@@ -38,16 +41,18 @@ def lost_gains(
     `blocks` are the matrices of the shipped file, whose factors of rows may take back what a gain was divided by.
     """
     for name, gain in gains.items():
-        if len(gain) < LEAST or _spread(gain[None])[0] <= ROOM:
+        if len(gain) < LEAST:
             continue
-        ratios = [v / base for base in (gain, 1 + gain) if (base != 0).all() for v in before if len(v) == len(gain)]
-        if not ratios or _spread(np.stack(ratios)).min() > EXACT:
+        kept = [v for v in before if len(v) == len(gain)]
+        base = next((b for b in (gain, 1 + gain) if kept and (b != 0).all() and _is_kept(b, kept)), None)
+        if base is None:
             continue
-        off = _nearest(
-            gain, [v for v in shipped if len(v) == len(gain)], [b for b in blocks if len(b.rows) == len(gain)]
-        )
+        of_size = [v for v in shipped if len(v) == len(gain)], [b for b in blocks if len(b.rows) == len(gain)]
+        off = _nearest(gain, *of_size) if _spread(gain[None])[0] > ROOM else 0.0
         if off > 1:
             yield Lost(f"the gain {name}", f"the nearest differs in its numbers by {off:.2g} times what is allowed")
+        elif (alike := _alike(base, *of_size)) < LIKE:
+            yield Lost(f"the gain {name}", f"the numbers of the nearest have other places (correlation {alike:.2f})")
 
 
 def _nearest(gain: "NDArray[np.float32]", shipped: "Sequence[NDArray[np.float32]]", blocks: "Sequence[Block]") -> float:
@@ -70,6 +75,44 @@ def _nearest(gain: "NDArray[np.float32]", shipped: "Sequence[NDArray[np.float32]
             at, row = divmod(int(place), len(factors))
             best = min(best, float(_spread((ratios[at] * factors[row])[None])[0] / rooms[row]))
     return best
+
+
+def _is_kept(base: "NDArray[np.float32]", before: "Sequence[NDArray[np.float32]]") -> bool:
+    return float(_spread(np.stack(before) / base).min()) <= EXACT
+
+
+def _alike(base: "NDArray[np.float32]", shipped: "Sequence[NDArray[np.float32]]", blocks: "Sequence[Block]") -> float:
+    """Return the correlation of a gain with what is most like it; 1 where the factors of rows are not known so well."""
+    if not shipped:
+        return 1.0
+    wanted, given = np.log(np.abs(base, dtype=np.float64)), _logs(np.stack(shipped))
+    best = float(_correlations(wanted, given).max())
+    for block in blocks:
+        if best >= LIKE:
+            break
+        error = block.spread / np.maximum(np.abs(block.rows), 1e-12)
+        # The factor of a row of small weights is not known: all of them round to few numbers.
+        known = np.flatnonzero(error <= ERRORS * np.median(error))
+        variation = wanted[known].std()
+        expected = variation / max(np.hypot(variation, np.sqrt(np.mean(np.square(error[known])))), EXACT)
+        if expected - CERTAIN * (1 - expected**2) / np.sqrt(len(known)) < LIKE:
+            return 1.0
+        explained = given[:, known] + _logs(block.rows[None, known])
+        best = max(best, float(_correlations(wanted[known], explained).max()))
+    return best
+
+
+def _logs(values: "NDArray[np.float32]") -> "NDArray[np.float64]":
+    return np.asarray(np.log(np.maximum(np.abs(values.astype(np.float64)), 1e-30)))
+
+
+def _correlations(wanted: "NDArray[np.float64]", rows: "NDArray[np.float64]") -> "NDArray[np.float64]":
+    """Return how far each row goes along with `wanted`; 1 where that is everywhere the same."""
+    wanted, rows = wanted - wanted.mean(), rows - rows.mean(axis=1, keepdims=True)
+    length = np.linalg.norm(wanted)
+    if length <= EXACT * np.sqrt(len(wanted)):
+        return np.ones(len(rows))
+    return np.asarray(rows @ wanted / np.maximum(np.linalg.norm(rows, axis=1) * length, 1e-30))
 
 
 def _spread(ratios: "NDArray[np.float32]") -> "NDArray[np.float64]":

@@ -75,6 +75,46 @@ def test_gains_are_those_of_the_model_with_the_factors_that_rows_take_back() -> 
     assert not list(lost_gains(given, [np.roll(GAIN, 1)], blocks, [])), "the float file has it in another form"
 
 
+@pytest.mark.parametrize("spread", [0.3, 0.015], ids=["far from 1", "nearly 1"])
+def test_a_gain_whose_numbers_changed_places_is_found_however_alike_they_are(spread: float) -> None:
+    random = np.random.default_rng(4)
+    gain = (1 + spread * random.standard_normal(256)).astype(np.float32)
+    factors = np.exp(random.standard_normal(256)).astype(np.float32)
+    weight = random.standard_normal((256, 300)).astype(np.float32)
+    blocks = match_products([stored(rounded(weight * factors[:, None]))], {"w": weight}).blocks
+    others = [random.uniform(0.5, 2, 256).astype(np.float32) for _ in range(20)]
+    for divided in (1, factors):
+        assert not list(lost_gains({"norm": gain}, [*others, gain / divided], blocks, [gain]))
+        (found,) = lost_gains({"norm": gain}, [*others, np.roll(gain, 1) / divided], blocks, [gain])
+        assert found.name == "the gain norm"
+
+
+def test_where_factors_are_known_less_well_than_a_gain_varies_nothing_is_said_of_it() -> None:
+    random = np.random.default_rng(5)
+    gain = (1 + 0.002 * random.standard_normal(256)).astype(np.float32)
+    weight = random.standard_normal((256, 40)).astype(np.float32)
+    in_four = quantized_in_blocks(weight * np.exp(random.standard_normal(256)).astype(np.float32)[:, None])
+    blocks = match_products([in_four], {"w": weight}).blocks
+    assert not list(lost_gains({"norm": gain}, [np.roll(gain, 1)], blocks, [gain]))
+
+
+def quantized_in_blocks(values: np.ndarray) -> Stored:
+    """As int4 with a scale for each 16 inputs of a column holds them."""
+    parts = values.reshape(-1, 16, values.shape[1])
+    steps = np.abs(parts).max(axis=1, keepdims=True) / 7
+    made = (np.rint(parts / steps) * steps).reshape(values.shape).astype(np.float32)
+    return Stored("w", "product", made, 4, block=16)
+
+
+def test_a_scale_of_int4_weights_in_blocks_that_is_another_one_is_found() -> None:
+    good = quantized_in_blocks(SOURCE["query"])
+    assert not list(strays(match_products([good], SOURCE).blocks, [], []))
+    wrong = good.values.copy()
+    wrong[:, 5] *= 1.5
+    (found,) = strays(match_products([Stored("w", "product", wrong, 4, block=16)], SOURCE).blocks, [], [])
+    assert (found.side, found.index) == ("column", 5)
+
+
 def test_a_row_that_rounds_to_zero_is_no_fault_and_one_that_is_zeroed_is() -> None:
     weight = SOURCE["query"][:, :2].copy()
     weight[33] = 1e-3
