@@ -7,9 +7,11 @@ Seconds of the wall and of the CPU are both kept, as the machine may be shared. 
 """
 
 import argparse
+import contextlib
 import importlib
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -70,24 +72,49 @@ def main() -> None:
     from converter.recipe import bind_recipe
 
     spent: Spent = {}
-    for name, module, function in (*PARTS, *WITHIN):
+    proving = _Proving()
+    for name, module, function in PARTS:
+        _time(spent, name, module, function, proving)
+    for name, module, function in WITHIN:
         _time(spent, name, module, function)
     before = (time.perf_counter(), time.process_time())
     with tempfile.TemporaryDirectory() as room:
         run_recipe(bind_recipe({"model": given.model, "targets": list(TARGETS)}), Path(room) / "out")
     whole = [time.perf_counter() - before[0], time.process_time() - before[1]]
     kept = {"before": known("proof_time").get("before"), "machine": machine(), "commit": commit()}
-    save("proof_time", table_of(Path(given.model).name, whole, spent) | kept)
+    save("proof_time", table_of(Path(given.model).name, whole, proving.spent, spent) | kept)
 
 
-def _time(spent: Spent, name: str, module: str, function: str) -> None:
+class _Proving:
+    """Seconds in which at least one part of the proof is under way: parts run beside each other."""
+
+    def __init__(self) -> None:
+        self.spent = [0.0, 0.0]
+        self._depth, self._since, self._lock = 0, (0.0, 0.0), threading.Lock()
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if self._depth == 0:
+                self._since = (time.perf_counter(), time.process_time())
+            self._depth += 1
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._depth -= 1
+            if self._depth == 0:
+                self.spent[0] += time.perf_counter() - self._since[0]
+                self.spent[1] += time.process_time() - self._since[1]
+
+
+def _time(spent: Spent, name: str, module: str, function: str, proving: _Proving | None = None) -> None:
     place = importlib.import_module(module)
     plain: Callable[..., Any] = getattr(place, function)
 
     def timed(*arguments: Any, **named: Any) -> Any:
         wall, cpu = time.perf_counter(), time.process_time()
         try:
-            return plain(*arguments, **named)
+            with proving or contextlib.nullcontext():
+                return plain(*arguments, **named)
         finally:
             one = spent.setdefault(name, [0.0, 0.0])
             one[0] += time.perf_counter() - wall
@@ -96,9 +123,8 @@ def _time(spent: Spent, name: str, module: str, function: str) -> None:
     setattr(place, function, timed)
 
 
-def table_of(model: str, whole: list[float], spent: Spent) -> dict[str, Any]:
+def table_of(model: str, whole: list[float], proof: list[float], spent: Spent) -> dict[str, Any]:
     """Return the table: the proof over the rest of the run, by both clocks."""
-    proof = [sum(spent.get(name, [0.0, 0.0])[i] for name, _, _ in PARTS) for i in (0, 1)]
     timing = [sum(spent.get(name, [0.0, 0.0])[i] for name in SPEEDS) for i in (0, 1)]
     ratio = [proof[i] / (whole[i] - proof[i]) for i in (0, 1)]
     row = {name: {"wall": round(w, 2), "cpu": round(c, 2)} for name, (w, c) in spent.items()}
@@ -115,8 +141,8 @@ def table_of(model: str, whole: list[float], spent: Spent) -> dict[str, Any]:
         "judging": {name: row[name] for name, _, _ in WITHIN if name in row},
         "given_up": GIVEN_UP,
         "note": "exporting is all that is not proof: imports, loading, conversion, quantizing, writing, sealing; "
-        "seconds of the CPU are this process's; weights are compared beside the answers, on a second core, so that "
-        "parts of judging may add up to more than its wall; above 1 of load_before the machine has other work too",
+        "seconds of the CPU are this process's; parts run beside each other on two cores, so that they may add up to "
+        "more than the proof takes; above 1 of load_before the machine has other work too",
     }
 
 

@@ -38,7 +38,9 @@ def main() -> int:
         rows[target] = row
         print(target, json.dumps(row), flush=True)
         models = known("same_bytes").get("models", {})
-        models[given.name or given.model.name] = {"commit": commit(), "packages": rows}
+        name = given.name or given.model.name
+        before = models.get(name, {}).get("packages", {})
+        models[name] = {"packages": before | {t: {**r, "commit": commit()} for t, r in rows.items()}}
         save("same_bytes", {"machine": machine(), "models": models})
     return 1 if any(row["equal"] < row["rebuilds"] for row in rows.values()) else 0
 

@@ -118,6 +118,8 @@ class RecipeText:
     """What the source and its packages are asked, one by one."""
     calibration: tuple["Example", ...]
     """What stages measure and learn on: never the evaluation text, which would tune on the test."""
+    scored: tuple["Example", ...]
+    """What a score is of: the whole evaluation text, else the probes as their file has them."""
 
 
 def read_text(recipe: "Recipe", source: "TorchModel", progress: Progress) -> RecipeText:
@@ -132,10 +134,12 @@ def read_text(recipe: "Recipe", source: "TorchModel", progress: Progress) -> Rec
 
     given = read_given(recipe, source, progress)
     builtin = builtin_examples(source)
+    chosen = choose_probes(given.judged, builtin, min(recipe.n_probes, source.task.most_texts or recipe.n_probes))
     return RecipeText(
         given,
-        choose_probes(given.judged, builtin, min(recipe.n_probes, source.task.most_texts or recipe.n_probes)),
+        source.task.asked_of(chosen),
         calibration_texts(given.calibration, builtin, len(given.calibration) + len(builtin)),
+        given.evaluation or chosen,
     )
 
 

@@ -23,9 +23,13 @@ class Answer:
 
 @dataclass(frozen=True)
 class References:
-    """What should be written about a text: right answers, any of them; none where the text itself is scored."""
+    """What should be written about a text: right answers, any of them; none where the text itself is scored.
+
+    `prompt`: the text is there to be gone on behind as it is, and no whole text of which that could be asked in part.
+    """
 
     texts: tuple[str, ...]
+    prompt: bool = False
 
 
 Label = int | float | tuple[int, ...] | tuple[str, ...] | Answer | References | None

@@ -7,7 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from converter.graphs import VOCABULARY, names_along
+from converter.resources import LARGE_BYTES
+
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from converter.artifact import TorchModel
 
 
@@ -62,6 +68,26 @@ class Forward(torch.nn.Module):
         if self.head is not None:
             outputs["sentence_embedding"] = self.head(outputs["last_hidden_state"], attention_mask)
         return outputs
+
+
+class Graphs:
+    """The graphs of a model in PyTorch, run on numpy's arrays."""
+
+    def __init__(self, model: "TorchModel") -> None:
+        self.model = model
+        self.graphs = {name: graph.eval() for name, graph in model.graphs().items()}
+
+    @property
+    def side_by_side(self) -> bool:
+        """Whether several threads may call `run` at once: each computes alike then, and two batches are little."""
+        wide = bool(names_along(self.model.task.outputs, VOCABULARY))
+        return torch.get_num_threads() == 1 and not wide and self.model.size_bytes <= LARGE_BYTES
+
+    def run(self, graph: str, feed: "Mapping[str, NDArray[np.int64]]") -> "dict[str, NDArray[np.float32]]":
+        torch.get_num_threads()  # a thread of ours computes with the number that is set only once it was asked
+        with torch.inference_mode():
+            made = self.graphs[graph](**{name: torch.from_numpy(rows) for name, rows in feed.items()})
+        return {name: value.numpy() for name, value in made.items()}
 
 
 def decides_at_end(module: torch.nn.Module) -> bool:

@@ -28,6 +28,11 @@ Run = Callable[[str, Mapping[str, "NDArray[Any]"]], Mapping[str, "NDArray[Any]"]
 between calls: a cache is fed back by whoever loops."""
 
 
+def runs_side_by_side(run: Run) -> bool:
+    """Tell whether a run is that of a package, or of a model, which several threads may call at once."""
+    return bool(getattr(getattr(run, "__self__", None), "side_by_side", False))
+
+
 @dataclass(frozen=True)
 class TensorSpec:
     """One input or output of a graph.

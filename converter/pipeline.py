@@ -214,7 +214,7 @@ def _contexts(
     text = read_text(recipe, source, progress)
     refuse_idle_limit(recipe, text.given.judged)
     drafts = OwnerDrafts(source, progress) if source.cache is not None and not source.offloaded else None
-    reference = capture_reference(source, text.probes, progress, text.given.evaluation, text.given.notes, drafts)
+    reference = capture_reference(source, text.probes, progress, text.scored, text.given.notes, drafts)
     reference = replace(reference, text=judged_text(recipe, text))
     owner = check_owner(source, reference, progress, recipe.prompt, recipe.max_length, drafts)
     held_out = tuple(p.example for p in (*reference.probes, *reference.scored))

@@ -3,13 +3,15 @@
 from collections.abc import Callable, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from converter.errors import SourceError
 from converter.examples import Encoding, Example, JudgedText, units_of
-from converter.graphs import GraphSpec, Run
+from converter.graphs import GraphSpec, Run, runs_side_by_side
+from converter.resources import ANSWERS_AHEAD, made_in_threads
 from converter.task import Judged
 
 if TYPE_CHECKING:
@@ -83,16 +85,9 @@ def torch_run(model: "TorchModel") -> Run:
         from converter.generate.modules import torch_graphs_run
 
         return torch_graphs_run(model.module)
-    import torch
+    from converter.forward import Graphs
 
-    graphs = {name: graph.eval() for name, graph in model.graphs().items()}
-
-    def run(graph: str, feed: Mapping[str, "NDArray[np.int64]"]) -> dict[str, "NDArray[np.float32]"]:
-        with torch.inference_mode():
-            made = graphs[graph](**{name: torch.from_numpy(rows) for name, rows in feed.items()})
-        return {name: value.numpy() for name, value in made.items()}
-
-    return run
+    return Graphs(model).run
 
 
 def encode_probes(model: "TorchModel", examples: Sequence[Example]) -> tuple[Probe, ...]:
@@ -138,9 +133,12 @@ def judge(
     """
     made: dict[int, Judged] = {}
     with progress.task(title, total=len(probes)) as ticker:
-        for rows in _of_equal_lengths(probes, most=1 if model.cache is not None else SAME_TOKENS):
-            made |= _together(model, probes, rows, run)
-            ticker.advance(len(rows))
+        groups = _of_equal_lengths(probes, most=1 if model.cache is not None else SAME_TOKENS)
+        alone = not runs_side_by_side(run)
+        together = partial(_together, model, probes, run=run)
+        for some in made_in_threads(together, groups, alone=alone, ahead=ANSWERS_AHEAD):
+            made |= some
+            ticker.advance(len(some))
     return tuple(made[i] for i in range(len(probes)))
 
 

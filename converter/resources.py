@@ -2,6 +2,7 @@
 
 import contextlib
 import ctypes
+import functools
 import gc
 import os
 import shutil
@@ -146,11 +147,11 @@ def fixed_threads(n: int) -> Iterator[None]:
 def made_beside(make: Callable[[], Made], *, later: bool = False) -> Iterator[Callable[[], Made]]:
     """Begin `make` in a thread of its own, beside what the context does; calling what it gives waits for the result.
 
-    `later`: it is made when it is asked for, where both at once would take too much memory. The context is not left
-    before the thread has ended, whatever was raised.
+    `later`: it is made when it is first asked for, where both at once would take too much memory. The context is not
+    left before the thread has ended, whatever was raised.
     """
     if later:
-        yield make
+        yield functools.cache(make)
         return
     with ThreadPoolExecutor(1) as pool:
         yield pool.submit(make).result

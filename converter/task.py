@@ -128,6 +128,10 @@ class Task(ABC):
         """Choose, of the text that comes with the tool, what has the shape of this task; edge cases last."""
         return (*text.texts(), *text.text_edges())
 
+    def asked_of(self, examples: "Sequence[Example]") -> "tuple[Example, ...]":
+        """Return what a model is asked of texts as a file has them."""
+        return tuple(examples)
+
     def row_of(self, row: Mapping[str, Any]) -> Mapping[str, Any]:
         """Return a row of an evaluation file with all of its columns: some hold tables of more."""
         return row

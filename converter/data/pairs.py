@@ -57,6 +57,8 @@ def flat_row(row: Row) -> Row:
 def written_example(row: Row, where: str, languages: Languages, *, alone: bool) -> Example:
     """Read one row. `alone`: a text without anything beside it is scored itself, by its perplexity.
 
+    A text in a column of prompts or sources is a prompt, too.
+
     Raises:
         DataError: a side is empty or no text, the row has no column that is known, or lacks a language of the model's.
 
@@ -76,7 +78,7 @@ def written_example(row: Row, where: str, languages: Languages, *, alone: bool) 
             where=where,
             hint=f"{HINT}; --columns text=NAME,label=NAME says which column is what",
         )
-    label = References(()) if alone else None
+    label = References((), prompt=name not in TEXTS) if alone else None
     return Example(_side(row[name], name, where), label=label, where=where)
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from converter.data.beginnings import first_half
 from converter.errors import DataError, UsageError
 from converter.examples import Encoding, Example, References
 from converter.generate.loop import generate
@@ -77,8 +78,7 @@ def _asked(model: "TorchModel", example: Example, max_length: int) -> Encoding:
     """Encode what the teacher answers: the text, or of one that is continued its first half."""
     causal = model.task.kind == "decoder"
     if causal and not (isinstance(example.label, References) and example.label.texts):
-        words = example.text.split()
-        example = replace(example, text=" ".join(words[: max(1, len(words) // 2)]) if words else example.text)
+        example = replace(example, text=first_half(example.text))
     limit = min(max_length, model.max_length)
     return model.task.encode(model.tokenizer, replace(example, label=None), limit)
 

@@ -10,10 +10,9 @@ import numpy as np
 from converter.errors import StageFailed
 from converter.generate.forcing import forced_pieces
 from converter.generate.graphs import DECODER
-from converter.graphs import GraphSpec, Run
+from converter.graphs import GraphSpec, Run, runs_side_by_side
 from converter.onnx.equality import MAX_ERROR, Differences
 from converter.resources import made_in_threads, release_memory
-from converter.validate.answers import runs_side_by_side
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

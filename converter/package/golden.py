@@ -1,7 +1,7 @@
 """Golden vectors: a few varied texts, their ids, and what package and source answered when the package was sealed."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -75,11 +75,11 @@ def record_golden(
     source: "TorchModel",
     reference: "Reference",
     runner: "Runner",
-    swept: int = MOST_TOKENS,
+    swept: Callable[[], int] = lambda: MOST_TOKENS,
 ) -> Golden:
     """Run the package of `made` on a varied choice of the probes; what the source answered is known.
 
-    `swept`: words of the vocabulary that are asked at most, in texts made of token ids.
+    `swept` gives how many words of the vocabulary are asked at most, in texts made of token ids: the last thing asked.
     """
     chosen = choose(reference, source.task)
     few = _only(reference, chosen)
@@ -116,7 +116,7 @@ def words_of(task: Task, judged: Sequence[Judged]) -> tuple[str, ...]:
     return tuple(task.describe(d, j.example) for d, j in zip(task.decisions(judged), judged, strict=True))
 
 
-def _sweep(made: "TorchModel", runner: "Runner", most: int) -> Sweep:
+def _sweep(made: "TorchModel", runner: "Runner", most: Callable[[], int]) -> Sweep:
     """Call the package on words of the whole vocabulary; models that write text have their recorded sequences."""
     if made.cache is not None or MODEL not in made.specs:
         return NOTHING
@@ -127,7 +127,7 @@ def _sweep(made: "TorchModel", runner: "Runner", most: int) -> Sweep:
     ids = [i for i in range(spec_vocabulary(spec)) if i != padding]
     longest = min(made.max_length, runner.max_length or made.max_length)
     types = int(getattr(made.config, "type_vocab_size", 0) or 0)
-    return record_sweep(spec, runner, ids, (first, last), longest, types, most)
+    return record_sweep(spec, runner, ids, (first, last), longest, types, most())
 
 
 def spec_vocabulary(spec: GraphSpec) -> int:

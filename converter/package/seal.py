@@ -3,6 +3,7 @@
 import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,7 +15,9 @@ from converter.graphs import spec_table
 from converter.jsonfile import json_values
 from converter.package.installed import installed
 from converter.package.manifest import README, Package, read_sealed, seal
+from converter.package.sweep import MOST_TOKENS, MOST_UNHELD
 from converter.recipe import CONFIDENCE
+from converter.resources import LARGE_BYTES, made_beside
 from converter.stage import Record
 from converter.validate.checks import Status
 
@@ -110,21 +113,19 @@ def _golden(
 ) -> dict[str, Any]:
     from converter.package.golden import record_golden, write_golden
     from converter.package.machine import defaults_of
-    from converter.package.sweep import MOST_TOKENS, MOST_UNHELD
     from converter.package.verify import signatures
     from converter.validate.interface import load_tokenizer
 
     specs = bundle.source.specs
     runner = target.open(bundle.folder, specs)
-    stored = _stored(target, bundle)
-    # A sum for each word, or else each word in a call.
-    held = any(k.endswith(".table") and len(v) >= len(bundle.source.tokenizer) for k, v in stored.sums.items())
-    golden = record_golden(bundle.source, source, reference, runner, MOST_TOKENS if held else MOST_UNHELD)
-    golden = replace(
-        golden,
-        defaults=defaults_of(bundle.folder, load_tokenizer(bundle.folder), bundle.source.task),
-        stored=stored,
-    )
+    n_words = len(bundle.source.tokenizer)
+    with made_beside(partial(_stored, target, bundle), later=source.size_bytes > LARGE_BYTES) as stored:
+        golden = record_golden(bundle.source, source, reference, runner, lambda: _swept(stored(), n_words))
+        golden = replace(
+            golden,
+            defaults=defaults_of(bundle.folder, load_tokenizer(bundle.folder), bundle.source.task),
+            stored=stored(),
+        )
     write_golden(golden, bundle.folder)
     tolerance = target.menu()[precision.name].tolerance
     beside = target.accompany(bundle, golden, runner, evaluation, tolerance)
@@ -147,6 +148,12 @@ def _golden(
         },
         **({"beside": beside} if beside else {}),
     }
+
+
+def _swept(stored: "StoredSums", n_words: int) -> int:
+    """Return how many words are asked: each word has a sum, or else is in a call."""
+    held = any(k.endswith(".table") and len(v) >= n_words for k, v in stored.sums.items())
+    return MOST_TOKENS if held else MOST_UNHELD
 
 
 def _stored(target: "Target", bundle: "Bundle") -> "StoredSums":

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from converter.data.beginnings import beginnings, first_half
 from converter.data.encode import encode_text, first_token
 from converter.data.languages import language_code
 from converter.data.pairs import SOURCE, TARGET, Languages, flat_row, is_pair_column, references_of, written_example
@@ -188,9 +189,12 @@ class Writing(LearningToWrite, ABC):
         """A model that continues gets the first half of each text; edge cases without a token are left out."""
         ordinary = even_sample(text.texts(), TEXTS)
         if self.causal:
-            ordinary = tuple(replace(e, text=_first_half(e.text)) for e in ordinary)
+            ordinary = tuple(replace(e, text=first_half(e.text)) for e in ordinary)
         edges = [e for e in text.text_edges() if e.text in ODD_TEXTS.values()]
         return (*ordinary, *(e for e in edges if len(self._ids_of(text.model.tokenizer, e.text))))
+
+    def asked_of(self, examples: Sequence[Example]) -> tuple[Example, ...]:
+        return beginnings(examples) if self.causal else tuple(examples)
 
     def _ids_of(self, tokenizer: Any, text: str) -> list[int]:
         return list(tokenizer(self.prompt + text, verbose=False)["input_ids"])
@@ -392,8 +396,3 @@ def _languages(folder: Path, tokenizer: Any, settings: GenerationSettings) -> La
 def greedy(settings: GenerationSettings, steps: int = STEPS) -> GenerationSettings:
     """Return settings that choose the likeliest token, `steps` times at most; the model's rules stay in force."""
     return replace(settings, sample=False, beams=1, max_new_tokens=steps)
-
-
-def _first_half(text: str) -> str:
-    words = text.split()
-    return " ".join(words[: max(1, len(words) // 2)]) if words else text

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from converter.examples import Example
-from converter.graphs import GraphSpec, Run
+from converter.graphs import GraphSpec, Run, runs_side_by_side
 from converter.reference import Probe, feed_of, own_outputs
 from converter.resources import ANSWERS_AHEAD, made_in_threads
 from converter.task import Judged
@@ -72,11 +72,6 @@ def ask(
             made.append(Judged(probe.example, probe.encoding, outputs))
             ticker.advance()
     return Answers(tuple(made), faults)
-
-
-def runs_side_by_side(run: Run) -> bool:
-    """Tell whether a run is that of a package which several threads may call at once."""
-    return bool(getattr(getattr(run, "__self__", None), "side_by_side", False))
 
 
 def shorten(text: str, limit: int = 80) -> str:

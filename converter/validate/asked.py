@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from threading import Lock
 from typing import TYPE_CHECKING
 
 from converter.examples import Encoding
@@ -29,6 +30,7 @@ class Asked:
     models: "list[TorchModel]" = field(default_factory=list)
     """Held, so that no other model can take the place of one in memory."""
     n_values: int = 0
+    _lock: Lock = field(default_factory=Lock, repr=False)
 
     def again(
         self, model: "TorchModel", how: str, probes: Sequence[Probe], ask: Callable[[Sequence[Probe]], Sequence[Judged]]
@@ -42,10 +44,11 @@ class Asked:
         if found is None:
             found = tuple(ask(probes))
             n_values = sum(v.size for j in found for v in j.outputs.values())
-            if self.n_values + n_values <= MOST_VALUES:
-                self.known[key] = found
-                self.n_values += n_values
-                self.models.append(model)
+            with self._lock:  # questions may be asked beside each other
+                if self.n_values + n_values <= MOST_VALUES:
+                    self.known[key] = found
+                    self.n_values += n_values
+                    self.models.append(model)
         # Two texts may have the same tokens.
         return [Judged(p.example, p.encoding, j.outputs) for p, j in zip(probes, found, strict=True)]
 

@@ -6,10 +6,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from converter.generate.forcing import forced_logits
+from converter.graphs import runs_side_by_side
 from converter.resources import made_in_threads
 from converter.scoring.continuation import next_token_agreement
 from converter.scoring.relative_error import relative_error
-from converter.validate.answers import RunFailed, runs_side_by_side, shorten
+from converter.validate.answers import RunFailed, shorten
 from converter.validate.checks import Check, Status, within
 from converter.validate.stability import spread
 

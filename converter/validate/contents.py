@@ -1,6 +1,6 @@
 """What texts alone do not show of a package: how its user opens it, its last positions, its weights, its noise."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
@@ -12,11 +12,12 @@ from converter.validate.as_called import check_as_called
 from converter.validate.checks import Check, Status
 from converter.validate.full_length import Answered, check_full_lengths
 from converter.validate.noise import FLOAT, check_noise
-from converter.validate.weights import WEIGHTS, check_weights
+from converter.validate.weights import WEIGHTS, Parts, check_weights, parts_of
 
 if TYPE_CHECKING:
     from converter.artifact import Artifact, Bundle, TorchModel
     from converter.target import Runner, Target
+    from converter.task import Judged
     from converter.validate.compare import Comparison
     from converter.validate.proof import ProofContext
     from converter.validate.weights_match import Block
@@ -26,7 +27,29 @@ Weights = tuple[list[Check], dict[str, Any]]
 """What comparing the weights gave: checks and facts."""
 
 
-def check_contents(
+def check_as_used(
+    bundle: "Bundle",
+    source: "TorchModel",
+    reference: Reference,
+    runner: "Runner",
+    made: "Comparison",
+    proof: "ProofContext",
+    weights: Callable[[], Weights],
+) -> list[Check]:
+    """Open the package as its user does, and fill it; `source` and `reference` are as the package sees them.
+
+    `weights` waits for what `compare_weights` finds; only a file that is far off at some length is asked for its bits.
+    """
+    checks = [check_as_called(bundle.folder, bundle.source, source, reference, runner, made.answers.judged)]
+    mean = max((d.mean_error for d in made.evaluation.deviations), default=0.0)
+    known = Answered(made.answers.judged, _same(bundle, source, reference), proof.asked)
+    full = check_full_lengths(
+        bundle.source, reference, runner, mean, proof.progress, known, lambda: _bits_of(weights())
+    )
+    return checks if full is None else [*checks, full]
+
+
+def check_rounding(
     bundle: "Bundle",
     source: "TorchModel",
     reference: Reference,
@@ -34,20 +57,9 @@ def check_contents(
     made: "Comparison",
     proof: "ProofContext",
     weights: Weights,
-) -> tuple[list[Check], dict[str, Any]]:
-    """Return the checks and their facts; `source` and `reference` are as the package sees them.
-
-    `weights` are what `compare_weights` found.
-    """
-    judged = made.answers.judged
-    checks = [check_as_called(bundle.folder, bundle.source, source, reference, runner, judged)]
-    mean = max((d.mean_error for d in made.evaluation.deviations), default=0.0)
-    same = reference.judged if bundle.source.module is source.module else ()
+) -> Weights:
+    """Return `weights`, what `compare_weights` found, and beside it what rounding the model costs: checks and facts."""
     found, facts = weights
-    bits = facts[WEIGHTS]["bits"] if found else FLOAT
-    known = Answered(judged, same, proof.asked)
-    full = check_full_lengths(bundle.source, reference, runner, mean, proof.progress, known, bits)
-    checks += [] if full is None else [full]
     in_blocks = bool(found) and facts[WEIGHTS]["in_blocks"]
     # Of a model that writes, ranges of activations that were fixed beforehand cost more than any fault that is looked
     # for here; of a large one, a second copy of its weights would have to lie in memory.
@@ -56,32 +68,48 @@ def check_contents(
         model = replace(bundle.source, max_length=min(longest, bundle.source.max_length))
         noise, told = check_noise(
             model,
-            judged,
+            made.answers.judged,
             runner.run,
-            bits,
+            _bits_of(weights),
             proof.progress,
-            same=same or None,
+            same=_same(bundle, source, reference) or None,
             asked=proof.asked,
             in_blocks=in_blocks and source.cache is not None,
         )
         found, facts = [*found, noise], facts | told
-    return [*checks, *found], facts
+    return found, facts
+
+
+def _same(bundle: "Bundle", source: "TorchModel", reference: Reference) -> "Sequence[Judged]":
+    """Return what the model that the package was made of answered, where that is the source itself."""
+    return reference.judged if bundle.source.module is source.module else ()
+
+
+def _bits_of(weights: Weights) -> int:
+    found, facts = weights
+    return int(facts[WEIGHTS]["bits"]) if found else FLOAT
 
 
 def compare_weights(
-    target: "Target", bundle: "Bundle", reference: Reference, steps: "Sequence[tuple[str, Artifact]]"
+    target: "Target",
+    bundle: "Bundle",
+    reference: Reference,
+    steps: "Sequence[tuple[str, Artifact]]",
+    parts: Parts | None = None,
 ) -> Weights:
-    """Compare the weights of the package's files, and of each model that it ships beside them, with the model's."""
+    """Compare the weights of the package's files, and of each model that it ships beside them, with the model's.
+
+    `parts` are those of the model, where something else runs it meanwhile.
+    """
+    parts = parts or parts_of(bundle.source, reference.probes)
     files = [bundle.folder / f for f in dict.fromkeys(bundle.files.values())]
     before = [s for s in chain.from_iterable(map(target.parameters, _float_files(steps))) if s.kind == "vector"]
     stored = chain.from_iterable(map(target.parameters, files))
     seen: dict[bytes, tuple[list[Block], int]] = {}
     left = _leaves_vectors(steps)
-    checks, facts = check_weights(bundle.source, stored, reference.probes, before, seen, left_alone=left)
+    checks, facts = check_weights(bundle.source, stored, parts, before, seen, left_alone=left)
     for path in target.models_beside(bundle):
-        others, _ = check_weights(
-            bundle.source, target.parameters(path), reference.probes, before, seen, left_alone=left
-        )
+        others, _ = check_weights(bundle.source, target.parameters(path), parts, before, seen, left_alone=left)
         failed = {c.name: replace(c, detail=f"{path.name}: {c.detail}") for c in others if c.status is Status.FAIL}
         checks = [c if c.status is Status.FAIL else failed.get(c.name, c) for c in checks]
     return checks, facts

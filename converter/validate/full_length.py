@@ -1,12 +1,13 @@
 """Texts that fill every length of a file, to the last position: what shorter texts never reach."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from converter.examples import Encoding, Example
+from converter.graphs import runs_side_by_side
 from converter.reference import Probe, Reference, feed_of, judge, own_outputs, torch_run
 from converter.resources import ANSWERS_AHEAD, made_in_threads
 from converter.scoring.relative_error import RANGE_FLOOR
@@ -57,7 +58,7 @@ def check_full_lengths(
     mean_error: float,
     progress: "Progress",
     answered: Answered | None = None,
-    bits: int = FLOAT,
+    bits: Callable[[], int] = lambda: FLOAT,
 ) -> Check | None:
     """Run texts that fill each length and compare with `model`, which the package was made of; None for writers.
 
@@ -65,7 +66,8 @@ def check_full_lengths(
     costs is judged on real text. `mean_error` is that of all texts, over the output range: the noise of the file.
 
     A model is often undecided about texts put together, and rounding moves it further than on real ones. A length that
-    is off by more than all texts is therefore asked about more texts, beside the model rounded to the file's `bits`.
+    is off by more than all texts is therefore asked about more texts, beside the model rounded to the file's `bits`,
+    which are asked for only then: nothing else may use the model meanwhile.
     """
     if model.cache is not None:
         return None
@@ -76,12 +78,13 @@ def check_full_lengths(
     limit = max(TIMES * mean_error, ROOM)
     beyond: list[int] = []
     with progress.task("Filling every length", total=len(lengths)) as ticker:
-        for length in lengths:
+        filling = [_filling(model, reference, length) for length in lengths]
+        for length, wanted in zip(lengths, texts.wanted(filling), strict=True):
             try:
-                pairs = texts.asked(_filling(model, reference, length))
+                pairs = texts.found(wanted)
             except RunFailed as error:
                 return Check(NAME, Status.FAIL, detail=f"{length} tokens: {error}")
-            errors = [_error(wanted, found, reference.output_range) for wanted, found in pairs]
+            errors = [_error(one, found, reference.output_range) for one, found in pairs]
             n += len(errors)
             mean = float(np.mean(errors)) if errors else 0.0
             if not mean <= worst:
@@ -94,8 +97,8 @@ def check_full_lengths(
         f"{shorten(', '.join(map(str, lengths)), 60)} tokens are off by {worst:.2g} of the output range at most, at "
         f"{at} tokens; at most {limit:.2g} wanted"
     )
-    if beyond and bits < FLOAT and np.isfinite(worst):
-        return _beside_rounding(texts, reference, beyond, bits, detail)
+    if beyond and np.isfinite(worst) and bits() < FLOAT:
+        return _beside_rounding(texts, reference, beyond, bits(), detail)
     return Check(NAME, Status.FAIL if beyond else Status.PASS, worst, limit, detail)
 
 
@@ -150,12 +153,19 @@ class _Texts:
     runner: "Runner"
     answered: Answered
 
-    def asked(self, probes: Sequence[Probe]) -> "list[tuple[Judged, Mapping[str, NDArray[np.float32]]]]":
-        """Return what the model answers, and the outputs of the package; `RunFailed` where it refuses a text."""
+    def wanted(self, each: Sequence[Sequence[Probe]]) -> Iterator[list[Judged]]:
+        """Yield what the model answers to some texts after the others, further ones beside whoever takes the first."""
+        alone = not runs_side_by_side(torch_run(self.model))
+        return made_in_threads(self._wanted, each, alone=alone, ahead=len(each))
+
+    def _wanted(self, probes: Sequence[Probe]) -> list[Judged]:
         known = {ids_of(j.encoding): j for j in self.answered.theirs}
         rest = [p for p in probes if ids_of(p.encoding) not in known]
         known |= {ids_of(j.encoding): j for j in self.answered.asked.again(self.model, "float", rest, self._judge)}
-        wanted = [replace(known[ids_of(p.encoding)], example=p.example) for p in probes]
+        return [replace(known[ids_of(p.encoding)], example=p.example) for p in probes]
+
+    def found(self, wanted: Sequence[Judged]) -> "list[tuple[Judged, Mapping[str, NDArray[np.float32]]]]":
+        """Return each with the outputs of the package for its text; `RunFailed` where that refuses one."""
         mine = {ids_of(j.encoding): j.outputs for j in self.answered.mine}
         found = made_in_threads(
             lambda one: self._mine(one, mine), wanted, alone=not self.runner.side_by_side, ahead=ANSWERS_AHEAD
@@ -165,7 +175,7 @@ class _Texts:
     def costs(self, reference: Reference, length: int, bits: int) -> Noise:
         """Return what the package costs at a length, and what rounding the model does."""
         probes = _filling(self.model, reference, length, MORE)
-        pairs = self.asked(probes)
+        pairs = self.found(self._wanted(probes))
         with rounded(self.model, bits):
             least = self._judge(probes)
         wanted, found = [w for w, _ in pairs], [replace(w, outputs=mine) for w, mine in pairs]

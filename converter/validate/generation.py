@@ -5,10 +5,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from converter.generate.loop import generate
+from converter.graphs import runs_side_by_side
 from converter.resources import ANSWERS_AHEAD, made_in_threads
 from converter.scoring.continuation import Parting, first_parting, perplexity, surprise
 from converter.task import Judged
-from converter.validate.answers import RunFailed, runs_side_by_side, shorten
+from converter.validate.answers import RunFailed, shorten
 from converter.validate.cached_steps import check_cache
 from converter.validate.checks import Check, Status, within
 from converter.validate.vacuous import answers_alike, at_chance

@@ -13,13 +13,14 @@ from converter.resources import LARGE_BYTES, made_beside, release_memory
 from converter.validate.answers import RunFailed
 from converter.validate.checks import Check, Evaluation, Status
 from converter.validate.compare import NOTHING, Comparison, compare_answers
-from converter.validate.contents import check_contents, compare_weights
+from converter.validate.contents import check_as_used, check_rounding, compare_weights
 from converter.validate.explain import explain
 from converter.validate.interface import check_inputs, check_outputs, check_tokenizer, shipped_task
 from converter.validate.speed import measure_speed, not_worth_it, time_lengths
 from converter.validate.stability import check_stability
 from converter.validate.texts import text_facts
 from converter.validate.vocabulary import as_seen_by, vocabulary_facts
+from converter.validate.weights import parts_of
 from converter.validate.writing_speed import writing_speed
 from converter.validate.zeros import zeros_facts
 
@@ -69,18 +70,19 @@ def evaluate_package(
         return unjudged(interface_checks, reference, facts)
     large = source.size_bytes > LARGE_BYTES
     try:
-        # Neither needs the other. One text is run through the model that was exported, to see what it passes through:
-        # nothing else runs that model meanwhile, and nothing is timed.
-        with made_beside(partial(compare_weights, target, bundle, reference, steps), later=large) as weights:
+        # Neither needs the other, and nothing is timed meanwhile.
+        parts = None if large else parts_of(bundle.source, reference.probes)
+        with made_beside(partial(compare_weights, target, bundle, reference, steps, parts), later=large) as weights:
             made, answers = _judge(target, bundle.folder, runner, shown, reference, limits, proof)
             release_memory(cycles=large)
+            used = check_as_used(bundle, shown, reference, runner, answers, proof, weights)
             found_weights = weights()
         made = _with_speed(made, runner, shown, reference, proof, steps)
     except RunFailed as error:
         return unjudged([Check("runs", Status.FAIL, detail=str(error)), *interface_checks], reference, facts)
     release_memory(cycles=large)
-    seen, told = check_contents(bundle, shown, reference, runner, answers, proof, found_weights)
-    interface_checks, facts = [*interface_checks, *seen], facts | told
+    found_weights = check_rounding(bundle, shown, reference, runner, answers, proof, found_weights)
+    interface_checks, facts = [*interface_checks, *used, *found_weights[0]], facts | found_weights[1]
     own, found = target.own_checks(bundle, shown, reference, runner, proof)
     idle = not_worth_it(facts["size_ratio"], made.milliseconds)
     facts |= {"not_worth_it": idle} if idle else {}

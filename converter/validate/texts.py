@@ -20,8 +20,9 @@ def text_facts(source: "TorchModel", reference: "Reference") -> dict[str, Any]:
     """Return `lengths` (of the user's texts, or our ordinary ones: edge cases are long by intent) and `notes`."""
     cut: dict[Example, bool] = {}
     windows: dict[Example, int] = {}
+    scored = {p.example.where: p.example.text for p in reference.scored if p.example.where}
     for probe in (*reference.probes, *reference.scored):
-        if is_edge(probe.example):
+        if is_edge(probe.example) or _is_part(probe.example, scored):
             continue
         text = replace(probe.example, window=0) if probe.example.window else probe.example
         cut[text] = cut.get(text, False) or probe.encoding.truncated
@@ -38,6 +39,12 @@ def text_facts(source: "TorchModel", reference: "Reference") -> dict[str, Any]:
         NOTES: [*reference.notes, *([said_of_calibrated(learned, len(cut))] if learned else [])],
     }
     return facts | ({CALIBRATED: {"texts": learned, "of": len(cut)}} if learned else {})
+
+
+def _is_part(example: "Example", scored: dict[str, str]) -> bool:
+    """Tell whether a text is the beginning of one that is scored: one text of the user's, and counted as that."""
+    whole = scored.get(example.where, "")
+    return len(example.text) < len(whole) and whole.startswith(example.text)
 
 
 def said_of_calibrated(learned: int, judged: int) -> str:

@@ -5,7 +5,7 @@ large. Nothing is asked of names or of the graph, so that rewrites may merge, tu
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -32,10 +32,19 @@ make up to 3 of it."""
 SHOWN = 5
 
 
+@dataclass(frozen=True)
+class Parts:
+    """What one text passes through of a model, by name: tables, matrices `[in, out]`, gains of normalizations."""
+
+    tables: "Mapping[str, NDArray[np.float32]]" = field(default_factory=dict)
+    products: "Mapping[str, NDArray[np.float32]]" = field(default_factory=dict)
+    gains: "Mapping[str, NDArray[np.float32]]" = field(default_factory=dict)
+
+
 def check_weights(
     model: "TorchModel",
     stored: Iterable[Stored],
-    probes: Sequence[Probe],
+    parts: Parts,
     before: Iterable[Stored] = (),
     seen: "dict[bytes, tuple[list[Block], int]] | None" = None,
     *,
@@ -43,17 +52,17 @@ def check_weights(
 ) -> tuple[list[Check], dict[str, Any]]:
     """Compare all that a file stores with `model`, which it was made of; returns two checks and the facts.
 
-    `before` is what the float file stores that it was made of: its biases must be there. `probes` tell which parts of
-    the model are used at all. What is stored is looked at one by one: brought back to float, all of it would be the
-    model once more. No check where the target does not tell its weights. `seen` is what matrices of another file were
-    found to be, by their digest: a package may ship the same ones twice. `left_alone`: the precision changes no vector.
+    `before` is what the float file stores that it was made of: its biases must be there. `parts` are those of the
+    model that are used at all, see `parts_of`. What is stored is looked at one by one: brought back to float, all of it
+    would be the model once more. No check where the target does not tell its weights. `seen` is what matrices of
+    another file were found to be, by their digest: a package may ship the same ones twice. `left_alone`: the precision
+    changes no vector.
     """
     seen = {} if seen is None else seen
-    first = next(iter(probes), None)
-    tables, products, gains = ({}, {}, {}) if first is None else _of_source(model, first)
+    tables, products, gains = parts.tables, parts.products, parts.gains
     found = _found(_read_apart(stored) if model.size_bytes > LARGE_BYTES else stored, tables, products, seen)
     matched = found.matched
-    if first is None or not (found.rows or matched.blocks or matched.unknown or found.vectors):
+    if not (tables or products or gains) or not (found.rows or matched.blocks or matched.unknown or found.vectors):
         return [], {}
     chosen = list(likely_tables(found.rows, tables))
     stray = list(strays(matched.blocks, found.vectors, list(gains.values())))
@@ -79,7 +88,8 @@ def wrong_layers(model: "TorchModel", stored: Iterable[Stored], probe: Probe) ->
     Each kind comes in the order in which the layers run. An exporter may fold a layer into another one: what is wrong
     in a good file too tells nothing.
     """
-    tables, products, _ = _of_source(model, probe)
+    parts = parts_of(model, [probe])
+    tables, products = parts.tables, parts.products
     found = _found(stored, tables, products, {})
     blocks, unknown = found.matched.blocks, [n for _, n in found.matched.unknown]
     there = {b.source for b in blocks}
@@ -143,13 +153,14 @@ def _found(
     return _Found(rows, Matched(tuple(blocks), tuple(unknown)), vectors, bits, in_blocks == {True})
 
 
-def _of_source(
-    model: "TorchModel", probe: Probe
-) -> "tuple[dict[str, NDArray[np.float32]], dict[str, NDArray[np.float32]], dict[str, NDArray[np.float32]]]":
-    """Return tables, matrices `[in, out]` and gains of normalizations by name: of what one text passes through."""
+def parts_of(model: "TorchModel", probes: Sequence[Probe]) -> Parts:
+    """Return what the first text passes through; nothing where there is none. Nothing else may run the model then."""
     import torch
 
     tables, products, gains = {}, {}, {}
+    probe = next(iter(probes), None)
+    if probe is None:
+        return Parts()
     for name, module in _called(model, probe):
         weight = getattr(module, "weight", None)
         if not isinstance(weight, torch.Tensor) or not weight.is_floating_point():
@@ -163,7 +174,7 @@ def _of_source(
             products[name] = values
         elif values.ndim == 1:
             gains[name] = values
-    return tables, products, gains
+    return Parts(tables, products, gains)
 
 
 def _called(model: "TorchModel", probe: Probe) -> "list[tuple[str, Any]]":

@@ -237,7 +237,7 @@ def test_full_lengths_may_be_off_by_what_rounding_costs_there(
     def spoil(out: Outputs, feed: Feed) -> Outputs:
         return {"logits": out["logits"] + moved * (feed["input_ids"].shape[1] == MAX_LENGTH)}
 
-    found = check_full_lengths(model, reference, TorchRunner(model, spoil), 0.003, SILENT, None, bits)
+    found = check_full_lengths(model, reference, TorchRunner(model, spoil), 0.003, SILENT, None, lambda: bits)
     assert found is not None
     assert found.status is status
     assert (f"rounding it to {bits} bits costs" in found.detail) is (bits < 32)

@@ -1,0 +1,76 @@
+"""The source answers texts on two cores at once, to the last bit as on one, and only where that is safe."""
+
+import threading
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from converter.artifact import TorchModel
+from converter.examples import Example
+from converter.forward import Graphs
+from converter.graphs import runs_side_by_side
+from converter.model_folder.load import load_source
+from converter.reference import encode_probes, judge, torch_run
+from converter.resources import fixed_threads, made_beside
+from converter.stage import SILENT
+from tests.tiny import SENTENCES
+
+
+@pytest.fixture(scope="module")
+def model(tiny: Callable[..., Path]) -> TorchModel:
+    return load_source(str(tiny()))
+
+
+def test_answers_are_the_same_bits_as_one_after_the_other(model: TorchModel) -> None:
+    probes = encode_probes(model, [Example(" ".join(SENTENCES[:n])) for n in range(1, 9)])
+    callers = set()
+    graphs = Graphs(model)
+
+    class Watched:
+        side_by_side = True
+
+        def run(self, graph: str, feed: Mapping[str, Any]) -> Mapping[str, Any]:
+            callers.add(threading.current_thread())
+            return graphs.run(graph, feed)
+
+    with fixed_threads(1):
+        assert runs_side_by_side(torch_run(model))
+        apart = judge(model, probes, Watched().run, SILENT, "")
+        alone = judge(model, probes, partial(graphs.run), SILENT, "")
+    assert threading.main_thread() not in callers
+    for a, b in zip(apart, alone, strict=True):
+        assert all(np.array_equal(a.outputs[n], b.outputs[n]) for n in b.outputs)
+
+
+def test_a_thread_of_ours_computes_with_the_number_that_is_set(model: TorchModel) -> None:
+    found: list[int] = []
+    with fixed_threads(1), made_beside(lambda: found.append(torch.get_num_threads())):
+        pass
+    assert found == [1]
+
+
+def test_with_several_threads_each_or_logits_of_a_vocabulary_one_batch_is_run_after_the_other(
+    model: TorchModel, tiny: Callable[..., Path]
+) -> None:
+    with fixed_threads(2):
+        assert not runs_side_by_side(torch_run(model))
+    masked = load_source(str(tiny("bert", "fill-mask", layers=1)))
+    with fixed_threads(1):
+        assert not runs_side_by_side(torch_run(masked))
+
+
+def test_what_is_made_later_is_made_once() -> None:
+    made: list[int] = []
+
+    def make() -> int:
+        made.append(1)
+        return len(made)
+
+    with made_beside(make, later=True) as result:
+        assert not made
+        assert result() == result() == 1
