@@ -14,7 +14,7 @@ from converter.examples import SLICES
 from converter.model_folder.recipe_files import lay_paths
 from converter.model_folder.samples import is_sample, own_evaluation, resolve_recipe
 from converter.precision import Limits, Quantizer, bound_limits, limits_table
-from converter.registry import default_target, stage_class, target_class
+from converter.registry import default_target, stage_class, target_class, task_names
 from converter.target import Aim
 
 if TYPE_CHECKING:
@@ -190,7 +190,7 @@ def bind_recipe(table: Mapping[str, Any], where: str = "recipe") -> Recipe:
         precisions=_precisions(_table(table, "quantize", where), targets, f"{where}.quantize"),
         compress=_ordered(_stages(table.get("compress", []), f"{where}.compress"), f"{where}.compress"),
         revision=_text(table, "revision", where),
-        task=_text(table, "task", where),
+        task=_task(table, where),
         prompt=_text(table, "prompt", where),
         language=_text(table, "language", where),
         calibration=_path(table, "calibration", where),
@@ -356,6 +356,13 @@ def _text(table: Mapping[str, Any], key: str, where: str) -> str | None:
     if value is not None and "\0" in value:
         raise RecipeError("text with a NUL character names nothing", where=f"{where}.{key}")
     return value
+
+
+def _task(table: Mapping[str, Any], where: str) -> str | None:
+    name = _text(table, "task", where)
+    if name is not None and name.replace("_", "-") not in task_names():
+        raise RecipeError(f"there is no task {name!r}", where=f"{where}.task", hint=nearest(name, task_names()))
+    return name
 
 
 def _texts(table: Mapping[str, Any], key: str, where: str) -> list[str]:

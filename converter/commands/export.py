@@ -15,6 +15,7 @@ from converter.registry import names
 
 if TYPE_CHECKING:
     from converter.context import DeviceMap
+    from converter.package.output_folder import Output
     from converter.ranks.group import Ranks
     from converter.recipe import Recipe
 
@@ -219,7 +220,7 @@ def export(  # click passes one argument a flag
 
 def run(session: Session, flags: Flags, limits: Limits = NO_LIMITS, device_map: "DeviceMap | None" = None) -> int:
     """Run the export and show how it came out; returns the exit code."""
-    from converter.package.output_folder import resume_folder
+    from converter.package.output_folder import Output, resume_folder
     from converter.recipe import bind_recipe
 
     terminal = session.terminal
@@ -229,7 +230,7 @@ def run(session: Session, flags: Flags, limits: Limits = NO_LIMITS, device_map: 
     out = output_folder(flags, recipe.model)
     session.resume = resume_folder(out)
     if flags.dry_run:
-        return _dry_run(session, recipe)
+        return _dry_run(session, recipe, Output(out, force=flags.force))
     if "targets" not in table:
         terminal.say("No --target given: exporting to cpu-int8 (`plm-export list targets` lists all).")
     return _make(session, flags, recipe, out, _Bounds(limits, device_map))
@@ -298,10 +299,14 @@ def _export(session: Session, flags: Flags, recipe: "Recipe", out: Path, bounds:
     return result.exit_code
 
 
-def _dry_run(session: Session, recipe: "Recipe") -> int:
+def _dry_run(session: Session, recipe: "Recipe", output: "Output") -> int:
     import tomli_w
 
+    from converter.model_folder.given import refuse_absent
     from converter.recipe import recipe_table as table_of
+
+    refuse_absent(recipe)
+    output.refuse()
 
     for target in recipe.targets:
         target.check_runtime()

@@ -63,6 +63,7 @@ def recipe_table(flags: Flags, typed: Sequence[str]) -> dict[str, Any]:
     from converter.model_folder.recipe_files import model_path
     from converter.recipe import load_recipe_table
 
+    _refuse_empty(flags)
     table: dict[str, Any] = load_recipe_table(flags.recipe) if flags.recipe else {}
     if flags.model is not None:
         table["model"] = model_path(flags.model, Path())
@@ -91,6 +92,23 @@ def recipe_table(flags: Flags, typed: Sequence[str]) -> dict[str, Any]:
     if stages:
         table["compress"] = stages
     return table
+
+
+def _refuse_empty(flags: Flags) -> None:
+    """Refuse a flag whose value is empty: it stands for a shell variable that is not set, not for a wish.
+
+    Read as a value, it would export the working folder, or turn the judging of slices off.
+    """
+    given = {
+        "MODEL": flags.model,
+        "--columns": flags.columns,
+        "--slices": flags.slices,
+        "--seq-len": flags.seq_len,
+        "--cache": flags.cache,
+    }
+    for name, text in given.items():
+        if text is not None and not text.strip(" ,"):
+            raise UsageError("the value is empty", where=name, hint="is a variable of your script not set?")
 
 
 def output_folder(flags: Flags, model: str) -> Path:

@@ -163,10 +163,7 @@ def _refusals(path: Path) -> Iterator[None]:
 
 
 def _rows(path: Path, task: "Task | None", known: Known, bare: tuple[str, ...] = ()) -> Iterator[Located]:
-    if path.is_dir():
-        raise DataError("this is a folder", where=str(path), hint=f"give one file: {', '.join(SUFFIXES)}")
-    if not path.exists():
-        raise DataError("no such file", where=str(path), hint=_near(path))
+    check_present(path)
     match path.suffix.lower():
         case suffix if suffix in LINES:
             tags = task.labels if task is not None and task.label_kind == "tags" else ()
@@ -181,6 +178,19 @@ def _rows(path: Path, task: "Task | None", known: Known, bare: tuple[str, ...] =
             raise DataError(
                 f"the extension {other!r} is not known", where=str(path), hint=f"known: {', '.join(SUFFIXES)}"
             )
+
+
+def check_present(path: Path) -> None:
+    """Refuse a path with nothing there, or a folder.
+
+    Raises:
+        DataError: says which of the two, and what is called alike.
+
+    """
+    if path.is_dir():
+        raise DataError("this is a folder", where=str(path), hint=f"give one file: {', '.join(SUFFIXES)}")
+    if not path.exists():
+        raise DataError("no such file", where=str(path), hint=_near(path))
 
 
 def _near(path: Path) -> str:

@@ -51,6 +51,25 @@ def load_model(recipe: "Recipe", progress: "Progress", placement: "Placement | N
     return at_max_length(source, recipe.max_length)
 
 
+def refuse_absent(recipe: "Recipe") -> None:
+    """Refuse a recipe that names a folder or a file that is not there; nothing is opened, and no Hub is asked.
+
+    Raises:
+        SourceError: there is no such model folder.
+        DataError: there is no such file of texts.
+
+    """
+    from converter.data.files import check_present
+    from converter.model_folder.locate import check_local
+    from converter.model_folder.samples import is_sample
+
+    if not is_sample(recipe.model):
+        check_local(recipe.model)
+    for file in (recipe.evaluation, recipe.calibration):
+        if file is not None and not is_sample(str(file)):
+            check_present(file)
+
+
 def with_usual_precisions(recipe: "Recipe", source: "TorchModel") -> "Recipe":
     """Return the recipe as it is for this kind of model: a precision that nobody named is one that it can have."""
     if source.cache is None:

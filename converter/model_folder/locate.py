@@ -18,11 +18,22 @@ def locate(model: str, revision: str | None) -> tuple[Path, str | None]:
         if revision is not None:
             raise UsageError("--revision is for Hub ids; this is a local folder", where=model)
         return path.resolve(), None
+    check_local(model)
+    return _from_hub(model, revision)
+
+
+def check_local(model: str) -> None:
+    """Refuse what can only be a folder of this machine and is none.
+
+    Raises:
+        SourceError: it is absent, or a file.
+
+    """
+    path = Path(model).expanduser()
     looks_local = path.is_absolute() or model.startswith((".", "~")) or model.count("/") != 1 or path.is_file()
-    if looks_local:
+    if looks_local and not path.is_dir():
         detail = "is a file, wanted the model's folder" if path.is_file() else "no such folder"
         raise SourceError(detail, where=model, hint="give a folder with config.json and model.safetensors, or a Hub id")
-    return _from_hub(model, revision)
 
 
 def _from_hub(model: str, revision: str | None) -> tuple[Path, str | None]:

@@ -75,6 +75,16 @@ class Output:
             raise
         return self
 
+    def refuse(self) -> None:
+        """Refuse what a run would refuse as it begins, and touch nothing.
+
+        Raises:
+            UsageError: there is something that must stay, or nothing can be written there.
+
+        """
+        self._refuse_impossible()
+        self._findings()
+
     def _refuse_impossible(self) -> None:
         out = self.out
         if out.is_symlink() and not out.exists():

@@ -202,6 +202,38 @@ def test_a_dry_run_prints_the_recipe_and_makes_nothing(plm_export: Run, tmp_path
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    ("typed", "code", "said"),
+    [
+        (("./absent",), 4, "no such folder"),
+        (("org/model", "--eval", "absent.tsv"), 2, "absent.tsv: no such file"),
+        (("org/model", "--calibration", "."), 2, "this is a folder"),
+        (("org/model", "--task", "text-clasification"), 2, "did you mean 'text-classification'?"),
+        (("org/model", "-o", "file"), 2, "the output is a file"),
+        (("org/model", "-o", "foreign"), 2, "the output exists and is not empty"),
+    ],
+)
+def test_a_dry_run_refuses_what_the_run_would_refuse_at_once(
+    plm_export: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, typed: tuple[str, ...], code: int, said: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("file").touch()
+    Path("foreign").mkdir()
+    Path("foreign/notes.txt").touch()
+    found, out, err = plm_export(*typed, "--target", "cpu-int8", "--dry-run")
+    assert (found, out) == (code, "")
+    assert said in err
+    assert {p.name for p in tmp_path.iterdir()} == {"file", "foreign"}
+
+
+@pytest.mark.parametrize("typed", [("",), ("m", "--slices", ""), ("m", "--seq-len", " "), ("m", "--columns", "")])
+def test_an_empty_value_is_refused_and_never_read_as_a_wish(plm_export: Run, typed: tuple[str, ...]) -> None:
+    """A script's variable that is not set: `--slices "$KINDS"` would turn a gate off."""
+    code, _, err = plm_export(*typed, "--target", "tflite", "--dry-run")
+    assert code == 2
+    assert "the value is empty" in err
+
+
 def test_list_and_describe_name_every_target_and_method(plm_export: Run) -> None:
     from converter.registry import KINDS, stage_names, target_names
 
@@ -233,7 +265,7 @@ def test_a_described_precision_can_be_typed(name: str, plm_export: Run, tmp_path
     assert found["options"]
     typed = found["usage"].partition(":")[0].split()
     assert typed[0] == "--quantize"
-    code, _, err = plm_export("m", "--target", "tflite", *typed, "--dry-run", "-o", str(tmp_path / "out"))
+    code, _, err = plm_export("org/m", "--target", "tflite", *typed, "--dry-run", "-o", str(tmp_path / "out"))
     assert code == 0, err
 
 
