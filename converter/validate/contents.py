@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from converter.reference import Reference
 from converter.resources import LARGE_BYTES
@@ -12,7 +12,7 @@ from converter.validate.as_called import check_as_called
 from converter.validate.checks import Check, Status
 from converter.validate.full_length import Answered, check_full_lengths
 from converter.validate.noise import FLOAT, check_noise
-from converter.validate.weights import WEIGHTS, Parts, check_weights, parts_of
+from converter.validate.weights import WEIGHTS, Compared, Parts, check_weights, parts_of
 
 if TYPE_CHECKING:
     from converter.artifact import Artifact, Bundle, TorchModel
@@ -23,10 +23,6 @@ if TYPE_CHECKING:
     from converter.validate.weights_match import Block
 
 
-Weights = tuple[list[Check], dict[str, Any]]
-"""What comparing the weights gave: checks and facts."""
-
-
 def check_as_used(
     bundle: "Bundle",
     source: "TorchModel",
@@ -34,7 +30,7 @@ def check_as_used(
     runner: "Runner",
     made: "Comparison",
     proof: "ProofContext",
-    weights: Callable[[], Weights],
+    weights: Callable[[], Compared],
 ) -> list[Check]:
     """Open the package as its user does, and fill it; `source` and `reference` are as the package sees them.
 
@@ -56,10 +52,10 @@ def check_rounding(
     runner: "Runner",
     made: "Comparison",
     proof: "ProofContext",
-    weights: Weights,
-) -> Weights:
+    weights: Compared,
+) -> Compared:
     """Return `weights`, what `compare_weights` found, and beside it what rounding the model costs: checks and facts."""
-    found, facts = weights
+    found, facts, own = weights
     in_blocks = bool(found) and facts[WEIGHTS]["in_blocks"]
     # Of a model that writes, ranges of activations that were fixed beforehand cost more than any fault that is looked
     # for here; of a large one, a second copy of its weights would have to lie in memory.
@@ -75,9 +71,10 @@ def check_rounding(
             same=_same(bundle, source, reference) or None,
             asked=proof.asked,
             in_blocks=in_blocks and source.cache is not None,
+            own=own,
         )
-        found, facts = [*found, noise], facts | told
-    return found, facts
+        found, facts = [*found, *noise], facts | told
+    return Compared(found, facts)
 
 
 def _same(bundle: "Bundle", source: "TorchModel", reference: Reference) -> "Sequence[Judged]":
@@ -85,9 +82,8 @@ def _same(bundle: "Bundle", source: "TorchModel", reference: Reference) -> "Sequ
     return reference.judged if bundle.source.module is source.module else ()
 
 
-def _bits_of(weights: Weights) -> int:
-    found, facts = weights
-    return int(facts[WEIGHTS]["bits"]) if found else FLOAT
+def _bits_of(weights: Compared) -> int:
+    return int(weights.facts[WEIGHTS]["bits"]) if weights.checks else FLOAT
 
 
 def compare_weights(
@@ -96,7 +92,7 @@ def compare_weights(
     reference: Reference,
     steps: "Sequence[tuple[str, Artifact]]",
     parts: Parts | None = None,
-) -> Weights:
+) -> Compared:
     """Compare the weights of the package's files, and of each model that it ships beside them, with the model's.
 
     `parts` are those of the model, where something else runs it meanwhile.
@@ -107,12 +103,12 @@ def compare_weights(
     stored = chain.from_iterable(map(target.parameters, files))
     seen: dict[bytes, tuple[list[Block], int]] = {}
     left = _leaves_vectors(steps)
-    checks, facts = check_weights(bundle.source, stored, parts, before, seen, left_alone=left)
+    checks, facts, own = check_weights(bundle.source, stored, parts, before, seen, left_alone=left)
     for path in target.models_beside(bundle):
-        others, _ = check_weights(bundle.source, target.parameters(path), parts, before, seen, left_alone=left)
+        others = check_weights(bundle.source, target.parameters(path), parts, before, seen, left_alone=left).checks
         failed = {c.name: replace(c, detail=f"{path.name}: {c.detail}") for c in others if c.status is Status.FAIL}
         checks = [c if c.status is Status.FAIL else failed.get(c.name, c) for c in checks]
-    return checks, facts
+    return Compared(checks, facts, own)
 
 
 def _leaves_vectors(steps: "Sequence[tuple[str, Artifact]]") -> bool:

@@ -19,6 +19,7 @@ from converter.stage import SILENT
 from converter.task import Judged
 from converter.validate.asked import Asked
 from converter.validate.checks import Check, Status
+from converter.validate.own_weights import OwnWeights, modules_of
 from converter.validate.stability import spread
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from converter.artifact import TorchModel
     from converter.stage import Progress
 
-NAME = "noise"
+NAME, OWN = "noise", "own weights"
 SAMPLE = 32
 """Texts that are asked: what is allowed is so far from what is measured that more of them decide nothing else."""
 LEAST, MOST_VALUES = 8, 8_000_000
@@ -41,6 +42,9 @@ IN_BLOCKS = 3.0
 """The same, of weights in blocks with a scale each, whose inputs are rounded when they are known: all finer than what
 is measured. Of good packages 0.6 (Marian), 0.7 and 0.9 (GPT-2) were measured, and 4.8 where the keys of one layer had
 a factor of 1.5."""
+OWN_TIMES = 4.0
+"""The same, of a package beside the model that has its weights: 0.5 to 1.1 were measured of good ones, and 5 to 7000
+where a cache, a table or a normalization was another one."""
 BYTE, HALF, FLOAT = 8, 16, 32
 FLOOR = {8: 2e-1, 4: 3e-1, 16: 1e-6, 32: 1e-9}
 """Share of the answers' variance that is never a fault, by bits."""
@@ -68,13 +72,16 @@ def check_noise(
     same: "Sequence[Judged] | None",
     asked: "Asked | None" = None,
     in_blocks: bool = False,
-) -> tuple[Check, dict[str, Any]]:
+    own: "OwnWeights | None" = None,
+) -> tuple[list[Check], dict[str, Any]]:
     """Judge the package's answers `judged` against those of `model`, which it was made of, in float and rounded.
 
     `same`: the answers of `model` to the same texts, where they are known. `asked`: what it was asked for the packages
     before. `run`: the package, which is asked built-in text too, where the texts are the user's: activations may leave
     ranges that were calibrated on the other of the two. It counts what the package costs where it costs least: a fault
     costs as much on any text. `in_blocks`: the file has a scale for each block of weights, and none for activations.
+    `own`: the file's weights, where they are in so few bits that a fault of the graph would pass for their rounding:
+    the package is compared with the model that has these, too.
     """
     asked = asked or Asked()
     places = _sample(judged)
@@ -94,7 +101,25 @@ def check_noise(
     )
     status = Status.PASS if found.package <= limit else Status.FAIL
     facts = {"package": found.package, "rounding": found.rounding}
-    return Check(NAME, status, found.package, limit, detail), {NAME: facts}
+    checks = [Check(NAME, status, found.package, limit, detail)]
+    if own is not None:
+        checks.append(_beside_own(model, mine, own))
+    return checks, {NAME: facts}
+
+
+def _beside_own(model: "TorchModel", mine: Sequence[Judged], own: OwnWeights) -> Check:
+    """Compare the package with the model that has its weights: what is left is the rounding of inputs."""
+    probes = [Probe(j.example, j.encoding) for j in mine]
+    with own.within(model):
+        wanted = _answers(model, probes)
+    with own.within(model, shaken=True), rounded_inputs(model, BYTE):
+        rounding = share_of_variance(wanted, _answers(model, probes))
+    found, limit = share_of_variance(wanted, mine), OWN_TIMES * rounding
+    detail = (
+        f"the package's errors are {found:.2g} of the variance of what the model answers with the package's weights; "
+        f"rounding what its layers read costs {rounding:.2g}, and at most {limit:.2g} is allowed"
+    )
+    return Check(OWN, Status.PASS if found <= limit else Status.FAIL, found, limit, detail)
 
 
 def _sample(judged: Sequence[Judged]) -> list[int]:
@@ -150,27 +175,40 @@ def rounded(model: "TorchModel", bits: int) -> "Iterator[None]":
     """Round the linear layers of `model`, weights by output and inputs by token, as long as the context lasts."""
     import torch
 
-    layers = [m for m in _modules(model) if isinstance(m, torch.nn.Linear) or type(m).__name__ == "Conv1D"]
+    layers = linear_layers(model)
     kept: dict[int, tuple[Any, Any]] = {id(m.weight): (m.weight, m.weight.data) for m in layers}
-    hooks: list[Any] = []
     try:
         with torch.no_grad():
             for layer in layers:
                 weight, before = kept[id(layer.weight)]
                 axis = 0 if type(layer).__name__ == "Conv1D" else 1
                 weight.data = round_to(before, bits, axis)
-        wide = max(bits, BYTE)  # with weights in four bits, inputs have eight
+        with rounded_inputs(model, max(bits, BYTE)):  # with weights in four bits, inputs have eight
+            yield
+    finally:
+        for weight, before in kept.values():
+            weight.data = before
 
-        def round_input(_: "torch.nn.Module", given: "tuple[torch.Tensor, ...]") -> "tuple[torch.Tensor, ...]":
-            return (round_to(given[0], wide, -1), *given[1:])
 
-        hooks = [m.register_forward_pre_hook(round_input) for m in layers]
+@contextlib.contextmanager
+def rounded_inputs(model: "TorchModel", bits: int) -> "Iterator[None]":
+    """Round what the linear layers of `model` read, by token, as long as the context lasts."""
+
+    def round_input(_: "torch.nn.Module", given: "tuple[torch.Tensor, ...]") -> "tuple[torch.Tensor, ...]":
+        return (round_to(given[0], bits, -1), *given[1:])
+
+    hooks = [m.register_forward_pre_hook(round_input) for m in linear_layers(model)]
+    try:
         yield
     finally:
         for hook in hooks:
             hook.remove()
-        for weight, before in kept.values():
-            weight.data = before
+
+
+def linear_layers(model: "TorchModel") -> "list[Any]":
+    import torch
+
+    return [m for _, m in modules_of(model) if isinstance(m, torch.nn.Linear) or type(m).__name__ == "Conv1D"]
 
 
 def round_to(values: "torch.Tensor", bits: int, axis: int) -> "torch.Tensor":
@@ -184,11 +222,3 @@ def round_to(values: "torch.Tensor", bits: int, axis: int) -> "torch.Tensor":
     largest = 2 ** (bits - 1) - 1
     scale = values.abs().amax(dim=axis, keepdim=True).clamp(min=1e-12) / largest
     return torch.clamp(torch.round(values / scale), -largest, largest) * scale
-
-
-def _modules(model: "TorchModel") -> "Iterator[torch.nn.Module]":
-    import torch
-
-    yield from model.module.modules()
-    if isinstance(model.head, torch.nn.Module):
-        yield from model.head.modules()

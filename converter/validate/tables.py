@@ -1,6 +1,6 @@
 """Embedding rows of a shipped file beside the source's, every row: most words stand in no text that is tried."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -65,6 +65,21 @@ def likely_tables(found: "Sequence[TableFound]", source: "Mapping[str, NDArray[n
             yield min(same_size, key=lambda f: len(f.wrong))
         else:
             yield TableFound(name, None)
+
+
+def wrong_copies(
+    stored: "Iterable[Sequence[TableFound]]", source: "Mapping[str, NDArray[np.float32]]"
+) -> Iterator[TableFound]:
+    """Yield stored tables that are like one of the source, and right as none: a file may hold the same one twice.
+
+    `stored` are what each of them was compared with.
+    """
+    for own in stored:
+        best = min(own, key=lambda f: len(f.wrong) / max(1, f.rows), default=None)
+        if best is not None and best.wrong:
+            whole = best.rows == len(source[best.source])
+            if whole or len(best.wrong) <= SHARE * best.rows:
+                yield best
 
 
 def _within(one: "Stored", wanted: "NDArray[np.float32]") -> "NDArray[np.bool_]":

@@ -22,6 +22,8 @@ LIMIT = 0.7
 0.05, and factors that are folded into the biases of values up to 0.46."""
 LEFT = 1e-2
 """The same, of a file whose precision leaves vectors as they were: small ones are often alike."""
+FOLDED = 0.15
+"""The same, of a vector that factors were folded into, which are known as well as rounded weights tell them."""
 EQUAL, WRONG, MOST = 1e-3, 0.5, 0.8
 """Where `MOST` numbers of a vector are equal within `EQUAL` of its mean size, it was left as it is: none may be off by
 `WRONG` of it. A correction changes them all."""
@@ -36,17 +38,23 @@ class Lost:
 
 
 def lost_vectors(
-    shipped: "Sequence[NDArray[np.float32]]", before: "Sequence[Stored]", *, left_alone: bool = False
+    shipped: "Sequence[NDArray[np.float32]]",
+    before: "Sequence[Stored]",
+    *,
+    left_alone: bool = False,
+    factors: "Sequence[NDArray[np.float32]]" = (),
 ) -> Iterator[Lost]:
     """Yield those of `before` that are not in `shipped`; what is zero or all alike is not looked for.
 
-    `left_alone`: the precision changes no vector.
+    `left_alone`: the precision changes no vector, but that one of `factors` may have been folded into it.
     """
     limit = LEFT if left_alone else LIMIT
     for one in before:
         found = list(_parts(one.values, shipped, limit))
         distances = [distance for distance, _, _ in found]
         if max(distances, default=0.0) > limit:
+            if _off_folded(one.values, shipped, factors) <= FOLDED:
+                continue
             yield Lost(one.name, f"the nearest is off by {max(distances):.2g} of its length, at most {limit:g} wanted")
             continue
         for _, part, nearest in found:
@@ -72,6 +80,21 @@ def _parts(
             cut = [values[i : i + size] for i in range(0, len(values), size)]
             tried.append([_nearest(part, shipped, limit) for part in cut if _telling(part)])
     yield from min((t for t in tried if t), key=lambda t: max(d for d, _, _ in t))
+
+
+def _off_folded(
+    values: "NDArray[np.float32]",
+    shipped: "Sequence[NDArray[np.float32]]",
+    factors: "Sequence[NDArray[np.float32]]",
+) -> float:
+    """Return how far `values` are, over their length, from the nearest vector times factors and any one number."""
+    given, known = ([v for v in some if len(v) == len(values)] for some in (shipped, factors))
+    if not given or not known:
+        return float("inf")
+    vectors, by = np.stack(given).astype(np.float64), np.stack(known).astype(np.float64)
+    along = np.maximum(vectors @ (by * values).T, 0)
+    lengths = np.sqrt(np.maximum(np.square(vectors) @ np.square(by).T, 1e-30)) * float(np.linalg.norm(values))
+    return float(np.sqrt(np.maximum(1 - np.square(along / lengths), 0)).min())
 
 
 def _telling(values: "NDArray[np.float32]") -> bool:

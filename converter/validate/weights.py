@@ -6,7 +6,7 @@ large. Nothing is asked of names or of the graph, so that rewrites may merge, tu
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -15,10 +15,11 @@ from converter.resources import LARGE_BYTES, release_memory, release_read
 from converter.validate.checks import Check, Status
 from converter.validate.factors import Stray, strays
 from converter.validate.gains import lost_gains
+from converter.validate.own_weights import OwnWeights, modules_of
 from converter.validate.stored import Stored, digest_of
-from converter.validate.tables import TableFound, compared_rows, likely_tables
+from converter.validate.tables import SHARE, TableFound, compared_rows, likely_tables, wrong_copies
 from converter.validate.vectors import Lost, lost_vectors
-from converter.validate.weights_match import Block, Matched, known, match_product
+from converter.validate.weights_match import BYTE, Block, Matched, known, match_product
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -30,6 +31,15 @@ LIMIT = 6.0
 """Times what rounding explains that a column may be off: rounding that spreads its errors, and bounds for old CPUs,
 make up to 3 of it."""
 SHOWN = 5
+
+
+class Compared(NamedTuple):
+    """What came of comparing weights."""
+
+    checks: list[Check]
+    facts: dict[str, Any]
+    own: OwnWeights | None = None
+    """Of a file in fewer than 8 bits, all of whose matrices are in blocks."""
 
 
 @dataclass(frozen=True)
@@ -49,8 +59,8 @@ def check_weights(
     seen: "dict[bytes, tuple[list[Block], int]] | None" = None,
     *,
     left_alone: bool = False,
-) -> tuple[list[Check], dict[str, Any]]:
-    """Compare all that a file stores with `model`, which it was made of; returns two checks and the facts.
+) -> Compared:
+    """Compare all that a file stores with `model`, which it was made of; returns two checks, if any, and the facts.
 
     `before` is what the float file stores that it was made of: its biases must be there. `parts` are those of the
     model that are used at all, see `parts_of`. What is stored is looked at one by one: brought back to float, all of it
@@ -63,12 +73,18 @@ def check_weights(
     found = _found(_read_apart(stored) if model.size_bytes > LARGE_BYTES else stored, tables, products, seen)
     matched = found.matched
     if not (tables or products or gains) or not (found.rows or matched.blocks or matched.unknown or found.vectors):
-        return [], {}
+        return Compared([], {})
     chosen = list(likely_tables(found.rows, tables))
+    chosen += [one for one in wrong_copies(found.copies, tables) if one not in chosen]
     stray = list(strays(matched.blocks, found.vectors, list(gains.values())))
     float_vectors = [s for s in before if s.kind == "vector"]
     lost_ones = [
-        *lost_vectors(found.vectors, float_vectors, left_alone=left_alone),
+        *lost_vectors(
+            found.vectors,
+            float_vectors,
+            left_alone=left_alone or found.in_blocks,
+            factors=() if left_alone else _factors(matched.blocks),
+        ),
         *lost_gains(gains, found.vectors, matched.blocks, [s.values for s in float_vectors]),
     ]
     facts = {
@@ -79,7 +95,14 @@ def check_weights(
         "bits": found.bits,
         "in_blocks": found.in_blocks,
     }
-    return [_tables_check(model, chosen), _products_check(matched, products, stray, lost_ones)], {WEIGHTS: facts}
+    checks = [_tables_check(model, chosen), _products_check(matched, products, stray, lost_ones)]
+    own = OwnWeights(matched.blocks, found.tables) if found.in_blocks and found.bits < BYTE else None
+    return Compared(checks, {WEIGHTS: facts}, own)
+
+
+def _factors(blocks: "Sequence[Block]") -> "list[NDArray[np.float32]]":
+    """Return what vectors may be divided by: factors of the rows behind them, or of the columns before."""
+    return [*(b.rows for b in blocks), *(1 / np.where(b.columns != 0, b.columns, 1) for b in blocks)]
 
 
 def wrong_layers(model: "TorchModel", stored: Iterable[Stored], probe: Probe) -> list[str]:
@@ -104,13 +127,20 @@ def wrong_layers(model: "TorchModel", stored: Iterable[Stored], probe: Probe) ->
 class _Found:
     """What a file stores, beside what it may be of the model."""
 
-    rows: "list[TableFound]"
+    copies: "list[list[TableFound]]"
+    """What each stored table was compared with."""
     matched: Matched
     vectors: "list[NDArray[np.float32]]"
     bits: int
     """Of the matrix or table with the fewest."""
     in_blocks: bool
     """All matrices are stored in blocks, each with a scale."""
+    tables: "Mapping[str, NDArray[np.float32]]"
+    """Those of the source as they are stored, where that is in fewer than 8 bits."""
+
+    @property
+    def rows(self) -> "list[TableFound]":
+        return [f for own in self.copies for f in own]
 
 
 def _read_apart(stored: Iterable[Stored]) -> Iterator[Stored]:
@@ -132,14 +162,18 @@ def _found(
     seen: "dict[bytes, tuple[list[Block], int]]",
 ) -> _Found:
     """Compare what is stored, one by one; `seen` has what matrices of other files were found to be."""
-    rows, blocks, unknown, vectors = list[TableFound](), list[Block](), list[tuple[str, int]](), []
+    copies, blocks, unknown, vectors = list[list[TableFound]](), list[Block](), list[tuple[str, int]](), []
+    rounded: dict[str, NDArray[np.float32]] = {}
     bits, recognized, in_blocks = 32, known(products), set[bool]()
     for one in stored:
         if one.kind != "vector":
             bits = min(bits, one.bits)
         match one.kind:
             case "table":
-                rows += list(compared_rows(one, tables))
+                copies.append(list(compared_rows(one, tables)))
+                if one.bits < BYTE:
+                    alike = [f.source for f in copies[-1] if len(f.wrong) <= SHARE * f.rows]
+                    rounded |= {n: one.values for n in alike if one.values.shape == tables[n].shape}
             case "product":
                 in_blocks.add(one.block > 0)
                 key = digest_of(one)
@@ -150,7 +184,7 @@ def _found(
                 unknown += [(one.name, lost)] if lost else []
             case "vector" | "bias":
                 vectors.append(one.values)
-    return _Found(rows, Matched(tuple(blocks), tuple(unknown)), vectors, bits, in_blocks == {True})
+    return _Found(copies, Matched(tuple(blocks), tuple(unknown)), vectors, bits, in_blocks == {True}, rounded)
 
 
 def parts_of(model: "TorchModel", probes: Sequence[Probe]) -> Parts:
@@ -179,7 +213,7 @@ def parts_of(model: "TorchModel", probes: Sequence[Probe]) -> Parts:
 
 def _called(model: "TorchModel", probe: Probe) -> "list[tuple[str, Any]]":
     """Return the modules without parts that one text passes through, by name; one that is shared once."""
-    named = {id(m): (name, m) for name, m in _modules(model) if not any(True for _ in m.children())}
+    named = {id(m): (name, m) for name, m in modules_of(model) if not any(True for _ in m.children())}
     called: dict[int, None] = {}
     hooks = [m.register_forward_hook(lambda m, _given, _made: called.setdefault(id(m))) for _, m in named.values()]
     try:
@@ -188,14 +222,6 @@ def _called(model: "TorchModel", probe: Probe) -> "list[tuple[str, Any]]":
         for hook in hooks:
             hook.remove()
     return [named[key] for key in called]
-
-
-def _modules(model: "TorchModel") -> "Iterator[tuple[str, Any]]":
-    import torch
-
-    yield from model.module.named_modules()
-    if isinstance(model.head, torch.nn.Module):
-        yield from model.head.named_modules(prefix="head")
 
 
 def _tables_check(model: "TorchModel", found: "Sequence[TableFound]") -> Check:

@@ -54,6 +54,8 @@ class Block:
     """Standard error of each of `rows`, in parts of the median row's factor."""
     shared: int = 0
     """Weights of a column that share a scale; 0: all of them."""
+    values: "NDArray[np.float32] | None" = None
+    """As they are stored, `[in, out]`; None where rounding them moves answers little."""
 
 
 @dataclass(frozen=True)
@@ -148,7 +150,8 @@ def _fitted(one: "Stored", at: int, name: str, weight: "NDArray[np.float32]") ->
     columns, errors = (np.concatenate([getattr(f, side) for f in fits]) for side in ("columns", "errors"))
     lost, power = sum(f.lost for f in fits) / weight.size, sum((f.power for f in fits), np.zeros(len(weight)))
     spread = np.sqrt(lost / np.maximum(power, 1e-30)).astype(np.float32)
-    return Block(name, one.name, one.bits, at, rows, columns, errors, spread, one.block)
+    kept = found if one.bits < BYTE else None
+    return Block(name, one.name, one.bits, at, rows, columns, errors, spread, one.block, kept)
 
 
 def _row_factors(found: "NDArray[np.float32]", weight: "NDArray[np.float32]") -> "NDArray[np.float32]":

@@ -80,7 +80,7 @@ def test_in_blocks_a_factor_that_nothing_takes_back_costs_more_than_rounding_may
     key = next(m for n, m in model.module.named_modules() if n.endswith("self.key"))
 
     def status(found: Sequence[Judged], *, in_blocks: bool) -> Status:
-        return check_noise(model, found, torch_run(model), 8, SILENT, same=None, in_blocks=in_blocks)[0].status
+        return check_noise(model, found, torch_run(model), 8, SILENT, same=None, in_blocks=in_blocks)[0][0].status
 
     with rounded(model, 8):
         good = judged()
