@@ -44,7 +44,7 @@ def lost_gains(
         if len(gain) < LEAST:
             continue
         kept = [v for v in before if len(v) == len(gain)]
-        base = next((b for b in (gain, 1 + gain) if kept and (b != 0).all() and _is_kept(b, kept)), None)
+        base = next((b for b in _bases(gain) if kept and _is_kept(b, kept)), None)
         if base is None:
             continue
         of_size = [v for v in shipped if len(v) == len(gain)], [b for b in blocks if len(b.rows) == len(gain)]
@@ -55,6 +55,25 @@ def lost_gains(
             yield Lost(f"the gain {name}", f"the numbers of the nearest have other places (correlation {alike:.2f})")
 
 
+def divisors(
+    gains: "Mapping[str, NDArray[np.float32]]", shipped: "Sequence[NDArray[np.float32]]"
+) -> "Iterator[NDArray[np.float32]]":
+    """Yield what gains of the source may have been divided by to become vectors of the file, where none has them."""
+    changed = [
+        v for v in shipped if not any(_is_kept(b, [v]) for g in gains.values() for b in _bases(g) if len(b) == len(v))
+    ]
+    for gain in gains.values():
+        for base in _bases(gain):
+            of_size = [v for v in shipped if len(v) == len(base)]
+            if of_size and not _is_kept(base, of_size):
+                yield from (base / v for v in changed if len(v) == len(base) and (v != 0).all())
+
+
+def _bases(gain: "NDArray[np.float32]") -> "list[NDArray[np.float32]]":
+    """Return what a normalization multiplies by: its gain, or that and 1."""
+    return [base for base in (gain, 1 + gain) if (base != 0).all()]
+
+
 def _nearest(gain: "NDArray[np.float32]", shipped: "Sequence[NDArray[np.float32]]", blocks: "Sequence[Block]") -> float:
     """Return the spread of what explains a gain best, over what is allowed for it."""
     best = float("inf")
@@ -62,9 +81,7 @@ def _nearest(gain: "NDArray[np.float32]", shipped: "Sequence[NDArray[np.float32]
     errors = [0.0, *(float(np.median(b.spread / np.maximum(np.abs(b.rows), 1e-12))) for b in blocks)]
     rooms = np.array([ROOM + ERRORS * e for e in errors])
     some = np.linspace(0, len(gain) - 1, min(SAMPLE, len(gain))).astype(int)
-    for base in (gain, 1 + gain):
-        if not shipped or not (base != 0).all():
-            continue
+    for base in _bases(gain) if shipped else ():
         ratios = np.stack(shipped) / base
         plain = _spread(ratios) / ROOM
         best = min(best, float(plain.min()))

@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-ALIKE = 0.03
-"""How far factors are from one another, and from 1, that rounding to four bits made of ones."""
+ERRORS, ROOM = 3.0, 0.005
+"""How far fitted factors may be, at the median, from those that they are taken for: in standard errors, and beside."""
+ONE = 0.03
+"""How far from 1 a factor of all weights is that rounding made of none."""
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -27,6 +29,8 @@ class OwnWeights:
 
     blocks: "Sequence[Block]"
     tables: "Mapping[str, NDArray[np.float32]]"
+    divided: "Sequence[NDArray[np.float32]]" = ()
+    """What gains of normalizations may have been divided by, which the rows behind them were multiplied by."""
 
     @contextlib.contextmanager
     def within(self, model: "TorchModel", *, shaken: bool = False) -> "Iterator[None]":
@@ -37,8 +41,7 @@ class OwnWeights:
         """
         import torch
 
-        random = np.random.default_rng(0)
-        found = {b.source: _unscaled(b, random if shaken else None) for b in self.blocks if b.values is not None}
+        found = self._matrices(np.random.default_rng(0) if shaken else None)
         kept: list[tuple[Any, Any]] = []
         try:
             for name, module in modules_of(model):
@@ -55,6 +58,22 @@ class OwnWeights:
             for module, weight in kept:
                 module.weight = weight
 
+    def _matrices(self, random: "np.random.Generator | None") -> "dict[str, NDArray[np.float32]]":
+        """Return the matrices without factors, by module; `random` shakes those that are known by fitting alone."""
+        there = [b for b in self.blocks if b.values is not None]
+        rows = [_taken_for(b.rows, _error(b), self.divided) for b in there]
+        back = [1 / found for found, _ in rows]
+        made = {}
+        for block, (by_row, row_fitted) in zip(there, rows, strict=True):
+            # As much is known of a factor as there are weights that tell it.
+            error = _error(block) * float(np.sqrt(len(block.columns) / len(block.rows)))
+            by_column, column_fitted = _taken_for(block.columns, error, back)
+            factors = _shaken(by_row, row_fitted * _error(block), random)[:, None]
+            factors = factors * _shaken(by_column, column_fitted * error, random)
+            assert block.values is not None
+            made[block.source] = np.asarray(block.values / factors, dtype=np.float32)
+        return made
+
 
 def modules_of(model: "TorchModel") -> "Iterator[tuple[str, Any]]":
     """Yield the modules of a model by name, those of a head of its own too."""
@@ -65,22 +84,35 @@ def modules_of(model: "TorchModel") -> "Iterator[tuple[str, Any]]":
         yield from model.head.named_modules(prefix="head")
 
 
-def _unscaled(block: "Block", random: "np.random.Generator | None") -> "NDArray[np.float32]":
-    assert block.values is not None
-    n_rows, n_columns = block.values.shape
-    error = float(np.median(block.spread))
-    rows = _factors(block.rows, random, error)
-    # As much is known of a factor as there are weights that tell it.
-    columns = _factors(block.columns, random, error * float(np.sqrt(n_columns / n_rows)))
-    return np.asarray(block.values / (rows[:, None] * columns), dtype=np.float32)
+def _error(block: "Block") -> float:
+    """Return the standard error of a factor of rows, over the factor."""
+    return float(np.median(block.spread / np.maximum(np.abs(block.rows), 1e-12)))
 
 
-def _factors(found: "NDArray[np.float32]", random: "np.random.Generator | None", error: float) -> "NDArray[np.float32]":
-    """Return factors as they were: fitted ones that vary no more than rounding explains are all the same."""
+def _shaken(
+    factors: "NDArray[np.float32]", error: float, random: "np.random.Generator | None"
+) -> "NDArray[np.float32]":
+    if random is None:
+        return factors
+    return np.asarray(factors * (1 + error * random.standard_normal(len(factors))), dtype=np.float32)
+
+
+def _taken_for(
+    found: "NDArray[np.float32]", error: float, known: "Sequence[NDArray[np.float32]]"
+) -> "tuple[NDArray[np.float32], bool]":
+    """Return what fitted factors were, and whether they are known by fitting alone.
+
+    They are all alike, or one of `known` times a number, whichever is nearest: if that is as near as fitting is exact.
+    """
     safe = np.where(np.abs(found) > 1e-12, found, np.float32(1))
-    middle = np.float32(np.median(safe))
-    logs = np.log(np.maximum(safe / middle, 1e-12))
-    if float(np.median(np.abs(logs))) > ALIKE:
-        noise = 0 if random is None else error * random.standard_normal(len(safe))
-        return np.asarray(safe * (1 + noise), dtype=np.float32)
-    return np.full_like(safe, 1 if abs(float(middle) - 1) <= ALIKE else middle)
+    candidates = np.stack([np.ones_like(safe), *(k for k in known if len(k) == len(safe))])
+    ratios = safe / candidates
+    middles = np.median(ratios, axis=1, keepdims=True)
+    logs = np.log(np.maximum(ratios / np.where(middles != 0, middles, 1), 1e-12))
+    off = np.median(np.abs(logs), axis=1)
+    best = int(off.argmin())
+    if off[best] > ERRORS * error + ROOM:
+        return safe, True
+    middle = float(middles[best, 0])
+    alike_one = best == 0 and abs(middle - 1) <= ONE
+    return np.asarray(candidates[best] * (1 if alike_one else middle), dtype=np.float32), False

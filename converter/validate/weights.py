@@ -14,7 +14,7 @@ from converter.reference import Probe, run_probe, torch_run
 from converter.resources import LARGE_BYTES, release_memory, release_read
 from converter.validate.checks import Check, Status
 from converter.validate.factors import Stray, strays
-from converter.validate.gains import lost_gains
+from converter.validate.gains import divisors, lost_gains
 from converter.validate.own_weights import OwnWeights, modules_of
 from converter.validate.stored import Stored, digest_of
 from converter.validate.tables import SHARE, TableFound, compared_rows, likely_tables, wrong_copies
@@ -96,7 +96,9 @@ def check_weights(
         "in_blocks": found.in_blocks,
     }
     checks = [_tables_check(model, chosen), _products_check(matched, products, stray, lost_ones)]
-    own = OwnWeights(matched.blocks, found.tables) if found.in_blocks and found.bits < BYTE else None
+    own = None
+    if found.in_blocks and found.bits < BYTE:
+        own = OwnWeights(matched.blocks, found.tables, list(divisors(gains, found.vectors)))
     return Compared(checks, {WEIGHTS: facts}, own)
 
 

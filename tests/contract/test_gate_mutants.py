@@ -93,6 +93,23 @@ def writer(tmp_path_factory: pytest.TempPathFactory) -> Good:
     return Good(work / "out" / "cpu-int8", source, proof_context(source, work))
 
 
+@pytest.fixture(scope="module")
+def writer_in_four_bits(writer: Good, tmp_path_factory: pytest.TempPathFactory) -> Good:
+    """The same model, whose weights are rounded so far that its answers tell little."""
+    model = writer.folder.parents[1] / "model"
+    recipe = bind_recipe(
+        {
+            "model": str(model),
+            "targets": ["cpu-int8"],
+            "quantize": {"cpu-int8": "int4"},
+            "limits": {"agreement": 0.0, "stability": 0.0, "sequences": 0.0, "perplexity": 99.0},
+        }
+    )
+    out = tmp_path_factory.mktemp("four-bits") / "out"
+    assert run_recipe(recipe, out).exit_code == 0
+    return Good(out / "cpu-int8", writer.source, writer.proof)
+
+
 def judged(good: Good, folder: Path) -> Evaluation:
     manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
     target = target_class("cpu-int8")()
@@ -144,3 +161,25 @@ def test_a_good_writer_passes_both(writer: Good) -> None:
 @pytest.mark.parametrize("kind", SEEN_IN_A_WRITER)
 def test_a_fault_of_a_writer_is_seen_by_the_gate_and_by_verify(writer: Good, kind: str, tmp_path: Path) -> None:
     assert_seen(writer, kind, SEEN_IN_A_WRITER[kind], tmp_path / "package")
+
+
+def test_a_good_writer_in_four_bits_answers_like_the_model_with_its_weights(writer_in_four_bits: Good) -> None:
+    checks = {c.name: c.status for c in judged(writer_in_four_bits, writer_in_four_bits.folder).checks}
+    assert checks["own weights"] is Status.PASS
+
+
+@pytest.mark.parametrize(
+    ("kind", "check"),
+    [
+        ("cache: scaled", "own weights"),
+        ("norm epsilon", "own weights"),
+        ("block scale in part", "weights"),
+        ("table doubled", "embedding tables"),
+    ],
+)
+def test_a_fault_hides_behind_no_rounding_to_four_bits(
+    writer_in_four_bits: Good, kind: str, check: str, tmp_path: Path
+) -> None:
+    planted(writer_in_four_bits, kind, tmp_path / "package")
+    failed = {c.name for c in judged(writer_in_four_bits, tmp_path / "package").checks if c.status is Status.FAIL}
+    assert check in failed

@@ -264,7 +264,7 @@ def test_a_package_is_proven_verified_and_writes(
     (made,) = convert({**recipe, "limits": LOOSE}, tmp_path / "out").targets
     assert made.status is Status.PASS, made.error
     assert made.evaluation is not None
-    wanted = {"weights", "embedding tables", *(["noise"] if precision in {"int8", "int4"} else [])}
+    wanted = {"weights", "embedding tables", *(["noise", "own weights"] if precision == "int4" else [])}
     compared = {c.name: c.status for c in made.evaluation.checks if c.name in wanted}
     assert compared == dict.fromkeys(wanted, Status.PASS)
     package = tmp_path / "out" / "cpu-int8"
