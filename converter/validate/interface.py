@@ -117,12 +117,14 @@ def shipped_task(source: "TorchModel", folder: Path) -> "Task":
 
 
 def check_tokenizer(folder: Path, source: "TorchModel", probes: "Sequence[Probe]") -> Check:
-    """The shipped tokenizer must give the ids of the source's on every probe."""
+    """The shipped tokenizer must have the source's vocabulary, and give the ids of the source's on every probe."""
     try:
         tokenizer = load_tokenizer(folder)
     except Exception as error:  # noqa: BLE001 - tokenizers raises bare Exception
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
         return Check("tokenizer", Status.FAIL, detail=f"the shipped tokenizer does not load: {reason}")
+    if other := _other_words(tokenizer.get_vocab(), source.tokenizer.get_vocab()):
+        return Check("tokenizer", Status.FAIL, detail=other)
     if not probes:
         return Check("tokenizer", Status.NOT_RUN, detail="there are no texts to compare")
     for i, probe in enumerate(probes):
@@ -138,6 +140,18 @@ def check_tokenizer(folder: Path, source: "TorchModel", probes: "Sequence[Probe]
     n = float(len(probes))
     detail = f"the shipped tokenizer gives the source's ids for all {len(probes)} texts"
     return Check("tokenizer", Status.PASS, n, n, detail)
+
+
+def _other_words(found: "Mapping[str, int]", wanted: "Mapping[str, int]") -> str:
+    """Say in what a vocabulary is another one; nothing where it is not. Most words stand in no text that is tried."""
+    if found == wanted:
+        return ""
+    word = next((w for w in wanted if found.get(w) != wanted[w]), None)
+    if word is None:
+        more = next(w for w in found if w not in wanted)
+        return f"the shipped tokenizer knows {shorten(more)!r}, which the source's does not"
+    known = f"has the id {found[word]}" if word in found else "is missing"
+    return f"{shorten(word)!r} {known} in the shipped tokenizer; the source's has {wanted[word]}"
 
 
 def _ids(value: Any) -> str:

@@ -163,6 +163,20 @@ def test_a_fault_of_a_writer_is_seen_by_the_gate_and_by_verify(writer: Good, kin
     assert_seen(writer, kind, SEEN_IN_A_WRITER[kind], tmp_path / "package")
 
 
+def test_words_that_no_text_has_cannot_have_each_others_ids(good: Good, tmp_path: Path) -> None:
+    seen = {int(i) for p in good.proof.reference.probes for i in p.encoding.inputs["input_ids"].reshape(-1)}
+    shutil.copytree(good.folder, tmp_path / "package")
+    path = tmp_path / "package" / "tokenizer.json"
+    table = json.loads(path.read_text(encoding="utf-8"))
+    vocabulary = table["model"]["vocab"]
+    a, b = [w for w, i in vocabulary.items() if i not in seen and w.isalpha()][:2]
+    vocabulary[a], vocabulary[b] = vocabulary[b], vocabulary[a]
+    path.write_text(json.dumps(table), encoding="utf-8")
+    failed = {c.name: c.detail for c in judged(good, tmp_path / "package").checks if c.status is Status.FAIL}
+    assert a in failed["tokenizer"]
+    assert "the source's has" in failed["tokenizer"]
+
+
 def test_a_good_writer_in_four_bits_answers_like_the_model_with_its_weights(writer_in_four_bits: Good) -> None:
     checks = {c.name: c.status for c in judged(writer_in_four_bits, writer_in_four_bits.folder).checks}
     assert checks["own weights"] is Status.PASS
