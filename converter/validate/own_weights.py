@@ -62,7 +62,7 @@ class OwnWeights:
         """Return the matrices without factors, by module; `random` shakes those that are known by fitting alone."""
         there = [b for b in self.blocks if b.values is not None]
         rows = [_taken_for(b.rows, _error(b), self.divided) for b in there]
-        back = [1 / found for found, _ in rows]
+        back = [np.asarray(1 / found, dtype=np.float32) for found, _ in rows]
         made = {}
         for block, (by_row, row_fitted) in zip(there, rows, strict=True):
             # As much is known of a factor as there are weights that tell it.

@@ -104,7 +104,8 @@ def check_weights(
 
 def _factors(blocks: "Sequence[Block]") -> "list[NDArray[np.float32]]":
     """Return what vectors may be divided by: factors of the rows behind them, or of the columns before."""
-    return [*(b.rows for b in blocks), *(1 / np.where(b.columns != 0, b.columns, 1) for b in blocks)]
+    behind = [np.asarray(1 / np.where(b.columns != 0, b.columns, 1), dtype=np.float32) for b in blocks]
+    return [*(b.rows for b in blocks), *behind]
 
 
 def wrong_layers(model: "TorchModel", stored: Iterable[Stored], probe: Probe) -> list[str]:
