@@ -98,6 +98,7 @@ def exporters(run_folder: Path) -> Iterator[Shared]:
     with pytest.MonkeyPatch.context() as patch:
         shared = Shared(run_folder / "exported")
         shared.patch(patch)
+        shared.asked.patch(patch)
         yield shared
 
 

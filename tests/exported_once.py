@@ -18,6 +18,8 @@ from typing import Any, ClassVar
 
 import pytest
 
+from tests.asked_once import AskedOnce
+
 LARGEST = 256_000_000
 """Bytes of weights up to which a file is kept."""
 
@@ -31,6 +33,7 @@ class Shared:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.on = True
+        self.asked = AskedOnce()
         self.made, self.read = 0, 0
 
     def patch(self, patch: pytest.MonkeyPatch) -> None:

@@ -65,9 +65,10 @@ class TextClassification(Task):
     def metric_name(self) -> str:
         return self.logits_kind.metric_name
 
-    @property
+    @cached_property
     def labels(self) -> tuple[str, ...]:
-        return tuple(str(self.config.id2label[i]) for i in range(self.config.num_labels))
+        names = self.config.id2label  # each look into a configuration of transformers takes microseconds
+        return tuple(str(names[i]) for i in range(self.config.num_labels))
 
     @property
     def label_kind(self) -> str:

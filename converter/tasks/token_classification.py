@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -45,9 +46,10 @@ class TokenClassification(Task):
         """F1 of entities where the tags are of entities, else (parts of speech) the share of right tags."""
         return "f1" if self._has_entities else "accuracy"
 
-    @property
+    @cached_property
     def labels(self) -> tuple[str, ...]:
-        return tuple(str(self.config.id2label[i]) for i in range(self.config.num_labels))
+        names = self.config.id2label  # each look into a configuration of transformers takes microseconds
+        return tuple(str(names[i]) for i in range(self.config.num_labels))
 
     @property
     def label_kind(self) -> str:
