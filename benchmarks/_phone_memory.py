@@ -5,10 +5,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
 import numpy as np
 
-WAYS = ("interpreter", "compiled", "first start", "next start")
-"""LiteRT's Interpreter; its CompiledModel; and that with a file for the packed weights, which the first start makes."""
+WAYS = ("interpreter", "compiled", "first start", "next start", "plm-export", "plm-export, cache full")
+"""LiteRT's Interpreter; its CompiledModel; that with a file for the packed weights, which the first start makes; and
+how `plm-export run` and `verify` open it, after a text and three tokens, and after those that fill the cache."""
 LIMIT = 1.4
 """Of the file and the cache together."""
 
@@ -22,12 +25,18 @@ def memory_row(path: Path, way: str, signatures: tuple[str, ...]) -> dict[str, A
     import ai_edge_litert.compiled_model
     import ai_edge_litert.interpreter  # noqa: F401 - imports are no part of what is measured
 
+    import converter.generate.loop
+    import converter.tflite.schema
+    import converter.tflite.writing.runner  # noqa: F401
+
     packed = path.with_suffix(".xnnpack_cache")
     if way == "first start":
         packed.unlink(missing_ok=True)
     before = _resident()
     if way == "interpreter":
         opened, cache = _interpret(path, signatures)
+    elif way.startswith("plm-export"):
+        opened, cache = _write(path, full=way.endswith("full"))
     else:
         opened, cache = _compile(path, signatures, packed if "start" in way else None)
     now = _resident()
@@ -56,6 +65,28 @@ def _interpret(path: Path, signatures: tuple[str, ...]) -> tuple[Any, int]:
         for _ in range(2):
             runner(**{n: np.zeros(d["shape"], d["dtype"]) for n, d in details.items()})
     return (opened, runners), cache
+
+
+def _write(path: Path, *, full: bool) -> tuple[Any, int]:
+    """Write tokens behind a text, as many of it read at once as can be; the model's graphs lie beside its folder."""
+    from decoding import read_specs
+
+    from converter.generate.loop import generate
+    from converter.generate.settings import GenerationSettings
+    from converter.tflite.writing.runner import WriterRunner
+
+    specs = read_specs(path.parents[1])
+    opened = WriterRunner(path, specs)
+    layout = opened.layout
+    length = 33 if layout.causal else 20
+    if full:
+        length = layout.cache - 2 if layout.causal else layout.source_length
+    new = layout.cache if full and not layout.causal else 3
+    text = np.arange(5, 5 + length)[None] % 100
+    settings = GenerationSettings(eos_ids=(), pad_id=0, start_id=1, max_new_tokens=new)
+    generate(opened.run, specs, {"input_ids": text, "attention_mask": np.ones_like(text)}, settings)
+    caches = (shape for name, shape in opened.shapes.items() if name.startswith(("kv_cache", "cross")))
+    return opened, sum(int(np.prod(shape)) * 4 for shape in caches)
 
 
 def _compile(path: Path, signatures: tuple[str, ...], packed: Path | None) -> tuple[Any, int]:

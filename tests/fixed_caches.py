@@ -87,6 +87,7 @@ def run_in_torch(source: TorchModel) -> Iterator[Any]:
     """The runner of a file, but with the modules that a file is traced from: what is theirs is tried without one."""
     import torch
 
+    from converter.tflite.writing.callers import CarriedCaches
     from converter.tflite.writing.graphs import fixed_attention, step_modules
     from converter.tflite.writing.lower import layout_of
     from converter.tflite.writing.runner import FixedCacheRunner
@@ -101,4 +102,4 @@ def run_in_torch(source: TorchModel) -> Iterator[Any]:
 
     with fixed_attention(source.module):
         modules = step_modules(source.module, layout, source.cache)
-        yield FixedCacheRunner(layout, source.specs, call, "PyTorch")
+        yield FixedCacheRunner(layout, source.specs, CarriedCaches(call), "PyTorch")

@@ -1,5 +1,6 @@
 """Results on stdout, everything said on stderr, and the noise of libraries on neither."""
 
+import atexit
 import contextlib
 import faulthandler
 import os
@@ -17,6 +18,13 @@ if TYPE_CHECKING:
 
 REPLAYED_CHARACTERS = 4000
 PLAIN_WIDTH = 200  # wide enough that no table of ours is cut where nobody looks at a window
+
+
+def _end_in_silence() -> None:
+    """Keep what LiteRT says of each processor, behind Python's own end, from stderr."""
+    _flush()
+    with contextlib.suppress(OSError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
 
 
 class Terminal:
@@ -60,6 +68,8 @@ class Terminal:
             self._out, self._err = before
             for descriptor in kept:
                 os.close(descriptor)
+            if "ai_edge_litert.tensor_buffer" in sys.modules:
+                atexit.register(_end_in_silence)
 
     @property
     def console(self) -> "Console":

@@ -1,5 +1,6 @@
 """Every family in a cache of fixed size: it writes what the source writes, behind windows and to the last position."""
 
+from copy import copy
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,8 @@ import torch
 from converter.artifact import TorchModel
 from converter.errors import UsageError
 from converter.generate.loop import generate
+from converter.generate.modules import torch_graphs_run
+from converter.generate.steps import Steps
 from converter.stage import Context
 from converter.tflite.writing.lower import LowerWriter, layout_of
 from tests.fixed_caches import FAMILIES, WINDOW, WINDOWED, family_model, run_in_torch, sizes_of, to_the_end
@@ -47,7 +50,22 @@ def test_signatures_write_what_the_source_writes_to_the_end_of_the_cache(family:
 def test_the_file_of_a_family_writes_what_the_source_writes(family: str, tmp_path: Path) -> None:
     source = family_model(family)
     made = LowerWriter(*sizes_of(source)).run(source, Context(work=tmp_path)).made
-    assert writes(source, made.open_writer(xnnpack=True).run, texts_of(source))
+    run = made.open_writer(xnnpack=True).run
+    assert writes(source, run, texts_of(source))
+    # Its cache is written in place, yet a text goes on from any step of it.
+    wanted = two_ways(source, torch_graphs_run(source.module))
+    assert np.allclose(two_ways(source, run), wanted, atol=1e-4 * np.ptp(wanted))
+
+
+def two_ways(source: TorchModel, run: Any) -> Any:
+    """Return the logits of a text that goes on in two ways, a token of each in turn."""
+    one = Steps(run, source.specs, batch_for(source.module, [prompts(2)[1]]))
+    prompt = batch_for(source.module, [prompts(2)[1]])["input_ids"] if one.causal else np.array([[3]])
+    made = [one.step(prompt, keep=1)]
+    other = copy(one)
+    for token in (7, 9, 11):
+        made += [one.step(np.array([[token]])), other.step(np.array([[token + 20]]))]
+    return np.concatenate(made)
 
 
 @pytest.mark.parametrize("kind", ["dynamic", "longrope"])

@@ -5,7 +5,7 @@ the part of it that is filled, so that one loop drives files of every kind.
 """
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +16,7 @@ from converter.generate.graphs import ENCODER, LOGITS_TO_KEEP, PAST_PREFIX, PRES
 from converter.graphs import GraphSpec
 from converter.target import Runner
 from converter.tflite.runner import open_interpreter, runtime_name
+from converter.tflite.writing.callers import CarriedCaches, CompiledSignatures, Interpreted, open_compiled
 from converter.tflite.writing.layout import (
     DECODE,
     ENCODE,
@@ -35,10 +36,8 @@ from converter.tflite.writing.signatures import expected, graph_infos, read_layo
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from converter.tflite.writing.callers import Caller, Tensors
     from converter.tflite.writing.layout import Layout
-
-    Tensors = dict[str, NDArray[Any]]
-    Call = Callable[[str, Tensors], Tensors]
 
 REMEMBERED = 64
 """Texts whose cross keys are kept until their decoder is called."""
@@ -47,12 +46,12 @@ REMEMBERED = 64
 class FixedCacheRunner(Runner):
     """Runs the rows of a batch one after the other, by signatures of a layout that take one text at a time.
 
-    `call` runs a signature, by its name, on its inputs; `runtime` says what runs it.
+    `call` runs a signature, by its name, and keeps caches between calls; `runtime` says what runs it.
     """
 
     max_batch = 1
 
-    def __init__(self, layout: "Layout", specs: Mapping[str, GraphSpec], call: "Call", runtime: str) -> None:
+    def __init__(self, layout: "Layout", specs: Mapping[str, GraphSpec], call: "Caller", runtime: str) -> None:
         self.layout, self._call, self.runtime = layout, call, runtime
         self.max_length = layout.cache if layout.causal else min(layout.lengths[-1], layout.cache)
         self.graphs = graph_infos(specs)
@@ -62,8 +61,19 @@ class FixedCacheRunner(Runner):
         """Of what `decode` takes, by name."""
         self.vocabulary = gives[LOGITS][0][2]
         self._encoded: dict[bytes, Tensors] = {}
-        self._last: Tensors = {}
-        """The whole cache behind the last call: what is fed back next begins at its beginning, and is not copied."""
+        self._decoded: set[bytes] = set()
+        """Those of them that a decoder has had: it feeds their cross keys back, and does not ask for them again."""
+        self._held: Tensors = {}
+        """The caches behind the last call, `[heads, cache, size]`: what is fed back next begins at their beginning.
+
+        They are only written behind what callers have of them.
+        """
+        self._filled_to = 0
+        """Positions of them that were read."""
+        self._scratch: dict[tuple[int, ...], tuple[NDArray[Any], int]] = {}
+        """A cache by its shape, and how much of it is not zero."""
+        self._lying: Tensors = {}
+        """Cross keys that were put last, in the file's shapes."""
 
     def run(self, graph: str, feed: "Mapping[str, NDArray[np.int64]]") -> "dict[str, NDArray[np.float32]]":
         """Run one graph; of a prompt, only the logits that are asked for (`LOGITS_TO_KEEP`) are computed.
@@ -74,6 +84,8 @@ class FixedCacheRunner(Runner):
         """
         rows = range(len(feed["input_ids"]))
         if graph == ENCODER:
+            self._encoded = {text: made for text, made in self._encoded.items() if text not in self._decoded}
+            self._decoded.clear()
             return _stacked([self._encode(feed, row) for row in rows])
         return _stacked([self._decode(feed, row) for row in rows])
 
@@ -91,7 +103,7 @@ class FixedCacheRunner(Runner):
         made = self._call(f"{ENCODE}{length}", {TOKENS: given[0], SOURCE_MASK: given[1]})
         states = np.zeros((len(ids), made[STATES].shape[2]), dtype=np.float32)
         states[:real] = made[STATES][0, :real]
-        self._remember(states[:real], {name: made[name] for name in self._cross})
+        self._remember(states[:real], {name: made[name].copy() for name in self._cross})
         return {"last_hidden_state": states}
 
     def _decode(self, feed: "Mapping[str, NDArray[Any]]", row: int) -> "Tensors":
@@ -104,20 +116,56 @@ class FixedCacheRunner(Runner):
                 f"text and answer have {done + len(tokens)} tokens, the file's cache has {self.layout.cache} positions",
                 hint="shorten the text or the answer, or export with a longer cache: --target tflite:cache=…",
             )
-        cache = self._filled(feed, row, self._own, past, ".decoder." if self._is_pair else ".")
+        # What several rows are fed next is a copy of what they got: there is nothing to go on from.
+        alone = len(feed["input_ids"]) == 1
+        held = self._go_on(feed, row, past, self.layout.cache if alone else done + len(tokens))
         more = self._known(feed, row) if self._is_pair else {}
         keep = int(feed[LOGITS_TO_KEEP][0]) if LOGITS_TO_KEEP in feed else len(ids)
         wanted = int(own[len(ids) - min(keep, len(ids)) :].sum())
-        cache = self._prefill(tokens[: len(tokens) - wanted], done, cache, more)
+        self._prefill(tokens[: len(tokens) - wanted], done, more)
         logits = np.zeros((min(keep, len(ids)), self.vocabulary), dtype=np.float32)
         places = np.flatnonzero(own[len(ids) - len(logits) :])
         for place, at in zip(places, range(len(tokens) - wanted, len(tokens)), strict=True):
-            made = self._call(DECODE, self._step(tokens[at : at + 1], done + at, 1) | cache | more)
+            made = self._call(DECODE, self._step(tokens[at : at + 1], done + at, 1) | more)
             logits[place] = made[LOGITS][0, 0]
-            cache = {name: made[name] for name in self._own}
-        present = np.concatenate([past, own])
-        self._last = {**cache, **more}
-        return {"logits": logits, **self._present(cache, present), **self._present_cross(feed, row, more)}
+        self._read_back(held, done, done + len(tokens))
+        self._held, self._filled_to = held if alone else {}, done + len(tokens)
+        present = _grown(held, np.concatenate([past, own]), self._part)
+        return {"logits": logits, **present, **self._present_cross(feed, row)}
+
+    def _go_on(self, feed: "Mapping[str, NDArray[Any]]", row: int, past: "NDArray[np.bool_]", room: int) -> "Tensors":
+        """Let the next call go on from a row's cache; returns it, with room for so many positions."""
+        names = [f"{PAST_PREFIX}{i // 2}{self._part}{('key', 'value')[i % 2]}" for i in range(len(self._own))]
+        rows = {own: feed[name][row] for own, name in zip(self._own, names, strict=True)}
+        held, self._held, done = self._held, {}, int(past.sum())
+        if done == len(past) == self._filled_to and held and all(_begins(rows[n], held[n]) for n in held):
+            return held
+        held = {}
+        for i, name in enumerate(self._own):
+            _, heads, *sizes = self.shapes[name]
+            held[name] = np.empty((heads, room, sizes[1 - i % 2]), dtype=np.float32)
+            held[name][:, :done] = rows[name] if done == len(past) else rows[name][:, past]
+            self._call.put({name: self._whole(held[name][:, :done], self.shapes[name], turned=i % 2 == 1)})
+        return held
+
+    def _whole(self, rows: "NDArray[Any]", shape: tuple[int, ...], *, turned: bool) -> "NDArray[np.float32]":
+        """Return a cache in the file's shape, these rows at its beginning, zeros behind; the next call changes it."""
+        made, filled = self._scratch.get((*shape, turned), (None, 0))
+        made = np.zeros(shape, dtype=np.float32) if made is None else made
+        places = made[0].transpose(0, 2, 1) if turned else made[0]
+        places[:, : rows.shape[1]], places[:, rows.shape[1] : filled] = rows, 0
+        self._scratch[(*shape, turned)] = made, rows.shape[1]
+        return made
+
+    def _read_back(self, held: "Tensors", begin: int, end: int) -> None:
+        """Fill in what the last calls wrote."""
+        for i, name in enumerate(self._own if end > begin else ()):
+            made = self._call.get(name)[0]
+            held[name][:, begin:end] = made[:, :, begin:end].transpose(0, 2, 1) if i % 2 else made[:, begin:end]
+
+    @property
+    def _part(self) -> str:
+        return ".decoder." if self._is_pair else "."
 
     @property
     def _is_pair(self) -> bool:
@@ -133,17 +181,15 @@ class FixedCacheRunner(Runner):
         mask = np.asarray(feed["attention_mask"][row]) > 0
         return mask[: len(mask) - length], mask[len(mask) - length :]
 
-    def _prefill(self, tokens: "NDArray[Any]", done: int, cache: "Tensors", more: "Tensors") -> "Tensors":
+    def _prefill(self, tokens: "NDArray[Any]", done: int, more: "Tensors") -> None:
         """Read tokens whose logits nobody wants: as many at a time as a signature takes, the last ones filled up."""
         at = 0
         while at < len(tokens):
             size = self._piece(len(tokens) - at, done + at)
             part = tokens[at : at + size]
             name = DECODE if size == 1 else f"{PREFILL}{size}"
-            made = self._call(name, self._step(part, done + at, size) | cache | more)
-            cache = {name: made[name] for name in self._own}
+            self._call(name, self._step(part, done + at, size) | more)
             at += len(part)
-        return cache
 
     def _piece(self, left: int, done: int) -> int:
         """Return how many positions the next call takes: none may lie behind the cache, padding included."""
@@ -165,52 +211,50 @@ class FixedCacheRunner(Runner):
             MASK: np.where(seen, np.float32(0), np.float32(UNSEEN))[None, None],
         }
 
-    def _filled(
-        self, feed: "Mapping[str, NDArray[Any]]", row: int, names: tuple[str, ...], real: "NDArray[np.bool_]", part: str
-    ) -> "Tensors":
-        """Return the file's cache with the real positions of a row's cache at its beginning."""
-        made, count = {}, int(real.sum())
-        for i, name in enumerate(names):
-            kind = ("key", "value")[i % 2]
-            rows = feed[f"{PAST_PREFIX}{i // 2}{part}{kind}"][row]
-            rows = rows if kind == "key" else rows.transpose(0, 2, 1)
-            last = self._last.get(name)
-            if last is not None and count == len(real) and _begins(rows, last[0]):
-                made[name] = last  # what the last call gave, fed back as it is
-                continue
-            held = np.zeros(self.shapes[name], dtype=np.float32)
-            if kind == "key":
-                held[0, :, :count] = rows[:, real]
-            else:
-                held[0, :, :, :count] = rows[:, :, real]
-            made[name] = held
-        return made
-
-    def _present(self, cache: "Tensors", real: "NDArray[np.bool_]") -> "Tensors":
-        """Return the filled part of the file's cache as a caller's row has it, zeros where it has padding."""
-        part = ".decoder." if self._is_pair else "."
-        return _grown(cache, self._own, real, part)
-
     def _known(self, feed: "Mapping[str, NDArray[Any]]", row: int) -> "Tensors":
-        """Return the cross keys and values of a row's text, and its mask."""
+        """Let the next call read the cross keys and values of a row's text; returns its mask."""
         seen = np.asarray(feed["encoder_attention_mask"][row]) > 0
         if seen.sum() > self.layout.source_length:
             raise UsageError(f"the text has {seen.sum()} tokens, the file takes at most {self.layout.source_length}")
         mask = np.zeros((1, self.layout.source_length), dtype=np.int32)
         mask[0, : int(seen.sum())] = 1
         if feed[f"{PAST_PREFIX}0.encoder.key"].shape[2]:
-            return self._filled(feed, row, self._cross, seen, ".encoder.") | {SOURCE_MASK: mask}
-        states = np.asarray(feed["encoder_hidden_states"][row])[seen]
-        made = self._encoded.get(_digest(states))
-        if made is None:
-            raise UsageError("these encoder states were not made by this file, whose cross keys come from its encoder")
-        return made | {SOURCE_MASK: mask}
+            cross = self._fed_back(feed, row, seen)
+        else:
+            text = _digest(np.asarray(feed["encoder_hidden_states"][row])[seen])
+            found = self._encoded.get(text)
+            if found is None:
+                raise UsageError(
+                    "these encoder states were not made by this file, whose cross keys come from its encoder"
+                )
+            cross = found
+            self._decoded.add(text)
+        if cross is not self._lying:
+            self._call.put(cross)
+            self._lying = cross
+        return {SOURCE_MASK: mask}
 
-    def _present_cross(self, feed: "Mapping[str, NDArray[Any]]", row: int, more: "Tensors") -> "Tensors":
+    def _fed_back(self, feed: "Mapping[str, NDArray[Any]]", row: int, seen: "NDArray[np.bool_]") -> "Tensors":
+        """Return cross keys and values in the file's shapes, the very ones that lie there where it is they."""
+        made, count = {}, int(seen.sum())
+        for i, name in enumerate(self._cross):
+            rows = feed[f"{PAST_PREFIX}{i // 2}.encoder.{('key', 'value')[i % 2]}"][row]
+            rows = rows.transpose(0, 2, 1) if i % 2 else rows
+            if self._lying and count == len(seen) and _begins(rows, self._lying[name][0]):
+                continue
+            made[name] = np.zeros(self.shapes[name], dtype=np.float32)
+            if i % 2:
+                made[name][0, :, :, :count] = rows[:, :, seen]
+            else:
+                made[name][0, :, :count] = rows[:, seen]
+        return {n: made.get(n, self._lying[n]) for n in self._cross} if made else self._lying
+
+    def _present_cross(self, feed: "Mapping[str, NDArray[Any]]", row: int) -> "Tensors":
         if not self._is_pair:
             return {}
         seen = np.asarray(feed["encoder_attention_mask"][row]) > 0
-        return _grown(more, self._cross, seen, ".encoder.")
+        lying = {n: v[0].transpose(0, 2, 1) if i % 2 else v[0] for i, (n, v) in enumerate(self._lying.items())}
+        return _grown(lying, seen, ".encoder.")
 
     def _remember(self, states: "NDArray[Any]", cross: "Tensors") -> None:
         """Keep what belongs to a text by its states: the file gives both in one call, callers ask for one of them."""
@@ -220,9 +264,9 @@ class FixedCacheRunner(Runner):
 
 
 class WriterRunner(FixedCacheRunner):
-    """Runs a file in LiteRT's Interpreter.
+    """Runs a file in LiteRT.
 
-    `xnnpack` False: LiteRT's own kernels, slower, without packed copies of the weights.
+    `xnnpack` False: its Interpreter with LiteRT's own kernels, slower, without packed copies of the weights.
 
     Raises:
         PackageDamaged: the file is no TFLite model, or not laid out as the model is.
@@ -230,29 +274,25 @@ class WriterRunner(FixedCacheRunner):
     """
 
     def __init__(self, path: Path, specs: Mapping[str, GraphSpec], threads: int = 1, *, xnnpack: bool = True) -> None:
-        self._interpreter = open_interpreter(path, threads, xnnpack=xnnpack)
-        self._signatures: dict[str, Any] = {}
-        super().__init__(read_layout(path, specs), specs, self._run_signature, runtime_name(xnnpack=xnnpack))
-
-    def _run_signature(self, name: str, given: "Tensors") -> "Tensors":
-        # Memory is laid out, and weights are packed, when a signature is first asked for.
-        if name not in self._signatures:
-            self._signatures[name] = self._interpreter.get_signature_runner(name)
-        made: Tensors = self._signatures[name](**given)
-        return made
+        interpreter = open_interpreter(path, threads, xnnpack=False)
+        layout = read_layout(path, specs)
+        call: Caller = CarriedCaches(Interpreted(interpreter))
+        if xnnpack:
+            sides = {name: expected(layout, specs, name) for name in layout.signatures}
+            call = CompiledSignatures(open_compiled(path, threads), sides)
+        super().__init__(layout, specs, call, runtime_name(xnnpack=xnnpack))
 
 
-def _grown(cache: "Tensors", names: tuple[str, ...], real: "NDArray[np.bool_]", part: str) -> "Tensors":
+def _grown(cache: "Tensors", real: "NDArray[np.bool_]", part: str) -> "Tensors":
+    """Return the filled part of caches `[heads, length, size]` as a caller's row has it, zeros where it has padding."""
     made, count = {}, int(real.sum())
-    for i, name in enumerate(names):
-        kind = ("key", "value")[i % 2]
-        held = cache[name][0]
-        rows = held[:, :count] if kind == "key" else held[:, :, :count].transpose(0, 2, 1)
+    for i, held in enumerate(cache.values()):
+        rows = held[:, :count]
         if count < len(real):
             grown = np.zeros((len(rows), len(real), rows.shape[2]), dtype=np.float32)
             grown[:, real] = rows
             rows = grown
-        made[f"{PRESENT_PREFIX}{i // 2}{part}{kind}"] = rows
+        made[f"{PRESENT_PREFIX}{i // 2}{part}{('key', 'value')[i % 2]}"] = rows
     return made
 
 
