@@ -200,13 +200,15 @@ def _check_dropping(source: TorchModel) -> None:
 
 
 def _try(source: TorchModel) -> None:
-    """Run a short and a longest text once: what fails here would fail anywhere, and be nobody's fault there."""
+    """Run an empty, a short and a longest text once: what fails here fails anywhere, and would be nobody's fault."""
     import torch
 
-    words = source.tokenizer("a b c", truncation=True, max_length=source.max_length)
+    empty, words = (source.tokenizer(text, truncation=True, max_length=source.max_length) for text in ("", "a b c"))
     limit = min(source.max_length, LONGEST_TRIED)
     longest = source.tokenizer("a " * limit, truncation=True, max_length=limit)
-    for made in (words, longest):
+    for made in (empty, words, longest):
+        if not made["input_ids"]:  # a tokenizer that adds no tokens of its own
+            continue
         try:
             with torch.inference_mode():
                 source.graphs()[MODEL](**{name: torch.tensor([made[name]]) for name in source.input_names})

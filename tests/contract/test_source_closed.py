@@ -239,6 +239,20 @@ def test_an_error_that_nobody_foresaw_is_a_refusal_too(folder: Path, monkeypatch
     assert "report" in error.hint
 
 
+def test_a_class_that_fails_on_an_empty_text_is_refused(folder: Path) -> None:
+    """Funnel looks for positions that a text of two tokens does not have."""
+    import transformers
+
+    rows = json.loads((folder / "config.json").read_text())["vocab_size"]
+    made = transformers.FunnelConfig(
+        vocab_size=rows, d_model=32, n_head=4, d_head=8, d_inner=64, block_sizes=[1, 1, 1], num_labels=3
+    )
+    transformers.FunnelForSequenceClassification(made).save_pretrained(folder)
+    error = refused(folder)
+    assert is_of(error, "not-run")
+    assert "a text of 2 tokens" in str(error)
+
+
 def test_an_adapter_without_peft_says_what_to_install(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import sys
 
