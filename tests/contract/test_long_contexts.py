@@ -77,7 +77,7 @@ def test_the_code_of_an_onnx_packages_readme_cuts_a_text_where_its_tokenizer_doe
     assert len(shown) == 4
     monkeypatch.chdir(tmp_path)
     known: dict[str, Any] = {}
-    exec("\n".join(shown), known)  # noqa: S102 - our own code, as its reader runs it
+    exec("\n".join(shown), known)
     wanted = source.tokenizer(CONTEXTS[0], truncation=True, max_length=source.max_length)["input_ids"]
     assert len(wanted) == source.max_length
     assert known["made"].ids == wanted
