@@ -312,7 +312,7 @@ def _check_header(columns: list[str], path: Path, known: Known) -> None:
 
 
 def _header_hint(columns: list[str]) -> str:
-    if len(columns) == 1 and any(mark in columns[0] for mark in ";\t"):
+    if len(columns) == 1 and any(mark in columns[0] for mark in ";\t|,"):
         return "wrong separator? a .csv file uses commas, a .tsv file tabs"
     if any(" " in name or name.lstrip("-").isdecimal() for name in columns):
         return "is the header missing? add a first line such as sentence and label"

@@ -144,7 +144,7 @@ def _compressed(folder: Path, recipe: Recipe, source: TorchModel) -> TorchModel:
             where=str(path),
             hint="explain needs the whole output folder of the run",
         )
-    return at_max_length(load_source(str(path), task=recipe.task), recipe.max_length)
+    return at_max_length(load_source(str(path), task=recipe.task, longest=recipe.max_length), recipe.max_length)
 
 
 def candidates(target: "Target", precision: ChosenPrecision, kind: str = "encoder") -> list[str]:

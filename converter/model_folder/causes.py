@@ -260,6 +260,12 @@ CAUSES: Mapping[str, Cause] = {
         "transformers' own class fails on it with these settings: compare config.json with that of the original model, "
         "or export another architecture",
     ),
+    "remembers": Cause(
+        "its answers depend on the texts that it was asked before: {key} goes from {before!r} to {after!r} on a short "
+        "text and stays so, and longer texts get other answers from then on",
+        "choose one: {key} = {after!r} in config.json gives a text one answer, whatever was asked before; or keep the "
+        "texts short enough for both (--max-length)",
+    ),
     "not-loaded": Cause(
         "the model does not load ({detail})", "compare config.json and the weights with those of the original model"
     ),

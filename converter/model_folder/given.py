@@ -47,6 +47,7 @@ def load_model(recipe: "Recipe", progress: "Progress", placement: "Placement | N
         prompt=recipe.prompt,
         language=recipe.language,
         placement=placement,
+        longest=recipe.max_length,
     )
     return at_max_length(source, recipe.max_length)
 

@@ -35,6 +35,7 @@ from converter.model_folder.sentence_config import RERANKER, SentenceFolder, rea
 from converter.model_folder.sentence_steps import check_modules, read_head
 from converter.model_folder.shape_map import ShapeMap
 from converter.model_folder.tokenizer import agree_on_inputs, has_tokenizer, load_tokenizer, max_length, prompt_length
+from converter.model_folder.tried import try_texts
 from converter.model_folder.weights import check_weights
 from converter.model_folder.weights_header import stored_in
 from converter.model_folder.writing_tokenizer import load_writing_tokenizer
@@ -48,7 +49,6 @@ if TYPE_CHECKING:
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 TRANSFORMER = SentenceModule("Transformer", "", "sentence_transformers.models.Transformer", "0")
-LONGEST_TRIED = 8192
 WANTED = "a model's folder holds config.json, model.safetensors and a tokenizer"
 
 
@@ -60,11 +60,13 @@ def load_source(
     prompt: str | None = None,
     language: str | None = None,
     placement: Placement | None = None,
+    longest: int | None = None,
 ) -> TorchModel:
     """Load `model` (a folder, else a Hub id at `revision`).
 
     `prompt` names one of its prompts; without it the model's default one stands before every text. `language` is what
-    a translator of several answers in. `placement`: weights for which there is no room stay on disk.
+    a translator of several answers in. `placement`: weights for which there is no room stay on disk. `longest`: it is
+    tried on texts of at most so many tokens; None: of as many as it takes.
 
     Raises:
         SourceError: nothing there, damaged, refused, or of a kind that cannot be exported; says what to do.
@@ -74,7 +76,7 @@ def load_source(
     folder, resolved = locate(model, revision)
     try:
         name = model if resolved else Path(model).resolve().name
-        return _read(folder, name, resolved, task, prompt, language, placement)
+        return _read(folder, name, resolved, task, prompt, language, placement, longest)
     except (ExportError, MemoryError):
         raise
     except BaseException as error:
@@ -92,6 +94,7 @@ def _read(
     prompt: str | None,
     language: str | None,
     placement: Placement | None,
+    longest: int | None,
 ) -> TorchModel:
     sentence = _read_checked(folder)
     own = encoder_folder_of(folder)
@@ -127,7 +130,7 @@ def _read(
     source = _as_sentence_transformers(source, sentence or _reranker(raw, kind) or SentenceFolder(()), prompt)
     source.verify()
     _check_dropping(source)
-    _try(source)
+    try_texts(source, longest)
     return source
 
 
@@ -197,22 +200,6 @@ def _check_dropping(source: TorchModel) -> None:
             where=str(source.folder),
             hint="make it with prune.tokens from a model for this task; nothing else decides `restores`",
         )
-
-
-def _try(source: TorchModel) -> None:
-    """Run a short and a longest text once: what fails here would fail anywhere, and be nobody's fault there."""
-    import torch
-
-    words = source.tokenizer("a b c", truncation=True, max_length=source.max_length)
-    limit = min(source.max_length, LONGEST_TRIED)
-    longest = source.tokenizer("a " * limit, truncation=True, max_length=limit)
-    for made in (words, longest):
-        try:
-            with torch.inference_mode():
-                source.graphs()[MODEL](**{name: torch.tensor([made[name]]) for name in source.input_names})
-        except Exception as error:  # noqa: BLE001 - models raise what they like
-            said = {"length": len(made["input_ids"]), "detail": first_line(error)}
-            raise refusal("not-run", source.folder, said) from None
 
 
 def _reranker(raw: Mapping[str, Any], task: str) -> SentenceFolder | None:

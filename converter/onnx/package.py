@@ -95,6 +95,7 @@ def usage(bundle: Bundle, provider: str) -> str:
         task=source.task.name,
         loader=source.task.client_class,
         max_length=source.max_length,
+        direction=', direction="left"' if source.tokenizer.truncation_side == "left" else "",
         stride=min(STRIDE, source.max_length // 2),
         longest_span=MAX_ANSWER_TOKENS - 1,
         names=", ".join(f'"{n}"' for n in spec.input_names),
@@ -113,7 +114,7 @@ import onnxruntime as ort
 from tokenizers import Tokenizer
 
 tokenizer = Tokenizer.from_file("tokenizer.json")
-tokenizer.enable_truncation({max_length})
+tokenizer.enable_truncation({max_length}{direction})
 session = ort.InferenceSession("{file}", providers=["{provider}"])
 made = tokenizer.encode({text})
 rows = {{"input_ids": made.ids, "attention_mask": made.attention_mask, "token_type_ids": made.type_ids}}

@@ -6,14 +6,14 @@ mask that leaks cannot either. Both are measured here, on the shipped file.
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from converter.examples import Encoding
-from converter.graphs import SEQUENCE
-from converter.reference import feed_of, own_outputs
+from converter.graphs import SEQUENCE, Run
+from converter.reference import feed_of, own_outputs, torch_run
 from converter.resources import made_in_threads
 from converter.scoring.relative_error import relative_error
 from converter.task import Judged
@@ -96,7 +96,26 @@ def check_stability(
             changes += _changes(source, pairs, output_range)
             if changes:
                 variations.append(_variation(name, changes, limits))
-    return _judge(variations, limits), variations
+    check = _judge(variations, limits)
+    if check.status is Status.FAIL and source.cache is None:
+        check = replace(check, detail=check.detail + _of_the_source(source, sample, longest, output_range))
+    return check, variations
+
+
+def _of_the_source(source: "TorchModel", sample: Sequence[Judged], longest: int, scales: dict[str, float]) -> str:
+    """Say whether padding gives some texts another answer from the source itself: no precision will help then."""
+    run = torch_run(source)
+    pairs = [
+        (_run(source, rows, rows[0].encoding.length, run)[0], _run(source, rows, length, run)[0])
+        for rows, length in list(_padded(sample, (), longest))[:FIRST]
+    ]
+    other = sum(same < 1 for same, _ in _changes(source, pairs, scales))
+    if not other:
+        return ""
+    return (
+        f"; the source itself gives {other} of {len(pairs)} texts another answer when padded, so no precision will "
+        "help: where texts are asked about one at a time, --limit stability=0 accepts it"
+    )
 
 
 def _answered(
@@ -105,7 +124,7 @@ def _answered(
     """Yield what was asked and what came out, batch by batch."""
     # The logits of two batches at once, over a large vocabulary, would take twice the memory.
     wide = source.cache is not None and any(len(rows) > 1 for rows, _ in batches)
-    made = made_in_threads(lambda b: _run(source, *b, runner), batches, alone=wide or not runner.side_by_side)
+    made = made_in_threads(lambda b: _run(source, *b, runner.run), batches, alone=wide or not runner.side_by_side)
     yield from zip((rows for rows, _ in batches), made, strict=True)
 
 
@@ -152,10 +171,10 @@ def _batched(sample: Sequence[Judged], size: int) -> Iterator[tuple[list[Judged]
         yield rows, max(r.encoding.length for r in rows)
 
 
-def _run(source: "TorchModel", rows: Sequence[Judged], length: int, runner: "Runner") -> list[Judged]:
+def _run(source: "TorchModel", rows: Sequence[Judged], length: int, run: Run) -> list[Judged]:
     specs = source.specs
     feed = feed_of(source, [r.encoding for r in rows], _padded_to([r.encoding for r in rows], length))
-    outputs = run_safely(source.task, specs, runner.run, feed, rows[0].example, length)
+    outputs = run_safely(source.task, specs, run, feed, rows[0].example, length)
     return [
         Judged(r.example, r.encoding, own_outputs(outputs, i, r.encoding, source.task, specs))
         for i, r in enumerate(rows)

@@ -63,6 +63,26 @@ def test_the_code_of_an_onnx_packages_readme_reads_all_windows(source: TorchMode
     assert done.stdout.splitlines() == answers(source)
 
 
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_the_code_of_an_onnx_packages_readme_cuts_a_text_where_its_tokenizer_does(
+    side: str, tiny: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = load_source(str(tiny("bert", "text-classification", layers=1)))
+    source.tokenizer.truncation_side = side
+    source.tokenizer.backend_tokenizer.save(str(tmp_path / "tokenizer.json"))
+    (tmp_path / "config.json").write_text(json.dumps({"transformers.js_config": {"dtype": "fp32"}}))
+    text = usage(Bundle(tmp_path, {MODEL: "onnx/model.onnx"}, source), "CPUExecutionProvider")
+    code = re.findall(r"```python\n(.*?)```", text, re.DOTALL)[0].replace('"A text."', repr(CONTEXTS[0]))
+    shown = [line for line in code.splitlines() if line.startswith(("from tokenizers", "tokenizer", "made"))]
+    assert len(shown) == 4
+    monkeypatch.chdir(tmp_path)
+    known: dict[str, Any] = {}
+    exec("\n".join(shown), known)
+    wanted = source.tokenizer(CONTEXTS[0], truncation=True, max_length=source.max_length)["input_ids"]
+    assert len(wanted) == source.max_length
+    assert known["made"].ids == wanted
+
+
 def test_the_python_sample_reads_all_windows(every_kind: dict[str, Made], source: TorchModel) -> None:
     """The sample's own tokenizer, windows and choice; the model under it is the source."""
     from converter.reference import torch_run

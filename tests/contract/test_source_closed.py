@@ -188,7 +188,7 @@ PLANTED: dict[str, Callable[[Path], Any]] = {
     "not-run": lambda f: config(f, type_vocab_size=0) or weights(f, drop_types),
     "not-loaded": lambda f: config(f, hidden_act="gloo"),
 }
-ELSEWHERE = {"adapter-without-peft", "unforeseen", "no-end-token", "end-token-pads", "no-start-token"}
+ELSEWHERE = {"adapter-without-peft", "unforeseen", "remembers", "no-end-token", "end-token-pads", "no-start-token"}
 """Rows with a test of their own: below, and of classifiers with a decoder in test_encoder_decoder_classifiers."""
 
 
@@ -237,6 +237,56 @@ def test_an_error_that_nobody_foresaw_is_a_refusal_too(folder: Path, monkeypatch
     error = refused(folder)
     assert "a library divides by 0" in str(error)
     assert "report" in error.hint
+
+
+def test_a_class_that_fails_on_an_empty_text_is_refused(folder: Path) -> None:
+    """Funnel looks for positions that a text of two tokens does not have."""
+    import transformers
+
+    rows = json.loads((folder / "config.json").read_text())["vocab_size"]
+    made = transformers.FunnelConfig(
+        vocab_size=rows, d_model=32, n_head=4, d_head=8, d_inner=64, block_sizes=[1, 1, 1], num_labels=3
+    )
+    transformers.FunnelForSequenceClassification(made).save_pretrained(folder)
+    error = refused(folder)
+    assert is_of(error, "not-run")
+    assert "a text of 2 tokens" in str(error)
+
+
+def big_bird(folder: Path, **settings: Any) -> None:
+    """Put a BigBird that attends to blocks in long texts, to everything in short ones, in the place of the model."""
+    import transformers
+
+    torch.manual_seed(0)
+    made = transformers.BigBirdConfig(
+        vocab_size=json.loads((folder / "config.json").read_text())["vocab_size"],
+        num_labels=3,
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        intermediate_size=64,
+        max_position_embeddings=64,
+        block_size=4,
+        num_random_blocks=1,
+        initializer_range=0.5,
+        **settings,
+    )
+    transformers.BigBirdForSequenceClassification(made).save_pretrained(folder)
+
+
+def test_a_model_that_answers_by_what_it_was_asked_before_is_refused(folder: Path) -> None:
+    """A short text switches a BigBird to full attention for good: a package of that is not the model of long texts."""
+    big_bird(folder)
+    error = refused(folder)
+    assert is_of(error, "remembers")
+    assert "attention_type goes from 'block_sparse' to 'original_full'" in str(error)
+
+
+def test_a_model_that_answers_all_texts_alike_is_read_whatever_it_remembers(folder: Path) -> None:
+    big_bird(folder)
+    assert load_source(str(folder), longest=28).task.name == "text-classification"  # up to 28 tokens both are one
+    big_bird(folder, attention_type="original_full")
+    assert load_source(str(folder)).task.name == "text-classification"
 
 
 def test_an_adapter_without_peft_says_what_to_install(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

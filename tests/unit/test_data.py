@@ -228,6 +228,7 @@ def test_a_byte_that_is_no_utf_8_is_named_by_line(tmp_path: Path) -> None:
         ("a.tsv", "sentence\tlabell\ngood\t1\n", 2, "'labell'", "'label'"),
         ("a.tsv", "gj04\t1\t*\tOur friends will not come.\nx\t0\t*\ty\n", 1, "no known column", "header"),
         ("a.csv", "text;label\na;1\n", 1, "no known column", "separator"),
+        ("a.tsv", "text,label\na,1\n", 1, "no known column", "separator"),
         ("a.csv", "text,text\na,b\n", 1, "two columns", ""),
         ("a.csv", "label\n1\n", 2, "found label; wanted sentence or text", ""),
     ],

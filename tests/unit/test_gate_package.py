@@ -4,9 +4,11 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from converter.artifact import TorchModel
 from converter.errors import RuntimeMissing
@@ -91,6 +93,28 @@ def test_a_mask_that_leaks_is_seen(model: TorchModel, prove: Prove) -> None:
     found = check(prove(TorchRunner(model, leak)), "stability")
     assert found.status is Status.FAIL
     assert found.detail.startswith("20 of 20 texts get a different answer when padded")
+
+
+def test_a_source_that_is_moved_by_padding_itself_is_named(
+    tiny: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No other precision can help then; where the leak is the package's alone, nothing of the kind is said."""
+    source = load_source(str(tiny()))
+    proof, forward = proof_context(source, tmp_path), source.module.forward
+
+    def unmasked(attention_mask: torch.Tensor, **given: Any) -> Any:
+        return forward(attention_mask=torch.ones_like(attention_mask), **given)
+
+    def leak(out: Outputs, feed: Feed) -> Outputs:
+        return {"logits": -out["logits"] if (feed["attention_mask"] == 0).any() else out["logits"]}
+
+    asked = (proof.reference.judged, TorchRunner(source, leak), proof.reference.output_range, LIMITS, SILENT)
+    found, _ = check_stability(source, *asked)
+    assert found.status is Status.FAIL
+    assert "source itself" not in found.detail
+    monkeypatch.setattr(source.module, "forward", unmasked)
+    found, _ = check_stability(source, *asked)
+    assert "the source itself gives" in found.detail
 
 
 @pytest.mark.parametrize(("moved", "asked"), [(1e-7, False), (1e-2, True)])
