@@ -8,12 +8,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
+from converter import __version__
 from converter.errors import ExportError, ResourceLimit, UsageError
 from converter.fleet.jobs import Job
 from converter.fleet.outcome import JSON_FILE, Outcome, batch_table
 from converter.fleet.process import LOST, Order, run_order
 from converter.fleet.reports import write_batch_reports
-from converter.jsonfile import read_json
+from converter.fleet.transport import local_paths, path_digest
+from converter.jsonfile import read_json, write_json
+from converter.package.manifest import check_files, read_manifest
 from converter.recipe import bind_recipe, load_recipe_table, recipe_table
 from converter.report.beside import MOST_BYTES
 from converter.report.summary import JSON_FILE as REPORT
@@ -80,21 +83,26 @@ def run_batch(
 ) -> dict[str, Any]:
     """Run all jobs, write the reports into `out`, and return the table of `batch_table`.
 
-    A job that an earlier batch in `out` has made by the same recipe, and that passed, is kept and not run again;
-    `force` runs it again. `cache`: folder or URL from which jobs take what stages have made before, on every machine.
+    A job that an earlier batch in `out` has made by the same recipe from the same files, and that passed, is kept and
+    not run again; `force` runs it again. `cache`: folder or URL from which jobs take what stages have made before, on
+    every machine.
 
     Raises:
         UsageError: `out` holds something that no batch has made.
 
     """
     before = _prepare(out)
+    (out / LOGS).mkdir(exist_ok=True)
     outcomes: dict[str, Outcome] = {}
     orders = []
     flags = (*(["--force"] if force else []), *(["--require-device"] if require_device else []))
     flags = (*flags, "--cache", cache) if cache else flags
+    made_of = _inputs_of_all(jobs, progress)
     for job in jobs:
-        outcome = _refused(job) or (None if force else _kept(job, out, before))
+        outcome = _refused(job) or (None if force else _kept(job, out, before, made_of[job.name]))
         if outcome is None:
+            # Written again when it has ended: a batch that is killed leaves nothing that can be kept.
+            _inputs_file(job.name, out).unlink(missing_ok=True)
             # What stands there is of another recipe, or failed: this tool's marker decides whether it is replaced.
             again = () if force or job.name not in before else ("--force",)
             orders.append(Order(job.name, dict(job.recipe), (*flags, *again)))
@@ -105,6 +113,7 @@ def run_batch(
         with progress.task("Running jobs", total=len(orders)) as bar:
             for outcome in engine.run(orders, out):
                 outcomes[outcome.name] = outcome
+                write_json(_inputs_file(outcome.name, out), made_of[outcome.name])
                 progress.note(_line(outcome))
                 bar.advance()
     finally:
@@ -146,8 +155,37 @@ def _refused(job: Job) -> Outcome | None:
     return None
 
 
-def _kept(job: Job, out: Path, before: dict[str, Any]) -> Outcome | None:
-    """Return the outcome of a job that an earlier batch has made by the same recipe; None where it is to be run."""
+def inputs_of(job: Job, digests: dict[str, str | None]) -> dict[str, Any]:
+    """Return what a job is made of beside its recipe; `digests` are those of files and folders that are known."""
+    paths = local_paths(job.recipe)
+    for path in paths:
+        if path not in digests:
+            try:
+                digests[path] = path_digest(path)
+            except OSError:  # the job itself tells what it cannot read
+                digests[path] = None
+    return {"version": __version__, "read": {p: digests[p] for p in paths}}
+
+
+def _inputs_of_all(jobs: Sequence[Job], progress: Progress) -> dict[str, dict[str, Any]]:
+    made: dict[str, dict[str, Any]] = {}
+    digests: dict[str, str | None] = {}
+    with progress.task("Reading what jobs are made of", total=len(jobs)) as bar:
+        for job in jobs:
+            made[job.name] = inputs_of(job, digests)
+            bar.advance()
+    return made
+
+
+def _inputs_file(name: str, out: Path) -> Path:
+    return out / LOGS / f"{name}.inputs.json"
+
+
+def _kept(job: Job, out: Path, before: dict[str, Any], made_of: dict[str, Any]) -> Outcome | None:
+    """Return the outcome of a job that an earlier batch has made; None where it is to be run.
+
+    It was made by the same recipe of the same files, by this version, and its packages are as they were sealed.
+    """
     found = before.get(job.name)
     if found is None or found.get("exit_code") != 0:
         return None
@@ -156,10 +194,12 @@ def _kept(job: Job, out: Path, before: dict[str, Any]) -> Outcome | None:
         report = read_json(out / job.name / REPORT, limit=MOST_BYTES)
         # Compared as bound: an explicit default is no other recipe.
         equal = recipe_table(bind_recipe(asked)) == recipe_table(bind_recipe(job.recipe))
-        whole = all((out / job.name / str(t["folder"]) / "manifest.json").is_file() for t in report["targets"])
+        equal = equal and read_json(_inputs_file(job.name, out)) == made_of
+        for target in report["targets"] if equal else ():
+            check_files(folder := out / job.name / str(target["folder"]), read_manifest(folder))
     except (KeyError, TypeError, ExportError):
         return None
-    if not (equal and whole):
+    if not equal:
         return None
     return Outcome(
         job.name, str(found["model"]), 0, float(found["seconds"]), report=report, where=str(found["where"]), kept=True

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +75,7 @@ KEYS: Mapping[str, tuple[str, Callable[[Any], Any]]] = {
     "num_beams": ("beams", lambda value: 1 if value is None else _whole(value)),
     "length_penalty": ("length_penalty", _number(1)),
     "early_stopping": ("early_stopping", _stopping),
+    "renormalize_logits": ("renormalize", bool),
     "do_sample": ("sample", bool),
     "temperature": ("temperature", _number(1)),
     "top_k": ("top_k", lambda value: DEFAULT_TOP_K if value is None else _whole(value)),
@@ -98,6 +100,8 @@ UNSUPPORTED = (
     "watermarking_config",
 )
 """What changes an answer and the loop does not do: a folder that sets it is refused by name."""
+OF_DRAWING = ("temperature", "top_p")
+"""Where nothing is drawn they are not looked at, and some folders say 0 there."""
 SAMPLING_ONLY = ("epsilon_cutoff", "eta_cutoff", "top_h", "typical_p")
 """The same, where texts are sampled."""
 
@@ -117,12 +121,17 @@ def read_settings(folder: Path, *, context: int | None = None, task: str | None 
     table = read_table(path) if path.exists() else {}
     where = path if path.exists() else folder / "config.json"
     own = {k: v for k, v in config.items() if k in KEYS or k in UNSUPPORTED or k in SAMPLING_ONLY}
-    # A folder with a generation config says it all there, but for the tokens that older folders leave in config.json.
-    kept = own if not table else {k: v for k, v in own.items() if k.endswith("_token_id")}
+    # A folder with a generation config says it all there: `generate` knows no end token that stands in config.json
+    # alone. What fills a batch is no token of an answer.
+    kept = {k: v for k, v in own.items() if k == "pad_token_id"} if path.exists() else own
     extra = (config.get("task_specific_params") or {}).get(task) or {}
     known = {k: v for k, v in extra.items() if k in KEYS}
     settings = settings_of_table(kept | {k: v for k, v in table.items() if v is not None} | known, str(where))
-    return _with_start(settings, config, context)
+    start = settings.start_id
+    if config.get("is_encoder_decoder") and start is None:
+        # What transformers does: the token that begins texts begins answers.
+        start = _one((table if path.exists() else config).get("bos_token_id"))
+    return replace(settings, start_id=start, context=context)
 
 
 def text_prefix(folder: Path, task: str) -> str:
@@ -169,7 +178,7 @@ def settings_of_table(table: Mapping[str, Any], where: str) -> GenerationSetting
         )
     values = {}
     for name, (ours, read) in KEYS.items():
-        if name in table:
+        if name in table and not (name in OF_DRAWING and not table.get("do_sample") and not table[name]):
             try:
                 values[ours] = read(table[name])
             except (TypeError, ValueError, OverflowError) as error:
@@ -203,13 +212,3 @@ def table_of_settings(settings: GenerationSettings) -> dict[str, Any]:
 
 def _plain(value: Any) -> Any:
     return [_plain(v) for v in value] if isinstance(value, tuple) else value
-
-
-def _with_start(settings: GenerationSettings, config: Mapping[str, Any], context: int | None) -> GenerationSettings:
-    from dataclasses import replace
-
-    start = settings.start_id
-    if config.get("is_encoder_decoder") and start is None:
-        # What transformers does: the token that begins texts begins answers.
-        start = _one(config.get("bos_token_id"))
-    return replace(settings, start_id=start, context=context)

@@ -43,6 +43,8 @@ def scoring_rules(settings: GenerationSettings, prompt: int, total: int, padding
     if settings.suppressed_first:
         first = prompt if prompt > 1 or settings.forced_bos_id is None else prompt + 1
         rules.append(_forbid(settings.suppressed_first, lambda length: length == first))
+    if settings.renormalize and settings.beams > 1:
+        rules.append(lambda _, scores: _renormalized(scores))
     return rules
 
 
@@ -70,6 +72,11 @@ def softmax(scores: "NDArray[np.floating]") -> "NDArray[np.floating]":
     """Return probabilities along the last axis."""
     raised = np.exp(scores - scores.max(axis=-1, keepdims=True))
     return raised / raised.sum(axis=-1, keepdims=True)
+
+
+def _renormalized(scores: "NDArray[np.float32]") -> "NDArray[np.float32]":
+    raised = scores - scores.max(axis=-1, keepdims=True)
+    return raised - np.log(np.exp(raised).sum(axis=-1, keepdims=True))
 
 
 def _penalize_repetition(penalty: float, padding: "NDArray[np.int64]") -> Rule:

@@ -45,6 +45,8 @@ class GenerationSettings:
     beams: int = 1
     length_penalty: float = 1.0
     early_stopping: bool | Literal["never"] = False
+    renormalize: bool = False
+    """Beams compare log probabilities of the tokens that the other rules have left, not of all tokens."""
     sample: bool = False
     seed: int = 0
     temperature: float = 1.0

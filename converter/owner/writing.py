@@ -85,6 +85,9 @@ class WritingLibrary:
                 do_sample=False,
                 num_beams=1,
                 max_new_tokens=steps,
+                # Some folders ask for several answers, or for scores beside them: what is written is the same.
+                num_return_sequences=1,
+                return_dict_in_generate=False,
                 **({"pad_token_id": self._fill()} | dict(asked)),
             )
         return made

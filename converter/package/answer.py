@@ -155,7 +155,7 @@ def read_texts_to_ask(path: Path) -> list[str]:
 
     """
     try:
-        read = read_bounded(path, LARGEST).decode()
+        read = read_bounded(path, LARGEST).decode("utf-8-sig")  # some editors begin a file with a mark
     except FileNotFoundError:
         raise UsageError("there is no such file", where=str(path)) from None
     except UnicodeDecodeError:
@@ -167,7 +167,8 @@ def read_texts_to_ask(path: Path) -> list[str]:
 
 def texts_to_ask(read: str, where: str) -> list[str]:
     """Return the lines that are not blank; `UsageError` where there are none."""
-    lines = [line for line in read.splitlines() if line.strip()]
+    # Not `splitlines`: a text may hold a line separator of Unicode, or a form feed.
+    lines = [line for line in read.replace("\r\n", "\n").split("\n") if line.strip()]
     if not lines:
         raise UsageError("there is no text in it", where=where)
     return lines

@@ -170,6 +170,25 @@ def test_several_end_tokens_all_end_a_text(copied: Callable[[str], Path]) -> Non
     assert owner_agrees(source) > 3
 
 
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {"num_beams": 3, "num_return_sequences": 3, "return_dict_in_generate": True, "temperature": 0.0},
+        {"eos_token_id": None},
+    ],
+    ids=["several answers", "no end"],
+)
+def test_a_generation_config_is_followed_as_generate_follows_it(
+    asked: dict[str, Any], copied: Callable[[str], Path]
+) -> None:
+    """Several answers are one of them; an end token that config.json alone names ends nothing."""
+    made = copied("gpt2")
+    edit(made / "generation_config.json", **asked)
+    source: Any = load_source(str(made))
+    assert source.task.settings.eos_ids == (() if asked == {"eos_token_id": None} else (0,))
+    assert owner_agrees(source) > 3
+
+
 # What is missing, or does not fit
 
 

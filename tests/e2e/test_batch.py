@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from converter.fleet.batch import _kept, inputs_of
+from converter.fleet.jobs import read_jobs
 from tests.tiny import make_tiny
 
 JOBS = """
@@ -63,6 +65,26 @@ def test_a_second_batch_keeps_what_is_made_and_runs_the_rest(made: Path) -> None
     assert "good: passed (made by an earlier batch, kept)" in done.stderr
     assert (made / "out" / "good" / "report.json").stat().st_mtime_ns == before
     assert done.returncode == 4
+
+
+def test_a_job_is_kept_only_while_its_files_and_its_package_are_what_they_were(made: Path) -> None:
+    out, package = made / "out", made / "out" / "good" / "cpu-int8"
+    job = next(one for one in read_jobs(made / "jobs.toml") if one.name == "good")
+    before = {row["name"]: row for row in json.loads((out / "batch.json").read_text(encoding="utf-8"))["jobs"]}
+
+    def kept() -> bool:
+        return _kept(job, out, before, inputs_of(job, {})) is not None
+
+    assert kept()
+    weights, graph = made / "m" / "model.safetensors", next((package / "onnx").glob("*.onnx"))
+    for file in (weights, graph, package / "manifest.json", out / "logs" / "good.inputs.json"):
+        content = file.read_bytes()
+        file.write_bytes(content[:-9] + bytes(9))  # as long as before: the model was trained again
+        assert not kept(), file
+        file.unlink()
+        assert not kept(), file
+        file.write_bytes(content)
+    assert kept()
 
 
 def test_jobs_take_what_others_made_from_a_cache_that_they_share(made: Path) -> None:

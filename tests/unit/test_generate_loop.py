@@ -72,6 +72,7 @@ THEIRS = {
     "eos_ids": "eos_token_id",
     "forced_eos_ids": "forced_eos_token_id",
     "no_repeat_ngram": "no_repeat_ngram_size",
+    "renormalize": "renormalize_logits",
     "suppressed": "suppress_tokens",
     "suppressed_first": "begin_suppress_tokens",
 }
@@ -90,6 +91,7 @@ THEIRS = {
         {"beams": 4, "length_penalty": 2.0, "early_stopping": True},
         {"beams": 4, "length_penalty": 0.3, "early_stopping": "never"},
         {"beams": 2, "no_repeat_ngram": 2, "min_new_tokens": 5},
+        {"beams": 3, "renormalize": True, "suppressed": tuple(range(20, 70)), "eos_ids": (2, 9)},
     ],
     ids=", ".join,
 )

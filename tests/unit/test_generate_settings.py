@@ -29,7 +29,7 @@ def folder(path: Path, config: dict[str, Any], generation: dict[str, Any] | None
 def test_a_generation_config_says_how_texts_begin_and_end(tmp_path: Path) -> None:
     made = folder(
         tmp_path,
-        {"is_encoder_decoder": True, "pad_token_id": 7, "num_beams": 9},
+        {"is_encoder_decoder": True, "pad_token_id": 7, "num_beams": 9, "suppress_tokens": [1]},
         {"eos_token_id": [3, 4], "forced_bos_token_id": 5, "forced_eos_token_id": 4, "decoder_start_token_id": 2,
          "max_length": 142, "min_length": 56, "num_beams": 4, "early_stopping": True, "length_penalty": 2.0,
          "no_repeat_ngram_size": 3, "bad_words_ids": [[8], [9, 1]], "suppress_tokens": [6], "max_new_tokens": None},
@@ -39,6 +39,20 @@ def test_a_generation_config_says_how_texts_begin_and_end(tmp_path: Path) -> Non
         beams=4, early_stopping=True, length_penalty=2.0, no_repeat_ngram=3, bad_words=((8,), (9, 1)), suppressed=(6,),
         context=512,
     )  # fmt: skip
+
+
+def test_tokens_of_the_configuration_are_no_settings_where_there_is_a_generation_config(tmp_path: Path) -> None:
+    """transformers reads the one file: such a model is never ended, and nothing is forced."""
+    tokens = {"eos_token_id": 1, "forced_bos_token_id": 2, "forced_eos_token_id": 1, "decoder_start_token_id": 4}
+    made = folder(tmp_path, {"is_encoder_decoder": True, "bos_token_id": 0, **tokens}, {"bos_token_id": 3})
+    assert read_settings(made) == GenerationSettings(start_id=3)
+    # An empty file is one, too; and what nothing says stays unsaid.
+    assert read_settings(folder(tmp_path, {"is_encoder_decoder": True, **tokens}, {})) == GenerationSettings()
+
+
+def test_a_temperature_of_zero_is_none_where_nothing_is_drawn(tmp_path: Path) -> None:
+    made = folder(tmp_path, {}, {"temperature": 0.0, "top_p": 0, "do_sample": False})
+    assert read_settings(made) == GenerationSettings()
 
 
 def test_an_old_folder_says_it_in_its_configuration(tmp_path: Path) -> None:
@@ -73,6 +87,7 @@ def test_a_model_without_a_padding_token_fills_with_the_one_that_ends_texts(tmp_
         ({"eos_token_id": "</s>"}, "eos_token_id"),
         ({"max_length": 2.5}, "max_length"),
         ({"temperature": -1.0}, "temperature"),
+        ({"temperature": 0.0, "do_sample": True}, "temperature"),
         ({"early_stopping": "sometimes"}, "early_stopping"),
         ({"max_new_tokens": 0}, "max_new_tokens"),
         ({"repetition_penalty": float("inf")}, "Infinity is no number"),

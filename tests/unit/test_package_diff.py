@@ -115,3 +115,9 @@ def test_files_of_texts_that_cannot_be_asked_are_refused(tmp_path: Path) -> None
     assert read_texts_to_ask(file) == ["Größe", "zwei"]
     with pytest.raises(UsageError, match="no such file"):
         read_texts_to_ask(tmp_path / "none")
+
+
+def test_a_line_is_one_text_whatever_unicode_calls_a_line(tmp_path: Path) -> None:
+    file = tmp_path / "texts.txt"
+    file.write_bytes("\ufeffone\u2028still\x0cone\x85\r\ntwo".encode())
+    assert read_texts_to_ask(file) == ["one\u2028still\x0cone\x85", "two"]
