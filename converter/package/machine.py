@@ -45,6 +45,7 @@ def defaults_of(folder: Path, tokenizer: Any, task: "Task") -> Mapping[str, Any]
         found |= {f"{name} of tokenizer.json": table.get(name) for name in ("truncation", "padding")}
     if names and listed.is_file():
         names["labels.txt"] = listed.read_text(encoding="utf-8").split("\n")[:-1]
+    found |= {"vocabulary": _digest(tokenizer.get_vocab())}
     return found | names | _writing(folder, tokenizer, task) | _ids_of_builtin_text(tokenizer)
 
 

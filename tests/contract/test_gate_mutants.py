@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from converter.artifact import Bundle, TorchModel
+from converter.data.probes import ODD_TEXTS, builtin_examples, builtin_sentences
 from converter.errors import PackageDamaged
 from converter.package.manifest import seal
 from converter.package.verify import verify_package
@@ -120,9 +121,15 @@ def judged(good: Good, folder: Path) -> Evaluation:
 
 
 def planted(good: Good, kind: str, folder: Path) -> None:
-    """Copy the package, plant the fault, and make the hashes anew: they must not be what tells."""
+    """Copy the package and plant the fault."""
+    plant = (FOLDER_KINDS | ONNX_KINDS | TEXT_KINDS)[kind]
+    sealed_again(good, lambda copied: plant(copied, np.random.default_rng(1)), folder)
+
+
+def sealed_again(good: Good, change: Callable[[Path], object], folder: Path) -> None:
+    """Copy the package, change it, and make the hashes anew: they must not be what tells."""
     shutil.copytree(good.folder, folder)
-    (FOLDER_KINDS | ONNX_KINDS | TEXT_KINDS)[kind](folder, np.random.default_rng(1))
+    change(folder)
     table = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
     (folder / "manifest.json").unlink()
     seal(
@@ -164,17 +171,24 @@ def test_a_fault_of_a_writer_is_seen_by_the_gate_and_by_verify(writer: Good, kin
 
 
 def test_words_that_no_text_has_cannot_have_each_others_ids(good: Good, tmp_path: Path) -> None:
-    seen = {int(i) for p in good.proof.reference.probes for i in p.encoding.inputs["input_ids"].reshape(-1)}
-    shutil.copytree(good.folder, tmp_path / "package")
-    path = tmp_path / "package" / "tokenizer.json"
-    table = json.loads(path.read_text(encoding="utf-8"))
-    vocabulary = table["model"]["vocab"]
-    a, b = [w for w, i in vocabulary.items() if i not in seen and w.isalpha()][:2]
-    vocabulary[a], vocabulary[b] = vocabulary[b], vocabulary[a]
-    path.write_text(json.dumps(table), encoding="utf-8")
+    texts = [*builtin_sentences(), *ODD_TEXTS.values(), *(e.text for e in builtin_examples(good.source))]
+    seen = {i for ids in good.source.tokenizer(texts)["input_ids"] for i in ids}
+    words: list[str] = []
+
+    def exchange(folder: Path) -> None:
+        path = folder / "tokenizer.json"
+        table = json.loads(path.read_text(encoding="utf-8"))
+        vocabulary = table["model"]["vocab"]
+        a, b = words[:] = [w for w, i in vocabulary.items() if i not in seen and w.isalpha()][:2]
+        vocabulary[a], vocabulary[b] = vocabulary[b], vocabulary[a]
+        path.write_text(json.dumps(table), encoding="utf-8")
+
+    sealed_again(good, exchange, tmp_path / "package")
     failed = {c.name: c.detail for c in judged(good, tmp_path / "package").checks if c.status is Status.FAIL}
-    assert a in failed["tokenizer"]
+    assert words[0] in failed["tokenizer"]
     assert "the source's has" in failed["tokenizer"]
+    with pytest.raises(PackageDamaged, match="vocabulary is"):
+        verify_package(tmp_path / "package")
 
 
 def test_a_good_writer_in_four_bits_answers_like_the_model_with_its_weights(writer_in_four_bits: Good) -> None:

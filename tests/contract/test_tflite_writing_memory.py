@@ -46,7 +46,6 @@ def measured(path: Path, way: str) -> dict[str, Any]:
 def test_weights_and_cache_are_in_memory_once(path: Path) -> None:
     own = measured(path, "plm-export")
     assert own["file_and_cache_mb"] > 50, own
-    print(own)
     assert own["times"] <= LIMIT, own
     # LiteRT's Interpreter packs the weights for each signature, and has the cache for each.
     assert measured(path, "interpreter")["times"] > 2 * LIMIT - 0.3
