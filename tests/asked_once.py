@@ -1,13 +1,15 @@
 """Within one process of the tests, what exporters ask their libraries is asked once for the same question.
 
-None of it is of this project, none of it depends on a model, and each export of a tiny one spends half a second on it.
-Before each step PyTorch looks up all operators that it knows, once for each of its name spaces, and spells out a type
-for each of them; for each export onnxscript reads the source code of all its functions. Processes that tests start ask
-for everything.
+None of it is of this project, none of it depends on a model, and together it is a third of an export of a tiny one. For
+each operator of a graph litert-torch has JAX write a function of these shapes; before each step PyTorch looks up all
+operators that it knows, once for each of its name spaces, and spells out a type for each of them; for each export
+onnxscript reads the source code of all its functions. Where a test is about exporting twice, JAX is asked each time,
+and processes that tests start ask for everything.
 """
 
+import gc
 from collections.abc import Callable
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Any
 
 import pytest
@@ -17,6 +19,9 @@ class AskedOnce:
     """Answers of this process."""
 
     def __init__(self) -> None:
+        self.on = True
+        self.written: dict[Any, str] = {}
+        """What JAX wrote, by the function, the shapes and types of what it takes, and all other arguments."""
         self._known: list[str] = []
 
     def patch(self, patch: pytest.MonkeyPatch) -> None:
@@ -29,6 +34,12 @@ class AskedOnce:
         read = cached_property(TracedOnnxFunction.function_ir.fget)
         read.__set_name__(TracedOnnxFunction, "function_ir")
         patch.setattr(TracedOnnxFunction, "function_ir", read)
+        try:
+            from litert_torch.backend.jax_bridge import _wrap as bridge
+        except ImportError:
+            return
+        patch.setattr(bridge, "_lower_to_ir_text", self._lowered(bridge._lower_to_ir_text, bridge))
+        patch.setattr(bridge, "_stablehlo_to_vhlo", cache(bridge._stablehlo_to_vhlo))
 
     def _found(self, real: Callable[[], None]) -> Callable[[], None]:
         """Look every operator up again only where a library has brought more."""
@@ -41,6 +52,22 @@ class AskedOnce:
                 self._known = known
 
         return materialize
+
+    def _lowered(self, real: Callable[..., Any], bridge: Any) -> Callable[..., Any]:
+        def lower(function: Any, args: Any, kwargs: Any, ir_input_names: Any = None) -> Any:
+            ask, inputs = real(function, args, kwargs, ir_input_names=ir_input_names)
+            asked = bridge.get_cache_fingerprint((function, args, kwargs, ir_input_names)) if self.on else None
+            if asked is None or (asked := typed(asked)) is None:
+                return ask, inputs
+
+            def written() -> str:
+                if asked not in self.written:
+                    self.written[asked] = ask()
+                return self.written[asked]
+
+            return written, inputs
+
+        return lower
 
 
 class _Spelled:
@@ -57,3 +84,27 @@ class _Spelled:
 
     def __instancecheck__(self, value: Any) -> bool:
         return callable(value)
+
+
+def typed(value: Any) -> Any:
+    """Tell 1 from 1.0 and True, 0.0 from -0.0; None for what belongs to one conversion."""
+    if isinstance(value, tuple):
+        made = tuple(typed(item) for item in value)
+        return None if None in made else made
+    if "mlir" in type(value).__module__:
+        return None
+    return type(value), repr(value) if isinstance(value, float) else value
+
+
+def collect_of_jax_seldom() -> None:
+    """Let JAX look for garbage of its own at the end of a collection of all objects, not twice at each of the young."""
+
+    def seldom(collect: Callable[..., None]) -> Callable[..., None]:
+        def callback(phase: str, info: dict[str, int]) -> None:
+            if phase == "stop" and info["generation"] == 2:
+                collect(phase, info)
+
+        return callback
+
+    # In place: Python keeps this very list.
+    gc.callbacks[:] = [seldom(c) if getattr(c, "__name__", "") == "_xla_gc_callback" else c for c in gc.callbacks]

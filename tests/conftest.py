@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from hypothesis import settings
 
+from tests.asked_once import collect_of_jax_seldom
 from tests.exported_once import Shared
 from tests.tiny import SENTENCES, make_tiny, make_tiny_sentence_transformer
 
@@ -55,6 +56,7 @@ def pytest_collection_finish(session: pytest.Session) -> None:
             with suppress(ImportError):
                 importlib.import_module(name)
         _freeze()
+        collect_of_jax_seldom()
         gc.set_threshold(*COLLECT_AFTER)
 
 
@@ -110,8 +112,9 @@ def _exported_once(request: pytest.FixtureRequest) -> Iterator[None]:
         return
     exporters: Shared = request.getfixturevalue("exporters")
     exporters.on = not {"monkeypatch", "exported_anew"} & set(request.fixturenames)
+    exporters.asked.on = "exported_anew" not in request.fixturenames
     yield
-    exporters.on = True
+    exporters.on = exporters.asked.on = True
 
 
 @pytest.fixture

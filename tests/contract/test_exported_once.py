@@ -16,6 +16,7 @@ from converter.model_folder.load import load_source
 from converter.model_folder.save import save_model
 from converter.onnx.export import ExportOnnx
 from converter.stage import Context, run_stage
+from tests.asked_once import typed
 from tests.exported_once import Shared
 from tests.tiny import SENTENCES
 
@@ -84,3 +85,22 @@ def test_a_module_with_a_hook_of_a_test_is_not_shared(tiny: Callable[..., Path],
     module = load_source(str(tiny("bert", layers=1))).module
     module.register_forward_hook(lambda _module, _given, made: made)
     assert exporters.path_of("onnx", module, ()) is None
+
+
+def test_what_jax_wrote_once_makes_the_file_that_it_makes(exporters: Shared) -> None:
+    litert_torch = pytest.importorskip("litert_torch", reason="the extra 'mobile' is not installed")
+    asked, made, n_written = exporters.asked, [], set()
+    torch.manual_seed(0)
+    module = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.GELU(), torch.nn.LayerNorm(8)).eval()
+    for once in (True, True, False):
+        exporters.on, asked.on = False, once
+        made.append(litert_torch.convert(module, (torch.ones(1, 4),)).model_content())
+        n_written.add(len(asked.written))
+    assert len(n_written) == 1
+    assert min(n_written) > 0
+    assert made[0] == made[1] == made[2]
+
+
+def test_equal_numbers_of_other_types_are_other_questions() -> None:
+    assert len({typed((x,)) for x in (1, 1.0, True, 0.0, -0.0)}) == 5
+    assert typed(((1, "a"), None)) == typed(((1, "a"), None))
