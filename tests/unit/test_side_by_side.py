@@ -28,7 +28,7 @@ def model(tiny: Callable[..., Path]) -> TorchModel:
 
 def test_answers_are_the_same_bits_as_one_after_the_other(model: TorchModel) -> None:
     probes = encode_probes(model, [Example(" ".join(SENTENCES[:n])) for n in range(1, 9)])
-    callers = set()
+    callers = set[threading.Thread]()
     graphs = Graphs(model)
 
     class Watched:
