@@ -64,6 +64,13 @@ def test_with_several_threads_each_or_logits_of_a_vocabulary_one_batch_is_run_af
         assert not runs_side_by_side(torch_run(masked))
 
 
+def test_weights_on_disk_are_read_by_one_batch_at_a_time(model: TorchModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    with fixed_threads(1):
+        assert runs_side_by_side(torch_run(model))
+        monkeypatch.setattr(TorchModel, "offloaded", True)
+        assert not runs_side_by_side(torch_run(model))
+
+
 def test_what_is_made_later_is_made_once() -> None:
     made: list[int] = []
 
