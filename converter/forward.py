@@ -80,8 +80,11 @@ class Graphs:
     @property
     def side_by_side(self) -> bool:
         """Whether several threads may call `run` at once: each computes alike then, and two batches are little."""
+        # Weights on disk come and go with the layer that runs, and states of layers may be collected in the module.
+        if torch.get_num_threads() > 1 or self.model.offloaded or self.model.leaves_early:
+            return False
         wide = bool(names_along(self.model.task.outputs, VOCABULARY))
-        return torch.get_num_threads() == 1 and not wide and self.model.size_bytes <= LARGE_BYTES
+        return not wide and self.model.size_bytes <= LARGE_BYTES
 
     def run(self, graph: str, feed: "Mapping[str, NDArray[np.int64]]") -> "dict[str, NDArray[np.float32]]":
         torch.get_num_threads()  # a thread of ours computes with the number that is set only once it was asked

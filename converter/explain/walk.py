@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
-from functools import partial
+from functools import cached_property, partial
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -101,13 +101,20 @@ class Walk:
         return self.ctx.progress
 
     def explain(self) -> Explanation:
-        """Walk until a boundary is broken; `repair` is looked for elsewhere."""
+        """Walk until a boundary is broken; `repair` is looked for elsewhere.
+
+        Compression that costs more than the limits allow is named where nothing behind it is broken besides: exits may
+        cost what was asked for, and a layer that is wrong in the file is still to be found.
+        """
         seen: list[Boundary] = []
+        costly = Explanation()
         for found, layer in self._boundaries():
             seen.append(found)
             if found.broken:
-                return Explanation(found.name, layer, found.detail, tuple(seen))
-        return Explanation(boundaries=tuple(seen))
+                costly = Explanation(found.name, layer, found.detail)
+                if found.name != COMPRESS or not self._adds_to_it():
+                    break
+        return replace(costly, boundaries=tuple(seen))
 
     def _boundaries(self) -> "Iterator[tuple[Boundary, str]]":
         for name, (fault, where) in (
@@ -127,9 +134,26 @@ class Walk:
             last = step.made
         yield self._packing(last)
 
+    def _adds_to_it(self) -> bool:
+        """Tell whether the shipped file is further from the source than the compressed model is."""
+        try:
+            runner = self.target.open(self.folder, self.compressed.specs)
+        except ExportError:
+            return True
+        made = self._compare(runner.run, "package")
+        return not made.errors or float(np.mean(made.errors)) > float(np.mean(self._cost.errors or 0.0))
+
+    @cached_property
+    def _cost(self) -> "Evaluation":
+        """What compression costs: the error that every later step begins with."""
+        return self._compare(run_of(self.compressed), COMPRESS)
+
+    @property
+    def _costs_too_much(self) -> bool:
+        return self._cost.agreement < (self.limits.agreement or 0.9)
+
     def _compress(self) -> tuple[Boundary, str]:
-        made = self._compare(run_of(self.compressed), COMPRESS)
-        broken = made.agreement < (self.limits.agreement or 0.9)
+        made, broken = self._cost, self._costs_too_much
         layer = self._layer(self.source, self.compressed, made) if broken else ""
         return _boundary(COMPRESS, "compression", made, broken=broken), layer
 
@@ -164,8 +188,13 @@ class Walk:
 
     def _beyond_limits(self, made: "Evaluation") -> bool:
         limits, error = self.limits, _worst(made)
-        low = limits.agreement is not None and made.agreement < limits.agreement
-        return low or (limits.max_error is not None and not error <= limits.max_error) or not np.isfinite(error)
+        least, most = limits.agreement, limits.max_error
+        if self.compressed is not self.source and self._costs_too_much:  # a step is to blame for what it adds alone
+            cost = self._cost
+            least = None if least is None else least - 1.0 + cost.agreement
+            most = None if most is None else most + _worst(cost)
+        low = least is not None and made.agreement < least
+        return low or (most is not None and not error <= most) or not np.isfinite(error)
 
     def _failed(self, step: Step, before: Artifact) -> tuple[Boundary, str]:
         """Find, of an export that refused its own file, the rewrite after which the graph answers otherwise."""

@@ -5,6 +5,7 @@ from itertools import combinations
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 
 from converter import convert
@@ -17,8 +18,8 @@ from converter.explain.walk import Explanation
 from converter.model_folder.load import load_source
 from converter.recipe import ChosenPrecision, bind_recipe
 from converter.registry import quantizers, target_class, target_names
-from tests.planted import LAYERS, ONNX, Fault, planted
-from tests.tiny import SENTENCES
+from tests.planted import LAYERS, ONNX, Fault, model_file, planted
+from tests.tiny import SENTENCES, write_text
 
 FAULTS = (
     Fault(ONNX, "tokenizer", "tokenizer_config.json", "cut at 4"),
@@ -69,6 +70,52 @@ def test_boundary_and_layer_of_a_fault_are_named(
         assert [str(one.precisions[0]) for one in fixed] == ["static"]
     if fault.boundary == "rewrite":
         assert not fixed
+
+
+@pytest.fixture(scope="module")
+def leaving(tiny: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a package whose layers behind two exits are in branches, and which costs more than `strict` allows."""
+    work = tmp_path_factory.mktemp("leaving")
+    write_text(work / "texts.tsv", 300, labels=False)
+    recipe = {
+        "model": str(tiny()),
+        "targets": ["cpu-int8"],
+        "quantize": {"cpu-int8": "none"},
+        "calibration": str(work / "texts.tsv"),
+        "compress": [{"stage": "adapt.exit", "layers": [0, 1], "agreement": 0.6, "epochs": 3}],
+        "limits": {"agreement": 0.3, "stability": 0.0},
+    }
+    assert convert(bind_recipe(recipe), work / "out").exit_code == 0
+    nodes = onnx.load(model_file(work / "out" / "cpu-int8"), load_external_data=False).graph.node
+    assert "If" in {n.op_type for n in nodes}
+    return work / "out" / "cpu-int8"
+
+
+def strict(folder: Path, work: Path) -> Path:
+    """Return the recipe of a package with a limit that its exits do not keep to."""
+    text = (folder.parent / "recipe.toml").read_text(encoding="utf-8")
+    assert "agreement = 0.3" in text
+    (work / "strict.toml").write_text(text.replace("agreement = 0.3", "agreement = 0.97"), encoding="utf-8")
+    return work / "strict.toml"
+
+
+def test_a_wrong_layer_of_a_branch_is_named_whatever_the_exits_cost(
+    leaving: Path, model: TorchModel, tmp_path: Path
+) -> None:
+    fault = Fault(ONNX, "packing", LAYERS[3], "negated")
+    with planted(fault, leaving, model, tmp_path) as folder:
+        found = explain_package(folder, recipe=strict(leaving, tmp_path))
+    assert (found.boundary, found.layer) == ("packing", LAYERS[3]), found.detail
+    assert next(b for b in found.boundaries if b.name == "compress").broken
+
+
+def test_exits_that_cost_more_than_the_limits_are_named_where_the_file_is_what_they_make(
+    leaving: Path, tmp_path: Path
+) -> None:
+    found = explain_package(leaving, recipe=strict(leaving, tmp_path))
+    assert found.boundary == "compress", found.detail
+    assert not any(b.broken for b in found.boundaries if b.name != "compress")
+    assert explain_package(leaving).boundary == ""
 
 
 def test_what_is_computed_otherwise_is_not_called_wrong() -> None:

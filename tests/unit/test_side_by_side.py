@@ -28,7 +28,7 @@ def model(tiny: Callable[..., Path]) -> TorchModel:
 
 def test_answers_are_the_same_bits_as_one_after_the_other(model: TorchModel) -> None:
     probes = encode_probes(model, [Example(" ".join(SENTENCES[:n])) for n in range(1, 9)])
-    callers = set()
+    callers = set[threading.Thread]()
     graphs = Graphs(model)
 
     class Watched:
@@ -62,6 +62,13 @@ def test_with_several_threads_each_or_logits_of_a_vocabulary_one_batch_is_run_af
     masked = load_source(str(tiny("bert", "fill-mask", layers=1)))
     with fixed_threads(1):
         assert not runs_side_by_side(torch_run(masked))
+
+
+def test_weights_on_disk_are_read_by_one_batch_at_a_time(model: TorchModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    with fixed_threads(1):
+        assert runs_side_by_side(torch_run(model))
+        monkeypatch.setattr(TorchModel, "offloaded", True)
+        assert not runs_side_by_side(torch_run(model))
 
 
 def test_what_is_made_later_is_made_once() -> None:
