@@ -46,10 +46,9 @@ def measured(path: Path, way: str) -> dict[str, Any]:
 def test_weights_and_cache_are_in_memory_once(path: Path) -> None:
     own = measured(path, "plm-export")
     assert own["file_and_cache_mb"] > 50, own
-    print(own)
     assert own["times"] <= LIMIT, own
     # LiteRT's Interpreter packs the weights for each signature, and has the cache for each.
-    assert measured(path, "interpreter")["times"] > 2 * LIMIT - 0.3
+    assert measured(path, "interpreter")["times"] > 2.2
 
 
 def test_no_packed_weights_are_written_where_they_would_not_fit(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
