@@ -118,6 +118,7 @@ def test_every_deliberate_error_has_its_code_one_line_and_its_hint(
         (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried"), 7, "memory ran out"),
         (OSError(errno.ENOSPC, "full"), 7, "the disk is full"),
         (OSError(errno.EDQUOT, "full"), 7, "the disk is full"),
+        (OSError(errno.EFBIG, "File too large"), 7, "a file became larger than the system allows"),
         (PermissionError(errno.EACCES, "no", "/root/x"), 2, "/root/x: Permission denied"),
         (KeyboardInterrupt(), 130, "interrupted; nothing was left behind"),
         (ZeroDivisionError("division by zero"), 1, "internal error (bug): ZeroDivisionError: division by zero"),
