@@ -54,6 +54,7 @@ def fails(monkeypatch: pytest.MonkeyPatch) -> Callable[[BaseException], None]:
         (["m", "--target"], 2, "requires an argument"),
         (["m", "n"], 2, "unexpected extra argument"),
         (["verfy"], 2, "did you mean `plm-export verify`"),
+        (["verfy", "out", "--junit", "x"], 2, "did you mean `plm-export verify`"),
         (["m", "--max_drop", "much"], 2, "wanted a drop"),
         (["m", "--max-drop", "0.5"], 2, "0.5pt, or 0.005"),
         (["m", "--probes", "0"], 2, "at least 1"),
