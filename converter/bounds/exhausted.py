@@ -1,4 +1,4 @@
-"""Memory or disk that ran out, whatever library says so and however it says it."""
+"""Memory, disk or the size of a file that ran out, whatever library says so and however it says it."""
 
 import errno
 import re
@@ -21,6 +21,7 @@ NO_MEMORY = (
 """What torch, ONNX Runtime, LiteRT, numpy, safetensors and the loader of shared libraries say, in lower case."""
 NO_DISK = re.compile(r"no space left on device|disk quota exceeded|\d+ requested and \d+ written", re.IGNORECASE)
 """The last is what numpy says of an array that it could not write, without the number of the error."""
+TOO_LARGE = re.compile(r"file too large|file size limit exceeded", re.IGNORECASE)
 DEEPEST = 50
 
 
@@ -38,6 +39,8 @@ def exhausted(error: BaseException, stage: str = "", where: Path | None = None) 
             return found
         if _is_full(found):
             return _disk(found, stage, where)
+        if _is_too_large(found):
+            return _file(found, stage, where)
         if _is_starved(found):
             return _memory(found, stage)
         found = found.__cause__ or found.__context__
@@ -48,6 +51,13 @@ def _is_full(error: BaseException) -> bool:
     if isinstance(error, OSError) and error.errno is not None:
         return error.errno in FULL
     return _of_library(error) and NO_DISK.search(str(error)) is not None
+
+
+def _is_too_large(error: BaseException) -> bool:
+    """Tell whether one file was too large for its disk (FAT: 4 GB) or for the process: other files may have room."""
+    if isinstance(error, OSError) and error.errno is not None:
+        return error.errno == errno.EFBIG
+    return _of_library(error) and TOO_LARGE.search(str(error)) is not None
 
 
 def _is_starved(error: BaseException) -> bool:
@@ -71,6 +81,14 @@ def _disk(error: BaseException, stage: str, where: Path | None) -> ResourceLimit
         f"the disk is full{free}{_at(stage)}; nothing was changed",
         where=place,
         hint="free some space, or choose another -o",
+    )
+
+
+def _file(error: BaseException, stage: str, where: Path | None) -> ResourceLimit:
+    return ResourceLimit(
+        f"a file became larger than the system allows{_at(stage)}; nothing was changed",
+        where=str(getattr(error, "filename", None) or where or ""),
+        hint="raise the process's limit (ulimit -f), or choose an -o on another disk: FAT holds files of up to 4 GB",
     )
 
 

@@ -21,7 +21,7 @@ from converter.commands.bench import bench
 from converter.commands.diff import diff
 from converter.commands.doctor import doctor
 from converter.commands.explain import explain
-from converter.commands.export import export
+from converter.commands.export import export, refuse_misspelled_command
 from converter.commands.inspect import inspect
 from converter.commands.listing import describe, list_names
 from converter.commands.plan import plan
@@ -120,6 +120,8 @@ def run(argv: Sequence[str]) -> int:
     session = Session(Terminal(), words, commands=tuple(c.name or "" for c in COMMANDS))
     with _signals() as interrupted:
         try:
+            if words and words[0] not in session.commands and not words[0].startswith("-"):
+                refuse_misspelled_command(words[0], session.commands)
             return int(cli.main(words or ["--help"], prog_name="plm-export", standalone_mode=False, obj=session) or 0)
         except BaseException as error:  # noqa: BLE001 - the last frame: everything ends here as a code
             if limit_of(error) is None and (interrupted or isinstance(error, (KeyboardInterrupt, click.Abort))):

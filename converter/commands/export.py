@@ -1,5 +1,6 @@
 """`plm-export [MODEL] --target …`: the default command."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -224,7 +225,7 @@ def run(session: Session, flags: Flags, limits: Limits = NO_LIMITS, device_map: 
     from converter.recipe import bind_recipe
 
     terminal = session.terminal
-    _refuse_misspelled_command(session, flags.model)
+    refuse_misspelled_command(flags.model, session.commands)
     table = recipe_table(flags, session.argv)
     recipe = bind_recipe(table, where=str(flags.recipe) if flags.recipe else "recipe")
     out = output_folder(flags, recipe.model)
@@ -319,11 +320,17 @@ def _dry_run(session: Session, recipe: "Recipe", output: "Output") -> int:
     return 0
 
 
-def _refuse_misspelled_command(session: Session, model: str | None) -> None:
+def refuse_misspelled_command(word: str | None, commands: Sequence[str]) -> None:
+    """Refuse a word that is no model, and nearly a command.
+
+    Raises:
+        UsageError: names the command that was meant.
+
+    """
     import difflib
 
-    if model is None or "/" in model or Path(model).exists():
+    if word is None or "/" in word or Path(word).exists():
         return
-    close = difflib.get_close_matches(model, session.commands, n=1, cutoff=0.75)
+    close = difflib.get_close_matches(word, commands, n=1, cutoff=0.75)
     if close:
-        raise UsageError(f"there is no model or command named {model!r}", hint=f"did you mean `plm-export {close[0]}`?")
+        raise UsageError(f"there is no model or command named {word!r}", hint=f"did you mean `plm-export {close[0]}`?")

@@ -87,7 +87,9 @@ def usage(bundle: Bundle, provider: str) -> str:
     file = bundle.files[MODEL]
     spec = source.specs[MODEL]
     runtime = WINDOWS_USAGE if source.task.windowed else RUNTIME_USAGE
-    parts = [runtime, OPTIMUM_USAGE, JAVASCRIPT_USAGE, *([SENTENCE_USAGE] if source.head is not None else [])]
+    scores = source.task.name == "text-classification" and not source.task.label_kind
+    javascript = SCORES_JAVASCRIPT_USAGE if scores else JAVASCRIPT_USAGE
+    parts = [runtime, OPTIMUM_USAGE, javascript, *([SENTENCE_USAGE] if source.head is not None else [])]
     return "\n".join(parts).format(
         file=file,
         dtype=read_json(bundle.folder / "config.json")["transformers.js_config"]["dtype"],
@@ -177,6 +179,21 @@ import {{ env, pipeline }} from '@huggingface/transformers';
 
 env.localModelPath = '..'; // the folder that holds this package
 const run = await pipeline('{task}', 'NAME OF THIS FOLDER'); // config.json asks for dtype '{dtype}'
+```
+"""
+SCORES_JAVASCRIPT_USAGE = """\
+### transformers.js
+
+```js
+import {{ env, AutoModelForSequenceClassification, AutoTokenizer }} from '@huggingface/transformers';
+
+env.localModelPath = '..'; // the folder that holds this package
+const folder = 'NAME OF THIS FOLDER'; // config.json asks for dtype '{dtype}'
+const tokenizer = await AutoTokenizer.from_pretrained(folder);
+const model = await AutoModelForSequenceClassification.from_pretrained(folder);
+// No pipeline: it gives probabilities of classes, which for a single score are always 1.
+const {{ logits }} = await model(tokenizer('A text.', {{ truncation: true }})); // of a pair: {{ text_pair: 'B', … }}
+console.log(logits.tolist());
 ```
 """
 SENTENCE_USAGE = """\

@@ -4,6 +4,7 @@
 """
 
 import json
+import re
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from converter.artifact import Bundle
 from converter.data.encode import encode_text
 from converter.examples import Example
 from converter.graphs import MODEL, ModelFacts, encoder_graph
@@ -228,6 +230,26 @@ def test_every_precision_opens_in_transformers_js(
     folder = package("bert", "text-classification", target, precision)
     answer = ask_js(node_modules, tmp_path, folder=str(folder), task="text-classification", texts=TEXTS)
     assert_same_outputs(folder, answer["made"])
+
+
+def test_the_code_for_transformers_js_in_the_readme_of_a_score_gives_the_score(
+    tiny: Callable[..., Path], node_modules: Path, tmp_path: Path
+) -> None:
+    """The client's pipeline makes 1 of every single score."""
+    source = load_source(str(tiny("bert", "text-classification", num_labels=1, layers=1)))
+    folder = _emit(source.folder, tmp_path, "cpu-int8", "none")
+    shown = target_class("cpu-int8")().usage(Bundle(folder, {MODEL: "onnx/model.onnx"}, source))
+    (code,) = re.findall(r"```js\n(.*?)```", shown, re.DOTALL)
+    entry = (node_modules / "@huggingface/transformers/dist/transformers.node.mjs").as_uri()
+    code = code.replace("@huggingface/transformers", entry).replace("NAME OF THIS FOLDER", folder.name)
+    (folder / "shown.mjs").write_text(code.replace("logits.tolist()", "JSON.stringify(logits.tolist())"))
+    done = subprocess.run(
+        ["node", "shown.mjs"], cwd=folder, capture_output=True, text=True, env=environment(), timeout=300, check=False
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    wanted = ours(folder, wanted_ids(source.folder, "A text.", None))["logits"]
+    assert abs(float(wanted[0, 0]) - 1) > 1e-3, "a score that the pipeline would give too tells nothing"
+    np.testing.assert_allclose(json.loads(done.stdout), wanted, atol=1e-4)
 
 
 def test_a_client_that_answers_otherwise_is_noticed(package: Callable[..., Path]) -> None:

@@ -244,6 +244,26 @@ def test_a_full_disk_is_a_resource_limit_with_its_path(error: BaseException, tmp
     assert found.where in {"/data/model.onnx", str(tmp_path / "absent" / "out")}
 
 
+def test_a_file_that_became_too_large_is_a_resource_limit_and_no_full_disk(tmp_path: Path) -> None:
+    """As the system says it, from Python and from a library: `ulimit -f`, or a disk that holds files of up to 4 GB."""
+    code = (
+        "import resource, signal, sys, torch; from safetensors.torch import save_file\n"
+        "from converter.bounds.exhausted import exhausted\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))\n"
+        "for write in (lambda: open('a', 'wb').write(b'x' * 9999), lambda: save_file({'a': torch.ones(9999)}, 'b')):\n"
+        "    try: write()\n"
+        "    except Exception as error: print(exhausted(error, 'Exporting').args[0])\n"
+    )
+    env = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, env=env, capture_output=True, text=True, check=True, timeout=120
+    )
+    said = done.stdout.splitlines()
+    assert len(said) == 2
+    assert all("larger than the system allows at the stage 'Exporting'" in line for line in said), said
+
+
 @pytest.mark.parametrize(
     "error",
     [
