@@ -298,6 +298,10 @@ def test_the_sample_in_python_writes_the_recorded_texts_with_onnxruntime_and_tok
     done = run()
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.startswith(f"{len(table['texts'])} of {len(table['texts'])}")
+    asked = [*command, str(sample), str(folder), "word " * 300]
+    done = subprocess.run(asked, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: the text has ")  # and no traceback
     table["texts"][0]["tokens"][0] += 1
     golden.write_text(json.dumps(table))
     assert run().returncode == 1
