@@ -64,7 +64,7 @@ def run(
 
     A model that writes text prints it as it comes; others print their label, tags, span, words or vector.
     """
-    from converter.package.answer import open_for_answers
+    from converter.package.answer import open_for_answers, text_to_ask
 
     values = (max_new_tokens, beams, temperature, top_k, top_p, seed)
     given: dict[str, Any] = {n: v for n, v in zip(OF_WRITERS, values, strict=True) if v is not None}
@@ -74,6 +74,8 @@ def run(
     given |= {"sample": True, "beams": 1} if sample else {"sample": False} if beams else {}
     if system is not None and not chat:
         raise UsageError("it is part of a chat", where="--system", hint="add --chat")
+    for flag, value in (("--pair", pair), ("--system", system)):
+        text_to_ask(value or "", flag)
     texts = _texts(text, file)
     folder = _only_package(package)
     terminal = session.terminal
@@ -122,16 +124,19 @@ def _ask(session: Session, opened: "Opened", text: str, asked: _Asked) -> dict[s
 
 
 def _texts(text: str | None, file: Path | None) -> list[str]:
-    from converter.package.answer import read_texts_to_ask, texts_to_ask
+    from converter.package.answer import read_texts_to_ask, text_to_ask, texts_to_ask
 
     if text is not None and file is not None:
         raise UsageError("give a text or --file, not both", where="--file")
     if text is not None:
-        return [text]
+        return [text_to_ask(text, "TEXT")]
     if file is None:
         if sys.stdin is None or sys.stdin.isatty():
             raise UsageError("there is no text", hint='plm-export run PACKAGE "Good morning", or --file FILE')
-        return texts_to_ask(sys.stdin.read(), "stdin")
+        try:
+            return texts_to_ask(sys.stdin.read(), "stdin")
+        except UnicodeDecodeError:
+            raise UsageError("it is not text in UTF-8", where="stdin") from None
     return read_texts_to_ask(file)
 
 

@@ -315,10 +315,10 @@ def _header_hint(columns: list[str]) -> str:
     if len(columns) == 1 and any(mark in columns[0] for mark in ";\t|,"):
         return "wrong separator? a .csv file uses commas, a .tsv file tabs"
     if any(" " in name or name.lstrip("-").isdecimal() for name in columns):
-        return "is the header missing? add a first line such as sentence and label"
+        return "is the header missing? add a first line such as sentence and label (source and target for a translator)"
     return (
-        "wanted such as sentence (or text) and label, or sentence1, sentence2 and score; "
-        "--columns text=NAME,label=NAME says which column is what"
+        "wanted such as sentence (or text) and label, sentence1, sentence2 and score, or source and target for a model "
+        "that writes; --columns text=NAME,label=NAME says which column is what"
     )
 
 

@@ -92,10 +92,13 @@ class GenerationSettings:
         # The last token is never fed back, so it needs no position.
         held = wanted if self.context is None else min(wanted, prompt - longest + self.context + 1)
         if held <= prompt:
-            limit = self.context if self.context is not None and longest > self.context else self.max_length
+            full = self.context is not None and longest > self.context
+            limit = self.context if full else self.max_length
             raise UsageError(
                 f"the text has {longest} tokens, which leaves no room for an answer within {limit}",
-                hint="shorten the text, or allow a longer answer with max_new_tokens",
+                hint="shorten the text: the model has no more positions"
+                if full
+                else "shorten the text, or allow a longer answer with max_new_tokens",
             )
         return held
 

@@ -134,7 +134,8 @@ def max_length(module: "torch.nn.Module", tokenizer: Any, sentence: "SentenceFol
     found = [int(tokenizer.model_max_length)] if tokenizer.model_max_length < UNBOUNDED else []
     if sentence is not None and sentence.max_seq_length is not None:
         found = [sentence.max_seq_length]  # sets the tokenizer's limit, even where that was less
-    positions = getattr(config, "max_position_embeddings", None)
+    named = (getattr(config, name, None) for name in ("max_position_embeddings", "max_seq_len"))  # the other is MPT's
+    positions = next((n for n in named if n), None)
     if positions and positions > 0:
         found.append(int(positions) - _unused_positions(module))
     return max(4, min(found, default=512))

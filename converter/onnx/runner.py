@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from converter.bounds.watch import STOPPED_AT_LIMITS
-from converter.errors import PackageDamaged
+from converter.errors import PackageDamaged, StageFailed
 from converter.target import GraphInfo, Runner, TensorInfo
 
 if TYPE_CHECKING:
@@ -89,6 +89,10 @@ def open_lean_session(path: Path, *, packed: bool = False) -> Any:
     """Return a session on a file of this tool that leaves the weights in the file: slower to run, light on memory.
 
     `packed`: as fast as any other, the weights of products packed in memory; only loading them takes less.
+
+    Raises:
+        StageFailed: the file has an operator, or a number format of one, that ONNX Runtime has no kernel for.
+
     """
     import onnxruntime as ort
 
@@ -103,6 +107,12 @@ def open_lean_session(path: Path, *, packed: bool = False) -> Any:
         options.enable_cpu_mem_arena = False
     try:
         return ort.InferenceSession(str(view), options, providers=[CPU])
+    except Exception as error:
+        raise StageFailed(
+            f"ONNX Runtime cannot open what was exported ({_first_line(error)})",
+            where=path.name,
+            hint="the model computes something that ONNX Runtime cannot: another target may take it",
+        ) from error
     finally:
         view.unlink()
 

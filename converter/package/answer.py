@@ -155,7 +155,7 @@ def read_texts_to_ask(path: Path) -> list[str]:
 
     """
     try:
-        read = read_bounded(path, LARGEST).decode("utf-8-sig")  # some editors begin a file with a mark
+        read = read_bounded(path, LARGEST).decode()
     except FileNotFoundError:
         raise UsageError("there is no such file", where=str(path)) from None
     except UnicodeDecodeError:
@@ -165,10 +165,24 @@ def read_texts_to_ask(path: Path) -> list[str]:
     return texts_to_ask(read, str(path))
 
 
+def text_to_ask(text: str, where: str) -> str:
+    """Return a text without the mark that some editors begin files with.
+
+    Raises:
+        UsageError: it holds bytes that are no text in UTF-8, as Python takes them from a terminal.
+
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise UsageError("it is not text in UTF-8", where=where) from None
+    return text.removeprefix("\ufeff")
+
+
 def texts_to_ask(read: str, where: str) -> list[str]:
     """Return the lines that are not blank; `UsageError` where there are none."""
     # Not `splitlines`: a text may hold a line separator of Unicode, or a form feed.
-    lines = [line for line in read.replace("\r\n", "\n").split("\n") if line.strip()]
+    lines = [line for line in text_to_ask(read, where).replace("\r\n", "\n").split("\n") if line.strip()]
     if not lines:
         raise UsageError("there is no text in it", where=where)
     return lines

@@ -298,6 +298,10 @@ def test_the_sample_in_python_writes_the_recorded_texts_with_onnxruntime_and_tok
     done = run()
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.startswith(f"{len(table['texts'])} of {len(table['texts'])}")
+    asked = [*command, str(sample), str(folder), "word " * 300]
+    done = subprocess.run(asked, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: the text has ")  # and no traceback
     table["texts"][0]["tokens"][0] += 1
     golden.write_text(json.dumps(table))
     assert run().returncode == 1
@@ -437,7 +441,7 @@ def test_run_takes_a_file_and_answers_in_json(
     [
         (["--max-new-tokens", "0", "a"], "max_new_tokens is 0"),
         (["--pair", "b", "a"], "reads one text"),
-        (["word " * 200], "leaves no room for an answer"),
+        (["word " * 200], "the model has no more positions"),
         (["word " * 200, "--chat"], "leaves no room for an answer"),
         (["a", "--system", "b"], "add --chat"),
         (["a", "--language", "de"], "cannot be asked for 'de'"),
@@ -445,6 +449,8 @@ def test_run_takes_a_file_and_answers_in_json(
         (["--temperature", "2", "a"], "nothing is drawn"),
         (["a", "--file", "b.txt"], "not both"),
         (["--file", "nowhere.txt"], "no such file"),
+        (["half a \udcff"], "TEXT: it is not text in UTF-8"),
+        (["a", "--chat", "--system", "\udcff"], "--system: it is not text in UTF-8"),
     ],
 )
 def test_run_refuses_what_cannot_be_written(

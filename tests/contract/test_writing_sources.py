@@ -189,6 +189,17 @@ def test_a_generation_config_is_followed_as_generate_follows_it(
     assert owner_agrees(source) > 3
 
 
+def test_positions_are_found_under_the_name_that_mpt_has_for_them(copied: Callable[[str], Path]) -> None:
+    """It fails on any text that is longer."""
+    import transformers
+
+    made = copied("gpt2")
+    size = json.loads((made / "config.json").read_text())["vocab_size"]
+    config = transformers.MptConfig(vocab_size=size, d_model=32, n_layers=1, n_heads=4, max_seq_len=48)
+    transformers.MptForCausalLM(config).save_pretrained(made)
+    assert load_source(str(made)).max_length == 48
+
+
 # What is missing, or does not fit
 
 

@@ -112,3 +112,14 @@ def test_a_model_passes_through_without_being_held(tmp_path: Path) -> None:
     command = [sys.executable, "-c", MEASURE, str(tmp_path / "a.onnx"), str(tmp_path / "b.onnx")]
     done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=Path(__file__).parents[2])
     assert json.loads(done.stdout) < 64 * 2**20
+
+
+def test_what_the_runtime_has_no_kernel_for_is_told_as_such(tmp_path: Path) -> None:
+    """PyTorch exports Falcon's ALiBi in bfloat16, which ONNX Runtime cannot multiply on a CPU."""
+    given = [helper.make_tensor_value_info(n, TensorProto.BFLOAT16, ["n"]) for n in ("x", "y")]
+    node = helper.make_node("Mul", ["x", "x"], ["y"])
+    graph = helper.make_graph([node], "g", given[:1], given[1:])
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10), tmp_path / "a.onnx")
+    with pytest.raises(StageFailed, match="ONNX Runtime cannot open what was exported"):
+        open_lean_session(tmp_path / "a.onnx")
+    assert [p.name for p in tmp_path.iterdir()] == ["a.onnx"]
