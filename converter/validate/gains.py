@@ -26,6 +26,9 @@ SAME_SIGN = 0.9
 LIKE, CERTAIN = 0.5, 4.0
 """Correlation, of logarithms, under which a vector is none that has the gain's numbers in their places; and how many of
 its standard errors above that a true one's must be expected, for it to tell."""
+VARIES, NEAR = 0.04, 0.005
+"""How much factors of rows vary, in the logarithm, that a gain was divided by: `block_fit.LEAST_SPREAD` is more. And how
+near the gain then is, beside `ERRORS` of theirs."""
 _NORMAL = 1.4826
 """Of a normal distribution: the standard deviation over the median distance from the median."""
 
@@ -35,16 +38,19 @@ def lost_gains(
     shipped: "Sequence[NDArray[np.float32]]",
     blocks: "Sequence[Block]",
     before: "Sequence[NDArray[np.float32]]",
+    *,
+    left_alone: bool = False,
 ) -> Iterator[Lost]:
     """Yield the gains of the source that the float file `before` has, and the shipped vectors have not.
 
     `blocks` are the matrices of the shipped file, whose factors of rows may take back what a gain was divided by.
+    `left_alone`: but for such factors, the precision changes no gain.
     """
     for name, gain in gains.items():
         if len(gain) < LEAST:
             continue
         kept = [v for v in before if len(v) == len(gain)]
-        base = next((b for b in _bases(gain) if kept and _is_kept(b, kept)), None)
+        base = next((b for b in _bases(gain) if _is_kept(b, kept)), None)
         if base is None:
             continue
         of_size = [v for v in shipped if len(v) == len(gain)], [b for b in blocks if len(b.rows) == len(gain)]
@@ -53,6 +59,8 @@ def lost_gains(
             yield Lost(f"the gain {name}", f"the nearest differs in its numbers by {off:.2g} times what is allowed")
         elif (alike := _alike(base, *of_size)) < LIKE:
             yield Lost(f"the gain {name}", f"the numbers of the nearest have other places (correlation {alike:.2f})")
+        elif left_alone and not (_is_kept(base, of_size[0]) or _is_divided(base, *of_size)):
+            yield Lost(f"the gain {name}", "no vector has its numbers, nor has them divided by factors of rows")
 
 
 def divisors(
@@ -65,7 +73,7 @@ def divisors(
     for gain in gains.values():
         for base in _bases(gain):
             of_size = [v for v in shipped if len(v) == len(base)]
-            if of_size and not _is_kept(base, of_size):
+            if not _is_kept(base, of_size):
                 yield from (base / v for v in changed if len(v) == len(base) and (v != 0).all())
 
 
@@ -94,8 +102,23 @@ def _nearest(gain: "NDArray[np.float32]", shipped: "Sequence[NDArray[np.float32]
     return best
 
 
-def _is_kept(base: "NDArray[np.float32]", before: "Sequence[NDArray[np.float32]]") -> bool:
-    return float(_spread(np.stack(before) / base).min()) <= EXACT
+def _is_kept(base: "NDArray[np.float32]", vectors: "Sequence[NDArray[np.float32]]") -> bool:
+    return bool(vectors) and float(_spread(np.stack(vectors) / base).min()) <= EXACT
+
+
+def _is_divided(
+    base: "NDArray[np.float32]", shipped: "Sequence[NDArray[np.float32]]", blocks: "Sequence[Block]"
+) -> bool:
+    """Tell whether a vector is a gain divided by the factors of a matrix's rows; yes, where these are hardly known."""
+    for block in blocks:
+        error = float(np.median(block.spread / np.maximum(np.abs(block.rows), 1e-12)))
+        if 2 * error > VARIES:
+            return True
+        if _spread(block.rows[None])[0] >= VARIES:
+            off = _spread(np.stack(shipped) * block.rows / base)
+            if float(off.min()) <= ERRORS * error + NEAR:
+                return True
+    return False
 
 
 def _alike(base: "NDArray[np.float32]", shipped: "Sequence[NDArray[np.float32]]", blocks: "Sequence[Block]") -> float:

@@ -77,15 +77,16 @@ def check_weights(
     chosen = list(likely_tables(found.rows, tables))
     chosen += [one for one in wrong_copies(found.copies, tables) if one not in chosen]
     stray = list(strays(matched.blocks, found.vectors, list(gains.values())))
+    left = left_alone or found.in_blocks
     float_vectors = [s for s in before if s.kind == "vector"]
     lost_ones = [
         *lost_vectors(
             found.vectors,
             float_vectors,
-            left_alone=left_alone or found.in_blocks,
+            left_alone=left,
             factors=() if left_alone else _factors(matched.blocks),
         ),
-        *lost_gains(gains, found.vectors, matched.blocks, [s.values for s in float_vectors]),
+        *lost_gains(gains, found.vectors, matched.blocks, [s.values for s in float_vectors], left_alone=left),
     ]
     facts = {
         "tables": {f.source: f.rows for f in chosen},

@@ -98,6 +98,20 @@ def test_where_factors_are_known_less_well_than_a_gain_varies_nothing_is_said_of
     assert not list(lost_gains({"norm": gain}, [np.roll(gain, 1)], blocks, [gain]))
 
 
+def test_a_gain_that_hardly_varies_is_where_it_was_or_divided_by_factors_that_do() -> None:
+    random = np.random.default_rng(6)
+    gain = (1 + 0.004 * random.standard_normal(256)).astype(np.float32)
+    other = (1 + 0.004 * random.standard_normal(256)).astype(np.float32)
+    weight = random.standard_normal((256, 1024)).astype(np.float32)
+    factors = np.exp(0.1 * random.standard_normal(256)).astype(np.float32)
+    for by in (np.ones(256, np.float32), factors):
+        blocks = match_products([quantized_in_blocks(weight * by[:, None])], {"w": weight}).blocks
+
+        for shipped, lost in (([gain / by], False), ([np.roll(gain, 1)], True), ([], True)):
+            found = lost_gains({"norm": gain}, [other, *shipped], blocks, [gain, other], left_alone=True)
+            assert any(found) is lost
+
+
 def quantized_in_blocks(values: np.ndarray) -> Stored:
     """As int4 with a scale for each 16 inputs of a column holds them."""
     parts = values.reshape(-1, 16, values.shape[1])
