@@ -27,8 +27,8 @@ LIKE, CERTAIN = 0.5, 4.0
 """Correlation, of logarithms, under which a vector is none that has the gain's numbers in their places; and how many of
 its standard errors above that a true one's must be expected, for it to tell."""
 VARIES, NEAR = 0.04, 0.005
-"""How much factors of rows vary, in the logarithm, that a gain was divided by: `block_fit.LEAST_SPREAD` is more. And how
-near the gain then is, beside `ERRORS` of theirs."""
+"""How much factors of rows vary, in the logarithm, that a gain was divided by: `block_fit.LEAST_SPREAD` is more. And
+how near the gain then is, beside `ERRORS` of theirs."""
 _NORMAL = 1.4826
 """Of a normal distribution: the standard deviation over the median distance from the median."""
 
