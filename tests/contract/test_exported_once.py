@@ -94,7 +94,8 @@ def test_what_jax_wrote_once_makes_the_file_that_it_makes(exporters: Shared) -> 
     module = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.GELU(), torch.nn.LayerNorm(8)).eval()
     for once in (True, True, False):
         exporters.on, asked.on = False, once
-        made.append(litert_torch.convert(module, (torch.ones(1, 4),)).model_content())
+        converter = litert_torch.Converter().signature("serving", module, (torch.ones(1, 4),))
+        made.append(converter.convert().model_content())
         n_written.add(len(asked.written))
     assert len(n_written) == 1
     assert min(n_written) > 0
