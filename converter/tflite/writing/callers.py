@@ -111,10 +111,13 @@ class CompiledSignatures:
         for tensor, values in given.items():
             inputs[tensor].write(values)
         if name not in self._gives:
-            self._gives[name] = {n: _room(*gives[n]) for n in gives if n not in inputs}
+            self._gives[name] = {n: _room(*gives[n]) for n in gives if n not in self._sides[DECODE][0]}
         rooms = self._gives[name]
-        self._model.run_by_name(name, inputs, {n: rooms[n][1] if n in rooms else inputs[n] for n in gives})
-        return {n: values for n, (values, _) in rooms.items()}
+        outputs = {n: rooms[n][1] if n in rooms else self._buffer(DECODE, n) for n in gives}
+        self._model.run_by_name(name, inputs, outputs)
+        # Cross keys lie where they are read already; a copy of them goes with their text.
+        cross = {n: self.get(n) for n in gives if n not in inputs and n not in rooms}
+        return {n: values for n, (values, _) in rooms.items()} | cross
 
     def _buffer(self, signature: str, name: str) -> Any:
         if (signature, name) not in self._buffers:

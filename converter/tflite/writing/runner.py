@@ -103,7 +103,8 @@ class FixedCacheRunner(Runner):
         made = self._call(f"{ENCODE}{length}", {TOKENS: given[0], SOURCE_MASK: given[1]})
         states = np.zeros((len(ids), made[STATES].shape[2]), dtype=np.float32)
         states[:real] = made[STATES][0, :real]
-        self._remember(states[:real], {name: made[name].copy() for name in self._cross})
+        self._remember(states[:real], {name: made[name] for name in self._cross})
+        self._lying = {}  # others may lie there
         return {"last_hidden_state": states}
 
     def _decode(self, feed: "Mapping[str, NDArray[Any]]", row: int) -> "Tensors":
