@@ -96,7 +96,7 @@ class GenerationSettings:
             limit = self.context if full else self.max_length
             raise UsageError(
                 f"the text has {longest} tokens, which leaves no room for an answer within {limit}",
-                hint="shorten the text: the model has no more positions"
+                hint="shorten the text: the model, or the cache of its file, has no more positions"
                 if full
                 else "shorten the text, or allow a longer answer with max_new_tokens",
             )

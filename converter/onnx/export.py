@@ -110,11 +110,14 @@ def export_graph(given: TorchModel, opset: int = OPSET) -> "ir.Model":
 
 
 def first_cause(error: BaseException) -> str:
+    """Return what began it, on one line: with the next line where the first one only announces it."""
     seen = {id(error)}
     while error.__cause__ is not None and id(error.__cause__) not in seen:
         error = error.__cause__
         seen.add(id(error))
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    announced = lines[0].endswith(":") or "For more information" in lines[0]
+    return " ".join(lines[: 2 if announced else 1])[:300]
 
 
 @contextlib.contextmanager

@@ -441,7 +441,7 @@ def test_run_takes_a_file_and_answers_in_json(
     [
         (["--max-new-tokens", "0", "a"], "max_new_tokens is 0"),
         (["--pair", "b", "a"], "reads one text"),
-        (["word " * 200], "the model has no more positions"),
+        (["word " * 200], "has no more positions"),
         (["word " * 200, "--chat"], "leaves no room for an answer"),
         (["a", "--system", "b"], "add --chat"),
         (["a", "--language", "de"], "cannot be asked for 'de'"),

@@ -93,3 +93,13 @@ def _assert_tells_nothing(made: OnnxModel) -> None:
 
 def _graph(made: OnnxModel) -> Any:
     return onnx.load(str(made.files[MODEL])).graph
+
+
+def test_a_cause_that_is_only_announced_on_its_first_line_is_told_with_the_next() -> None:
+    from converter.onnx.export import first_cause
+
+    error = RuntimeError("outer")
+    error.__cause__ = ValueError("The following inconsistencies were found:\n\n  - the axis is 96\n  - more")
+    assert first_cause(error) == "The following inconsistencies were found: - the axis is 96"
+    assert first_cause(ValueError("one line.\nanother")) == "one line."
+    assert first_cause(ValueError()) == "ValueError"
