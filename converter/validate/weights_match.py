@@ -29,6 +29,9 @@ MOST_COLUMNS = 4096
 """That are fitted at a time, and that tell what rows were multiplied by: an output layer has tens of thousands."""
 MOST_ALIKE = 2
 """Blocks of which none can be told to be the wrong one."""
+HALF_STEP = 0.5 / 8
+"""Weights of one value, as those of a codebook, are all rounded the same way, by at most half a step: that a factor may
+be off by that, eight times its standard error is as much (`factors.SIGMAS`)."""
 LEAST_STEP = 0.05
 """Of a block, in parts of the largest of its column."""
 BYTE = 8
@@ -150,8 +153,19 @@ def _fitted(one: "Stored", at: int, name: str, weight: "NDArray[np.float32]") ->
     columns, errors = (np.concatenate([getattr(f, side) for f in fits]) for side in ("columns", "errors"))
     lost, power = sum(f.lost for f in fits) / weight.size, sum((f.power for f in fits), np.zeros(len(weight)))
     spread = np.sqrt(lost / np.maximum(power, 1e-30)).astype(np.float32)
+    if one.bits == BYTE:
+        spread = np.maximum(spread, HALF_STEP / _in_steps(found, weight, columns))
     kept = found if one.bits < BYTE else None
     return Block(name, one.name, one.bits, at, rows, columns, errors, spread, one.block, kept)
+
+
+def _in_steps(
+    found: "NDArray[np.float32]", weight: "NDArray[np.float32]", columns: "NDArray[np.float32]"
+) -> "NDArray[np.float32]":
+    """Return how large the weights of each row are, in steps of int8."""
+    steps = np.maximum(np.abs(found).max(axis=0), 1e-30) / (2 ** (BYTE - 1) - 1)
+    squared = np.square(weight) @ np.square(columns / steps) / weight.shape[1]
+    return np.asarray(np.sqrt(np.maximum(squared, 1e-12)), dtype=np.float32)
 
 
 def _row_factors(found: "NDArray[np.float32]", weight: "NDArray[np.float32]") -> "NDArray[np.float32]":

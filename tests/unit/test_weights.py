@@ -140,6 +140,20 @@ def test_a_row_that_rounds_to_zero_is_no_fault_and_one_that_is_zeroed_is() -> No
     assert (found.side, found.index) == ("row", 7)
 
 
+@pytest.mark.parametrize("size", [0.4, 0.7, 1.3])
+def test_a_row_of_equal_weights_that_are_all_rounded_the_same_way_is_no_fault(size: float) -> None:
+    weight = SOURCE["query"].copy()
+    steps = np.abs(weight).max(axis=0) / 127
+    weight[20] = size * steps
+    blocks = match_products([stored(rounded(weight))], {"query": weight}).blocks
+    assert not list(strays(blocks, [], []))
+    weight[20] = 40 * steps
+    zeroed = rounded(weight)
+    zeroed[20] = 0
+    (found,) = strays(match_products([stored(zeroed)], {"query": weight}).blocks, [], [])
+    assert (found.side, found.index) == ("row", 20)
+
+
 def test_a_table_in_few_bits_rounds_answers_too() -> None:
     """A file whose products all stay in float was held to the noise of float."""
     files = [Stored("words", "table", rounded(TABLE.T).T, 8), stored(SOURCE["query"], 32)]
