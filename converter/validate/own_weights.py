@@ -63,17 +63,33 @@ class OwnWeights:
         """Return the matrices without factors, by module; `random` shakes those that are known by fitting alone."""
         there = [b for b in self.blocks if b.values is not None]
         rows = [_taken_for(b.rows, _error(b), self.divided) for b in there]
-        back = [np.asarray(1 / found, dtype=np.float32) for found, _ in rows]
+        back = [np.asarray(1 / found.values, dtype=np.float32) for found in rows]
         made = {}
-        for block, (by_row, row_fitted) in zip(there, rows, strict=True):
+        for block, by_row in zip(there, rows, strict=True):
             # As much is known of a factor as there are weights that tell it.
             error = _error(block) * float(np.sqrt(len(block.columns) / len(block.rows)))
-            by_column, column_fitted = _taken_for(block.columns, error, back)
-            factors = _shaken(by_row, row_fitted * _error(block), random)[:, None]
-            factors = factors * _shaken(by_column, column_fitted * error, random)
+            by_column = _taken_for(block.columns, error, back)
+            number = by_row.number * by_column.number
+            factors = by_row.shaken(_error(block), random)[:, None] * by_column.shaken(error, random)
+            factors = factors * (1 if abs(number - 1) <= ONE else number)
             assert block.values is not None
             made[block.source] = np.asarray(block.values / factors, dtype=np.float32)
         return made
+
+
+@dataclass(frozen=True)
+class _Factors:
+    """What fitted factors were taken for: `values` times a `number`."""
+
+    values: "NDArray[np.float32]"
+    number: float
+    fitted: bool = False
+    """They are known by fitting alone."""
+
+    def shaken(self, error: float, random: "np.random.Generator | None") -> "NDArray[np.float32]":
+        if random is None or not self.fitted:
+            return self.values
+        return np.asarray(self.values * (1 + error * random.standard_normal(len(self.values))), dtype=np.float32)
 
 
 def modules_of(model: "TorchModel") -> "Iterator[tuple[str, Any]]":
@@ -90,20 +106,10 @@ def _error(block: "Block") -> float:
     return float(np.median(block.spread / np.maximum(np.abs(block.rows), 1e-12)))
 
 
-def _shaken(
-    factors: "NDArray[np.float32]", error: float, random: "np.random.Generator | None"
-) -> "NDArray[np.float32]":
-    if random is None:
-        return factors
-    return np.asarray(factors * (1 + error * random.standard_normal(len(factors))), dtype=np.float32)
+def _taken_for(found: "NDArray[np.float32]", error: float, known: "Sequence[NDArray[np.float32]]") -> _Factors:
+    """Return what fitted factors were: all alike, or one of `known` times a number, whichever is nearest.
 
-
-def _taken_for(
-    found: "NDArray[np.float32]", error: float, known: "Sequence[NDArray[np.float32]]"
-) -> "tuple[NDArray[np.float32], bool]":
-    """Return what fitted factors were, and whether they are known by fitting alone.
-
-    They are all alike, or one of `known` times a number, whichever is nearest: if that is as near as fitting is exact.
+    If none is as near as fitting is exact, they are what was fitted.
     """
     safe = np.where(np.abs(found) > 1e-12, found, np.float32(1))
     candidates = np.stack([np.ones_like(safe), *(k for k in known if len(k) == len(safe))])
@@ -113,7 +119,5 @@ def _taken_for(
     off = np.median(np.abs(logs), axis=1)
     best = int(off.argmin())
     if off[best] > ERRORS * error + ROOM:
-        return safe, True
-    middle = float(middles[best, 0])
-    alike_one = best == 0 and abs(middle - 1) <= ONE
-    return np.asarray(candidates[best] * (1 if alike_one else middle), dtype=np.float32), False
+        return _Factors(safe, 1.0, fitted=True)
+    return _Factors(candidates[best], float(middles[best, 0]))
