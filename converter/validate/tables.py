@@ -53,17 +53,26 @@ def compared_rows(one: "Stored", source: "Mapping[str, NDArray[np.float32]]") ->
                 yield TableFound(name, one.name, tuple((wrong + first).tolist()), rows)
 
 
-def likely_tables(found: "Sequence[TableFound]", source: "Mapping[str, NDArray[np.float32]]") -> Iterator[TableFound]:
-    """Return, for each table of the source, the stored one that is it: with the fewest wrong rows."""
+def likely_tables(
+    stored: "Sequence[Sequence[TableFound]]", source: "Mapping[str, NDArray[np.float32]]"
+) -> Iterator[TableFound]:
+    """Return, for each table of the source, the stored one that is it: with the fewest wrong rows.
+
+    `stored` are what each of them was compared with.
+    """
+    found = [f for own in stored for f in own]
     for name, wanted in source.items():
         own = [f for f in found if f.source == name]
         likely = min(own, key=lambda f: len(f.wrong) / max(1, f.rows), default=None)
         same_size = [f for f in own if f.rows == len(wanted)]
         if likely is not None and len(likely.wrong) <= SHARE * likely.rows:
             yield likely
-        elif same_size:
+        elif len(same_size) >= sum(other.shape == wanted.shape for other in source.values()):
             yield min(same_size, key=lambda f: len(f.wrong))
+        elif spare := [f for one in stored for f in one if f in same_size and all(o.wrong for o in one)]:
+            yield min(spare, key=lambda f: len(f.wrong))
         else:
+            # The exporter may have computed what is looked up, as that of positions that are always the same.
             yield TableFound(name, None)
 
 

@@ -72,9 +72,9 @@ def check_weights(
     tables, products, gains = parts.tables, parts.products, parts.gains
     found = _found(_read_apart(stored) if model.size_bytes > LARGE_BYTES else stored, tables, products, seen)
     matched = found.matched
-    if not (tables or products or gains) or not (found.rows or matched.blocks or matched.unknown or found.vectors):
+    if not (tables or products or gains) or not (found.copies or matched.blocks or matched.unknown or found.vectors):
         return Compared([], {})
-    chosen = list(likely_tables(found.rows, tables))
+    chosen = list(likely_tables(found.copies, tables))
     chosen += [one for one in wrong_copies(found.copies, tables) if one not in chosen]
     stray = list(strays(matched.blocks, found.vectors, list(gains.values())))
     left = left_alone or found.in_blocks
@@ -122,7 +122,7 @@ def wrong_layers(model: "TorchModel", stored: Iterable[Stored], probe: Probe) ->
     there = {b.source for b in blocks}
     missing = {n for n, w in products.items() if n not in there and max(unknown, default=0) >= w.shape[1]}
     off = {b.source for b in blocks if not float(np.max(b.errors)) <= LIMIT}
-    off |= {t.source for t in likely_tables(found.rows, tables) if t.wrong}
+    off |= {t.source for t in likely_tables(found.copies, tables) if t.wrong}
     order = [*tables, *products]
     return list(dict.fromkeys(name for kind in (missing, off) for name in order if name in kind))
 
@@ -141,10 +141,6 @@ class _Found:
     """All matrices are stored in blocks, each with a scale."""
     tables: "Mapping[str, NDArray[np.float32]]"
     """Those of the source as they are stored, where that is in fewer than 8 bits."""
-
-    @property
-    def rows(self) -> "list[TableFound]":
-        return [f for own in self.copies for f in own]
 
 
 def _read_apart(stored: Iterable[Stored]) -> Iterator[Stored]:

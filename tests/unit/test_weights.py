@@ -12,7 +12,7 @@ from converter.reference import encode_probes
 from converter.validate.factors import strays
 from converter.validate.gains import lost_gains
 from converter.validate.stored import Stored
-from converter.validate.tables import TableFound, compared_rows, likely_tables
+from converter.validate.tables import TableFound, compared_rows, likely_tables, wrong_copies
 from converter.validate.vectors import lost_vectors
 from converter.validate.weights import _found, wrong_layers
 from converter.validate.weights_match import Matched, known, match_product
@@ -39,7 +39,7 @@ def match_products(files: list[Stored], source: dict[str, np.ndarray]) -> Matche
 
 
 def match_tables(files: list[Stored], source: dict[str, np.ndarray]) -> list[TableFound]:
-    return list(likely_tables([f for one in files for f in compared_rows(one, source)], source))
+    return list(likely_tables([list(compared_rows(one, source)) for one in files], source))
 
 
 def test_matrices_are_found_side_by_side_and_rounding_is_no_fault() -> None:
@@ -253,6 +253,24 @@ def test_a_table_of_that_size_with_other_rows_is_a_fault_and_none_is_said_to_be_
     assert len(found.wrong) == 80
     (found,) = match_tables([Stored("t", "table", TABLE[:, :8], 8)], {"words": TABLE})
     assert found.stored is None
+
+
+def test_a_table_that_the_exporter_computed_is_not_taken_for_another_one() -> None:
+    """LongT5's encoder has a table of relative positions that are always the same, its decoder one that is read."""
+    both = {"encoder": RANDOM.standard_normal((32, 8)).astype(np.float32), "decoder": TABLE[:32, :8].copy()}
+    found = {f.source: f for f in match_tables([Stored("t", "table", both["decoder"], 32)], both)}
+    assert found["decoder"].wrong == ()
+    assert found["encoder"].stored is None
+    twice = [Stored(name, "table", both["decoder"], 32) for name in ("t", "u")]
+    assert {f.source: len(f.wrong) for f in match_tables(twice, both)} == {"encoder": 32, "decoder": 0}
+
+
+def test_the_same_table_in_two_graphs_must_be_right_in_both() -> None:
+    doubled = [Stored("t", "table", TABLE.copy(), 32), Stored("t", "table", 2 * TABLE, 32)]
+    stored_ones = [list(compared_rows(one, {"words": TABLE})) for one in doubled]
+    assert [len(f.wrong) for f in likely_tables(stored_ones, {"words": TABLE})] == [0]
+    assert [len(f.wrong) for f in wrong_copies(stored_ones, {"words": TABLE})] == [80]
+    assert not list(wrong_copies(stored_ones[:1], {"words": TABLE}))
 
 
 def test_a_bias_is_looked_for_whole_and_in_parts_and_may_be_corrected() -> None:
