@@ -71,7 +71,7 @@ def check_rounding(
             same=_same(bundle, source, reference) or None,
             asked=proof.asked,
             in_blocks=in_blocks and source.cache is not None,
-            own=own,
+            own=own if source.cache is not None else None,
         )
         found, facts = [*found, *noise], facts | told
     return Compared(found, facts)

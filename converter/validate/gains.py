@@ -53,7 +53,8 @@ def lost_gains(
         base = next((b for b in _bases(gain) if _is_kept(b, kept)), None)
         if base is None:
             continue
-        of_size = [v for v in shipped if len(v) == len(gain)], [b for b in blocks if len(b.rows) == len(gain)]
+        finite = [v for v in shipped if len(v) == len(gain) and np.isfinite(v).all()]
+        of_size = finite, [b for b in blocks if len(b.rows) == len(gain)]
         off = _nearest(gain, *of_size) if _spread(gain[None])[0] > ROOM else 0.0
         if off > 1:
             yield Lost(f"the gain {name}", f"the nearest differs in its numbers by {off:.2g} times what is allowed")
@@ -64,17 +65,21 @@ def lost_gains(
 
 
 def divisors(
-    gains: "Mapping[str, NDArray[np.float32]]", shipped: "Sequence[NDArray[np.float32]]"
+    gains: "Mapping[str, NDArray[np.float32]]",
+    shipped: "Sequence[NDArray[np.float32]]",
+    before: "Sequence[NDArray[np.float32]]",
 ) -> "Iterator[NDArray[np.float32]]":
-    """Yield what gains of the source may have been divided by to become vectors of the file, where none has them."""
-    changed = [
-        v for v in shipped if not any(_is_kept(b, [v]) for g in gains.values() for b in _bases(g) if len(b) == len(v))
-    ]
+    """Yield what gains of the source may have been divided by to become vectors of the file, where none has them.
+
+    Vectors of the float file `before` that are as they were are no divided gains.
+    """
+    known = {v.tobytes() for v in before}
+    changed = [v for v in shipped if v.tobytes() not in known and np.isfinite(v).all() and (v != 0).all()]
     for gain in gains.values():
         for base in _bases(gain):
             of_size = [v for v in shipped if len(v) == len(base)]
             if not _is_kept(base, of_size):
-                yield from (base / v for v in changed if len(v) == len(base) and (v != 0).all())
+                yield from (base / v for v in changed if len(v) == len(base))
 
 
 def _bases(gain: "NDArray[np.float32]") -> "list[NDArray[np.float32]]":
@@ -109,8 +114,8 @@ def _is_kept(base: "NDArray[np.float32]", vectors: "Sequence[NDArray[np.float32]
 def _is_divided(
     base: "NDArray[np.float32]", shipped: "Sequence[NDArray[np.float32]]", blocks: "Sequence[Block]"
 ) -> bool:
-    """Tell whether a vector is a gain divided by the factors of a matrix's rows; yes, where these are hardly known."""
-    for block in blocks:
+    """Tell whether a vector is a gain divided by a matrix's factors of rows; true where those are hardly known."""
+    for block in blocks if shipped else ():
         error = float(np.median(block.spread / np.maximum(np.abs(block.rows), 1e-12)))
         if 2 * error > VARIES:
             return True

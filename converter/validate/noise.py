@@ -109,6 +109,8 @@ def check_noise(
 
 def _beside_own(model: "TorchModel", mine: Sequence[Judged], own: OwnWeights) -> Check:
     """Compare the package with the model that has its weights: what is left is the rounding of inputs."""
+    if own.missing:
+        return Check(OWN, Status.NOT_RUN, detail=own.missing)
     probes = [Probe(j.example, j.encoding) for j in mine]
     with own.within(model):
         wanted = _answers(model, probes)
@@ -195,7 +197,7 @@ def rounded_inputs(model: "TorchModel", bits: int) -> "Iterator[None]":
     """Round what the linear layers of `model` read, by token, as long as the context lasts."""
 
     def round_input(_: "torch.nn.Module", given: "tuple[torch.Tensor, ...]") -> "tuple[torch.Tensor, ...]":
-        return (round_to(given[0], bits, -1), *given[1:])
+        return (round_to(given[0], bits, -1), *given[1:]) if given else given
 
     hooks = [m.register_forward_pre_hook(round_input) for m in linear_layers(model)]
     try:

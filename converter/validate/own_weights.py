@@ -5,7 +5,7 @@ the file's own weights, brought back to float, and a package of it differs by wh
 """
 
 import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from converter.artifact import TorchModel
-    from converter.validate.weights_match import Block
+    from converter.validate.weights_match import Block, Matched
 
 
 @dataclass(frozen=True)
@@ -32,6 +32,8 @@ class OwnWeights:
     tables: "Mapping[str, NDArray[np.float32]]"
     divided: "Sequence[NDArray[np.float32]]" = ()
     """What gains of normalizations may have been divided by, which the rows behind them were multiplied by."""
+    missing: str = ""
+    """Why the model cannot be given all of them: what is not found is rounded in the file and not in the model."""
 
     @contextlib.contextmanager
     def within(self, model: "TorchModel", *, shaken: bool = False) -> "Iterator[None]":
@@ -75,6 +77,28 @@ class OwnWeights:
             assert block.values is not None
             made[block.source] = np.asarray(block.values / factors, dtype=np.float32)
         return made
+
+
+def own_weights(
+    matched: "Matched",
+    tables: "Mapping[str, Sequence[NDArray[np.float32]]]",
+    lost_tables: int,
+    products: "Collection[str]",
+    divided: "Sequence[NDArray[np.float32]]",
+) -> OwnWeights:
+    """Return what a file stores of the model whose matrices are called `products`.
+
+    `tables` are the stored ones by table of the model; `lost_tables` in few bits are none of it.
+    """
+    found: dict[str, Block] = {}
+    twice = [b.source for b in matched.blocks if found.setdefault(b.source, b) is not b]
+    several = [name for name, ones in tables.items() if any(not np.array_equal(ones[0], one) for one in ones[1:])]
+    missing = ""
+    if matched.unknown or lost_tables or found.keys() != set(products):
+        missing = "the file holds weights in few bits that are not known to be the model's"
+    elif twice or several:
+        missing = f"the file holds {(twice + several)[0]} twice, rounded in two ways"
+    return OwnWeights(list(found.values()), {name: ones[0] for name, ones in tables.items()}, divided, missing)
 
 
 @dataclass(frozen=True)

@@ -79,7 +79,7 @@ def likely_tables(
 def wrong_copies(
     stored: "Iterable[Sequence[TableFound]]", source: "Mapping[str, NDArray[np.float32]]"
 ) -> Iterator[TableFound]:
-    """Yield stored tables that are like one of the source, and right as none: a file may hold the same one twice.
+    """Yield stored tables that are like one of the source, and equal none of them: a file may hold the same one twice.
 
     `stored` are what each of them was compared with.
     """

@@ -15,7 +15,7 @@ from converter.resources import LARGE_BYTES, release_memory, release_read
 from converter.validate.checks import Check, Status
 from converter.validate.factors import Stray, strays
 from converter.validate.gains import divisors, lost_gains
-from converter.validate.own_weights import OwnWeights, modules_of
+from converter.validate.own_weights import OwnWeights, modules_of, own_weights
 from converter.validate.stored import Stored, digest_of
 from converter.validate.tables import SHARE, TableFound, compared_rows, likely_tables, wrong_copies
 from converter.validate.vectors import Lost, lost_vectors
@@ -70,7 +70,8 @@ def check_weights(
     """
     seen = {} if seen is None else seen
     tables, products, gains = parts.tables, parts.products, parts.gains
-    found = _found(_read_apart(stored) if model.size_bytes > LARGE_BYTES else stored, tables, products, seen)
+    large = model.size_bytes > LARGE_BYTES
+    found = _found(_read_apart(stored) if large else stored, tables, products, seen, keep=not large)
     matched = found.matched
     if not (tables or products or gains) or not (found.copies or matched.blocks or matched.unknown or found.vectors):
         return Compared([], {})
@@ -98,8 +99,10 @@ def check_weights(
     }
     checks = [_tables_check(model, chosen), _products_check(matched, products, stray, lost_ones)]
     own = None
-    if found.in_blocks and found.bits < BYTE:
-        own = OwnWeights(matched.blocks, found.tables, list(divisors(gains, found.vectors)))
+    if found.in_blocks and found.bits < BYTE and not large:
+        known_before = [s.values for s in float_vectors]
+        divided = list(divisors(gains, found.vectors, known_before))
+        own = own_weights(matched, found.tables, found.lost_tables, products.keys(), divided)
     return Compared(checks, {WEIGHTS: facts}, own)
 
 
@@ -138,9 +141,11 @@ class _Found:
     bits: int
     """Of the matrix or table with the fewest."""
     in_blocks: bool
-    """All matrices are stored in blocks, each with a scale."""
-    tables: "Mapping[str, NDArray[np.float32]]"
-    """Those of the source as they are stored, where that is in fewer than 8 bits."""
+    """All matrices of whole numbers are stored in blocks, each with a scale."""
+    tables: "Mapping[str, Sequence[NDArray[np.float32]]]"
+    """Those of the source as they are stored, once or more."""
+    lost_tables: int
+    """Tables in fewer than 8 bits that are none of the source."""
 
 
 def _read_apart(stored: Iterable[Stored]) -> Iterator[Stored]:
@@ -160,10 +165,15 @@ def _found(
     tables: "Mapping[str, NDArray[np.float32]]",
     products: "Mapping[str, NDArray[np.float32]]",
     seen: "dict[bytes, tuple[list[Block], int]]",
+    *,
+    keep: bool = False,
 ) -> _Found:
-    """Compare what is stored, one by one; `seen` has what matrices of other files were found to be."""
+    """Compare what is stored, one by one; `seen` has what matrices of other files were found to be.
+
+    `keep`: with the values of what is in blocks of few bits.
+    """
     copies, blocks, unknown, vectors = list[list[TableFound]](), list[Block](), list[tuple[str, int]](), []
-    rounded: dict[str, NDArray[np.float32]] = {}
+    rounded, lost_tables = dict[str, list[NDArray[np.float32]]](), 0
     bits, recognized, in_blocks = 32, known(products), set[bool]()
     for one in stored:
         if one.kind != "vector":
@@ -171,20 +181,25 @@ def _found(
         match one.kind:
             case "table":
                 copies.append(list(compared_rows(one, tables)))
-                if one.bits < BYTE:
-                    alike = [f.source for f in copies[-1] if len(f.wrong) <= SHARE * f.rows]
-                    rounded |= {n: one.values for n in alike if one.values.shape == tables[n].shape}
+                alike = [f.source for f in copies[-1] if len(f.wrong) <= SHARE * f.rows]
+                whole = [name for name in alike if one.values.shape == tables[name].shape]
+                lost_tables += not whole and one.bits < BYTE
+                for name in whole if keep else ():
+                    rounded.setdefault(name, []).append(one.values)
             case "product":
-                in_blocks.add(one.block > 0)
+                if one.bits <= BYTE:
+                    in_blocks.add(one.block > 0)
                 key = digest_of(one)
                 if key not in seen:
-                    seen[key] = match_product(one, recognized)
+                    seen[key] = match_product(one, recognized, keep=keep)
                 found, lost = seen[key]
                 blocks += found
                 unknown += [(one.name, lost)] if lost else []
             case "vector" | "bias":
                 vectors.append(one.values)
-    return _Found(copies, Matched(tuple(blocks), tuple(unknown)), vectors, bits, in_blocks == {True}, rounded)
+    return _Found(
+        copies, Matched(tuple(blocks), tuple(unknown)), vectors, bits, in_blocks == {True}, rounded, lost_tables
+    )
 
 
 def parts_of(model: "TorchModel", probes: Sequence[Probe]) -> Parts:

@@ -6,7 +6,7 @@ are told apart by the signs of their weights, whatever the file calls them.
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -30,8 +30,8 @@ MOST_COLUMNS = 4096
 MOST_ALIKE = 2
 """Blocks of which none can be told to be the wrong one."""
 HALF_STEP = 0.5 / 8
-"""Weights of one value, as those of a codebook, are all rounded the same way, by at most half a step: that a factor may
-be off by that, eight times its standard error is as much (`factors.SIGMAS`)."""
+"""Weights of one value, as those of a codebook, are all rounded the same way, by at most half a step: eight standard
+errors of a factor (`factors.SIGMAS`) are at least as much."""
 LEAST_STEP = 0.05
 """Of a block, in parts of the largest of its column."""
 BYTE = 8
@@ -104,17 +104,19 @@ def known(source: "Mapping[str, NDArray[np.float32]]") -> dict[str, Known]:
     return {name: Known.of(weight) for name, weight in source.items() if weight.size}
 
 
-def match_product(one: "Stored", source: "Mapping[str, Known]") -> tuple[list[Block], int]:
+def match_product(one: "Stored", source: "Mapping[str, Known]", *, keep: bool = True) -> tuple[list[Block], int]:
     """Find the matrices of the source that lie side by side in a stored one.
 
-    Returns them, and how many columns are none of the source.
+    Returns them, and how many columns are none of the source. `keep`: with their values, where these are in blocks of
+    fewer than 8 bits: all of them together are the model once more.
     """
     blocks: list[Block] = []
     width, at, lost = one.values.shape[1], 0, 0
     while at < width:
         name = _source_at(one.values, at, source)
         if name is not None:
-            blocks.append(_fitted(one, at, name, source[name].weight))
+            block = _fitted(one, at, name, source[name].weight)
+            blocks.append(block if keep else replace(block, values=None))
             at += source[name].weight.shape[1]
         elif lost >= SAMPLE:
             return blocks, lost + width - at
@@ -153,18 +155,19 @@ def _fitted(one: "Stored", at: int, name: str, weight: "NDArray[np.float32]") ->
     columns, errors = (np.concatenate([getattr(f, side) for f in fits]) for side in ("columns", "errors"))
     lost, power = sum(f.lost for f in fits) / weight.size, sum((f.power for f in fits), np.zeros(len(weight)))
     spread = np.sqrt(lost / np.maximum(power, 1e-30)).astype(np.float32)
-    if one.bits == BYTE:
-        spread = np.maximum(spread, HALF_STEP / _in_steps(found, weight, columns))
-    kept = found if one.bits < BYTE else None
+    if one.bits == BYTE or one.block:
+        spread = np.maximum(spread, HALF_STEP / _in_steps(one, found, weight * columns))
+    kept = found if one.block and one.bits < BYTE else None
     return Block(name, one.name, one.bits, at, rows, columns, errors, spread, one.block, kept)
 
 
-def _in_steps(
-    found: "NDArray[np.float32]", weight: "NDArray[np.float32]", columns: "NDArray[np.float32]"
-) -> "NDArray[np.float32]":
-    """Return how large the weights of each row are, in steps of int8."""
-    steps = np.maximum(np.abs(found).max(axis=0), 1e-30) / (2 ** (BYTE - 1) - 1)
-    squared = np.square(weight) @ np.square(columns / steps) / weight.shape[1]
+def _in_steps(one: "Stored", found: "NDArray[np.float32]", made: "NDArray[np.float32]") -> "NDArray[np.float32]":
+    """Return how large the weights of each row are, in steps of the file's whole numbers."""
+    largest = 2 ** (one.bits - 1) - 1
+    steps = np.maximum(np.abs(found).max(axis=0, keepdims=True), 1e-30) / largest
+    if one.block:
+        steps = np.repeat(np.maximum(_block_steps(found, one), 1e-30), one.block, axis=0)[: len(made)]
+    squared = np.square(made / steps).mean(axis=1)
     return np.asarray(np.sqrt(np.maximum(squared, 1e-12)), dtype=np.float32)
 
 

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from converter.validate.own_weights import OwnWeights
+from converter.validate.own_weights import OwnWeights, own_weights
 from converter.validate.stored import Stored
-from converter.validate.weights_match import Block, known, match_product
+from converter.validate.weights_match import Block, Matched, known, match_product
 from tests.unit.test_weights import quantized_in_blocks
 
 RANDOM = np.random.default_rng(3)
@@ -72,6 +72,25 @@ def test_the_model_gets_its_weights_back_shared_ones_too() -> None:
         Model.module.table(torch.tensor([1000]))
     assert Model.module.down.weight is before
     assert Model.module.table.weight is before
+
+
+def test_where_not_all_is_found_or_found_twice_in_two_ways_nothing_is_compared() -> None:
+    blocks = blocks_of((stored(UP), "up", UP), (stored(DOWN), "down", DOWN))
+    other = blocks_of((stored(UP * 1.01), "up", UP))
+    table = np.zeros((4, 4), np.float32)
+
+    def missing(found: list[Block], unknown: int = 0, tables: tuple[np.ndarray, ...] = (table,), lost: int = 0) -> bool:
+        matched = Matched(tuple(found), (("w", unknown),) if unknown else ())
+        return bool(own_weights(matched, {"words": tables}, lost, ["up", "down"], []).missing)
+
+    assert not missing(blocks)
+    assert not missing([*blocks, blocks[0]]), "two graphs may hold the same"
+    assert not missing(blocks, tables=(table, table.copy()))
+    assert missing(blocks, unknown=3)
+    assert missing(blocks, lost=1)
+    assert missing(blocks[:1])
+    assert missing([*blocks, *other])
+    assert missing(blocks, tables=(table, table + 1))
 
 
 def test_factors_known_by_fitting_alone_are_shaken_and_others_are_not() -> None:
