@@ -173,7 +173,8 @@ def _found(
     `keep`: with the values of what is in blocks of few bits.
     """
     copies, blocks, unknown, vectors = list[list[TableFound]](), list[Block](), list[tuple[str, int]](), []
-    rounded, lost_tables = dict[str, list[NDArray[np.float32]]](), 0
+    rounded: dict[str, list[NDArray[np.float32]]] = {}
+    lost_tables = 0
     bits, recognized, in_blocks = 32, known(products), set[bool]()
     for one in stored:
         if one.kind != "vector":
