@@ -26,9 +26,9 @@ SAME_SIGN = 0.9
 LIKE, CERTAIN = 0.5, 4.0
 """Correlation, of logarithms, under which a vector is none that has the gain's numbers in their places; and how many of
 its standard errors above that a true one's must be expected, for it to tell."""
-VARIES, NEAR = 0.04, 0.005
-"""How much factors of rows vary, in the logarithm, that a gain was divided by: `block_fit.LEAST_SPREAD` is more. And
-how near the gain then is, beside `ERRORS` of theirs."""
+ALONG, UNSURE = 0.5, 0.12
+"""Slope of fitted factors of rows on what a gain was divided by, should it have been: 1 then, else 0. And the standard
+error of it from which nothing is said."""
 _NORMAL = 1.4826
 """Of a normal distribution: the standard deviation over the median distance from the median."""
 
@@ -60,7 +60,7 @@ def lost_gains(
             yield Lost(f"the gain {name}", f"the nearest differs in its numbers by {off:.2g} times what is allowed")
         elif (alike := _alike(base, *of_size)) < LIKE:
             yield Lost(f"the gain {name}", f"the numbers of the nearest have other places (correlation {alike:.2f})")
-        elif left_alone and not (_is_kept(base, of_size[0]) or _is_divided(base, *of_size)):
+        elif left_alone and not _is_kept(base, finite) and not _is_divided(base, _changed(finite, before), of_size[1]):
             yield Lost(f"the gain {name}", "no vector has its numbers, nor has them divided by factors of rows")
 
 
@@ -73,13 +73,20 @@ def divisors(
 
     Vectors of the float file `before` that are as they were are no divided gains.
     """
-    known = {v.tobytes() for v in before}
-    changed = [v for v in shipped if v.tobytes() not in known and np.isfinite(v).all() and (v != 0).all()]
+    changed = _changed(shipped, before)
     for gain in gains.values():
         for base in _bases(gain):
             of_size = [v for v in shipped if len(v) == len(base)]
             if not _is_kept(base, of_size):
                 yield from (base / v for v in changed if len(v) == len(base))
+
+
+def _changed(
+    shipped: "Sequence[NDArray[np.float32]]", before: "Sequence[NDArray[np.float32]]"
+) -> "list[NDArray[np.float32]]":
+    """Return the vectors that `before` has not: none of a divided gain's numbers is 0 or infinite."""
+    known = {v.tobytes() for v in before}
+    return [v for v in shipped if v.tobytes() not in known and np.isfinite(v).all() and (v != 0).all()]
 
 
 def _bases(gain: "NDArray[np.float32]") -> "list[NDArray[np.float32]]":
@@ -112,18 +119,29 @@ def _is_kept(base: "NDArray[np.float32]", vectors: "Sequence[NDArray[np.float32]
 
 
 def _is_divided(
-    base: "NDArray[np.float32]", shipped: "Sequence[NDArray[np.float32]]", blocks: "Sequence[Block]"
+    base: "NDArray[np.float32]", changed: "Sequence[NDArray[np.float32]]", blocks: "Sequence[Block]"
 ) -> bool:
-    """Tell whether a vector is a gain divided by a matrix's factors of rows; true where those are hardly known."""
-    for block in blocks if shipped else ():
-        error = float(np.median(block.spread / np.maximum(np.abs(block.rows), 1e-12)))
-        if 2 * error > VARIES:
-            return True
-        if _spread(block.rows[None])[0] >= VARIES:
-            off = _spread(np.stack(shipped) * block.rows / base)
-            if float(off.min()) <= ERRORS * error + NEAR:
+    """Tell whether one of `changed` is a gain divided by a matrix's factors of rows; true where that cannot be told."""
+    for vector in changed:
+        by = _logs(base / vector)
+        for block in blocks:
+            error, known = _known_rows(block)
+            given, found = (logs[known] - logs[known].mean() for logs in (by, _logs(block.rows)))
+            rms = float(np.sqrt(np.mean(np.square(error[known]))))
+            near = np.std(found - given) <= ERRORS * rms
+            power = max(float(given @ given), 1e-30)
+            if near and (rms > UNSURE * np.sqrt(power) or given @ found >= ALONG * power):
                 return True
     return False
+
+
+def _known_rows(block: "Block") -> "tuple[NDArray[np.float32], NDArray[np.int64]]":
+    """Return the standard errors of factors of rows, over the factor, and the rows whose factor is known.
+
+    That of a row of small weights is not: all of them round to few numbers.
+    """
+    error = block.spread / np.maximum(np.abs(block.rows), 1e-12)
+    return error, np.flatnonzero(error <= ERRORS * np.median(error))
 
 
 def _alike(base: "NDArray[np.float32]", shipped: "Sequence[NDArray[np.float32]]", blocks: "Sequence[Block]") -> float:
@@ -135,9 +153,7 @@ def _alike(base: "NDArray[np.float32]", shipped: "Sequence[NDArray[np.float32]]"
     for block in blocks:
         if best >= LIKE:
             break
-        error = block.spread / np.maximum(np.abs(block.rows), 1e-12)
-        # The factor of a row of small weights is not known: all of them round to few numbers.
-        known = np.flatnonzero(error <= ERRORS * np.median(error))
+        error, known = _known_rows(block)
         variation = wanted[known].std()
         expected = variation / max(np.hypot(variation, np.sqrt(np.mean(np.square(error[known])))), EXACT)
         if expected - CERTAIN * (1 - expected**2) / np.sqrt(len(known)) < LIKE:

@@ -185,7 +185,7 @@ def test_words_that_no_text_has_cannot_have_each_others_ids(good: Good, tmp_path
 
     sealed_again(good, exchange, tmp_path / "package")
     failed = {c.name: c.detail for c in judged(good, tmp_path / "package").checks if c.status is Status.FAIL}
-    assert words[0] in failed["tokenizer"]
+    assert any(repr(word) in failed["tokenizer"] for word in words)
     assert "the source's has" in failed["tokenizer"]
     with pytest.raises(PackageDamaged, match="vocabulary is"):
         verify_package(tmp_path / "package")

@@ -31,9 +31,6 @@ Method = Literal["rtn", "awq", "gptq", "awq-gptq"]
 SEARCH_ROWS = 512
 LEAST_ROWS = 16
 """With fewer tokens than this nothing is learned from them."""
-LEAST_SPREAD = 0.05
-"""Of input scales, in the logarithm: those that are more alike gain next to nothing, and cannot be told from none in
-the shipped file (`validate.gains.VARIES`)."""
 SEEN_OUTPUTS = 1024
 """Of a product, by which it is told what rounding costs."""
 TABLE_BITS = 8
@@ -158,17 +155,11 @@ def _scale_inputs(
                 weights = [p.rows() for p in group]
                 block = rules.block_of(weights[0].shape[1])
                 factors, ratio = search_input_scales(seen, weights, rules.bits, block)
-                if ratio < 1 and _spread_of(factors) >= LEAST_SPREAD:
+                if ratio < 1:
                     fold_input_scales(made.model.graph, group, factors)
                     rows.divided[str(group[0].given.name)] = factors
                     made.scaled[group[0].name] = round(ratio, 4)
             ticker.advance()
-
-
-def _spread_of(factors: "NDArray[np.float32]") -> float:
-    """Return the standard deviation of the logarithms, as their distances from the median tell it."""
-    logs = np.log(factors)
-    return 1.4826 * float(np.median(np.abs(logs - np.median(logs))))
 
 
 def _round(made: FittedGraph, rows: _Rows, rules: BlockRules, ctx: "Context") -> None:
