@@ -83,6 +83,8 @@ class Graphs:
         # Weights on disk come and go with the layer that runs, and states of layers may be collected in the module.
         if torch.get_num_threads() > 1 or self.model.offloaded or self.model.leaves_early:
             return False
+        if turns_by_length(self.model.module):
+            return False
         wide = bool(names_along(self.model.task.outputs, VOCABULARY))
         return not wide and self.model.size_bytes <= LARGE_BYTES
 
@@ -91,6 +93,14 @@ class Graphs:
         with torch.inference_mode():
             made = self.graphs[graph](**{name: torch.from_numpy(rows) for name, rows in feed.items()})
         return {name: value.numpy() for name, value in made.items()}
+
+
+def turns_by_length(module: torch.nn.Module) -> bool:
+    """Tell whether a rotary embedding writes the frequencies for the length of the text that is read into itself."""
+    # One kind for all layers, or one for each kind of layer.
+    found = (getattr(part, "rope_type", None) for part in module.modules())
+    kinds = (kind for one in found for kind in (one.values() if isinstance(one, Mapping) else (one,)))
+    return any(isinstance(kind, str) and ("dynamic" in kind or kind == "longrope") for kind in kinds)
 
 
 def decides_at_end(module: torch.nn.Module) -> bool:

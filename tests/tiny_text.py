@@ -277,7 +277,8 @@ def save_causal(folder: Any, family: str = "gpt2") -> Any:
     core.decoder = decoders.ByteLevel()
     letters = pre_tokenizers.ByteLevel.alphabet()
     core.train_from_iterator(
-        SENTENCES, trainers.BpeTrainer(vocab_size=400, special_tokens=[end], initial_alphabet=letters)
+        SENTENCES,
+        trainers.BpeTrainer(vocab_size=400, special_tokens=[end], initial_alphabet=letters, show_progress=False),
     )
     tokenizer = transformers.PreTrainedTokenizerFast(tokenizer_object=core, bos_token=end, eos_token=end)
     folder.mkdir(parents=True, exist_ok=True)
@@ -325,7 +326,9 @@ def save_t5(folder: Any) -> Any:
     core: Any = Tokenizer(models.BPE())
     core.pre_tokenizer, core.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
     letters = pre_tokenizers.ByteLevel.alphabet()
-    trainer = trainers.BpeTrainer(vocab_size=400, special_tokens=["<pad>", "</s>"], initial_alphabet=letters)
+    trainer = trainers.BpeTrainer(
+        vocab_size=400, special_tokens=["<pad>", "</s>"], initial_alphabet=letters, show_progress=False
+    )
     core.train_from_iterator(SENTENCES, trainer)
     core.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
     tokenizer = transformers.PreTrainedTokenizerFast(tokenizer_object=core, eos_token="</s>", pad_token="<pad>")

@@ -1,6 +1,7 @@
 """The command line: parse, run, and turn every way to end into one line and one exit code."""
 
 import contextlib
+import errno
 import os
 import signal
 import sys
@@ -161,6 +162,10 @@ def as_deliberate(error: BaseException) -> ExportError | None:
     if isinstance(error, (PermissionError, IsADirectoryError, NotADirectoryError)):
         return UsageError(
             os.strerror(error.errno or 0), where=str(error.filename or ""), hint="check the path and its permissions"
+        )
+    if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
+        return UsageError(
+            "no file or folder can have so long a name", where=f"{str(error.filename)[:60]}…", hint="check the path"
         )
     return None
 

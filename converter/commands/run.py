@@ -74,8 +74,8 @@ def run(
     given |= {"sample": True, "beams": 1} if sample else {"sample": False} if beams else {}
     if system is not None and not chat:
         raise UsageError("it is part of a chat", where="--system", hint="add --chat")
-    for flag, value in (("--pair", pair), ("--system", system)):
-        text_to_ask(value or "", flag)
+    pair = None if pair is None else text_to_ask(pair, "--pair")
+    system = None if system is None else text_to_ask(system, "--system")
     texts = _texts(text, file)
     folder = _only_package(package)
     terminal = session.terminal

@@ -118,7 +118,7 @@ def _chat_template(source: TorchModel) -> dict[str, Any]:
 
 
 def _round_trip_difference(source: TorchModel, folder: Path) -> str | None:
-    """Return the first text whose ids differ when the tokenizer is loaded from `folder`; None where all agree."""
+    """Return a token or text whose ids differ when the tokenizer is loaded from `folder`; None where all agree."""
     import transformers
 
     try:
@@ -127,6 +127,10 @@ def _round_trip_difference(source: TorchModel, folder: Path) -> str | None:
         return f"({error})"
     if loaded.pad_token_id != source.tokenizer.pad_token_id:
         return str(loaded.pad_token)
+    # A class may add the special tokens of its family, with ids that the model's table does not have.
+    others = set(loaded.get_vocab().items()) ^ set(source.tokenizer.get_vocab().items())
+    if others:
+        return min(others)[0]
     words = tuple(source.task.labels) + tuple(source.tokenizer.all_special_tokens)
     for text, pair in (*ROUND_TRIP, *((w, None) for w in words)):
         wanted, found = (_ids(t, text, pair, source.input_names) for t in (source.tokenizer, loaded))

@@ -1,5 +1,6 @@
 """A folder or Hub id to the local folder of a model."""
 
+import errno
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -14,7 +15,7 @@ MODULE_ROW = ("idx", "name", "path", "type", "kwargs")
 def locate(model: str, revision: str | None) -> tuple[Path, str | None]:
     """Return the local folder, and the commit where it came from the Hub."""
     path = Path(model).expanduser()
-    if path.is_dir():
+    if _is_dir(path):
         if revision is not None:
             raise UsageError("--revision is for Hub ids; this is a local folder", where=model)
         return path.resolve(), None
@@ -30,10 +31,27 @@ def check_local(model: str) -> None:
 
     """
     path = Path(model).expanduser()
-    looks_local = path.is_absolute() or model.startswith((".", "~")) or model.count("/") != 1 or path.is_file()
-    if looks_local and not path.is_dir():
+    looks_local = path.is_absolute() or model.startswith((".", "~")) or model.count("/") != 1
+    there = _is_dir(path)  # before it is looked for as a file: no name is too long then
+    if not there and (looks_local or path.is_file()):
         detail = "is a file, wanted the model's folder" if path.is_file() else "no such folder"
         raise SourceError(detail, where=model, hint="give a folder with config.json and model.safetensors, or a Hub id")
+
+
+def _is_dir(path: Path) -> bool:
+    """Tell whether a folder is there.
+
+    Raises:
+        SourceError: no folder can have that name.
+
+    """
+    try:
+        return path.is_dir()
+    except OSError as error:
+        if error.errno != errno.ENAMETOOLONG:
+            raise
+        detail = f"no such folder ({error.strerror})"
+        raise SourceError(detail, where=f"{str(path)[:60]}…", hint="give a folder, or a Hub id") from None
 
 
 def _from_hub(model: str, revision: str | None) -> tuple[Path, str | None]:

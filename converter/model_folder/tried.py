@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from converter.artifact import TorchModel
 
 LONGEST_TRIED = 8192
+MOST_KEPT = 1 << 16
+"""Values of one output that are kept to compare: logits of a large vocabulary would take gigabytes."""
 SAME = 1e-3
 """Part of the largest value that two answers to one text may differ by: float32 rounds by less."""
 
@@ -42,12 +44,14 @@ def try_texts(source: "TorchModel", longest: int | None = None) -> None:
 
 
 def _answered(source: "TorchModel", made: Mapping[str, list[int]]) -> "dict[str, torch.Tensor]":
+    """Return the values of each output, evenly spread over it where there are many."""
     import torch
 
     try:
         with torch.inference_mode():
             found = source.graphs()[MODEL](**{name: torch.tensor([made[name]]) for name in source.input_names})
-            return {name: value.clone() for name, value in found.items()}
+            # Cloned: a part of a tensor would hold all of it.
+            return {name: v.flatten()[:: -(-v.numel() // MOST_KEPT) or 1].clone() for name, v in found.items()}
     except Exception as error:  # noqa: BLE001 - models raise what they like
         said = {"length": len(made["input_ids"]), "detail": first_line(error)}
         raise refusal("not-run", source.folder, said) from None

@@ -21,6 +21,7 @@ EXACT = 1e-6
 """What an output may change on the machine class that sealed it, over its range: measured is 0."""
 CLIENT = "genai_config.json"
 IDS_OF = "ids of text"
+VOCABULARY_OF = "vocabulary"
 DEFAULTS = ("model_max_length", "padding_side", "truncation_side", "pad_token_id", "pad_token_type_id")
 
 
@@ -45,7 +46,7 @@ def defaults_of(folder: Path, tokenizer: Any, task: "Task") -> Mapping[str, Any]
         found |= {f"{name} of tokenizer.json": table.get(name) for name in ("truncation", "padding")}
     if names and listed.is_file():
         names["labels.txt"] = listed.read_text(encoding="utf-8").split("\n")[:-1]
-    found |= {"vocabulary": _digest(tokenizer.get_vocab())}
+    found |= {VOCABULARY_OF: _digest(tokenizer.get_vocab())}
     return found | names | _writing(folder, tokenizer, task) | _ids_of_builtin_text(tokenizer)
 
 

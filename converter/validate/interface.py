@@ -146,9 +146,10 @@ def _other_words(found: "Mapping[str, int]", wanted: "Mapping[str, int]") -> str
     """Say in what a vocabulary is another one; nothing where it is not. Most words stand in no text that is tried."""
     if found == wanted:
         return ""
-    word = next((w for w in wanted if found.get(w) != wanted[w]), None)
+    # The first by id: a tokenizer names its words in another order each time.
+    word = min((w for w in wanted if found.get(w) != wanted[w]), key=lambda w: wanted[w], default=None)
     if word is None:
-        more = next(w for w in found if w not in wanted)
+        more = min((w for w in found if w not in wanted), key=lambda w: found[w])
         return f"the shipped tokenizer knows {shorten(more)!r}, which the source's does not"
     known = f"has the id {found[word]}" if word in found else "is missing"
     return f"{shorten(word)!r} {known} in the shipped tokenizer; the source's has {wanted[word]}"

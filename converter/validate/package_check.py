@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from converter.errors import RuntimeMissing
@@ -73,7 +72,7 @@ def evaluate_package(
         # Neither needs the other, and nothing is timed meanwhile.
         parts = None if large else parts_of(bundle.source, reference.probes)
         with made_beside(partial(compare_weights, target, bundle, reference, steps, parts), later=large) as weights:
-            made, answers = _judge(target, bundle.folder, runner, shown, reference, limits, proof)
+            made, answers = _judge(target, bundle, runner, shown, reference, limits, proof)
             release_memory(cycles=large)
             used = check_as_used(bundle, shown, reference, runner, answers, proof, weights)
             found_weights = weights()
@@ -105,7 +104,7 @@ def unjudged(checks: Sequence[Check], reference: Reference, facts: dict[str, Any
 
 def _judge(
     target: "Target",
-    folder: Path,
+    bundle: "Bundle",
     runner: "Runner",
     source: "TorchModel",
     reference: Reference,
@@ -114,14 +113,15 @@ def _judge(
 ) -> tuple[Evaluation, Comparison]:
     """Judge what the package answers, by itself, beside other texts, and where it writes on its own."""
     title = f"Proving {target.name}"
-    shipped = None if source.cache is None else shipped_task(source, folder)
+    shipped = None if source.cache is None else shipped_task(source, bundle.folder)
     made = compare_answers(source, reference, runner.run, limits, proof.progress, title, shipped)
     large = source.size_bytes > LARGE_BYTES
     release_memory(cycles=large)
     checks, facts = list(made.evaluation.checks), dict(made.evaluation.facts)
     sound = [j for i, j in enumerate(made.answers.judged) if i not in made.answers.faults]
     if sound:
-        check, variations = check_stability(source, sound, runner, reference.output_range, limits, proof.progress)
+        scales = reference.output_range
+        check, variations = check_stability(source, sound, runner, scales, limits, proof.progress, bundle.source)
         checks.append(check)
         facts["stability"] = [asdict(v) for v in variations]
         release_memory(cycles=large)

@@ -17,7 +17,7 @@ from converter.reference import feed_of, own_outputs, torch_run
 from converter.resources import made_in_threads
 from converter.scoring.relative_error import relative_error
 from converter.task import Judged
-from converter.validate.answers import run_safely
+from converter.validate.answers import RunFailed, run_safely
 from converter.validate.checks import Check, Status, within
 from converter.validate.ties import ties_of
 
@@ -65,10 +65,12 @@ def check_stability(
     output_range: "dict[str, float]",
     limits: "Limits",
     progress: "Progress",
+    packed: "TorchModel | None" = None,
 ) -> tuple[Check, list[Variation]]:
     """Feed a sample of texts again, padded and in batches, and compare with what each got alone.
 
-    What no padding and no neighbour moves at all in a few texts of all lengths is not asked of the others.
+    What no padding and no neighbour moves at all in a few texts of all lengths is not asked of the others. `packed` is
+    the model that the package was made of, if another one than `source`: its ids are those of the texts.
     """
     sample = spread(alone, SAMPLE)
     longest = min(source.max_length, runner.max_length or source.max_length)
@@ -98,22 +100,25 @@ def check_stability(
                 variations.append(_variation(name, changes, limits))
     check = _judge(variations, limits)
     if check.status is Status.FAIL and source.cache is None:
-        check = replace(check, detail=check.detail + _of_the_source(source, sample, longest, output_range))
+        check = replace(check, detail=check.detail + _of_the_model(packed or source, sample, longest, output_range))
     return check, variations
 
 
-def _of_the_source(source: "TorchModel", sample: Sequence[Judged], longest: int, scales: dict[str, float]) -> str:
-    """Say whether padding gives some texts another answer from the source itself: no precision will help then."""
-    run = torch_run(source)
-    pairs = [
-        (_run(source, rows, rows[0].encoding.length, run)[0], _run(source, rows, length, run)[0])
-        for rows, length in list(_padded(sample, (), longest))[:FIRST]
-    ]
-    other = sum(same < 1 for same, _ in _changes(source, pairs, scales))
+def _of_the_model(model: "TorchModel", sample: Sequence[Judged], longest: int, scales: dict[str, float]) -> str:
+    """Say whether padding gives some texts another answer from the model itself: no precision will help then."""
+    run = torch_run(model)
+    try:
+        pairs = [
+            (_run(model, rows, rows[0].encoding.length, run)[0], _run(model, rows, length, run)[0])
+            for rows, length in list(_padded(sample, (), longest))[:FIRST]
+        ]
+    except RunFailed:  # that the package runs, and what it answers, is not the less true
+        return ""
+    other = sum(same < 1 for same, _ in _changes(model, pairs, scales))
     if not other:
         return ""
     return (
-        f"; the source itself gives {other} of {len(pairs)} texts another answer when padded, so no precision will "
+        f"; the model in PyTorch gives {other} of {len(pairs)} texts another answer when padded, so no precision will "
         "help: where texts are asked about one at a time, --limit stability=0 accepts it"
     )
 

@@ -360,7 +360,7 @@ def test_a_chat_puts_the_message_into_the_template_that_travels_with_the_package
     from converter.commands.cli import run
 
     asked = ["--max-new-tokens", "8"]
-    assert run(["run", str(made(CAUSAL).package), "hello", "--chat", "--system", "be kind", *asked]) == 0
+    assert run(["run", str(made(CAUSAL).package), "hello", "--chat", "--system", "\ufeffbe kind", *asked]) == 0
     found = capfd.readouterr()
     assert "chat template" not in found.err
     assert run(["run", str(made(CAUSAL).package), "<system> be kind\n<user> hello\n<assistant>", *asked]) == 0

@@ -1,5 +1,6 @@
 """`plm-export run` on packages of encoders: each task answers in its own words."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -55,3 +56,16 @@ def test_a_vector_is_shown_by_its_first_numbers(tiny_sentence_transformer: Path)
     found = asked.answer("the old town")
     assert found["answer"].startswith("sentence_embedding [32]: ")
     assert len(found["sentence_embedding"]) == 32
+
+
+def test_the_mark_that_editors_begin_files_with_is_no_part_of_a_second_text(
+    plain_package: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    from converter.commands.cli import run
+
+    rows = []
+    for pair in ("the old town", "\ufeffthe old town"):
+        assert run(["run", str(plain_package), "about 4000 people", "--pair", pair, "--json"]) == 0
+        rows.append(json.loads(capfd.readouterr().out))
+    assert rows[0]["pair"] == "the old town"
+    assert rows[0] == rows[1]

@@ -14,6 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from converter.errors import SourceError
+from converter.model_folder import tried
 from converter.model_folder.causes import CAUSES
 from converter.model_folder.labels import label_line, label_of_line
 from converter.model_folder.load import load_source
@@ -280,6 +281,19 @@ def test_a_model_that_answers_by_what_it_was_asked_before_is_refused(folder: Pat
     error = refused(folder)
     assert is_of(error, "remembers")
     assert "attention_type goes from 'block_sparse' to 'original_full'" in str(error)
+
+
+def test_little_is_kept_of_answers_to_tell_whether_others_come_later(
+    folder: Path, tiny: Tiny, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Logits of a large vocabulary for a longest text are gigabytes."""
+    monkeypatch.setattr(tried, "MOST_KEPT", 64)
+    source = load_source(str(tiny("bert", "fill-mask", layers=1)))
+    (kept,) = tried._answered(source, source.tokenizer("the old town near the lake")).values()
+    assert 32 <= kept.numel() <= 64
+    assert kept.untyped_storage().nbytes() <= 64 * 4
+    big_bird(folder)
+    assert is_of(refused(folder), "remembers")
 
 
 def test_a_model_that_answers_all_texts_alike_is_read_whatever_it_remembers(folder: Path) -> None:

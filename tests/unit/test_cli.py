@@ -15,6 +15,8 @@ import converter.api
 from converter import errors
 from converter.commands import cli
 from converter.commands.terminal import Terminal
+from converter.errors import SourceError
+from converter.model_folder.locate import locate
 
 ROOT = Path(__file__).parents[2]
 Run = Callable[..., tuple[int, str, str]]
@@ -234,6 +236,23 @@ def test_an_empty_value_is_refused_and_never_read_as_a_wish(plm_export: Run, typ
     code, _, err = plm_export(*typed, "--target", "tflite", "--dry-run")
     assert code == 2
     assert "the value is empty" in err
+
+
+@pytest.mark.parametrize(
+    "typed",
+    [("m" * 300,), (f"./{'m' * 300}",), (f"org/{'m' * 300}",), ("verify", "m" * 300), ("org/m", "-o", "m" * 300)],
+    ids=["a word", "a folder", "an id", "a package", "an output"],
+)
+def test_a_name_that_no_file_can_have_is_refused_and_is_no_bug(plm_export: Run, typed: tuple[str, ...]) -> None:
+    code, _, err = plm_export(*typed, *(() if typed[0] == "verify" else ("--target", "cpu-int8", "--dry-run")))
+    assert code == 2
+    assert "so long a name" in err
+    assert len(err) < 250
+
+
+def test_a_model_whose_name_no_folder_can_have_is_refused_by_the_library_too() -> None:
+    with pytest.raises(SourceError, match="no such folder"):
+        locate(f"org/{'m' * 300}", None)
 
 
 def test_list_and_describe_name_every_target_and_method(plm_export: Run) -> None:

@@ -111,10 +111,41 @@ def test_a_source_that_is_moved_by_padding_itself_is_named(
     asked = (proof.reference.judged, TorchRunner(source, leak), proof.reference.output_range, LIMITS, SILENT)
     found, _ = check_stability(source, *asked)
     assert found.status is Status.FAIL
-    assert "source itself" not in found.detail
+    assert "no precision" not in found.detail
     monkeypatch.setattr(source.module, "forward", unmasked)
     found, _ = check_stability(source, *asked)
-    assert "the source itself gives" in found.detail
+    assert "the model in PyTorch gives" in found.detail
+
+
+def test_padding_is_tried_on_the_model_that_was_packed_as_its_ids_may_be_others(
+    model: TorchModel, tiny: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a trimmed vocabulary, say; and where it does not run, what was measured of the package stays."""
+    packed, proof = load_source(str(tiny())), proof_context(model, tmp_path)
+    forward = packed.module.forward
+
+    def flip(out: Outputs, feed: Feed) -> Outputs:
+        return {"logits": -out["logits"] if (feed["attention_mask"] == 0).any() else out["logits"]}
+
+    def leak(attention_mask: torch.Tensor, **given: Any) -> Any:
+        return forward(attention_mask=torch.ones_like(attention_mask), **given)
+
+    def fail(**given: Any) -> Any:
+        raise RuntimeError("out of rows")
+
+    (tmp_path / "package").mkdir()
+    target = torch_target(lambda: TorchRunner(model, flip))
+    bundle = target.emit(packed, packed, tmp_path / "package", Context(tmp_path))
+    monkeypatch.setattr(packed.module, "forward", leak)
+    found = check(evaluate_package(target, bundle, model, LIMITS, proof, require_device=False), "stability")
+    assert found.status is Status.FAIL
+    assert "the model in PyTorch gives" in found.detail
+    monkeypatch.setattr(packed.module, "forward", fail)
+    again, _ = check_stability(
+        model, proof.reference.judged, TorchRunner(model, flip), proof.reference.output_range, LIMITS, SILENT, packed
+    )
+    assert again.status is Status.FAIL
+    assert "no precision" not in again.detail
 
 
 @pytest.mark.parametrize(("moved", "asked"), [(1e-7, False), (1e-2, True)])
@@ -195,7 +226,21 @@ def test_another_tokenizer_in_the_folder_fails(model: TorchModel, prove: Prove) 
 
     found = check(prove(TorchRunner(model), spoil=spoil), "tokenizer")
     assert found.status is Status.FAIL
-    assert "in the shipped tokenizer; the source's has" in found.detail
+    first, other = sorted(("the", "a"), key=model.tokenizer.convert_tokens_to_ids)
+    ids = model.tokenizer.convert_tokens_to_ids([other, first])
+    assert found.detail == f"{first!r} has the id {ids[0]} in the shipped tokenizer; the source's has {ids[1]}"
+
+
+def test_a_tokenizer_of_the_same_words_that_splits_texts_otherwise_fails(model: TorchModel, prove: Prove) -> None:
+    def spoil(folder: Path) -> None:
+        for name, setting in (("tokenizer_config.json", "do_lower_case"), ("tokenizer.json", "lowercase")):
+            text = (folder / name).read_text(encoding="utf-8")
+            assert f'"{setting}": true' in text
+            (folder / name).write_text(text.replace(f'"{setting}": true', f'"{setting}": false'), encoding="utf-8")
+
+    found = check(prove(TorchRunner(model), spoil=spoil), "tokenizer")
+    assert found.status is Status.FAIL
+    assert "other input_ids" in found.detail
 
 
 def test_a_tokenizer_that_does_not_load_fails(model: TorchModel, prove: Prove) -> None:

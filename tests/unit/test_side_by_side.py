@@ -12,7 +12,7 @@ import torch
 
 from converter.artifact import TorchModel
 from converter.examples import Example
-from converter.forward import Graphs
+from converter.forward import Graphs, turns_by_length
 from converter.graphs import runs_side_by_side
 from converter.model_folder.load import load_source
 from converter.reference import encode_probes, judge, torch_run
@@ -69,6 +69,49 @@ def test_weights_on_disk_are_read_by_one_batch_at_a_time(model: TorchModel, monk
         assert runs_side_by_side(torch_run(model))
         monkeypatch.setattr(TorchModel, "offloaded", True)
         assert not runs_side_by_side(torch_run(model))
+
+
+@pytest.mark.parametrize("kind", ["dynamic", "longrope"])
+def test_texts_of_two_lengths_do_not_share_frequencies_that_follow_the_length(kind: str) -> None:
+    import transformers
+
+    factors = [1.0] * 4
+    scaled: dict[str, dict[str, Any]] = {
+        "default": {},
+        "dynamic": {"factor": 2.0},
+        "longrope": {
+            "factor": 2.0,
+            "short_factor": factors,
+            "long_factor": factors,
+            "original_max_position_embeddings": 16,
+        },
+    }
+
+    def turns(kind: str) -> bool:
+        whole = transformers.LlamaConfig(
+            vocab_size=50,
+            hidden_size=32,
+            intermediate_size=32,
+            num_hidden_layers=1,
+            num_attention_heads=4,
+            max_position_embeddings=32,
+            rope_parameters={"rope_type": kind, "rope_theta": 1e4, **scaled[kind]},
+        )
+        return turns_by_length(transformers.LlamaModel(whole))
+
+    assert turns(kind)
+    assert not turns("default")
+
+
+def test_a_model_whose_frequencies_follow_the_length_runs_one_text_at_a_time(tiny: Callable[..., Path]) -> None:
+    """ModernBERT has one kind for each kind of layer."""
+    with fixed_threads(1):
+        plain = load_source(str(tiny("modernbert", layers=1)))
+        assert runs_side_by_side(torch_run(plain))
+        rotary = plain.module.get_submodule("model.rotary_emb")
+        assert isinstance(rotary.rope_type, dict)
+        rotary.rope_type["full_attention"] = "dynamic"
+        assert not runs_side_by_side(torch_run(plain))
 
 
 def test_what_is_made_later_is_made_once() -> None:
