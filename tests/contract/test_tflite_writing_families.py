@@ -68,6 +68,32 @@ def two_ways(source: TorchModel, run: Any) -> Any:
     return np.concatenate(made)
 
 
+def test_texts_that_are_decoded_in_turn_do_not_disturb_each_other() -> None:
+    source = family_model("mt5")
+    wanted = in_turn(source, torch_graphs_run(source.module))
+    with run_in_torch(source) as runner:
+        assert np.allclose(in_turn(source, runner.run), wanted, atol=1e-4 * np.ptp(wanted))
+    first = Steps(torch_graphs_run(source.module), source.specs, batch_for(source.module, [prompts(1)[0]]))
+    first.step(np.array([[3]]))
+    wanted = copy(first).step(np.array([[7]]))
+    with run_in_torch(source) as runner:
+        first._run = runner.run  # a runner that has not seen the text, only its caches
+        assert np.allclose(first.step(np.array([[7]])), wanted, atol=1e-4 * np.ptp(wanted))
+
+
+def in_turn(source: TorchModel, run: Any) -> Any:
+    """Return the logits of two texts, of which the second is encoded in the middle of the first, each begun twice."""
+    one, other = prompts(2)
+    first = Steps(run, source.specs, batch_for(source.module, [one]))
+    again = copy(first)
+    made = [first.step(np.array([[3]]))]
+    second = Steps(run, source.specs, batch_for(source.module, [other]))
+    made += [second.step(np.array([[3]])), again.step(np.array([[2]]))]
+    for token in (7, 9):
+        made += [steps.step(np.array([[token]])) for steps in (first, second, again)]
+    return np.concatenate(made)
+
+
 @pytest.mark.parametrize("kind", ["dynamic", "longrope"])
 def test_positions_that_change_with_the_length_are_refused_beyond_it_and_right_within(kind: str) -> None:
     within, beyond = (changing(kind, learned) for learned in (40, 39))

@@ -7,7 +7,7 @@ the part of it that is filled, so that one loop drives files of every kind.
 import hashlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
@@ -39,8 +39,9 @@ if TYPE_CHECKING:
     from converter.tflite.writing.callers import Caller, Tensors
     from converter.tflite.writing.layout import Layout
 
-REMEMBERED = 64
-"""Texts whose cross keys are kept until their decoder is called."""
+Kept = TypeVar("Kept")
+WAITING, REMEMBERED = 64, 4096
+"""Texts whose cross keys are kept until their decoder is called, and texts that are encoded once more when one asks."""
 
 
 class FixedCacheRunner(Runner):
@@ -60,9 +61,12 @@ class FixedCacheRunner(Runner):
         self.shapes = {name: shape for name, (shape, _) in given.items()}
         """Of what `decode` takes, by name."""
         self.vocabulary = gives[LOGITS][0][2]
-        self._encoded: dict[bytes, Tensors] = {}
-        self._decoded: set[bytes] = set()
-        """Those of them that a decoder has had: it feeds their cross keys back, and does not ask for them again."""
+        self._waiting: dict[bytes, Tensors] = {}
+        """Cross keys of texts by their states: the file gives both in one call, callers ask for one of them."""
+        self._texts: dict[bytes, NDArray[np.int32]] = {}
+        """Tokens and mask of texts, by their states."""
+        self._decoded = b""
+        """The text whose decoder was called last without its cross keys; from then on they are fed back."""
         self._held: Tensors = {}
         """The caches behind the last call, `[heads, cache, size]`: what is fed back next begins at their beginning.
 
@@ -84,8 +88,6 @@ class FixedCacheRunner(Runner):
         """
         rows = range(len(feed["input_ids"]))
         if graph == ENCODER:
-            self._encoded = {text: made for text, made in self._encoded.items() if text not in self._decoded}
-            self._decoded.clear()
             return _stacked([self._encode(feed, row) for row in rows])
         return _stacked([self._decode(feed, row) for row in rows])
 
@@ -100,12 +102,36 @@ class FixedCacheRunner(Runner):
             )
         given = np.zeros((2, 1, length), dtype=np.int32)
         given[0, 0, :real], given[1, 0, :real] = ids[:real], 1
-        made = self._call(f"{ENCODE}{length}", {TOKENS: given[0], SOURCE_MASK: given[1]})
+        made = self._read_text(given)
         states = np.zeros((len(ids), made[STATES].shape[2]), dtype=np.float32)
         states[:real] = made[STATES][0, :real]
-        self._remember(states[:real], {name: made[name] for name in self._cross})
-        self._lying = {}  # others may lie there
+        text = _digest(states[:real])
+        _keep(self._waiting, text, {name: made[name] for name in self._cross}, WAITING)
+        _keep(self._texts, text, given, REMEMBERED)
         return {"last_hidden_state": states}
+
+    def _read_text(self, given: "NDArray[np.int32]") -> "Tensors":
+        """Call `encode` on tokens and mask `[2, 1, length]`; what was put as cross keys lies there no more."""
+        made = self._call(f"{ENCODE}{given.shape[2]}", {TOKENS: given[0], SOURCE_MASK: given[1]})
+        self._lying = {}
+        return made
+
+    def _cross_of(self, states: "NDArray[Any]") -> "Tensors":
+        """Return cross keys by the states of a text.
+
+        They are large, and fed back by whoever has them: those of the text before are dropped, and made once more
+        where a second decoder begins with it.
+        """
+        text = _digest(states)
+        if text not in self._texts:
+            raise UsageError("these encoder states were not made by this file, whose cross keys come from its encoder")
+        if text != self._decoded:
+            self._waiting.pop(self._decoded, None)
+        if text not in self._waiting:
+            made = self._read_text(self._texts[text])
+            _keep(self._waiting, text, {name: made[name] for name in self._cross}, WAITING)
+        self._decoded = text
+        return self._waiting[text]
 
     def _decode(self, feed: "Mapping[str, NDArray[Any]]", row: int) -> "Tensors":
         """Feed one row: all of it but the last tokens at once, and those that have logits one by one."""
@@ -222,14 +248,7 @@ class FixedCacheRunner(Runner):
         if feed[f"{PAST_PREFIX}0.encoder.key"].shape[2]:
             cross = self._fed_back(feed, row, seen)
         else:
-            text = _digest(np.asarray(feed["encoder_hidden_states"][row])[seen])
-            found = self._encoded.get(text)
-            if found is None:
-                raise UsageError(
-                    "these encoder states were not made by this file, whose cross keys come from its encoder"
-                )
-            cross = found
-            self._decoded.add(text)
+            cross = self._cross_of(np.asarray(feed["encoder_hidden_states"][row])[seen])
         if cross is not self._lying:
             self._call.put(cross)
             self._lying = cross
@@ -248,7 +267,7 @@ class FixedCacheRunner(Runner):
                 made[name][0, :, :, :count] = rows[:, :, seen]
             else:
                 made[name][0, :, :count] = rows[:, seen]
-        return {n: made.get(n, self._lying[n]) for n in self._cross} if made else self._lying
+        return {n: made[n] if n in made else self._lying[n] for n in self._cross} if made else self._lying
 
     def _present_cross(self, feed: "Mapping[str, NDArray[Any]]", row: int) -> "Tensors":
         if not self._is_pair:
@@ -256,12 +275,6 @@ class FixedCacheRunner(Runner):
         seen = np.asarray(feed["encoder_attention_mask"][row]) > 0
         lying = {n: v[0].transpose(0, 2, 1) if i % 2 else v[0] for i, (n, v) in enumerate(self._lying.items())}
         return _grown(lying, seen, ".encoder.")
-
-    def _remember(self, states: "NDArray[Any]", cross: "Tensors") -> None:
-        """Keep what belongs to a text by its states: the file gives both in one call, callers ask for one of them."""
-        self._encoded[_digest(states)] = cross
-        while len(self._encoded) > REMEMBERED:
-            del self._encoded[next(iter(self._encoded))]
 
 
 class WriterRunner(FixedCacheRunner):
@@ -300,6 +313,14 @@ def _grown(cache: "Tensors", real: "NDArray[np.bool_]", part: str) -> "Tensors":
 def _begins(part: "NDArray[Any]", whole: "NDArray[Any]") -> bool:
     """Tell whether an array is the very memory at the beginning of another."""
     return part.ctypes.data == whole.ctypes.data and part.strides == whole.strides
+
+
+def _keep(kept: dict[bytes, Kept], text: bytes, value: Kept, most: int) -> None:
+    """Add what belongs to a text; beyond `most`, what was added first goes."""
+    kept.pop(text, None)
+    kept[text] = value
+    while len(kept) > most:
+        del kept[next(iter(kept))]
 
 
 def _stacked(rows: "list[Tensors]") -> "Tensors":
