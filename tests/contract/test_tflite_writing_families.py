@@ -94,6 +94,51 @@ def in_turn(source: TorchModel, run: Any) -> Any:
     return np.concatenate(made)
 
 
+@pytest.mark.parametrize("interrupted", ["put", "encode"])
+def test_cross_keys_are_put_once_more_after_a_call_that_raised(
+    interrupted: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = family_model("mt5")
+    one, other = (batch_for(source.module, [p]) for p in prompts(2))
+    with run_in_torch(source) as runner:
+        first, second = (Steps(runner.run, source.specs, feed) for feed in (one, other))
+        first.step(np.array([[3]]))
+        wanted = copy(first).step(np.array([[7]]))
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            if interrupted == "put":
+                stop_behind_cross_keys(runner._call, patch)
+                second.step(np.array([[3]]))
+            else:
+                stop_behind_encoder(runner._call, patch)
+                Steps(runner.run, source.specs, other)
+        assert np.array_equal(first.step(np.array([[7]])), wanted)
+
+
+def stop_behind_cross_keys(caller: Any, patch: pytest.MonkeyPatch) -> None:
+    put = caller.put
+
+    def stopped(caches: Any) -> None:
+        put(caches)
+        if any(name.startswith("cross") for name in caches):
+            raise KeyboardInterrupt
+
+    patch.setattr(caller, "put", stopped)
+
+
+def stop_behind_encoder(caller: Any, patch: pytest.MonkeyPatch) -> None:
+    call = caller._call
+
+    def stopped(name: str, given: Any) -> Any:
+        made = call(name, given)
+        if not name.startswith("encode"):
+            return made
+        # LiteRT writes cross keys where the decoder reads them.
+        caller.put({n: v for n, v in made.items() if n.startswith("cross")})
+        raise KeyboardInterrupt
+
+    patch.setattr(caller, "_call", stopped)
+
+
 @pytest.mark.parametrize("kind", ["dynamic", "longrope"])
 def test_positions_that_change_with_the_length_are_refused_beyond_it_and_right_within(kind: str) -> None:
     within, beyond = (changing(kind, learned) for learned in (40, 39))

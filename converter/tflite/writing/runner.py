@@ -76,7 +76,7 @@ class FixedCacheRunner(Runner):
         """Positions of them that were read."""
         self._scratch: dict[tuple[int, ...], tuple[NDArray[Any], int]] = {}
         """A cache by its shape, and how much of it is not zero."""
-        self._lying: Tensors = {}
+        self._cross_in_place: Tensors = {}
         """Cross keys that were put last, in the file's shapes."""
 
     def run(self, graph: str, feed: "Mapping[str, NDArray[np.int64]]") -> "dict[str, NDArray[np.float32]]":
@@ -112,9 +112,8 @@ class FixedCacheRunner(Runner):
 
     def _read_text(self, given: "NDArray[np.int32]") -> "Tensors":
         """Call `encode` on tokens and mask `[2, 1, length]`; what was put as cross keys lies there no more."""
-        made = self._call(f"{ENCODE}{given.shape[2]}", {TOKENS: given[0], SOURCE_MASK: given[1]})
-        self._lying = {}
-        return made
+        self._cross_in_place = {}  # a call that raises may have written some
+        return self._call(f"{ENCODE}{given.shape[2]}", {TOKENS: given[0], SOURCE_MASK: given[1]})
 
     def _cross_of(self, states: "NDArray[Any]") -> "Tensors":
         """Return cross keys by the states of a text.
@@ -249,32 +248,34 @@ class FixedCacheRunner(Runner):
             cross = self._fed_back(feed, row, seen)
         else:
             cross = self._cross_of(np.asarray(feed["encoder_hidden_states"][row])[seen])
-        if cross is not self._lying:
+        if cross is not self._cross_in_place:
+            self._cross_in_place = {}
             self._call.put(cross)
-            self._lying = cross
+            self._cross_in_place = cross
         return {SOURCE_MASK: mask}
 
     def _fed_back(self, feed: "Mapping[str, NDArray[Any]]", row: int, seen: "NDArray[np.bool_]") -> "Tensors":
         """Return cross keys and values in the file's shapes, the very ones that lie there where it is they."""
-        made, count = {}, int(seen.sum())
+        made, count, in_place = {}, int(seen.sum()), self._cross_in_place
         for i, name in enumerate(self._cross):
             rows = feed[f"{PAST_PREFIX}{i // 2}.encoder.{('key', 'value')[i % 2]}"][row]
             rows = rows.transpose(0, 2, 1) if i % 2 else rows
-            if self._lying and count == len(seen) and _begins(rows, self._lying[name][0]):
+            if in_place and count == len(seen) and _begins(rows, in_place[name][0]):
                 continue
             made[name] = np.zeros(self.shapes[name], dtype=np.float32)
             if i % 2:
                 made[name][0, :, :, :count] = rows[:, :, seen]
             else:
                 made[name][0, :, :count] = rows[:, seen]
-        return {n: made[n] if n in made else self._lying[n] for n in self._cross} if made else self._lying
+        return {n: made[n] if n in made else in_place[n] for n in self._cross} if made else in_place
 
     def _present_cross(self, feed: "Mapping[str, NDArray[Any]]", row: int) -> "Tensors":
         if not self._is_pair:
             return {}
         seen = np.asarray(feed["encoder_attention_mask"][row]) > 0
-        lying = {n: v[0].transpose(0, 2, 1) if i % 2 else v[0] for i, (n, v) in enumerate(self._lying.items())}
-        return _grown(lying, seen, ".encoder.")
+        in_place = enumerate(self._cross_in_place.items())
+        cross = {name: v[0].transpose(0, 2, 1) if i % 2 else v[0] for i, (name, v) in in_place}
+        return _grown(cross, seen, ".encoder.")
 
 
 class WriterRunner(FixedCacheRunner):
