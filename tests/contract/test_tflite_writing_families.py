@@ -81,6 +81,17 @@ def test_texts_that_are_decoded_in_turn_do_not_disturb_each_other() -> None:
         assert np.allclose(first.step(np.array([[7]])), wanted, atol=1e-4 * np.ptp(wanted))
 
 
+@pytest.mark.parametrize("family", COMPARED)
+def test_a_cache_that_the_next_call_goes_on_from_cannot_be_changed(family: str) -> None:
+    source = family_model(family)
+    with run_in_torch(source) as runner:
+        steps = Steps(runner.run, source.specs, batch_for(source.module, [prompts(1)[0]]))
+        steps.step(np.array([[3]]), mask=np.ones((1, 1), dtype=np.int64))
+        for cache in steps._cache.values():
+            with pytest.raises(ValueError, match="read-only"):
+                cache[...] = 0
+
+
 def in_turn(source: TorchModel, run: Any) -> Any:
     """Return the logits of two texts, of which the second is encoded in the middle of the first, each begun twice."""
     one, other = prompts(2)

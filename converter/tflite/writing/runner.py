@@ -82,6 +82,8 @@ class FixedCacheRunner(Runner):
     def run(self, graph: str, feed: "Mapping[str, NDArray[np.int64]]") -> "dict[str, NDArray[np.float32]]":
         """Run one graph; of a prompt, only the logits that are asked for (`LOGITS_TO_KEEP`) are computed.
 
+        The caches of a single row cannot be written: they are what the next call goes on from, in place.
+
         Raises:
             UsageError: a text is longer than the file takes, or text and answer fill its cache.
 
@@ -326,7 +328,10 @@ def _keep(kept: dict[bytes, Kept], text: bytes, value: Kept, most: int) -> None:
 
 def _stacked(rows: "list[Tensors]") -> "Tensors":
     if len(rows) == 1:
-        return {name: value[None] for name, value in rows[0].items()}
+        made = {name: value[None] for name, value in rows[0].items()}
+        for name, value in made.items():
+            value.flags.writeable = not name.startswith(PRESENT_PREFIX)
+        return made
     return {name: np.stack([r[name] for r in rows]) for name in rows[0]}
 
 
