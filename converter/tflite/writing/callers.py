@@ -5,17 +5,12 @@ is not used here, packs the weights anew for each signature, in memory of the pr
 once more for each of them.
 """
 
-import resource
-import shutil
-import tempfile
 from collections.abc import Callable, Mapping
 from math import prod
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from converter.errors import PackageDamaged
 from converter.tflite.writing.layout import DECODE, ENCODE
 
 if TYPE_CHECKING:
@@ -27,8 +22,6 @@ if TYPE_CHECKING:
 
 ALIGNMENT, MARGIN = 64, 256
 """Bytes: where LiteRT wants a tensor to begin, and what its kernels may touch behind the end of one."""
-PACKED = 5
-"""Times the file that packed weights may take on disk: int8 that is computed in float32 is packed as that."""
 
 
 class Caller(Protocol):
@@ -134,44 +127,3 @@ def _room(shape: tuple[int, ...], dtype: str) -> "tuple[NDArray[Any], Any]":
     begin = -whole.ctypes.data % ALIGNMENT
     values = whole[begin : begin + size].view(dtype).reshape(shape)
     return values, TensorBuffer.create_from_host_memory(values)
-
-
-def open_compiled(path: Path, threads: int) -> Any:
-    """Open a file in LiteRT's CompiledModel, its packed weights in a file that the system may drop and read again.
-
-    It is opened twice: what packs the weights keeps the largest of them in memory as long as it lives.
-
-    Raises:
-        PackageDamaged: it is no TFLite model.
-
-    """
-    # Once it is open, the file needs no name: it is gone with the process, however that ends.
-    with tempfile.TemporaryDirectory(prefix="plm-export-packed-") as folder:
-        if not _has_room(Path(folder), PACKED * path.stat().st_size):
-            return _compiled(path, threads, Path(folder), "")
-        packed = str(Path(folder) / "weights")
-        _compiled(path, threads, Path(folder), packed).close()
-        return _compiled(path, threads, Path(folder), packed)
-
-
-def _has_room(folder: Path, size: int) -> bool:
-    """Tell whether a file of so many bytes can be written: where XNNPACK cannot, it ends the process."""
-    most, _ = resource.getrlimit(resource.RLIMIT_FSIZE)
-    return shutil.disk_usage(folder).free >= size and (most == resource.RLIM_INFINITY or most >= size)
-
-
-def _compiled(path: Path, threads: int, empty: Path, packed: str) -> Any:
-    """Open a file; in a folder without any, no libraries for other processors are found, loaded and told of."""
-    from ai_edge_litert.compiled_model import CompiledModel
-    from ai_edge_litert.cpu_options import CpuOptions
-    from ai_edge_litert.environment import Environment
-    from ai_edge_litert.options import Options
-
-    nowhere = str(empty)
-    around = Environment.create(runtime_path=nowhere, compiler_plugin_path=nowhere, dispatch_library_path=nowhere)
-    options = Options(cpu_options=CpuOptions(num_threads=threads, xnnpack_weight_cache_path=packed))
-    try:
-        return CompiledModel.from_file(str(path), environment=around, options=options)
-    except (ValueError, RuntimeError) as error:
-        reason = str(error).strip().splitlines()[-1].lstrip("└ ")
-        raise PackageDamaged(f"not a TFLite model ({reason})", where=str(path)) from None

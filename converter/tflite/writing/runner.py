@@ -16,7 +16,8 @@ from converter.generate.graphs import ENCODER, LOGITS_TO_KEEP, PAST_PREFIX, PRES
 from converter.graphs import GraphSpec
 from converter.target import Runner
 from converter.tflite.runner import open_interpreter, runtime_name
-from converter.tflite.writing.callers import CarriedCaches, CompiledSignatures, Interpreted, open_compiled
+from converter.tflite.writing.callers import CarriedCaches, CompiledSignatures, Interpreted
+from converter.tflite.writing.compiled import open_compiled
 from converter.tflite.writing.layout import (
     DECODE,
     ENCODE,
