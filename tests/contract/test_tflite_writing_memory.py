@@ -8,13 +8,13 @@ import pickle
 import subprocess
 import sys
 import tempfile
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from converter.errors import PackageDamaged
+from converter.errors import PackageDamaged, RuntimeMissing
 from converter.stage import Context
 from converter.tflite.writing import compiled
 from converter.tflite.writing.lower import LowerWriter
@@ -120,7 +120,38 @@ def test_packed_weights_of_a_process_that_is_gone_are_removed_and_of_no_other(
     assert len(asked) == 2, "the weights were packed beside them"
 
 
-def test_what_is_no_file_is_said_to_be_none(tmp_path: Path) -> None:
+def test_a_file_that_litert_does_not_compile_is_tried_without_packed_weights_and_named(
+    tmp_path: Path, asked: list[str]
+) -> None:
     (tmp_path / "model.tflite").write_bytes(b"no model" * 9)
-    with pytest.raises(PackageDamaged, match="not a TFLite model"):
+    with pytest.raises(PackageDamaged, match=r"model\.tflite: LiteRT does not compile it \(\w.*\)"):
         compiled.open_compiled(tmp_path / "model.tflite", 1)
+    assert [bool(packed) for packed in asked] == [True, False]
+
+
+def test_an_error_without_a_word_is_called_by_its_kind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from ai_edge_litert.compiled_model import CompiledModel
+
+    def silent(*_: Any, **__: Any) -> None:
+        raise RuntimeError
+
+    (tmp_path / "model.tflite").write_bytes(b"model")
+    monkeypatch.setattr(CompiledModel, "from_file", silent)
+    with pytest.raises(PackageDamaged, match=r"\(RuntimeError\)"):
+        compiled.open_compiled(tmp_path / "model.tflite", 1)
+
+
+def test_a_litert_that_takes_no_file_for_packed_weights_is_too_old(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from ai_edge_litert import cpu_options
+
+    @dataclass
+    class Older:
+        num_threads: int = 0
+
+    (tmp_path / "model.tflite").write_bytes(b"model")
+    monkeypatch.setattr(cpu_options, "CpuOptions", Older)
+    with pytest.raises(RuntimeMissing, match="xnnpack_weight_cache_path") as caught:
+        compiled.open_compiled(tmp_path / "model.tflite", 1)
+    assert "ai-edge-litert>=2.3" in caught.value.hint

@@ -10,17 +10,20 @@ import re
 import shutil
 import tempfile
 from collections.abc import Iterator
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import psutil
 
-from converter.errors import PackageDamaged
+from converter.errors import PackageDamaged, RuntimeMissing
 
 PACKED = 5
 """Times the file that packed weights may take on disk: int8 that is computed in float32 is packed as that."""
 PREFIX = "plm-export-packed-"
 NAMED = re.compile(re.escape(PREFIX) + r"(\d+)-")
+LEAST_LITERT = "2.3"
+"""Whose CompiledModel takes options of the CPU, and a file for the packed weights among them."""
 NO_FOLDER = "/dev/null/none"
 """Nothing can lie there: no libraries for other processors, which LiteRT would load and tell of."""
 
@@ -33,10 +36,11 @@ def open_compiled(path: Path, threads: int) -> Any:
     the weights keeps the largest of them in memory as long as it lives.
 
     Raises:
-        PackageDamaged: it is no TFLite model.
+        PackageDamaged: LiteRT does not compile it, with a file for the packed weights or without.
+        RuntimeMissing: this LiteRT is too old.
 
     """
-    with contextlib.suppress(OSError), _scratch_folder() as folder:
+    with contextlib.suppress(OSError, PackageDamaged), _scratch_folder() as folder:
         _find_room(folder, PACKED * path.stat().st_size)
         packed = str(folder / "weights")
         _compiled(path, threads, packed).close()
@@ -115,17 +119,24 @@ def _is_memory(folder: Path) -> bool:
 
 
 def _compiled(path: Path, threads: int, packed: str) -> Any:
-    from ai_edge_litert.compiled_model import CompiledModel
-    from ai_edge_litert.cpu_options import CpuOptions
-    from ai_edge_litert.environment import Environment
-    from ai_edge_litert.options import Options
-
-    environment = Environment.create(
-        runtime_path=NO_FOLDER, compiler_plugin_path=NO_FOLDER, dispatch_library_path=NO_FOLDER
-    )
-    options = Options(cpu_options=CpuOptions(num_threads=threads, xnnpack_weight_cache_path=packed))
     try:
+        from ai_edge_litert.compiled_model import CompiledModel
+        from ai_edge_litert.cpu_options import CpuOptions
+        from ai_edge_litert.environment import Environment
+        from ai_edge_litert.options import Options
+
+        environment = Environment.create(
+            runtime_path=NO_FOLDER, compiler_plugin_path=NO_FOLDER, dispatch_library_path=NO_FOLDER
+        )
+        options = Options(cpu_options=CpuOptions(num_threads=threads, xnnpack_weight_cache_path=packed))
         return CompiledModel.from_file(str(path), environment=environment, options=options)
+    except (ImportError, AttributeError, TypeError) as error:
+        raise RuntimeMissing(
+            f"ai-edge-litert {version('ai-edge-litert')} cannot run it with packed weights in a file ({error})",
+            where=str(path),
+            hint=f"pip install -U 'ai-edge-litert>={LEAST_LITERT}'",
+        ) from error
     except (ValueError, RuntimeError) as error:
-        reason = str(error).strip().splitlines()[-1].lstrip("└ ")
-        raise PackageDamaged(f"not a TFLite model ({reason})", where=str(path)) from None
+        said = [line.strip("└ ") for line in str(error).splitlines()]
+        reason = next((line for line in reversed(said) if line), type(error).__name__)
+        raise PackageDamaged(f"LiteRT does not compile it ({reason})", where=str(path)) from None
