@@ -1,8 +1,8 @@
 """Who runs the signatures of a file that writes text, and keeps its caches from one call to the next.
 
-LiteRT's CompiledModel takes little memory beside the file and the cache themselves. Its Interpreter with XNNPACK, which
-is not used here, packs the weights anew for each signature, in memory of the process alone, and has the whole cache
-once more for each of them.
+LiteRT's CompiledModel takes little memory beside the file and the cache themselves. Its Interpreter is called without
+XNNPACK only: with it the weights are packed for each signature, in memory of the process alone, and the whole cache is
+there once more for each of them.
 """
 
 from collections.abc import Callable, Mapping
@@ -79,38 +79,38 @@ class Interpreted:
 class CompiledSignatures:
     """Calls signatures of a file in LiteRT's CompiledModel; caches lie in one place for all of them, written there.
 
-    `sides` are the tensors that each signature takes, and those that it gives. LiteRT is not asked for them: to say
+    `tensors` are those that each signature takes, and those that it gives. LiteRT is not asked for them: to say
     what a signature gives, or to make a buffer for it, it lays out memory for all its tensors, caches included, before
     it is told where those lie; the first call would lay that out once more, and copy all of it.
     """
 
-    def __init__(self, model: Any, sides: "Mapping[str, tuple[Shapes, Shapes]]") -> None:
-        self._model, self._sides = model, sides
+    def __init__(self, model: Any, tensors: "Mapping[str, tuple[Shapes, Shapes]]") -> None:
+        self._model, self._tensors = model, tensors
         self._buffers: dict[tuple[str, str], Any] = {}
-        self._gives: dict[str, dict[str, tuple[NDArray[Any], Any]]] = {}
+        self._outputs: dict[str, dict[str, tuple[NDArray[Any], Any]]] = {}
 
     def put(self, caches: "Tensors") -> None:
         for name, values in caches.items():
             self._buffer(DECODE, name).write(values)
 
     def get(self, name: str) -> "NDArray[np.float32]":
-        shape, _ = self._sides[DECODE][0][name]
+        shape, _ = self._tensors[DECODE][0][name]
         made: NDArray[np.float32] = self._buffer(DECODE, name).read(prod(shape), np.float32)
         return made.reshape(shape)
 
     def __call__(self, name: str, given: "Tensors") -> "Tensors":
-        takes, gives = self._sides[name]
+        takes, gives = self._tensors[name]
         inputs = {n: self._buffer(name if n in given else DECODE, n) for n in takes}
         for tensor, values in given.items():
             inputs[tensor].write(values)
-        if name not in self._gives:
-            self._gives[name] = {n: _room(*gives[n]) for n in gives if n not in self._sides[DECODE][0]}
-        rooms = self._gives[name]
-        outputs = {n: rooms[n][1] if n in rooms else self._buffer(DECODE, n) for n in gives}
+        if name not in self._outputs:
+            self._outputs[name] = {n: _output_buffer(*gives[n]) for n in gives if n not in self._tensors[DECODE][0]}
+        buffers = self._outputs[name]
+        outputs = {n: buffers[n][1] if n in buffers else self._buffer(DECODE, n) for n in gives}
         self._model.run_by_name(name, inputs, outputs)
         # Cross keys lie where they are read already; a copy of them goes with their text.
-        cross = {n: self.get(n) for n in gives if n not in inputs and n not in rooms}
-        return {n: values for n, (values, _) in rooms.items()} | cross
+        cross = {n: self.get(n) for n in gives if n not in inputs and n not in buffers}
+        return {n: values for n, (values, _) in buffers.items()} | cross
 
     def _buffer(self, signature: str, name: str) -> Any:
         if (signature, name) not in self._buffers:
@@ -118,7 +118,7 @@ class CompiledSignatures:
         return self._buffers[signature, name]
 
 
-def _room(shape: tuple[int, ...], dtype: str) -> "tuple[NDArray[Any], Any]":
+def _output_buffer(shape: tuple[int, ...], dtype: str) -> "tuple[NDArray[Any], Any]":
     """Return an array that LiteRT writes an output to, and what LiteRT knows it by."""
     from ai_edge_litert.tensor_buffer import TensorBuffer
 

@@ -296,8 +296,8 @@ class WriterRunner(FixedCacheRunner):
         layout = read_layout(path, specs)
         call: Caller = CarriedCaches(Interpreted(interpreter))
         if xnnpack:
-            sides = {name: expected(layout, specs, name) for name in layout.signatures}
-            call = CompiledSignatures(open_compiled(path, threads), sides)
+            tensors = {name: expected(layout, specs, name) for name in layout.signatures}
+            call = CompiledSignatures(open_compiled(path, threads), tensors)
         super().__init__(layout, specs, call, runtime_name(xnnpack=xnnpack))
 
 
