@@ -288,6 +288,7 @@ class WriterRunner(FixedCacheRunner):
 
     Raises:
         PackageDamaged: the file is no TFLite model, or not laid out as the model is.
+        RuntimeMissing: LiteRT is too old to run it.
 
     """
 
@@ -298,7 +299,10 @@ class WriterRunner(FixedCacheRunner):
         if xnnpack:
             tensors = {name: expected(layout, specs, name) for name in layout.signatures}
             call = CompiledSignatures(open_compiled(path, threads), tensors)
-        super().__init__(layout, specs, call, runtime_name(xnnpack=xnnpack))
+        # Interpreter and CompiledModel lie in two libraries, each with its XNNPACK and its options. They were equal to
+        # the last bit in what was tried (tiny models, float32 and int8), which LiteRT does not promise: a package that
+        # was sealed by the one is held to the other's answers as to those of another machine.
+        super().__init__(layout, specs, call, f"{runtime_name(xnnpack=xnnpack)}{' CompiledModel' * xnnpack}")
 
 
 def _grown(cache: "Tensors", real: "NDArray[np.bool_]", part: str) -> "Tensors":
