@@ -1,5 +1,6 @@
 """The command line: parse, run, and turn every way to end into one line and one exit code."""
 
+import atexit
 import contextlib
 import errno
 import os
@@ -105,20 +106,22 @@ for command in COMMANDS:
 
 def main() -> None:
     """Run as `plm-export`."""
-    code = run(sys.argv[1:])
+    terminal = Terminal()
+    atexit.register(terminal.end_in_silence)  # what is registered first runs last
+    code = run(sys.argv[1:], terminal)
     if code == INTERRUPTED_EXIT_CODE:
         # Everything is removed by now; threads of C++ libraries that were cut short may abort an orderly exit.
         os._exit(code)
     sys.exit(code)
 
 
-def run(argv: Sequence[str]) -> int:
+def run(argv: Sequence[str], terminal: Terminal | None = None) -> int:
     """Run one command line; returns its exit code. Never raises."""
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     # `--seq_len` is `--seq-len`: of a flag only, never of its value.
     words = [w.replace("_", "-", w.partition("=")[0].count("_")) if w.startswith("--") else w for w in argv]
-    session = Session(Terminal(), words, commands=tuple(c.name or "" for c in COMMANDS))
+    session = Session(terminal or Terminal(), words, commands=tuple(c.name or "" for c in COMMANDS))
     with _signals() as interrupted:
         try:
             if words and words[0] not in session.commands and not words[0].startswith("-"):

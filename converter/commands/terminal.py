@@ -1,6 +1,5 @@
 """Results on stdout, everything said on stderr, and the noise of libraries on neither."""
 
-import atexit
 import contextlib
 import faulthandler
 import os
@@ -18,13 +17,6 @@ if TYPE_CHECKING:
 
 REPLAYED_CHARACTERS = 4000
 PLAIN_WIDTH = 200  # wide enough that no table of ours is cut where nobody looks at a window
-
-
-def _end_in_silence() -> None:
-    """Keep what LiteRT says of each processor, behind Python's own end, from stderr."""
-    _flush()
-    with contextlib.suppress(OSError):
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
 
 
 class Terminal:
@@ -68,8 +60,17 @@ class Terminal:
             self._out, self._err = before
             for descriptor in kept:
                 os.close(descriptor)
-            if "ai_edge_litert.tensor_buffer" in sys.modules:
-                atexit.register(_end_in_silence)
+
+    def end_in_silence(self) -> None:
+        """Keep what LiteRT says of each processor, behind Python's own end, from stderr; not with `verbose`.
+
+        The last thing that a process of the command line does: nothing it writes to stderr after that is seen.
+        """
+        if self.verbose or "ai_edge_litert.tensor_buffer" not in sys.modules:
+            return
+        _flush()
+        with contextlib.suppress(OSError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
 
     @property
     def console(self) -> "Console":

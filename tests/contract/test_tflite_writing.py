@@ -181,6 +181,14 @@ def test_a_call_keeps_nothing_and_computes_the_logits_that_are_asked_for(lowered
     assert np.array_equal(first, again)
 
 
+def test_a_runner_tells_which_part_of_litert_answers(lowered: Callable[[str], Lowered]) -> None:
+    from converter.tflite.runner import runtime_name
+
+    made = lowered(CAUSAL).made
+    names = [made.open_writer(xnnpack=xnnpack).runtime for xnnpack in (True, False)]
+    assert len({*names, runtime_name(xnnpack=True)}) == 3, "packages that its Interpreter sealed are another class"
+
+
 @pytest.mark.parametrize("family", [CAUSAL, TRANSLATES])
 def test_every_weight_is_in_the_file_once_and_twice_is_seen(
     family: str, lowered: Callable[[str], Lowered], tmp_path: Path

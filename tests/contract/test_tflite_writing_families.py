@@ -68,6 +68,88 @@ def two_ways(source: TorchModel, run: Any) -> Any:
     return np.concatenate(made)
 
 
+def test_texts_that_are_decoded_in_turn_do_not_disturb_each_other() -> None:
+    source = family_model("mt5")
+    wanted = in_turn(source, torch_graphs_run(source.module))
+    with run_in_torch(source) as runner:
+        assert np.allclose(in_turn(source, runner.run), wanted, atol=1e-4 * np.ptp(wanted))
+    first = Steps(torch_graphs_run(source.module), source.specs, batch_for(source.module, [prompts(1)[0]]))
+    first.step(np.array([[3]]))
+    wanted = copy(first).step(np.array([[7]]))
+    with run_in_torch(source) as runner:
+        first._run = runner.run  # a runner that has not seen the text, only its caches
+        assert np.allclose(first.step(np.array([[7]])), wanted, atol=1e-4 * np.ptp(wanted))
+
+
+@pytest.mark.parametrize("family", COMPARED)
+def test_a_cache_that_the_next_call_goes_on_from_cannot_be_changed(family: str) -> None:
+    source = family_model(family)
+    with run_in_torch(source) as runner:
+        steps = Steps(runner.run, source.specs, batch_for(source.module, [prompts(1)[0]]))
+        steps.step(np.array([[3]]), mask=np.ones((1, 1), dtype=np.int64))
+        for cache in steps._cache.values():
+            with pytest.raises(ValueError, match="read-only"):
+                cache[...] = 0
+
+
+def in_turn(source: TorchModel, run: Any) -> Any:
+    """Return the logits of two texts, of which the second is encoded in the middle of the first, each begun twice."""
+    one, other = prompts(2)
+    first = Steps(run, source.specs, batch_for(source.module, [one]))
+    again = copy(first)
+    made = [first.step(np.array([[3]]))]
+    second = Steps(run, source.specs, batch_for(source.module, [other]))
+    made += [second.step(np.array([[3]])), again.step(np.array([[2]]))]
+    for token in (7, 9):
+        made += [steps.step(np.array([[token]])) for steps in (first, second, again)]
+    return np.concatenate(made)
+
+
+@pytest.mark.parametrize("interrupted", ["put", "encode"])
+def test_cross_keys_are_put_once_more_after_a_call_that_raised(
+    interrupted: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = family_model("mt5")
+    one, other = (batch_for(source.module, [p]) for p in prompts(2))
+    with run_in_torch(source) as runner:
+        first, second = (Steps(runner.run, source.specs, feed) for feed in (one, other))
+        first.step(np.array([[3]]))
+        wanted = copy(first).step(np.array([[7]]))
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            if interrupted == "put":
+                stop_behind_cross_keys(runner._call, patch)
+                second.step(np.array([[3]]))
+            else:
+                stop_behind_encoder(runner._call, patch)
+                Steps(runner.run, source.specs, other)
+        assert np.array_equal(first.step(np.array([[7]])), wanted)
+
+
+def stop_behind_cross_keys(caller: Any, patch: pytest.MonkeyPatch) -> None:
+    put = caller.put
+
+    def stopped(caches: Any) -> None:
+        put(caches)
+        if any(name.startswith("cross") for name in caches):
+            raise KeyboardInterrupt
+
+    patch.setattr(caller, "put", stopped)
+
+
+def stop_behind_encoder(caller: Any, patch: pytest.MonkeyPatch) -> None:
+    call = caller._call
+
+    def stopped(name: str, given: Any) -> Any:
+        made = call(name, given)
+        if not name.startswith("encode"):
+            return made
+        # LiteRT writes cross keys where the decoder reads them.
+        caller.put({n: v for n, v in made.items() if n.startswith("cross")})
+        raise KeyboardInterrupt
+
+    patch.setattr(caller, "_call", stopped)
+
+
 @pytest.mark.parametrize("kind", ["dynamic", "longrope"])
 def test_positions_that_change_with_the_length_are_refused_beyond_it_and_right_within(kind: str) -> None:
     within, beyond = (changing(kind, learned) for learned in (40, 39))

@@ -1,18 +1,22 @@
 """A process that runs a TFLite file which writes text has it in memory once, and its cache once."""
 
+import errno
+import fcntl
 import json
+import os
 import pickle
 import subprocess
 import sys
-from dataclasses import replace
+import tempfile
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from converter.errors import PackageDamaged
+from converter.errors import PackageDamaged, RuntimeMissing
 from converter.stage import Context
-from converter.tflite.writing import callers
+from converter.tflite.writing import compiled
 from converter.tflite.writing.lower import LowerWriter
 from tests.fixed_caches import torch_model
 from tests.tiny_text import make_text_model
@@ -51,21 +55,103 @@ def test_weights_and_cache_are_in_memory_once(path: Path) -> None:
     assert measured(path, "interpreter")["times"] > 2.2
 
 
-def test_no_packed_weights_are_written_where_they_would_not_fit(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked = []
-    right = callers._compiled
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[str]:
+    """Return the files for packed weights that are asked for, those of this test in a folder of its own."""
+    made: list[str] = []
+    right = compiled._compiled
 
-    def noted(path: Path, threads: int, empty: Path, packed: str) -> Any:
-        asked.append(packed)
-        return right(path, threads, empty, packed)
+    def noted(path: Path, threads: int, packed: str) -> Any:
+        made.append(packed)
+        return right(path, threads, packed)
 
-    monkeypatch.setattr(callers, "_compiled", noted)
-    monkeypatch.setattr(callers, "PACKED", 1e9)
-    callers.open_compiled(path, 1)
+    monkeypatch.setattr(compiled, "_compiled", noted)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    return made
+
+
+def test_no_packed_weights_are_written_where_they_would_not_fit(
+    path: Path, asked: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(compiled, "PACKED", 10**9)
+    compiled.open_compiled(path, 1)
     assert asked == [""]
 
 
-def test_what_is_no_file_is_said_to_be_none(tmp_path: Path) -> None:
+def test_no_packed_weights_are_written_beyond_a_quota(
+    path: Path, asked: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def refused(_opened: int, _begin: int, _size: int) -> None:
+        raise OSError(errno.EDQUOT, os.strerror(errno.EDQUOT))
+
+    monkeypatch.setattr(compiled, "_is_memory", lambda _: False)
+    monkeypatch.setattr(os, "posix_fallocate", refused)
+    compiled.open_compiled(path, 1)
+    assert asked == [""]
+    assert not list(tmp_path.iterdir())
+
+
+def test_without_a_folder_for_temporary_files_weights_are_packed_in_memory(
+    path: Path, asked: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "none"))
+    compiled.open_compiled(path, 1)
+    assert asked == [""]
+
+
+def test_packed_weights_of_a_process_that_is_gone_are_removed_and_of_no_other(
+    path: Path, asked: list[str], tmp_path: Path
+) -> None:
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    left, locked, own = (
+        tmp_path / f"{compiled.PREFIX}{name}" for name in (f"{gone.pid}-a", f"{gone.pid}-b", f"{os.getpid()}-c")
+    )
+    for folder in (left, locked, own):
+        folder.mkdir()
+        (folder / "weights").write_bytes(b"packed")
+    lock = os.open(locked, os.O_RDONLY)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        compiled.open_compiled(path, 1)
+    finally:
+        os.close(lock)
+    assert set(tmp_path.iterdir()) == {locked, own}
+    assert len(asked) == 2, "the weights were packed beside them"
+
+
+def test_a_file_that_litert_does_not_compile_is_tried_without_packed_weights_and_named(
+    tmp_path: Path, asked: list[str]
+) -> None:
     (tmp_path / "model.tflite").write_bytes(b"no model" * 9)
-    with pytest.raises(PackageDamaged, match="not a TFLite model"):
-        callers.open_compiled(tmp_path / "model.tflite", 1)
+    with pytest.raises(PackageDamaged, match=r"model\.tflite: LiteRT does not compile it \(\w.*\)"):
+        compiled.open_compiled(tmp_path / "model.tflite", 1)
+    assert [bool(packed) for packed in asked] == [True, False]
+
+
+def test_an_error_without_a_word_is_called_by_its_kind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from ai_edge_litert.compiled_model import CompiledModel
+
+    def silent(*_: Any, **__: Any) -> None:
+        raise RuntimeError
+
+    (tmp_path / "model.tflite").write_bytes(b"model")
+    monkeypatch.setattr(CompiledModel, "from_file", silent)
+    with pytest.raises(PackageDamaged, match=r"\(RuntimeError\)"):
+        compiled.open_compiled(tmp_path / "model.tflite", 1)
+
+
+def test_a_litert_that_takes_no_file_for_packed_weights_is_too_old(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from ai_edge_litert import cpu_options
+
+    @dataclass
+    class Older:
+        num_threads: int = 0
+
+    (tmp_path / "model.tflite").write_bytes(b"model")
+    monkeypatch.setattr(cpu_options, "CpuOptions", Older)
+    with pytest.raises(RuntimeMissing, match="xnnpack_weight_cache_path") as caught:
+        compiled.open_compiled(tmp_path / "model.tflite", 1)
+    assert "ai-edge-litert>=2.3" in caught.value.hint

@@ -307,6 +307,25 @@ def test_what_libraries_print_reaches_neither_stream(capfd: pytest.CaptureFixtur
     assert "noise from C++\nmore noise\n" in terminal.replay()
 
 
+@pytest.mark.parametrize(("verbose", "seen"), [(False, ""), (True, "after the end")])
+def test_only_the_end_of_a_process_that_ran_litert_is_silent_and_not_with_verbose(verbose: bool, seen: str) -> None:
+    program = f"""
+import os, sys
+from converter.commands.terminal import Terminal
+sys.modules["ai_edge_litert.tensor_buffer"] = sys
+terminal = Terminal()
+terminal.verbose = {verbose}
+with terminal.hushed():
+    pass
+import atexit
+atexit.register(os.write, 2, b"after the end")
+atexit.register(terminal.end_in_silence)
+atexit.register(os.write, 2, b"within;")
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert done.stderr == f"within;{seen}"
+
+
 def test_verbose_shows_the_noise_but_keeps_results_apart(capfd: pytest.CaptureFixture[str]) -> None:
     terminal = Terminal()
     terminal.verbose = True

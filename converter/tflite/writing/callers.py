@@ -1,21 +1,16 @@
 """Who runs the signatures of a file that writes text, and keeps its caches from one call to the next.
 
-LiteRT's CompiledModel takes little memory beside the file and the cache themselves. Its Interpreter with XNNPACK, which
-is not used here, packs the weights anew for each signature, in memory of the process alone, and has the whole cache
-once more for each of them.
+LiteRT's CompiledModel takes little memory beside the file and the cache themselves. Its Interpreter is called without
+XNNPACK only: with it the weights are packed for each signature, in memory of the process alone, and the whole cache is
+there once more for each of them.
 """
 
-import resource
-import shutil
-import tempfile
 from collections.abc import Callable, Mapping
 from math import prod
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from converter.errors import PackageDamaged
 from converter.tflite.writing.layout import DECODE, ENCODE
 
 if TYPE_CHECKING:
@@ -27,8 +22,6 @@ if TYPE_CHECKING:
 
 ALIGNMENT, MARGIN = 64, 256
 """Bytes: where LiteRT wants a tensor to begin, and what its kernels may touch behind the end of one."""
-PACKED = 5
-"""Times the file that packed weights may take on disk: int8 that is computed in float32 is packed as that."""
 
 
 class Caller(Protocol):
@@ -86,38 +79,38 @@ class Interpreted:
 class CompiledSignatures:
     """Calls signatures of a file in LiteRT's CompiledModel; caches lie in one place for all of them, written there.
 
-    `sides` are the tensors that each signature takes, and those that it gives. LiteRT is not asked for them: to say
+    `tensors` are those that each signature takes, and those that it gives. LiteRT is not asked for them: to say
     what a signature gives, or to make a buffer for it, it lays out memory for all its tensors, caches included, before
     it is told where those lie; the first call would lay that out once more, and copy all of it.
     """
 
-    def __init__(self, model: Any, sides: "Mapping[str, tuple[Shapes, Shapes]]") -> None:
-        self._model, self._sides = model, sides
+    def __init__(self, model: Any, tensors: "Mapping[str, tuple[Shapes, Shapes]]") -> None:
+        self._model, self._tensors = model, tensors
         self._buffers: dict[tuple[str, str], Any] = {}
-        self._gives: dict[str, dict[str, tuple[NDArray[Any], Any]]] = {}
+        self._outputs: dict[str, dict[str, tuple[NDArray[Any], Any]]] = {}
 
     def put(self, caches: "Tensors") -> None:
         for name, values in caches.items():
             self._buffer(DECODE, name).write(values)
 
     def get(self, name: str) -> "NDArray[np.float32]":
-        shape, _ = self._sides[DECODE][0][name]
+        shape, _ = self._tensors[DECODE][0][name]
         made: NDArray[np.float32] = self._buffer(DECODE, name).read(prod(shape), np.float32)
         return made.reshape(shape)
 
     def __call__(self, name: str, given: "Tensors") -> "Tensors":
-        takes, gives = self._sides[name]
+        takes, gives = self._tensors[name]
         inputs = {n: self._buffer(name if n in given else DECODE, n) for n in takes}
         for tensor, values in given.items():
             inputs[tensor].write(values)
-        if name not in self._gives:
-            self._gives[name] = {n: _room(*gives[n]) for n in gives if n not in self._sides[DECODE][0]}
-        rooms = self._gives[name]
-        outputs = {n: rooms[n][1] if n in rooms else self._buffer(DECODE, n) for n in gives}
+        if name not in self._outputs:
+            self._outputs[name] = {n: _output_buffer(*gives[n]) for n in gives if n not in self._tensors[DECODE][0]}
+        buffers = self._outputs[name]
+        outputs = {n: buffers[n][1] if n in buffers else self._buffer(DECODE, n) for n in gives}
         self._model.run_by_name(name, inputs, outputs)
         # Cross keys lie where they are read already; a copy of them goes with their text.
-        cross = {n: self.get(n) for n in gives if n not in inputs and n not in rooms}
-        return {n: values for n, (values, _) in rooms.items()} | cross
+        cross = {n: self.get(n) for n in gives if n not in inputs and n not in buffers}
+        return {n: values for n, (values, _) in buffers.items()} | cross
 
     def _buffer(self, signature: str, name: str) -> Any:
         if (signature, name) not in self._buffers:
@@ -125,7 +118,7 @@ class CompiledSignatures:
         return self._buffers[signature, name]
 
 
-def _room(shape: tuple[int, ...], dtype: str) -> "tuple[NDArray[Any], Any]":
+def _output_buffer(shape: tuple[int, ...], dtype: str) -> "tuple[NDArray[Any], Any]":
     """Return an array that LiteRT writes an output to, and what LiteRT knows it by."""
     from ai_edge_litert.tensor_buffer import TensorBuffer
 
@@ -134,44 +127,3 @@ def _room(shape: tuple[int, ...], dtype: str) -> "tuple[NDArray[Any], Any]":
     begin = -whole.ctypes.data % ALIGNMENT
     values = whole[begin : begin + size].view(dtype).reshape(shape)
     return values, TensorBuffer.create_from_host_memory(values)
-
-
-def open_compiled(path: Path, threads: int) -> Any:
-    """Open a file in LiteRT's CompiledModel, its packed weights in a file that the system may drop and read again.
-
-    It is opened twice: what packs the weights keeps the largest of them in memory as long as it lives.
-
-    Raises:
-        PackageDamaged: it is no TFLite model.
-
-    """
-    # Once it is open, the file needs no name: it is gone with the process, however that ends.
-    with tempfile.TemporaryDirectory(prefix="plm-export-packed-") as folder:
-        if not _has_room(Path(folder), PACKED * path.stat().st_size):
-            return _compiled(path, threads, Path(folder), "")
-        packed = str(Path(folder) / "weights")
-        _compiled(path, threads, Path(folder), packed).close()
-        return _compiled(path, threads, Path(folder), packed)
-
-
-def _has_room(folder: Path, size: int) -> bool:
-    """Tell whether a file of so many bytes can be written: where XNNPACK cannot, it ends the process."""
-    most, _ = resource.getrlimit(resource.RLIMIT_FSIZE)
-    return shutil.disk_usage(folder).free >= size and (most == resource.RLIM_INFINITY or most >= size)
-
-
-def _compiled(path: Path, threads: int, empty: Path, packed: str) -> Any:
-    """Open a file; in a folder without any, no libraries for other processors are found, loaded and told of."""
-    from ai_edge_litert.compiled_model import CompiledModel
-    from ai_edge_litert.cpu_options import CpuOptions
-    from ai_edge_litert.environment import Environment
-    from ai_edge_litert.options import Options
-
-    nowhere = str(empty)
-    around = Environment.create(runtime_path=nowhere, compiler_plugin_path=nowhere, dispatch_library_path=nowhere)
-    options = Options(cpu_options=CpuOptions(num_threads=threads, xnnpack_weight_cache_path=packed))
-    try:
-        return CompiledModel.from_file(str(path), environment=around, options=options)
-    except (ValueError, RuntimeError) as error:
-        reason = str(error).strip().splitlines()[-1].lstrip("└ ")
-        raise PackageDamaged(f"not a TFLite model ({reason})", where=str(path)) from None

@@ -7,7 +7,7 @@ the part of it that is filled, so that one loop drives files of every kind.
 import hashlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
@@ -16,7 +16,8 @@ from converter.generate.graphs import ENCODER, LOGITS_TO_KEEP, PAST_PREFIX, PRES
 from converter.graphs import GraphSpec
 from converter.target import Runner
 from converter.tflite.runner import open_interpreter, runtime_name
-from converter.tflite.writing.callers import CarriedCaches, CompiledSignatures, Interpreted, open_compiled
+from converter.tflite.writing.callers import CarriedCaches, CompiledSignatures, Interpreted
+from converter.tflite.writing.compiled import open_compiled
 from converter.tflite.writing.layout import (
     DECODE,
     ENCODE,
@@ -39,8 +40,9 @@ if TYPE_CHECKING:
     from converter.tflite.writing.callers import Caller, Tensors
     from converter.tflite.writing.layout import Layout
 
-REMEMBERED = 64
-"""Texts whose cross keys are kept until their decoder is called."""
+Kept = TypeVar("Kept")
+WAITING, REMEMBERED = 64, 4096
+"""Texts whose cross keys are kept until their decoder is called, and texts that are encoded once more when one asks."""
 
 
 class FixedCacheRunner(Runner):
@@ -60,9 +62,12 @@ class FixedCacheRunner(Runner):
         self.shapes = {name: shape for name, (shape, _) in given.items()}
         """Of what `decode` takes, by name."""
         self.vocabulary = gives[LOGITS][0][2]
-        self._encoded: dict[bytes, Tensors] = {}
-        self._decoded: set[bytes] = set()
-        """Those of them that a decoder has had: it feeds their cross keys back, and does not ask for them again."""
+        self._waiting: dict[bytes, Tensors] = {}
+        """Cross keys of texts by their states: the file gives both in one call, callers ask for one of them."""
+        self._texts: dict[bytes, NDArray[np.int32]] = {}
+        """Tokens and mask of texts, by their states."""
+        self._decoded = b""
+        """The text whose decoder was called last without its cross keys; from then on they are fed back."""
         self._held: Tensors = {}
         """The caches behind the last call, `[heads, cache, size]`: what is fed back next begins at their beginning.
 
@@ -72,11 +77,13 @@ class FixedCacheRunner(Runner):
         """Positions of them that were read."""
         self._scratch: dict[tuple[int, ...], tuple[NDArray[Any], int]] = {}
         """A cache by its shape, and how much of it is not zero."""
-        self._lying: Tensors = {}
+        self._cross_in_place: Tensors = {}
         """Cross keys that were put last, in the file's shapes."""
 
     def run(self, graph: str, feed: "Mapping[str, NDArray[np.int64]]") -> "dict[str, NDArray[np.float32]]":
         """Run one graph; of a prompt, only the logits that are asked for (`LOGITS_TO_KEEP`) are computed.
+
+        The caches of a single row cannot be written: they are what the next call goes on from, in place.
 
         Raises:
             UsageError: a text is longer than the file takes, or text and answer fill its cache.
@@ -84,8 +91,6 @@ class FixedCacheRunner(Runner):
         """
         rows = range(len(feed["input_ids"]))
         if graph == ENCODER:
-            self._encoded = {text: made for text, made in self._encoded.items() if text not in self._decoded}
-            self._decoded.clear()
             return _stacked([self._encode(feed, row) for row in rows])
         return _stacked([self._decode(feed, row) for row in rows])
 
@@ -100,12 +105,35 @@ class FixedCacheRunner(Runner):
             )
         given = np.zeros((2, 1, length), dtype=np.int32)
         given[0, 0, :real], given[1, 0, :real] = ids[:real], 1
-        made = self._call(f"{ENCODE}{length}", {TOKENS: given[0], SOURCE_MASK: given[1]})
+        made = self._read_text(given)
         states = np.zeros((len(ids), made[STATES].shape[2]), dtype=np.float32)
         states[:real] = made[STATES][0, :real]
-        self._remember(states[:real], {name: made[name] for name in self._cross})
-        self._lying = {}  # others may lie there
+        text = _digest(states[:real])
+        _keep(self._waiting, text, {name: made[name] for name in self._cross}, WAITING)
+        _keep(self._texts, text, given, REMEMBERED)
         return {"last_hidden_state": states}
+
+    def _read_text(self, given: "NDArray[np.int32]") -> "Tensors":
+        """Call `encode` on tokens and mask `[2, 1, length]`; what was put as cross keys lies there no more."""
+        self._cross_in_place = {}  # a call that raises may have written some
+        return self._call(f"{ENCODE}{given.shape[2]}", {TOKENS: given[0], SOURCE_MASK: given[1]})
+
+    def _cross_of(self, states: "NDArray[Any]") -> "Tensors":
+        """Return cross keys by the states of a text.
+
+        They are large, and fed back by whoever has them: those of the text before are dropped, and made once more
+        where a second decoder begins with it.
+        """
+        text = _digest(states)
+        if text not in self._texts:
+            raise UsageError("these encoder states were not made by this file, whose cross keys come from its encoder")
+        if text != self._decoded:
+            self._waiting.pop(self._decoded, None)
+        if text not in self._waiting:
+            made = self._read_text(self._texts[text])
+            _keep(self._waiting, text, {name: made[name] for name in self._cross}, WAITING)
+        self._decoded = text
+        return self._waiting[text]
 
     def _decode(self, feed: "Mapping[str, NDArray[Any]]", row: int) -> "Tensors":
         """Feed one row: all of it but the last tokens at once, and those that have logits one by one."""
@@ -222,46 +250,35 @@ class FixedCacheRunner(Runner):
         if feed[f"{PAST_PREFIX}0.encoder.key"].shape[2]:
             cross = self._fed_back(feed, row, seen)
         else:
-            text = _digest(np.asarray(feed["encoder_hidden_states"][row])[seen])
-            found = self._encoded.get(text)
-            if found is None:
-                raise UsageError(
-                    "these encoder states were not made by this file, whose cross keys come from its encoder"
-                )
-            cross = found
-            self._decoded.add(text)
-        if cross is not self._lying:
+            cross = self._cross_of(np.asarray(feed["encoder_hidden_states"][row])[seen])
+        if cross is not self._cross_in_place:
+            self._cross_in_place = {}
             self._call.put(cross)
-            self._lying = cross
+            self._cross_in_place = cross
         return {SOURCE_MASK: mask}
 
     def _fed_back(self, feed: "Mapping[str, NDArray[Any]]", row: int, seen: "NDArray[np.bool_]") -> "Tensors":
         """Return cross keys and values in the file's shapes, the very ones that lie there where it is they."""
-        made, count = {}, int(seen.sum())
+        made, count, in_place = {}, int(seen.sum()), self._cross_in_place
         for i, name in enumerate(self._cross):
             rows = feed[f"{PAST_PREFIX}{i // 2}.encoder.{('key', 'value')[i % 2]}"][row]
             rows = rows.transpose(0, 2, 1) if i % 2 else rows
-            if self._lying and count == len(seen) and _begins(rows, self._lying[name][0]):
+            if in_place and count == len(seen) and _begins(rows, in_place[name][0]):
                 continue
             made[name] = np.zeros(self.shapes[name], dtype=np.float32)
             if i % 2:
                 made[name][0, :, :, :count] = rows[:, :, seen]
             else:
                 made[name][0, :, :count] = rows[:, seen]
-        return {n: made.get(n, self._lying[n]) for n in self._cross} if made else self._lying
+        return {n: made[n] if n in made else in_place[n] for n in self._cross} if made else in_place
 
     def _present_cross(self, feed: "Mapping[str, NDArray[Any]]", row: int) -> "Tensors":
         if not self._is_pair:
             return {}
         seen = np.asarray(feed["encoder_attention_mask"][row]) > 0
-        lying = {n: v[0].transpose(0, 2, 1) if i % 2 else v[0] for i, (n, v) in enumerate(self._lying.items())}
-        return _grown(lying, seen, ".encoder.")
-
-    def _remember(self, states: "NDArray[Any]", cross: "Tensors") -> None:
-        """Keep what belongs to a text by its states: the file gives both in one call, callers ask for one of them."""
-        self._encoded[_digest(states)] = cross
-        while len(self._encoded) > REMEMBERED:
-            del self._encoded[next(iter(self._encoded))]
+        in_place = enumerate(self._cross_in_place.items())
+        cross = {name: v[0].transpose(0, 2, 1) if i % 2 else v[0] for i, (name, v) in in_place}
+        return _grown(cross, seen, ".encoder.")
 
 
 class WriterRunner(FixedCacheRunner):
@@ -271,6 +288,7 @@ class WriterRunner(FixedCacheRunner):
 
     Raises:
         PackageDamaged: the file is no TFLite model, or not laid out as the model is.
+        RuntimeMissing: LiteRT is too old to run it.
 
     """
 
@@ -279,9 +297,12 @@ class WriterRunner(FixedCacheRunner):
         layout = read_layout(path, specs)
         call: Caller = CarriedCaches(Interpreted(interpreter))
         if xnnpack:
-            sides = {name: expected(layout, specs, name) for name in layout.signatures}
-            call = CompiledSignatures(open_compiled(path, threads), sides)
-        super().__init__(layout, specs, call, runtime_name(xnnpack=xnnpack))
+            tensors = {name: expected(layout, specs, name) for name in layout.signatures}
+            call = CompiledSignatures(open_compiled(path, threads), tensors)
+        # Interpreter and CompiledModel lie in two libraries, each with its XNNPACK and its options. They were equal to
+        # the last bit in what was tried (tiny models, float32 and int8), which LiteRT does not promise: a package that
+        # was sealed by the one is held to the other's answers as to those of another machine.
+        super().__init__(layout, specs, call, f"{runtime_name(xnnpack=xnnpack)}{' CompiledModel' * xnnpack}")
 
 
 def _grown(cache: "Tensors", real: "NDArray[np.bool_]", part: str) -> "Tensors":
@@ -302,9 +323,20 @@ def _begins(part: "NDArray[Any]", whole: "NDArray[Any]") -> bool:
     return part.ctypes.data == whole.ctypes.data and part.strides == whole.strides
 
 
+def _keep(kept: dict[bytes, Kept], text: bytes, value: Kept, most: int) -> None:
+    """Add what belongs to a text; beyond `most`, what was added first goes."""
+    kept.pop(text, None)
+    kept[text] = value
+    while len(kept) > most:
+        del kept[next(iter(kept))]
+
+
 def _stacked(rows: "list[Tensors]") -> "Tensors":
     if len(rows) == 1:
-        return {name: value[None] for name, value in rows[0].items()}
+        made = {name: value[None] for name, value in rows[0].items()}
+        for name, value in made.items():
+            value.flags.writeable = not name.startswith(PRESENT_PREFIX)
+        return made
     return {name: np.stack([r[name] for r in rows]) for name in rows[0]}
 
 
