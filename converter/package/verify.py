@@ -10,7 +10,7 @@ import numpy as np
 from converter.errors import ExportError, PackageDamaged, RuntimeMissing
 from converter.generate.graphs import in_order
 from converter.graphs import MODEL, GraphSpec, ModelFacts, read_spec
-from converter.package.machine import IDS_OF, defaults_of, tolerance_here
+from converter.package.machine import IDS_OF, as_recorded, defaults_of, tolerance_here
 from converter.package.manifest import check_files, model_files, read_manifest, read_whole
 from converter.package.shipped import Shipped
 
@@ -109,9 +109,10 @@ def _check_defaults(folder: Path, golden: "Golden", tokenizer: Any, task: "Task"
     for name, wanted in golden.defaults.items():
         if name.startswith(IDS_OF) and name not in found:
             continue  # recorded by a version with other text
-        if found.get(name) != wanted:
+        shipped = as_recorded(name, found.get(name), wanted)
+        if shipped != wanted:
             raise PackageDamaged(
-                f"{name} is {found.get(name)} in what ships, recorded was {wanted}",
+                f"{name} is {shipped} in what ships, recorded was {wanted}",
                 where=str(folder),
                 hint="users get other answers than those that the package was proven on",
             )
