@@ -112,7 +112,12 @@ def test_nothing_is_kept_while_a_test_exports_twice(exporters: Shared) -> None:
 
     asked, calls = AskedOnce(), list[Any]()
     operators = asked._found(lambda: calls.append("operators"))
-    text = asked.once(lambda given: calls.append(given) or object())
+
+    def answer(given: Any) -> object:
+        calls.append(given)
+        return object()
+
+    text = asked.once(answer)
     spelled = _Spelled(asked)
     with pytest.MonkeyPatch.context() as patch:
         asked.patch(patch)
