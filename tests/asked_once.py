@@ -3,13 +3,13 @@
 None of it is of this project, none of it depends on a model, and together it is a third of an export of a tiny one. For
 each operator of a graph litert-torch has JAX write a function of these shapes; before each step PyTorch looks up all
 operators that it knows, once for each of its name spaces, and spells out a type for each of them; for each export
-onnxscript reads the source code of all its functions. Where a test is about exporting twice, JAX is asked each time,
-and processes that tests start ask for everything.
+onnxscript reads the source code of all its functions. Where a test is about exporting twice (`exported_anew`) all of
+it is asked each time, and so it is in processes that tests start. Where a test replaces code, it is this project's, and
+the libraries answer as ever.
 """
 
 import gc
 from collections.abc import Callable
-from functools import cache, cached_property
 from typing import Any
 
 import pytest
@@ -20,6 +20,7 @@ class AskedOnce:
 
     def __init__(self) -> None:
         self.on = True
+        """Off: every question goes to its library, and nothing is kept of its answer."""
         self.written: dict[Any, str] = {}
         """What JAX wrote, by the function, the shapes and types of what it takes, and all other arguments."""
         self._known: list[str] = []
@@ -30,22 +31,37 @@ class AskedOnce:
 
         of_torch = torch._export.utils
         patch.setattr(of_torch, "_materialize_cpp_cia_ops", self._found(of_torch._materialize_cpp_cia_ops))
-        patch.setattr(torch._ops, "Callable", _Spelled())
-        read = cached_property(TracedOnnxFunction.function_ir.fget)
-        read.__set_name__(TracedOnnxFunction, "function_ir")
-        patch.setattr(TracedOnnxFunction, "function_ir", read)
+        patch.setattr(torch._ops, "Callable", _Spelled(self))
+        read = self.once(TracedOnnxFunction.function_ir.fget, by=id)
+        patch.setattr(TracedOnnxFunction, "function_ir", property(read))
         try:
             from litert_torch.backend.jax_bridge import _wrap as bridge
         except ImportError:
             return
         patch.setattr(bridge, "_lower_to_ir_text", self._lowered(bridge._lower_to_ir_text, bridge))
-        patch.setattr(bridge, "_stablehlo_to_vhlo", cache(bridge._stablehlo_to_vhlo))
+        patch.setattr(bridge, "_stablehlo_to_vhlo", self.once(bridge._stablehlo_to_vhlo))
+
+    def once(self, real: Callable[[Any], Any], by: Callable[[Any], Any] = lambda given: given) -> Callable[[Any], Any]:
+        """Return a function of one argument that is called once for each, known `by` itself or what names it."""
+        known: dict[Any, tuple[Any, Any]] = {}
+
+        def ask(given: Any) -> Any:
+            if not self.on:
+                return real(given)
+            if (key := by(given)) not in known:
+                known[key] = given, real(given)  # kept, so that no other object gets its `id`
+            return known[key][1]
+
+        return ask
 
     def _found(self, real: Callable[[], None]) -> Callable[[], None]:
         """Look every operator up again only where a library has brought more."""
         import torch
 
         def materialize() -> None:
+            if not self.on:
+                real()
+                return
             known = torch._C._dispatch_get_registrations_for_dispatch_key("CompositeImplicitAutograd")
             if known != self._known:
                 real()
@@ -73,10 +89,13 @@ class AskedOnce:
 class _Spelled:
     """`Callable`, which spells the same type out once."""
 
-    def __init__(self) -> None:
+    def __init__(self, asked: AskedOnce) -> None:
+        self._asked = asked
         self._known: dict[Any, Any] = {}
 
     def __getitem__(self, of: Any) -> Any:
+        if not self._asked.on:
+            return Callable[of]
         key = repr(of)
         if key not in self._known:
             self._known[key] = Callable[of]

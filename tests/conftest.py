@@ -106,7 +106,10 @@ def exporters(run_folder: Path) -> Iterator[Shared]:
 
 @pytest.fixture(autouse=True)
 def _exported_once(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Share exports, but not in a test that replaces code, nor in one that exports twice to compare."""
+    """Share exports, but not in a test that replaces code, nor in one that exports twice to compare.
+
+    What libraries are asked is shared in the former: no test replaces code of theirs that answers.
+    """
     if "/unit/" in request.node.nodeid:
         yield
         return

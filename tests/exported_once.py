@@ -4,7 +4,7 @@ They take most of the time of most tests, which export the same tiny models. Wha
 this run, and only that: all that this project does with it (rewrites, comparison with PyTorch, writing) is done anew in
 every test. Shared is under a digest of all that is traced: class, attributes, configuration and every weight of the
 module, the inputs, and the options. A module that does not pickle (one with a test's hook on it) is never shared, and
-nothing is within a test that replaces parts of the code, or is about exporting twice (`exported_anew`).
+none is within a test that replaces parts of the code, or is about exporting twice (`exported_anew`).
 """
 
 import fcntl

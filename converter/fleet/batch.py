@@ -8,14 +8,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
-from converter import __version__
 from converter.errors import ExportError, ResourceLimit, UsageError
+from converter.fleet.inputs import Known, Read, forget, inputs_of, record, was_made_of
 from converter.fleet.jobs import Job
 from converter.fleet.outcome import JSON_FILE, Outcome, batch_table
 from converter.fleet.process import LOST, Order, run_order
 from converter.fleet.reports import write_batch_reports
-from converter.fleet.transport import local_paths, path_digest
-from converter.jsonfile import read_json, write_json
+from converter.jsonfile import read_json
 from converter.package.manifest import check_files, read_manifest
 from converter.recipe import bind_recipe, load_recipe_table, recipe_table
 from converter.report.beside import MOST_BYTES
@@ -97,12 +96,12 @@ def run_batch(
     orders = []
     flags = (*(["--force"] if force else []), *(["--require-device"] if require_device else []))
     flags = (*flags, "--cache", cache) if cache else flags
-    made_of = _inputs_of_all(jobs, progress)
+    refused = {job.name: outcome for job in jobs if (outcome := _refused(job)) is not None}
+    made_of = _inputs_of_all([job for job in jobs if job.name not in refused], progress)
     for job in jobs:
-        outcome = _refused(job) or (None if force else _kept(job, out, before, made_of[job.name]))
+        outcome = refused.get(job.name) or (None if force else _kept(job, out, before, made_of[job.name]))
         if outcome is None:
-            # Written again when it has ended: a batch that is killed leaves nothing that can be kept.
-            _inputs_file(job.name, out).unlink(missing_ok=True)
+            forget(job.name, out / LOGS)
             # What stands there is of another recipe, or failed: this tool's marker decides whether it is replaced.
             again = () if force or job.name not in before else ("--force",)
             orders.append(Order(job.name, dict(job.recipe), (*flags, *again)))
@@ -113,7 +112,7 @@ def run_batch(
         with progress.task("Running jobs", total=len(orders)) as bar:
             for outcome in engine.run(orders, out):
                 outcomes[outcome.name] = outcome
-                write_json(_inputs_file(outcome.name, out), made_of[outcome.name])
+                record(outcome.name, out / LOGS, made_of[outcome.name])
                 progress.note(_line(outcome))
                 bar.advance()
     finally:
@@ -149,39 +148,25 @@ def _refused(job: Job) -> Outcome | None:
     """Return the outcome of a job whose recipe is wrong; it is told before anything runs."""
     try:
         bind_recipe(job.recipe, where=f"job {job.name}")
-    except ExportError as error:
+    except (ExportError, OSError) as given:
+        # A path that no file can have, such as one of 300 characters.
+        error = given if isinstance(given, ExportError) else UsageError(str(given), where=f"job {job.name}")
         model = str(job.recipe.get("model", ""))
         return Outcome(job.name, model, error.exit_code, 0.0, error=str(error), hint=error.hint)
     return None
 
 
-def inputs_of(job: Job, digests: dict[str, str | None]) -> dict[str, Any]:
-    """Return what a job is made of beside its recipe; `digests` are those of files and folders that are known."""
-    paths = local_paths(job.recipe)
-    for path in paths:
-        if path not in digests:
-            try:
-                digests[path] = path_digest(path)
-            except OSError:  # the job itself tells what it cannot read
-                digests[path] = None
-    return {"version": __version__, "read": {p: digests[p] for p in paths}}
-
-
-def _inputs_of_all(jobs: Sequence[Job], progress: Progress) -> dict[str, dict[str, Any]]:
-    made: dict[str, dict[str, Any]] = {}
-    digests: dict[str, str | None] = {}
+def _inputs_of_all(jobs: Sequence[Job], progress: Progress) -> dict[str, dict[str, Read] | None]:
+    made: dict[str, dict[str, Read] | None] = {}
+    known: Known = {}
     with progress.task("Reading what jobs are made of", total=len(jobs)) as bar:
         for job in jobs:
-            made[job.name] = inputs_of(job, digests)
+            made[job.name] = inputs_of(job, known)
             bar.advance()
     return made
 
 
-def _inputs_file(name: str, out: Path) -> Path:
-    return out / LOGS / f"{name}.inputs.json"
-
-
-def _kept(job: Job, out: Path, before: dict[str, Any], made_of: dict[str, Any]) -> Outcome | None:
+def _kept(job: Job, out: Path, before: dict[str, Any], made_of: dict[str, Read] | None) -> Outcome | None:
     """Return the outcome of a job that an earlier batch has made; None where it is to be run.
 
     It was made by the same recipe of the same files, by this version, and its packages are as they were sealed.
@@ -194,10 +179,10 @@ def _kept(job: Job, out: Path, before: dict[str, Any], made_of: dict[str, Any]) 
         report = read_json(out / job.name / REPORT, limit=MOST_BYTES)
         # Compared as bound: an explicit default is no other recipe.
         equal = recipe_table(bind_recipe(asked)) == recipe_table(bind_recipe(job.recipe))
-        equal = equal and read_json(_inputs_file(job.name, out)) == made_of
+        equal = equal and was_made_of(job.name, out / LOGS, made_of)
         for target in report["targets"] if equal else ():
             check_files(folder := out / job.name / str(target["folder"]), read_manifest(folder))
-    except (KeyError, TypeError, ExportError):
+    except (KeyError, TypeError, OSError, ExportError):
         return None
     if not equal:
         return None

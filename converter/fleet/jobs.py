@@ -3,6 +3,7 @@
 import re
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -123,7 +124,8 @@ def _job(given: Mapping[str, Any], defaults: Mapping[str, Any], folder: Path, wh
     made = {**defaults, **(_recipe(recipe, folder) if recipe else {}), **table}
     lay_paths(made, folder)  # what a recipe has laid already is full
     if isinstance(made.get("model"), str):
-        made["model"] = model_path(made["model"], folder)
+        with suppress(OSError):  # no name that a folder can have: the job says so, and the others run
+            made["model"] = model_path(made["model"], folder)
     if name is None:
         name = _stem(str(made.get("model", "sample-default")))
     if not NAME.fullmatch(name) or name in RESERVED:

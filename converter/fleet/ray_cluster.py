@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from converter.errors import ExportError, RuntimeMissing
+from converter.errors import ExportError, RuntimeMissing, UsageError
 from converter.fleet.batch import LOGS, TRIES, ended
 from converter.fleet.outcome import Outcome
 from converter.fleet.process import LOST, Order
@@ -61,11 +61,11 @@ class RayEngine:
                     one = running.pop(ref)
                     returned = _got(ray, ref, one)
                     if isinstance(returned, Returned) and returned.missing:
-                        for path in returned.missing:
-                            archives.setdefault(path, ray.put(pack(Path(path))))
-                            one.brought[path] = archives[path]
-                        running[self._submit(ray, one, digests)] = one
-                        continue
+                        unread = _bring(ray, returned.missing, one, archives)
+                        if unread is None:
+                            running[self._submit(ray, one, digests)] = one
+                            continue
+                        returned = unread
                     outcome = returned if isinstance(returned, Outcome) else _kept(returned, one.order, out)
                     if _worth_another(outcome, one, ray, self.cpus):
                         one.tries += 1
@@ -81,7 +81,7 @@ class RayEngine:
         paths = local_paths(one.order.recipe)
         for path in paths:
             if path not in digests:
-                digests[path] = path_digest(path) or ""
+                digests[path] = _digest(path)
         sent = Sent(one.order, {p: digests[p] for p in paths}, self.share)
         node = _other_node(ray, one.avoid, self.cpus) if one.avoid else None
         options: dict[str, Any] = {
@@ -105,6 +105,31 @@ def _task(sent: Sent, brought: Mapping[str, Any]) -> tuple[str, Returned]:
     context = ray.get_runtime_context()
     files = {path: ray.get(ref) for path, ref in brought.items()}
     return context.get_node_id(), work(sent, files, socket.gethostname())
+
+
+def _digest(path: str) -> str:
+    try:
+        return path_digest(path) or ""
+    except OSError:  # a worker lacks it, then, and it cannot be brought: the job fails, and no other
+        return ""
+
+
+def _bring(ray: Any, missing: Sequence[str], one: _Try, archives: dict[str, Any]) -> Outcome | None:
+    """Put what a worker lacks into the object store, once for all jobs; an outcome where that fails."""
+    for path in missing:
+        try:
+            archives[path] = archives[path] if path in archives else ray.put(pack(Path(path)))
+        except OSError as error:
+            model = str(one.order.recipe.get("model", "sample:default"))
+            return Outcome(
+                one.order.name,
+                model,
+                UsageError.exit_code,
+                0.0,
+                error=f"{path} cannot be brought to a worker ({error})",
+            )
+        one.brought[path] = archives[path]
+    return None
 
 
 def _got(ray: Any, ref: Any, one: _Try) -> Returned | Outcome:

@@ -13,13 +13,20 @@ from converter.model_folder.recipe_files import FILE_KEYS, FILE_OPTIONS
 
 
 def local_paths(recipe: Mapping[str, Any]) -> tuple[str, ...]:
-    """Return the files and folders of this machine that a job reads, each once."""
+    """Return the files and folders of this machine that a job reads, each once; those that it can get at."""
     found = [v for key in ("model", *FILE_KEYS) if isinstance(v := recipe.get(key), str) and Path(v).is_absolute()]
     for stage in recipe.get("compress", ()):
         for key in FILE_OPTIONS:
             value = stage.get(key) if isinstance(stage, Mapping) else None
             found += [v for v in (value if isinstance(value, list) else [value]) if isinstance(v, str)]
-    return tuple(dict.fromkeys(v for v in found if Path(v).exists()))
+    return tuple(dict.fromkeys(v for v in found if _is_there(v)))
+
+
+def _is_there(path: str) -> bool:
+    try:
+        return Path(path).exists()
+    except OSError:  # no name that a file can have, or in a folder that nobody here may look into
+        return False
 
 
 def with_paths(recipe: Mapping[str, Any], moved: Mapping[str, str]) -> dict[str, Any]:
@@ -47,6 +54,12 @@ def path_digest(path: str) -> str | None:
         made.update(f"{one.relative_to(top).as_posix()}\0{one.stat().st_size}\0".encode())
         made.update(bytes.fromhex(sha256_file(one)))
     return made.hexdigest()
+
+
+def path_times(path: str) -> tuple[tuple[str, int], ...]:
+    """Return when a file, or each file in a folder, was last written, in nanoseconds, by its name in the folder."""
+    top = Path(path)
+    return tuple((one.relative_to(top).as_posix(), one.stat().st_mtime_ns) for one in _files(top))
 
 
 def pack(path: Path, *, without: frozenset[str] = frozenset()) -> bytes:

@@ -53,6 +53,12 @@ def _stopping(value: Any) -> Any:
     raise ValueError('wanted true, false or "never"')
 
 
+def _switch(value: Any) -> bool:
+    if value in (None, False, True):
+        return bool(value)
+    raise ValueError("wanted true or false")
+
+
 def _number(neutral: float) -> Callable[[Any], float]:
     return lambda value: neutral if value is None else float(value)
 
@@ -75,8 +81,8 @@ KEYS: Mapping[str, tuple[str, Callable[[Any], Any]]] = {
     "num_beams": ("beams", lambda value: 1 if value is None else _whole(value)),
     "length_penalty": ("length_penalty", _number(1)),
     "early_stopping": ("early_stopping", _stopping),
-    "renormalize_logits": ("renormalize", bool),
-    "do_sample": ("sample", bool),
+    "renormalize_logits": ("renormalize", _switch),
+    "do_sample": ("sample", _switch),
     "temperature": ("temperature", _number(1)),
     "top_k": ("top_k", lambda value: DEFAULT_TOP_K if value is None else _whole(value)),
     "top_p": ("top_p", _number(1)),

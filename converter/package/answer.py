@@ -1,5 +1,6 @@
 """What a package says to a text, through the files that it ships: a continuation, a label, tags, a span, a vector."""
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -182,7 +183,7 @@ def text_to_ask(text: str, where: str) -> str:
 def texts_to_ask(read: str, where: str) -> list[str]:
     """Return the lines that are not blank; `UsageError` where there are none."""
     # Not `splitlines`: a text may hold a line separator of Unicode, or a form feed.
-    lines = [line for line in text_to_ask(read, where).replace("\r\n", "\n").split("\n") if line.strip()]
+    lines = [line for line in re.split("\r\n|\r|\n", text_to_ask(read, where)) if line.strip()]
     if not lines:
         raise UsageError("there is no text in it", where=where)
     return lines

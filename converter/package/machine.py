@@ -22,6 +22,9 @@ EXACT = 1e-6
 CLIENT = "genai_config.json"
 IDS_OF = "ids of text"
 VOCABULARY_OF = "vocabulary"
+SETTINGS = "generation settings"
+SETTINGS_ADDED = frozenset({"renormalize_logits"})
+"""Among them what packages were sealed without, whose source sets it: a record that lacks one says nothing of it."""
 DEFAULTS = ("model_max_length", "padding_side", "truncation_side", "pad_token_id", "pad_token_type_id")
 
 
@@ -50,6 +53,13 @@ def defaults_of(folder: Path, tokenizer: Any, task: "Task") -> Mapping[str, Any]
     return found | names | _writing(folder, tokenizer, task) | _ids_of_builtin_text(tokenizer)
 
 
+def as_recorded(name: str, found: Any, wanted: Any) -> Any:
+    """Return a default of `defaults_of` without the settings of which a record, `wanted`, says nothing."""
+    if name != SETTINGS or not isinstance(found, Mapping) or not isinstance(wanted, Mapping):
+        return found
+    return {key: value for key, value in found.items() if key in wanted or key not in SETTINGS_ADDED}
+
+
 def _writing(folder: Path, tokenizer: Any, task: "Task") -> dict[str, Any]:
     """Return how a model that writes text does so by itself, and what onnxruntime-genai is told of it."""
     if task.kind == "encoder":
@@ -57,7 +67,7 @@ def _writing(folder: Path, tokenizer: Any, task: "Task") -> dict[str, Any]:
     writer: Any = task
     other = folder / CLIENT
     return {
-        "generation settings": table_of_settings(writer.settings),
+        SETTINGS: table_of_settings(writer.settings),
         "chat template": _digest(getattr(tokenizer, "chat_template", None)),
         CLIENT: _digest(json.loads(other.read_text(encoding="utf-8"))) if other.is_file() else None,
     }

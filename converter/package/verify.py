@@ -10,7 +10,7 @@ import numpy as np
 from converter.errors import ExportError, PackageDamaged, RuntimeMissing
 from converter.generate.graphs import in_order
 from converter.graphs import MODEL, GraphSpec, ModelFacts, read_spec
-from converter.package.machine import IDS_OF, VOCABULARY_OF, defaults_of, tolerance_here
+from converter.package.machine import IDS_OF, VOCABULARY_OF, as_recorded, defaults_of, tolerance_here
 from converter.package.manifest import check_files, model_files, read_manifest, read_whole
 from converter.package.shipped import Shipped
 
@@ -109,8 +109,9 @@ def _check_defaults(folder: Path, golden: "Golden", tokenizer: Any, task: "Task"
     for name, wanted in golden.defaults.items():
         if name.startswith(IDS_OF) and name not in found:
             continue  # recorded by a version with other text
-        if found.get(name) != wanted:
-            other = f"{name} is {found.get(name)} in what ships, recorded was {wanted}"
+        shipped = as_recorded(name, found.get(name), wanted)
+        if shipped != wanted:
+            other = f"{name} is {shipped} in what ships, recorded was {wanted}"
             if name == VOCABULARY_OF:  # recorded is a digest of it, which says nothing to anyone
                 other = "the tokenizer's vocabulary is another one than when the package was sealed"
             raise PackageDamaged(

@@ -16,7 +16,7 @@ from converter.model_folder.load import load_source
 from converter.model_folder.save import save_model
 from converter.onnx.export import ExportOnnx
 from converter.stage import Context, run_stage
-from tests.asked_once import typed
+from tests.asked_once import AskedOnce, _Spelled, typed
 from tests.exported_once import Shared
 from tests.tiny import SENTENCES
 
@@ -90,16 +90,45 @@ def test_a_module_with_a_hook_of_a_test_is_not_shared(tiny: Callable[..., Path],
 def test_what_jax_wrote_once_makes_the_file_that_it_makes(exporters: Shared) -> None:
     litert_torch = pytest.importorskip("litert_torch", reason="the extra 'mobile' is not installed")
     asked, made, n_written = exporters.asked, [], set()
+    before = len(asked.written)
     torch.manual_seed(0)
-    module = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.GELU(), torch.nn.LayerNorm(8)).eval()
+    module = torch.nn.Sequential(torch.nn.Linear(5, 11), torch.nn.GELU(), torch.nn.LayerNorm(11)).eval()
     for once in (True, True, False):
         exporters.on, asked.on = False, once
-        converter = litert_torch.Converter().signature("serving", module, (torch.ones(1, 4),))
+        converter = litert_torch.Converter().signature("serving", module, (torch.ones(1, 5),))
         made.append(converter.convert().model_content())
         n_written.add(len(asked.written))
     assert len(n_written) == 1
-    assert min(n_written) > 0
+    assert min(n_written) > before
     assert made[0] == made[1] == made[2]
+
+
+@pytest.mark.usefixtures("exported_anew")
+def test_nothing_is_kept_while_a_test_exports_twice(exporters: Shared) -> None:
+    from onnxscript._internal.values import TracedOnnxFunction
+    from onnxscript.function_libs.torch_lib.ops import core
+
+    assert not exporters.asked.on
+
+    asked, calls = AskedOnce(), list[Any]()
+    operators = asked._found(lambda: calls.append("operators"))
+
+    def answer(given: Any) -> object:
+        calls.append(given)
+        return object()
+
+    text = asked.once(answer)
+    spelled = _Spelled(asked)
+    with pytest.MonkeyPatch.context() as patch:
+        asked.patch(patch)
+        function = next(f for f in vars(core).values() if isinstance(f, TracedOnnxFunction))
+        for on, n_calls in ((False, 4), (True, 2), (False, 4)):
+            asked.on = on
+            calls.clear()
+            answers = [(operators(), text("a"), function.function_ir, spelled[[int], str]) for _ in range(2)]
+            assert len(calls) == n_calls
+            assert (answers[0][1] is answers[1][1], answers[0][2] is answers[1][2]) == (on, on)
+            assert answers[0][3] == answers[1][3] == Callable[[int], str]
 
 
 def test_equal_numbers_of_other_types_are_other_questions() -> None:

@@ -67,6 +67,28 @@ def test_settings_that_write_another_text_are_found(package: Path) -> None:
         verify(package)
 
 
+def test_a_setting_that_its_record_does_not_know_is_no_damage(package: Path) -> None:
+    """So were packages of opus-mt sealed: their source's file came along, and nothing was recorded of that key."""
+    _settings(package, renormalize_logits=True)
+    verify(package)
+
+
+@pytest.mark.parametrize(
+    "changed", [{"num_beams": 4}, {"bad_words_ids": [[1]]}, {"forced_eos_token_id": None}], ids=str
+)
+def test_settings_that_judging_does_not_use_are_found_all_the_same(package: Path, changed: dict[str, Any]) -> None:
+    _settings(package, renormalize_logits=True, **changed)
+    with pytest.raises(PackageDamaged, match=r"generation settings is .* recorded was"):
+        verify(package)
+
+
+def _settings(package: Path, **changed: Any) -> None:
+    path = package / "generation_config.json"
+    table = json.loads(path.read_text(encoding="utf-8")) | changed
+    path.write_text(json.dumps(table), encoding="utf-8")
+    forge(package)
+
+
 def test_a_translator_that_was_not_proven_is_no_yes_and_a_proven_one_is(package: Path) -> None:
     forge(package)
     verify(package)

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from converter.fleet.batch import _kept, inputs_of
+from converter.fleet.batch import _kept
+from converter.fleet.inputs import inputs_of
 from converter.fleet.jobs import read_jobs
 from tests.tiny import make_tiny
 
@@ -77,7 +78,7 @@ def test_a_job_is_kept_only_while_its_files_and_its_package_are_what_they_were(m
 
     assert kept()
     weights, graph = made / "m" / "model.safetensors", next((package / "onnx").glob("*.onnx"))
-    for file in (weights, graph, package / "manifest.json", out / "logs" / "good.inputs.json"):
+    for file in (weights, graph, package / "manifest.json", out / "logs" / "inputs" / "good.json"):
         content = file.read_bytes()
         file.write_bytes(content[:-9] + bytes(9))  # as long as before: the model was trained again
         assert not kept(), file

@@ -1,5 +1,6 @@
 """Two packages side by side, and the Markdown that a pull request shows."""
 
+import io
 import re
 from pathlib import Path
 from typing import Any
@@ -7,7 +8,7 @@ from typing import Any
 import pytest
 
 from converter.errors import UsageError
-from converter.package.answer import read_texts_to_ask
+from converter.package.answer import read_texts_to_ask, texts_to_ask
 from converter.report.markdown import SHOWN_ANSWERS, markdown
 from converter.report.package_diff import (
     Answers,
@@ -121,3 +122,10 @@ def test_a_line_is_one_text_whatever_unicode_calls_a_line(tmp_path: Path) -> Non
     file = tmp_path / "texts.txt"
     file.write_bytes("\ufeffone\u2028still\x0cone\x85\r\ntwo".encode())
     assert read_texts_to_ask(file) == ["one\u2028still\x0cone\x85", "two"]
+
+
+def test_lines_are_the_same_in_a_file_as_on_stdin(tmp_path: Path) -> None:
+    file = tmp_path / "texts.txt"
+    file.write_bytes(content := b"one\rtwo\r\n\rthree\n\nfour\r")
+    stdin = io.TextIOWrapper(io.BytesIO(content), encoding="utf-8")
+    assert read_texts_to_ask(file) == texts_to_ask(stdin.read(), "stdin") == ["one", "two", "three", "four"]

@@ -1,8 +1,11 @@
 """House rules that a machine can hold."""
 
 import ast
+import os
 import re
+import shutil
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -69,3 +72,25 @@ def test_the_changelog_and_licence_are_there() -> None:
     assert "## [Unreleased]" in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
     assert "Apache License" in (ROOT / "LICENSE").read_text(encoding="utf-8")
     assert (ROOT / ".ci" / "run").stat().st_mode & 0o111, ".ci/run is not executable"
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="there is no make")
+def test_tests_run_where_nothing_can_be_compiled_beforehand(tmp_path: Path) -> None:
+    shutil.copy(ROOT / "Makefile", tmp_path)
+    made = ["pyproject.toml", "constraints.txt", "docs/ci/signing.txt", "environment/.ready", "converter/one.py"]
+    # A checkout that nobody may write into, for root too.
+    made += ["converter/__pycache__", "targets/two.py", "targets/__pycache__", "sample_models/three.py"]
+    for file in made:
+        (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / file).touch()
+    (tmp_path / "environment" / "bin").mkdir()
+    python = f'case "$2" in compileall) exec {sys.executable} "$@";; esac; echo "ran $2"'
+    for name, does in {"python": python, "ruff": "true", "mypy": "echo typed"}.items():
+        tool = tmp_path / "environment" / "bin" / name
+        tool.write_text(f"#!/bin/sh\n{does}\n", encoding="utf-8")
+        tool.chmod(0o755)
+    own = {name: value for name, value in os.environ.items() if "MAKE" not in name and name != "MFLAGS"}
+    words = ["make", "-s", "test", "VENV=environment"]
+    done = subprocess.run(words, cwd=tmp_path, env=own, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.split("\n")[-3:] == ["ran pytest", "mypy: typed", ""]
