@@ -63,7 +63,7 @@ def strays(
             if block.bits < LEAST_BITS and not block.shared:
                 continue
             if len(block.rows) == size:
-                yield from _stray(block, "row", block.rows, above, block.spread)
+                yield from _stray(block, "row", block.rows, above, np.maximum(block.spread, block.coarse))
             if len(block.columns) == size:
                 yield from _stray(block, "column", block.columns, below, np.zeros_like(block.columns))
 

@@ -140,8 +140,8 @@ def _known_rows(block: "Block") -> "tuple[NDArray[np.float32], NDArray[np.int64]
 
     That of a row of small weights is not: all of them round to few numbers.
     """
-    error = block.spread / np.maximum(np.abs(block.rows), 1e-12)
-    return error, np.flatnonzero(error <= ERRORS * np.median(error))
+    error = np.asarray(block.spread / np.maximum(np.abs(block.rows), 1e-12), dtype=np.float32)
+    return error, np.flatnonzero(error <= ERRORS * np.median(error)).astype(np.int64)
 
 
 def _alike(base: "NDArray[np.float32]", shipped: "Sequence[NDArray[np.float32]]", blocks: "Sequence[Block]") -> float:

@@ -55,6 +55,8 @@ class Block:
     """Of each column, over what rounding to the file's bits explains."""
     spread: "NDArray[np.float32]"
     """Standard error of each of `rows`, in parts of the median row's factor."""
+    coarse: "NDArray[np.float32]"
+    """The same at least, should all weights of a row be rounded the same way."""
     shared: int = 0
     """Weights of a column that share a scale; 0: all of them."""
     values: "NDArray[np.float32] | None" = None
@@ -155,10 +157,9 @@ def _fitted(one: "Stored", at: int, name: str, weight: "NDArray[np.float32]") ->
     columns, errors = (np.concatenate([getattr(f, side) for f in fits]) for side in ("columns", "errors"))
     lost, power = sum(f.lost for f in fits) / weight.size, sum((f.power for f in fits), np.zeros(len(weight)))
     spread = np.sqrt(lost / np.maximum(power, 1e-30)).astype(np.float32)
-    if one.bits == BYTE or one.block:
-        spread = np.maximum(spread, HALF_STEP / _in_steps(one, found, weight * columns))
+    coarse = HALF_STEP / _in_steps(one, found, weight * columns) if one.bits <= BYTE else np.zeros_like(spread)
     kept = found if one.block and one.bits < BYTE else None
-    return Block(name, one.name, one.bits, at, rows, columns, errors, spread, one.block, kept)
+    return Block(name, one.name, one.bits, at, rows, columns, errors, spread, coarse, one.block, kept)
 
 
 def _in_steps(one: "Stored", found: "NDArray[np.float32]", made: "NDArray[np.float32]") -> "NDArray[np.float32]":
@@ -260,7 +261,8 @@ def _in_float(
             return None
         middle = np.float32(np.median(np.abs(rows)) or 1.0)
         rows, columns = rows / middle, columns * middle
-    return Block(name, one.name, one.bits, at, rows, columns, errors, np.zeros_like(rows))
+    exact = np.zeros_like(rows)
+    return Block(name, one.name, one.bits, at, rows, columns, errors, exact, exact)
 
 
 def _float_errors(found: "NDArray[np.float32]", made: "NDArray[np.float32]", bits: int) -> "NDArray[np.float32]":

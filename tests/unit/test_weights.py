@@ -154,6 +154,14 @@ def test_a_row_of_equal_weights_that_are_all_rounded_the_same_way_is_no_fault(si
     assert (found.side, found.index) == ("row", 20)
 
 
+def test_a_row_that_int4_in_blocks_rounds_to_zero_is_no_fault() -> None:
+    random = np.random.default_rng(8)
+    weight = random.standard_normal((256, 1024)).astype(np.float32)
+    weight[20] = 0.03 * np.sign(weight[20])
+    blocks = match_products([quantized_in_blocks(weight)], {"w": weight}).blocks
+    assert not list(strays(blocks, [], []))
+
+
 def test_a_table_in_few_bits_rounds_answers_too() -> None:
     """A file whose products all stay in float was held to the noise of float."""
     files = [Stored("words", "table", rounded(TABLE.T).T, 8), stored(SOURCE["query"], 32)]
