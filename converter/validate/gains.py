@@ -98,7 +98,7 @@ def _nearest(gain: "NDArray[np.float32]", shipped: "Sequence[NDArray[np.float32]
     """Return the spread of what explains a gain best, over what is allowed for it."""
     best = float("inf")
     factors = np.stack([np.ones_like(gain), *(b.rows for b in blocks)])
-    errors = [0.0, *(float(np.median(b.spread / np.maximum(np.abs(b.rows), 1e-12))) for b in blocks)]
+    errors = [0.0, *(float(np.median(b.row_errors)) for b in blocks)]
     rooms = np.array([ROOM + ERRORS * e for e in errors])
     some = np.linspace(0, len(gain) - 1, min(SAMPLE, len(gain))).astype(int)
     for base in _bases(gain) if shipped else ():
@@ -140,7 +140,7 @@ def _known_rows(block: "Block") -> "tuple[NDArray[np.float32], NDArray[np.int64]
 
     That of a row of small weights is not: all of them round to few numbers.
     """
-    error = np.asarray(block.spread / np.maximum(np.abs(block.rows), 1e-12), dtype=np.float32)
+    error = block.row_errors
     return error, np.flatnonzero(error <= ERRORS * np.median(error)).astype(np.int64)
 
 

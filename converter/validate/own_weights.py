@@ -7,6 +7,7 @@ the file's own weights, brought back to float, and a package of it differs by wh
 import contextlib
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -44,7 +45,7 @@ class OwnWeights:
         """
         import torch
 
-        found = self._matrices(np.random.default_rng(0) if shaken else None)
+        found = dict(self._matrices(np.random.default_rng(0) if shaken else None))
         kept: list[tuple[Any, Any]] = []
         try:
             for name, module in modules_of(model):
@@ -61,22 +62,25 @@ class OwnWeights:
             for module, weight in kept:
                 module.weight = weight
 
-    def _matrices(self, random: "np.random.Generator | None") -> "dict[str, NDArray[np.float32]]":
-        """Return the matrices without factors, by module; `random` shakes those that are known by fitting alone."""
-        there = [b for b in self.blocks if b.values is not None]
-        rows = [_taken_for(b.rows, _error(b), self.divided) for b in there]
-        back = [np.asarray(1 / found.values, dtype=np.float32) for found in rows]
-        made = {}
-        for block, by_row in zip(there, rows, strict=True):
-            # As much is known of a factor as there are weights that tell it.
-            error = _error(block) * float(np.sqrt(len(block.columns) / len(block.rows)))
-            by_column = _taken_for(block.columns, error, back)
+    def _matrices(self, random: "np.random.Generator | None") -> "Iterator[tuple[str, NDArray[np.float32]]]":
+        """Yield the matrices without factors, by module; `random` shakes those that are known by fitting alone."""
+        for block, by_row, by_column in self._factors:
             number = by_row.number * by_column.number
-            factors = by_row.shaken(_error(block), random)[:, None] * by_column.shaken(error, random)
+            factors = by_row.shaken(random)[:, None] * by_column.shaken(random)
             factors = factors * (1 if abs(number - 1) <= ONE else number)
             assert block.values is not None
-            made[block.source] = np.asarray(block.values / factors, dtype=np.float32)
-        return made
+            yield block.source, np.asarray(block.values / factors, dtype=np.float32)
+
+    @cached_property
+    def _factors(self) -> "list[tuple[Block, _Factors, _Factors]]":
+        """What rows and columns of each matrix were multiplied by."""
+        there = [b for b in self.blocks if b.values is not None]
+        rows = [_taken_for(b.rows, float(np.median(b.row_errors)), self.divided) for b in there]
+        back = [np.asarray(1 / found.values, dtype=np.float32) for found in rows]
+        # As much is known of a factor as there are weights that tell it.
+        errors = [r.error * float(np.sqrt(len(b.columns) / len(b.rows))) for b, r in zip(there, rows, strict=True)]
+        columns = (_taken_for(b.columns, error, back) for b, error in zip(there, errors, strict=True))
+        return list(zip(there, rows, columns, strict=True))
 
 
 def own_weights(
@@ -107,13 +111,15 @@ class _Factors:
 
     values: "NDArray[np.float32]"
     number: float
+    error: float
+    """Standard error of fitting one, over it."""
     fitted: bool = False
     """They are known by fitting alone."""
 
-    def shaken(self, error: float, random: "np.random.Generator | None") -> "NDArray[np.float32]":
+    def shaken(self, random: "np.random.Generator | None") -> "NDArray[np.float32]":
         if random is None or not self.fitted:
             return self.values
-        return np.asarray(self.values * (1 + error * random.standard_normal(len(self.values))), dtype=np.float32)
+        return np.asarray(self.values * (1 + self.error * random.standard_normal(len(self.values))), dtype=np.float32)
 
 
 def modules_of(model: "TorchModel") -> "Iterator[tuple[str, Any]]":
@@ -123,11 +129,6 @@ def modules_of(model: "TorchModel") -> "Iterator[tuple[str, Any]]":
     yield from model.module.named_modules()
     if isinstance(model.head, torch.nn.Module):
         yield from model.head.named_modules(prefix="head")
-
-
-def _error(block: "Block") -> float:
-    """Return the standard error of a factor of rows, over the factor."""
-    return float(np.median(block.spread / np.maximum(np.abs(block.rows), 1e-12)))
 
 
 def _taken_for(found: "NDArray[np.float32]", error: float, known: "Sequence[NDArray[np.float32]]") -> _Factors:
@@ -143,5 +144,5 @@ def _taken_for(found: "NDArray[np.float32]", error: float, known: "Sequence[NDAr
     off = np.median(np.abs(logs), axis=1)
     best = int(off.argmin())
     if off[best] > ERRORS * error + ROOM:
-        return _Factors(safe, 1.0, fitted=True)
-    return _Factors(candidates[best], float(middles[best, 0]))
+        return _Factors(safe, 1.0, error, fitted=True)
+    return _Factors(candidates[best], float(middles[best, 0]), error)

@@ -81,7 +81,7 @@ def evaluate_package(
         return unjudged([Check("runs", Status.FAIL, detail=str(error)), *interface_checks], reference, facts)
     release_memory(cycles=large)
     found_weights = check_rounding(bundle, shown, reference, runner, answers, proof, found_weights)
-    interface_checks, facts = [*interface_checks, *used, *found_weights[0]], facts | found_weights[1]
+    interface_checks, facts = [*interface_checks, *used, *found_weights.checks], facts | found_weights.facts
     own, found = target.own_checks(bundle, shown, reference, runner, proof)
     idle = not_worth_it(facts["size_ratio"], made.milliseconds)
     facts |= {"not_worth_it": idle} if idle else {}

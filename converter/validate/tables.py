@@ -39,6 +39,15 @@ class TableFound:
     rows: int = 0
     """That were compared."""
 
+    @property
+    def share_wrong(self) -> float:
+        return len(self.wrong) / max(1, self.rows)
+
+    @property
+    def is_like(self) -> bool:
+        """It is that table, with some wrong rows, and no other one."""
+        return self.share_wrong <= SHARE
+
 
 def compared_rows(one: "Stored", source: "Mapping[str, NDArray[np.float32]]") -> Iterator[TableFound]:
     """Compare a stored table with every table of the source that it could be."""
@@ -63,9 +72,9 @@ def likely_tables(
     found = [f for own in stored for f in own]
     for name, wanted in source.items():
         own = [f for f in found if f.source == name]
-        likely = min(own, key=lambda f: len(f.wrong) / max(1, f.rows), default=None)
+        likely = min(own, key=lambda f: f.share_wrong, default=None)
         same_size = [f for f in own if f.rows == len(wanted)]
-        if likely is not None and len(likely.wrong) <= SHARE * likely.rows:
+        if likely is not None and likely.is_like:
             yield likely
         elif len(same_size) >= sum(other.shape == wanted.shape for other in source.values()):
             yield min(same_size, key=lambda f: len(f.wrong))
@@ -84,11 +93,9 @@ def wrong_copies(
     `stored` are what each of them was compared with.
     """
     for own in stored:
-        best = min(own, key=lambda f: len(f.wrong) / max(1, f.rows), default=None)
-        if best is not None and best.wrong:
-            whole = best.rows == len(source[best.source])
-            if whole or len(best.wrong) <= SHARE * best.rows:
-                yield best
+        best = min(own, key=lambda f: f.share_wrong, default=None)
+        if best is not None and best.wrong and (best.is_like or best.rows == len(source[best.source])):
+            yield best
 
 
 def _within(one: "Stored", wanted: "NDArray[np.float32]") -> "NDArray[np.bool_]":

@@ -17,7 +17,7 @@ from converter.validate.factors import Stray, strays
 from converter.validate.gains import divisors, lost_gains
 from converter.validate.own_weights import OwnWeights, modules_of, own_weights
 from converter.validate.stored import Stored, digest_of
-from converter.validate.tables import SHARE, TableFound, compared_rows, likely_tables, wrong_copies
+from converter.validate.tables import TableFound, compared_rows, likely_tables, wrong_copies
 from converter.validate.vectors import Lost, lost_vectors
 from converter.validate.weights_match import BYTE, Block, Matched, known, match_product
 
@@ -80,6 +80,7 @@ def check_weights(
     stray = list(strays(matched.blocks, found.vectors, list(gains.values())))
     left = left_alone or found.in_blocks
     float_vectors = [s for s in before if s.kind == "vector"]
+    known_before = [s.values for s in float_vectors]
     lost_ones = [
         *lost_vectors(
             found.vectors,
@@ -87,7 +88,7 @@ def check_weights(
             left_alone=left,
             factors=() if left_alone else _factors(matched.blocks),
         ),
-        *lost_gains(gains, found.vectors, matched.blocks, [s.values for s in float_vectors], left_alone=left),
+        *lost_gains(gains, found.vectors, matched.blocks, known_before, left_alone=left),
     ]
     facts = {
         "tables": {f.source: f.rows for f in chosen},
@@ -100,7 +101,6 @@ def check_weights(
     checks = [_tables_check(model, chosen), _products_check(matched, products, stray, lost_ones)]
     own = None
     if found.in_blocks and found.bits < BYTE and not large:
-        known_before = [s.values for s in float_vectors]
         divided = list(divisors(gains, found.vectors, known_before))
         own = own_weights(matched, found.tables, found.lost_tables, products.keys(), divided)
     return Compared(checks, {WEIGHTS: facts}, own)
@@ -182,7 +182,7 @@ def _found(
         match one.kind:
             case "table":
                 copies.append(list(compared_rows(one, tables)))
-                alike = [f.source for f in copies[-1] if len(f.wrong) <= SHARE * f.rows]
+                alike = [f.source for f in copies[-1] if f.is_like]
                 whole = [name for name in alike if one.values.shape == tables[name].shape]
                 lost_tables += not whole and one.bits < BYTE
                 for name in whole if keep else ():

@@ -6,7 +6,7 @@ are told apart by the signs of their weights, whatever the file calls them.
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -62,6 +62,11 @@ class Block:
     values: "NDArray[np.float32] | None" = None
     """As they are stored, `[in, out]`; None where rounding them moves answers little."""
 
+    @property
+    def row_errors(self) -> "NDArray[np.float32]":
+        """Standard error of the factor of each row, over that factor."""
+        return np.asarray(self.spread / np.maximum(np.abs(self.rows), 1e-12), dtype=np.float32)
+
 
 @dataclass(frozen=True)
 class Matched:
@@ -106,7 +111,7 @@ def known(source: "Mapping[str, NDArray[np.float32]]") -> dict[str, Known]:
     return {name: Known.of(weight) for name, weight in source.items() if weight.size}
 
 
-def match_product(one: "Stored", source: "Mapping[str, Known]", *, keep: bool = True) -> tuple[list[Block], int]:
+def match_product(one: "Stored", source: "Mapping[str, Known]", *, keep: bool = False) -> tuple[list[Block], int]:
     """Find the matrices of the source that lie side by side in a stored one.
 
     Returns them, and how many columns are none of the source. `keep`: with their values, where these are in blocks of
@@ -117,8 +122,7 @@ def match_product(one: "Stored", source: "Mapping[str, Known]", *, keep: bool = 
     while at < width:
         name = _source_at(one.values, at, source)
         if name is not None:
-            block = _fitted(one, at, name, source[name].weight)
-            blocks.append(block if keep else replace(block, values=None))
+            blocks.append(_fitted(one, at, name, source[name].weight, keep=keep))
             at += source[name].weight.shape[1]
         elif lost >= SAMPLE:
             return blocks, lost + width - at
@@ -138,7 +142,7 @@ def _source_at(values: "NDArray[np.float32]", at: int, source: "Mapping[str, Kno
     return name
 
 
-def _fitted(one: "Stored", at: int, name: str, weight: "NDArray[np.float32]") -> Block:
+def _fitted(one: "Stored", at: int, name: str, weight: "NDArray[np.float32]", *, keep: bool) -> Block:
     """Fit by least squares, every column as large as any other: rounding is alike in each, whatever its size."""
     found = one.values[:, at : at + weight.shape[1]]
     if one.bits > BYTE and (block := _in_float(one, at, name, weight, found)) is not None:
@@ -157,19 +161,10 @@ def _fitted(one: "Stored", at: int, name: str, weight: "NDArray[np.float32]") ->
     columns, errors = (np.concatenate([getattr(f, side) for f in fits]) for side in ("columns", "errors"))
     lost, power = sum(f.lost for f in fits) / weight.size, sum((f.power for f in fits), np.zeros(len(weight)))
     spread = np.sqrt(lost / np.maximum(power, 1e-30)).astype(np.float32)
-    coarse = HALF_STEP / _in_steps(one, found, weight * columns) if one.bits <= BYTE else np.zeros_like(spread)
-    kept = found if one.block and one.bits < BYTE else None
+    in_steps = np.sqrt(np.maximum(sum((f.in_steps for f in fits), np.zeros(len(weight))) / weight.shape[1], 1e-12))
+    coarse = (HALF_STEP / in_steps if one.bits <= BYTE else np.zeros_like(spread)).astype(np.float32)
+    kept = found if keep and one.block and one.bits < BYTE else None
     return Block(name, one.name, one.bits, at, rows, columns, errors, spread, coarse, one.block, kept)
-
-
-def _in_steps(one: "Stored", found: "NDArray[np.float32]", made: "NDArray[np.float32]") -> "NDArray[np.float32]":
-    """Return how large the weights of each row are, in steps of the file's whole numbers."""
-    largest = 2 ** (one.bits - 1) - 1
-    steps = np.maximum(np.abs(found).max(axis=0, keepdims=True), 1e-30) / largest
-    if one.block:
-        steps = np.repeat(np.maximum(_block_steps(found, one), 1e-30), one.block, axis=0)[: len(made)]
-    squared = np.square(made / steps).mean(axis=1)
-    return np.asarray(np.sqrt(np.maximum(squared, 1e-12)), dtype=np.float32)
 
 
 def _row_factors(found: "NDArray[np.float32]", weight: "NDArray[np.float32]") -> "NDArray[np.float32]":
@@ -210,6 +205,8 @@ class _Fit:
     """Sum of squared errors, in parts of each column's length."""
     power: "NDArray[np.float32]"
     """Of each row, by which its factor is known."""
+    in_steps: "NDArray[np.float32]"
+    """Sum of each row's squared weights, factors of rows left out, in steps of the file's whole numbers."""
 
 
 def _fit(
@@ -217,6 +214,9 @@ def _fit(
 ) -> _Fit:
     made = weight * rows[:, None]
     columns = _by_blocks(found, made, one.block) if one.block else _ratios(found, made)
+    in_steps = np.zeros(len(weight), np.float32)
+    if one.bits <= BYTE:
+        in_steps = np.square(weight * columns / _steps(found, one)).sum(axis=1)
     made *= columns
     lengths = _lengths(made)
     power = _trusted(weight * weight, np.square(columns / lengths), np.empty_like(weight)).sum(axis=1)
@@ -226,7 +226,7 @@ def _fit(
     errors = np.sqrt(squared) / _rounding(made, one)
     if one.block:
         errors = np.maximum(errors, _block_errors(lost, made, one).max(axis=0))
-    return _Fit(columns, errors.astype(np.float32), float(squared.sum()), power)
+    return _Fit(columns, errors.astype(np.float32), float(squared.sum()), power, in_steps)
 
 
 def _by_blocks(found: "NDArray[np.float32]", weight: "NDArray[np.float32]", block: int) -> "NDArray[np.float32]":
@@ -287,6 +287,14 @@ def _rounding(made: "NDArray[np.float32]", one: "Stored") -> "NDArray[np.float32
         return np.asarray(np.sqrt(np.square(steps).sum(axis=0) * one.block / 12) + FLOAT_ERROR[32], dtype=np.float32)
     step = np.maximum(made.max(axis=0), -made.min(axis=0)) / (2 ** (one.bits - 1) - 1)
     return np.asarray(step * np.sqrt(len(made) / 12) + FLOAT_ERROR[32], dtype=np.float32)
+
+
+def _steps(found: "NDArray[np.float32]", one: "Stored") -> "NDArray[np.float32]":
+    """Return the step of each weight `[in, out]`, or of each column `[1, out]` where all of its weights share one."""
+    if one.block:
+        return np.repeat(np.maximum(_block_steps(found, one), 1e-30), one.block, axis=0)[: len(found)]
+    largest = np.float32(2 ** (one.bits - 1) - 1)
+    return np.asarray(np.maximum(np.abs(found).max(axis=0, keepdims=True), 1e-30) / largest, dtype=np.float32)
 
 
 def _block_steps(made: "NDArray[np.float32]", one: "Stored") -> "NDArray[np.float32]":

@@ -23,7 +23,7 @@ def stored(weight: np.ndarray) -> Stored:
 
 
 def blocks_of(*pairs: tuple[Stored, str, np.ndarray]) -> list[Block]:
-    return [b for one, name, weight in pairs for b in match_product(one, known({name: weight}))[0]]
+    return [b for one, name, weight in pairs for b in match_product(one, known({name: weight}), keep=True)[0]]
 
 
 class Gated(torch.nn.Module):
