@@ -137,16 +137,26 @@ class Walk:
     def _adds_to_it(self) -> bool:
         """Tell whether the shipped file is further from the source than the compressed model is."""
         try:
-            runner = self.target.open(self.folder, self.compressed.specs)
+            _, made = self._shipped
         except ExportError:
             return True
-        made = self._compare(runner.run, "package")
         return not made.errors or float(np.mean(made.errors)) > float(np.mean(self._cost.errors or 0.0))
 
     @cached_property
     def _cost(self) -> "Evaluation":
         """What compression costs: the error that every later step begins with."""
         return self._compare(run_of(self.compressed), COMPRESS)
+
+    @cached_property
+    def _shipped(self) -> "tuple[Run, Evaluation]":
+        """The shipped file, and what it answers beside the source.
+
+        Raises:
+            ExportError: it cannot be opened.
+
+        """
+        run = self.target.open(self.folder, self.compressed.specs).run
+        return run, self._compare(run, "package")
 
     @property
     def _costs_too_much(self) -> bool:
@@ -215,9 +225,8 @@ class Walk:
     def _packing(self, last: Artifact) -> tuple[Boundary, str]:
         """Compare the shipped file with what the last step made anew."""
         try:
-            runner = self.target.open(self.folder, self.compressed.specs)
-            made = self._compare(runner.run, "package")
-            apart = self._apart(runner.run, run_of(last))
+            run, made = self._shipped
+            apart = self._apart(run, run_of(last))
         except ExportError as error:
             return Boundary(PACKING, "package", True, detail=str(error)), ""
         differs = not apart <= SAME
