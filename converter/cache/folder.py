@@ -12,6 +12,7 @@ from typing import Any
 
 from converter.bounds.exhausted import FULL
 from converter.bounds.files import UnfitFileError, read_bounded
+from converter.bounds.scratch import held, remove_if_left
 from converter.bounds.sizes import shown_size
 from converter.cache.store import (
     FILES,
@@ -212,24 +213,12 @@ class FolderStore:
         """Make a folder that is locked as long as this process lives: what a killed one has left is found by that."""
         made = self.folder / f"{PARTIAL}{uuid.uuid4().hex}"
         made.mkdir()
-        lock = os.open(made, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            with contextlib.suppress(OSError):
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        with held(made):
             yield made
-        finally:
-            shutil.rmtree(made, ignore_errors=True)
-            os.close(lock)
 
     def _remove_partials(self) -> None:
         for left in self.folder.glob(f"{PARTIAL}*"):
-            with contextlib.suppress(OSError):
-                opened = os.open(left, os.O_RDONLY | os.O_DIRECTORY)
-                try:
-                    fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    shutil.rmtree(left, ignore_errors=True)
-                finally:
-                    os.close(opened)
+            remove_if_left(left)
 
 
 def _put_in_place(partial: Path, place: Path) -> None:

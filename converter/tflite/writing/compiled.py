@@ -4,9 +4,7 @@ A process that is killed while it packs leaves its folder behind; the next one t
 """
 
 import contextlib
-import fcntl
 import os
-import re
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -16,12 +14,12 @@ from typing import Any
 
 import psutil
 
+from converter.bounds.scratch import held, own_prefix, remove_of_dead
 from converter.errors import PackageDamaged, RuntimeMissing
 
 PACKED = 5
 """Times the file that packed weights may take on disk: int8 that is computed in float32 is packed as that."""
 PREFIX = "plm-export-packed-"
-NAMED = re.compile(re.escape(PREFIX) + r"(\d+)-")
 LEAST_LITERT = "2.3"
 """Whose CompiledModel takes options of the CPU, and a file for the packed weights among them."""
 NO_FOLDER = "/dev/null/none"
@@ -57,40 +55,12 @@ def _scratch_folder() -> Iterator[Path]:
         OSError: no folder can be made, or another process removes it.
 
     """
-    for left in Path(tempfile.gettempdir()).glob(f"{PREFIX}*"):
-        _remove_if_left(left)
-    made = Path(tempfile.mkdtemp(prefix=f"{PREFIX}{os.getpid()}-"))
-    lock = os.open(made, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise
-        except OSError:  # a file system without locks: nobody removes what belongs to others
-            pass
-        if not made.is_dir():
+    remove_of_dead(PREFIX)
+    made = Path(tempfile.mkdtemp(prefix=own_prefix(PREFIX)))
+    with held(made) as alone:
+        if not alone or not made.is_dir():
             raise FileNotFoundError(made)
         yield made
-    finally:
-        shutil.rmtree(made, ignore_errors=True)
-        os.close(lock)
-
-
-def _remove_if_left(folder: Path) -> None:
-    """Remove a folder of this user whose process is gone."""
-    named = NAMED.match(folder.name)
-    if named is None or psutil.pid_exists(int(named[1])):
-        return
-    with contextlib.suppress(OSError):
-        if folder.lstat().st_uid != os.geteuid():
-            return
-        opened = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
-        try:
-            # Of another container that shares the folder no process is seen from here, but its lock is.
-            fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            shutil.rmtree(folder, ignore_errors=True)
-        finally:
-            os.close(opened)
 
 
 def _find_room(folder: Path, size: int) -> None:
