@@ -27,9 +27,11 @@ from _measure import known, machine, save
 
 NAME = "decoding"
 SHAPES = ("gpt2-124m", "opus-mt")
-PRECISIONS = ("none", "dynamic", "int8", "int4")
+PRECISIONS = ("none", "dynamic", "int8", "static", "int4", "int4:block=32")
 PROMPT, WRITTEN, SENTENCE = 32, 48, 20
 ROUNDS = 5
+DRAWN = 16
+"""Texts that ranges are calibrated by, each of its own drawn tokens."""
 
 
 def main() -> None:
@@ -42,11 +44,12 @@ def main() -> None:
     parser.add_argument("--peers", action="store_true")
     given = parser.parse_args()
     for shape in given.only:
+        precisions = [name for name in given.precisions if name != "static" or shape == "opus-mt"]
         if given.what == "make":
-            row = make(shape, given.folder / shape, given.precisions)
+            row = make(shape, given.folder / shape, precisions)
             remember("made", shape, row)
         else:
-            row = {**measure(shape, given.folder / shape, given.precisions, given.threads, peers=given.peers)}
+            row = {**measure(shape, given.folder / shape, precisions, given.threads, peers=given.peers)}
             remember(f"threads_{given.threads}", shape, row)
         print(shape, row, flush=True)
 
@@ -88,12 +91,14 @@ def seeded(shape: str) -> tuple[Any, int]:
 
 def make(shape: str, folder: Path, precisions: list[str]) -> dict[str, Any]:
     """Export a shape where that is not done yet, and quantize it; returns sizes, seconds and peak memory."""
+    from converter.examples import Example
     from converter.generate.modules import graph_specs
     from converter.onnx.model import OnnxModel
     from converter.onnx.text_export import export_text_graphs
     from converter.quantize.dynamic import DynamicInt8
     from converter.quantize.int4 import Int4Blocks
     from converter.quantize.int8 import Int8Blocks
+    from converter.quantize.static import StaticInt8
     from converter.stage import Context, peak_memory_bytes
 
     made: dict[str, Any] = {}
@@ -112,13 +117,16 @@ def make(shape: str, folder: Path, precisions: list[str]) -> dict[str, Any]:
         "int8": Int8Blocks(),
         "int8:block=32": Int8Blocks(block=32),
         "int4": Int4Blocks(method="rtn"),
-    }
-    source: Any = SimpleNamespace(cache=True, specs=specs)
+        "int4:block=32": Int4Blocks(method="rtn", block=32),
+    } | ({"static": StaticInt8(samples=DRAWN)} if shape == "opus-mt" else {})
+    texts = drawn_texts() if shape == "opus-mt" else {}
+    source: Any = SimpleNamespace(cache=True, specs=specs, tokenizer=None, max_length=512, **texts)
     for name in precisions:
         if name in stages:
             started = time.perf_counter()
             (own := folder / name).mkdir(exist_ok=True)
-            outcome = stages[name].run(OnnxModel(files, source), Context(work=own))
+            calibration = tuple(Example(str(i)) for i in range(DRAWN))
+            outcome = stages[name].run(OnnxModel(files, source), Context(work=own, calibration=calibration))
             for graph, path in outcome.made.files.items():
                 path.rename(own / f"{graph}.onnx")
             made[name] = {
@@ -128,6 +136,22 @@ def make(shape: str, folder: Path, precisions: list[str]) -> dict[str, Any]:
             }
             print(shape, name, made[name], flush=True)
     return made
+
+
+def drawn_texts() -> dict[str, Any]:
+    """Return the task of a translator without a tokenizer: each text it is given is `SENTENCE` tokens drawn for it."""
+    from converter.examples import Encoding
+    from converter.generate.settings import GenerationSettings
+    from converter.tasks.translation import Translation
+
+    class Drawn(Translation):
+        settings = GenerationSettings(pad_id=58100, start_id=58100, eos_ids=(0,))
+
+        def encode(self, tokenizer: Any, example: Any, max_length: int) -> Encoding:  # noqa: ARG002 - none is read
+            ids = np.random.default_rng(int(example.text)).integers(1, 58100, SENTENCE)
+            return Encoding({"input_ids": ids, "attention_mask": np.ones_like(ids)})
+
+    return {"task": Drawn(None)}
 
 
 def read_specs(folder: Path) -> Any:

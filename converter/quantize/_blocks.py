@@ -17,7 +17,7 @@ TEXTS = 48
 class BlockQuantizer(Quantizer[OnnxModel]):
     """Weights in blocks of inputs with a scale each, output layer and embedding table included (`MatMulNBits`)."""
 
-    block: Literal[16, 32, 64, 128, 256] = option(32, "weights per scale (block size): 16, 32, 64, 128 or 256")
+    block: Literal[16, 32, 64, 128, 256] = option(128, "weights per scale (block size): 16, 32, 64, 128 or 256")
 
     def quantize(
         self, given: OnnxModel, ctx: Context, rules: Any, texts: int, size_mb: float | None

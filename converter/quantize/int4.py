@@ -32,7 +32,7 @@ class Int4Blocks(BlockQuantizer):
     precision = Precision(
         "int4",
         Limits(agreement=0.85, stability=0.97, sequences=0.3, perplexity=1.1),
-        bytes_a_weight=0.5625,
+        bytes_a_weight=0.515625,
         suffix="_q4",
         client_dtype="q4",
     )

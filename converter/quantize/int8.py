@@ -1,9 +1,7 @@
 """Int8 weights in blocks for models that write text."""
 
 from dataclasses import dataclass
-from typing import Literal
 
-from converter.binding import option
 from converter.onnx.model import OnnxModel
 from converter.precision import Limits, Precision
 from converter.quantize._blocks import BlockQuantizer
@@ -17,8 +15,6 @@ class Int8Blocks(BlockQuantizer):
     Activations are rounded to 8 bits a row and block, at run time: an answer does not depend on the other texts of a
     batch. In 8 bits a block of 128 loses next to nothing to one of 32 and is read in two thirds of the time.
     """
-
-    block: Literal[16, 32, 64, 128, 256] = option(128, "weights per scale (block size): 16, 32, 64, 128 or 256")
 
     target = "cpu-int8"
     leaves_vectors = True

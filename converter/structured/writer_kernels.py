@@ -10,8 +10,8 @@ from converter.structured.kernels import MS, Chain, Dimensions
 
 WriterProducts = Literal["int8", "int4", "dynamic", "float"]
 """Products as packages have them: weights in blocks of 8 or 4 bits, int8 with rounded activations, or float32."""
-BLOCKS = {8: 128, 4: 32}
-"""Inputs that share a scale at most, by bits."""
+BLOCK = 128
+"""Inputs that share a scale at most."""
 Phase = Literal["prefill", "decode"]
 PHASES: tuple[Phase, ...] = ("prefill", "decode")
 
@@ -97,7 +97,7 @@ class WriterChain(Chain):
     def _product(self, given: str, n_inputs: int, n_outputs: int) -> str:
         if not self.bits:
             return super()._product(given, n_inputs, n_outputs)
-        block = fitting_block(n_inputs, BLOCKS[self.bits], self.bits)
+        block = fitting_block(n_inputs, BLOCK, self.bits)
         blocks = -(-n_inputs // block)
         codes = self._random.integers(0, 255, (n_outputs, blocks, block * self.bits // 8), dtype=np.uint8)
         sizes = {"K": n_inputs, "N": n_outputs, "bits": self.bits, "block_size": block, "accuracy_level": 4}

@@ -19,7 +19,7 @@ ROUNDS = 8
 """So many that the least of them is free of what else the machine does."""
 MOST_WEIGHTS = 2e8
 """Bytes of a stack that is timed whole: more than caches hold, so that further layers take as much as these."""
-BYTES: Mapping[WriterProducts, float] = {"int8": 1.06, "int4": 0.56, "dynamic": 1.0, "float": 4.0}
+BYTES: Mapping[WriterProducts, float] = {"int8": 1.03, "int4": 0.53, "dynamic": 1.0, "float": 4.0}
 """Of a weight."""
 OUTPUT = "output"
 

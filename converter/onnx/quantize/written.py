@@ -8,7 +8,7 @@ import numpy as np
 
 from converter.data.probes import even_sample
 from converter.onnx.activations import write_observed
-from converter.resources import release_memory
+from converter.resources import made_in_threads, release_memory
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -81,24 +81,26 @@ def stream_written(
     write_observed(model, names, path)
     opened = {graph: open_lean_session(path)}
     source, others = given.source, _lean_run(given, without=graph)
-    known = [o.name for o in opened[graph].get_outputs()]
-    seen: dict[str, list[NDArray[np.float32]]] = {}
+    takes, gives = ([t.name for t in ends()] for ends in (opened[graph].get_inputs, opened[graph].get_outputs))
 
-    def run(asked: str, feed: "Mapping[str, NDArray[Any]]") -> "Mapping[str, NDArray[Any]]":
-        if asked != graph:
-            return others(asked, feed)
-        session = opened[graph]
-        made = dict(zip(known, session.run(known, {i.name: feed[i.name] for i in session.get_inputs()}), strict=True))
-        for name in names:
-            seen.setdefault(name, []).append(keep(made[name]))
-        return made
+    def watch(text: "Encoding") -> "dict[str, NDArray[np.float32]]":
+        seen: dict[str, list[NDArray[np.float32]]] = {}
+
+        def run(asked: str, feed: "Mapping[str, NDArray[Any]]") -> "Mapping[str, NDArray[Any]]":
+            if asked != graph:
+                return others(asked, feed)
+            made = dict(zip(gives, opened[graph].run(gives, {name: feed[name] for name in takes}), strict=True))
+            for name in names:
+                seen.setdefault(name, []).append(keep(made[name]))
+            return made
+
+        source.task.answer(source.specs, run, source.task.feed(source.specs, [text]))
+        return {name: np.concatenate(rows) for name, rows in seen.items()}
 
     try:
         with progress.task("Watching activations", total=len(texts)) as ticker:
-            for text in texts:
-                seen.clear()
-                source.task.answer(source.specs, run, source.task.feed(source.specs, [text]))
-                yield {name: np.concatenate(rows) for name, rows in seen.items()}
+            for values in made_in_threads(watch, texts):
+                yield values
                 ticker.advance()
     finally:
         # Also when the reader has seen enough and leaves; an interrupted one may be closed after the folder is removed.

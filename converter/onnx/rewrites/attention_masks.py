@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     Seen = Callable[[Feed, tuple[int, ...]], NDArray[np.bool_] | None]
 
 SOURCE_MASK, TOKENS = "encoder_attention_mask", "input_ids"
-BIAS, PAST = 5, 6
-"""Inputs of `MultiHeadAttention`."""
+BIAS, PAST = 5, 7
+"""Inputs of `MultiHeadAttention`; of the cache its values, off which exporters read how many tokens came before."""
 LOWEST = float(np.finfo(np.float32).min)
 UNSEEN = -1e30
 """What is below leaves nothing of a score."""
@@ -63,7 +63,7 @@ def shorten_masks(model: "ir.Model") -> int:
 
 def _shorter(model: "ir.Model", bias: "ir.Value", users: "list[ir.Node]") -> "ir.Value | None":
     given = {str(v.name): v for v in model.graph.inputs}
-    own = [_past_key(node) for node in users]
+    own = [_past_value(node) for node in users]
     if TOKENS not in given or not _is_told_by_sizes(bias):
         return None
     if SOURCE_MASK in given and not any(own) and _computes(model, bias, _source_mask):
@@ -73,7 +73,7 @@ def _shorter(model: "ir.Model", bias: "ir.Value", users: "list[ir.Node]") -> "ir
     return None
 
 
-def _past_key(node: "ir.Node") -> "ir.Value | None":
+def _past_value(node: "ir.Node") -> "ir.Value | None":
     return node.inputs[PAST] if len(node.inputs) > PAST else None
 
 
@@ -186,15 +186,12 @@ def _make_source_mask(make: "_Maker", given: "Mapping[str, ir.Value]") -> "ir.Va
 
 def _make_earlier_tokens(make: "_Maker", tokens: "ir.Value", past: "ir.Value") -> "ir.Value":
     """Return 0 for a token up to one's own and the lowest number for a later one, `[1, 1, tokens, all tokens]`."""
-    zero, one = make.number("from", 0), make.number("step", 1)
-    length = make("Squeeze", [make("Shape", [tokens], TOKEN_AXIS)])
-    held = make("Squeeze", [make("Shape", [past], {"start": 2, "end": 3})])
-    total = make("Add", [held, length])
-    places = make("Range", [zero, total, one])
-    own = make("Unsqueeze", [make("Range", [held, total, one]), make.numbers("axis", [1])])
-    seen = make("LessOrEqual", [places, own])
-    bias = make("Where", [seen, make.real("seen", 0.0), make.real("unseen", LOWEST)])
-    return make("Unsqueeze", [bias, make.numbers("axes", [0, 1])])
+    one = make.numbers("one", [1])
+    length = make("Shape", [tokens], TOKEN_AXIS)
+    held = make("Shape", [past], {"start": 2, "end": 3})
+    shape = make("Concat", [one, one, length, make("Add", [held, length])], {"axis": 0})
+    unseen = make("Expand", [make.real("unseen", LOWEST), shape])
+    return make("Trilu", [unseen, make("Add", [held, one])], {"upper": 1})
 
 
 class _Maker:
