@@ -10,6 +10,7 @@ import time
 from collections import deque
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from multiprocessing import connection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +20,7 @@ from converter.errors import ExportError, ResourceLimit, StageFailed
 from converter.recipe import recipe_table
 from converter.search.making import TRIES, Done, Handed, Here, Work
 from converter.search.shared import MOST_BYTES
+from converter.search.turns import ASKS, HAS, Turns, standing_alone, wake, wake_when_orphaned
 from converter.search.whole import made_in_full
 from converter.search.worker import Report, Task, report_of
 from converter.stage import SILENT
@@ -103,6 +105,7 @@ def serve(work: Path, asked: "connection.Connection") -> None:
     """Take what is `Given`, then make what is asked for, one after the other, until nobody asks any more."""
     from converter.resources import fixed_threads
 
+    wake_when_orphaned()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the search itself ends, and this with it
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # what is half written is removed on the way out
     with fixed_threads(1), contextlib.suppress(EOFError, BrokenPipeError):
@@ -113,6 +116,7 @@ def serve(work: Path, asked: "connection.Connection") -> None:
         except (ExportError, OSError) as error:
             asked.send(str(error))
             return
+        bench.alone = partial(standing_alone, asked)
         asked.send(None)
         gc.freeze()  # libraries and the source stay: looking for cycles takes as long as a small package otherwise
         while True:
@@ -143,6 +147,7 @@ class Local:
     processes: list[_Process] = field(default_factory=list)
     waiting: deque[Handed] = field(default_factory=deque)
     done: deque[Done] = field(default_factory=deque)
+    turns: Turns = field(default_factory=Turns)
 
     @property
     def slots(self) -> int:
@@ -186,6 +191,7 @@ class Local:
         for one in self.processes:
             one.asked.close()
             one.process.terminate()
+            wake(one)
         for one in self.processes:
             one.process.join(SECONDS_TO_CLOSE)
             if one.process.is_alive():
@@ -230,6 +236,9 @@ class Local:
             if found == BEGUN:
                 one.asked.send(one.given)
                 return
+            if found in (ASKS, HAS):
+                self.turns.take(found, one, self.processes)
+                return
         except (EOFError, ConnectionResetError, BrokenPipeError):
             self._lost(one, "most often for want of memory")
             return
@@ -260,6 +269,7 @@ class Local:
         self.processes.remove(one)
         one.asked.close()
         one.process.terminate()
+        self.turns.without(one, self.processes)
         one.process.join(SECONDS_TO_CLOSE)
         self.progress.note(f"a process of the search was lost ({why}): {len(self.processes)} are left")
         if trial is None:

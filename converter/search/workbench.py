@@ -4,7 +4,8 @@ import hashlib
 import shutil
 import time
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import median
@@ -81,6 +82,8 @@ class Workbench:
     progress: Progress = SILENT
     cache: OutcomeCache | None = None
     """What stages have made, in this search or before; None: only what is at hand."""
+    alone: "Callable[[], AbstractContextManager[None]]" = nullcontext
+    """Within it nothing else of the search runs: there packages are timed."""
     plain: dict[str, Opened] = field(default_factory=dict)
     plain_ms: dict[str, float] = field(default_factory=dict)
     kept: "OrderedDict[str, Made]" = field(default_factory=OrderedDict)
@@ -255,7 +258,7 @@ class Workbench:
             probes = encode_probes(replace(one.model, max_length=longest), examples)
             feeds[name] = [one.model.task.feed(one.model.specs, [p.encoding]) for p in probes]
         best: dict[str, list[float]] = {name: [] for name in opened}
-        with fixed_threads(1):
+        with fixed_threads(1), self.alone():
             for number in range(len(examples)):
                 found: dict[str, list[float]] = {name: [] for name in opened}
                 for turn in range(ROUNDS + 1):

@@ -1,8 +1,11 @@
 """Trials in processes of this machine: the same figures as in one, and a search that ends whatever becomes of them."""
 
 import os
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from multiprocessing import resource_tracker
 from pathlib import Path
@@ -15,6 +18,7 @@ from converter.errors import ResourceLimit, StageFailed
 from converter.search import local as here
 from converter.search.local import Local, room_for
 from converter.search.making import TRIES, Handed, Work
+from converter.search.turns import POSSIBLE
 from converter.stage import SILENT
 from tests.notes import Notes
 
@@ -39,6 +43,7 @@ class _Bench:
     work: Path
     plain_ms: Any = None
     measured: Any = None
+    alone: Any = nullcontext
 
     def measure(self, recipe: Any, share: float) -> Any:
         said = recipe["does"]
@@ -49,9 +54,24 @@ class _Bench:
             raise ResourceLimit("memory ran out")
         if said == "refuse":
             raise StageFailed("it does not know this model")
+        if said == "train":
+            return self.ticks(2.0)
+        if said in ("time", "die while timing"):
+            with self.alone():
+                if said == "die while timing":
+                    os._exit(9)
+                return self.ticks(0.5)
         started = time.monotonic()
         time.sleep(0.5)
         return SimpleNamespace(pid=os.getpid(), started=started, ended=time.monotonic())
+
+    def ticks(self, seconds: float) -> list[float]:
+        """Return when this process ran, all processes by one clock, until it has run for so long."""
+        made = [time.monotonic()]
+        while len(made) < seconds / 0.01:
+            time.sleep(0.01)
+            made.append(time.monotonic())
+        return made
 
 
 def work(does: str) -> Work:
@@ -84,6 +104,63 @@ def test_two_trials_are_made_at_the_same_time_by_two_processes_and_a_refusal_is_
     assert all(d.seconds is not None and d.seconds < 5 for d in done.values()), "without the time to get ready"
     made.stop()
     assert not any(p.is_alive() for p in processes)
+
+
+def between(ticks: list[float], others: list[float]) -> int:
+    """Return how often a process ran while another one did; it may end what it began."""
+    return sum(others[0] + 0.05 < tick < others[-1] for tick in ticks)
+
+
+@pytest.mark.skipif(not POSSIBLE, reason="no process is stopped on this system")
+def test_while_one_process_times_its_package_the_others_stand_still(made: Local) -> None:
+    for number, does in enumerate(("measure", "measure", "train", "time")):  # both are ready after the first two
+        made.begin(number, work(does))
+    found: dict[int, Any] = {d.number: d.found for d in (made.ended() for _ in range(4))}
+    assert between(found[2], found[3]) == 0
+    for number, does in enumerate(("train", "train")):
+        made.begin(number, work(does))
+    found = {d.number: d.found for d in (made.ended() for _ in range(2))}
+    assert between(found[0], found[1]) > 50
+    for number, does in enumerate(("time", "time")):
+        made.begin(number, work(does))
+    found = {d.number: d.found for d in (made.ended() for _ in range(2))}
+    assert between(found[0], found[1]) == between(found[1], found[0]) == 0
+
+
+@pytest.mark.skipif(not POSSIBLE, reason="no process is stopped on this system")
+def test_a_process_that_dies_while_it_times_leaves_none_standing(made: Local) -> None:
+    for number, does in enumerate(("measure", "measure", "train", "die while timing")):
+        made.begin(number, work(does))
+    found: dict[int, Any] = {d.number: d.found for d in (made.ended() for _ in range(4))}
+    assert len(found[2]) == 200
+    assert isinstance(found[3], StageFailed)
+
+
+@pytest.mark.skipif(not POSSIBLE, reason="no process is stopped on this system")
+def test_a_process_that_stands_still_goes_on_when_the_search_is_killed() -> None:
+    code = """
+import multiprocessing, os, signal, sys, time
+from converter.search.turns import wake_when_orphaned
+def child(asked):
+    ours.close()
+    wake_when_orphaned()
+    asked.send(1)
+    try:
+        asked.recv()
+    except EOFError:
+        print("gone on", flush=True)
+if __name__ == "__main__":
+    ours, theirs = multiprocessing.Pipe()
+    made = multiprocessing.get_context("fork").Process(target=child, args=(theirs,))
+    made.start()
+    theirs.close()
+    ours.recv()
+    os.kill(made.pid, signal.SIGSTOP)
+    os.waitid(os.P_PID, made.pid, os.WSTOPPED | os.WNOWAIT)
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    assert done.stdout == "gone on\n", done.stderr
 
 
 def test_a_trial_whose_process_dies_is_made_once_more_by_another(made: Local) -> None:

@@ -1,0 +1,101 @@
+"""A process of a search times its package while the others stand still: beside them small models look slower.
+
+Whoever has begun the processes stops and wakes them. Should it end before it wakes them, the system does (Linux); where
+that cannot be asked for, none is stopped.
+"""
+
+import contextlib
+import ctypes
+import os
+import signal
+import sys
+from collections import deque
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    from multiprocessing import connection
+
+ASKS, MAY, HAS = "wants to time", "may time", "has timed"
+"""What is sent between a process and whoever has begun it."""
+POSSIBLE = sys.platform == "linux"
+_PARENT_DEATH_SIGNAL = 1
+"""`PR_SET_PDEATHSIG` of `prctl`."""
+
+
+class Stoppable(Protocol):
+    """A process and the connection to it."""
+
+    process: Any
+    asked: "connection.Connection"
+
+
+@contextlib.contextmanager
+def standing_alone(asked: "connection.Connection") -> Iterator[None]:
+    """Let the other processes of the search stand still."""
+    if not POSSIBLE:
+        yield
+        return
+    asked.send(ASKS)
+    asked.recv()
+    try:
+        yield
+    finally:
+        asked.send(HAS)
+
+
+def wake_when_orphaned() -> None:
+    """Let this process go on, should it stand still when the one that has begun it ends."""
+    if POSSIBLE:
+        ctypes.CDLL(None).prctl(_PARENT_DEATH_SIGNAL, signal.SIGCONT)
+
+
+class Turns:
+    """Which of some processes may time: one, while all others stand still; then the next one that has asked."""
+
+    def __init__(self) -> None:
+        self._timing: Stoppable | None = None
+        self._waiting: deque[Stoppable] = deque()
+
+    def take(self, said: str, one: Stoppable, every: "list[Any]") -> None:
+        """Do what a process asks for, one of `every`."""
+        if said == ASKS:
+            self._waiting.append(one)
+        elif self._timing is one:
+            self._timing = None
+        self._go_on(every)
+
+    def without(self, one: Stoppable, every: "list[Any]") -> None:
+        """Go on without a process that is lost; `every` are those that are left."""
+        wake(one)  # it is to end
+        if one in self._waiting:
+            self._waiting.remove(one)
+        self._timing = None if self._timing is one else self._timing
+        self._go_on(every)
+
+    def _go_on(self, every: "list[Any]") -> None:
+        if self._timing is not None:
+            return
+        if not self._waiting:
+            for one in every:
+                wake(one)
+            return
+        self._timing = one = self._waiting.popleft()
+        for other in every:
+            if other is not one:
+                _signal(other, signal.SIGSTOP)
+        wake(one)
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # it is gone: that is seen when it is read
+            one.asked.send(MAY)
+
+
+def wake(one: Stoppable) -> None:
+    """Let a process go on."""
+    if POSSIBLE:
+        _signal(one, signal.SIGCONT)
+
+
+def _signal(one: Stoppable, sent: signal.Signals) -> None:
+    if one.process.is_alive():
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(one.process.pid, sent)
