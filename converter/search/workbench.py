@@ -32,7 +32,9 @@ if TYPE_CHECKING:
 KEPT_MODELS = 8
 """Compressed models that stay at hand, so that recipes which begin alike go on from there."""
 TIMED_TEXTS = 32
-ROUNDS = 5
+TURNS, CALLS = 2, 4
+"""Of each package on a text, and calls in each turn, of which the first is not timed: it finds another one's weights in
+the processor's caches."""
 GLANCE = 2
 """The first look is on every second tuning text."""
 
@@ -250,7 +252,7 @@ class Workbench:
         return score_of(shown, seen, answers.judged)
 
     def _in_turns(self, opened: dict[str, Opened]) -> dict[str, list[float]]:
-        """Return seconds of each of some texts, the best of some rounds; all take turns."""
+        """Return seconds of each of some texts, the best of some calls; all take turns."""
         examples = _spread(self.reference, TIMED_TEXTS)
         feeds = {}
         for name, one in opened.items():
@@ -261,11 +263,11 @@ class Workbench:
         with fixed_threads(1), self.alone():
             for number in range(len(examples)):
                 found: dict[str, list[float]] = {name: [] for name in opened}
-                for turn in range(ROUNDS + 1):
-                    for name, one in opened.items():
+                for name, one in (turn for _ in range(TURNS) for turn in opened.items()):
+                    for call in range(CALLS):
                         started = time.perf_counter()
                         one.model.task.answer(one.model.specs, one.runner.run, feeds[name][number])
-                        if turn:  # the first run of a length allocates
+                        if call:
                             found[name].append(time.perf_counter() - started)
                 for name, times in found.items():
                     best[name].append(min(times))

@@ -101,6 +101,8 @@ def source_entries(model: str, work: Path, threads: int) -> list[Entry]:
 def time_beside(entries: Sequence[Entry], batch: int, length: int, seconds: float) -> list[dict[str, Any]]:
     """Return, for each, milliseconds at the median, the 10th and the 90th percentile; all take turns.
 
+    Each is called once untimed in its turn: behind another model's call its weights would have to be read first.
+
     `seconds` is the time spent on each. Where the float32 file or the source is among them, the others are told by
     how much they are faster than it, and one that is neither smaller nor faster is marked.
     """
@@ -112,6 +114,7 @@ def time_beside(entries: Sequence[Entry], batch: int, length: int, seconds: floa
     end = time.perf_counter() + seconds * len(entries)
     while len(times[0]) < LEAST_ROUNDS or time.perf_counter() < end:
         for taken, entry, feed in zip(times, entries, feeds, strict=True):
+            entry.call(feed)
             started = time.perf_counter()
             entry.call(feed)
             taken.append(1000 * (time.perf_counter() - started))

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 SAMPLE = 48
 """Texts at most: no more are timed once all is `NARROW`."""
 TURNS = (2, 4)
-"""Of each on a text, at least and at most: no more once its two best are within `NARROW` of each other."""
+"""Calls of each on a text, at least and at most: no more once its two best are within `NARROW` of each other."""
 SLOW_SECONDS = 0.1
 """A run on a text that takes so long is not repeated more than it must: what is allocated is little of it."""
 NARROW = 0.05
@@ -129,16 +129,23 @@ def _turns(
     runs: Mapping[str, Run],
     feed: "Mapping[str, NDArray[np.int64]]",
 ) -> dict[str, float]:
-    """Return the best of some rounds of each; the first run of a length allocates, and is hardly ever the best."""
-    taken: dict[str, list[float]] = {name: [] for name in runs}
-    for turn in range(TURNS[1]):
-        for name, run in runs.items():
-            if turn >= TURNS[0] and (_steady(taken[name]) or min(taken[name]) > SLOW_SECONDS):
-                continue
-            started = time.perf_counter()
-            task.answer(specs[name], run, feed)
-            taken[name].append(time.perf_counter() - started)
-    return {name: min(times) for name, times in taken.items()}
+    """Return the best of some calls of each, one right behind the other, as a model is called again and again.
+
+    Behind a call of another model its weights would have to be read from memory first, which takes a small one as long
+    as its products. The first call also allocates what its length needs, and is hardly ever the best.
+    """
+    return {name: min(_repeated(task, specs[name], run, feed)) for name, run in runs.items()}
+
+
+def _repeated(
+    task: "Task", specs: Mapping[str, GraphSpec], run: Run, feed: "Mapping[str, NDArray[np.int64]]"
+) -> list[float]:
+    taken: list[float] = []
+    while len(taken) < TURNS[0] or (len(taken) < TURNS[1] and not (_steady(taken) or min(taken) > SLOW_SECONDS)):
+        started = time.perf_counter()
+        task.answer(specs, run, feed)
+        taken.append(time.perf_counter() - started)
+    return taken
 
 
 def _steady(times: Sequence[float]) -> bool:

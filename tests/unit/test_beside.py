@@ -27,12 +27,12 @@ def entry(name: str, seconds: float, size: int, calls: list[str] | None = None, 
     return Entry(name, run, SPECS, size, **limits)
 
 
-def test_all_take_turns() -> None:
+def test_all_take_turns_and_each_call_is_timed_behind_one_of_its_own() -> None:
     calls: list[str] = []
     rows = time_beside([entry(n, 0.0005, 1, calls) for n in "ab"], 1, 8, 0.01)
     timed = calls[6:]
-    assert timed[::2] == ["a"] * (len(timed) // 2)
-    assert timed[1::2] == ["b"] * (len(timed) // 2)
+    assert timed == list("aabb") * (len(timed) // 4)
+    assert rows[0]["runs"] == len(timed) // 4
     assert all(0 < r["p10"] <= r["milliseconds"] <= r["p90"] for r in rows)
     assert rows[0]["runs"] == rows[1]["runs"] >= 10
     assert "faster_than_float32" not in rows[0], "there is nothing to compare with"

@@ -1,7 +1,7 @@
 """What each length of a file costs, for people: filled to its last token, and no longer than there is time."""
 
 from collections.abc import Callable, Mapping
-from itertools import count
+from itertools import count, groupby
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,17 @@ def test_every_length_is_timed_filled_while_there_is_time(
 
 def test_without_texts_nothing_is_timed(tiny: Callable[..., Path]) -> None:
     assert time_lengths(load_source(str(tiny("bert", layers=1))), (), dict, (8,), SILENT) == {}
+
+
+def test_each_is_called_several_times_in_a_row_on_a_text(tiny: Callable[..., Path]) -> None:
+    source = load_source(str(tiny("bert", layers=1)))
+    probes = capture_reference(source, choose_probes((), builtin_examples(source), 6), SILENT, ()).probes
+    calls: list[str] = []
+    runs = {name: lambda *_, name=name: calls.append(name) or {} for name in "ab"}  # type: ignore[misc,func-returns-value]
+    race(source, probes, runs, SILENT, 0)
+    in_a_row = [len(list(same)) for _, same in groupby(calls)]
+    assert min(in_a_row) >= TURNS[0], "behind another's call its weights would be read from memory"
+    assert len(in_a_row) == 2 * LEAST
 
 
 def test_timing_ends_where_more_texts_would_tell_nothing_and_else_when_its_time_is_over(
