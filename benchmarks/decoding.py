@@ -147,7 +147,7 @@ def drawn_texts() -> dict[str, Any]:
     class Drawn(Translation):
         settings = GenerationSettings(pad_id=58100, start_id=58100, eos_ids=(0,))
 
-        def encode(self, tokenizer: Any, example: Any, max_length: int) -> Encoding:  # noqa: ARG002 - none is read
+        def encode(self, tokenizer: Any, example: Any, max_length: int) -> Encoding:
             ids = np.random.default_rng(int(example.text)).integers(1, 58100, SENTENCE)
             return Encoding({"input_ids": ids, "attention_mask": np.ones_like(ids)})
 
