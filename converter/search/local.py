@@ -130,10 +130,14 @@ class _Process:
     process: Any
     asked: "connection.Connection"
     given: "Given"
+    begun: bool = False
+    """Whether it has been told: from then on it may be stopped."""
     ready: bool = False
     trial: Handed | None = None
     since: float = 0.0
     """When it began with its trial."""
+    stood: float = 0.0
+    """Seconds of that in which it stood still for others."""
     last: int = -1
     """The number of the trial that it worked on last."""
 
@@ -161,9 +165,10 @@ class Local:
         while not self.done:
             if not self.processes:
                 return self._own()
-            asked = {p.asked: p for p in self.processes if p.trial is not None or not p.ready}
-            for one in connection.wait(list(asked)):
-                self._look(asked[one])  # type: ignore[index]
+            timing = [p for p in self.processes if p is self.turns.timing]
+            asked = {p.asked: p for p in timing or self.processes if p.trial is not None or not p.ready}
+            # One at a time: what it says may be that the others are to stand still, and then none of them is read.
+            self._look(asked[connection.wait(list(asked))[0]])  # type: ignore[index]
             self._assign()
         return self.done.popleft()
 
@@ -189,9 +194,10 @@ class Local:
     def stop(self) -> None:
         """End all processes."""
         for one in self.processes:
+            wake(one)
+        for one in self.processes:
             one.asked.close()
             one.process.terminate()
-            wake(one)
         for one in self.processes:
             one.process.join(SECONDS_TO_CLOSE)
             if one.process.is_alive():
@@ -225,7 +231,7 @@ class Local:
         whole = {} if work.out is None else recipe_table(work.recipe)
         known = dict(bench.plain_ms), dict(bench.measured)
         task = Task(work.kind, work.varied, work.share, work.told, *known, work.out, whole)
-        one.since = time.perf_counter()
+        one.since, one.stood = time.perf_counter(), 0.0
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # it is gone: that is seen when it is read
             one.asked.send(task)
 
@@ -235,9 +241,10 @@ class Local:
             found = one.asked.recv()
             if found == BEGUN:
                 one.asked.send(one.given)
+                one.begun = True
                 return
             if found in (ASKS, HAS):
-                self.turns.take(found, one, self.processes)
+                self.turns.take(found, one, self._stoppable())
                 return
         except (EOFError, ConnectionResetError, BrokenPipeError):
             self._lost(one, "most often for want of memory")
@@ -255,7 +262,7 @@ class Local:
         for name, table in found.measured.items():
             self.bench.measured.setdefault(name, table)
         if not found.starved:
-            seconds = time.perf_counter() - one.since
+            seconds = time.perf_counter() - one.since - one.stood
             outcome = found.figures or found.whole or StageFailed(found.said)
             self.done.append(Done(trial.number, outcome, tries=trial.tries, seconds=seconds))
         elif len(self.processes) > 1:
@@ -263,13 +270,16 @@ class Local:
         else:
             self.done.append(Done(trial.number, ResourceLimit(found.said), tries=trial.tries))
 
+    def _stoppable(self) -> "list[_Process]":
+        return [p for p in self.processes if p.begun]
+
     def _lost(self, one: _Process, why: str, trial: Handed | None = None, *, starved: bool = False) -> None:
         """A process has died or has no room: the others go on, and one of them makes its trial once more."""
         trial = trial or one.trial
         self.processes.remove(one)
         one.asked.close()
         one.process.terminate()
-        self.turns.without(one, self.processes)
+        self.turns.without(one, self._stoppable())
         one.process.join(SECONDS_TO_CLOSE)
         self.progress.note(f"a process of the search was lost ({why}): {len(self.processes)} are left")
         if trial is None:

@@ -9,8 +9,9 @@ import ctypes
 import os
 import signal
 import sys
+import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
@@ -24,10 +25,11 @@ _PARENT_DEATH_SIGNAL = 1
 
 
 class Stoppable(Protocol):
-    """A process and the connection to it."""
+    """A process and the connection to it, and how many seconds it has stood still."""
 
     process: Any
     asked: "connection.Connection"
+    stood: float
 
 
 @contextlib.contextmanager
@@ -51,36 +53,42 @@ def wake_when_orphaned() -> None:
 
 
 class Turns:
-    """Which of some processes may time: one, while all others stand still; then the next one that has asked."""
+    """Which of some processes may time: one, while all others stand still; then the next one that has asked.
+
+    While one is `timing`, nothing is to be read from the others, nor written to them: they may have been stopped in the
+    middle of a message.
+    """
 
     def __init__(self) -> None:
-        self._timing: Stoppable | None = None
+        self.timing: Stoppable | None = None
         self._waiting: deque[Stoppable] = deque()
+        self._since = 0.0
 
-    def take(self, said: str, one: Stoppable, every: "list[Any]") -> None:
-        """Do what a process asks for, one of `every`."""
+    def take(self, said: str, one: Stoppable, every: "Sequence[Stoppable]") -> None:
+        """Do what a process asks for, one of `every` that can be stopped."""
         if said == ASKS:
             self._waiting.append(one)
-        elif self._timing is one:
-            self._timing = None
-        self._go_on(every)
+        self._go_on(every, ended=self.timing is one)
 
-    def without(self, one: Stoppable, every: "list[Any]") -> None:
+    def without(self, one: Stoppable, every: "Sequence[Stoppable]") -> None:
         """Go on without a process that is lost; `every` are those that are left."""
         wake(one)  # it is to end
         if one in self._waiting:
             self._waiting.remove(one)
-        self._timing = None if self._timing is one else self._timing
-        self._go_on(every)
+        self._go_on(every, ended=self.timing is one)
 
-    def _go_on(self, every: "list[Any]") -> None:
-        if self._timing is not None:
+    def _go_on(self, every: "Sequence[Stoppable]", *, ended: bool) -> None:
+        if ended:
+            for other in every:
+                other.stood += time.perf_counter() - self._since if other is not self.timing else 0.0
+            self.timing = None
+        if self.timing is not None:
             return
         if not self._waiting:
             for one in every:
                 wake(one)
             return
-        self._timing = one = self._waiting.popleft()
+        self.timing, self._since = one, _ = self._waiting.popleft(), time.perf_counter()
         for other in every:
             if other is not one:
                 _signal(other, signal.SIGSTOP)

@@ -35,6 +35,8 @@ TIMED_TEXTS = 32
 TURNS, CALLS = 2, 4
 """Of each package on a text, and calls in each turn, of which the first is not timed: it finds another one's weights in
 the processor's caches."""
+SLOW_SECONDS, TIMING_SECONDS, LEAST_TEXTS = 0.1, 4.0, 6
+"""Calls that take so long are made once in one turn; and no more texts than these are timed once it took so long."""
 GLANCE = 2
 """The first look is on every second tuning text."""
 
@@ -85,7 +87,7 @@ class Workbench:
     cache: OutcomeCache | None = None
     """What stages have made, in this search or before; None: only what is at hand."""
     alone: "Callable[[], AbstractContextManager[None]]" = nullcontext
-    """Within it nothing else of the search runs: there packages are timed."""
+    """Within it packages are timed: on this machine nothing else of the search runs then."""
     plain: dict[str, Opened] = field(default_factory=dict)
     plain_ms: dict[str, float] = field(default_factory=dict)
     kept: "OrderedDict[str, Made]" = field(default_factory=OrderedDict)
@@ -261,16 +263,20 @@ class Workbench:
             feeds[name] = [one.model.task.feed(one.model.specs, [p.encoding]) for p in probes]
         best: dict[str, list[float]] = {name: [] for name in opened}
         with fixed_threads(1), self.alone():
+            began, slow = time.perf_counter(), False
             for number in range(len(examples)):
+                if number >= LEAST_TEXTS and time.perf_counter() - began > TIMING_SECONDS:
+                    break
                 found: dict[str, list[float]] = {name: [] for name in opened}
-                for name, one in (turn for _ in range(TURNS) for turn in opened.items()):
-                    for call in range(CALLS):
+                for name, one in (turn for _ in range(1 if slow else TURNS) for turn in opened.items()):
+                    for call in range(2 if slow else CALLS):
                         started = time.perf_counter()
                         one.model.task.answer(one.model.specs, one.runner.run, feeds[name][number])
                         if call:
                             found[name].append(time.perf_counter() - started)
                 for name, times in found.items():
                     best[name].append(min(times))
+                slow = max(map(max, found.values())) > SLOW_SECONDS
         return best
 
     def open(self, out: Path, package: str, target: "Target") -> Opened:

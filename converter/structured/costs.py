@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 CALM = 0.9
 """Share of a CPU that timing has where nothing else wants one."""
-VERSION = 4
+VERSION = 5
 """Of the way of timing: tables of another are not used."""
 
 

@@ -1,8 +1,8 @@
 """Trials in processes of this machine: the same figures as in one, and a search that ends whatever becomes of them."""
 
+import ctypes
 import os
-import subprocess
-import sys
+import signal
 import time
 from collections.abc import Iterator
 from contextlib import nullcontext
@@ -35,6 +35,7 @@ class Stub:
     def prepared(self, work: Path) -> tuple[Any, Any]:
         if self.damaged:
             os._exit(1)
+        (work / "pid").write_text(str(os.getpid()))
         return SimpleNamespace(bound=lambda varied: varied), _Bench(work)
 
 
@@ -56,10 +57,18 @@ class _Bench:
             raise StageFailed("it does not know this model")
         if said == "train":
             return self.ticks(2.0)
-        if said in ("time", "die while timing"):
+        if said == "tell much":
+            return bytes(1 << 20)
+        if said == "tell its signal":
+            ctypes.CDLL(None).prctl(2, ctypes.byref(sent := ctypes.c_int()))
+            return signal.Signals(sent.value)
+        if said in ("time", "die while timing", "time while others die"):
             with self.alone():
                 if said == "die while timing":
                     os._exit(9)
+                if said == "time while others die":
+                    others = [f for f in self.work.parent.glob("process-*/pid") if f.parent != self.work]
+                    os.kill(int(others[0].read_text()), signal.SIGKILL)
                 return self.ticks(0.5)
         started = time.monotonic()
         time.sleep(0.5)
@@ -111,56 +120,77 @@ def between(ticks: list[float], others: list[float]) -> int:
     return sum(others[0] + 0.05 < tick < others[-1] for tick in ticks)
 
 
-@pytest.mark.skipif(not POSSIBLE, reason="no process is stopped on this system")
+stops = pytest.mark.skipif(not POSSIBLE, reason="no process is stopped on this system")
+
+
+def results(made: Local, *does: str) -> list[Any]:
+    """Let both processes, which are ready, make candidates; returns what became of each."""
+    while not all(p.ready for p in made.processes):
+        made.begin(0, work("measure"))
+        made.ended()
+    for number, one in enumerate(does):
+        made.begin(number, work(one))
+    found = {d.number: d.found for d in (made.ended() for _ in does)}
+    return [found[number] for number in range(len(does))]
+
+
+@stops
 def test_while_one_process_times_its_package_the_others_stand_still(made: Local) -> None:
-    for number, does in enumerate(("measure", "measure", "train", "time")):  # both are ready after the first two
-        made.begin(number, work(does))
-    found: dict[int, Any] = {d.number: d.found for d in (made.ended() for _ in range(4))}
-    assert between(found[2], found[3]) == 0
-    for number, does in enumerate(("train", "train")):
-        made.begin(number, work(does))
-    found = {d.number: d.found for d in (made.ended() for _ in range(2))}
-    assert between(found[0], found[1]) > 50
-    for number, does in enumerate(("time", "time")):
-        made.begin(number, work(does))
-    found = {d.number: d.found for d in (made.ended() for _ in range(2))}
-    assert between(found[0], found[1]) == between(found[1], found[0]) == 0
+    trained, timed = results(made, "train", "time")
+    assert trained[0] < timed[0] < timed[-1] < trained[-1]
+    assert between(trained, timed) == 0
+    one, other = results(made, "train", "train")
+    assert between(one, other) > 50
+    one, other = results(made, "time", "time")
+    assert between(one, other) == between(other, one) == 0
 
 
-@pytest.mark.skipif(not POSSIBLE, reason="no process is stopped on this system")
+@stops
+def test_what_a_process_takes_is_told_without_the_time_in_which_it_stood_still(made: Local) -> None:
+    results(made, "measure", "measure")
+    for number, does in enumerate(("measure", "time")):
+        made.begin(number, work(does))
+    done = {d.number: d for d in (made.ended() for _ in range(2))}
+    stood = done[0].found.ended - done[0].found.started - done[0].seconds
+    assert stood > 0.3
+
+
+@stops
 def test_a_process_that_dies_while_it_times_leaves_none_standing(made: Local) -> None:
-    for number, does in enumerate(("measure", "measure", "train", "die while timing")):
-        made.begin(number, work(does))
-    found: dict[int, Any] = {d.number: d.found for d in (made.ended() for _ in range(4))}
-    assert len(found[2]) == 200
-    assert isinstance(found[3], StageFailed)
+    trained, died = results(made, "train", "die while timing")
+    assert len(trained) == 200
+    assert isinstance(died, StageFailed)
 
 
-@pytest.mark.skipif(not POSSIBLE, reason="no process is stopped on this system")
-def test_a_process_that_stands_still_goes_on_when_the_search_is_killed() -> None:
-    code = """
-import multiprocessing, os, signal, sys, time
-from converter.search.turns import wake_when_orphaned
-def child(asked):
-    ours.close()
-    wake_when_orphaned()
-    asked.send(1)
-    try:
-        asked.recv()
-    except EOFError:
-        print("gone on", flush=True)
-if __name__ == "__main__":
-    ours, theirs = multiprocessing.Pipe()
-    made = multiprocessing.get_context("fork").Process(target=child, args=(theirs,))
-    made.start()
-    theirs.close()
-    ours.recv()
-    os.kill(made.pid, signal.SIGSTOP)
-    os.waitid(os.P_PID, made.pid, os.WSTOPPED | os.WNOWAIT)
-    os.kill(os.getpid(), signal.SIGKILL)
-"""
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
-    assert done.stdout == "gone on\n", done.stderr
+@stops
+def test_the_trial_of_a_process_that_dies_while_it_stands_still_is_made_by_another(made: Local) -> None:
+    trained, timed = results(made, "train", "time while others die")
+    assert len(trained) == 200
+    assert trained[0] > timed[-1]
+    assert made.slots == 1
+
+
+@stops
+def test_a_process_that_is_stopped_while_it_tells_much_keeps_nobody_waiting(made: Local) -> None:
+    found = results(made, *(["tell much", "time"] * 6))
+    assert [len(f) for f in found[::2]] == [1 << 20] * 6
+
+
+@stops
+def test_processes_that_stand_still_are_ended_with_the_search(made: Local) -> None:
+    results(made, "measure", "measure")
+    processes = [p.process for p in made.processes]
+    for one in processes:
+        os.kill(one.pid, signal.SIGSTOP)
+    began = time.monotonic()
+    made.stop()
+    assert not any(p.is_alive() for p in processes)
+    assert time.monotonic() - began < here.SECONDS_TO_CLOSE, "none had to be killed"
+
+
+@stops
+def test_a_process_that_stands_still_goes_on_when_the_search_is_killed(made: Local) -> None:
+    assert results(made, "tell its signal") == [signal.SIGCONT]
 
 
 def test_a_trial_whose_process_dies_is_made_once_more_by_another(made: Local) -> None:

@@ -191,7 +191,7 @@ def _make_earlier_tokens(make: "_Maker", tokens: "ir.Value", past: "ir.Value") -
     held = make("Shape", [past], {"start": 2, "end": 3})
     shape = make("Concat", [one, one, length, make("Add", [held, length])], {"axis": 0})
     unseen = make("Expand", [make.real("unseen", LOWEST), shape])
-    return make("Trilu", [unseen, make("Add", [held, one])], {"upper": 1})
+    return make("Trilu", [unseen, make("Squeeze", [make("Add", [held, one])])], {"upper": 1})
 
 
 class _Maker:
@@ -211,9 +211,6 @@ class _Maker:
 
     def numbers(self, name: str, values: list[int]) -> "ir.Value":
         return new_weight(self._graph, np.array(values, dtype=np.int64), f"{self._name}.{name}")
-
-    def number(self, name: str, value: int) -> "ir.Value":
-        return new_weight(self._graph, np.array(value, dtype=np.int64), f"{self._name}.{name}")
 
     def real(self, name: str, value: float) -> "ir.Value":
         return new_weight(self._graph, np.array(value, dtype=np.float32), f"{self._name}.{name}")
