@@ -5,9 +5,9 @@
 
 Two shapes with seeded random weights: GPT-2 124M (a prompt of 32 tokens, 48 written) and opus-mt (6 + 6 layers, 512
 wide, 58 101 words; 20 tokens in and out, greedy and with four beams). A token can at best be written in the time in
-which its weights and scales are read: the bound is the measured bandwidth over those bytes. Precisions that
-are named together are timed in turn; `--peers`: CTranslate2 int8 and onnxruntime-genai too, on the same files, with a Python
-that has them. Writes `benchmarks/results/decoding.json`.
+which its weights and scales are read: the bound is the measured bandwidth over those bytes. Precisions that are named
+together are timed in turn; `--peers`: CTranslate2 int8 and onnxruntime-genai too, on the same files, with a Python that
+has them. Writes `benchmarks/results/decoding.json`.
 """
 
 import argparse
