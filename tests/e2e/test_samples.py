@@ -20,8 +20,8 @@ from sample_models._writers import Course
 EVAL = {"sentiment": "eval.tsv", "entities": "eval.jsonl", "questions": "eval.jsonl"}
 HALF = 10_000
 """Of the questions that `sample:questions` learns from: it gets as good as it must (`SampleSpec.least`) from these."""
-USERS_TEXT = 4000
-"""Rows of text that somebody gives to a recipe for an intent: as many as its longest training can make use of."""
+USERS_TEXT = 6000
+"""Rows of text that somebody gives to a recipe for an intent: their epochs are longer than the longest training."""
 
 
 @pytest.fixture

@@ -4,7 +4,6 @@ from pathlib import Path
 
 import pytest
 
-
 linux = pytest.mark.skipif(not Path("/proc/self/smaps").is_file(), reason="the system does not tell what is mapped")
 
 
