@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import TypeVar
+from typing import BinaryIO, TypeVar
 
 from converter.errors import ResourceLimit
 
@@ -22,6 +22,10 @@ _DONT_NEED = 4
 """`MADV_DONTNEED` on Linux: pages of a mapped file that nobody wrote to are read again when they are asked for."""
 AT_ONCE = 2
 """Pieces of work beside each other: each holds a matrix or two, and more would hold more."""
+_PAGE_ENTRY = 8
+"""Bytes of `/proc/self/pagemap` about each page; their highest bits say: in memory, in swap, of a file."""
+_PAGE_OF_FILE = 61
+_PAGES_AT_ONCE = 1 << 16
 _MMAP_THRESHOLD = -3
 """`M_MMAP_THRESHOLD` of `mallopt` in the GNU C library."""
 ANSWERS_AHEAD = 8
@@ -91,22 +95,35 @@ def release_read(n_bytes: int) -> None:
 
 def mapped_weights() -> Iterator[tuple[int, int]]:
     """Yield place and length of each mapping of a safetensors file of which no page was written to."""
-    place: tuple[int, int] | None = None
     try:
-        # The kernel counts pages to tell more than where things are.
-        if ".safetensors" not in Path("/proc/self/maps").read_text(encoding="utf-8", errors="replace"):
+        # `smaps` would say both, but goes through all memory of the process for it, however little of it is weights.
+        mappings = Path("/proc/self/maps").read_text(encoding="utf-8", errors="replace").splitlines()
+        weights = [line.partition(" ")[0].partition("-") for line in mappings if line.endswith(".safetensors")]
+        if not weights:
             return
-        lines = Path("/proc/self/smaps").read_text(encoding="utf-8", errors="replace").splitlines()
+        with Path("/proc/self/pagemap").open("rb", buffering=0) as pages:
+            for start, end in ((int(start, 16), int(end, 16)) for start, _, end in weights):
+                if not _written(pages, start, end):
+                    yield start, end - start
     except OSError:
         return
-    for line in lines:
-        first, _, rest = line.partition(" ")
-        if not first.endswith(":"):
-            start, _, end = first.partition("-")
-            mapped = line.endswith(".safetensors")
-            place = (int(start, 16), int(end, 16) - int(start, 16)) if mapped else None
-        elif place is not None and first == "Anonymous:" and rest.split() == ["0", "kB"]:
-            yield place
+
+
+def _written(pages: BinaryIO, start: int, end: int) -> bool:
+    """Tell from the kernel's table of pages whether one of a private mapping of a file is no longer the file's."""
+    import numpy as np
+
+    size = os.sysconf("SC_PAGE_SIZE")
+    for at in range(start // size, end // size, _PAGES_AT_ONCE):
+        n_bytes = (min(at + _PAGES_AT_ONCE, end // size) - at) * _PAGE_ENTRY
+        found = os.pread(pages.fileno(), n_bytes, at * _PAGE_ENTRY)
+        if len(found) < n_bytes:
+            return True  # not told
+        state = np.frombuffer(found, dtype=np.uint64) >> np.uint64(_PAGE_OF_FILE)
+        # In memory and of the file, or in neither memory nor swap.
+        if not np.isin(state & np.uint64(7), (0, 1, 5)).all():
+            return True
+    return False
 
 
 def require_space(folder: Path, size_bytes: int) -> None:

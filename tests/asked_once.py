@@ -14,6 +14,9 @@ from typing import Any
 
 import pytest
 
+OPTIONS = ("undefined", "autoescape", "finalize", "trim_blocks", "lstrip_blocks", "keep_trailing_newline")
+"""Of Jinja's, on which depends what becomes of a template; nothing here changes its marks, or extends it."""
+
 
 class AskedOnce:
     """Answers of this process."""
@@ -26,12 +29,14 @@ class AskedOnce:
         self._known: list[str] = []
 
     def patch(self, patch: pytest.MonkeyPatch) -> None:
+        import jinja2
         import torch._export.utils
         from onnxscript._internal.values import TracedOnnxFunction
 
         of_torch = torch._export.utils
         patch.setattr(of_torch, "_materialize_cpp_cia_ops", self._found(of_torch._materialize_cpp_cia_ops))
         patch.setattr(torch._ops, "Callable", _Spelled(self))
+        patch.setattr(jinja2.Environment, "compile", self._translated(jinja2.Environment.compile))
         read = self.once(TracedOnnxFunction.function_ir.fget, by=id)
         patch.setattr(TracedOnnxFunction, "function_ir", property(read))
         try:
@@ -68,6 +73,22 @@ class AskedOnce:
                 self._known = known
 
         return materialize
+
+    def _translated(self, real: Callable[..., Any]) -> Callable[..., Any]:
+        known: dict[Any, tuple[Any, Any]] = {}
+
+        def compile_template(environment: Any, source: Any, *given: Any, **named: Any) -> Any:
+            if not self.on or not isinstance(source, str):
+                return real(environment, source, *given, **named)
+            options = [getattr(environment, name) for name in OPTIONS]
+            asked = source, given, *named.items(), *map(id, options), *map(id, environment.filters.values())
+            if asked not in known:
+                # With the options, so that nothing else gets their `id`.
+                kept = options, list(environment.filters.values())
+                known[asked] = kept, real(environment, source, *given, **named)
+            return known[asked][1]
+
+        return compile_template
 
     def _lowered(self, real: Callable[..., Any], bridge: Any) -> Callable[..., Any]:
         def lower(function: Any, args: Any, kwargs: Any, ir_input_names: Any = None) -> Any:

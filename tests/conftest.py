@@ -5,6 +5,7 @@ import gc
 import importlib
 import re
 import shutil
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -17,6 +18,7 @@ from hypothesis import settings
 from tests.asked_once import collect_of_jax_seldom
 from tests.exported_once import Shared
 from tests.tiny import SENTENCES, make_tiny, make_tiny_sentence_transformer
+from tests.warm import Warm
 
 # A busy machine is no counterexample.
 settings.register_profile("plm-export", deadline=None)
@@ -158,6 +160,17 @@ def plain_package(run_folder: Path, tiny: Callable[..., Path]) -> Path:
         return partial
 
     return _once(run_folder / "plain", make) / "out" / "cpu-int8"
+
+
+@pytest.fixture(scope="session")
+def plm_export() -> Iterator[list[str]]:
+    """Return the first words of a command line that runs `plm-export` in a process of its own: see tests/warm.py."""
+    if sys.platform != "linux":
+        yield [sys.executable, "-m", "converter.commands.cli"]
+        return
+    warm = Warm()
+    yield warm.command
+    warm.close()
 
 
 def _once(wanted: Path, make: Callable[[Path], Path]) -> Path:

@@ -5,8 +5,6 @@ import itertools
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-import torch
-
 POOLING_MODES = ("cls", "max", "mean", "mean_sqrt_len_tokens", "weightedmean", "lasttoken")
 
 
@@ -29,6 +27,8 @@ def _orders(modules: Sequence[Any], names: Sequence[str]) -> Iterator[tuple[str,
 
 def _fields(module: Any, name: str) -> Iterator[tuple[str, Any]]:
     """Return the module with one field of its config.json read otherwise."""
+    import torch
+
     if getattr(module, "use_residual", False):
         yield f"{name}/config.json: use_residual is not applied", _with(module, "use_residual", False)
     if isinstance(getattr(module, "activation_function", None), torch.nn.Module):

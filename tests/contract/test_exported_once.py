@@ -131,6 +131,28 @@ def test_nothing_is_kept_while_a_test_exports_twice(exporters: Shared) -> None:
             assert answers[0][3] == answers[1][3] == Callable[[int], str]
 
 
+@pytest.mark.usefixtures("exported_anew")
+def test_a_template_is_translated_once_for_equal_options_and_filters() -> None:
+    import jinja2
+
+    asked, source = AskedOnce(), "{{ 'a'|told }}\n"
+    with pytest.MonkeyPatch.context() as patch:
+        asked.patch(patch)
+
+        def translated(told: Callable[[str], str], **options: bool) -> tuple[Any, str]:
+            environment = jinja2.Environment(**options)
+            environment.filters["told"] = told
+            return environment.compile(source), environment.from_string(source).render()
+
+        first, again = (translated(str.upper) for _ in range(2))
+        assert first[0] is again[0]
+        assert again[1] == "A"
+        assert translated(str.title, keep_trailing_newline=True)[1] == "A\n"
+        assert translated(str.swapcase)[0] is not first[0]
+        asked.on = False
+        assert translated(str.upper)[0] is not first[0]
+
+
 def test_equal_numbers_of_other_types_are_other_questions() -> None:
     assert len({typed((x,)) for x in (1, 1.0, True, 0.0, -0.0)}) == 5
     assert typed(((1, "a"), None)) == typed(((1, "a"), None))

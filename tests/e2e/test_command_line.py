@@ -54,8 +54,8 @@ def exported(tiny: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory
     """Export a tiny model once with `--json`: the output folder, the document, stderr."""
     folder = tmp_path_factory.mktemp("exported")
     (folder / "texts.txt").write_text("\n".join(SENTENCES))
-    argv = (str(tiny()), "--target", "cpu_int8", "--quantize", "none", "--eval", "texts.txt", "-o", "out", "--json")
-    code, out, err = plm_export(*argv, cwd=folder)
+    model, flags = str(tiny(layers=1)), ("--target", "cpu_int8", "--quantize", "none", "-o", "out", "--json")
+    code, out, err = plm_export(model, *flags, "--eval", "texts.txt", cwd=folder)
     assert code == 0, err
     return folder / "out", json.loads(out), err
 

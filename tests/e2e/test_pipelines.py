@@ -6,6 +6,7 @@ place stands the program of this checkout. What those would bring (the last rele
 
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -116,7 +117,7 @@ class Machine:
 
 
 @pytest.fixture
-def machine(tiny: Callable[..., Path], tmp_path: Path) -> Machine:
+def machine(tiny: Callable[..., Path], plm_export: list[str], tmp_path: Path) -> Machine:
     pytest.importorskip("model_signing", reason="the extra `signing` is not installed")
     from cryptography.hazmat.primitives import serialization
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -128,7 +129,7 @@ def machine(tiny: Callable[..., Path], tmp_path: Path) -> Machine:
     (folder / "model.toml").write_text(recipe, encoding="utf-8")
     program = tmp_path / "bin" / "plm-export"
     program.parent.mkdir()
-    program.write_text(f'#!/bin/sh\nexec {sys.executable} -m converter.commands.cli "$@"\n', encoding="utf-8")
+    program.write_text(f'#!/bin/sh\nexec {shlex.join(plm_export)} "$@"\n', encoding="utf-8")
     program.chmod(0o755)
     private = Ed25519PrivateKey.generate()
     formats = serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()

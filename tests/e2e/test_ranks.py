@@ -5,7 +5,6 @@ import os
 import signal
 import socket
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -21,7 +20,9 @@ DISTILL = "soft:epochs=2,batch_size=7,learning_rate=1e-4,hidden_weight=0"
 FLAGS = ("-t", "cpu-int8", "--quantize", "none", "--limit", "agreement=0", "-q")
 
 
-def start(argv: Sequence[Sequence[str]], cwd: Path, **environment: str) -> list["subprocess.Popen[str]"]:
+def start(
+    program: Sequence[str], argv: Sequence[Sequence[str]], cwd: Path, **environment: str
+) -> list["subprocess.Popen[str]"]:
     """Start one process a command line, as a launcher would."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -33,7 +34,7 @@ def start(argv: Sequence[Sequence[str]], cwd: Path, **environment: str) -> list[
         several = {"OMP_NUM_THREADS": "1"} if len(argv) == 1 else several
         made.append(
             subprocess.Popen(
-                [sys.executable, "-m", "converter.commands.cli", *words],
+                [*program, *words],
                 cwd=cwd,
                 env={**os.environ, "PYTHONPATH": str(ROOT), **several, **environment},
                 stdout=subprocess.PIPE,
@@ -61,7 +62,7 @@ def argv(tiny: Callable[..., Path], tmp_path: Path) -> Callable[..., list[str]]:
 
     def words(out: str, *more: str, seed: int = 0, distill: str = DISTILL) -> list[str]:
         compress = ("--prune", "structured:heads=0.5,ffn=0.5,steps=1", "--distill", distill)
-        model = str(tiny(seed=seed) if seed else tiny())
+        model = str(tiny(layers=1, seed=seed) if seed else tiny(layers=1))
         return [model, *compress, "--calibration", str(texts), *FLAGS, "-o", str(tmp_path / out), *more]
 
     return words
@@ -73,15 +74,17 @@ def curve(out: Path) -> list[float]:
 
 
 @pytest.mark.slow
-def test_two_processes_make_one_output_and_learn_what_one_does(argv: Callable[..., list[str]], tmp_path: Path) -> None:
-    codes, told = ends(start([argv("two", distill=f"{DISTILL},split_teacher=true")] * 2, tmp_path))
+def test_two_processes_make_one_output_and_learn_what_one_does(
+    argv: Callable[..., list[str]], plm_export: list[str], tmp_path: Path
+) -> None:
+    codes, told = ends(start(plm_export, [argv("two", distill=f"{DISTILL},split_teacher=true")] * 2, tmp_path))
     assert codes == [0, 0], told
     assert sorted(p.name for p in tmp_path.iterdir()) == ["texts.txt", "two"]
     facts = json.loads((tmp_path / "two" / "report.json").read_text())["compress_records"][-1]["facts"]
     assert (facts["n_processes"], facts["device"]) == (2, "cpu")
     assert run(argv("one", distill=f"{DISTILL},accumulate=2")) == 0  # in this process, which has the libraries
     assert curve(tmp_path / "two") == pytest.approx(curve(tmp_path / "one"), rel=1e-3)
-    codes, told = ends(start([argv("half")], tmp_path, ACCELERATE_MIXED_PRECISION="bf16"))
+    codes, told = ends(start(plm_export, [argv("half")], tmp_path, ACCELERATE_MIXED_PRECISION="bf16"))
     assert codes == [0], told
     halves = curve(tmp_path / "half")
     # Losses of 0.001 to 0.003 here, of outputs with three digits.
@@ -99,7 +102,7 @@ def test_two_processes_make_one_output_and_learn_what_one_does(argv: Callable[..
     ],
 )
 def test_an_error_in_one_process_ends_all_with_its_code(
-    wrong: str, code: int, said: str, argv: Callable[..., list[str]], tmp_path: Path
+    wrong: str, code: int, said: str, argv: Callable[..., list[str]], plm_export: list[str], tmp_path: Path
 ) -> None:
     first, second = argv("out"), argv("out")
     if wrong == "another model":
@@ -110,7 +113,7 @@ def test_an_error_in_one_process_ends_all_with_its_code(
         (tmp_path / "out").mkdir()
         (tmp_path / "out" / "mine").write_text("x")
     began = time.monotonic()
-    codes, told = ends(start([first, second], tmp_path))
+    codes, told = ends(start(plm_export, [first, second], tmp_path))
     assert codes == [code, code], told
     assert said in told[0]
     assert time.monotonic() - began < 120
@@ -119,9 +122,11 @@ def test_an_error_in_one_process_ends_all_with_its_code(
 
 
 @pytest.mark.slow
-def test_a_process_that_is_killed_ends_the_training(argv: Callable[..., list[str]], tmp_path: Path) -> None:
+def test_a_process_that_is_killed_ends_the_training(
+    argv: Callable[..., list[str]], plm_export: list[str], tmp_path: Path
+) -> None:
     long = DISTILL.replace("epochs=2", "epochs=3000,checkpoint_seconds=1")
-    running = start([argv("out", distill=long)] * 2, tmp_path)
+    running = start(plm_export, [argv("out", distill=long)] * 2, tmp_path)
     deadline = time.monotonic() + 200
     while not list(tmp_path.glob("**/distill.soft-*.safetensors")) and time.monotonic() < deadline:
         time.sleep(0.5)

@@ -181,6 +181,7 @@ def loaded_by(code: str) -> set[str]:
     [
         "import converter",
         "import converter.recipe",
+        "import converter.api",
         "import sample_models; sample_models.names()",
         "from converter.registry import *; [stage_class(n) for n in stage_names()]",
         "from converter.registry import *; [target_class(n) for n in target_names()]",
