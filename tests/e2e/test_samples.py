@@ -1,6 +1,5 @@
 """Samples end to end: trained as a user would have them trained, then exported by the recipes that come with them."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,26 +13,12 @@ from converter.recipe import load_recipe_table
 from converter.reference import capture_reference
 from converter.stage import SILENT
 from converter.validate.checks import Status
-from sample_models import questions, storyteller, translator
+from sample_models import storyteller, translator
 from sample_models._writers import Course
 
 EVAL = {"sentiment": "eval.tsv", "entities": "eval.jsonl", "questions": "eval.jsonl"}
-HALF = 10_000
-"""Of the questions that `sample:questions` learns from: it gets as good as it must (`SampleSpec.least`) from these."""
 USERS_TEXT = 6000
 """Rows of text that somebody gives to a recipe for an intent: their epochs are longer than the longest training."""
-
-
-@pytest.fixture
-def half_the_questions(request: pytest.FixtureRequest, run_folder: Path) -> Iterator[None]:
-    """Train `sample:questions`, which takes a minute, on half of its text."""
-    if request.node.callspec.params["name"] != "questions":
-        yield
-        return
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(questions, "N_TRAIN", HALF)
-        patch.setenv("PLM_EXPORT_CACHE", str(run_folder / "half-the-questions"))
-        yield
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +31,6 @@ def users_text(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(EVAL))
-@pytest.mark.usefixtures("half_the_questions")
 def test_a_trained_sample_knows_its_task(name: str) -> None:
     source = load_source(resolve_model(f"sample:{name}", SILENT))
     held_out = read_examples(resolve_data(Path(f"sample:{name}/{EVAL[name]}"), SILENT), source.task)
@@ -125,7 +109,6 @@ def test_a_small_writer_gets_smaller_by_its_recipe(name: str, small_writers: Non
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(set(sample_models.recipes()) - set(WRITERS) - set(SMALLER)))
-@pytest.mark.usefixtures("half_the_questions")
 def test_a_sample_recipe_runs_as_it_stands(name: str, users_text: Path, tmp_path: Path) -> None:
     table = load_recipe_table(Path(f"sample:{name}"))
     if "model" not in table:  # a recipe for an intent: model and text are the user's
