@@ -363,13 +363,17 @@ def _check_offloaded(recipe: "Recipe", source: "TorchModel") -> None:
     """Refuse what needs weights in memory of a source that is larger than it: a stage must first make it smaller."""
     if not source.offloaded:
         return
-    why, where = "an export holds all weights in memory", recipe.targets[0].name
     for stage in recipe.compress:
         if needed := stage.needs_whole():
             why, where = needed, stage.name
             break
         if not stage.leaves_on_disk:
             return
+    else:
+        whole = [t for t in recipe.targets if source.cache is not None or not t.by_pieces]
+        if not whole:
+            return
+        why, where = "an export of this kind holds all weights in memory", whole[0].name
     raise UsageError(
         f"{why}, and the source is larger than the memory that it was given: its weights are on disk",
         where=where,

@@ -104,6 +104,8 @@ class Target(ABC):
     """Precisions in which it packs models that write text; empty: it packs none of them."""
     default: ClassVar[bool] = False
     """A run that names no target makes this one; one target has it."""
+    by_pieces: ClassVar[bool] = False
+    """It makes a package of an encoder whose weights are on disk, a piece of them in memory at a time."""
     timed: ClassVar[bool] = False
     """Its runtime is the one that `structured.timing` times sublayers in: their times are those of its packages."""
     input_dtype: ClassVar[str] = "int64"

@@ -38,6 +38,7 @@ class CpuInt8(Target):
     auto = ("static", "dynamic")
     writes = ("int8", "dynamic", "static", "int4", "none")
     default = True
+    by_pieces = True
     timed = True
 
     def check_runtime(self) -> None:

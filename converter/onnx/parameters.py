@@ -189,7 +189,9 @@ def _rows_of(node: "ir.Node", rows: "NDArray[np.float32]") -> "NDArray[np.float3
         if user.op_type == "Mul":
             other = next((v for v in user.inputs if v is not value), None)
             scale = _looked_up(other)
-            return None if scale is None else rows * scale
+            if scale is not None:
+                rows *= scale  # in place: a table is the largest matrix that many models have
+            return None if scale is None else rows
         if user.op_type == "DequantizeLinear":
             rows = _dequantized(user, rows)
         value = user.outputs[0]

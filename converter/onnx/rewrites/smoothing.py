@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from converter.onnx.rewrites.projections import array_of, is_weight, new_weight
+from converter.onnx.rewrites.projections import array_of, is_weight, later_weight, new_weight, tensor_of
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -84,7 +84,10 @@ def fold_into_values(graph: "ir.Graph", site: "Site", factors: "NDArray[np.float
     columns = np.ones(array_of(bias).shape, dtype=np.float32)
     columns[start : start + len(factors)] = factors
     for node, old in ((product, weight), (add, bias)):
-        made = new_weight(graph, array_of(old) * columns, f"{old.name}.folded")
+        tensor, name = tensor_of(old), f"{old.name}.folded"
+        made = later_weight(
+            graph, lambda t=tensor: t.numpy() * columns, tensor.dtype, tuple(tensor.shape.numpy()), name
+        )
         node.replace_input_with(next(i for i, v in enumerate(node.inputs) if v is old), made)
         del graph.initializers[str(old.name)]
     return True
