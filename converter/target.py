@@ -143,6 +143,10 @@ class Target(ABC):
     def open(self, folder: Path, specs: "Mapping[str, GraphSpec]", threads: int = 1) -> Runner:
         """Open the package in its runtime. Works on a folder alone: no source model is needed."""
 
+    def open_mapped(self, folder: Path, specs: "Mapping[str, GraphSpec]") -> Runner:
+        """Return what `open` does, with as little memory on the way to it as the runtime can do with."""
+        return self.open(folder, specs)
+
     @abstractmethod
     def model_files(self, folder: Path, specs: "Mapping[str, GraphSpec]") -> Mapping[str, Path]:
         """Return the file that `open` opens for each graph, by the graph's name."""

@@ -43,10 +43,10 @@ class OnnxModel(Artifact):
         from converter.onnx.pieces import Pieces
         from converter.onnx.runner import OnnxRunner, open_lean_session
 
-        if self.precision != "float32":
-            return OnnxRunner(self.files).run
         if self.source.offloaded:
             return Pieces(self.files[MODEL]).run
+        if self.precision != "float32":
+            return OnnxRunner(self.files).run
         # Models that write text are large, and asked about few texts here.
         packed = self.source.cache is None
         sessions = {name: open_lean_session(path, packed=packed) for name, path in self.files.items()}

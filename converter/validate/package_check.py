@@ -53,7 +53,8 @@ def evaluate_package(
 
     """
     device = _device_check(target, bundle, require_device=require_device)
-    runner = target.open(bundle.folder, bundle.source.specs)
+    opened = target.open_mapped if bundle.source.offloaded else target.open
+    runner = opened(bundle.folder, bundle.source.specs)
     shown, reference = as_seen_by(bundle.source, source, proof.reference, runner.max_length, proof.progress)
     interface_checks = [
         check_inputs(runner, shown, target.input_dtype),
