@@ -190,7 +190,7 @@ class Steps:
 def package(row: str, folder: Path, limit: str) -> dict[str, Any]:
     """Make a package within the limit, in this process."""
     from converter.bounds.sizes import parse_size
-    from converter.bounds.watch import Limits, LimitReached
+    from converter.bounds.watch import LimitReached, Limits
     from converter.errors import ExportError
     from converter.pipeline import run_recipe
     from converter.recipe import bind_recipe
