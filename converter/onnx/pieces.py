@@ -139,7 +139,7 @@ class _Passed:
 def _cut(graph: Any, sizes: Mapping[str, int], wanted: frozenset[str]) -> list[Piece]:
     groups: list[list[Any]] = [[]]
     held: set[str] = set()
-    for node in graph.node:
+    for node in _needed(graph, wanted):
         used = {n for n in node.input if n in sizes}
         if groups[-1] and sum(sizes[n] for n in held | used) > PIECE_BYTES:
             groups.append([])
@@ -155,6 +155,17 @@ def _cut(graph: Any, sizes: Mapping[str, int], wanted: frozenset[str]) -> list[P
         gives = tuple(n for node in group for n in node.output if n and (n in behind or n in wanted))
         made.append(Piece(group, tuple(sorted(reads[i])), gives, behind))
     return made
+
+
+def _needed(graph: Any, wanted: frozenset[str]) -> list[Any]:
+    """Return the operators that make what is wanted, in the order of the graph."""
+    made: list[Any] = []
+    asked = set(wanted)
+    for node in reversed(graph.node):
+        if asked.intersection(node.output):
+            made.append(node)
+            asked.update(node.input)
+    return made[::-1]
 
 
 def _reads(nodes: Sequence[Any], weights: Mapping[str, int]) -> frozenset[str]:
