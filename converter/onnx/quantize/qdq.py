@@ -62,8 +62,8 @@ def _quantized_weight(graph: "ir.Graph", made: Integers, name: str) -> "ir.Value
     import onnx_ir as ir
 
     parts = ((made.scales, "scales"), (np.zeros(len(made.scales), dtype=np.int8), "zeros"))
-    constants = [new_weight(graph, array, f"{name}.{suffix}") for array, suffix in parts]
-    constants.insert(0, new_integers(graph, made, f"{name}.int8"))
+    constants = [new_integers(graph, made, f"{name}.int8")]
+    constants += [new_weight(graph, array, f"{name}.{suffix}") for array, suffix in parts]
     back = ir.node("DequantizeLinear", constants, {"axis": 1}, name=f"{name}_dequantize")
     back.outputs[0].name = f"{name}_float"
     graph.insert_before(graph[0], back)
