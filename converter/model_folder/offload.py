@@ -1,7 +1,7 @@
 """Weights that do not fit into memory stay in their files: accelerate reads each module's while that module runs."""
 
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -138,7 +138,7 @@ def maps_of(module: "torch.nn.Module") -> "dict[str, torch.Tensor]":
     places = {name: place_on_disk(module, name) for name in offloaded_in(module)}
     made: dict[tuple[str, str], torch.Tensor] = {}
     for file in dict.fromkeys(file for file, _ in places.values()):
-        with safe_open(file, framework="pt") as opened:  # type: ignore[no-untyped-call]
+        with safe_open(file, framework="pt") as opened:
             made |= {place: opened.get_tensor(place[1]) for place in set(places.values()) if place[0] == file}
     return {name: made[place] for name, place in places.items()}
 
@@ -163,29 +163,36 @@ def _store_as_float32(module: "torch.nn.Module", names: "list[str]", folder: Pat
             weights.dataset.index[weights.prefix + own] = told
 
 
+@dataclass(frozen=True)
+class _Changed:
+    """The weights of one module, as accelerate asks for them while it runs: its `weight` is another one."""
+
+    weights: Any
+    change: "Callable[[torch.Tensor], torch.Tensor]"
+
+    def __getitem__(self, name: str) -> "torch.Tensor":
+        found: torch.Tensor = self.weights[name]
+        return self.change(found) if name == "weight" else found
+
+
 @contextmanager
-def changed_when_read(modules: "Iterable[torch.nn.Module]", change: "Callable[[Any], torch.Tensor]") -> Iterator[None]:
-    """Have the weight of modules whose weights are on disk changed by `change` whenever it is read for a call.
+def changed_when_read(changes: "Mapping[torch.nn.Module, Callable[[torch.Tensor], torch.Tensor]]") -> Iterator[None]:
+    """Have the weight of modules whose weights are on disk changed whenever it is read for a call.
 
-    `change` is given the module, which has its weights. A module whose weights are in memory is left alone.
+    A module whose weights are in memory is left alone.
     """
-    from accelerate.hooks import ModelHook, add_hook_to_module, remove_hook_from_module
-
-    class Changing(ModelHook):  # type: ignore[misc]
-        def pre_forward(self, module: Any, *args: Any, **kwargs: Any) -> Any:
-            module.weight.data = change(module)
-            return args, kwargs
-
-    found = [m for m in dict.fromkeys(modules) if any(p.device.type == "meta" for p in m.parameters(recurse=False))]
-    hooks = [(module, vars(module)["_hf_hook"]) for module in found]
-    for module, _ in hooks:
-        add_hook_to_module(module, Changing(), append=True)  # type: ignore[no-untyped-call]
+    found = []
+    for module, change in changes.items():
+        hook: Any = vars(module).get("_hf_hook")
+        for one in getattr(hook, "hooks", (hook,)):
+            if getattr(one, "offload", False):
+                found.append((one, one.weights_map))
+                one.weights_map = _Changed(one.weights_map, change)
     try:
         yield
     finally:
-        for module, hook in hooks:
-            remove_hook_from_module(module)
-            add_hook_to_module(module, hook)
+        for one, weights in found:
+            one.weights_map = weights
 
 
 def _written(modules: "Mapping[str, torch.nn.Module]", hooks: Mapping[str, Any], folder: Path) -> None:

@@ -8,6 +8,7 @@ times as much has another fault than its precision.
 import contextlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -182,17 +183,17 @@ def rounded(model: "TorchModel", bits: int) -> "Iterator[None]":
     inside = [m for m in layers if m.weight.device.type != "meta"]
     kept: dict[int, tuple[Any, Any]] = {id(m.weight): (m.weight, m.weight.data) for m in inside}
 
-    def in_bits(layer: Any) -> "torch.Tensor":
-        return round_to(layer.weight.data, bits, 0 if type(layer).__name__ == "Conv1D" else 1)
+    def in_bits(layer: Any, weight: "torch.Tensor") -> "torch.Tensor":
+        return round_to(weight, bits, 0 if type(layer).__name__ == "Conv1D" else 1)
 
     try:
         with torch.no_grad():
             for layer in inside:
                 weight, before = kept[id(layer.weight)]
-                weight.data = before
-                weight.data = in_bits(layer)
+                weight.data = in_bits(layer, before)
         # With weights in four bits, inputs have eight.
-        with changed_when_read(layers, in_bits), rounded_inputs(model, max(bits, BYTE)):
+        on_disk = {layer: partial(in_bits, layer) for layer in layers}
+        with changed_when_read(on_disk), rounded_inputs(model, max(bits, BYTE)):
             yield
     finally:
         for weight, before in kept.values():

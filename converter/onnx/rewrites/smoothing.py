@@ -7,6 +7,7 @@ equal in float, far finer in int8.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -67,6 +68,10 @@ def _divide(graph: "ir.Graph", site: "Site", inverse: "NDArray[np.float32]", nam
     return scaled.outputs[0]
 
 
+def _times(tensor: "ir.TensorProtocol", factors: "NDArray[np.float32]") -> "NDArray[np.float32]":
+    return np.asarray(tensor.numpy() * factors)
+
+
 def folds_into_values(site: "Site") -> bool:
     """Whether factors of the product's input fold away: it is fused attention's, whose values serve it alone."""
     return _value_projection(site) is not None
@@ -85,9 +90,7 @@ def fold_into_values(graph: "ir.Graph", site: "Site", factors: "NDArray[np.float
     columns[start : start + len(factors)] = factors
     for node, old in ((product, weight), (add, bias)):
         tensor, name = tensor_of(old), f"{old.name}.folded"
-        made = later_weight(
-            graph, lambda t=tensor: t.numpy() * columns, tensor.dtype, tuple(tensor.shape.numpy()), name
-        )
+        made = later_weight(graph, partial(_times, tensor, columns), tensor.dtype, tuple(tensor.shape.numpy()), name)
         node.replace_input_with(next(i for i, v in enumerate(node.inputs) if v is old), made)
         del graph.initializers[str(old.name)]
     return True
