@@ -32,7 +32,7 @@ ROUNDING = 28
 """Bytes for each pair of a product's inputs that rounding it by their second moments takes."""
 EXPORTERS = 150_000_000
 """Bytes of the libraries that export and run a graph, beside those that load a model."""
-PROOF = 100_000_000
+PROOF = 150_000_000
 """Bytes that checks of a package take beside it and the largest table: what is computed, and a layer of the source."""
 COPIES_ON_DISK = 1.0
 """Float32 weights that it writes beside the packages, at least: the graph before it is quantized."""

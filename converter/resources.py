@@ -93,13 +93,14 @@ def release_read(n_bytes: int) -> None:
 class PagesRead:
     """Gives the pages of mapped weights back whenever many of them were read, where all of them are read in turn."""
 
-    def __init__(self) -> None:
-        self._since = 0
+    def __init__(self, between: int | None = None) -> None:
+        """`between`: bytes that may be read before they are given back."""
+        self._since, self._between = 0, _READ_BETWEEN if between is None else between
 
     def add(self, n_bytes: int) -> None:
         """Take note that a weight of `n_bytes` was read."""
         self._since += n_bytes
-        if self._since > _READ_BETWEEN:
+        if self._since >= self._between:
             release_memory(cycles=False)
             self._since = 0
 

@@ -175,9 +175,9 @@ def _table(node: "ir.Node") -> Stored | None:
     if found is None or axis != 0 or found[0].ndim != 2 or found[0].shape[1] < 2:
         return None
     values, bits, name = found
-    if not np.issubdtype(values.dtype, np.integer):
-        return Stored(name, "table", _wide(values), bits)
-    made = _rows_of(node, _wide(values))
+    wide, whole = _wide(values), not np.issubdtype(values.dtype, np.integer)
+    del found, values  # a table is large
+    made = wide if whole else _rows_of(node, wide)
     return None if made is None else Stored(name, "table", made, bits)
 
 
