@@ -5,13 +5,18 @@
 Weights are drawn: neither memory nor time depends on what a model knows. Each row is a process of its own, held to the
 limit by `--max-memory` (resident memory, pages of files that are read among it); what is told is its exit code, the
 highest resident memory, and what it said. `answers`, `wanda` and `obs` run the source or a stage alone; `obs` on four
-layers of that width, since its time is that of large matrices. The others are the command line.
+layers of that width, since its time is that of large matrices. The packages in int8 are made through the Python
+interface, with the highest memory of each step. The others are the command line.
 """
 
 import argparse
 import json
 import sys
 import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -23,18 +28,19 @@ TEXTS = ("the old town is by the river", "a film that nobody will miss", "Anna m
 SMALLER = ("--prune", "layers:keep=1")
 ROWS: dict[str, tuple[str, ...]] = {
     "export, no device map": (),
-    "export": ("--device-map", "auto"),
+    "export in float32": ("--device-map", "auto"),
     "prune.structured": ("--device-map", "auto", "--prune", "structured:heads=0.5"),
     "prune.layers (keep=1) and export": ("--device-map", "auto", *SMALLER),
     "prune.layers (keep=1), distill.soft and export": ("--device-map", "auto", *SMALLER, "--distill", "soft:steps=4"),
 }
 ALONE = ("answers", "wanda", "obs")
+PACKAGES = {"export to int8 (static)": "static", "export to int8 (dynamic)": "dynamic"}
 SHOWN = {"answers": "the source's answers alone"} | {s: f"prune.threshold:score={s} alone" for s in ALONE[1:]}
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("rows", nargs="*", default=[*ALONE, *ROWS])
+    parser.add_argument("rows", nargs="*", default=[*ALONE, *PACKAGES, *ROWS])
     parser.add_argument("--limit", default="1300MB")
     parser.add_argument("--child", nargs=2, help=argparse.SUPPRESS)
     given = parser.parse_args()
@@ -43,7 +49,9 @@ def main() -> int:
         if row.isdigit():
             drawn(folder, int(row))
         else:
-            print(json.dumps(alone(row, folder, given.limit)))
+            told = package(row, folder, given.limit) if row in PACKAGES else alone(row, folder, given.limit)
+            print(json.dumps(told))
+            return int(told.get("exit_code", 0))
         return 0
     with tempfile.TemporaryDirectory(prefix="offload-") as name:
         work = Path(name)
@@ -83,7 +91,7 @@ def lay(size: int, limit: str, rows: dict[str, Any]) -> None:
 
 def measured(row: str, work: Path, limit: str) -> dict[str, Any]:
     """Run one row; returns its figures."""
-    if row in ALONE:
+    if row in (*ALONE, *PACKAGES):
         folder = work / ("four" if row == "obs" else "large")
         if not folder.is_dir():
             child("4", folder, limit)
@@ -145,6 +153,66 @@ def alone(row: str, folder: Path, limit: str) -> dict[str, Any]:
         stage = ThresholdPruning(0.5, score=row, texts=len(many), steps=1)  # type: ignore[arg-type]
         _, record = run_stage(stage, source, Context(work, calibration=many, teacher=source))
         return told | {"texts": len(many), "sparsity": record.facts["sparsity"], "seconds": record.seconds}
+
+
+class Steps:
+    """Progress that notes the highest resident memory of each step, in MB, by its title; `""`: between two of them."""
+
+    def __init__(self) -> None:
+        self.peaks: dict[str, int] = {}
+        self._open = [""]
+        threading.Thread(target=self._look, daemon=True).start()
+
+    @contextmanager
+    def task(self, title: str, total: float | None = None) -> Iterator[Any]:
+        from converter.stage import SILENT
+
+        self._open.append(title)
+        print(title, file=sys.stderr, flush=True)
+        try:
+            with SILENT.task(title, total) as ticker:
+                yield ticker
+        finally:
+            self._open.pop()
+
+    def note(self, text: str) -> None:
+        pass
+
+    def _look(self) -> None:
+        from converter.bounds.watch import memory_bytes
+
+        while True:
+            title = self._open[-1]
+            self.peaks[title] = max(self.peaks.get(title, 0), round(memory_bytes(children=False) / 1e6))
+            time.sleep(0.02)
+
+
+def package(row: str, folder: Path, limit: str) -> dict[str, Any]:
+    """Make a package within the limit, in this process."""
+    from converter.bounds.sizes import parse_size
+    from converter.bounds.watch import LimitReached, Limits
+    from converter.errors import ExportError
+    from converter.pipeline import run_recipe
+    from converter.recipe import bind_recipe
+
+    table = {
+        "model": str(folder),
+        "targets": ["cpu-int8"],
+        "quantize": {"cpu-int8": PACKAGES[row]},
+        "calibration": str(folder.parent / "texts.txt"),
+        "probes": 12,
+        "limits": {"agreement": 0},
+    }
+    steps, limits = Steps(), Limits(memory=parse_size(limit, "--limit"))
+    try:
+        out = folder.parent / PACKAGES[row]
+        made = run_recipe(bind_recipe(table), out, progress=steps, limits=limits, device_map="auto")
+    except (ExportError, LimitReached) as error:
+        code = (error.error if isinstance(error, LimitReached) else error).exit_code
+        return {"exit_code": code, "said": str(error), "steps": steps.peaks}
+    (target,) = made.targets
+    failed = [c.detail for c in target.evaluation.checks if c.status == "FAIL"] if target.evaluation else [target.error]
+    return {"exit_code": made.exit_code, "bytes": target.size_bytes, "failed": failed, "steps": steps.peaks}
 
 
 def drawn(folder: Path, layers: int) -> Path:

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
 
 DeviceMap = Literal["auto"]
+_SAVED_WHOLE = ("what stages leave is saved with all weights in memory", "--prune")
 
 
 def placement_of(recipe: "Recipe", device_map: DeviceMap | None, limits: Limits, work: Path) -> "Placement | None":
@@ -223,8 +224,8 @@ def check_needs(recipe: "Recipe", source: "TorchModel", limits: Limits, work: Pa
 
 
 def _check_left(recipe: "Recipe", source: "TorchModel", limits: Limits, work: Path) -> None:
-    """Hold an export of what the first stages leave of a source on disk to what it may take: a stage may take hours."""
-    from converter.forecast import COPIES_IN_MEMORY, COPIES_ON_DISK, forecast_of
+    """Hold an export of what stages leave of a source on disk to what it may take: a stage may take hours."""
+    from converter.forecast import forecast_of, needs_by_pieces, needs_of_rest
 
     left, written, n_done = forecast_of(source), 0, 0
     ctx = Context(work=work)  # no forecast up to the one that brings weights into memory asks for text
@@ -234,16 +235,12 @@ def _check_left(recipe: "Recipe", source: "TorchModel", limits: Limits, work: Pa
             break
         written += left.matrices * 4
     # What further stages make of it is known when they run: they hold it, and what they make.
-    last = n_done == len(recipe.compress)
-    kept = left.bytes(4)
-    disk = written + kept
-    if last:
-        disk += int(COPIES_ON_DISK * kept) + sum(left.bytes(stored) for _, _, stored in _made_by(recipe))
+    sizes = [left.bytes(stored) for _, _, stored in _made_by(recipe)] if n_done == len(recipe.compress) else []
     release_memory()  # what was read of the checkpoint counts until then
-    memory = int((COPIES_IN_MEMORY if last else 2) * kept)
-    check_estimate(limits, memory=memory_bytes() + memory, disk=disk, part="what the first stages leave")
-    check_available(memory)
-    require_space(work, disk)
+    need, disk = needs_of_rest(left.bytes(4), sizes) if recipe.compress else needs_by_pieces(source, sizes)
+    check_estimate(limits, memory=memory_bytes() + need.bytes, disk=written + disk, part=need.part)
+    check_available(need.bytes, part=need.part)
+    require_space(work, written + disk)
 
 
 def check_room(model: "TorchModel", limits: Limits) -> None:
@@ -363,13 +360,17 @@ def _check_offloaded(recipe: "Recipe", source: "TorchModel") -> None:
     """Refuse what needs weights in memory of a source that is larger than it: a stage must first make it smaller."""
     if not source.offloaded:
         return
-    why, where = "an export holds all weights in memory", recipe.targets[0].name
     for stage in recipe.compress:
         if needed := stage.needs_whole():
             why, where = needed, stage.name
             break
         if not stage.leaves_on_disk:
             return
+    else:
+        whole = [t.name for t in recipe.targets if source.cache is not None or not t.by_pieces]
+        if not whole and not recipe.compress:
+            return
+        why, where = ("an export of it holds all weights in memory", whole[0]) if whole else _SAVED_WHOLE
     raise UsageError(
         f"{why}, and the source is larger than the memory that it was given: its weights are on disk",
         where=where,

@@ -28,6 +28,12 @@ JUDGED_TOKENS = 1536
 """Tokens whose logits are kept, once of the source and once of a package: 48 texts, each with its answer."""
 SPARE_MATRICES = {"int4": 9, "int8": 6}
 """Copies of a matrix that rounding it in blocks takes: by moments what is left, made, lost and its steps."""
+ROUNDING = 28
+"""Bytes for each pair of a product's inputs that rounding it by their second moments takes."""
+EXPORTERS = 150_000_000
+"""Bytes of the libraries that export and run a graph, beside those that load a model."""
+PROOF = 150_000_000
+"""Bytes that checks of a package take beside it and the largest table: what is computed, and a layer of the source."""
 COPIES_ON_DISK = 1.0
 """Float32 weights that it writes beside the packages, at least: the graph before it is quantized."""
 
@@ -124,6 +130,30 @@ def disk_of_export(model: "TorchModel", precisions: "Sequence[tuple[str, float]]
     sizes = [(name, forecast.bytes(stored)) for name, stored in precisions]
     rounded = [size for name, size in sizes if name in SPARE_MATRICES and model.cache is not None]
     return sum(size for _, size in sizes) + max(rounded, default=0) + int(COPIES_ON_DISK * model.size_bytes)
+
+
+def needs_by_pieces(model: "TorchModel", packages: "Sequence[int]") -> tuple[MemoryNeed, int]:
+    """Return the most memory that an export takes of an encoder whose weights are on disk, and the disk.
+
+    `packages` are the bytes of what is made. On disk are float graphs, before and after smoothing, rounded weights and
+    packages, and what is mapped of a checkpoint in fewer bits.
+    """
+    widest = max((p.shape[-1] for p in model.module.parameters() if _is_matrix(p)), default=0)
+    table = 4 * forecast_of(model).table.parameters
+    checks = MemoryNeed("checks of the package", EXPORTERS + max(packages) + int(1.25 * table) + PROOF)
+    rounding = MemoryNeed("quantization", EXPORTERS + ROUNDING * widest**2)
+    copies = 2 if model.provenance.dtype == "float32" else 3
+    disk = copies * model.size_bytes + sum(packages) + 2 * max(packages)
+    return max(rounding, checks, key=lambda need: need.bytes), disk
+
+
+def needs_of_rest(kept: int, packages: "Sequence[int]") -> tuple[MemoryNeed, int]:
+    """Return the memory and the disk that `kept` bytes of a model take which stages bring into memory from disk.
+
+    `packages` are the bytes of what is made of it; none where further stages are to change it first.
+    """
+    copies, disk = (COPIES_IN_MEMORY, int(COPIES_ON_DISK * kept)) if packages else (2, 0)
+    return MemoryNeed("what the first stages leave", int(copies * kept)), kept + disk + sum(packages)
 
 
 def _largest_matrices(model: "TorchModel") -> int:

@@ -31,6 +31,7 @@ _MMAP_THRESHOLD = -3
 ANSWERS_AHEAD = 8
 """Answers to single texts that wait for one that takes longer."""
 _WORTH_RELEASING = 1 << 23
+_READ_BETWEEN = 1 << 26
 LARGE_BYTES = 256_000_000
 """Weights of a model of which no second copy may wait until Python looks for cycles by itself."""
 
@@ -91,6 +92,21 @@ def release_read(n_bytes: int) -> None:
     """
     if n_bytes > _WORTH_RELEASING:
         release_memory(cycles=False)
+
+
+class PagesRead:
+    """Gives the pages of mapped weights back whenever many of them were read, where all of them are read in turn."""
+
+    def __init__(self, between: int | None = None) -> None:
+        """`between`: bytes that may be read before they are given back."""
+        self._since, self._between = 0, _READ_BETWEEN if between is None else between
+
+    def add(self, n_bytes: int) -> None:
+        """Take note that a weight of `n_bytes` was read."""
+        self._since += n_bytes
+        if self._since >= self._between:
+            release_memory(cycles=False)
+            self._since = 0
 
 
 def mapped_weights() -> Iterator[tuple[int, int]]:

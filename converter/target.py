@@ -104,6 +104,8 @@ class Target(ABC):
     """Precisions in which it packs models that write text; empty: it packs none of them."""
     default: ClassVar[bool] = False
     """A run that names no target makes this one; one target has it."""
+    by_pieces: ClassVar[bool] = False
+    """It makes a package of an encoder whose weights are on disk, a piece of them in memory at a time."""
     timed: ClassVar[bool] = False
     """Its runtime is the one that `structured.timing` times sublayers in: their times are those of its packages."""
     input_dtype: ClassVar[str] = "int64"
@@ -140,6 +142,10 @@ class Target(ABC):
     @abstractmethod
     def open(self, folder: Path, specs: "Mapping[str, GraphSpec]", threads: int = 1) -> Runner:
         """Open the package in its runtime. Works on a folder alone: no source model is needed."""
+
+    def open_mapped(self, folder: Path, specs: "Mapping[str, GraphSpec]") -> Runner:
+        """Return what `open` does, with as little memory on the way to it as the runtime can do with."""
+        return self.open(folder, specs)
 
     @abstractmethod
     def model_files(self, folder: Path, specs: "Mapping[str, GraphSpec]") -> Mapping[str, Path]:

@@ -13,7 +13,7 @@ from converter.graphs import GraphSpec
 from converter.onnx.export import ExportOnnx
 from converter.onnx.model import OnnxModel
 from converter.onnx.package import emit_onnx, find_models, usage
-from converter.onnx.runner import CPU, OnnxRunner
+from converter.onnx.runner import CPU, OnnxRunner, open_lean_session
 from converter.precision import Limits, unquantized
 from converter.registry import quantizers
 from converter.stage import Context, Stage
@@ -38,6 +38,7 @@ class CpuInt8(Target):
     auto = ("static", "dynamic")
     writes = ("int8", "dynamic", "static", "int4", "none")
     default = True
+    by_pieces = True
     timed = True
 
     def check_runtime(self) -> None:
@@ -58,6 +59,12 @@ class CpuInt8(Target):
 
     def open(self, folder: Path, specs: Mapping[str, GraphSpec], threads: int = 1) -> Runner:
         return OnnxRunner(find_models(folder, specs), threads, arena=not has_cache(specs))
+
+    def open_mapped(self, folder: Path, specs: Mapping[str, GraphSpec]) -> Runner:
+        """Map the weights from the file, where reading it would hold them beside what is packed of them."""
+        files = find_models(folder, specs)
+        sessions = {name: open_lean_session(path, packed=True) for name, path in files.items()}
+        return OnnxRunner(files, sessions=sessions)
 
     def own_checks(
         self, bundle: Bundle, source: TorchModel, reference: "Reference", runner: Runner, proof: "ProofContext"

@@ -1,13 +1,14 @@
 """Weights in float32 that a checkpoint stores shorter, kept in a file that is mapped: unused, they take no memory."""
 
 import json
+import math
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from converter.forecast import MAPPED_FROM
-from converter.resources import mapped_weights, release_memory, require_space
+from converter.resources import PagesRead, mapped_weights, release_memory, require_space
 
 if TYPE_CHECKING:
     import torch
@@ -33,7 +34,6 @@ def map_weights(module: "torch.nn.Module", path: Path, least: int | None = None)
     size = sum(t.nbytes for t in found.values())
     if size < (MAPPED_FROM if least is None else least) or sys.platform != "linux":
         return 0
-    require_space(path.parent, size)
     _write_mapped(found, path)
     release_memory()
     return size
@@ -63,20 +63,41 @@ def _unmapped(module: "torch.nn.Module") -> "Iterator[tuple[str, torch.Tensor]]"
 
 
 def _write_mapped(found: "dict[str, torch.Tensor]", path: Path) -> None:
+    made = write_mapped({name: t.shape for name, t in found.items()}, found.__getitem__, path)
+    for name, tensor in found.items():
+        tensor.data = made[name]
+
+
+def write_mapped(
+    shapes: "Mapping[str, Sequence[int]]", read: "Callable[[str], torch.Tensor]", path: Path
+) -> "dict[str, torch.Tensor]":
+    """Write float32 tensors of these shapes, read one by one, to `path` (.safetensors); returns them as maps of it.
+
+    Raises:
+        ResourceLimit: the disk has no room for them.
+
+    """
     import torch
 
     header: dict[str, Any] = {}
     end = 0
-    for name, tensor in found.items():
-        header[name] = {"dtype": "F32", "shape": list(tensor.shape), "data_offsets": [end, end + tensor.nbytes]}
-        end += tensor.nbytes
+    for name, shape in shapes.items():
+        size = 4 * math.prod(shape)
+        header[name] = {"dtype": "F32", "shape": list(shape), "data_offsets": [end, end + size]}
+        end += size
+    require_space(path.parent, end)
     head = json.dumps(header).encode()
     head += b" " * (-(len(head) + 8) % 64)
+    pages = PagesRead()
     with path.open("wb") as opened:
         opened.write(len(head).to_bytes(8, "little") + head)
-        for tensor in found.values():
-            opened.write(tensor.detach().numpy().reshape(-1).view("uint8").data)
+        for name in shapes:
+            tensor = read(name)
+            opened.write(tensor.detach().contiguous().numpy().reshape(-1).view("uint8").data)
+            pages.add(tensor.nbytes)
     whole = torch.from_file(str(path), shared=False, size=path.stat().st_size, dtype=torch.uint8)
-    for name, tensor in found.items():
+    made = {}
+    for name, shape in shapes.items():
         start, stop = (8 + len(head) + n for n in header[name]["data_offsets"])
-        tensor.data = whole[start:stop].view(torch.float32).view(tensor.shape)
+        made[name] = whole[start:stop].view(torch.float32).view(tuple(shape))
+    return made

@@ -1,7 +1,7 @@
 """Weights that do not fit into memory stay in their files: accelerate reads each module's while that module runs."""
 
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -92,6 +92,107 @@ def held(modules: "Mapping[str, torch.nn.Module]", folder: Path | None = None) -
             add_hook_to_module(modules[name], hook)
         if hooks:
             release_memory(cycles=False)  # freed blocks of this size would stay with the process
+
+
+@contextmanager
+def mapped_in(module: "torch.nn.Module", folder: Path) -> Iterator[None]:
+    """Have the weights that are on disk as maps of their files, for as long as it is entered: they only look whole.
+
+    Pages that are read count as memory until `release_memory` gives them back. What a file holds in another type is
+    written to `folder` in float32 first, and read from there from then on. Where all is in memory nothing is done.
+
+    Raises:
+        ResourceLimit: the disk has no room for weights that have to be written.
+
+    """
+    import torch
+    from accelerate.hooks import add_hook_to_module, remove_hook_from_submodules
+
+    names = offloaded_in(module)
+    if not names:
+        yield
+        return
+    _store_as_float32(module, names, folder)
+    maps = maps_of(module)
+    hooks = [(part, vars(part)["_hf_hook"]) for part in module.modules() if "_hf_hook" in vars(part)]
+    grads = {name: p.requires_grad for name, p in module.named_parameters(remove_duplicate=False)}
+    remove_hook_from_submodules(module)
+    made: dict[int, torch.nn.Parameter] = {}
+    for name, found in maps.items():
+        one = made.setdefault(id(found), torch.nn.Parameter(found, requires_grad=grads[name]))
+        path, _, own = name.rpartition(".")
+        module.get_submodule(path)._parameters[own] = one  # noqa: SLF001 - `register_parameter` would look at the meta one
+    del maps, made
+    try:
+        yield
+    finally:
+        for part, hook in hooks:
+            add_hook_to_module(part, hook)
+        release_memory()
+
+
+def maps_of(module: "torch.nn.Module") -> "dict[str, torch.Tensor]":
+    """Return each weight that is on disk as a map of its file, as it is stored there; a tied one as one tensor."""
+    from safetensors import safe_open
+
+    places = {name: place_on_disk(module, name) for name in offloaded_in(module)}
+    made: dict[tuple[str, str], torch.Tensor] = {}
+    for file in dict.fromkeys(file for file, _ in places.values()):
+        with safe_open(file, framework="pt") as opened:
+            made |= {place: opened.get_tensor(place[1]) for place in set(places.values()) if place[0] == file}
+    return {name: made[place] for name, place in places.items()}
+
+
+def _store_as_float32(module: "torch.nn.Module", names: "list[str]", folder: Path) -> None:
+    """Write the weights that their files hold in another type, and have them read from there."""
+    import torch
+
+    from converter.model_folder.mapped import write_mapped
+
+    maps = maps_of(module)
+    others = {id(maps[name]): name for name in names if maps[name].dtype != torch.float32}
+    if not others:
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    file = folder / f"{uuid.uuid4().hex}.safetensors"
+    write_mapped({name: maps[name].shape for name in others.values()}, lambda name: maps[name].float(), file)
+    for name in names:
+        if id(maps[name]) in others:
+            weights, own = weight_map_of(module, name)
+            told = {"safetensors_file": str(file), "weight_name": others[id(maps[name])], "dtype": "float32"}
+            weights.dataset.index[weights.prefix + own] = told
+
+
+@dataclass(frozen=True)
+class _Changed:
+    """The weights of one module, as accelerate asks for them while it runs: its `weight` is another one."""
+
+    weights: Any
+    change: "Callable[[torch.Tensor], torch.Tensor]"
+
+    def __getitem__(self, name: str) -> "torch.Tensor":
+        found: torch.Tensor = self.weights[name]
+        return self.change(found) if name == "weight" else found
+
+
+@contextmanager
+def changed_when_read(changes: "Mapping[torch.nn.Module, Callable[[torch.Tensor], torch.Tensor]]") -> Iterator[None]:
+    """Have the weight of modules whose weights are on disk changed whenever it is read for a call.
+
+    A module whose weights are in memory is left alone.
+    """
+    found = []
+    for module, change in changes.items():
+        hook: Any = vars(module).get("_hf_hook")
+        for one in getattr(hook, "hooks", (hook,)):
+            if getattr(one, "offload", False):
+                found.append((one, one.weights_map))
+                one.weights_map = _Changed(one.weights_map, change)
+    try:
+        yield
+    finally:
+        for one, weights in found:
+            one.weights_map = weights
 
 
 def _written(modules: "Mapping[str, torch.nn.Module]", hooks: Mapping[str, Any], folder: Path) -> None:

@@ -1,5 +1,6 @@
 """Which instruction sets a file's int8 products are exact on, read from the weights of the file itself."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -41,8 +42,8 @@ def instruction_sets(*paths: Path) -> dict[str, Any]:
     return {"safe": safe, "int8_products": len(sums), "largest_weight_pair": worst, "proof": proof}
 
 
-def _weights(model: "ir.Model") -> "list[np.ndarray]":
-    """Return the int8 matrices `[in, out]` that products multiply by."""
+def _weights(model: "ir.Model") -> "Iterator[np.ndarray]":
+    """Yield the int8 matrices `[in, out]` that products multiply by."""
     found = {}
     for node in model.graph:
         if node.op_type not in PRODUCTS or not _feeds_product(node):
@@ -55,7 +56,7 @@ def _weights(model: "ir.Model") -> "list[np.ndarray]":
                 continue
             if value.const_value.dtype.numpy() == np.int8 and len(value.const_value.shape) == 2:
                 found[str(value.name)] = value.const_value, turned
-    return [np.asarray(t.numpy().T if turned else t.numpy()) for t, turned in found.values()]
+    yield from (np.asarray(t.numpy().T if turned else t.numpy()) for t, turned in found.values())
 
 
 def _feeds_product(node: "ir.Node") -> bool:

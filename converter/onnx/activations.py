@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from converter.examples import pad_batch
 from converter.graphs import MODEL
+from converter.onnx.pieces import Pieces
 from converter.onnx.write import write_onnx
 from converter.resources import release_memory
 
@@ -27,11 +28,18 @@ def stream_activations(
     work: Path,
     progress: "Progress",
 ) -> "Iterator[dict[str, NDArray[np.float32]]]":
-    """Yield, for each text alone and without padding, the values called `names` as `[tokens, width]`."""
+    """Yield, for each text alone and without padding, the values called `names` as `[tokens, width]`.
+
+    Where the weights of the source are on disk the graph is run in pieces: the values of the first piece for every
+    text, then those of the second one, and so on.
+    """
     from converter.onnx.runner import open_lean_session
 
     path = work / "observed.onnx"
     write_observed(model, names, path)
+    if source.offloaded:
+        yield from _in_pieces(path, names, source, texts, progress)
+        return
     session = open_lean_session(path)
     try:
         with progress.task("Watching activations", total=len(texts)) as ticker:
@@ -45,6 +53,21 @@ def stream_activations(
         del session
         path.unlink(missing_ok=True)
         release_memory()
+
+
+def _in_pieces(
+    path: Path, names: Sequence[str], source: "TorchModel", texts: "Sequence[Example]", progress: "Progress"
+) -> "Iterator[dict[str, NDArray[np.float32]]]":
+    pieces = Pieces(path, names)
+    encodings = (source.task.encode(source.tokenizer, text, source.max_length) for text in texts)
+    feeds = [pad_batch([encoding], source.specs[MODEL]) for encoding in encodings]
+    try:
+        with progress.task("Watching activations", total=len(texts) * len(pieces.pieces)) as ticker:
+            for values in pieces.passes(feeds):
+                yield {n: v.reshape(-1, v.shape[-1]) for n, v in values.items()}
+                ticker.advance()
+    finally:
+        path.unlink(missing_ok=True)
 
 
 def write_observed(model: "ir.Model", names: Sequence[str], path: Path) -> None:

@@ -2,13 +2,14 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from converter.errors import StageFailed
 from converter.examples import Encoding, pad_batch
-from converter.graphs import BATCH, MODEL, SEQUENCE, GraphSpec
+from converter.graphs import BATCH, MODEL, SEQUENCE, GraphSpec, Run
 from converter.resources import release_memory
 from converter.scoring.relative_error import RANGE_FLOOR, in_parts
 
@@ -67,21 +68,20 @@ def check_exported(exported: "OnnxModel", ctx: "Context") -> dict[str, Any]:
         StageFailed: some output is further off than `MAX_ERROR` of its range, or not finite; names the worst case.
 
     """
-    from converter.onnx.runner import OnnxRunner, open_lean_session
     from converter.reference import torch_run
 
     source, path = exported.source, exported.files[MODEL]
     spec = source.specs[MODEL]
     cases = list(_cases(source, _encodings(source, ctx)))
-    wanted_run, runner = torch_run(source), OnnxRunner({MODEL: path}, sessions={MODEL: open_lean_session(path)})
+    wanted_run, run = torch_run(source), _run_of(source, path)
     differences = Differences()
     with ctx.progress.task("Comparing with PyTorch", total=len(cases)) as ticker:
         for i, case in enumerate(cases):
-            wanted, found = wanted_run(MODEL, case.feed), runner.run(MODEL, case.feed)
+            wanted, found = wanted_run(MODEL, case.feed), run(MODEL, case.feed)
             for name in spec.output_names:
                 differences.add(name, i, *(_real(spec, name, made[name], case.feed) for made in (wanted, found)))
             ticker.advance()
-    del runner
+    del run
     release_memory()
     output, place, worst = differences.worst()
     if worst > MAX_ERROR:
@@ -92,6 +92,15 @@ def check_exported(exported: "OnnxModel", ctx: "Context") -> dict[str, Any]:
             where=source.provenance.id,
         )
     return {"max_relative_error": worst, "shapes": [c.shape for c in cases]}
+
+
+def _run_of(source: "TorchModel", path: Path) -> Run:
+    from converter.onnx.pieces import Pieces
+    from converter.onnx.runner import OnnxRunner, open_lean_session
+
+    if source.offloaded:
+        return Pieces(path).run
+    return OnnxRunner({MODEL: path}, sessions={MODEL: open_lean_session(path)}).run
 
 
 def _real(

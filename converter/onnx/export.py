@@ -46,12 +46,14 @@ class ExportOnnx(Stage[TorchModel, OnnxModel]):
             from converter.onnx.text_export import export_text
 
             return export_text(given, ctx, self.opset)
+        from converter.model_folder.offload import mapped_in
         from converter.onnx.rewrites.order import EXPORTED, soundness_of
         from converter.onnx.write import write_onnx
 
         path = ctx.work / "onnx" / "model.onnx"
         path.parent.mkdir(exist_ok=True)
-        with ctx.progress.task("Exporting to ONNX"), quiet_exporter():
+        lies = mapped_in(given.module, ctx.work / "mapped")
+        with ctx.progress.task("Exporting to ONNX"), quiet_exporter(), lies:
             model = export_graph(given, self.opset)
             changes = apply_rewrites(EXPORTED, model, soundness_of(model))
             facts: dict[str, Any] = {

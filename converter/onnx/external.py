@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import numpy as np
 
 from converter.errors import StageFailed
+from converter.resources import PagesRead
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -39,7 +40,7 @@ def write_beside(proto: Any, weights: "Sequence[ir.Value]", path: Path, most: in
     """
     import onnx
 
-    part = -1
+    part, pages = -1, PagesRead()
     opened: BinaryIO | None = None
     try:
         for value in weights:
@@ -63,6 +64,7 @@ def write_beside(proto: Any, weights: "Sequence[ir.Value]", path: Path, most: in
             for key, number in place.items():
                 header.external_data.add(key=key, value=str(number))
             opened.write(data)
+            pages.add(tensor.nbytes)
     finally:
         if opened is not None:
             opened.close()

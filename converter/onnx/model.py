@@ -7,7 +7,7 @@ from pathlib import Path
 
 from converter.artifact import Artifact, TorchModel, files_digest
 from converter.errors import StageFailed
-from converter.graphs import GraphSpec, Run
+from converter.graphs import MODEL, GraphSpec, Run
 
 MAX_OPSET = 22  # onnxruntime-web of transformers.js 4 and optimum-onnx 0.1 load up to here
 MAX_IR_VERSION = 10
@@ -40,8 +40,11 @@ class OnnxModel(Artifact):
         return tuple(self.files.values())
 
     def runs(self) -> Run:
+        from converter.onnx.pieces import Pieces
         from converter.onnx.runner import OnnxRunner, open_lean_session
 
+        if self.source.offloaded:
+            return Pieces(self.files[MODEL]).run
         if self.precision != "float32":
             return OnnxRunner(self.files).run
         # Models that write text are large, and asked about few texts here.

@@ -175,9 +175,9 @@ def _table(node: "ir.Node") -> Stored | None:
     if found is None or axis != 0 or found[0].ndim != 2 or found[0].shape[1] < 2:
         return None
     values, bits, name = found
-    if not np.issubdtype(values.dtype, np.integer):
-        return Stored(name, "table", _wide(values), bits)
-    made = _rows_of(node, _wide(values))
+    wide, whole = _wide(values), not np.issubdtype(values.dtype, np.integer)
+    del found, values  # a table is large
+    made = wide if whole else _rows_of(node, wide)
     return None if made is None else Stored(name, "table", made, bits)
 
 
@@ -189,7 +189,9 @@ def _rows_of(node: "ir.Node", rows: "NDArray[np.float32]") -> "NDArray[np.float3
         if user.op_type == "Mul":
             other = next((v for v in user.inputs if v is not value), None)
             scale = _looked_up(other)
-            return None if scale is None else rows * scale
+            if scale is not None:
+                rows *= scale  # in place: a table is the largest matrix that many models have
+            return None if scale is None else rows
         if user.op_type == "DequantizeLinear":
             rows = _dequantized(user, rows)
         value = user.outputs[0]

@@ -94,11 +94,22 @@ def open_lean_session(path: Path, *, packed: bool = False) -> Any:
         StageFailed: the file has an operator, or a number format of one, that ONNX Runtime has no kernel for.
 
     """
-    import onnxruntime as ort
-
     from converter.onnx.read import write_view
 
-    view = write_view(path)
+    return open_view(write_view(path), path.name, packed=packed)
+
+
+def open_view(view: Path, name: str, *, packed: bool = False) -> Any:
+    """Return a session on a graph whose weights lie in other files, and remove it; see `open_lean_session`.
+
+    `name` of the file that it shows.
+
+    Raises:
+        StageFailed: ONNX Runtime has no kernel for some of it.
+
+    """
+    import onnxruntime as ort
+
     options = _options(1)
     if not packed:
         # Packed weights would be a second copy of all of them.
@@ -110,7 +121,7 @@ def open_lean_session(path: Path, *, packed: bool = False) -> Any:
     except Exception as error:
         raise StageFailed(
             f"ONNX Runtime cannot open what was exported ({_first_line(error)})",
-            where=path.name,
+            where=name,
             hint="the model computes something that ONNX Runtime cannot: another target may take it",
         ) from error
     finally:

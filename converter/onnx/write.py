@@ -7,6 +7,7 @@ import numpy as np
 
 from converter.errors import ResourceLimit
 from converter.onnx.external import data_files, write_beside
+from converter.resources import PagesRead
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -45,6 +46,7 @@ def write_onnx(model: "ir.Model", path: Path) -> None:
             raise ResourceLimit(f"the graph alone has {len(graph) / 2**30:.1f} GiB; one file can hold 2")
         write_beside(_skeleton(model), weights, path, MAX_FILE_BYTES)
         return
+    pages = PagesRead()
     with path.open("wb") as opened:
         opened.write(skeleton.SerializeToString(deterministic=True))
         opened.write(_field(_MODEL_GRAPH, size))
@@ -55,6 +57,7 @@ def write_onnx(model: "ir.Model", path: Path) -> None:
             opened.write(head)
             # The layout of raw_data is little-endian; so is every machine that this runs on.
             opened.write(np.ascontiguousarray(value.const_value.numpy()).reshape(-1).view(np.uint8).data)
+            pages.add(value.const_value.nbytes)
 
 
 def _skeleton(model: "ir.Model"):  # type: ignore[no-untyped-def]  # noqa: ANN202 - onnx.ModelProto

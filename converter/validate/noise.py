@@ -8,12 +8,14 @@ times as much has another fault than its precision.
 import contextlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from converter.data.probes import builtin_examples, is_edge
 from converter.graphs import Run
+from converter.model_folder.offload import changed_when_read
 from converter.reference import Probe, encode_probes, judge_batched, torch_run
 from converter.stage import SILENT
 from converter.task import Judged
@@ -178,14 +180,20 @@ def rounded(model: "TorchModel", bits: int) -> "Iterator[None]":
     import torch
 
     layers = linear_layers(model)
-    kept: dict[int, tuple[Any, Any]] = {id(m.weight): (m.weight, m.weight.data) for m in layers}
+    inside = [m for m in layers if m.weight.device.type != "meta"]
+    kept: dict[int, tuple[Any, Any]] = {id(m.weight): (m.weight, m.weight.data) for m in inside}
+
+    def in_bits(layer: Any, weight: "torch.Tensor") -> "torch.Tensor":
+        return round_to(weight, bits, 0 if type(layer).__name__ == "Conv1D" else 1)
+
     try:
         with torch.no_grad():
-            for layer in layers:
+            for layer in inside:
                 weight, before = kept[id(layer.weight)]
-                axis = 0 if type(layer).__name__ == "Conv1D" else 1
-                weight.data = round_to(before, bits, axis)
-        with rounded_inputs(model, max(bits, BYTE)):  # with weights in four bits, inputs have eight
+                weight.data = in_bits(layer, before)
+        # With weights in four bits, inputs have eight.
+        on_disk = {layer: partial(in_bits, layer) for layer in layers}
+        with changed_when_read(on_disk), rounded_inputs(model, max(bits, BYTE)):
             yield
     finally:
         for weight, before in kept.values():

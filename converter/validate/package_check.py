@@ -53,7 +53,8 @@ def evaluate_package(
 
     """
     device = _device_check(target, bundle, require_device=require_device)
-    runner = target.open(bundle.folder, bundle.source.specs)
+    opened = target.open_mapped if bundle.source.offloaded else target.open
+    runner = opened(bundle.folder, bundle.source.specs)
     shown, reference = as_seen_by(bundle.source, source, proof.reference, runner.max_length, proof.progress)
     interface_checks = [
         check_inputs(runner, shown, target.input_dtype),
@@ -162,10 +163,10 @@ def _with_speed(
 def _float32_run(source: "TorchModel", steps: "Sequence[tuple[str, Artifact]]") -> Run | None:
     """Return how the last float32 ONNX file before the package runs: what an int8 or fp16 one has to beat.
 
-    None where there is no such file, or where it is the package itself; and for a large model that writes text, where
-    `bench` has that figure: the proof would need half as much memory again for it.
+    None where there is no such file, or where it is the package itself; and where the proof would need more memory for
+    it than for all else: with weights on disk, and for a large model that writes text. `bench` has that figure.
     """
-    if source.cache is not None and source.size_bytes > MOST_RACED_BYTES:
+    if source.offloaded or (source.cache is not None and source.size_bytes > MOST_RACED_BYTES):
         return None
     files = [made for _, made in steps if made.file_precision is not None]
     plain = [made for made in files if made.file_precision == "float32"]

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from converter.resources import PagesRead
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
@@ -21,6 +23,8 @@ BLOCK_ROOM = {8: ROOM, 4: 2.5}
 """Of a step of a block with a scale of its own; in four bits the largest values of a block are clipped."""
 PIECE = 1 << 22
 """Values that are compared at a time."""
+PAGES = 1 << 25
+"""Bytes of a mapped table that are in memory at most: it lies there beside the stored one in float32."""
 SHARE = 0.5
 """Rows that must be right for a table of another size to be taken for the same one."""
 FIRST_ROWS = (0, 1, 2)
@@ -102,8 +106,13 @@ def _within(one: "Stored", wanted: "NDArray[np.float32]") -> "NDArray[np.bool_]"
     """Tell of each row whether it is the wanted one within what its precision allows."""
     step = max(1, PIECE // max(1, wanted.shape[1]))
     places = range(0, len(wanted), step)
-    most = max((float(np.abs(wanted[i : i + step]).max()) for i in places), default=0.0)
-    made = [_rows_within(one, one.values[i : i + step], wanted[i : i + step], most) for i in places]
+    most, made, pages = 0.0, [], PagesRead(PAGES)
+    for i in places:
+        most = max(most, float(np.abs(wanted[i : i + step]).max()))
+        pages.add(wanted[i : i + step].nbytes)
+    for i in places:
+        made.append(_rows_within(one, one.values[i : i + step], wanted[i : i + step], most))
+        pages.add(wanted[i : i + step].nbytes)
     return np.concatenate(made) if made else np.zeros(0, dtype=bool)
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from converter.reference import Probe, run_probe, torch_run
-from converter.resources import LARGE_BYTES, release_memory, release_read
+from converter.resources import LARGE_BYTES, PagesRead, release_memory
 from converter.validate.checks import Check, Status
 from converter.validate.factors import Stray, strays
 from converter.validate.gains import divisors, lost_gains
@@ -155,9 +155,10 @@ def _read_apart(stored: Iterable[Stored]) -> Iterator[Stored]:
     to recognize them.
     """
     release_memory(cycles=False)
+    pages = PagesRead()
     for one in stored:
         yield one
-        release_read(one.values.nbytes)
+        pages.add(one.values.nbytes)
 
 
 def _found(
@@ -204,18 +205,24 @@ def _found(
 
 
 def parts_of(model: "TorchModel", probes: Sequence[Probe]) -> Parts:
-    """Return what the first text passes through; nothing where there is none. Nothing else may run the model then."""
+    """Return what the first text passes through; nothing where there is none. Nothing else may run the model then.
+
+    Weights that are on disk are maps of their files.
+    """
     import torch
+
+    from converter.model_folder.offload import maps_of
 
     tables, products, gains = {}, {}, {}
     probe = next(iter(probes), None)
     if probe is None:
         return Parts()
+    maps = maps_of(model.module)
     for name, module in _called(model, probe):
-        weight = getattr(module, "weight", None)
+        weight = maps.get(f"{name}.weight", getattr(module, "weight", None))
         if not isinstance(weight, torch.Tensor) or not weight.is_floating_point():
             continue
-        values = weight.detach().cpu().numpy()
+        values = weight.detach().float().cpu().numpy()
         if isinstance(module, torch.nn.Embedding):
             tables[name] = values
         elif isinstance(module, torch.nn.Linear):

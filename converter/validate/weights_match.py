@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from converter.resources import PagesRead
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
@@ -108,7 +110,12 @@ class Known:
 
 def known(source: "Mapping[str, NDArray[np.float32]]") -> dict[str, Known]:
     """Return the matrices of the source as `match_product` looks for them."""
-    return {name: Known.of(weight) for name, weight in source.items() if weight.size}
+    made, pages = {}, PagesRead()
+    for name, weight in source.items():
+        if weight.size:
+            made[name] = Known.of(weight)
+            pages.add(weight.nbytes)
+    return made
 
 
 def match_product(one: "Stored", source: "Mapping[str, Known]", *, keep: bool = False) -> tuple[list[Block], int]:

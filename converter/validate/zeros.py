@@ -5,8 +5,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from converter.artifact import stored_weight
 from converter.graphs import MODEL
-from converter.resources import release_read
+from converter.resources import PagesRead
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -47,12 +48,12 @@ def zeros_of_linears(model: "TorchModel") -> float:
     """Return the share of zeros among the weights of all linear layers."""
     import torch
 
-    linears = [m.weight for m in model.module.modules() if isinstance(m, torch.nn.Linear)]
-    zeros = 0
-    for weight in linears:
-        zeros += int((weight == 0).sum())
-        release_read(weight.nbytes)  # of a mapped checkpoint all pages would be in memory in the end
-    return zeros / max(1, sum(w.numel() for w in linears))
+    linears = [m for m in model.module.modules() if isinstance(m, torch.nn.Linear)]
+    zeros, pages = 0, PagesRead()
+    for linear in linears:
+        zeros += int((stored_weight(linear) == 0).sum())
+        pages.add(linear.weight.nbytes)  # of a mapped checkpoint all pages would be in memory in the end
+    return zeros / max(1, sum(m.weight.numel() for m in linears))
 
 
 def _deflated(path: Path) -> int:

@@ -152,7 +152,7 @@ def test_what_needs_the_whole_source_is_refused_by_name_before_any_work(
     tiny: Callable[..., Path], tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("converter.model_folder.offload.SHARE", 1e-9)  # nothing stays in memory
-    words = [str(tiny()), "-t", "cpu-int8", "-o", str(tmp_path / "out")]
+    words = [str(tiny()), "-t", "ort-gpu", "-o", str(tmp_path / "out")]
     code, said = refusal(capfd, *words, "--prune", "structured:heads=0.5")
     assert (code, said[:17]) == (2, "prune.structured:")
     assert "gradients" in said
@@ -160,7 +160,7 @@ def test_what_needs_the_whole_source_is_refused_by_name_before_any_work(
     assert (code, said[:13]) == (2, "distill.soft:")
     code, said = refusal(capfd, *words)
     assert code == 2
-    assert "an export holds all weights in memory" in said
+    assert "an export of it holds all weights in memory" in said
     assert not (tmp_path / "out").exists()
 
 

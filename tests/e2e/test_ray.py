@@ -38,11 +38,13 @@ seed = 1
 """
 
 
-def node(*words: str) -> "subprocess.Popen[bytes]":
+def node(*words: str, before: Path | None = None) -> "subprocess.Popen[bytes]":
+    """Start a node; `before` is where its Python looks for modules first."""
+    paths = os.pathsep.join([str(before), str(ROOT)] if before else [str(ROOT)])
     ray = [sys.executable, "-m", "ray.scripts.scripts", "start", "--block", "--object-store-memory=90000000"]
     return subprocess.Popen(
         [*ray, *words],
-        env=ENVIRONMENT,
+        env={**ENVIRONMENT, "PYTHONPATH": paths},
         cwd="/",
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
@@ -91,9 +93,9 @@ def cluster() -> Iterator[tuple[str, dict[str, "subprocess.Popen[bytes]"]]]:
             kill(one)
 
 
-def start(folder: Path, address: str, out: str) -> "subprocess.Popen[str]":
+def start(folder: Path, address: str, out: str, *more: str) -> "subprocess.Popen[str]":
     command = [sys.executable, "-m", "converter.commands.cli", "batch", "jobs.toml", "-o", out, "--json"]
-    words = [*command, "--ray", address]
+    words = [*command, "--ray", address, *more]
     return subprocess.Popen(
         words, cwd=folder, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
@@ -151,6 +153,37 @@ def test_a_search_makes_trials_on_workers_and_one_that_is_killed_loses_its_trial
     assert list((tmp_path / "cache").glob("*/*/entry.json"))
     left = [p.name for pid in family for p in Path(tempfile.gettempdir()).glob(f"plm-export-trials-{pid}-*")]
     assert left == [], "workers remove their folders, and the one that came later that of the one that was killed"
+
+
+def test_a_worker_without_the_extra_of_a_target_is_named_and_the_job_tried_on_another(
+    tmp_path: Path, cluster: tuple[str, dict[str, "subprocess.Popen[bytes]"]]
+) -> None:
+    """On the others the jobs come as far as their model, which is none; where there is no other, the extra is named."""
+    pytest.importorskip("litert_torch")
+    address, _ = cluster
+    (tmp_path / "m").mkdir()
+    (tmp_path / "m" / "config.json").write_text("{}", encoding="utf-8")
+    (bare := tmp_path / "bare").mkdir()
+    (bare / "sitecustomize.py").write_text("import sys\nsys.modules['litert_torch'] = None\n", encoding="utf-8")
+    jobs = "".join(f'[[job]]\nname = "{name}"\nmodel = "m"\n' for name in ("a", "b", "c", "d"))
+    (tmp_path / "jobs.toml").write_text(f'[defaults]\ntargets = ["tflite"]\n{jobs}', encoding="utf-8")
+    third = node(f"--address={address}", "--num-cpus=2", before=bare)
+    try:
+        await_in_status(address, "/4.0 CPU")
+        made = {}
+        for cpus in (1, 2):  # the others have one CPU each
+            batch = start(tmp_path, address, f"out{cpus}", "--cpus", str(cpus))
+            said, errors = batch.communicate(timeout=240)
+            made[cpus] = json.loads(said)["jobs"]
+            assert len(made[cpus]) == 4, errors
+    finally:
+        kill(third)
+    assert {job["exit_code"] for job in made[1]} == {4}, made[1]
+    assert 2 in {job["tries"] for job in made[1]}
+    for job in made[2]:
+        assert (job["exit_code"], job["tries"]) == (5, 1)
+        assert "litert-torch" in job["error"]
+        assert "plm-export[mobile]" in job["hint"]
 
 
 def test_a_job_whose_node_dies_is_made_on_another(

@@ -6,7 +6,8 @@ more. Errors add up in ways that no product shows alone, so it is the joint figu
 enough, halves of what came last are asked whether they alone would do.
 """
 
-from collections.abc import Callable, Sequence
+import itertools
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -106,8 +107,6 @@ def _fewest(
 
 def _answer_noise(given: "OnnxModel", made: "Path", ctx: "Context") -> float | None:
     """Return the share of the answers' variance that int8 costs, over the worst output; None without text."""
-    from converter.onnx.runner import open_lean_session
-
     if not ctx.calibration:
         return None
     source = given.source
@@ -116,22 +115,36 @@ def _answer_noise(given: "OnnxModel", made: "Path", ctx: "Context") -> float | N
         pad_batch([source.task.encode(source.tokenizer, t, source.max_length)], source.specs[MODEL]) for t in texts
     ]
     answers: list[list[list[NDArray[np.float32]]]] = []
+    outputs = source.specs[MODEL].outputs
     with ctx.progress.task("Comparing float and int8", total=2 * len(feeds)) as ticker:
         for path in (given.files[MODEL], made):
-            session = open_lean_session(path)
-            names = [o.name for o in session.get_outputs()]
             answers.append([])
-            for feed in feeds:
-                values = session.run(names, {i.name: feed[i.name] for i in session.get_inputs()})
+            for values in _answers(path, feeds, [o.name for o in outputs], pieces=source.offloaded):
                 answers[-1].append([v[0] for v in values])
                 ticker.advance()
-            del session
             release_memory()
-    outputs = source.specs[MODEL].outputs
     sides = [[_rows(spec, [a[k] for a in side]) for side in answers] for k, spec in enumerate(outputs)]
     if source.leaves_early:
         sides = [_without_jumps(*pair) for pair in sides]
     return round(max(_share(*pair) for pair in sides), 6)
+
+
+def _answers(
+    path: "Path", feeds: "Sequence[dict[str, NDArray[Any]]]", names: Sequence[str], *, pieces: bool
+) -> "Iterator[list[NDArray[np.float32]]]":
+    """Yield the outputs `names` for each feed; `pieces`: with no more than one piece of the weights in memory."""
+    from converter.onnx.pieces import Pieces
+    from converter.onnx.runner import open_lean_session
+
+    if pieces:
+        made: list[dict[str, NDArray[Any]]] = [{} for _ in feeds]
+        for found, values in zip(itertools.cycle(made), Pieces(path, names).passes(feeds), strict=False):
+            found.update(values)
+        yield from ([found[name] for name in names] for found in made)
+        return
+    session = open_lean_session(path)
+    for feed in feeds:
+        yield session.run(names, {i.name: feed[i.name] for i in session.get_inputs()})
 
 
 def _without_jumps(wanted: "NDArray[np.float32]", found: "NDArray[np.float32]") -> "list[NDArray[np.float32]]":

@@ -9,7 +9,7 @@ from converter.onnx.quantize.errors import ProductInputs, round_rows, token_impo
 from converter.onnx.quantize.prepare import SEARCH_ROWS
 from converter.onnx.quantize.ranges import choose_range
 from converter.onnx.quantize.rounding import round_by_moments
-from converter.onnx.rewrites.integer_products import IntegerWeights, round_weights
+from converter.onnx.rewrites.integer_products import IntegerFile, IntegerWeights, round_weights
 from converter.onnx.rewrites.projections import array_of
 
 if TYPE_CHECKING:
@@ -32,8 +32,8 @@ class ProductFit:
 
     ranges: Ranges | None
     """By name of a product's input; None: taken at run time."""
-    weights: dict[str, IntegerWeights] = field(default_factory=dict)
-    """By name of the weight."""
+    weights: dict[str, IntegerFile] = field(default_factory=dict)
+    """By name of the weight; see `Prepared.remove`."""
     shifts: "dict[str, NDArray[np.float32]]" = field(default_factory=dict)
     """What each product's bias is to be raised by, by node name."""
     noise: dict[str, float] = field(default_factory=dict)
@@ -55,7 +55,8 @@ def fit_products(
         made.ranges = choose_ranges(prepared, ranges, progress)
     with progress.task("Rounding weights", total=len(by_weight)) as ticker:
         for name, users in by_weight.items():
-            made.weights[name] = _round(prepared, users, made, bounded=bounded, correct=correct)
+            rounded = _round(prepared, users, made, bounded=bounded, correct=correct)
+            made.weights[name] = IntegerFile.of(rounded, prepared.rounded_file(len(made.weights)))
             ticker.advance()
     return made
 

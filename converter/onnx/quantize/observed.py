@@ -1,5 +1,6 @@
 """What flows into the products on real text: some tokens on disk, the extremes of every token in memory."""
 
+import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,6 +25,7 @@ class Observed:
     def __init__(self, folder: Path, names: Sequence[str], n_texts: int, seed: int = 0) -> None:
         self._folder, self.names = folder, tuple(names)
         self._per_text = max(LEAST_PER_TEXT, MAX_ROWS // max(1, n_texts))
+        self._n_texts = n_texts
         self._random = np.random.default_rng(seed)
         self._widths: dict[str, int] = {}
         self._low: dict[str, NDArray[np.float32]] = {}
@@ -35,15 +37,20 @@ class Observed:
     def watch(self, stream: "Iterable[Mapping[str, NDArray[np.float32]]]") -> "Observed":
         """Take in a stream of texts: `[tokens, width]` by name. Returns itself.
 
+        It may be of all texts several times, with some of the names each time.
+
         Raises:
             ValueError: an activation is not finite.
 
         """
-        for values in stream:
+        kept: list[dict[int, NDArray[np.int64]]] = [{} for _ in range(self._n_texts)]
+        for text, values in zip(itertools.cycle(kept), stream, strict=False):
             # Nearly always one length; relative positions (DeBERTa) have a length of their own.
-            kept = {n: self._choose(n) for n in sorted({len(v) for v in values.values()})}
+            for n in sorted({len(v) for v in values.values()}):
+                text[n] = text[n] if n in text else self._choose(n)
             for i, name in enumerate(self.names):
-                self._take(i, name, values[name], kept[len(values[name])])
+                if name in values:
+                    self._take(i, name, values[name], text[len(values[name])])
         return self
 
     def rows(self, name: str, limit: int | None = None) -> "NDArray[np.float32]":

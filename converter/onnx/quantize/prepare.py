@@ -88,10 +88,16 @@ class Prepared:
         factors = self.factors.get(str(site.node.name), np.float32(1))
         return low / factors, high / factors
 
+    def rounded_file(self, i: int) -> Path:
+        """Return where the `i`th weight lies, once it is rounded."""
+        return self.folder / f"rounded-{i}.int8"
+
     def remove(self) -> None:
-        """Delete the tokens from the disk."""
+        """Delete the tokens from the disk, and weights that were rounded."""
         if self.observed is not None:
             self.observed.remove()
+        for path in self.folder.glob("rounded-*.int8"):
+            path.unlink()
 
     def _name(self, site: "Site") -> str:
         return self.given_names[str(site.node.name)]

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from converter.onnx.rewrites.integer_products import IntegerWeights, largest_pair_sum, round_weights, step_of
+from converter.onnx.rewrites.integer_products import Integers, largest_pair_sum, new_integers, round_weights, step_of
 from converter.onnx.rewrites.projections import array_of, is_weight, new_weight
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ def write_qdq(
     ranges: Mapping[str, tuple[float, float]],
     *,
     bounded: bool = True,
-    rounded: Mapping[str, IntegerWeights],
+    rounded: Mapping[str, Integers],
     shifts: "Mapping[str, NDArray[np.float32]]",
 ) -> int:
     """Put quantized inputs and weights in front of every product, in place; returns the largest pair sum of all."""
@@ -58,15 +58,12 @@ def _quantized_input(graph: "ir.Graph", site: "Site", given: tuple[float, float]
     return back.outputs[0]
 
 
-def _quantized_weight(graph: "ir.Graph", made: IntegerWeights, name: str) -> "ir.Value":
+def _quantized_weight(graph: "ir.Graph", made: Integers, name: str) -> "ir.Value":
     import onnx_ir as ir
 
-    parts = (
-        (made.values, "int8"),
-        (made.scales, "scales"),
-        (np.zeros(len(made.scales), dtype=np.int8), "zeros"),
-    )
-    constants = [new_weight(graph, array, f"{name}.{suffix}") for array, suffix in parts]
+    parts = ((made.scales, "scales"), (np.zeros(len(made.scales), dtype=np.int8), "zeros"))
+    constants = [new_integers(graph, made, f"{name}.int8")]
+    constants += [new_weight(graph, array, f"{name}.{suffix}") for array, suffix in parts]
     back = ir.node("DequantizeLinear", constants, {"axis": 1}, name=f"{name}_dequantize")
     back.outputs[0].name = f"{name}_float"
     graph.insert_before(graph[0], back)

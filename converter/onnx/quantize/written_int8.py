@@ -55,10 +55,10 @@ def write_int8_graph(
     chosen = [s for s in prepared.sites if s.node.name not in kept]
     tied = quantize_tied_tables(model, bounded=bounded)
     largest = quantize_products(model, chosen, fit.ranges, bounded=bounded, rounded=fit.weights, shifts=fit.shifts)
-    prepared.remove()
     changes = apply_rewrites(BLOCKWISE, model, soundness_of(model))
     model.graph.name = title
     write_onnx(model, path)
+    prepared.remove()
     release_memory()
     return {
         **prepared.facts,

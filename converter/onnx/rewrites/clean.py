@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from converter.resources import PagesRead
+
 if TYPE_CHECKING:
     import onnx_ir as ir
 
@@ -56,13 +58,14 @@ def share_equal_weights(graph: "ir.Graph") -> int:
     import onnx_ir as ir
 
     kept: dict[tuple[object, ...], ir.Value] = {}
-    dropped = 0
+    dropped, pages = 0, PagesRead()
     for name, value in list(graph.initializers.items()):
         if value.const_value is None or value.is_graph_output():
             continue
         array = value.const_value.numpy()
         # `ascontiguousarray` makes a vector of a scalar: the shape is taken before it.
         digest = hashlib.sha256(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data).digest()
+        pages.add(array.nbytes)
         first = kept.setdefault((array.dtype.str, array.shape, digest), value)
         if first is not value:
             ir.convenience.replace_all_uses_with(value, first)

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 MIN_ROWS = 64
 """Smaller tables (token types) save no bytes worth a node."""
+ROWS = 4096
+"""Rounded at a time: a table is the largest matrix that many models have."""
 MIN_WIDTH = 16
 """Of a narrower table (a codebook, scales) the scales a row would take what int8 saves."""
 
@@ -73,8 +75,12 @@ def round_rows(
     table: "NDArray[np.float32]",
 ) -> "tuple[NDArray[np.int8], NDArray[np.uint8], np.float32]":
     """Return int8 rows, the multiples `[rows, 1]` of a unit that their scales are, and that unit."""
-    needed = np.abs(table).max(axis=1, keepdims=True) / np.float32(127)
+    parts = [slice(i, i + ROWS) for i in range(0, len(table), ROWS)]
+    needed = np.concatenate([np.abs(table[part]).max(axis=1, keepdims=True) for part in parts]) / np.float32(127)
     unit = np.float32(max(float(needed.max()) / 255, 1e-12))
     # Rounded up: the largest number of a row still fits. Rounded before the row is: the row makes up for it.
     multiples = np.clip(np.ceil(needed / unit), 1, 255).astype(np.uint8)
-    return np.clip(np.rint(table / (multiples * unit)), -127, 127).astype(np.int8), multiples, unit
+    values = np.empty(table.shape, dtype=np.int8)
+    for part in parts:
+        values[part] = np.clip(np.rint(table[part] / (multiples[part] * unit)), -127, 127)
+    return values, multiples, unit

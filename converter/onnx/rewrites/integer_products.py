@@ -11,12 +11,13 @@ weights of one sign therefore never exceeds 128 in sum, which 255 × 128 = 32640
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from converter.onnx.rewrites.attention import DOMAIN
-from converter.onnx.rewrites.projections import array_of, bias_of, new_weight
+from converter.onnx.rewrites.projections import array_of, bias_of, later_weight, new_weight
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -34,6 +35,36 @@ class IntegerWeights:
 
     values: "NDArray[np.int8]"
     scales: "NDArray[np.float32]"
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        rows, columns = self.values.shape
+        return rows, columns
+
+
+@dataclass(frozen=True)
+class IntegerFile:
+    """`IntegerWeights` whose values lie in a file of their own: those of a whole model would fill the memory."""
+
+    path: Path
+    shape: tuple[int, int]
+    scales: "NDArray[np.float32]"
+
+    @classmethod
+    def of(cls, made: IntegerWeights, path: Path) -> "IntegerFile":
+        """Write the values to `path`, which must stay as long as they are asked for."""
+        # Not by `tofile`, whose error does not say that the disk is full.
+        path.write_bytes(np.ascontiguousarray(made.values).data)
+        rows, columns = made.values.shape
+        return cls(path, (rows, columns), made.scales)
+
+    @property
+    def values(self) -> "NDArray[np.int8]":
+        """The weights `[in, out]`, read whenever they are asked for."""
+        return np.fromfile(self.path, dtype=np.int8).reshape(self.shape)
+
+
+Integers = IntegerWeights | IntegerFile
 
 
 def round_weights(weight: "NDArray[np.float32]", *, bounded: bool = True) -> IntegerWeights:
@@ -66,7 +97,7 @@ def quantize_products(
     ranges: Mapping[str, tuple[float, float]] | None,
     *,
     bounded: bool = True,
-    rounded: "Mapping[str, IntegerWeights] | None" = None,
+    rounded: "Mapping[str, Integers] | None" = None,
     shifts: "Mapping[str, NDArray[np.float32]] | None" = None,
 ) -> int:
     """Rewrite every site in place; returns the largest pair sum of all.
@@ -87,13 +118,20 @@ def quantize_products(
             made = round_weights(array_of(site.weight), bounded=bounded) if known is None else known
             worst = max(worst, largest_pair_sum(made.values))
             weights[key] = (
-                new_weight(model.graph, made.values, f"{key}.int8"),
+                new_integers(model.graph, made, f"{key}.int8"),
                 new_weight(model.graph, made.scales, f"{key}.scales"),
             )
         shift = shifts.get(str(site.node.name)) if shifts is not None else None
         put_integer_product(model.graph, site, inputs[name], weights[key], shift)
     model.opset_imports[DOMAIN] = 1
     return worst
+
+
+def new_integers(graph: "ir.Graph", made: Integers, name: str) -> "ir.Value":
+    """Add the values of a weight to `graph`, read when they are written."""
+    import onnx_ir as ir
+
+    return later_weight(graph, lambda: made.values, ir.DataType.INT8, made.shape, name)
 
 
 def step_of(low: float, high: float) -> tuple[np.float32, np.uint8]:

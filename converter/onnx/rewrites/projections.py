@@ -4,6 +4,7 @@ One product of three times the width is faster than three, and dynamic quantizat
 """
 
 from collections import defaultdict
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -52,12 +53,16 @@ def is_weight(value: "ir.Value | None", rank: int | None = None) -> bool:
 def _merge(graph: "ir.Graph", pairs: "list[tuple[ir.Node, ir.Node]]") -> None:
     import onnx_ir as ir
 
-    weights = [array_of(matmul.inputs[1]) for matmul, _ in pairs]
+    weights = [tensor_of(matmul.inputs[1]) for matmul, _ in pairs]
+    widths = [int(w.shape.numpy()[1]) for w in weights]
     biases = [array_of(next(v for v in add.inputs if is_weight(v))) for _, add in pairs]
     name = str(pairs[0][0].outputs[0].name)
-    weight = new_weight(graph, np.concatenate(weights, axis=1), f"{name}.weight")
+    shape = (int(weights[0].shape.numpy()[0]), sum(widths))
+    weight = later_weight(
+        graph, lambda: np.concatenate([w.numpy() for w in weights], axis=1), weights[0].dtype, shape, f"{name}.weight"
+    )
     bias = new_weight(graph, np.concatenate(biases), f"{name}.bias")
-    sizes = new_weight(graph, np.array([w.shape[1] for w in weights], dtype=np.int64), f"{name}.sizes")
+    sizes = new_weight(graph, np.array(widths, dtype=np.int64), f"{name}.sizes")
     product = ir.node("MatMul", [pairs[0][0].inputs[0], weight], name=f"{name}_merged")
     total = ir.node("Add", [product.outputs[0], bias], name=f"{name}_merged_bias")
     split = ir.node(
@@ -80,10 +85,14 @@ def scalar_of(value: "ir.Value | None") -> float | None:
     return float(array.reshape(-1)[0]) if array.size == 1 else None
 
 
-def array_of(value: "ir.Value | None") -> "np.ndarray":
+def tensor_of(value: "ir.Value | None") -> "ir.TensorProtocol":
     assert value is not None
     assert value.const_value is not None
-    return value.const_value.numpy()
+    return value.const_value
+
+
+def array_of(value: "ir.Value | None") -> "np.ndarray":
+    return tensor_of(value).numpy()
 
 
 def new_weight(graph: "ir.Graph", array: "np.ndarray", name: str) -> "ir.Value":
@@ -92,5 +101,18 @@ def new_weight(graph: "ir.Graph", array: "np.ndarray", name: str) -> "ir.Value":
 
     value = ir.Value(name=name, const_value=ir.tensor(array, name=name))
     value.type, value.shape = ir.TensorType(ir.DataType.from_numpy(array.dtype)), ir.Shape(array.shape)
+    graph.register_initializer(value)
+    return value
+
+
+def later_weight(
+    graph: "ir.Graph", make: "Callable[[], np.ndarray]", kind: "ir.DataType", shape: tuple[int, ...], name: str
+) -> "ir.Value":
+    """Add a constant that is made whenever it is asked for: those of all layers at once would be the model again."""
+    import onnx_ir as ir
+
+    tensor = ir.LazyTensor(lambda: ir.Tensor(make()), dtype=kind, shape=ir.Shape(shape), name=name)
+    value = ir.Value(name=name, const_value=tensor)
+    value.type, value.shape = ir.TensorType(kind), ir.Shape(shape)
     graph.register_initializer(value)
     return value

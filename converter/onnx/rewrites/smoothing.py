@@ -7,11 +7,12 @@ equal in float, far finer in int8.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from converter.onnx.rewrites.projections import array_of, is_weight, new_weight
+from converter.onnx.rewrites.projections import array_of, is_weight, later_weight, new_weight, tensor_of
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -67,6 +68,10 @@ def _divide(graph: "ir.Graph", site: "Site", inverse: "NDArray[np.float32]", nam
     return scaled.outputs[0]
 
 
+def _times(tensor: "ir.TensorProtocol", factors: "NDArray[np.float32]") -> "NDArray[np.float32]":
+    return np.asarray(tensor.numpy() * factors)
+
+
 def folds_into_values(site: "Site") -> bool:
     """Whether factors of the product's input fold away: it is fused attention's, whose values serve it alone."""
     return _value_projection(site) is not None
@@ -84,7 +89,8 @@ def fold_into_values(graph: "ir.Graph", site: "Site", factors: "NDArray[np.float
     columns = np.ones(array_of(bias).shape, dtype=np.float32)
     columns[start : start + len(factors)] = factors
     for node, old in ((product, weight), (add, bias)):
-        made = new_weight(graph, array_of(old) * columns, f"{old.name}.folded")
+        tensor, name = tensor_of(old), f"{old.name}.folded"
+        made = later_weight(graph, partial(_times, tensor, columns), tensor.dtype, tuple(tensor.shape.numpy()), name)
         node.replace_input_with(next(i for i, v in enumerate(node.inputs) if v is old), made)
         del graph.initializers[str(old.name)]
     return True

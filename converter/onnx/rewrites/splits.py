@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from converter.onnx.rewrites.attention import DOMAIN
-from converter.onnx.rewrites.projections import array_of, is_weight, new_weight
+from converter.onnx.rewrites.projections import array_of, is_weight, later_weight, tensor_of
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -68,5 +68,8 @@ def _separate(graph: "ir.Graph", product: "ir.Node", split: "ir.Node") -> None:
 def _part(graph: "ir.Graph", whole: "ir.Value", start: int, end: int) -> "ir.Value":
     """Return outputs `start` to `end` of a weight, cut once: layers can share it."""
     name = f"{whole.name}.{start}"
-    cut = np.ascontiguousarray(array_of(whole)[..., start:end])
-    return graph.initializers[name] if name in graph.initializers else new_weight(graph, cut, name)
+    if name in graph.initializers:
+        return graph.initializers[name]
+    tensor = tensor_of(whole)
+    shape = (*tensor.shape.numpy()[:-1], end - start)
+    return later_weight(graph, lambda: np.ascontiguousarray(tensor.numpy()[..., start:end]), tensor.dtype, shape, name)

@@ -1,0 +1,187 @@
+"""A source whose weights are on disk becomes the int8 package that it becomes from memory, a piece at a time."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from converter.artifact import TorchModel, place_on_disk, stored_tensors
+from converter.bounds.watch import Limits
+from converter.commands.cli import run
+from converter.errors import ResourceLimit, StageFailed, UsageError
+from converter.graphs import MODEL
+from converter.model_folder.load import load_source
+from converter.model_folder.offload import Placement, mapped_in
+from converter.onnx import pieces
+from converter.onnx.export import ExportOnnx
+from converter.onnx.model import OnnxModel
+from converter.onnx.pieces import Pieces
+from converter.onnx.runner import OnnxRunner
+from converter.pipeline import run_recipe
+from converter.quantize.dynamic import DynamicInt8
+from converter.quantize.static import StaticInt8
+from converter.recipe import bind_recipe
+from converter.reference import encode_probes, feed_of, torch_run
+from converter.stage import Context, run_stage
+from converter.validate.noise import rounded
+from tests.distilling import TEXTS
+
+SMALL = 20_000
+"""Bytes of a piece: a tiny model has several."""
+FILES = "model.safetensors"
+
+
+@pytest.fixture
+def small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("converter.onnx.pieces.PIECE_BYTES", SMALL)
+
+
+@pytest.fixture
+def pair(tiny: Callable[..., Path], tmp_path: Path) -> tuple[TorchModel, TorchModel]:
+    """One model in memory, and the same on disk."""
+    folder = str(tiny())
+    return load_source(folder), load_source(folder, placement=Placement(tmp_path / "offload", room=0))
+
+
+def feeds(model: TorchModel) -> list[Any]:
+    return [feed_of(model, [probe.encoding]) for probe in encode_probes(model, TEXTS[:6])]
+
+
+def exported(source: TorchModel, work: Path) -> tuple[OnnxModel, Context]:
+    work.mkdir()
+    ctx = Context(work=work, calibration=TEXTS, teacher=source)
+    return run_stage(ExportOnnx(), source, ctx)[0], ctx
+
+
+def test_the_int8_files_are_those_made_in_memory(
+    pair: tuple[TorchModel, TorchModel], tmp_path: Path, small_pieces: None
+) -> None:
+    made = [exported(source, tmp_path / str(i)) for i, source in enumerate(pair)]
+    assert made[0][0].digest == made[1][0].digest, "the float32 files are the same, byte for byte"
+    assert len(Pieces(made[1][0].files[MODEL]).pieces) > 4
+    assert pair[1].offloaded, "the source is on disk again"
+    for stage in (DynamicInt8(samples=32), StaticInt8(samples=32)):
+        (plain, told), (other, found) = (run_stage(stage, given, ctx) for given, ctx in made)
+        assert found.facts["products"] == told.facts["products"] > 0
+        assert found.facts["smoothed"].keys() == told.facts["smoothed"].keys()
+        assert found.facts["noise"] == pytest.approx(told.facts["noise"], rel=0.05)
+        one, two = (OnnxRunner(m.files).run for m in (plain, other))
+        for feed in feeds(pair[0]):
+            np.testing.assert_allclose(two(MODEL, feed)["logits"], one(MODEL, feed)["logits"], atol=0.02)
+        left = {p.name for p in other.files[MODEL].parent.iterdir()}
+        assert left == {"model.onnx"}, "nothing of the way is left"
+
+
+def test_pieces_answer_as_the_whole_file_and_none_holds_more_than_its_share(
+    pair: tuple[TorchModel, TorchModel], tmp_path: Path, small_pieces: None
+) -> None:
+    given, _ = exported(pair[0], tmp_path / "work")
+    whole, cut = OnnxRunner(given.files).run, Pieces(given.files[MODEL])
+    for feed in feeds(pair[0]):
+        np.testing.assert_allclose(cut.run(MODEL, feed)["logits"], whole(MODEL, feed)["logits"], rtol=0, atol=1e-5)
+    sizes = {h.name: int(np.prod(h.dims)) * 4 for h in cut.proto.graph.initializer}
+    for piece in cut.pieces:
+        by_node = [{n for n in node.input if n in sizes} for node in piece.nodes]
+        held = sum(sizes[n] for n in set().union(*by_node))
+        assert held <= SMALL or held == max(sum(sizes[n] for n in names) for names in by_node)
+
+
+def test_a_file_with_two_weights_exchanged_is_found_by_its_pieces(
+    pair: tuple[TorchModel, TorchModel], tmp_path: Path, small_pieces: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The twin: where one piece has the weights of another, the export is refused."""
+    opened = Pieces._opened
+
+    def exchanged(self: Pieces, piece: pieces.Piece, given: Any) -> Any:
+        square = [
+            h for h in self.proto.graph.initializer if len(h.dims) == 2 and h.dims[0] == h.dims[1] and h.dims[0] > 8
+        ]
+        one, two = square[0], square[-1]
+        assert one.dims == two.dims
+        self._headers[one.name] = type(one).FromString(two.SerializeToString())
+        self._headers[one.name].name = one.name
+        return opened(self, piece, given)
+
+    monkeypatch.setattr(Pieces, "_opened", exchanged)
+    with pytest.raises(StageFailed, match="differs from PyTorch"):
+        exported(pair[1], tmp_path / "work")
+
+
+def test_rounding_costs_on_disk_what_it_costs_in_memory(pair: tuple[TorchModel, TorchModel]) -> None:
+    before, made = [], []
+    for source in pair:
+        before.append([torch_run(source)(MODEL, feed)["logits"] for feed in feeds(source)])
+        with rounded(source, 8):
+            made.append([torch_run(source)(MODEL, feed)["logits"] for feed in feeds(source)])
+        again = [torch_run(source)(MODEL, feed)["logits"] for feed in feeds(source)]
+        np.testing.assert_array_equal(again[0], before[-1][0], "the weights are what they were")
+    np.testing.assert_allclose(np.concatenate(made[1]), np.concatenate(made[0]), rtol=0, atol=1e-5)
+    assert np.abs(np.concatenate(made[1]) - np.concatenate(before[1])).max() > 1e-5
+
+
+def test_weights_in_half_are_written_out_once_and_mapped_as_they_are(tiny: Callable[..., Path], tmp_path: Path) -> None:
+    shutil.copytree(tiny(), tmp_path / "half")
+    file = tmp_path / "half" / FILES
+    save_file({n: t.bfloat16() for n, t in load_file(file).items()}, file, metadata={"format": "pt"})
+    plain = load_source(str(tmp_path / "half"))
+    given = load_source(str(tmp_path / "half"), placement=Placement(tmp_path / "offload", room=0))
+    for _ in range(2):
+        with mapped_in(given.module, tmp_path / "mapped"):
+            assert all(p.device.type == "cpu" and p.dtype == torch.float32 for p in given.module.parameters())
+            for (name, a), (_, b) in zip(stored_tensors(plain.module), stored_tensors(given.module), strict=True):
+                torch.testing.assert_close(a, b, rtol=0, atol=0, msg=name)
+    assert len(list((tmp_path / "mapped").iterdir())) == 1
+    assert given.offloaded
+    assert {Path(place_on_disk(given.module, n)[0]).parent.name for n, _ in given.module.named_parameters()} == {
+        "mapped"
+    }
+    assert given.digest == plain.digest
+
+
+def test_a_source_on_disk_becomes_a_proven_package(
+    tiny: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, small_pieces: None
+) -> None:
+    monkeypatch.setattr("converter.model_folder.offload.SHARE", 1e-9)  # nothing stays in memory
+    (tmp_path / "texts.txt").write_text("".join(f"{e.text}\n" for e in TEXTS), encoding="utf-8")
+    words = [str(tiny()), "-t", "cpu-int8", "-o", str(tmp_path / "out"), "-q", "--quantize", "static"]
+    text = ["--calibration", str(tmp_path / "texts.txt"), "--probes", "8", "--limit", "agreement=0"]
+    assert run([*words, *text, "--device-map", "auto"]) == 0
+    (target,) = json.loads((tmp_path / "out" / "report.json").read_text(encoding="utf-8"))["targets"]
+    checks = {c["name"]: c["status"] for c in target["evaluation"]["checks"]}
+    assert {checks[name] for name in ("weights", "embedding tables", "noise")} == {"PASS"}
+    assert checks["owner's library"] == "NOT_RUN"
+    assert run(["verify", str(tmp_path / "out" / "cpu-int8")]) == 0
+
+
+@pytest.mark.parametrize("part", ["EXPORTERS", "ROUNDING"])
+def test_what_it_takes_is_held_to_the_limits_before_the_source_is_asked(
+    part: str, tiny: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("converter.model_folder.offload.SHARE", 1e-9)
+    monkeypatch.setattr(f"converter.forecast.{part}", 10**12)
+    monkeypatch.setattr("converter.pipeline.capture_reference", lambda *_: pytest.fail("the source was asked"))
+    recipe = bind_recipe({"model": str(tiny()), "targets": ["cpu-int8"]})
+    with pytest.raises(ResourceLimit, match=r"of memory \(for (checks of the package|quantization)\)"):
+        run_recipe(recipe, tmp_path / "out", limits=Limits(memory=20_000_000_000), device_map="auto")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("more", "where"),
+    [
+        ({"targets": ["ort-gpu"]}, "ort-gpu"),
+        ({"targets": ["cpu-int8"], "compress": [{"stage": "prune.threshold", "sparsity": 0.5}]}, "--prune"),
+    ],
+)
+def test_what_holds_all_weights_is_refused_by_name(
+    more: dict[str, Any], where: str, tiny: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("converter.model_folder.offload.SHARE", 1e-9)
+    with pytest.raises(UsageError, match=f"{where}.*all weights in memory"):
+        run_recipe(bind_recipe({"model": str(tiny()), **more}), tmp_path / "out", device_map="auto")
