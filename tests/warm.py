@@ -2,7 +2,8 @@
 
 One process imports them once (`Warm`), and each program that a test starts through it is a fork of that: a process of
 its own, with the streams, folder, variables and words that the test gives, which runs `converter.commands.cli` from its
-first line. That saves seconds of imports each. A test about the start itself, or about signals, starts Python as users
+first line. That saves seconds of imports each. What libraries read of the variables when they are imported is this
+process's, not the test's. A test about the start itself, or about signals, starts Python as users
 do.
 
 What a test starts is `command`: a small program that hands its streams over, ends as the fork ends (exit code or
@@ -40,7 +41,7 @@ class Warm:
         self._process = subprocess.Popen(
             [sys.executable, "-m", "tests.warm", "serve", str(self.address)],
             cwd=ROOT,
-            env={**os.environ, "PYTHONPATH": str(ROOT), **dict.fromkeys(POOLS, "1")},
+            env={**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1", **dict.fromkeys(POOLS, "1")},
             stdin=subprocess.PIPE,  # never written to: it ends with this process, whatever ends that
             stdout=subprocess.PIPE,
             start_new_session=True,

@@ -121,6 +121,7 @@ def _model_key(model: TorchModel) -> dict[str, Any]:
         "shape_map": repr(model.shape_map),
         "source_ids": None if model.source_ids is None else text_digest(list(model.source_ids)),
         "cache": repr(model.cache),
+        "offloaded": model.offloaded,  # what runs piece by piece is rounded otherwise
     }
 
 
