@@ -13,8 +13,7 @@ from converter.generate.graphs import DECODER
 from converter.generate.loop import generate
 from converter.generate.rules import scoring_rules
 from converter.generate.settings import GenerationSettings
-from converter.graphs import GraphSpec, Run, runs_side_by_side
-from converter.resources import made_in_threads
+from converter.graphs import GraphSpec, Run
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -41,8 +40,8 @@ def draft(
     """Return what is written after (causal) or about each text (int64 ids `[length]`), several at a time."""
     ids = next(t for t in next(iter(specs.values())).inputs if t.name == "input_ids")
     vocabulary = 1 if DECODER in specs else ids.draw[1] + 1
-
-    def written(rows: list[int]) -> list[list[int]]:
+    made: dict[int, list[int]] = {}
+    for rows in alike([len(t) for t in texts], vocabulary):
         longest = max(len(texts[i]) for i in rows)
         batch = np.full((2, len(rows), longest), ids.fill, dtype=np.int64)
         batch[1] = 0
@@ -50,11 +49,7 @@ def draft(
             own = slice(longest - len(texts[i]), None) if ids.side == "left" else slice(0, len(texts[i]))
             batch[0, row, own], batch[1, row, own] = texts[i], 1
         feed = {"input_ids": batch[0], "attention_mask": batch[1]}
-        return generate(run, specs, feed, settings).texts(settings)
-
-    groups = list(alike([len(t) for t in texts], vocabulary))
-    answers = made_in_threads(written, groups, alone=not runs_side_by_side(run))
-    made = {i: answer for rows, some in zip(groups, answers, strict=True) for i, answer in zip(rows, some, strict=True)}
+        made |= dict(zip(rows, generate(run, specs, feed, settings).texts(settings), strict=True))
     return [made[i] for i in range(len(texts))]
 
 

@@ -88,7 +88,8 @@ class Turns:
             for one in every:
                 wake(one)
             return
-        self.timing, self._since = one, _ = self._waiting.popleft(), time.perf_counter()
+        one = self._waiting.popleft()
+        self.timing, self._since = one, time.perf_counter()
         for other in every:
             if other is not one:
                 _signal(other, signal.SIGSTOP)

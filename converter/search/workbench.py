@@ -23,6 +23,7 @@ from converter.search.losses import Scored, score_of
 from converter.search.shared import Shared
 from converter.stage import SILENT, Context, OutcomeCache, Progress, Stage, options_of, run_stage
 from converter.validate.answers import RunFailed, ask
+from converter.validate.speed import SLOW_SECONDS
 from converter.validate.vocabulary import as_seen_by
 
 if TYPE_CHECKING:
@@ -35,8 +36,8 @@ TIMED_TEXTS = 32
 TURNS, CALLS = 2, 4
 """Of each package on a text, and calls in each turn, of which the first is not timed: it finds another one's weights in
 the processor's caches."""
-SLOW_SECONDS, TIMING_SECONDS, LEAST_TEXTS = 0.1, 4.0, 6
-"""Calls that take so long are made once in one turn; and no more texts than these are timed once it took so long."""
+TIMING_SECONDS, LEAST_TEXTS = 4.0, 6
+"""No more texts than these are timed once it took so long."""
 GLANCE = 2
 """The first look is on every second tuning text."""
 
