@@ -80,10 +80,7 @@ class Graphs:
     @property
     def side_by_side(self) -> bool:
         """Whether several threads may call `run` at once: each computes alike then, and two batches are little."""
-        # Weights on disk come and go with the layer that runs, and states of layers may be collected in the module.
-        if torch.get_num_threads() > 1 or self.model.offloaded or self.model.leaves_early:
-            return False
-        if turns_by_length(self.model.module):
+        if not side_by_side(self.model):
             return False
         wide = bool(names_along(self.model.task.outputs, VOCABULARY))
         return not wide and self.model.size_bytes <= LARGE_BYTES
@@ -93,6 +90,14 @@ class Graphs:
         with torch.inference_mode():
             made = self.graphs[graph](**{name: torch.from_numpy(rows) for name, rows in feed.items()})
         return {name: value.numpy() for name, value in made.items()}
+
+
+def side_by_side(model: "TorchModel") -> bool:
+    """Tell whether several threads may call a model at once, and gain by it: each computes as it would alone."""
+    # Weights on disk come and go with the layer that runs, and states of layers may be collected in the module.
+    if torch.get_num_threads() > 1 or model.offloaded or model.leaves_early:
+        return False
+    return not turns_by_length(model.module)
 
 
 def turns_by_length(module: torch.nn.Module) -> bool:

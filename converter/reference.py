@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from converter.errors import SourceError
-from converter.examples import Encoding, Example, JudgedText, units_of
+from converter.examples import Encoding, Example, JudgedText
 from converter.graphs import GraphSpec, Run, runs_side_by_side
 from converter.resources import ANSWERS_AHEAD, made_in_threads
+from converter.score import Score, score_parts
 from converter.task import Judged
 
 if TYPE_CHECKING:
@@ -25,9 +26,6 @@ BATCH_TOKENS = 4096
 """Padded tokens in one batch of the source: bounds memory whatever the lengths are."""
 SAME_TOKENS = 256
 """Tokens in one batch of texts of equal lengths: more make none cheaper, and outputs may be as wide as a vocabulary."""
-GROUPS = 40
-"""Groups of texts that a score is taken without, one by one: its spread is told from them."""
-EQUAL = 1e-9
 
 
 @dataclass(frozen=True)
@@ -36,18 +34,6 @@ class Probe:
 
     example: Example
     encoding: Encoding
-
-
-@dataclass(frozen=True)
-class Score:
-    """The source's score on the labelled texts in parts, so that a package's can be compared text by text."""
-
-    right: tuple[bool, ...] = ()
-    """Of each text, in the order of `units_of`; empty where the metric is no share of right answers."""
-    without: tuple[float, ...] = ()
-    """The metric without each of up to `GROUPS` equal groups of texts; empty where `right` serves."""
-    rest: tuple[Any, ...] = ()
-    """Decisions on the labelled texts that are no probes, among themselves; empty where they are not compared."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +52,7 @@ class Reference:
     """Every labelled text of the evaluation file (of the probes, where there is none); all windows of it."""
     notes: tuple[str, ...] = ()
     """What a reader of the figures must know: how the data was read, and why the metric may mislead."""
-    score: Score = Score()
+    score: Score = field(default_factory=Score)
     text: JudgedText = field(default_factory=JudgedText)
 
     @property
@@ -239,14 +225,21 @@ def _written(
 
     They are drafted several at a time, and written again alone where the source, asked alone, chooses another token.
     """
+    from converter.forward import side_by_side
+
     task: Any = model.task
     made, specs = [], model.specs
+
+    def written(pair: tuple[Probe, Encoding]) -> Judged:
+        probe, draft = pair
+        one = run_probe(model, Probe(probe.example, draft), run)
+        if task.stands(draft, one.outputs):
+            return one
+        return run_probe(model, Probe(probe.example, task.continued(specs, run, probe.encoding)), run)
+
     with progress.task("The source model writes", total=len(probes)) as ticker:
         drafts = task.drafted(specs, run, [p.encoding for p in probes], known)
-        for probe, draft in zip(probes, drafts, strict=True):
-            one = run_probe(model, Probe(probe.example, draft), run)
-            if not task.stands(draft, one.outputs):
-                one = run_probe(model, Probe(probe.example, task.continued(specs, run, probe.encoding)), run)
+        for one in made_in_threads(written, zip(probes, drafts, strict=True), alone=not side_by_side(model)):
             made.append(one)
             ticker.advance()
     return tuple(made)
@@ -283,30 +276,6 @@ def _scored(
         ),
         notes=tuple(dict.fromkeys((*notes, *(model.task.metric_notes(gold) if gold else ())))),
     )
-
-
-def score_parts(task: "Task", gold: Sequence[Judged], metric: Mapping[str, float]) -> Score:
-    """Take a score on labelled texts apart: right or wrong by text, else the score without each group of them."""
-    if not metric:
-        return Score()
-    name, units = task.metric_name, units_of([j.example for j in gold])
-    if name == "accuracy" and len(units) == len(gold):
-        right = tuple(bool(d == j.example.label) for d, j in zip(task.decisions(gold), gold, strict=True))
-        if abs(float(np.mean(right)) - metric[name]) < EQUAL:
-            return Score(right)
-    groups = min(GROUPS, len(units))
-    if groups < 2:
-        return Score()
-    # A text in windows is dear to score, and its score is a mean over texts: each is scored once.
-    each = [float(task.metric([gold[i] for i in rows]).get(name, np.nan)) for rows in units] if task.windowed else []
-    if each and abs(float(np.mean(each)) - metric[name]) < EQUAL:
-        own = np.asarray(each)
-        return Score(without=tuple(float(own[np.arange(len(own)) % groups != g].mean()) for g in range(groups)))
-    without = []
-    for g in range(groups):
-        kept = [gold[i] for k, rows in enumerate(units) if k % groups != g for i in rows]
-        without.append(float(task.metric(kept).get(name, np.nan)))
-    return Score(without=tuple(without))
 
 
 def _rest_decisions(model: "TorchModel", rest: Sequence[Judged]) -> tuple[Any, ...]:

@@ -204,8 +204,11 @@ class Target(ABC):
         """Write what is made from the golden vectors, such as samples; returns what the manifest keeps of it."""
         return {}
 
-    def parameters(self, path: Path) -> "Iterator[Stored]":
-        """Yield the weights of one of its files brought back to float, for the comparison with the model's own."""
+    def parameters(self, path: Path, *, vectors_only: bool = False) -> "Iterator[Stored]":
+        """Yield the weights of one of its files brought back to float, for the comparison with the model's own.
+
+        `vectors_only`: of matrices and tables, which are large, none is read.
+        """
         return iter(())
 
     def models_beside(self, bundle: "Bundle") -> tuple[Path, ...]:

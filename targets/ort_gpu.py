@@ -84,10 +84,10 @@ class OrtGpu(Target):
 
         return check_clients(bundle), {}
 
-    def parameters(self, path: Path) -> "Iterator[Stored]":
+    def parameters(self, path: Path, *, vectors_only: bool = False) -> "Iterator[Stored]":
         from converter.onnx.parameters import stored_parameters
 
-        return stored_parameters(path)
+        return stored_parameters(path, vectors_only=vectors_only)
 
     def product_weights(self, bundle: Bundle) -> "Iterator[NDArray[Any]]":
         from converter.onnx.weights import product_weights

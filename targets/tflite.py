@@ -317,10 +317,10 @@ class Tflite(Target):
         files.try_python()
         return made
 
-    def parameters(self, path: Path) -> "Iterator[Stored]":
+    def parameters(self, path: Path, *, vectors_only: bool = False) -> "Iterator[Stored]":
         from converter.tflite.parameters import stored_parameters
 
-        return stored_parameters(path)
+        return stored_parameters(path, vectors_only=vectors_only)
 
     def models_beside(self, bundle: Bundle) -> tuple[Path, ...]:
         path = bundle.folder / MEDIAPIPE_FILE

@@ -177,6 +177,7 @@ def torch_graphs_run(model: Any) -> Run:
         given = {
             name: torch.from_numpy(np.ascontiguousarray(rows)) for name, rows in feed.items() if name != LOGITS_TO_KEEP
         }
+        torch.get_num_threads()  # a thread of ours computes with the number that is set only once it was asked
         with torch.inference_mode():
             # Of none the models make all: one is the least.
             made = modules[graph](given) if keep is None else modules[graph](given, max(1, keep))

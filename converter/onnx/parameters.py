@@ -32,13 +32,16 @@ FOLLOWED = ("Cast", "DequantizeLinear", "Mul")
 """What brings a looked-up row of a quantized table back to float."""
 
 
-def stored_parameters(path: Path) -> Iterator[Stored]:
-    """Yield every matrix that products read, every table that rows are looked up in, and every vector; each once."""
+def stored_parameters(path: Path, *, vectors_only: bool = False) -> Iterator[Stored]:
+    """Yield every matrix that products read, every table that rows are looked up in, and every vector; each once.
+
+    `vectors_only`: matrices and tables, which are large, are not read.
+    """
     from converter.onnx.read import read_onnx
 
     model = read_onnx(path)
     done: set[tuple[str, str]] = set()
-    for node in model.graph:
+    for node in () if vectors_only else model.graph:
         read = _READ.get(node.op_type)
         # A table that is the output layer too is both.
         if read is None or (key := (node.op_type, _stored_name(node))) in done:

@@ -79,6 +79,7 @@ class WritingLibrary:
     def _generate(self, feed: "Mapping[str, torch.Tensor]", steps: int, asked: Mapping[str, Any]) -> "torch.Tensor":
         import torch
 
+        torch.get_num_threads()  # a thread of ours computes with the number that is set only once it was asked
         with torch.inference_mode():
             made: torch.Tensor = self.model.generate(
                 **feed,

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from converter.reference import Reference, Score, score_parts
+from converter.reference import Reference
+from converter.score import Score, score_parts
 from converter.task import Judged
 
 if TYPE_CHECKING:

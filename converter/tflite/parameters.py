@@ -15,15 +15,18 @@ if TYPE_CHECKING:
     from converter.tflite.schema import Graph, Model, Tensor
 
 
-def stored_parameters(path: Path) -> Iterator[Stored]:
-    """Yield every matrix of linear layers, every table that rows are looked up in, and every vector; each once."""
+def stored_parameters(path: Path, *, vectors_only: bool = False) -> Iterator[Stored]:
+    """Yield every matrix of linear layers, every table that rows are looked up in, and every vector; each once.
+
+    `vectors_only`: matrices and tables, which are large, are not read.
+    """
     from ai_edge_litert.schema_py_generated import BuiltinOperator as Op
 
     model, done = shared_flat(path), set()
     for graph in model.subgraphs:
         makers = {t: op for op in graph.operators for t in outputs_of(op)}
-        scaled = _scaled_tables(model, graph)
-        for op in graph.operators:
+        scaled = {} if vectors_only else _scaled_tables(model, graph)
+        for op in () if vectors_only else graph.operators:
             code, given = code_of(model, op), inputs_of(op)
             if code not in (Op.FULLY_CONNECTED, Op.EMBEDDING_LOOKUP, Op.GATHER):
                 continue

@@ -30,7 +30,8 @@ from converter.validate.checks import Check, Status, within
 if TYPE_CHECKING:
     from converter.artifact import TorchModel
     from converter.precision import Limits
-    from converter.reference import Reference, Score
+    from converter.reference import Reference
+    from converter.score import Score
     from converter.task import Task
 
 Like = Callable[[int], Interval]

@@ -9,7 +9,8 @@ import numpy as np
 
 from converter.data.probes import is_edge
 from converter.graphs import Run
-from converter.reference import Probe, Reference, Score, asked_for_score, score_parts
+from converter.reference import Probe, Reference, asked_for_score
+from converter.score import Score, score_parts
 from converter.scoring.percentile import Highest
 from converter.scoring.relative_error import RANGE_FLOOR
 from converter.task import Judged, Task

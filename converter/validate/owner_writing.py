@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from converter.model_folder.locate import encoder_folder_of
 from converter.owner.contract import NotAvailable, first_line
 from converter.owner.writing import WritingLibrary
 from converter.reference import Probe
-from converter.resources import release_memory
+from converter.resources import made_in_threads, release_memory
 from converter.scoring.continuation import first_parting
 from converter.validate.answers import shorten
 from converter.validate.asked import Ids, ids_of
@@ -57,32 +58,39 @@ class OwnerDrafts:
         except (NotAvailable, SourceError):
             return [None] * len(probes)  # `compare_writing` says so
         self.name = library.name
-        with self.progress.task(f"Asking {library.name}", total=len(probes)) as ticker:
-            for rows in alike([len(p.encoding.inputs["input_ids"]) for p in probes]):
-                self._together(library, [probes[i] for i in rows])
-                ticker.advance(len(rows))
+        self._ask(library, probes)
         del library  # as large as the source itself
         release_memory()
-        found = (self.after(p.example, p.encoding) for p in probes)
-        return [None if tokens is None else np.asarray(tokens, dtype=np.int64) for tokens in found]
+        asked = (self.after(p.example, p.encoding) for p in probes)
+        return [None if tokens is None else np.asarray(tokens, dtype=np.int64) for tokens in asked]
 
     def after(self, example: "Example", encoding: "Encoding") -> list[int] | None:
         return self.known.get((example, ids_of(encoding)))
 
-    def _together(self, library: WritingLibrary, probes: "Sequence[Probe]") -> None:
+    def _ask(self, library: WritingLibrary, probes: "Sequence[Probe]") -> None:
+        from converter.forward import side_by_side
+
+        batches = [[probes[i] for i in rows] for rows in alike([len(p.encoding.inputs["input_ids"]) for p in probes])]
+        drafts = made_in_threads(partial(self._together, library), batches, alone=not side_by_side(self.source))
+        with self.progress.task(f"Asking {library.name}", total=len(probes)) as ticker:
+            for batch, found in zip(batches, drafts, strict=True):
+                self.known |= found
+                ticker.advance(len(batch))
+
+    def _together(self, library: WritingLibrary, probes: "Sequence[Probe]") -> "dict[tuple[Example, Ids], list[int]]":
         """Let the library write in one batch; whatever a batch makes it fail by, each is asked about alone later."""
         task: Any = self.source.task
         try:
             read = [_as_read(self.source, library, p.example, p.encoding) for p in probes]
             alike_ours = [p for p, ids in zip(probes, read, strict=True) if ids == _ids(p.encoding)]
             if len(alike_ours) < 2:
-                return
+                return {}
             given = [_ids(p.encoding) for p in alike_ours]
             found = library.written_together(given, task.judged_settings.max_new_tokens, task.asked)
         except Exception:  # noqa: BLE001 - it raises classes of its own
-            return
+            return {}
         pairs = zip(alike_ours, found, strict=True)
-        self.known |= {(p.example, ids_of(p.encoding)): tokens for p, tokens in pairs if tokens}
+        return {(p.example, ids_of(p.encoding)): tokens for p, tokens in pairs if tokens}
 
 
 def compare_writing(

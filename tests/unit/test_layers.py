@@ -38,7 +38,7 @@ FLOORS: tuple[tuple[tuple[str, ...], ...], ...] = (
     (("bounds",),),
     (("jsonfile", "binding", "resources", "graphs", "examples", "family", "rewrite"),),
     (("data",), ("cache",), ("generate",)),
-    (("forward", "task", "artifact", "target", "stage", "forecast", "registry", "reference", "precision"),),
+    (("forward", "task", "artifact", "target", "stage", "forecast", "registry", "reference", "score", "precision"),),
     (("model_folder",),),
     (("surgery",),),
     (("families",), ("training",)),
