@@ -61,6 +61,7 @@ def time_writing(
 
 def _round(entry: "Entry", batch: int, length: int, tokens: int) -> tuple[int, float, float]:
     """Return the bytes of the cache at the end, and the seconds of the first token and of those after it."""
+    TimedText(entry.run, entry.specs, batch, length)  # untimed: behind another's call weights would have to be read
     began = time.perf_counter()
     text = TimedText(entry.run, entry.specs, batch, length)
     first = time.perf_counter()

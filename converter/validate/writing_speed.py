@@ -62,6 +62,7 @@ def writing_speed(source: "TorchModel", probes: "Sequence[Probe]", runs: Mapping
 
 def _one(specs: Mapping[str, GraphSpec], run: "_Timed", prompt: int, tokens: int) -> tuple[float, float]:
     """Return the seconds of the first token, and of `tokens` behind it."""
+    TimedText(run, specs, 1, prompt)  # untimed: behind another's call its weights would have to be read first
     run.calls = []
     began = time.perf_counter()
     text = TimedText(run, specs, 1, prompt)
