@@ -6,12 +6,13 @@ large. Nothing is asked of names or of the graph, so that rewrites may merge, tu
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from converter.reference import Probe, run_probe, torch_run
-from converter.resources import LARGE_BYTES, PagesRead, release_memory
+from converter.resources import LARGE_BYTES, PagesRead, made_in_threads, release_memory
 from converter.validate.checks import Check, Status
 from converter.validate.factors import Stray, strays
 from converter.validate.gains import divisors, lost_gains
@@ -19,7 +20,7 @@ from converter.validate.own_weights import OwnWeights, modules_of, own_weights
 from converter.validate.stored import Stored, digest_of
 from converter.validate.tables import TableFound, compared_rows, likely_tables, wrong_copies
 from converter.validate.vectors import Lost, lost_vectors
-from converter.validate.weights_match import BYTE, Block, Matched, known, match_product
+from converter.validate.weights_match import BYTE, Block, Known, Matched, known, match_product
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -71,7 +72,9 @@ def check_weights(
     seen = {} if seen is None else seen
     tables, products, gains = parts.tables, parts.products, parts.gains
     large = model.size_bytes > LARGE_BYTES
-    found = _found(_read_apart(stored) if large else stored, tables, products, seen, keep=not large)
+    found = _found(
+        _read_apart(stored) if large else stored, tables, products, seen, keep=not large, alone=model.offloaded
+    )
     matched = found.matched
     if not (tables or products or gains) or not (found.copies or matched.blocks or matched.unknown or found.vectors):
         return Compared([], {})
@@ -161,6 +164,18 @@ def _read_apart(stored: Iterable[Stored]) -> Iterator[Stored]:
         pages.add(one.values.nbytes)
 
 
+def _matching(
+    one: Stored, source: Mapping[str, Known], seen: "dict[bytes, tuple[list[Block], int]]", *, keep: bool
+) -> tuple[Stored, list[Block], int]:
+    """Return what is stored with the matrices of the source in it, and how many of its columns are none of them."""
+    if one.kind != "product":
+        return one, [], 0
+    key = digest_of(one)
+    if key not in seen:
+        seen[key] = match_product(one, source, keep=keep)
+    return one, *seen[key]
+
+
 def _found(
     stored: Iterable[Stored],
     tables: "Mapping[str, NDArray[np.float32]]",
@@ -168,16 +183,18 @@ def _found(
     seen: "dict[bytes, tuple[list[Block], int]]",
     *,
     keep: bool = False,
+    alone: bool = False,
 ) -> _Found:
     """Compare what is stored, one by one; `seen` has what matrices of other files were found to be.
 
-    `keep`: with the values of what is in blocks of few bits.
+    `keep`: with the values of what is in blocks of few bits. `alone`: never two at once, where memory is short.
     """
     copies, blocks, unknown, vectors = list[list[TableFound]](), list[Block](), list[tuple[str, int]](), []
     rounded: dict[str, list[NDArray[np.float32]]] = {}
     lost_tables = 0
     bits, recognized, in_blocks = 32, known(products), set[bool]()
-    for one in stored:
+    matching = partial(_matching, source=recognized, seen=seen, keep=keep)
+    for one, found, lost in made_in_threads(matching, stored, alone=alone):
         if one.kind != "vector":
             bits = min(bits, one.bits)
         match one.kind:
@@ -191,10 +208,6 @@ def _found(
             case "product":
                 if one.bits <= BYTE:
                     in_blocks.add(one.block > 0)
-                key = digest_of(one)
-                if key not in seen:
-                    seen[key] = match_product(one, recognized, keep=keep)
-                found, lost = seen[key]
                 blocks += found
                 unknown += [(one.name, lost)] if lost else []
             case "vector" | "bias":
