@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 ROOM = 0.25
 """What a factor may be off, in its logarithm, beside `SIGMAS` of its own standard error."""
 SIGMAS = 8.0
+AT_ONCE = 256
+"""Vectors that are held against factors at once."""
 SAMPLE = 16
 """Factors that are tried before all are."""
 LEAST_BITS = 8
@@ -49,16 +51,13 @@ def strays(
     for vector in vectors:
         if np.isfinite(vector).all() and (vector != 0).all():
             by_size.setdefault(len(vector), []).append(vector)
-    changed = {size: _changes(found, [g for g in gains if len(g) == size]) for size, found in by_size.items()}
     for size in {len(f) for block in blocks for f in (block.rows, block.columns)}:
         # What takes back the factors of rows of this size, and of columns.
-        before = [
-            *by_size.get(size, []),
-            *changed.get(size, []),
-            *(b.columns for b in blocks if len(b.columns) == size),
-        ]
-        behind = [b.rows for b in blocks if len(b.rows) == size]
-        above, below = (np.stack(one) if one else np.ones((1, size), np.float32) for one in (before, behind))
+        own = by_size.get(size, [])
+        changed = _changes(own, [g for g in gains if len(g) == size])
+        above = _stacked([*own, *changed, *(b.columns for b in blocks if len(b.columns) == size)], size)
+        below = _stacked([b.rows for b in blocks if len(b.rows) == size], size)
+        del changed  # of a large model there are thousands
         for block in blocks:
             if block.bits < LEAST_BITS and not block.shared:
                 continue
@@ -66,6 +65,10 @@ def strays(
                 yield from _stray(block, "row", block.rows, above, np.maximum(block.spread, block.coarse))
             if len(block.columns) == size:
                 yield from _stray(block, "column", block.columns, below, np.zeros_like(block.columns))
+
+
+def _stacked(vectors: "list[NDArray[np.float32]]", size: int) -> "NDArray[np.float32]":
+    return np.stack(vectors) if vectors else np.ones((1, size), np.float32)
 
 
 def _changes(
@@ -86,24 +89,30 @@ def _stray(
     places = np.flatnonzero(SIGMAS * spread < abs(float(np.median(factors)))) if len(factors) else np.arange(0)
     if not len(places):
         return
-    factors, known, spread = factors[places], known[:, places], spread[places]
+    factors, spread = factors[places], spread[places]
     room = np.asarray(ROOM + SIGMAS * spread / np.maximum(np.abs(factors), 1e-12), dtype=np.float32)
-    plain = _off(factors[None]) / room
-    likely = known[_likely(factors, known, room)]
-    if plain.max() <= 1 or (_off(factors * likely) / room <= 1).all(axis=1).any():
+    off = _off(factors[None])[0] / room
+    if off.max() <= 1:
         return
-    off = np.concatenate([plain, _off(factors * known) / room])
-    best = int(off.max(axis=1).argmin())
-    middle, place = float(np.median(factors)) or 1.0, int(off[best].argmax())
+    likely = known[_likely(factors, known, places, room)][:, places]
+    if (_off(factors * likely) / room <= 1).all(axis=1).any():
+        return
+    for start in range(0, len(known), AT_ONCE):
+        others = _off(factors * known[start : start + AT_ONCE, places]) / room
+        off = min(off, others[others.max(axis=1).argmin()], key=np.max)
+    middle, place = float(np.median(factors)) or 1.0, int(off.argmax())
     yield Stray(block, side, int(places[place]), float(factors[place]) / middle)
 
 
 def _likely(
-    factors: "NDArray[np.float32]", known: "NDArray[np.float32]", room: "NDArray[np.float32]"
+    factors: "NDArray[np.float32]",
+    known: "NDArray[np.float32]",
+    places: "NDArray[np.int64]",
+    room: "NDArray[np.float32]",
 ) -> "NDArray[np.bool_]":
     """Return which of `known` may take the factors back: a few products are of one sign, and within the room of any."""
     picked = np.linspace(0, len(factors) - 1, SAMPLE).astype(int)
-    some = factors[picked] * known[:, picked]
+    some = factors[picked] * known[:, places[picked]]
     logs = np.log(np.maximum(np.abs(some), 1e-30))
     same = (some > 0).all(axis=1) | (some < 0).all(axis=1)
     return np.asarray(same & (np.ptp(logs, axis=1) <= 2 * float(room[picked].max())))

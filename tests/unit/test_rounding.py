@@ -69,6 +69,16 @@ def test_dead_activations_are_left_alone() -> None:
     assert ratio <= 1
 
 
+def test_weights_of_a_channel_that_calibration_never_uses_do_not_round_to_zero() -> None:
+    rows = np.maximum(floats(400, 64) - 1, 0) * np.geomspace(0.3, 1, 64, dtype=np.float32)
+    rows[:, 7] = 0
+    weight = floats(64, 40)
+    factors, ratio = search_factors(ProductInputs.of(rows, weight), bounded=True)
+    assert ratio < 0.9, "factors of other channels are worth it"
+    made = round_weights(weight * factors[:, None], bounded=True)
+    assert np.abs(made.values[7]).max() >= 2
+
+
 def test_the_ends_of_every_text_and_the_extremes_of_all_are_kept(tmp_path: Path) -> None:
     texts = [{"x": floats(50, 4)} for _ in range(600)]
     texts[599]["x"][20, 2] = 77

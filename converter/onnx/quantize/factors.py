@@ -7,7 +7,7 @@ and the first on top of the second, which balance what is typical and then cap w
 is measured in the product's output, rounding of both sides included.
 """
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -20,6 +20,9 @@ THRESHOLDS = (0.7, 0.5, 0.35, 0.25, 0.18, 0.12)
 ALPHAS = (0.6, 0.7, 0.8)
 BALANCED = ((0.5, 0.5, 0.7), (0.5, 0.5, 0.5), (0.5, 0.5, 0.35), (0.3, 0.7, 0.35), (0.25, 0.25, 0.5), (0.25, 0.25, 0.35))
 """Exponents of a channel's typical value and of its weights, and the threshold above."""
+WEAKEST = 1 / 16
+"""A factor is at least this part of the median one: what the calibration text never uses, other text may, and weights
+that were made much smaller than those of other channels would all round to zero."""
 WEIGHT_SHARE = 0.5
 """What `round_by_moments` leaves of the error of plain rounding on text that it has not seen, about."""
 
@@ -55,5 +58,10 @@ def _candidates(inputs: "ProductInputs") -> "list[NDArray[np.float32]]":
     for a, b, share in BALANCED:
         base = typical**a / rows**b
         capped.append(base * np.maximum(1, largest / base / (float((largest / base).max()) * share)))
+    return [_usable(f) for f in (*outliers, *shared, *capped)]
+
+
+def _usable(factors: "NDArray[Any]") -> "NDArray[np.float32]":
     # The common size of factors is of no effect; near 1 they keep both sides in float's good range.
-    return [(f / np.exp(np.mean(np.log(f)))).astype(np.float32) for f in (*outliers, *shared, *capped)]
+    made = factors / np.exp(np.mean(np.log(factors)))
+    return np.maximum(made, WEAKEST * np.median(made)).astype(np.float32)
