@@ -1,5 +1,6 @@
 """What quantizers write on the way: as long as it is needed, and nothing of it where they fail."""
 
+import errno
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -23,22 +24,20 @@ ROWS, ROUNDED, SMOOTHED = "rows-*.f16", "rounded-*", "smoothed.onnx"
 STAGES = [StaticInt8(samples=16), DynamicInt8(samples=16)]
 
 
-@pytest.fixture
-def given(tiny: Callable[..., Path], tmp_path: Path) -> tuple[OnnxModel, Context]:
-    work = tmp_path / "work"
-    work.mkdir()
-    source = load_source(str(tiny()))
-    ctx = Context(work=work, calibration=TEXTS, teacher=source)
-    return run_stage(ExportOnnx(), source, ctx)[0], ctx
+@pytest.fixture(scope="module")
+def exported(tiny: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> dict[str, OnnxModel]:
+    """Return the float graphs of a tiny encoder and of a model that writes text."""
+    made = {}
+    for kind, folder in {"encoder": tiny(), "writer": save_causal(tmp_path_factory.mktemp("writer") / "gpt2")}.items():
+        source = load_source(str(folder))
+        ctx = Context(work=tmp_path_factory.mktemp(kind), calibration=TEXTS, teacher=source)
+        made[kind], _ = run_stage(ExportOnnx(), source, ctx)
+    return made
 
 
 @pytest.fixture
-def writer(tmp_path: Path) -> tuple[OnnxModel, Context]:
-    work = tmp_path / "work"
-    work.mkdir()
-    source = load_source(str(save_causal(tmp_path / "gpt2", "gpt2")))
-    ctx = Context(work=work, calibration=TEXTS, teacher=source)
-    return run_stage(ExportOnnx(), source, ctx)[0], ctx
+def ctx(tmp_path: Path) -> Context:
+    return Context(work=tmp_path, calibration=TEXTS)
 
 
 def lying(ctx: Context) -> dict[str, int]:
@@ -48,14 +47,13 @@ def lying(ctx: Context) -> dict[str, int]:
 
 @pytest.mark.parametrize("stage", STAGES, ids=lambda s: s.precision.name)
 def test_observed_activations_are_gone_once_products_are_fitted(
-    stage: Quantizer[Any], given: tuple[OnnxModel, Context], monkeypatch: pytest.MonkeyPatch
+    stage: Quantizer[Any], exported: dict[str, OnnxModel], ctx: Context, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    model, ctx = given
     seen: list[dict[str, int]] = []
     fitted, asked = fallback.quantize_faithfully, fallback._answer_noise
     monkeypatch.setattr(fallback, "quantize_faithfully", lambda *a: seen.append(lying(ctx)) or fitted(*a))
     monkeypatch.setattr(fallback, "_answer_noise", lambda *a: seen.append(lying(ctx)) or asked(*a))
-    made, _ = run_stage(stage, model, ctx)
+    made, _ = run_stage(stage, exported["encoder"], ctx)
     assert [s[ROWS] for s in seen] == [0] * len(seen)
     assert seen[0][ROUNDED] > 4
     assert seen[1] == {ROWS: 0, ROUNDED: seen[0][ROUNDED], SMOOTHED: 1}
@@ -69,14 +67,13 @@ def test_the_disk_that_is_asked_for_holds_what_is_observed(
     for module in (forecast, observed):
         monkeypatch.setattr(module, "MAX_ROWS", 64)
     source = load_source(str(tiny(family)))
-    (work := tmp_path / "work").mkdir()
-    ctx = Context(work=work, calibration=TEXTS, teacher=source)
+    ctx = Context(work=tmp_path, calibration=TEXTS)
     model, _ = run_stage(ExportOnnx(), source, ctx)
     found: list[int] = []
     fitted = fit.fit_products
 
     def noted(*args: Any, **more: Any) -> Any:
-        found.append(sum(p.stat().st_size for p in work.rglob(ROWS)))
+        found.append(sum(p.stat().st_size for p in tmp_path.rglob(ROWS)))
         return fitted(*args, **more)
 
     monkeypatch.setattr(fit, "fit_products", noted)
@@ -85,19 +82,30 @@ def test_the_disk_that_is_asked_for_holds_what_is_observed(
     assert 0.85 * told <= found[0] <= 1.2 * told, "the last text that is kept may have more tokens than are wanted"
 
 
-@pytest.mark.parametrize("error", [KeyboardInterrupt, OSError(28, "No space left on device")], ids=["stopped", "full"])
-@pytest.mark.parametrize("where", ["prepare.search_factors", "fit.round_by_moments", "fallback._answer_noise"])
-@pytest.mark.parametrize("stage", STAGES, ids=lambda s: s.precision.name)
+ON_THE_WAY = ("prepare.search_factors", "fit.round_by_moments", "fallback._answer_noise")
+BLOCKS = Int4Blocks(texts=4, block=32)
+
+
+@pytest.mark.parametrize(
+    ("kind", "stage", "where"),
+    [
+        *(("encoder", stage, where) for stage in STAGES for where in ON_THE_WAY),
+        ("writer", DynamicInt8(samples=4), "written_int8.quantize_products"),
+        ("writer", BLOCKS, "block_fit.round_by_moments"),
+        ("writer", BLOCKS, "block_fit.write_block_products"),
+    ],
+)
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), OSError(errno.ENOSPC, "No space left on device")], ids=repr)
 def test_a_quantization_that_fails_leaves_no_file_and_what_others_made_stays(
+    kind: str,
     stage: Quantizer[Any],
     where: str,
-    error: Any,
-    given: tuple[OnnxModel, Context],
+    error: BaseException,
+    exported: dict[str, OnnxModel],
+    ctx: Context,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    model, ctx = given
-    other = ctx.work / f"{stage.precision.name}-of-another"
-    other.mkdir()
+    (ctx.work / f"{stage.precision.name}-of-another").mkdir()
     before = sorted(ctx.work.rglob("*"))
     found: list[dict[str, int]] = []
 
@@ -106,34 +114,7 @@ def test_a_quantization_that_fails_leaves_no_file_and_what_others_made_stays(
         raise error
 
     monkeypatch.setattr(f"converter.onnx.quantize.{where}", fails)
-    with pytest.raises(type(error) if isinstance(error, OSError) else error):
-        stage.run(model, ctx)
-    assert sum(found[0].values()) > 4, "there was something to remove"
-    assert sorted(ctx.work.rglob("*")) == before
-
-
-@pytest.mark.parametrize(
-    ("stage", "where"),
-    [
-        (DynamicInt8(samples=4), "written_int8.quantize_products"),
-        (Int4Blocks(texts=4, block=32), "block_fit.round_by_moments"),
-        (Int4Blocks(texts=4, block=32), "block_fit.write_block_products"),
-    ],
-    ids=["dynamic", "rounding", "writing"],
-)
-def test_nor_does_that_of_a_model_that_writes_text(
-    stage: Quantizer[Any], where: str, writer: tuple[OnnxModel, Context], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    model, ctx = writer
-    before = sorted(ctx.work.rglob("*"))
-    found: list[dict[str, int]] = []
-
-    def fails(*_args: Any, **_more: Any) -> Any:
-        found.append(lying(ctx))
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(f"converter.onnx.quantize.{where}", fails)
-    with pytest.raises(KeyboardInterrupt):
-        stage.run(model, ctx)
+    with pytest.raises(type(error)):
+        stage.run(exported[kind], ctx)
     assert sum(found[0].values()) > 0, "there was something to remove"
     assert sorted(ctx.work.rglob("*")) == before
