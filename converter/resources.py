@@ -24,10 +24,8 @@ _DONT_NEED = 4
 AT_ONCE = 2
 """Pieces of work beside each other: each holds a matrix or two, and more would hold more."""
 MAPS, PAGEMAP, SMAPS = (Path("/proc/self") / name for name in ("maps", "pagemap", "smaps"))
-_WEIGHTS_MAPPED = re.compile(
-    r"([0-9a-f]+)-([0-9a-f]+) .*(?:\.safetensors|/blobs/[0-9a-f]{40}(?:[0-9a-f]{24})?)(?: \(deleted\))?$"
-)
-"""A line of `maps`: the kernel names the file that a link leads to, which in a Hub cache is called by its hash."""
+_BLOB = re.compile(r"/blobs/[0-9a-f]{40}(?:[0-9a-f]{24})?$")
+"""The kernel names the file that a link leads to, which in a Hub cache is called by its hash."""
 _CHANGED = ("Anonymous", "Swap")
 """What `smaps` counts of a private mapping that is no longer the file's."""
 _PAGE_ENTRY = 8
@@ -123,7 +121,8 @@ def mapped_weights() -> Iterator[tuple[int, int]]:
     None where the system does not tell: pages are then given back by the system alone, when another process needs them.
     """
     with contextlib.suppress(OSError):
-        places = [(int(found[1], 16), int(found[2], 16)) for found in map(_WEIGHTS_MAPPED.match, _lines(MAPS)) if found]
+        found = [line.partition(" ")[0].partition("-") for line in _lines(MAPS) if _is_of_weights(line)]
+        places = [(int(start, 16), int(end, 16)) for start, _, end in found]
         if not places:
             return
         try:
@@ -131,6 +130,11 @@ def mapped_weights() -> Iterator[tuple[int, int]]:
         except OSError:  # some containers and kernels do not let a process see its own table
             unwritten = _unwritten_by_sums(places)
         yield from ((start, end - start) for start, end in unwritten)
+
+
+def _is_of_weights(line: str) -> bool:
+    name = line.removesuffix(" (deleted)")
+    return name.endswith(".safetensors") or _BLOB.search(name) is not None
 
 
 def _lines(path: Path) -> list[str]:
