@@ -16,7 +16,9 @@ from safetensors.torch import load_file, save_file
 from converter.artifact import TorchModel, place_on_disk, stored_tensors
 from converter.bounds.watch import Limits
 from converter.commands.cli import run
+from converter.context import check_needs
 from converter.errors import ResourceLimit, StageFailed, UsageError
+from converter.forecast import forecast_of, needs_by_pieces
 from converter.graphs import MODEL
 from converter.model_folder.load import load_source
 from converter.model_folder.mapped import write_mapped
@@ -171,10 +173,19 @@ def test_weights_that_were_mapped_are_left_alone_until_they_are_mapped_again(
     with pytest.raises(KeyboardInterrupt), mapped_in(module, tmp_path / "mapped"):
         raise KeyboardInterrupt
     assert {n: id(p) for n, p in module.named_parameters(remove_duplicate=False)} == before
-    monkeypatch.setattr(OffloadedWeightsLoader, "__getitem__", lambda *_: pytest.fail("a weight was read into memory"))
+    read = OffloadedWeightsLoader.__getitem__
+    found: list[str] = []
+
+    def noted(self: Any, key: str) -> Any:
+        found.extend({key} & self.index.keys())
+        return read(self, key)
+
+    monkeypatch.setattr(OffloadedWeightsLoader, "__getitem__", noted)
     with mapped_in(module, tmp_path / "mapped"):
         assert all(p.device.type == "cpu" for p in module.parameters())
-    assert {n: id(p) for n, p in module.named_parameters(remove_duplicate=False)} == before
+    assert not found, "a weight was read into memory"
+    torch_run(pair[1])(MODEL, feeds(pair[1])[0])
+    assert len(found) >= len(before), "the twin: that is how a weight is read"
 
 
 def test_half_of_a_file_of_weights_does_not_stay_where_the_disk_is_full(
@@ -241,6 +252,19 @@ def test_a_source_on_disk_becomes_a_proven_package(
     assert {checks[name] for name in ("weights", "embedding tables", "noise")} == {"PASS"}
     assert checks["owner's library"] == "NOT_RUN"
     assert run(["verify", str(tmp_path / "out" / "cpu-int8")]) == 0
+
+
+def test_the_disk_of_all_candidates_is_asked_for(pair: tuple[TorchModel, TorchModel], tmp_path: Path) -> None:
+    source = pair[1]
+    needed = {}
+    for precision, count in (("static", 1), ("auto", 2)):
+        recipe = bind_recipe({"model": "m", "targets": ["cpu-int8"], "quantize": {"cpu-int8": precision}})
+        sizes = [forecast_of(source).bytes(1)] * count
+        needed[precision] = needs_by_pieces(source, sizes)[1]
+        check_needs(recipe, source, Limits(disk=needed[precision]), tmp_path)
+        with pytest.raises(ResourceLimit, match="disk space"):
+            check_needs(recipe, source, Limits(disk=needed[precision] - 1), tmp_path)
+    assert needed["auto"] == needed["static"] + 2 * sizes[0]
 
 
 @pytest.mark.parametrize("part", ["EXPORTERS", "ROUNDING"])
