@@ -3,6 +3,7 @@
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from converter.errors import SourceError
 from converter.resources import AT_ONCE
 
 if TYPE_CHECKING:
@@ -11,7 +12,7 @@ if TYPE_CHECKING:
     import torch
 
     from converter.artifact import TorchModel
-    from converter.family import CrossParts, LayerParts
+    from converter.family import CrossParts, Family, LayerParts
 
 MATRIX = 32
 """A parameter with fewer rows or columns is a bias, a norm or a classifier: it stays float in int8."""
@@ -154,18 +155,15 @@ def _observed_bytes(model: "TorchModel") -> int:
     """Return the bytes of the tokens that are kept of what flows into the products of an encoder's layers."""
     import torch
 
-    from converter.registry import families
-
-    family = families().get(str(model.config.model_type))
-    if family is None or family.writes:
-        widths = sum(m.in_features for m in model.module.modules() if isinstance(m, torch.nn.Linear))
-    else:
-        parts = family.layers(model.module)
-        n_passes = model.config.num_hidden_layers if family.shares_layers else 1
-        # Query, key and value read one of them.
-        each = (2 * p.ffn_input.in_features + p.attention_output.in_features + p.ffn_output.in_features for p in parts)
-        widths = n_passes * sum(each)
-    return ROW_BYTES * MAX_ROWS * widths
+    family, parts = _layers_of(model)
+    if family is None:
+        return (
+            ROW_BYTES * MAX_ROWS * sum(m.in_features for m in model.module.modules() if isinstance(m, torch.nn.Linear))
+        )
+    n_passes = model.config.num_hidden_layers if family.shares_layers else 1
+    # Query, key and value read one of them.
+    each = (2 * p.ffn_input.in_features + p.attention_output.in_features + p.ffn_output.in_features for p in parts)
+    return ROW_BYTES * MAX_ROWS * n_passes * sum(each)
 
 
 def needs_of_rest(kept: int, packages: "Sequence[int]") -> tuple[MemoryNeed, int]:
@@ -183,18 +181,26 @@ def _largest_matrices(model: "TorchModel") -> int:
     return sum(sizes[:AT_ONCE])
 
 
-def forecast_of(model: "TorchModel") -> Forecast:
-    """Return the forecast of a model to which nothing is done."""
+def _layers_of(model: "TorchModel") -> "tuple[Family | None, Sequence[LayerParts]]":
+    """Return family and layers of a model; none where they are not known, or of a kind that is exported alone."""
     from converter.registry import families
 
+    family = families().get(str(model.config.model_type))
+    if family is None or (model.cache is None and family.writes):
+        return None, ()
+    try:
+        return family, family.layers(model.module)
+    except SourceError:  # an ALBERT of several groups of layers
+        return None, ()
+
+
+def forecast_of(model: "TorchModel") -> Forecast:
+    """Return the forecast of a model to which nothing is done."""
     module = model.module
     table = module.get_input_embeddings()  # type: ignore[operator]
     own = {id(t) for t in table.parameters()}
     rest = [p for p in module.parameters() if id(p) not in own]
     matrices = sum(p.numel() for p in rest if _is_matrix(p))
-    family = families().get(str(model.config.model_type))
-    known = family is not None and (model.cache is not None or not family.writes)
-    parts = family.layers(module) if family is not None and known else ()
     rows, width = table.weight.shape
     words = sum(p.numel() for p in table.parameters())
     fixed = sum(b.numel() * b.element_size() for b in table.buffers())
@@ -202,7 +208,7 @@ def forecast_of(model: "TorchModel") -> Forecast:
         Table(rows, width, words, fixed),
         matrices,
         sum(p.numel() for p in rest) - matrices,
-        tuple((p.n_heads, p.n_neurons) for p in parts),
+        tuple((p.n_heads, p.n_neurons) for p in _layers_of(model)[1]),
     )
 
 
