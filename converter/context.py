@@ -226,11 +226,11 @@ def check_needs(recipe: "Recipe", source: "TorchModel", limits: Limits, work: Pa
 def _check_left(recipe: "Recipe", source: "TorchModel", limits: Limits, work: Path) -> None:
     """Hold an export of what stages leave of a source on disk to what it may take: a stage may take hours."""
     from converter.forecast import forecast_of, needs_by_pieces, needs_of_rest
+    from converter.model_folder.offload import bytes_to_store
 
-    left, written, n_done = forecast_of(source), 0, 0
-    ctx = Context(work=work)  # no forecast up to the one that brings weights into memory asks for text
-    for stage in recipe.compress:
-        left, n_done = stage.forecast(left, source, ctx), n_done + 1
+    left, written, n_done = forecast_of(source), 0 if recipe.compress else bytes_to_store(source.module), 0
+    for stage in recipe.compress:  # no forecast up to the one that brings weights into memory asks for text
+        left, n_done = stage.forecast(left, source, Context(work=work)), n_done + 1
         if not stage.leaves_on_disk:
             break
         written += left.matrices * 4
@@ -283,8 +283,8 @@ def memory_of(recipe: "Recipe", source: "TorchModel") -> "list[MemoryNeed]":
 
 
 def _made_by(recipe: "Recipe") -> "list[tuple[Target, str, float]]":
-    """Return target, precision and bytes a weight of each package of a recipe."""
-    found = [(t, tried(t, p)[0].name) for t, p in zip(recipe.targets, recipe.precisions, strict=True)]
+    """Return target, precision and bytes a weight of each package of a recipe, candidates among them."""
+    found = [(t, p.name) for t, named in zip(recipe.targets, recipe.precisions, strict=True) for p in tried(t, named)]
     return [(t, name, t.menu()[name].bytes_a_weight) for t, name in found]
 
 

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from converter.errors import SourceError
 from converter.resources import AT_ONCE
 
 if TYPE_CHECKING:
@@ -11,7 +12,7 @@ if TYPE_CHECKING:
     import torch
 
     from converter.artifact import TorchModel
-    from converter.family import CrossParts, LayerParts
+    from converter.family import CrossParts, Family, LayerParts
 
 MATRIX = 32
 """A parameter with fewer rows or columns is a bias, a norm or a classifier: it stays float in int8."""
@@ -34,6 +35,10 @@ EXPORTERS = 150_000_000
 """Bytes of the libraries that export and run a graph, beside those that load a model."""
 PROOF = 150_000_000
 """Bytes that checks of a package take beside it and the largest table: what is computed, and a layer of the source."""
+MAX_ROWS = 4096
+"""Tokens that are kept of each value that products read: enough to know the second moments of 3072 channels."""
+ROW_BYTES = 2
+"""Of each channel of such a token."""
 COPIES_ON_DISK = 1.0
 """Float32 weights that it writes beside the packages, at least: the graph before it is quantized."""
 
@@ -135,16 +140,30 @@ def disk_of_export(model: "TorchModel", precisions: "Sequence[tuple[str, float]]
 def needs_by_pieces(model: "TorchModel", packages: "Sequence[int]") -> tuple[MemoryNeed, int]:
     """Return the most memory that an export takes of an encoder whose weights are on disk, and the disk.
 
-    `packages` are the bytes of what is made. On disk are float graphs, before and after smoothing, rounded weights and
-    packages, and what is mapped of a checkpoint in fewer bits.
+    `packages` are the bytes of what is made, candidates among it, in this order. On disk are the float graph, a copy of
+    it that is observed or smoothed, what is observed or else rounded weights, and each package twice.
     """
     widest = max((p.shape[-1] for p in model.module.parameters() if _is_matrix(p)), default=0)
     table = 4 * forecast_of(model).table.parameters
     checks = MemoryNeed("checks of the package", EXPORTERS + max(packages) + int(1.25 * table) + PROOF)
     rounding = MemoryNeed("quantization", EXPORTERS + ROUNDING * widest**2)
-    copies = 2 if model.provenance.dtype == "float32" else 3
-    disk = copies * model.size_bytes + sum(packages) + 2 * max(packages)
-    return max(rounding, checks, key=lambda need: need.bytes), disk
+    on_the_way = (max(_observed_bytes(model), 2 * size) + 2 * sum(packages[:i]) for i, size in enumerate(packages))
+    return max(rounding, checks, key=lambda need: need.bytes), 2 * model.size_bytes + max(on_the_way)
+
+
+def _observed_bytes(model: "TorchModel") -> int:
+    """Return the bytes of the tokens that are kept of what flows into the products of an encoder's layers."""
+    import torch
+
+    family, parts = _layers_of(model)
+    if family is None:
+        return (
+            ROW_BYTES * MAX_ROWS * sum(m.in_features for m in model.module.modules() if isinstance(m, torch.nn.Linear))
+        )
+    n_passes = model.config.num_hidden_layers if family.shares_layers else 1
+    # Query, key and value read one of them.
+    each = (2 * p.ffn_input.in_features + p.attention_output.in_features + p.ffn_output.in_features for p in parts)
+    return ROW_BYTES * MAX_ROWS * n_passes * sum(each)
 
 
 def needs_of_rest(kept: int, packages: "Sequence[int]") -> tuple[MemoryNeed, int]:
@@ -162,18 +181,26 @@ def _largest_matrices(model: "TorchModel") -> int:
     return sum(sizes[:AT_ONCE])
 
 
-def forecast_of(model: "TorchModel") -> Forecast:
-    """Return the forecast of a model to which nothing is done."""
+def _layers_of(model: "TorchModel") -> "tuple[Family | None, Sequence[LayerParts]]":
+    """Return family and layers of a model; none where they are not known, or of a kind that is exported alone."""
     from converter.registry import families
 
+    family = families().get(str(model.config.model_type))
+    if family is None or (model.cache is None and family.writes):
+        return None, ()
+    try:
+        return family, family.layers(model.module)
+    except SourceError:  # an ALBERT of several groups of layers
+        return None, ()
+
+
+def forecast_of(model: "TorchModel") -> Forecast:
+    """Return the forecast of a model to which nothing is done."""
     module = model.module
     table = module.get_input_embeddings()  # type: ignore[operator]
     own = {id(t) for t in table.parameters()}
     rest = [p for p in module.parameters() if id(p) not in own]
     matrices = sum(p.numel() for p in rest if _is_matrix(p))
-    family = families().get(str(model.config.model_type))
-    known = family is not None and (model.cache is not None or not family.writes)
-    parts = family.layers(module) if family is not None and known else ()
     rows, width = table.weight.shape
     words = sum(p.numel() for p in table.parameters())
     fixed = sum(b.numel() * b.element_size() for b in table.buffers())
@@ -181,7 +208,7 @@ def forecast_of(model: "TorchModel") -> Forecast:
         Table(rows, width, words, fixed),
         matrices,
         sum(p.numel() for p in rest) - matrices,
-        tuple((p.n_heads, p.n_neurons) for p in parts),
+        tuple((p.n_heads, p.n_neurons) for p in _layers_of(model)[1]),
     )
 
 

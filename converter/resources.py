@@ -5,6 +5,7 @@ import ctypes
 import functools
 import gc
 import os
+import re
 import shutil
 import sys
 from collections import deque
@@ -22,6 +23,11 @@ _DONT_NEED = 4
 """`MADV_DONTNEED` on Linux: pages of a mapped file that nobody wrote to are read again when they are asked for."""
 AT_ONCE = 2
 """Pieces of work beside each other: each holds a matrix or two, and more would hold more."""
+MAPS, PAGEMAP, SMAPS = (Path("/proc/self") / name for name in ("maps", "pagemap", "smaps"))
+_BLOB = re.compile(r"/blobs/[0-9a-f]{40}(?:[0-9a-f]{24})?$")
+"""The kernel names the file that a link leads to, which in a Hub cache is called by its hash."""
+_CHANGED = ("Anonymous", "Swap")
+"""What `smaps` counts of a private mapping that is no longer the file's."""
 _PAGE_ENTRY = 8
 """Bytes of `/proc/self/pagemap` about each page; their highest bits say: in memory, in swap, of a file."""
 _PAGE_OF_FILE = 61
@@ -110,19 +116,48 @@ class PagesRead:
 
 
 def mapped_weights() -> Iterator[tuple[int, int]]:
-    """Yield place and length of each mapping of a safetensors file of which no page was written to."""
-    try:
-        # `smaps` would say both, but goes through all memory of the process for it, however little of it is weights.
-        mappings = Path("/proc/self/maps").read_text(encoding="utf-8", errors="replace").splitlines()
-        weights = [line.partition(" ")[0].partition("-") for line in mappings if line.endswith(".safetensors")]
-        if not weights:
+    """Yield place and length of each mapping of a file of weights of which no page was written to.
+
+    None where the system does not tell: pages are then given back by the system alone, when another process needs them.
+    """
+    with contextlib.suppress(OSError):
+        found = [line.partition(" ")[0].partition("-") for line in _lines(MAPS) if _is_of_weights(line)]
+        places = [(int(start, 16), int(end, 16)) for start, _, end in found]
+        if not places:
             return
-        with Path("/proc/self/pagemap").open("rb", buffering=0) as pages:
-            for start, end in ((int(start, 16), int(end, 16)) for start, _, end in weights):
-                if not _written(pages, start, end):
-                    yield start, end - start
-    except OSError:
-        return
+        try:
+            unwritten = _unwritten_by_table(places)
+        except OSError:  # some containers and kernels do not let a process see its own table
+            unwritten = _unwritten_by_sums(places)
+        yield from ((start, end - start) for start, end in unwritten)
+
+
+def _is_of_weights(line: str) -> bool:
+    name = line.removesuffix(" (deleted)")
+    return name.endswith(".safetensors") or _BLOB.search(name) is not None
+
+
+def _lines(path: Path) -> list[str]:
+    return path.read_text(encoding="utf-8", errors="replace").splitlines()
+
+
+def _unwritten_by_table(places: list[tuple[int, int]]) -> list[tuple[int, int]]:
+    with PAGEMAP.open("rb", buffering=0) as pages:
+        return [place for place in places if not _written(pages, *place)]
+
+
+def _unwritten_by_sums(places: list[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Tell it from what `smaps` counts: it goes through all memory of the process for it, however little is weights."""
+    changed: dict[str, int] = {}
+    place = ""
+    for line in _lines(SMAPS):
+        name, _, value = line.partition(":")
+        if name in _CHANGED:
+            changed[place] = changed.get(place, 0) + int(value.split()[0])
+        elif not name[:1].isupper():
+            place = line.partition(" ")[0]
+    # One that is not there, or of which it is not told, counts as written to.
+    return [(start, end) for start, end in places if changed.get(f"{start:08x}-{end:08x}") == 0]
 
 
 def _written(pages: BinaryIO, start: int, end: int) -> bool:

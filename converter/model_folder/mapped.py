@@ -89,12 +89,16 @@ def write_mapped(
     head = json.dumps(header).encode()
     head += b" " * (-(len(head) + 8) % 64)
     pages = PagesRead()
-    with path.open("wb") as opened:
-        opened.write(len(head).to_bytes(8, "little") + head)
-        for name in shapes:
-            tensor = read(name)
-            opened.write(tensor.detach().contiguous().numpy().reshape(-1).view("uint8").data)
-            pages.add(tensor.nbytes)
+    try:
+        with path.open("wb") as opened:
+            opened.write(len(head).to_bytes(8, "little") + head)
+            for name in shapes:
+                tensor = read(name)
+                opened.write(tensor.detach().contiguous().numpy().reshape(-1).view("uint8").data)
+                pages.add(tensor.nbytes)
+    except BaseException:
+        path.unlink(missing_ok=True)  # whatever else the run makes needs the room
+        raise
     whole = torch.from_file(str(path), shared=False, size=path.stat().st_size, dtype=torch.uint8)
     made = {}
     for name, shape in shapes.items():

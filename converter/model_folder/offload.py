@@ -115,20 +115,34 @@ def mapped_in(module: "torch.nn.Module", folder: Path) -> Iterator[None]:
     _store_as_float32(module, names, folder)
     maps = maps_of(module)
     hooks = [(part, vars(part)["_hf_hook"]) for part in module.modules() if "_hf_hook" in vars(part)]
-    grads = {name: p.requires_grad for name, p in module.named_parameters(remove_duplicate=False)}
+    slots = {name: _slot(module, name) for name in names}
+    absent = {name: parameters[own] for name, (parameters, own) in slots.items()}
     remove_hook_from_submodules(module)
-    made: dict[int, torch.nn.Parameter] = {}
-    for name, found in maps.items():
-        one = made.setdefault(id(found), torch.nn.Parameter(found, requires_grad=grads[name]))
-        path, _, own = name.rpartition(".")
-        module.get_submodule(path)._parameters[own] = one  # noqa: SLF001 - `register_parameter` would look at the meta one
-    del maps, made
     try:
+        made: dict[int, torch.nn.Parameter] = {}
+        for name, found in maps.items():
+            parameters, own = slots[name]
+            one = torch.nn.Parameter(found, requires_grad=absent[name].requires_grad)
+            parameters[own] = made.setdefault(id(found), one)
+        del maps, made
         yield
     finally:
+        # The very parameters that were there: of others a hook would read all values whenever it is taken off.
+        for name, (parameters, own) in slots.items():
+            parameters[own] = absent[name]
         for part, hook in hooks:
             add_hook_to_module(part, hook)
         release_memory()
+
+
+def _slot(module: "torch.nn.Module", name: str) -> tuple[dict[str, Any], str]:
+    """Return the table of parameters that a weight stands in, and its name there.
+
+    Assigning an attribute, or `register_parameter`, would look at the meta tensor that is there, or make a copy.
+    """
+    path, _, own = name.rpartition(".")
+    parameters: dict[str, Any] = module.get_submodule(path)._parameters  # noqa: SLF001 - there is no public table
+    return parameters, own
 
 
 def maps_of(module: "torch.nn.Module") -> "dict[str, torch.Tensor]":
@@ -143,14 +157,25 @@ def maps_of(module: "torch.nn.Module") -> "dict[str, torch.Tensor]":
     return {name: made[place] for name, place in places.items()}
 
 
-def _store_as_float32(module: "torch.nn.Module", names: "list[str]", folder: Path) -> None:
-    """Write the weights that their files hold in another type, and have them read from there."""
+def bytes_to_store(module: "torch.nn.Module") -> int:
+    """Return the bytes of what `mapped_in` would write."""
+    maps = maps_of(module)
+    return sum(4 * maps[name].numel() for name in _not_float32(maps).values())
+
+
+def _not_float32(maps: "Mapping[str, torch.Tensor]") -> dict[int, str]:
+    """Return one name of each weight that its file holds in another type."""
     import torch
 
+    return {id(found): name for name, found in maps.items() if found.dtype != torch.float32}
+
+
+def _store_as_float32(module: "torch.nn.Module", names: "list[str]", folder: Path) -> None:
+    """Write the weights that their files hold in another type, and have them read from there."""
     from converter.model_folder.mapped import write_mapped
 
     maps = maps_of(module)
-    others = {id(maps[name]): name for name in names if maps[name].dtype != torch.float32}
+    others = _not_float32(maps)
     if not others:
         return
     folder.mkdir(parents=True, exist_ok=True)
@@ -222,5 +247,5 @@ def bring_in(module: "torch.nn.Module") -> None:
         key = place_on_disk(module, name)
         if key not in made:
             made[key] = torch.nn.Parameter(weights[own].clone(), requires_grad=wanted[name].requires_grad)
-        module.get_submodule(name.rpartition(".")[0])._parameters[own] = made[key]  # noqa: SLF001 - no copy is made so
+        _slot(module, name)[0][own] = made[key]
     remove_hook_from_submodules(module)

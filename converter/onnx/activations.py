@@ -1,11 +1,12 @@
 """What flows through a float graph on real text, one text at a time: memory does not grow with the text."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from converter.examples import pad_batch
 from converter.graphs import MODEL
+from converter.onnx.external import remove_onnx
 from converter.onnx.pieces import Pieces
 from converter.onnx.write import write_onnx
 from converter.resources import release_memory
@@ -27,7 +28,7 @@ def stream_activations(
     texts: "Sequence[Example]",
     work: Path,
     progress: "Progress",
-) -> "Iterator[dict[str, NDArray[np.float32]]]":
+) -> "Generator[dict[str, NDArray[np.float32]], None, None]":
     """Yield, for each text alone and without padding, the values called `names` as `[tokens, width]`.
 
     Where the weights of the source are on disk the graph is run in pieces: the values of the first piece for every
@@ -51,13 +52,13 @@ def stream_activations(
     finally:
         # Also when the reader has seen enough and leaves; an interrupted one may be closed after the folder is removed.
         del session
-        path.unlink(missing_ok=True)
+        remove_onnx(path)
         release_memory()
 
 
 def _in_pieces(
     path: Path, names: Sequence[str], source: "TorchModel", texts: "Sequence[Example]", progress: "Progress"
-) -> "Iterator[dict[str, NDArray[np.float32]]]":
+) -> "Generator[dict[str, NDArray[np.float32]], None, None]":
     pieces = Pieces(path, names)
     encodings = (source.task.encode(source.tokenizer, text, source.max_length) for text in texts)
     feeds = [pad_batch([encoding], source.specs[MODEL]) for encoding in encodings]
@@ -67,7 +68,7 @@ def _in_pieces(
                 yield {n: v.reshape(-1, v.shape[-1]) for n, v in values.items()}
                 ticker.advance()
     finally:
-        path.unlink(missing_ok=True)
+        remove_onnx(path)
 
 
 def write_observed(model: "ir.Model", names: Sequence[str], path: Path) -> None:

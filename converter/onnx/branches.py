@@ -90,7 +90,7 @@ def _needed_by(nodes: "list[Any]", place: int, outputs: set[str]) -> set[int]:
     """Return the nodes that nothing needs but what the choice at `place` chooses where a text goes on."""
     users: dict[str, set[int]] = {}
     for i, node in enumerate(nodes):
-        for name in _reads(node):
+        for name in reads_of(node):
             users.setdefault(name, set()).add(i)
     wanted: set[str] = {nodes[place].input[2]}
     found: set[int] = set()
@@ -101,20 +101,21 @@ def _needed_by(nodes: "list[Any]", place: int, outputs: set[str]) -> set[int]:
             continue
         if all(users.get(o, set()) <= found | {place} for o in made):
             found.add(i)
-            wanted |= set(_reads(nodes[i]))
+            wanted |= set(reads_of(nodes[i]))
     return found
 
 
-def _reads(node: Any) -> Iterator[str]:
-    """Yield what a node reads, in its branches too."""
+def reads_of(node: Any) -> Iterator[str]:
+    """Yield what a node reads: its inputs, and the values around it that its branches or the body of its loop take."""
     yield from (name for name in node.input if name)
     for body in _bodies(node):
-        for inner in body.node:
-            yield from _reads(inner)
+        own = {v.name for v in (*body.input, *body.initializer)} | {o for inner in body.node for o in inner.output}
+        taken = [*(name for inner in body.node for name in reads_of(inner)), *(o.name for o in body.output)]
+        yield from (name for name in taken if name not in own)
 
 
 def _bodies(node: Any) -> "list[Any]":
-    return [a.g for a in node.attribute if a.HasField("g")]
+    return [body for a in node.attribute for body in ([a.g] if a.HasField("g") else a.graphs)]
 
 
 def flatten(graph: Any) -> None:

@@ -33,6 +33,12 @@ def data_files(path: Path) -> list[Path]:
     return made
 
 
+def remove_onnx(path: Path) -> None:
+    """Remove an ONNX file, and its weights with it; one that is not there is none."""
+    for one in (*data_files(path), path):
+        one.unlink(missing_ok=True)
+
+
 def write_beside(proto: Any, weights: "Sequence[ir.Value]", path: Path, most: int) -> None:
     """Write `proto`, a model without its weights, to `path`, and them beside it: at most `most` bytes a file.
 

@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from converter.errors import StageFailed
 from converter.graphs import MODEL
+from converter.onnx.branches import flatten, reads_of
 from converter.resources import release_memory
 
 if TYPE_CHECKING:
@@ -44,7 +46,6 @@ class Pieces:
 
     def __init__(self, path: Path, wanted: Sequence[str] | None = None) -> None:
         """Cut the graph of `path`; `wanted` are the values that are asked for (None: the graph's own outputs)."""
-        from converter.onnx.branches import flatten
         from converter.onnx.read import read_proto
 
         self.path = path
@@ -76,13 +77,22 @@ class Pieces:
                     given = known.of(i)
                     if session is None:
                         session = self._opened(piece, given)
-                    made = dict(
-                        zip(piece.gives, session.run(piece.gives, {n: given[n] for n in piece.reads}), strict=True)
-                    )
+                    found = session.run(piece.gives, {n: given[n] for n in piece.reads})
+                    made = dict(zip(piece.gives, found, strict=True))
+                    self._check_tensors(made)
                     yield {n: v for n, v in made.items() if n in self.wanted}
                     known.keep(i, {n: v for n, v in (given | made).items() if n in piece.kept})
                 del session
                 release_memory(cycles=False)
+
+    def _check_tensors(self, made: "Mapping[str, Any]") -> None:
+        other = next((n for n, v in made.items() if not isinstance(v, np.ndarray)), None)
+        if other is not None:
+            raise StageFailed(
+                f"{other} is no tensor, and only tensors pass from one piece of a graph to the next",
+                where=self.path.name,
+                hint="leave --device-map out, so that the graph is run as a whole",
+            )
 
     def _opened(self, piece: Piece, given: "Mapping[str, NDArray[Any]]") -> Any:
         """Return a session on a piece, which learns the types of what it reads from what is `given`."""
@@ -91,7 +101,7 @@ class Pieces:
 
         from converter.onnx.runner import open_view
 
-        used = dict.fromkeys(n for node in piece.nodes for n in node.input if n in self._headers)
+        used = dict.fromkeys(n for node in piece.nodes for n in reads_of(node) if n in self._headers)
         graph = helper.make_graph(
             list(piece.nodes),
             "piece",
@@ -104,7 +114,8 @@ class Pieces:
             [onnx.ValueInfoProto(name=n) for n in piece.gives],
             [self._headers[n] for n in used],
         )
-        made = helper.make_model(graph, opset_imports=self.proto.opset_import, ir_version=self.proto.ir_version)
+        told = {"opset_imports": self.proto.opset_import, "ir_version": self.proto.ir_version}
+        made = helper.make_model(graph, functions=list(self.proto.functions), **told)
         view = self.path.with_name(f"{self.path.stem}.piece.onnx")
         view.write_bytes(made.SerializeToString(deterministic=True))
         return open_view(view, self.path.name)
@@ -140,7 +151,7 @@ def _cut(graph: Any, sizes: Mapping[str, int], wanted: frozenset[str]) -> list[P
     groups: list[list[Any]] = [[]]
     held: set[str] = set()
     for node in _needed(graph, wanted):
-        used = {n for n in node.input if n in sizes}
+        used = {n for n in reads_of(node) if n in sizes}
         if groups[-1] and sum(sizes[n] for n in held | used) > PIECE_BYTES:
             groups.append([])
             held = set()
@@ -164,10 +175,10 @@ def _needed(graph: Any, wanted: frozenset[str]) -> list[Any]:
     for node in reversed(graph.node):
         if asked.intersection(node.output):
             made.append(node)
-            asked.update(node.input)
+            asked.update(reads_of(node))
     return made[::-1]
 
 
 def _reads(nodes: Sequence[Any], weights: Mapping[str, int]) -> frozenset[str]:
     own = {n for node in nodes for n in node.output}
-    return frozenset(n for node in nodes for n in node.input if n and n not in own and n not in weights)
+    return frozenset(n for node in nodes for n in reads_of(node) if n not in own and n not in weights)

@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass, replace
 from typing import Any, Literal
-from zlib import crc32
 
 from converter.binding import option
 from converter.onnx.model import OnnxModel
@@ -24,17 +23,16 @@ class BlockQuantizer(Quantizer[OnnxModel]):
     ) -> Outcome[OnnxModel]:
         """Round the weights of all graphs by `rules`, and write them."""
         from converter.onnx.quantize.block_fit import facts_of, fit_graph, raise_to_size
+        from converter.onnx.quantize.folder import quantizer_folder
         from converter.onnx.quantize.written import written_texts
 
-        name = self.precision.name
-        folder = ctx.work / f"{name}-{crc32(repr(self).encode()):08x}"
-        folder.mkdir(exist_ok=True)
         written = written_texts(given, ctx, texts) if rules.method != "rtn" and ctx.calibration else []
-        graphs = {graph: fit_graph(given, graph, rules, written, folder, ctx) for graph in given.files}
-        raised = [] if size_mb is None else raise_to_size(graphs, given, size_mb * 1e6)
-        facts = facts_of(graphs) | {"texts": len(written), "raised_to_8_bits": raised}
-        files = {}
-        for graph in given.files:
-            files[graph] = folder / f"{graph}.onnx"
-            graphs.pop(graph).write(files[graph])
-        return Outcome(replace(given, files=files, precision=name), facts)
+        with quantizer_folder(self, ctx) as folder:
+            graphs = {graph: fit_graph(given, graph, rules, written, folder, ctx) for graph in given.files}
+            raised = [] if size_mb is None else raise_to_size(graphs, given, size_mb * 1e6)
+            facts = facts_of(graphs) | {"texts": len(written), "raised_to_8_bits": raised}
+            files = {}
+            for graph in given.files:
+                files[graph] = folder / f"{graph}.onnx"
+                graphs.pop(graph).write(files[graph])
+        return Outcome(replace(given, files=files, precision=self.precision.name), facts)

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
-from zlib import crc32
 
 from converter.binding import option
 from converter.graphs import MODEL
@@ -12,6 +11,8 @@ from converter.precision import Limits, Precision, Quantizer
 from converter.stage import Context, Outcome
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import onnx_ir as ir
 
     from converter.onnx.rewrites.sites import Site
@@ -52,34 +53,34 @@ class DynamicInt8(Quantizer[OnnxModel]):
     def run(self, given: OnnxModel, ctx: Context) -> Outcome[OnnxModel]:
         from converter.onnx.quantize.fallback import quantize_faithfully
         from converter.onnx.quantize.fit import fit_products
+        from converter.onnx.quantize.folder import quantizer_folder
         from converter.onnx.quantize.prepare import Preparation, prepare
         from converter.onnx.rewrites.integer_products import quantize_products
 
         if given.source.cache is not None:
-            return self._written(given, ctx)
+            with quantizer_folder(self, ctx) as folder:
+                return self._written(given, folder, ctx)
         preparation = Preparation(smooth=self.smooth, bounded=self.bounded, fuse=True, texts=self.samples)
-        prepared = prepare(given, ctx.work / f"dynamic-{crc32(repr(self).encode()):08x}", ctx, preparation)
-        fit = fit_products(prepared, None, ctx.progress, bounded=self.bounded)
+        with quantizer_folder(self, ctx) as folder, prepare(given, folder, ctx, preparation) as prepared:
+            path = folder / "model.onnx"
+            fit = fit_products(prepared, None, ctx.progress, bounded=self.bounded)
 
-        def write(model: "ir.Model", sites: "Sequence[Site]") -> dict[str, Any]:
-            largest = quantize_products(
-                model, sites, None, bounded=self.bounded, rounded=fit.weights, shifts=fit.shifts
-            )
-            return {"largest_weight_pair": largest}
+            def write(model: "ir.Model", sites: "Sequence[Site]") -> dict[str, Any]:
+                largest = quantize_products(
+                    model, sites, None, bounded=self.bounded, rounded=fit.weights, shifts=fit.shifts
+                )
+                return {"largest_weight_pair": largest}
 
-        facts = quantize_faithfully(prepared, fit.noise, write, given, ctx, self.max_noise)
-        prepared.remove()
-        made = replace(given, files={MODEL: prepared.folder / "model.onnx"}, precision="dynamic")
+            facts = quantize_faithfully(prepared, path, fit.noise, write, given, ctx, self.max_noise)
+        made = replace(given, files={MODEL: path}, precision="dynamic")
         return Outcome(made, prepared.facts | facts | {"noise": fit.noise})
 
-    def _written(self, given: OnnxModel, ctx: Context) -> Outcome[OnnxModel]:
+    def _written(self, given: OnnxModel, folder: "Path", ctx: Context) -> Outcome[OnnxModel]:
         """Put every graph of a model that writes text into int8."""
         from converter.onnx.quantize.prepare import Preparation
         from converter.onnx.quantize.written import written_texts
         from converter.onnx.quantize.written_int8 import IntegerRules, write_int8_graph
 
-        folder = ctx.work / f"dynamic-{crc32(repr(self).encode()):08x}"
-        folder.mkdir(exist_ok=True)
         texts = written_texts(given, ctx, min(self.samples, WRITTEN)) if ctx.calibration else []
         preparation = Preparation(smooth=self.smooth, bounded=self.bounded, fuse=False, texts=len(texts))
         rules = IntegerRules(preparation, None, self.max_noise)

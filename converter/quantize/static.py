@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
-from zlib import crc32
 
 from converter.binding import option
 from converter.errors import StageFailed
@@ -14,6 +13,8 @@ from converter.precision import Limits, Precision, Quantizer
 from converter.stage import Context, Outcome
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import onnx_ir as ir
 
     from converter.onnx.quantize.fit import ProductFit
@@ -68,24 +69,31 @@ class StaticInt8(Quantizer[OnnxModel]):
     def run(self, given: OnnxModel, ctx: Context) -> Outcome[OnnxModel]:
         from converter.onnx.quantize.fallback import quantize_faithfully
         from converter.onnx.quantize.fit import fit_products
+        from converter.onnx.quantize.folder import quantizer_folder
         from converter.onnx.quantize.prepare import Preparation, prepare
 
         if not ctx.calibration:
             raise StageFailed("static quantization needs calibration text", where=self.name, hint="give --calibration")
         if given.source.cache is not None:
-            return self._written(given, ctx)
+            with quantizer_folder(self, ctx) as folder:
+                return self._written(given, folder, ctx)
         preparation = Preparation(smooth=self.smooth, bounded=self.bounded, fuse=not self.portable, texts=self.samples)
-        prepared = prepare(given, ctx.work / self._folder, ctx, preparation)
-        fit = fit_products(prepared, self.range, ctx.progress, bounded=self.bounded)
-        facts = quantize_faithfully(
-            prepared, fit.noise, lambda model, sites: self._write(model, sites, fit), given, ctx, self.max_noise
-        )
-        prepared.remove()
-        made = replace(given, files={MODEL: prepared.folder / "model.onnx"}, precision="static")
+        with quantizer_folder(self, ctx) as folder, prepare(given, folder, ctx, preparation) as prepared:
+            path = folder / "model.onnx"
+            fit = fit_products(prepared, self.range, ctx.progress, bounded=self.bounded)
+            facts = quantize_faithfully(
+                prepared,
+                path,
+                fit.noise,
+                lambda model, sites: self._write(model, sites, fit),
+                given,
+                ctx,
+                self.max_noise,
+            )
         facts |= {"activations": fit.ranges, "noise": fit.noise}
-        return Outcome(made, prepared.facts | facts)
+        return Outcome(replace(given, files={MODEL: path}, precision="static"), prepared.facts | facts)
 
-    def _written(self, given: OnnxModel, ctx: Context) -> Outcome[OnnxModel]:
+    def _written(self, given: OnnxModel, folder: "Path", ctx: Context) -> Outcome[OnnxModel]:
         """Put an encoder into int8 with fixed ranges, and the decoder behind it into int8 in blocks.
 
         Fixed ranges in a decoder were tried and left: to find the range of one token costs next to nothing, and with
@@ -104,7 +112,6 @@ class StaticInt8(Quantizer[OnnxModel]):
                 where=self.name,
                 hint="leave portable out, or --quantize none",
             )
-        (folder := ctx.work / self._folder).mkdir(exist_ok=True)
         texts = written_texts(given, ctx, min(self.samples, WRITTEN))
         preparation = Preparation(smooth=self.smooth, bounded=self.bounded, fuse=False, texts=len(texts))
         rules = IntegerRules(preparation, self.range, self.max_noise)
@@ -114,11 +121,6 @@ class StaticInt8(Quantizer[OnnxModel]):
         facts |= facts_of({DECODER: decoder})
         decoder.write(files[DECODER])
         return Outcome(replace(given, files=files, precision="static"), facts)
-
-    @property
-    def _folder(self) -> str:
-        # A run may try several: what one made must stay.
-        return f"static-{crc32(repr(self).encode()):08x}"
 
     def _write(self, model: "ir.Model", sites: "Sequence[Site]", fit: "ProductFit") -> dict[str, Any]:
         from converter.onnx.quantize.qdq import write_qdq

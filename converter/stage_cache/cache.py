@@ -59,24 +59,28 @@ class StageCache:
 
     def _taken(self, entry: Entry, given: Artifact, ctx: Context, digests: "_Digests") -> Outcome[Any] | None:
         """Return the outcome that an entry holds; None where it is of another text, or cannot be used."""
+        folder, made = ctx.work / f"cached-{uuid.uuid4().hex}", None
         try:
             if any(digests.of(name) != value for name, value in entry.facts["reads"].items()):
                 return None
-            folder = ctx.work / f"cached-{uuid.uuid4().hex}"
             folder.mkdir()
             if not self.store.fetch(entry, folder):
                 return None
-            made = read_artifact(entry.facts["artifact"], given, folder)
-            made.verify()
-            _check_weights(made, entry)
+            found = read_artifact(entry.facts["artifact"], given, folder)
+            found.verify()
+            _check_weights(found, entry)
+            made = Outcome(found, dict(entry.facts["facts"]))
+            ctx.measured.update(entry.facts["measured"])
         except (NotKept, ExportError, KeyError, TypeError, AttributeError) as error:
             self._note(f"an entry of the cache cannot be used and is made again ({error})")
             self.store.drop(entry)
             return None
-        if isinstance(made, TorchModel):
-            shutil.rmtree(folder, ignore_errors=True)
-        ctx.measured.update(entry.facts["measured"])
-        return Outcome(made, dict(entry.facts["facts"]))
+        finally:
+            # The weights of a module stay mapped; those of other models are read from here. Of an entry that cannot be
+            # used nothing stays: it is as large as what is made anew.
+            if made is None or isinstance(made.made, TorchModel):
+                shutil.rmtree(folder, ignore_errors=True)
+        return made
 
     def _keep(self, key: str, made: Artifact, given: Artifact, facts: Mapping[str, Any], work: Path) -> None:
         with TemporaryDirectory(prefix="keep-", dir=work, ignore_cleanup_errors=True) as name:

@@ -2,7 +2,7 @@
 
 import hashlib
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -27,6 +27,11 @@ class Stored:
     """That each value takes in the file: 32, 16, 8 or 4."""
     block: int = 0
     """Inputs of a product, or places of a row, that share a scale; 0: all of them."""
+
+
+def as_float32(values: "NDArray[Any]") -> "NDArray[np.float32]":
+    """Return numbers of any float type in float32: themselves where they are in it."""
+    return np.asarray(values, dtype=np.float32)
 
 
 def digest_of(one: Stored) -> bytes:

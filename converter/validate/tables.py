@@ -2,11 +2,12 @@
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from converter.resources import PagesRead
+from converter.validate.stored import as_float32
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -53,7 +54,7 @@ class TableFound:
         return self.share_wrong <= SHARE
 
 
-def compared_rows(one: "Stored", source: "Mapping[str, NDArray[np.float32]]") -> Iterator[TableFound]:
+def compared_rows(one: "Stored", source: "Mapping[str, NDArray[Any]]") -> Iterator[TableFound]:
     """Compare a stored table with every table of the source that it could be."""
     rows, width = one.values.shape
     for name, wanted in source.items():
@@ -67,7 +68,7 @@ def compared_rows(one: "Stored", source: "Mapping[str, NDArray[np.float32]]") ->
 
 
 def likely_tables(
-    stored: "Sequence[Sequence[TableFound]]", source: "Mapping[str, NDArray[np.float32]]"
+    stored: "Sequence[Sequence[TableFound]]", source: "Mapping[str, NDArray[Any]]"
 ) -> Iterator[TableFound]:
     """Return, for each table of the source, the stored one that is it: with the fewest wrong rows.
 
@@ -90,7 +91,7 @@ def likely_tables(
 
 
 def wrong_copies(
-    stored: "Iterable[Sequence[TableFound]]", source: "Mapping[str, NDArray[np.float32]]"
+    stored: "Iterable[Sequence[TableFound]]", source: "Mapping[str, NDArray[Any]]"
 ) -> Iterator[TableFound]:
     """Yield stored tables that are like one of the source, and equal none of them: a file may hold the same one twice.
 
@@ -102,16 +103,16 @@ def wrong_copies(
             yield best
 
 
-def _within(one: "Stored", wanted: "NDArray[np.float32]") -> "NDArray[np.bool_]":
+def _within(one: "Stored", wanted: "NDArray[Any]") -> "NDArray[np.bool_]":
     """Tell of each row whether it is the wanted one within what its precision allows."""
     step = max(1, PIECE // max(1, wanted.shape[1]))
     places = range(0, len(wanted), step)
     most, made, pages = 0.0, [], PagesRead(PAGES)
     for i in places:
-        most = max(most, float(np.abs(wanted[i : i + step]).max()))
+        most = max(most, float(np.abs(as_float32(wanted[i : i + step])).max()))
         pages.add(wanted[i : i + step].nbytes)
     for i in places:
-        made.append(_rows_within(one, one.values[i : i + step], wanted[i : i + step], most))
+        made.append(_rows_within(one, one.values[i : i + step], as_float32(wanted[i : i + step]), most))
         pages.add(wanted[i : i + step].nbytes)
     return np.concatenate(made) if made else np.zeros(0, dtype=bool)
 

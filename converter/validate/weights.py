@@ -17,12 +17,13 @@ from converter.validate.checks import Check, Status
 from converter.validate.factors import Stray, strays
 from converter.validate.gains import divisors, lost_gains
 from converter.validate.own_weights import OwnWeights, modules_of, own_weights
-from converter.validate.stored import Stored, digest_of
+from converter.validate.stored import Stored, as_float32, digest_of
 from converter.validate.tables import TableFound, compared_rows, likely_tables, wrong_copies
 from converter.validate.vectors import Lost, lost_vectors
 from converter.validate.weights_match import BYTE, Block, Known, Matched, known, match_product
 
 if TYPE_CHECKING:
+    import torch
     from numpy.typing import NDArray
 
     from converter.artifact import TorchModel
@@ -45,10 +46,13 @@ class Compared(NamedTuple):
 
 @dataclass(frozen=True)
 class Parts:
-    """What one text passes through of a model, by name: tables, matrices `[in, out]`, gains of normalizations."""
+    """What one text passes through of a model, by name: tables, matrices `[in, out]`, gains of normalizations.
 
-    tables: "Mapping[str, NDArray[np.float32]]" = field(default_factory=dict)
-    products: "Mapping[str, NDArray[np.float32]]" = field(default_factory=dict)
+    Tables and matrices in the type in which they are stored, see `parts_of`.
+    """
+
+    tables: "Mapping[str, NDArray[Any]]" = field(default_factory=dict)
+    products: "Mapping[str, NDArray[Any]]" = field(default_factory=dict)
     gains: "Mapping[str, NDArray[np.float32]]" = field(default_factory=dict)
 
 
@@ -178,8 +182,8 @@ def _matching(
 
 def _found(
     stored: Iterable[Stored],
-    tables: "Mapping[str, NDArray[np.float32]]",
-    products: "Mapping[str, NDArray[np.float32]]",
+    tables: "Mapping[str, NDArray[Any]]",
+    products: "Mapping[str, NDArray[Any]]",
     seen: "dict[bytes, tuple[list[Block], int]]",
     *,
     keep: bool = False,
@@ -220,7 +224,8 @@ def _found(
 def parts_of(model: "TorchModel", probes: Sequence[Probe]) -> Parts:
     """Return what the first text passes through; nothing where there is none. Nothing else may run the model then.
 
-    Weights that are on disk are maps of their files.
+    Weights that are on disk are maps of their files, in the type in which they lie there: all of them in float32 would
+    be the model in memory.
     """
     import torch
 
@@ -235,7 +240,7 @@ def parts_of(model: "TorchModel", probes: Sequence[Probe]) -> Parts:
         weight = maps.get(f"{name}.weight", getattr(module, "weight", None))
         if not isinstance(weight, torch.Tensor) or not weight.is_floating_point():
             continue
-        values = weight.detach().float().cpu().numpy()
+        values = _as_stored(weight)
         if isinstance(module, torch.nn.Embedding):
             tables[name] = values
         elif isinstance(module, torch.nn.Linear):
@@ -243,8 +248,18 @@ def parts_of(model: "TorchModel", probes: Sequence[Probe]) -> Parts:
         elif type(module).__name__ == "Conv1D":
             products[name] = values
         elif values.ndim == 1:
-            gains[name] = values
+            gains[name] = as_float32(values)
     return Parts(tables, products, gains)
+
+
+def _as_stored(weight: "torch.Tensor") -> "NDArray[Any]":
+    """Return a weight as an array that shares its memory."""
+    import onnx_ir as ir
+    import torch
+
+    given = weight.detach().cpu()
+    found: NDArray[Any] = given.view(torch.int16).numpy() if given.dtype == torch.bfloat16 else given.numpy()
+    return found.view(ir.DataType.BFLOAT16.numpy()) if given.dtype == torch.bfloat16 else found
 
 
 def _called(model: "TorchModel", probe: Probe) -> "list[tuple[str, Any]]":
@@ -283,7 +298,7 @@ def _row(model: "TorchModel", table: "TableFound", row: int) -> str:
 
 def _products_check(
     matched: Matched,
-    products: "Mapping[str, NDArray[np.float32]]",
+    products: "Mapping[str, NDArray[Any]]",
     stray: "Sequence[Stray]",
     gone: "Sequence[Lost]",
 ) -> Check:
@@ -301,7 +316,7 @@ def _products_check(
     return Check(WEIGHTS, Status.PASS, worst, LIMIT, detail)
 
 
-def _unknown(matched: Matched, products: "Mapping[str, NDArray[np.float32]]") -> Iterator[str]:
+def _unknown(matched: Matched, products: "Mapping[str, NDArray[Any]]") -> Iterator[str]:
     """Yield matrices of the model that the file lacks, where it has others in their place: the exporter folds some."""
     known = {b.source for b in matched.blocks}
     for name, weight in products.items():

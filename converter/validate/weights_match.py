@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from converter.resources import PagesRead
+from converter.validate.stored import as_float32
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -81,9 +82,9 @@ class Matched:
 
 @dataclass(frozen=True)
 class Known:
-    """A matrix `[in, out]` of the source, and the signs that it is recognized by."""
+    """A matrix `[in, out]` of the source, in the type in which it is stored, and the signs that it is recognized by."""
 
-    weight: "NDArray[np.float32]"
+    weight: "NDArray[Any]"
     picked: "NDArray[np.int64]"
     """Columns that are looked at."""
     signs: "NDArray[np.float32]"
@@ -92,9 +93,9 @@ class Known:
     """Share of equal signs from which it is taken for another one."""
 
     @classmethod
-    def of(cls, weight: "NDArray[np.float32]") -> "Known":
+    def of(cls, weight: "NDArray[Any]") -> "Known":
         picked = np.unique(np.linspace(0, weight.shape[1] - 1, SAMPLE).astype(int))
-        some = np.ascontiguousarray(weight[:, picked].T)
+        some = np.ascontiguousarray(as_float32(weight[:, picked]).T)
         large = np.abs(some) > np.median(np.abs(some), axis=1, keepdims=True)
         chance = 0.5 + CHANCE / math.sqrt(max(1, int(np.count_nonzero(large))))
         least = max(LIKE, min(SURELY, chance))
@@ -108,7 +109,7 @@ class Known:
         return float(np.count_nonzero(found * self.signs > 0)) / n if n else 0.0
 
 
-def known(source: "Mapping[str, NDArray[np.float32]]") -> dict[str, Known]:
+def known(source: "Mapping[str, NDArray[Any]]") -> dict[str, Known]:
     """Return the matrices of the source as `match_product` looks for them."""
     made, pages = {}, PagesRead()
     for name, weight in source.items():
@@ -129,7 +130,7 @@ def match_product(one: "Stored", source: "Mapping[str, Known]", *, keep: bool = 
     while at < width:
         name = _source_at(one.values, at, source)
         if name is not None:
-            blocks.append(_fitted(one, at, name, source[name].weight, keep=keep))
+            blocks.append(_fitted(one, at, name, as_float32(source[name].weight), keep=keep))
             at += source[name].weight.shape[1]
         elif lost >= SAMPLE:
             return blocks, lost + width - at

@@ -144,6 +144,7 @@ def test_a_damaged_entry_is_made_again_and_the_result_is_the_same(
     found, (record,) = run([PRUNE], source, context(tmp_path / "b", source, cache))
     assert (record.cached, found.digest) == (False, wanted.digest)
     assert any("damaged" in note for note in notes)
+    assert not list((tmp_path / "b").glob("cached-*")), "what was read of it is as large as what is made anew"
     _, (record,) = run([PRUNE], source, context(tmp_path / "c", source, cache))
     assert record.cached
 

@@ -19,7 +19,7 @@ from converter.commands.cli import run
 from converter.context import check_compressing, check_needs, check_room, memory_of
 from converter.distill.soft import SoftLabels
 from converter.errors import DataError, ResourceLimit
-from converter.forecast import disk_of_export, forecast_of
+from converter.forecast import disk_of_export, forecast_of, needs_by_pieces
 from converter.model_folder import given, mapped
 from converter.model_folder.load import load_source
 from converter.model_folder.mapped import bytes_held
@@ -100,6 +100,17 @@ def test_the_disk_that_is_asked_for_holds_what_is_rounded_too(
     check_needs(recipe, source, Limits(disk=needed), tmp_path)
     with pytest.raises(ResourceLimit, match="disk space"):
         check_needs(recipe, source, Limits(disk=needed - 1), tmp_path)
+
+
+def test_an_encoder_whose_layers_cannot_be_pruned_is_foretold_and_exported(
+    tiny: Callable[..., Path], tmp_path: Path
+) -> None:
+    source = load_source(str(tiny("albert", num_hidden_groups=2)))
+    told = forecast_of(source)
+    assert told.parameters == sum(p.numel() for p in source.module.parameters())
+    assert not told.widths
+    check_needs(recipe_of("m", "none"), source, Limits(), tmp_path)
+    assert needs_by_pieces(source, [0])[1] > 2 * source.size_bytes
 
 
 @linux

@@ -5,9 +5,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from converter.forecast import MAX_ROWS
 from converter.onnx.quantize.errors import ProductInputs
 from converter.onnx.quantize.factors import search_factors
-from converter.onnx.quantize.observed import MAX_ROWS, Observed
+from converter.onnx.quantize.observed import Observed
 from converter.onnx.quantize.rounding import round_by_moments
 from converter.onnx.rewrites.integer_products import MAX_PAIR, IntegerWeights, largest_pair_sum, round_weights
 

@@ -2,6 +2,7 @@
 
 import shutil
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -58,7 +59,7 @@ class FittedGraph:
 
     model: "ir.Model"
     folder: Path
-    """Where rounded weights lie until the graph is written."""
+    """Where rounded weights lie until the graph is written, and what is observed until they are rounded."""
     rounded: dict[str, BlockFile] = field(default_factory=dict)
     noise: dict[str, float] = field(default_factory=dict)
     """Share of the output of each weight's products (squared) that rounding costs, by name of the weight."""
@@ -106,8 +107,9 @@ def fit_graph(
     rows = _Rows(None, {})
     if texts and rules.method != "rtn":
         names = tuple(dict.fromkeys(str(p.given.name) for p in products))
-        observed = Observed(folder, names, len(texts), ctx.seed)
-        observed.watch(stream_written(made.model, graph, names, given, texts, folder, ctx.progress))
+        observed = Observed(made.folder, names, len(texts), ctx.seed)
+        with closing(stream_written(made.model, graph, names, given, texts, made.folder, ctx.progress)) as stream:
+            observed.watch(stream)
         rows = _Rows(observed, {})
         if rules.method.startswith("awq"):
             _scale_inputs(made, products, rows, rules, ctx)

@@ -40,9 +40,15 @@ ALONE_SHARE = 0.4
 
 
 def quantize_faithfully(
-    prepared: "Prepared", noise: dict[str, float], write: "Write", given: "OnnxModel", ctx: "Context", max_noise: float
+    prepared: "Prepared",
+    path: "Path",
+    noise: dict[str, float],
+    write: "Write",
+    given: "OnnxModel",
+    ctx: "Context",
+    max_noise: float,
 ) -> dict[str, Any]:
-    """Write `model.onnx` with as few products in float as `max_noise` allows; returns the facts.
+    """Write the model to `path` with as few products in float as `max_noise` allows; returns the facts.
 
     `noise` is what each product alone loses; `write` quantizes some products of a model, in place.
     """
@@ -61,8 +67,8 @@ def quantize_faithfully(
         """Write the file with `kept` in float; returns whether its answers lose little enough (or cannot be asked)."""
         model = read_onnx(smoothed)
         facts.update(write(model, [s for s in prepared.sites_of(model) if s.node.name not in set(kept)]))
-        facts["embedding_tables"] = finish(model, prepared.folder)
-        found = _answer_noise(given, prepared.folder / "model.onnx", ctx)
+        facts["embedding_tables"] = finish(model, path)
+        found = _answer_noise(given, path, ctx)
         tried.append({"kept_float": len(kept), "answer_noise": found})
         return found is None or found <= max_noise
 
@@ -72,7 +78,6 @@ def quantize_faithfully(
     kept = ranked[:n_kept]
     if passed and n_kept > n_before + 1:
         kept = _fewest(ranked[:n_alone], ranked[n_before:n_kept], kept, enough)
-    smoothed.unlink()
     return facts | {
         "kept_float": {n: round(noise[n], 6) for n in kept},
         "answer_noise": tried[-1]["answer_noise"],

@@ -33,7 +33,7 @@ class ProductFit:
     ranges: Ranges | None
     """By name of a product's input; None: taken at run time."""
     weights: dict[str, IntegerFile] = field(default_factory=dict)
-    """By name of the weight; see `Prepared.remove`."""
+    """By name of the weight; there as long as what was prepared."""
     shifts: "dict[str, NDArray[np.float32]]" = field(default_factory=dict)
     """What each product's bias is to be raised by, by node name."""
     noise: dict[str, float] = field(default_factory=dict)
@@ -43,7 +43,11 @@ class ProductFit:
 def fit_products(
     prepared: "Prepared", ranges: "RangeMethod | None", progress: "Progress", *, bounded: bool, correct: bool = True
 ) -> ProductFit:
-    """Fit every product; `ranges` None: activations are scaled at run time."""
+    """Fit every product; `ranges` None: activations are scaled at run time.
+
+    What was observed is removed then: nothing else asks for it, and at the size of BERT-large it is more than the file
+    that is made.
+    """
     made = ProductFit({} if ranges is not None else None)
     sites = prepared.sites
     if prepared.observed is None:
@@ -58,6 +62,7 @@ def fit_products(
             rounded = _round(prepared, users, made, bounded=bounded, correct=correct)
             made.weights[name] = IntegerFile.of(rounded, prepared.rounded_file(len(made.weights)))
             ticker.advance()
+    prepared.observed.remove()
     return made
 
 

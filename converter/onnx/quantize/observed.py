@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from converter.forecast import MAX_ROWS
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-MAX_ROWS = 4096
-"""Tokens kept of each value: enough to know the second moments of 3072 channels."""
 LEAST_PER_TEXT = 12
 HALF_MAX = 65504.0
 

@@ -1,6 +1,7 @@
 """What all int8 precisions share: the products, what flows into them, smoothing, and writing the file."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +14,7 @@ from converter.graphs import MODEL
 from converter.onnx.activations import stream_activations
 from converter.onnx.quantize.errors import ProductInputs
 from converter.onnx.quantize.factors import search_factors
+from converter.onnx.quantize.folder import scratch_in
 from converter.onnx.quantize.observed import Observed
 from converter.onnx.rewrites.attention import attention_biases, fuse_attention
 from converter.onnx.rewrites.padding import padding_masks
@@ -30,7 +32,7 @@ if TYPE_CHECKING:
     from converter.onnx.rewrites.sites import Site
     from converter.stage import Context, Progress
 
-    Stream = Iterator[dict[str, NDArray[np.float32]]]
+    Stream = Generator[dict[str, NDArray[np.float32]], None, None]
 
 SEARCH_ROWS = 512
 """Tokens that factors and ranges are tried on."""
@@ -57,6 +59,7 @@ class Prepared:
 
     model: "ir.Model"
     folder: Path
+    """For what is needed until the quantized file is written, and no longer."""
     nodes: tuple[str, ...]
     given_names: dict[str, str]
     """What each product read before smoothing, by node name: `observed` knows it by that."""
@@ -92,19 +95,15 @@ class Prepared:
         """Return where the `i`th weight lies, once it is rounded."""
         return self.folder / f"rounded-{i}.int8"
 
-    def remove(self) -> None:
-        """Delete the tokens from the disk, and weights that were rounded."""
-        if self.observed is not None:
-            self.observed.remove()
-        for path in self.folder.glob("rounded-*.int8"):
-            path.unlink()
-
     def _name(self, site: "Site") -> str:
         return self.given_names[str(site.node.name)]
 
 
-def prepare(given: "OnnxModel", folder: Path, ctx: "Context", preparation: Preparation) -> Prepared:
+@contextmanager
+def prepare(given: "OnnxModel", folder: Path, ctx: "Context", preparation: Preparation) -> Iterator[Prepared]:
     """Load `given`, watch what flows into its products on the calibration text, and smooth what has outliers.
+
+    What is written to `folder` on the way is there for as long as this is entered.
 
     Raises:
         StageFailed: an activation is not finite.
@@ -112,7 +111,6 @@ def prepare(given: "OnnxModel", folder: Path, ctx: "Context", preparation: Prepa
     """
     from converter.onnx.read import read_onnx
 
-    folder.mkdir(exist_ok=True)
     model = read_onnx(given.files[MODEL])
     sites = list(quantizable(model))
     facts: dict[str, Any] = {"products": len(sites)}
@@ -123,38 +121,46 @@ def prepare(given: "OnnxModel", folder: Path, ctx: "Context", preparation: Prepa
     # Files are often sorted by origin: the first texts are of one kind.
     texts = even_sample(ctx.calibration, preparation.texts)
 
-    def stream(names: Sequence[str]) -> "Stream":
-        return stream_activations(model, names, given.source, texts, folder, ctx.progress)
+    def stream(names: Sequence[str], work: Path) -> "Stream":
+        return stream_activations(model, names, given.source, texts, work, ctx.progress)
 
-    return watched(Watched(model, folder, sites, len(texts), stream), ctx, preparation, facts)
+    with watched(Watched(model, folder, sites, len(texts), stream), ctx, preparation, facts) as made:
+        yield made
 
 
 @dataclass(frozen=True)
 class Watched:
-    """A graph, its products, and what gives the values of some names on each of `n_texts` texts."""
+    """A graph, its products, and what gives the values of some names on each of `n_texts` texts, by way of a folder."""
 
     model: "ir.Model"
     folder: Path
     sites: "list[Site]"
     n_texts: int
-    stream: "Callable[[Sequence[str]], Stream]"
+    stream: "Callable[[Sequence[str], Path], Stream]"
 
 
-def watched(given: Watched, ctx: "Context", preparation: Preparation, facts: dict[str, Any]) -> Prepared:
-    """Watch what flows into the products of a graph, and smooth what has outliers.
+@contextmanager
+def watched(given: Watched, ctx: "Context", preparation: Preparation, facts: dict[str, Any]) -> Iterator[Prepared]:
+    """Watch what flows into the products of a graph, and smooth what has outliers; see `prepare`.
 
     Raises:
         StageFailed: an activation is not finite.
 
     """
-    model, folder, sites = given.model, given.folder, given.sites
+    with scratch_in(given.folder) as folder:
+        yield _watched(given, folder, ctx, preparation, facts)
+
+
+def _watched(given: Watched, folder: Path, ctx: "Context", preparation: Preparation, facts: dict[str, Any]) -> Prepared:
+    model, sites = given.model, given.sites
     nodes = tuple(str(s.node.name) for s in sites)
     names = {str(s.node.name): str(s.given.name) for s in sites}
     if not sites or not given.n_texts:
         return Prepared(model, folder, nodes, names, {}, None, facts)
     observed = Observed(folder, tuple(dict.fromkeys(names.values())), given.n_texts, ctx.seed)
     try:
-        observed.watch(given.stream(observed.names))
+        with closing(given.stream(observed.names, folder)) as stream:
+            observed.watch(stream)
     except ValueError as error:
         raise StageFailed(str(error), where="quantize") from None
     plans = _plan(sites, observed, preparation, ctx.progress) if preparation.smooth else []
@@ -200,12 +206,12 @@ def _reading(group: "Sequence[Site]", observed: Observed) -> ProductInputs:
     return ProductInputs.of(rows, np.concatenate([array_of(w) for w in weights.values()], axis=1))
 
 
-def finish(model: "ir.Model", folder: Path) -> int:
-    """Put the embeddings into int8 and write `model.onnx`, clean; returns how many tables there were."""
+def finish(model: "ir.Model", path: Path) -> int:
+    """Put the embeddings into int8 and write the model, clean; returns how many tables there were."""
     from converter.onnx.rewrites.order import QUANTIZED, soundness_of
     from converter.onnx.write import write_onnx
 
     changes = apply_rewrites(QUANTIZED, model, soundness_of(model))
-    write_onnx(model, folder / "model.onnx")
+    write_onnx(model, path)
     release_memory()
     return changes["embedding_tables"]

@@ -1,6 +1,6 @@
 """What flows through one graph of a model that writes text while it reads a text and writes after it."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -8,6 +8,7 @@ import numpy as np
 
 from converter.data.probes import even_sample
 from converter.onnx.activations import write_observed
+from converter.onnx.external import remove_onnx
 from converter.resources import made_in_threads, release_memory
 
 if TYPE_CHECKING:
@@ -70,7 +71,7 @@ def stream_written(
     work: Path,
     progress: "Progress",
     keep: "Callable[[NDArray[np.float32]], NDArray[np.float32]]" = as_rows,
-) -> "Iterator[dict[str, NDArray[np.float32]]]":
+) -> "Generator[dict[str, NDArray[np.float32]], None, None]":
     """Yield, for each text, the values of `model` (one of `given`'s graphs) called `names` as `[tokens, width]`.
 
     `keep` makes rows of a value, of which there is one a call of the graph.
@@ -105,7 +106,7 @@ def stream_written(
     finally:
         # Also when the reader has seen enough and leaves; an interrupted one may be closed after the folder is removed.
         opened.clear()
-        path.unlink(missing_ok=True)
+        remove_onnx(path)
         release_memory()
 
 

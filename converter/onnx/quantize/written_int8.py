@@ -43,22 +43,21 @@ def write_int8_graph(
     from converter.onnx.write import write_onnx
 
     model = read_for_rounding(given.files[graph])
-    title, folder, bounded = model.graph.name, path.parent, rules.preparation.bounded
+    title, bounded = model.graph.name, rules.preparation.bounded
 
-    def stream(names: Sequence[str]) -> "Stream":
-        return stream_written(model, graph, names, given, texts, folder, ctx.progress)
+    def stream(names: Sequence[str], work: Path) -> "Stream":
+        return stream_written(model, graph, names, given, texts, work, ctx.progress)
 
-    sites = list(quantizable(model))
-    prepared = watched(Watched(model, folder, sites, len(texts), stream), ctx, rules.preparation, {})
-    fit = fit_products(prepared, rules.ranges, ctx.progress, bounded=bounded)
-    kept = {n: round(v, 6) for n, v in fit.noise.items() if v > rules.max_noise * ALONE_SHARE}
-    chosen = [s for s in prepared.sites if s.node.name not in kept]
-    tied = quantize_tied_tables(model, bounded=bounded)
-    largest = quantize_products(model, chosen, fit.ranges, bounded=bounded, rounded=fit.weights, shifts=fit.shifts)
-    changes = apply_rewrites(BLOCKWISE, model, soundness_of(model))
-    model.graph.name = title
-    write_onnx(model, path)
-    prepared.remove()
+    found = Watched(model, path.parent, list(quantizable(model)), len(texts), stream)
+    with watched(found, ctx, rules.preparation, {}) as prepared:
+        fit = fit_products(prepared, rules.ranges, ctx.progress, bounded=bounded)
+        kept = {n: round(v, 6) for n, v in fit.noise.items() if v > rules.max_noise * ALONE_SHARE}
+        chosen = [s for s in prepared.sites if s.node.name not in kept]
+        tied = quantize_tied_tables(model, bounded=bounded)
+        largest = quantize_products(model, chosen, fit.ranges, bounded=bounded, rounded=fit.weights, shifts=fit.shifts)
+        changes = apply_rewrites(BLOCKWISE, model, soundness_of(model))
+        model.graph.name = title
+        write_onnx(model, path)
     release_memory()
     return {
         **prepared.facts,
