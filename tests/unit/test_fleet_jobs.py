@@ -65,13 +65,27 @@ def test_a_folder_of_models_is_a_job_a_model(tmp_path: Path) -> None:
     assert [j.name for j in jobs_of_folder(tmp_path, [], ["tflite"])] == ["a", "b"]
 
 
+def test_models_that_would_have_one_name_or_one_of_the_batch_are_numbered(tmp_path: Path) -> None:
+    """Whoever names a folder of models cannot give its jobs names."""
+    folders = ["a b", "a-b", "logs", "模型", "型号", "x" * 120, "x" * 119]
+    for name in folders:
+        model(tmp_path / "models" / name)
+    jobs = jobs_of_folder(tmp_path / "models", [], [])
+    wanted = ["a-b", "a-b-2", "logs-2", "x" * 100, f"{'x' * 92}-2", "model", "model-2"]
+    assert [job.name for job in jobs] == wanted
+    text = '[[job]]\nname = "m"\nmodel = "org/x"\n[matrix]\nmodels = ["org/m", "other/m"]'
+    assert [job.name for job in read_jobs(job_file(tmp_path, text))] == ["m", "m-2", "m-3"]
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [
         ("[[jobs]]\nmodel = 'm'", "jobs"),
         ("[[job]]\nmodel = 'm'\n[[job]]\nmodel = 'M'", "two jobs are named"),
         ("[[job]]\nname = '../x'\nmodel = 'm'", "names a folder"),
-        ("[[job]]\nname = 'logs'\nmodel = 'm'", "names a folder"),
+        ("[[job]]\nname = 'Logs'\nmodel = 'm'", "files of its own of that name"),
+        ("[[job]]\nname = 'batch.json'\nmodel = 'm'", "files of its own of that name"),
+        ("[matrix]\nmodels = ['m', 'm']", "two jobs are named 'm'"),
         ("[[job]]\nname = 3\nmodel = 'm'", "name is text"),
         ("[matrix]\nmodels = 'm'", "array"),
         ("", "there is no job"),
@@ -94,6 +108,30 @@ def test_what_comes_from_outside_is_escaped_in_page_and_junit() -> None:
     assert "<script>" not in batch_page(table)
     assert "<b>" not in batch_junit(table)
     assert 'errors="1"' in batch_junit(table)
+
+
+def target(status: str, **more: object) -> dict[str, object]:
+    check = {"name": "agreement", "status": "PASS", "value": 1.0, "detail": ""}
+    made = {"target": "cpu-int8", "precision": "int8", "status": status, "folder": "cpu-int8", "size_bytes": 1}
+    return made | {"evaluation": {"checks": [check], "milliseconds": {}}, "error": None, "hint": None} | more
+
+
+@pytest.mark.parametrize(
+    ("report", "found"),
+    [
+        ({"status": "PASS", "targets": [target("PASS")]}, (0, 0)),
+        ({"status": "FAIL", "targets": [target("PASS")], "budgets_missed": ["prune: 5 ms, wanted 4"]}, (1, 0)),
+        ({"status": "FAIL", "targets": [target("FAIL", error="the disk is full")]}, (0, 1)),
+        ({"status": "FAIL", "targets": [target("FAIL", evaluation=None, error="no runtime")]}, (0, 1)),
+    ],
+)
+def test_a_job_that_fails_is_red_in_junit_whatever_it_failed_by(
+    report: dict[str, object], found: tuple[int, int]
+) -> None:
+    table = batch_table([Outcome("x", "m", 3 if any(found) else 0, 0.5, report=report)], Path("out"))
+    assert f'failures="{found[0]}" errors="{found[1]}"' in batch_junit(table).splitlines()[1]
+    for said in table["jobs"][0]["budgets_missed"]:
+        assert said in batch_page(table)
 
 
 def test_a_folder_arrives_as_it_was_sent(tmp_path: Path) -> None:
