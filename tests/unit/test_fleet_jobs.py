@@ -1,5 +1,7 @@
 """The jobs of a batch are read in full, and refused by name, before anything runs."""
 
+import dataclasses
+import re
 from pathlib import Path
 
 import pytest
@@ -9,6 +11,8 @@ from converter.fleet.jobs import jobs_of_folder, read_jobs
 from converter.fleet.outcome import Outcome, batch_table, worst
 from converter.fleet.reports import batch_junit, batch_page
 from converter.fleet.transport import local_paths, pack, path_digest, unpack, with_paths
+from converter.model_folder.recipe_files import FILE_OPTIONS, KEPT_OPTIONS
+from converter.registry import stage_class, stage_names
 
 
 def job_file(folder: Path, text: str) -> Path:
@@ -160,8 +164,34 @@ def test_every_local_file_of_a_recipe_travels_and_is_found_again(tmp_path: Path)
     here = model(tmp_path / "m")
     text = tmp_path / "t.txt"
     text.write_text("x", encoding="utf-8")
-    recipe = {"model": str(here), "eval": "sample:default/dev.tsv", "compress": [{"stage": "s", "corpus": [str(text)]}]}
-    assert local_paths(recipe) == (str(here), str(text))
+    (plan := tmp_path / "shape_map.json").write_text("{}", encoding="utf-8")
+    stages = [{"stage": "s", "corpus": [str(text)]}, {"stage": "p", "plan": str(plan)}]
+    recipe = {"model": str(here), "eval": "sample:default/dev.tsv", "compress": stages}
+    assert local_paths(recipe) == (str(here), str(text), str(plan))
     moved = with_paths(recipe, {str(here): "/w/m", str(text): "/w/t.txt"})
     assert moved["model"] == "/w/m"
     assert moved["compress"][0]["corpus"] == ["/w/t.txt"]
+
+
+def test_every_option_of_a_stage_that_names_a_file_is_known() -> None:
+    """One that is not would be looked for in another folder, kept when it changed, and not sent to workers."""
+    found = {
+        field.name
+        for name in stage_names()
+        for field in dataclasses.fields(stage_class(name))
+        if "str" in str(field.type) and re.search(r"files?\b|\.json", str(field.metadata.get("help")))
+    }
+    assert found == {*FILE_OPTIONS, *KEPT_OPTIONS}
+
+
+def test_a_folder_behind_a_link_travels_and_is_a_part_of_what_was_read(tmp_path: Path) -> None:
+    there, deep = model(tmp_path / "m"), tmp_path / "elsewhere"
+    deep.mkdir()
+    (deep / "x.bin").write_bytes(b"1")
+    (there / "1_Pooling").symlink_to(deep)
+    (deep / "back").symlink_to(there)  # walked once
+    before = path_digest(str(there))
+    unpack(pack(there), tmp_path / "copy")
+    assert (tmp_path / "copy" / "1_Pooling" / "x.bin").read_bytes() == b"1"
+    (deep / "x.bin").write_bytes(b"2")
+    assert path_digest(str(there)) != before
