@@ -64,6 +64,29 @@ def sha256_file(path: Path) -> str:
         return hashlib.file_digest(opened, "sha256").hexdigest()
 
 
+def files_of(top: Path) -> Iterator[Path]:
+    """Yield a file itself, or all files in a folder in the order of their paths, behind links too, each folder once."""
+    if top.is_file():
+        yield top
+        return
+    found, seen = [], {top.resolve()}
+    for folder, inside, names in os.walk(top, followlinks=True):
+        new = {name: real for name in inside if (real := Path(folder, name).resolve()) not in seen}
+        inside[:] = sorted(new)
+        seen.update(new.values())
+        found += [path for name in names if (path := Path(folder, name)).is_file()]
+    yield from sorted(found)
+
+
+def sha256_tree(top: Path) -> str:
+    """Return the SHA-256 of a file's content, or of all names and contents in a folder."""
+    made = hashlib.sha256()
+    for one in files_of(top):
+        made.update(f"{one.relative_to(top).as_posix()}\0{one.stat().st_size}\0".encode())
+        made.update(bytes.fromhex(sha256_file(one)))
+    return made.hexdigest()
+
+
 def refuse_size(size: int, limit: int) -> None:
     if size > limit:
         raise UnfitFileError(

@@ -147,6 +147,7 @@ def _show(table: Mapping[str, Any], session: Session) -> None:
     session.terminal.result_console.print(drawn)
     session.terminal.result(f"\nreport: {Path(table['out']) / PAGE_FILE}")
     for job in table["jobs"]:
-        for error, hint in [(job["error"], job["hint"]), *((p["error"], p["hint"]) for p in job["packages"])]:
+        missed = [(said, None) for said in job["budgets_missed"]]
+        for error, hint in [(job["error"], job["hint"]), *missed, *((p["error"], p["hint"]) for p in job["packages"])]:
             if error:
                 session.terminal.error(f"{job['name']}: {error}", hint or "")

@@ -8,10 +8,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
+from converter.bounds.exhausted import exhausted
 from converter.errors import ExportError, ResourceLimit, UsageError
 from converter.fleet.inputs import Known, Read, forget, inputs_of, record, was_made_of
 from converter.fleet.jobs import Job
-from converter.fleet.outcome import JSON_FILE, Outcome, batch_table
+from converter.fleet.outcome import JSON_FILE, LOGS, Outcome, batch_table
 from converter.fleet.process import LOST, Order, run_order
 from converter.fleet.reports import write_batch_reports
 from converter.jsonfile import read_json
@@ -21,7 +22,6 @@ from converter.report.beside import MOST_BYTES
 from converter.report.summary import JSON_FILE as REPORT
 from converter.stage import SILENT, Progress
 
-LOGS = "logs"
 TRIES = 2
 """A job whose worker was lost is tried once more."""
 
@@ -47,7 +47,10 @@ class LocalEngine:
         def one(order: Order) -> Outcome:
             if stop.is_set():  # it had not begun
                 return Outcome(order.name, "", LOST, 0.0, error="interrupted")
-            return run_order(replace(order, threads=threads), out / order.name, out / LOGS, stop.is_set)
+            try:
+                return run_order(replace(order, threads=threads), out / order.name, out / LOGS, stop.is_set)
+            except OSError as error:  # a full disk, or no room for one process more
+                return failed(order, error)
 
         with ThreadPoolExecutor(self.jobs) as pool:
             waiting: dict[Future[Outcome], tuple[Order, int]] = {pool.submit(one, o): (o, 1) for o in orders}
@@ -70,6 +73,13 @@ def ended(outcome: Outcome) -> Outcome:
     return replace(outcome, exit_code=ResourceLimit.exit_code) if outcome.exit_code == LOST else outcome
 
 
+def failed(order: Order, error: Exception) -> Outcome:
+    """Return the outcome of a job that this machine could not run, or not keep what it made of it."""
+    known = exhausted(error) or UsageError(str(error))
+    model = str(order.recipe.get("model", "sample:default"))
+    return Outcome(order.name, model, known.exit_code, 0.0, error=str(known), hint=known.hint)
+
+
 def run_batch(
     jobs: Sequence[Job],
     out: Path,
@@ -83,8 +93,8 @@ def run_batch(
     """Run all jobs, write the reports into `out`, and return the table of `batch_table`.
 
     A job that an earlier batch in `out` has made by the same recipe from the same files, and that passed, is kept and
-    not run again; `force` runs it again. `cache`: folder or URL from which jobs take what stages have made before, on
-    every machine.
+    not run again; `force` runs it again, and so does `require_device` one that was not checked on its device. `cache`:
+    folder or URL from which jobs take what stages have made before, on every machine.
 
     Raises:
         UsageError: `out` holds something that no batch has made.
@@ -100,6 +110,8 @@ def run_batch(
     made_of = _inputs_of_all([job for job in jobs if job.name not in refused], progress)
     for job in jobs:
         outcome = refused.get(job.name) or (None if force else _kept(job, out, before, made_of[job.name]))
+        if require_device and outcome is not None and _unchecked(outcome):
+            outcome = None
         if outcome is None:
             forget(job.name, out / LOGS)
             # What stands there is of another recipe, or failed: this tool's marker decides whether it is replaced.
@@ -112,7 +124,8 @@ def run_batch(
         with progress.task("Running jobs", total=len(orders)) as bar:
             for outcome in engine.run(orders, out):
                 outcomes[outcome.name] = outcome
-                record(outcome.name, out / LOGS, made_of[outcome.name])
+                if outcome.exit_code == 0:  # of one that failed, what an earlier batch made may still be there
+                    record(outcome.name, out / LOGS, made_of[outcome.name])
                 progress.note(_line(outcome))
                 bar.advance()
     finally:
@@ -189,6 +202,13 @@ def _kept(job: Job, out: Path, before: dict[str, Any], made_of: dict[str, Read] 
     return Outcome(
         job.name, str(found["model"]), 0, float(found["seconds"]), report=report, where=str(found["where"]), kept=True
     )
+
+
+def _unchecked(outcome: Outcome) -> bool:
+    """Tell whether a package was not checked on its device, which a run that requires it would have refused."""
+    targets = outcome.report["targets"] if outcome.report else ()
+    checks = [check for target in targets for check in (target["evaluation"] or {}).get("checks", ())]
+    return any(check["name"] == "device" and check["status"] == "NOT_RUN" for check in checks)
 
 
 def _line(outcome: Outcome) -> str:

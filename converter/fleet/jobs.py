@@ -1,8 +1,9 @@
 """The jobs of `plm-export batch`: a TOML file, or a folder of models and a list of recipes."""
 
+import itertools
 import re
 import tomllib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,15 +13,16 @@ import msgspec
 
 from converter.bounds.files import MEGABYTE, UnfitFileError, read_bounded
 from converter.errors import RecipeError
+from converter.fleet.outcome import OWN_NAMES
 from converter.model_folder.recipe_files import lay_paths, model_path
 from converter.model_folder.samples import is_sample
 from converter.recipe import load_recipe_table
 
 LARGEST_FILE = 8 * MEGABYTE
 """Ten thousand jobs take less."""
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+LONGEST_NAME = 100
+NAME = re.compile(rf"[A-Za-z0-9][A-Za-z0-9._-]{{0,{LONGEST_NAME - 1}}}")
 HINT = '[[job]] then model = "./my-model", recipe = "int8.toml"'
-RESERVED = frozenset({"logs"})
 
 
 @dataclass(frozen=True)
@@ -61,7 +63,8 @@ def read_jobs(path: Path) -> tuple[Job, ...]:
     made = [_job(one, table.defaults, folder, f"{path}: job {i}") for i, one in enumerate(table.job, 1)]
     if table.matrix is not None:
         pairs = matrix(table.matrix.models, table.matrix.recipes, table.matrix.targets)
-        made += [_job(one, table.defaults, folder, f"{path}: matrix") for one in pairs]
+        named = _named_apart(pairs, [job.name for job in made])
+        made += [_job(one, table.defaults, folder, f"{path}: matrix") for one in named]
     return _checked(made, str(path))
 
 
@@ -83,7 +86,8 @@ def jobs_of_folder(folder: Path, recipes: Sequence[str], targets: Sequence[str])
         raise RecipeError(
             "no model is in it", where=str(folder), hint="a model is a folder with config.json or modules.json"
         )
-    made = [_job(one, {}, Path.cwd(), str(folder)) for one in matrix(found, recipes, targets)]
+    named = _named_apart(matrix(found, recipes, targets), ())
+    made = [_job(one, {}, Path.cwd(), str(folder)) for one in named]
     return _checked(made, str(folder))
 
 
@@ -95,6 +99,33 @@ def matrix(models: Sequence[str], recipes: Sequence[str], targets: Sequence[str]
             made: dict[str, Any] = {"name": "-".join(words), "model": model}
             made |= {"recipe": recipe} if recipe else {}
             yield made | ({"targets": list(targets)} if targets else {})
+
+
+def _named_apart(tables: Iterable[dict[str, Any]], taken: Iterable[str]) -> list[dict[str, Any]]:
+    """Number what would have one name: whoever gives models or recipes by their folders gives no names.
+
+    One that stands there twice is named alike, and refused.
+    """
+    used = {name.lower() for name in (*OWN_NAMES, *taken)}
+    names: dict[tuple[str, str], str] = {}
+    made = []
+    for table in tables:
+        pair = (str(table["model"]), str(table.get("recipe")))
+        if pair not in names:
+            names[pair] = _free(str(table["name"]), used)
+            used.add(names[pair].lower())
+        made.append(table | {"name": names[pair]})
+    return made
+
+
+def _free(name: str, used: Collection[str]) -> str:
+    """Return a name that is not too long and that nobody has, with a number behind it where it needs one."""
+    made = name[:LONGEST_NAME]
+    for number in itertools.count(2):
+        if made.lower() not in used:
+            break
+        made = f"{name[: LONGEST_NAME - 8]}-{number}"
+    return made
 
 
 def _stem(text: str) -> str:
@@ -128,9 +159,11 @@ def _job(given: Mapping[str, Any], defaults: Mapping[str, Any], folder: Path, wh
             made["model"] = model_path(made["model"], folder)
     if name is None:
         name = _stem(str(made.get("model", "sample-default")))
-    if not NAME.fullmatch(name) or name in RESERVED:
+    # A file system may take `Logs` and `logs` for one.
+    if not NAME.fullmatch(name) or name.lower() in OWN_NAMES:
+        why = "the batch has files of its own of that name" if NAME.fullmatch(name) else "it names a folder"
         raise RecipeError(
-            f"{name!r} cannot be the name of a job: it names a folder", where=where, hint="letters, digits, . _ and -"
+            f"{name!r} cannot be the name of a job: {why}", where=where, hint='name = "…": letters, digits, . _ and -'
         )
     return Job(name, made)
 

@@ -9,6 +9,9 @@ FORMAT = 1
 JSON_FILE = "batch.json"
 JUNIT_FILE = "report.junit.xml"
 PAGE_FILE = "report.html"
+LOGS = "logs"
+OWN_NAMES = frozenset({JSON_FILE, JUNIT_FILE, PAGE_FILE, LOGS})
+"""Of the batch itself in its output: no job can have one."""
 WORDS = {0: "PASS", 3: "FAIL"}
 
 
@@ -56,8 +59,10 @@ def batch_table(outcomes: Sequence[Outcome], out: Path) -> dict[str, Any]:
 
 def _row(outcome: Outcome) -> dict[str, Any]:
     made = {k: v for k, v in asdict(outcome).items() if k != "report"}
-    packages = [_package(outcome.name, t) for t in (outcome.report or {}).get("targets", ())]
-    return made | {"status": outcome.status, "packages": packages}
+    report = outcome.report or {}
+    packages = [_package(outcome.name, t) for t in report.get("targets", ())]
+    missed = list(report.get("budgets_missed", ()))
+    return made | {"status": outcome.status, "budgets_missed": missed, "packages": packages}
 
 
 def _package(job: str, target: Mapping[str, Any]) -> dict[str, Any]:

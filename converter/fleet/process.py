@@ -110,14 +110,23 @@ def _document(said: Path) -> dict[str, Any]:
 def _outcome(order: Order, code: int, seconds: float, document: Mapping[str, Any], log: Path) -> Outcome:
     model = str(order.recipe.get("model", "sample:default"))
     if "targets" in document:
-        return Outcome(order.name, model, code, seconds, report=document)
+        # It says how it came out when all is in place: what ends the process after that takes nothing back.
+        told = code if code >= 0 else int(document.get("exit_code", 1))
+        return Outcome(order.name, model, told, seconds, report=document)
     error = document.get("error") or {}
     if code < 0:
-        message = f"its process was ended by {signal.Signals(-code).name}"
+        message = f"its process was ended by {_signal_name(-code)}"
         hint = "out of memory? try fewer --jobs" if code == -signal.SIGKILL else f"see {log}"
         return Outcome(order.name, model, LOST, seconds, error=message, hint=hint)
     message = error.get("message") or _tail(log) or f"it ended with exit code {code}"
     return Outcome(order.name, model, code, seconds, error=message, hint=error.get("hint") or f"see {log}")
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:  # most of the real-time signals have none
+        return f"signal {number}"
 
 
 def _tail(log: Path) -> str:

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from converter.errors import ExportError, RuntimeMissing, UsageError
-from converter.fleet.batch import LOGS, TRIES, ended
-from converter.fleet.outcome import Outcome
+from converter.fleet.batch import TRIES, ended
+from converter.fleet.outcome import LOGS, Outcome
 from converter.fleet.process import LOST, Order
 from converter.fleet.transport import local_paths, pack, path_digest, unpack
 from converter.fleet.worker import Returned, Sent, work

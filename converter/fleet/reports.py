@@ -24,8 +24,10 @@ def batch_junit(table: Mapping[str, Any]) -> str:
     for job in table["jobs"]:
         suite = ET.SubElement(root, "testsuite", name=cleaned(job["name"]), time=f"{job['seconds']:.3f}")
         for package in job["packages"]:
-            for check in package["checks"] or [{"name": "made", "status": "ERROR", "detail": package["error"] or ""}]:
+            for check in _checks(package):
                 _case(suite, f"{job['name']}.{package['target']}", check)
+        for missed in job["budgets_missed"]:
+            _case(suite, job["name"], {"name": "budget", "status": "FAIL", "detail": missed})
         if not job["packages"]:
             status = "PASS" if job["exit_code"] == 0 else "ERROR"
             _case(suite, job["name"], {"name": "job", "status": status, "detail": job["error"] or ""})
@@ -33,6 +35,14 @@ def batch_junit(table: Mapping[str, Any]) -> str:
     count(root)
     ET.indent(root)
     return '<?xml version="1.0" encoding="UTF-8"?>\n' + ET.tostring(root, encoding="unicode") + "\n"
+
+
+def _checks(package: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """Return the checks of a package, and an error where it failed by none of them, as of one that was not made."""
+    made = list(package["checks"])
+    if package["status"] == "FAIL" and all(check["status"] != "FAIL" for check in made):
+        made.append({"name": "made", "status": "ERROR", "detail": package["error"] or ""})
+    return made or [{"name": "made", "status": "NOT_RUN", "detail": "no check ran"}]
 
 
 def _case(suite: ET.Element, owner: str, check: Mapping[str, Any]) -> None:

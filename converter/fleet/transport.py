@@ -1,13 +1,12 @@
 """Files between machines: which a job reads, whether a worker has the same, and folders as one archive."""
 
-import hashlib
 import io
 import tarfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from converter.bounds.files import sha256_file
+from converter.bounds.files import files_of, sha256_tree
 from converter.errors import StageFailed
 from converter.model_folder.recipe_files import FILE_KEYS, FILE_OPTIONS
 
@@ -46,27 +45,20 @@ def with_paths(recipe: Mapping[str, Any], moved: Mapping[str, str]) -> dict[str,
 
 def path_digest(path: str) -> str | None:
     """Return the SHA-256 of a file, or of all names and contents in a folder; None where there is none."""
-    top = Path(path)
-    if not top.exists():
-        return None
-    made = hashlib.sha256()
-    for one in _files(top):
-        made.update(f"{one.relative_to(top).as_posix()}\0{one.stat().st_size}\0".encode())
-        made.update(bytes.fromhex(sha256_file(one)))
-    return made.hexdigest()
+    return sha256_tree(Path(path)) if Path(path).exists() else None
 
 
 def path_times(path: str) -> tuple[tuple[str, int], ...]:
     """Return when a file, or each file in a folder, was last written, in nanoseconds, by its name in the folder."""
     top = Path(path)
-    return tuple((one.relative_to(top).as_posix(), one.stat().st_mtime_ns) for one in _files(top))
+    return tuple((one.relative_to(top).as_posix(), one.stat().st_mtime_ns) for one in files_of(top))
 
 
 def pack(path: Path, *, without: frozenset[str] = frozenset()) -> bytes:
     """Return a file or folder as one tar archive; links become the files behind them."""
     made = io.BytesIO()
     with tarfile.open(fileobj=made, mode="w", dereference=True) as archive:
-        for one in _files(path):
+        for one in files_of(path):
             name = one.relative_to(path if path.is_dir() else path.parent).as_posix()
             if name not in without:
                 archive.add(one, arcname=name, recursive=False)
@@ -86,10 +78,3 @@ def unpack(archive: bytes, folder: Path) -> None:
             opened.extractall(folder, filter="data")
     except tarfile.TarError as error:
         raise StageFailed(f"what a worker has sent cannot be unpacked ({error})", where=str(folder)) from None
-
-
-def _files(top: Path) -> Iterator[Path]:
-    if top.is_file():
-        yield top
-        return
-    yield from (p for p in sorted(top.rglob("*")) if p.is_file())

@@ -7,8 +7,10 @@ from converter.model_folder.samples import is_sample
 
 FILE_KEYS = ("calibration", "eval", "label_map")
 """Keys of a recipe that name files."""
-FILE_OPTIONS = ("corpus", "tokens")
-"""Options of stages that name files."""
+FILE_OPTIONS = ("corpus", "tokens", "plan")
+"""Options of stages that name files, or a folder with one, that are read."""
+KEPT_OPTIONS = ("file",)
+"""Options of stages that name files which a run writes, and a later one goes on with where they fit."""
 
 
 def lay_paths(table: dict[str, Any], folder: Path) -> None:
@@ -23,7 +25,7 @@ def lay_paths(table: dict[str, Any], folder: Path) -> None:
 
 def lay_files(stage: dict[str, Any], folder: Path) -> None:
     """Give the files among a stage's options their full path, in place; they are relative to `folder`."""
-    for key in FILE_OPTIONS:
+    for key in (*FILE_OPTIONS, *KEPT_OPTIONS):
         if stage.get(key):
             value = stage[key]
             stage[key] = [_full(v, folder) for v in value] if isinstance(value, list) else _full(value, folder)

@@ -135,6 +135,8 @@ def _files(value: Any, data: Sequence[Path], known: Any) -> Any:
 def find_file(wanted: Mapping[str, Any], data: Sequence[Path], known: str | None) -> Path:
     """Return the file of this name and hash in one of the folders `data`, or at the path `known`.
 
+    Where no hash is known it may be a folder.
+
     Raises:
         UsageError: it is not there, or it is another file.
 
@@ -143,7 +145,7 @@ def find_file(wanted: Mapping[str, Any], data: Sequence[Path], known: str | None
 
     name, digest = str(wanted.get("file")), wanted.get("sha256")
     places = [folder / name for folder in data] + ([Path(known)] if known else [])
-    found = [path for path in places if path.is_file()]
+    found = [path for path in places if path.is_file() or (digest is None and path.is_dir())]
     if not found:
         raise UsageError(
             f"the recipe's file {name} is not found", where="--data", hint="--data FOLDER says where the files lie"

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from converter.artifact import Artifact, TorchModel
-from converter.bounds.files import sha256_file
+from converter.bounds.files import sha256_file, sha256_tree
 from converter.jsonfile import json_values
 from converter.resources import cpu_facts
 from converter.stage import SILENT, Context, Stage, options_of
@@ -32,12 +32,25 @@ LIBRARIES = (
     "onnx-ir",
     "onnxscript",
     "onnxruntime",
+    "onnxruntime-gpu",
     "litert-torch",
+    "litert-converter",
     "ai-edge-litert",
     "ai-edge-quantizer",
+    "tensorflow",
+    "jax",
+    "ml-dtypes",
+    "flatbuffers",
+    "protobuf",
+    "sentence-transformers",
+    "peft",
 )
-"""What stages compute with."""
-ENVIRONMENT = ("WORLD_SIZE", "ACCELERATE_", "FSDP_", "CUDA_VISIBLE_DEVICES", "TF_ENABLE_ONEDNN_OPTS")
+"""What stages compute with, and write files with."""
+KERNELS = (
+    *("ATEN_CPU_CAPABILITY", "DNNL_", "ONEDNN_", "MKL_CBWR", "MKL_DEBUG_CPU_TYPE", "MKL_ENABLE_INSTRUCTIONS"),
+    *("OPENBLAS_CORETYPE", "TORCH_ALLOW_TF32", "NVIDIA_TF32_OVERRIDE", "CUBLAS_WORKSPACE_CONFIG"),
+)
+ENVIRONMENT = ("WORLD_SIZE", "ACCELERATE_", "FSDP_", "CUDA_VISIBLE_DEVICES", "TF_ENABLE_ONEDNN_OPTS", *KERNELS)
 """Names of variables, or their beginnings, that training or kernels go by."""
 FIELDS = ("seed", "calibration", "calibration_is_builtin", "teacher", "held_out", "aim", "threads", "measured")
 """Of a stage's context: what it may learn from. A stage depends on those alone that it has read."""
@@ -165,14 +178,17 @@ def _examples_digest(examples: "Sequence[Example]") -> str:
 
 def _option_files(stage: Stage[Any, Any]) -> dict[str, str]:
     """Return the hashes of files that options name: a name says nothing of what is in it now."""
+    from converter.model_folder.recipe_files import FILE_OPTIONS
     from converter.model_folder.samples import is_sample, resolve_data
 
     found: dict[str, str] = {}
-    for value in options_of(stage).values():
+    for name, value in options_of(stage).items():
         for text in value if isinstance(value, list) else [value]:
             if isinstance(text, str) and text:
                 path = resolve_data(Path(text), SILENT) if is_sample(text) else Path(text).expanduser()
                 found |= {text: sha256_file(path)} if path.is_file() else {}
+                # Any word may be the name of a folder too; only of an option that takes one is it read.
+                found |= {text: sha256_tree(path)} if name in FILE_OPTIONS and path.is_dir() else {}
     return found
 
 
@@ -205,11 +221,15 @@ def _version(name: str) -> str:
         return ""
 
 
+PROCESSOR = ("flags", "Features", "vendor_id", "model name", "CPU implementer", "CPU part")
+"""Of `/proc/cpuinfo`: libraries look at the make too, and two makes of one instruction set are not equally fast."""
+
+
 @cache
 def _machine() -> str:
-    """Return what kernels are chosen by: other instruction sets round otherwise."""
+    """Return what kernels are chosen by, and what times that stages go by are of."""
     import torch
 
-    flags = sorted({value for name, value in cpu_facts() if name in ("flags", "Features")})
+    told = sorted({(name, value) for name, value in cpu_facts() if name in PROCESSOR})
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else ""
-    return text_digest([platform.machine(), platform.python_version(), flags, device])
+    return text_digest([platform.machine(), platform.python_version(), told, device])

@@ -26,7 +26,7 @@ from converter.share.codebook import CodebookSharing
 from converter.share.layers import LayerSharing
 from converter.stage import Context, Record, Stage, run_stages
 from converter.stage_cache.cache import StageCache, open_cache
-from converter.stage_cache.identity import artifact_key
+from converter.stage_cache.identity import _machine, artifact_key, base_key
 from converter.trim.vocabulary import VocabularyTrimming
 from tests.distilling import QUICK, TEXTS
 from tests.tiny import SENTENCES
@@ -120,6 +120,38 @@ def test_a_changed_file_behind_an_option_makes_it_run_again(
         corpus.write_text(text + "\n")
         cached += [r.cached for r in run([stage], source, context(tmp_path / "w", source, cache))[1]]
     assert cached == [False, True, False]
+
+
+@pytest.mark.parametrize("named", ["shape_map.json", "."])
+def test_a_changed_plan_is_another_stage_whether_its_file_or_its_folder_is_named(
+    named: str, tiny: Callable[..., Path], tmp_path: Path
+) -> None:
+    source, stage = load_source(str(tiny(layers=1))), StructuredPruning(plan=str(tmp_path / named))
+    keys = []
+    for text in ("{}", "{}", '{"layers": []}'):
+        (tmp_path / "shape_map.json").write_text(text, encoding="utf-8")
+        keys.append(base_key(stage, source))
+    assert keys[0] == keys[1] != keys[2]
+
+
+@pytest.mark.parametrize("name", ["ATEN_CPU_CAPABILITY", "MKL_CBWR", "NVIDIA_TF32_OVERRIDE", "WORLD_SIZE"])
+def test_what_chooses_kernels_makes_it_run_again(
+    name: str, tiny: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = load_source(str(tiny(layers=1)))
+    before = base_key(LayerDropping(1), source)
+    monkeypatch.setenv(name, "2")
+    assert base_key(LayerDropping(1), source) != before
+
+
+@pytest.mark.parametrize("changed", ["model name", "flags"])
+def test_another_processor_makes_it_run_again(changed: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the same instruction set it is not as fast: a model pruned to a goal of time would be another."""
+    facts, made = {"processor": "0", "flags": "avx2", "model name": "one", "cpu MHz": "2100"}, []
+    for change in ({}, {"cpu MHz": "900"}, {changed: "other"}):
+        monkeypatch.setattr("converter.stage_cache.identity.cpu_facts", lambda told=facts | change: tuple(told.items()))
+        made.append(_machine.__wrapped__())
+    assert made[0] == made[1] != made[2]
 
 
 def test_other_code_makes_it_run_again(

@@ -8,11 +8,11 @@ from types import SimpleNamespace
 
 import pytest
 
-from converter.fleet.batch import run_batch
+from converter.fleet.batch import LocalEngine, _unchecked, run_batch
 from converter.fleet.inputs import Known, forget, inputs_of, record, was_made_of
 from converter.fleet.jobs import Job, read_jobs
 from converter.fleet.outcome import Outcome
-from converter.fleet.process import Order
+from converter.fleet.process import LOST, Order, _outcome
 from converter.fleet.ray_cluster import _bring, _digest, _Try
 
 UNREADABLE = "/proc/self/mem"
@@ -133,3 +133,34 @@ def test_a_job_is_of_the_files_that_it_read_until_it_is_begun_again(tmp_path: Pa
     assert [p.name for p in tmp_path.rglob("*.partial")] == []
     forget("a", tmp_path)
     assert not was_made_of("a", tmp_path, inputs)
+
+
+def test_what_a_job_that_failed_read_is_not_written_down(tmp_path: Path, text: Path) -> None:
+    """A batch that is killed behind it leaves the table of the batch before, in which the job may have passed."""
+    job, out = Job("a", {"eval": str(text)}), tmp_path / "out"
+    run_batch([job], out, Engine(lambda o: Outcome(o.name, "", 3, 0.0)))
+    assert not was_made_of("a", out / "logs", inputs_of(job, {}))
+
+
+@pytest.mark.parametrize(("status", "unchecked"), [("NOT_RUN", True), ("PASS", False)])
+def test_a_batch_that_requires_devices_knows_what_was_not_checked_on_one(status: str, unchecked: bool) -> None:
+    checks = [{"name": "agreement", "status": "NOT_RUN"}, {"name": "device", "status": status}]
+    targets = [{"evaluation": None}, {"evaluation": {"checks": checks}}]
+    assert _unchecked(Outcome("a", "", 0, 0.0, report={"targets": targets})) is unchecked
+
+
+def test_a_job_that_this_machine_cannot_begin_ends_no_other(tmp_path: Path) -> None:
+    (out := tmp_path / "out").mkdir()
+    (out / "logs").write_text("no folder", encoding="utf-8")
+    found = list(LocalEngine().run([Order("a", {}), Order("b", {})], out))
+    assert [(o.name, o.exit_code) for o in found] == [("a", 2), ("b", 2)]
+
+
+def test_a_process_that_dies_behind_its_report_came_out_as_the_report_says(tmp_path: Path) -> None:
+    document = {"targets": [], "status": "FAIL", "exit_code": 3}
+    assert _outcome(Order("a", {}), -11, 1.0, document, tmp_path / "log").exit_code == 3
+
+
+def test_a_signal_without_a_name_ends_its_job_alone(tmp_path: Path) -> None:
+    outcome = _outcome(Order("a", {}), -35, 1.0, {}, tmp_path / "log")
+    assert (outcome.exit_code, outcome.error) == (LOST, "its process was ended by signal 35")
