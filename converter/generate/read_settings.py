@@ -12,9 +12,9 @@ from converter.jsonfile import read_table
 
 FILE = "generation_config.json"
 _NEUTRAL: tuple[Any, ...] = (None, False, 0, 1, 1.0, [], {}, "")
-"""Values with which none of the unsupported settings changes anything, but for those that are numbers of tokens."""
-_COUNTED = ("encoder_no_repeat_ngram_size", "max_time")
-"""Of these 1 is a value like any other."""
+"""Values with which none of the unsupported settings changes anything, but for a few …"""
+_ONE_COUNTS = ("encoder_no_repeat_ngram_size", "max_time", "token_healing")
+"""… of which 1, or true, is a value like any other."""
 
 
 def _one(value: Any) -> int | None:
@@ -181,7 +181,7 @@ def settings_of_table(table: Mapping[str, Any], where: str) -> GenerationSetting
             hint="correct it in a copy of the folder",
         )
     unsupported = [*UNSUPPORTED, *(SAMPLING_ONLY if table.get("do_sample") else ())]
-    found = [n for n in unsupported if table.get(n) not in _NEUTRAL or (n in _COUNTED and table.get(n) == 1)]
+    found = [n for n in unsupported if table.get(n) not in _NEUTRAL or (n in _ONE_COUNTS and table.get(n) == 1)]
     if found:
         raise SourceError(
             f"{', '.join(found)} is set, which changes what the model writes and is not supported",

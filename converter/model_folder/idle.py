@@ -143,6 +143,7 @@ SETTLED: Mapping[str, Mapping[str, Any]] = {
 """What older configurations could choose, and how the class of today is built: any other value is another model."""
 ALIASES: Mapping[str, Mapping[str, str]] = {
     "gemma2": {"hidden_act": "hidden_activation", "sliding_window_size": "sliding_window"},
+    "gemma3_text": {"hidden_act": "hidden_activation"},
     "stablelm": {"rope_pct": "partial_rotary_factor"},
 }
 """Keys that say once more what another one says, which is the one that is read."""

@@ -77,6 +77,7 @@ CONFIGS: dict[str, dict[str, Any]] = {
         "cache_implementation": "hybrid",
         "eos_token_id": [1, 106],
         "head_dim": 16,
+        "hidden_act": "gelu_pytorch_tanh",
         "hidden_activation": "gelu_pytorch_tanh",
         "query_pre_attn_scalar": 16,
         "rope_local_base_freq": 10000,
