@@ -20,6 +20,18 @@ WINDOW = 384
 STRIDE = 128
 """… and those that two windows of a long context share."""
 
+SPACED = ("a .", "a ?", "a !", "a ,", "a ' b", "do n't", "i 'm", "it 's", "i 've", "we 're")
+"""Texts out of which `clean_up_tokenization_spaces` takes a space."""
+
+
+def tidies_text(tokenizer: Any) -> bool:
+    """Whether transformers changes what the tokenizer itself makes of ids: it does so for some kinds of tokenizers."""
+    if not getattr(tokenizer, "clean_up_tokenization_spaces", False):
+        return False
+    spaced = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in SPACED]
+    own = tokenizer.backend_tokenizer
+    return any(tokenizer.decode(ids, skip_special_tokens=True) != own.decode(ids) for ids in spaced)
+
 
 def encode_text(tokenizer: Any, example: Example, max_length: int, prompt: str = "") -> Encoding:
     """Tokenize a text or a pair, truncated to `max_length` tokens (one window: what follows is not read).

@@ -12,7 +12,9 @@ from converter.jsonfile import read_table
 
 FILE = "generation_config.json"
 _NEUTRAL: tuple[Any, ...] = (None, False, 0, 1, 1.0, [], {}, "")
-"""Values with which none of the unsupported settings changes anything."""
+"""Values with which none of the unsupported settings changes anything, but for a few …"""
+_ONE_COUNTS = ("encoder_no_repeat_ngram_size", "max_time", "token_healing")
+"""… of which 1, or true, is a value like any other."""
 
 
 def _one(value: Any) -> int | None:
@@ -99,10 +101,12 @@ UNSUPPORTED = (
     "exponential_decay_length_penalty",
     "force_words_ids",
     "guidance_scale",
+    "max_time",
     "num_beam_groups",
     "penalty_alpha",
     "sequence_bias",
     "stop_strings",
+    "token_healing",
     "watermarking_config",
 )
 """What changes an answer and the loop does not do: a folder that sets it is refused by name."""
@@ -127,6 +131,8 @@ def read_settings(folder: Path, *, context: int | None = None, task: str | None 
     table = read_table(path) if path.exists() else {}
     where = path if path.exists() else folder / "config.json"
     own = {k: v for k, v in config.items() if k in KEYS or k in UNSUPPORTED or k in SAMPLING_ONLY}
+    if config.get("force_bos_token_to_be_generated"):  # what transformers before version 4.7 said it by
+        own["forced_bos_token_id"] = config.get("bos_token_id")
     # A folder with a generation config says it all there: `generate` knows no end token that stands in config.json
     # alone. What fills a batch is no token of an answer.
     kept = {k: v for k, v in own.items() if k == "pad_token_id"} if path.exists() else own
@@ -175,7 +181,7 @@ def settings_of_table(table: Mapping[str, Any], where: str) -> GenerationSetting
             hint="correct it in a copy of the folder",
         )
     unsupported = [*UNSUPPORTED, *(SAMPLING_ONLY if table.get("do_sample") else ())]
-    found = [name for name in unsupported if table.get(name) not in _NEUTRAL]
+    found = [n for n in unsupported if table.get(n) not in _NEUTRAL or (n in _ONE_COUNTS and table.get(n) == 1)]
     if found:
         raise SourceError(
             f"{', '.join(found)} is set, which changes what the model writes and is not supported",
@@ -189,6 +195,8 @@ def settings_of_table(table: Mapping[str, Any], where: str) -> GenerationSetting
                 values[ours] = read(table[name])
             except (TypeError, ValueError, OverflowError) as error:
                 raise SourceError(f"{name} is {table[name]!r} ({error})", where=where) from None
+    if table.get("min_new_tokens") is not None:
+        values["min_length"] = 0  # the one goes before the other, however small it is
     try:
         return GenerationSettings(**values)
     except UsageError as error:

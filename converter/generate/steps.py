@@ -19,8 +19,14 @@ class Steps:
     the right for an encoder-decoder, whose encoder runs here, once.
     """
 
-    def __init__(self, run: Run, specs: Mapping[str, GraphSpec], encoding: "Mapping[str, NDArray[np.int64]]") -> None:
-        self._run = run
+    def __init__(
+        self,
+        run: Run,
+        specs: Mapping[str, GraphSpec],
+        encoding: "Mapping[str, NDArray[np.int64]]",
+        rotates_anew_at: int | None = None,
+    ) -> None:
+        self._run, self._turn = run, rotates_anew_at
         self._spec = decoder_of(specs)
         self._next = cache_names(self._spec)
         self._takes = frozenset(self._spec.input_names)
@@ -28,7 +34,7 @@ class Steps:
         self._cache = {t.name: _empty(t, len(mask)) for t in self._spec.inputs if t.name in self._next}
         self._own = [t.name for t in self._spec.inputs if t.name in self._next and PAST in t.axes]
         self._fixed: dict[str, NDArray[Any]] = {}
-        self._mask = mask[:, :0]
+        self._mask = self._ids = mask[:, :0]
         self.causal = DECODER not in specs
         if not self.causal:
             inputs = {n: encoding[n] for n in specs[ENCODER].input_names}
@@ -43,6 +49,9 @@ class Steps:
 
         The logits are `[rows, length, vocabulary]`, or those of the `keep` last tokens; the last tell the next token.
         """
+        asked = ids.shape[1]
+        ids, mask = self._anew(ids, mask)
+        keep = keep if ids.shape[1] == asked else min(asked, keep or asked)
         feed = {"input_ids": ids, **self._fixed, **self._cache, **self._seen(ids, mask)}
         if keep is not None:
             feed[LOGITS_TO_KEEP] = np.array([keep], dtype=np.int64)
@@ -51,6 +60,23 @@ class Steps:
         logits: NDArray[np.float32] = made["logits"]
         # A view would keep all of them.
         return logits if keep is None or keep >= logits.shape[1] else logits[:, logits.shape[1] - keep :].copy()
+
+    def _anew(
+        self, ids: "NDArray[np.int64]", mask: "NDArray[np.int64] | None"
+    ) -> "tuple[NDArray[np.int64], NDArray[np.int64] | None]":
+        """Return all tokens so far where what the cache holds of them is of no use for a text that has grown so long.
+
+        transformers does the same for Phi 3: keys are rotated otherwise in texts longer than those it learned first.
+        """
+        if self._turn is None:
+            return ids, mask
+        own, held = np.ones_like(ids) if mask is None else mask, self._mask.shape[1]
+        self._ids = np.concatenate([self._ids, ids], axis=1)
+        if not 0 < held <= self._turn < held + ids.shape[1]:
+            return ids, mask
+        self._cache = {name: values[:, :, :0] for name, values in self._cache.items()}
+        whole, self._mask = np.concatenate([self._mask, own], axis=1), self._mask[:, :0]
+        return self._ids, whole
 
     def _seen(self, ids: "NDArray[np.int64]", mask: "NDArray[np.int64] | None") -> "dict[str, NDArray[np.int64]]":
         """Return the mask of all tokens so far, and the positions of these, where the graph takes them."""
@@ -70,13 +96,14 @@ class Steps:
     def repeat(self, times: int) -> None:
         """Put `times` rows where there was one."""
         if times > 1:
-            self._mask = np.repeat(self._mask, times, axis=0)
+            self._mask, self._ids = (np.repeat(rows, times, axis=0) for rows in (self._mask, self._ids))
             self._fixed = {n: np.repeat(v, times, axis=0) for n, v in self._fixed.items()}
             self._cache = {n: np.repeat(v, times, axis=0) for n, v in self._cache.items()}
 
     def reorder(self, rows: "NDArray[np.int64]") -> None:
         """Go on from other rows of the same texts: what belongs to a text, such as the cross keys, stays as it is."""
         if not np.array_equal(rows, np.arange(len(rows))):
+            self._ids = self._ids[rows] if self._turn is not None else self._ids
             self._cache |= {n: self._cache[n].take(rows, axis=0) for n in self._own}
 
 

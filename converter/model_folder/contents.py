@@ -158,7 +158,7 @@ def check_keys(raw: Mapping[str, Any], config: Any, model_class: Any, where: Pat
     if kind not in {None, "absolute"} and "position_embedding_type" not in known:
         raise refusal("relative-positions", where, {"value": kind})
     for key, value in raw.items():
-        if key in known or is_idle_key(key, value, str(raw.get("model_type"))):
+        if key in known or is_idle_key(key, value, raw):
             continue
         # What the class takes and turns into something else is no attribute any more.
         if key in vars(config) and not _reads((model_class, cls), key):

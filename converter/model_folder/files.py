@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from converter.artifact import TorchModel
+from converter.data.encode import tidies_text
 from converter.errors import StageFailed
 from converter.jsonfile import read_json, read_table, write_json
 from converter.model_folder.labels import label_line
@@ -92,7 +93,7 @@ def _tokenizer_config(source: TorchModel, class_name: str) -> dict[str, Any]:
         "tokenizer_class": class_name,
         "model_max_length": source.max_length,
         "model_input_names": [n for n in tokenizer.model_input_names if n in source.input_names],
-        "clean_up_tokenization_spaces": bool(getattr(tokenizer, "clean_up_tokenization_spaces", False)),
+        "clean_up_tokenization_spaces": _tidies(source),
         "padding_side": tokenizer.padding_side,
         "truncation_side": tokenizer.truncation_side,
     }
@@ -107,6 +108,16 @@ def _tokenizer_config(source: TorchModel, class_name: str) -> dict[str, Any]:
     prefix = getattr(tokenizer, "add_prefix_space", None)
     table |= _chat_template(source)
     return table if prefix is None else table | {"add_prefix_space": bool(prefix)}
+
+
+def _tidies(source: TorchModel) -> bool:
+    """Return whether clients take out spaces before punctuation when they write text.
+
+    transformers 5 passes over the wish where it would spoil the text, as Llama 3's files have it; other clients do as
+    they are told.
+    """
+    wanted = bool(getattr(source.tokenizer, "clean_up_tokenization_spaces", False))
+    return wanted and (source.cache is None or tidies_text(source.tokenizer))
 
 
 def _chat_template(source: TorchModel) -> dict[str, Any]:

@@ -14,7 +14,16 @@ FILES = (
     *("class_names.json", "tag*.json"),
     # Of other runtimes and forms of the same model
     *("generation_config.json", "*.index.json", "ort_config.json", "openvino_config.json", "nncf_config.json"),
-    *("model.*.safetensors", "ggml*.json", "coreml*.json", "tokenizer.*.json", "onnx_config.json", "mlc*.json"),
+    *(
+        "consolidated*.safetensors",
+        "params.json",
+        "model.*.safetensors",
+        "ggml*.json",
+        "coreml*.json",
+        "tokenizer.*.json",
+        "onnx_config.json",
+        "mlc*.json",
+    ),
     *("preprocessor_config.json", "processor_config.json", "video_preprocessor_config.json", "chat_template.json"),
     # Of places where models are kept, and of this project's own folders
     *("package.json", ".*.json", "model_card*.json", "metadata*.json", "manifest.json", "golden.safetensors"),
@@ -29,6 +38,7 @@ KEYS = frozenset(
     | {"prefix", "sep_token_id", "cls_token_id", "mask_token_id", "unk_token_id", "decoder_start_token_id"}
     | {"task_specific_params", "gradient_checkpointing", "output_past", "use_cache", "use_return_dict"}
     | {"transformers.js_config", "custom_pipelines", "_attn_implementation_autoset", "_flash_attn_2_enabled"}
+    | {"cache_implementation"}
     | {"directionality", "pooler_fc_size", "pooler_num_attention_heads", "pooler_num_fc_layers", "pooler_type"}
     | {"pooler_size_per_head", "model_max_length", "language", "name", "model_name", "output_pooled", "bos_token_id"}
     | {"position_embedding_type", "sentence_transformers", "sbert_ce_default_activation_function", "model_type"}
@@ -48,6 +58,8 @@ PATTERNS = (
     "summary_*",
     # Of the runtimes that transformers.js, Optimum and others export to.
     *("onnx*", "openvino*", "transformers.js*"),
+    # Of tools that train and convert.
+    *("unsloth*", "neftune*"),
 )
 """Patterns of keys, whatever the family."""
 OF_FAMILY: Mapping[str, frozenset[str]] = {
@@ -64,8 +76,16 @@ OF_FAMILY: Mapping[str, frozenset[str]] = {
     "gpt2": frozenset({"n_special", "predict_special_tokens"}),
     "t5": frozenset({"n_positions"}),
     "mt5": frozenset({"n_positions"}),
-    "bart": frozenset({"extra_pos_embeddings", "force_bos_token_to_be_generated", "save_step"}),
+    "bart": frozenset({"extra_pos_embeddings", "force_bos_token_to_be_generated", "replacing_rate", "save_step"}),
     "marian": frozenset({"extra_pos_embeddings", "save_step"}),
+    "mbart": frozenset({"extra_pos_embeddings", "save_step"}),
+    "pegasus": frozenset({"extra_pos_embeddings"}),
+    # How its training was split over machines; a window's layers where it has no window.
+    "smollm3": frozenset({"max_window_layers", "pretraining_tp"}),
+    # The precision and the form of operators, which are computed in float32 here.
+    "bloom": frozenset(
+        {"attention_softmax_in_fp32", "masked_softmax_fusion", "offset_alibi", "skip_bias_add", "skip_bias_add_qkv"}
+    ),
 }
 """Keys that are idle in one family alone, and might not be in another."""
 OF_GENERATION = frozenset(
@@ -77,11 +97,38 @@ OF_GENERATION = frozenset(
 )
 
 
-SETTLED: Mapping[str, Mapping[str, bool]] = {
+SETTLED: Mapping[str, Mapping[str, Any]] = {
+    "llama": {"is_llama_config": True, "rope_interleaved": False},
+    "qwen2": {"use_mrope": False},
+    "phi3": {
+        "attention_bias": False,
+        "full_attn_mod": 1,
+        "interpolate_factor": 1,
+        "lm_head_bias": False,
+        "mlp_bias": False,
+    },
+    "falcon": {"apply_residual_connection_post_layernorm": False},
+    "mbart": {
+        "static_position_embeddings": False,
+        "add_bias_logits": False,
+        "add_final_layer_norm": True,
+        "force_bos_token_to_be_generated": False,
+        "normalize_before": True,
+        "normalize_embedding": True,
+    },
+    "pegasus": {
+        "static_position_embeddings": True,
+        "add_bias_logits": False,
+        "add_final_layer_norm": True,
+        "force_bos_token_to_be_generated": False,
+        "normalize_before": True,
+        "normalize_embedding": False,
+    },
     "marian": {
         "static_position_embeddings": True,
         "add_bias_logits": False,
         "add_final_layer_norm": False,
+        "force_bos_token_to_be_generated": False,
         "normalize_before": False,
         "normalize_embedding": False,
     },
@@ -94,18 +141,28 @@ SETTLED: Mapping[str, Mapping[str, bool]] = {
     },
 }
 """What older configurations could choose, and how the class of today is built: any other value is another model."""
+ALIASES: Mapping[str, Mapping[str, str]] = {
+    "gemma2": {"hidden_act": "hidden_activation", "sliding_window_size": "sliding_window"},
+    "gemma3_text": {"hidden_act": "hidden_activation"},
+    "stablelm": {"rope_pct": "partial_rotary_factor"},
+}
+"""Keys that say once more what another one says, which is the one that is read."""
 
 
 def is_idle_file(name: str) -> bool:
     return any(fnmatch.fnmatch(name, pattern) for pattern in FILES)
 
 
-def is_idle_key(key: str, value: Any, family: str) -> bool:
-    """Tell whether a key of config.json changes nothing; one without a value says nothing either."""
+def is_idle_key(key: str, value: Any, table: Mapping[str, Any]) -> bool:
+    """Tell whether a key of config.json, which holds `table`, changes nothing; without a value it says nothing."""
+    family = str(table.get("model_type"))
     if value is None or value in ({}, [], ""):
         return True
     if key in KEYS | OF_GENERATION | OF_FAMILY.get(family, frozenset()):
         return True
-    if SETTLED.get(family, {}).get(key) is value:
+    settled = SETTLED.get(family, {}).get(key)
+    if type(settled) is type(value) and settled == value:
+        return True
+    if table.get(ALIASES.get(family, {}).get(key, "")) == value:
         return True
     return any(fnmatch.fnmatch(key, pattern) for pattern in PATTERNS)

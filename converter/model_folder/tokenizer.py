@@ -1,5 +1,7 @@
 """The tokenizer of a folder, as its owner's library loads it, and what it and the model agree on."""
 
+import json
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -54,7 +56,10 @@ def load_tokenizer(
         raise refusal("tokenizer-slow", folder, {"kind": type(tokenizer).__name__})
     if not has_tokenizer(folder):  # transformers makes one of special tokens alone
         raise missing
-    check_vocabulary(tokenizer, module.get_input_embeddings().weight.shape[0], folder)  # type: ignore[operator]
+    rows = module.get_input_embeddings().weight.shape[0]  # type: ignore[operator]
+    if not needs_pad:
+        forget_unreadable(tokenizer, rows)
+    check_vocabulary(tokenizer, rows, folder)
     if needs_pad and tokenizer.pad_token_id is None:
         raise refusal("tokenizer-without-padding", folder)
     _check_end(tokenizer, module, folder)
@@ -101,6 +106,30 @@ def check_vocabulary(tokenizer: Any, rows: int, folder: Path) -> None:
         raise refusal("tokenizer-of-another", folder, {"largest": beyond[-1][0], "rows": rows})
     if len(tokenizer) < LEAST_VOCABULARY * rows:
         raise refusal("tokenizer-cut-off", folder, {"n": len(tokenizer), "rows": rows})
+
+
+def forget_unreadable(tokenizer: Any, rows: int) -> None:
+    """Take out marks of inputs that are no text, which a model of `rows` embeddings cannot read.
+
+    Models of text alone are published with the tokenizer of the family that sees and hears: Gemma 3 of 1B has no row
+    for `<image_soft_token>`. Its library fails on a text that spells one; here it is text as any other. A token that
+    texts are begun, ended or filled with stays, and is refused.
+    """
+    from tokenizers import Tokenizer
+
+    beyond = {i for i, token in tokenizer.added_tokens_decoder.items() if i >= rows and token.special}
+    named = {getattr(tokenizer, f"{name}_token_id") for name in ("bos", "eos", "unk", "sep", "pad", "cls", "mask")}
+    table = json.loads(tokenizer.backend_tokenizer.to_str())
+    placed = {i for t in _special_of(table.get("post_processor")) for i in t.get("ids", ())}
+    if beyond and not beyond & (named | placed):
+        table["added_tokens"] = [t for t in table["added_tokens"] if t["id"] not in beyond]
+        tokenizer._tokenizer = Tokenizer.from_str(json.dumps(table))  # noqa: SLF001 - there is no other way to set it
+
+
+def _special_of(step: Any) -> Iterator[Mapping[str, Any]]:
+    """Yield the tokens that a post-processor puts around texts."""
+    for one in (step or {}).get("processors", [step or {}]):
+        yield from (one.get("special_tokens") or {}).values()
 
 
 def _lower_text(tokenizer: Any) -> None:

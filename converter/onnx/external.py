@@ -39,6 +39,11 @@ def remove_onnx(path: Path) -> None:
         one.unlink(missing_ok=True)
 
 
+def stored_bytes(path: Path) -> int:
+    """Return the bytes of an ONNX file and of the weights that lie beside it."""
+    return sum(part.stat().st_size for part in (path, *data_files(path)))
+
+
 def write_beside(proto: Any, weights: "Sequence[ir.Value]", path: Path, most: int) -> None:
     """Write `proto`, a model without its weights, to `path`, and them beside it: at most `most` bytes a file.
 

@@ -5,6 +5,7 @@ from typing import Any
 
 from converter.artifact import Bundle
 from converter.generate.chat import has_chat
+from converter.generate.settings import GenerationSettings
 from converter.jsonfile import read_json
 from converter.onnx.genai_config import ignored_settings, why_not_genai
 
@@ -76,15 +77,27 @@ so does, of the messages `[{"role": "user", "content": "Good morning"}]`,
 - onnxruntime-genai: `tokenizer.apply_chat_template(json.dumps(messages), add_generation_prompt=True)`
 """
 
+GROWING = """\
+
+### Long texts
+
+Texts of more than {turn} tokens have other positions than shorter ones. A text that grows past them is read anew there
+by this tool and by `samples/python`, as transformers does; other clients go on with a cache that is of no use any more.
+Ask them for at most {turn} tokens of text and answer together, or for a text that is longer from the start.
+"""
+
 
 def writing_usage(bundle: Bundle) -> str:
     """Return the Markdown that shows how each client calls the package, or why one cannot."""
     dtype = read_json(bundle.folder / "config.json")["transformers.js_config"]["dtype"]
-    task = bundle.source.task
+    task: Any = bundle.source.task
     # A prompt of the model belongs to the text; this tool puts it there itself.
     text = json.dumps(f"{task.prompt}Good morning", ensure_ascii=False)
     genai = _genai(bundle, text)
     usage = USAGE.format(task=task.name, loader=task.client_class, dtype=dtype, text=text, genai=genai).rstrip()
+    settings: GenerationSettings = task.settings
+    if settings.rotates_anew_at is not None:
+        usage += f"\n{GROWING.format(turn=settings.rotates_anew_at)}".rstrip()
     return f"{usage}\n{CHAT}".rstrip() if has_chat(bundle.source.tokenizer) else usage
 
 

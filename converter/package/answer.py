@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from converter.bounds.files import MEGABYTE, UnfitFileError, read_bounded
+from converter.data.encode import tidies_text
 from converter.errors import PackageDamaged, UsageError
 from converter.examples import Example
 from converter.generate.loop import generate
@@ -73,7 +74,7 @@ class Opened:
         """
         prompt = self._prompt(text)
         tokens: list[int] = []
-        shown = ""
+        shown, tidies = "", tidies_text(self.tokenizer)
 
         def decoded() -> str:
             return str(self.tokenizer.decode(tokens, skip_special_tokens=True))
@@ -83,15 +84,19 @@ class Opened:
             tokens.append(int(step[0]))
             said = decoded()
             # A character may be spelled by several tokens, and what follows may still change the last one.
-            if said.startswith(shown) and not said.endswith("\ufffd"):
-                show(said[len(shown) :])
-                shown = said
+            if said.endswith("\ufffd"):
+                return
+            # So may a space be taken out again that punctuation follows.
+            sure = said[: max(0, said.rfind(" "))] if tidies else said
+            if sure.startswith(shown):
+                show(sure[len(shown) :])
+                shown = sure
 
         made = generate(self.runner.run, self.specs, prompt, settings, take)
         tokens = made.texts(settings)[0]
         whole = decoded()
-        if whole.startswith(shown):
-            show(whole[len(shown) :])
+        # Should it not go on from what is shown, all of it is shown once more.
+        show(whole[len(shown) :] if whole.startswith(shown) else f"\n{whole}")
         return whole
 
     def _prompt(self, text: "str | Sequence[int]") -> "dict[str, NDArray[np.int64]]":

@@ -81,6 +81,7 @@ def source_entries(model: str, work: Path, threads: int) -> list[Entry]:
     from converter.model_folder.load import load_source
     from converter.model_folder.samples import resolve_model
     from converter.onnx.export import ExportOnnx
+    from converter.onnx.external import stored_bytes
     from converter.onnx.runner import OnnxRunner
     from converter.reference import torch_run
     from converter.stage import SILENT, Context, run_stage
@@ -91,7 +92,7 @@ def source_entries(model: str, work: Path, threads: int) -> list[Entry]:
         run_stage(ExportOnnx(), source, Context(work=work))
     torch.set_num_threads(threads)
     runner = OnnxRunner(files, threads)
-    size = sum(path.stat().st_size for path in files.values())
+    size = sum(map(stored_bytes, files.values()))
     return [
         Entry(SOURCE, torch_run(source), source.specs, source.size_bytes, positions=source.max_length),
         Entry(FLOAT32, runner.run, source.specs, size, positions=source.max_length),

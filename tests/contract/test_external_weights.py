@@ -119,3 +119,40 @@ def test_a_file_whose_weights_lie_elsewhere_is_refused(location: str, package: P
     (tmp_path / "model.onnx").write_bytes(proto.SerializeToString())
     with pytest.raises(StageFailed, match="lies in"):
         read_onnx(tmp_path / "model.onnx")
+
+
+def test_a_weight_that_is_twice_beside_a_graph_is_judged_by_the_bytes_of_both(package: Path) -> None:
+    """By the graph's own bytes alone, a few biases of nothing would be most of the file."""
+    from converter.onnx.stored_once import check_stored_once
+    from converter.validate.stored_once import check_repeats
+
+    path = package / "onnx" / "model.onnx"
+    assert check_stored_once([path]).status is Status.PASS
+    small = [("a", np.zeros(1024, np.float32)), ("b", np.zeros(1024, np.float32))]
+    assert check_repeats([path], lambda _: small).status is Status.PASS
+    large = int(sum(p.stat().st_size for p in path.parent.iterdir()) * 0.06 / 4)
+    twice = [(name, np.zeros(large, np.float32)) for name in "ab"]
+    assert check_repeats([path], lambda _: twice).status is Status.FAIL
+
+
+@pytest.mark.parametrize("limit", [LIMIT, 10 * LIMIT], ids=["beside", "inside"])
+def test_a_size_is_kept_whether_weights_lie_beside_the_graph_or_in_it(
+    limit: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from converter.model_folder.load import load_source
+    from converter.onnx import write
+    from converter.onnx.export import ExportOnnx
+    from converter.onnx.external import stored_bytes
+    from converter.quantize.int4 import Int4Blocks
+    from converter.stage import Context, run_stage
+
+    monkeypatch.setattr(write, "MAX_FILE_BYTES", limit)
+    source = load_source(str(save_causal(tmp_path / "model")))
+    given, _ = run_stage(ExportOnnx(), source, Context(work=tmp_path))
+    assert bool(data_files(given.files["model"])) is (limit == LIMIT)
+    sizes = []
+    for most in (0.0, 0.048, 1.0):
+        (work := tmp_path / str(most)).mkdir()
+        made = Int4Blocks(method="rtn", size_mb=most).run(given, Context(work=work)).made
+        sizes.append(stored_bytes(made.files["model"]))
+    assert sizes[0] < sizes[1] <= 48_000 < sizes[2]

@@ -209,3 +209,25 @@ def test_a_fault_around_the_cache_is_found(fault: str, exported: Callable[[str],
 
     with pytest.raises(StageFailed, match="differ from PyTorch"):
         check_text_graphs(made.model, made.specs, faulty, POSITIONS)
+
+
+@pytest.mark.slow
+def test_a_text_that_grows_past_what_was_learned_first_is_continued_as_by_transformers(tmp_path: Path) -> None:
+    """The file chooses between two sets of frequencies; the loop reads a text anew where they change."""
+    from converter.generate.modules import graph_specs
+    from converter.generate.positions import rotates_anew_at
+    from converter.onnx.runner import OnnxRunner
+    from converter.onnx.text_equality import check_text_graphs
+    from converter.onnx.text_export import export_text_graphs
+
+    rope = {"rope_type": "longrope", "short_factor": [1.0] * 4, "long_factor": [4.0, 3.0, 2.0, 5.0]}
+    rope |= {"rope_theta": 10000.0, "original_max_position_embeddings": 24}
+    model = make_text_model("phi3", original_max_position_embeddings=24, rope_parameters=rope)
+    specs = graph_specs(model)
+    run = OnnxRunner(export_text_graphs(model, specs, tmp_path)).run
+    assert check_text_graphs(model, specs, run, POSITIONS)["max_relative_error"] < 1e-4
+    settings = settings_of(model, max_new_tokens=NEW, eos_ids=(), rotates_anew_at=rotates_anew_at(model.config))
+    for text in prompts(6, longest=30):
+        feed = batch_for(model, [text])
+        wanted = continue_in_transformers(model, feed, max_new_tokens=NEW, eos_token_id=None)
+        assert np.array_equal(generate(run, specs, feed, settings).sequences, wanted)

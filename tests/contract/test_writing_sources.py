@@ -240,6 +240,44 @@ def test_a_tokenizer_of_more_tokens_than_the_embedding_has_is_refused(kind: str,
         load_source(str(made))
 
 
+def give_special_token(folder: Path, name: str) -> int:
+    """Add a special token to the tokenizer alone, behind the last row of embeddings; returns the number of rows."""
+    rows = int(json.loads((folder / "config.json").read_text())["vocab_size"])
+    table = json.loads((folder / "tokenizer.json").read_text())
+    table["added_tokens"].append(table["added_tokens"][0] | {"id": rows, "content": name, "special": True})
+    (folder / "tokenizer.json").write_text(json.dumps(table))
+    return rows
+
+
+def test_a_mark_of_images_that_a_model_of_text_has_no_row_for_is_text_as_any_other(
+    copied: Callable[[str], Path], tmp_path: Path
+) -> None:
+    """Gemma 3 of 1B and 270M are published with the tokenizer of the larger ones, which see."""
+    from converter.model_folder.files import write_model_files
+
+    made = copied("gpt2")
+    rows = give_special_token(made, "<image_soft_token>")
+    edit(made / "tokenizer_config.json", extra_special_tokens={"image_token": "<image_soft_token>"})
+    source = load_source(str(made))
+    ids = source.tokenizer("see <image_soft_token> here")["input_ids"]
+    assert max(ids) < rows
+    assert source.tokenizer.decode(ids) == "see <image_soft_token> here"
+    assert len(source.tokenizer) == rows
+    assert owner_agrees(source) > 3
+    package = tmp_path / "package"
+    package.mkdir()
+    write_model_files(source, package, {})
+    assert "image_soft_token" not in (package / "tokenizer.json").read_text()
+
+
+def test_a_token_that_fills_batches_and_has_no_row_is_refused(copied: Callable[[str], Path]) -> None:
+    made = copied("gpt2")
+    give_special_token(made, "<pad>")
+    edit(made / "tokenizer_config.json", pad_token="<pad>")
+    with pytest.raises(SourceError, match=r"1 tokens beyond the model's \d+ embeddings: <pad>"):
+        load_source(str(made))
+
+
 # Chats
 
 

@@ -60,6 +60,27 @@ def test_an_old_folder_says_it_in_its_configuration(tmp_path: Path) -> None:
     assert read_settings(made) == GenerationSettings(eos_ids=(1,), beams=4, start_id=0)
 
 
+def test_the_fewest_new_tokens_go_before_the_least_length_as_in_transformers(tmp_path: Path) -> None:
+    """A model that asks for a summary of 56 tokens writes a short one where it is asked for a short one."""
+    for fewest in (5, 0):
+        made = read_settings(folder(tmp_path, {}, {"min_length": 56, "min_new_tokens": fewest}))
+        assert (made.min_length, made.min_new_tokens) == (0, fewest)
+    assert read_settings(folder(tmp_path, {}, {"min_length": 56, "min_new_tokens": None})).min_length == 56
+
+
+@pytest.mark.parametrize("generation", [None, {}])
+def test_an_old_bart_says_by_a_switch_that_its_first_token_is_forced(
+    generation: dict[str, Any] | None, tmp_path: Path
+) -> None:
+    from transformers import BartConfig, GenerationConfig
+
+    table = {"is_encoder_decoder": True, "bos_token_id": 0, "force_bos_token_to_be_generated": True}
+    made = read_settings(folder(tmp_path, table, generation))
+    assert made.forced_bos_id == (0 if generation is None else None)
+    theirs = GenerationConfig.from_model_config(BartConfig(**table))
+    assert theirs.forced_bos_token_id == 0
+
+
 def test_a_task_of_t5_has_its_own_settings_and_prefix(tmp_path: Path) -> None:
     params = {"summarization": {"prefix": "summarize: ", "max_length": 200, "num_beams": 4}}
     made = folder(tmp_path, {"is_encoder_decoder": True, "decoder_start_token_id": 0, "task_specific_params": params})
@@ -83,6 +104,9 @@ def test_a_model_without_a_padding_token_fills_with_the_one_that_ends_texts(tmp_
     ("generation", "named"),
     [
         ({"encoder_no_repeat_ngram_size": 3}, "encoder_no_repeat_ngram_size"),
+        ({"encoder_no_repeat_ngram_size": 1}, "encoder_no_repeat_ngram_size"),
+        ({"max_time": 1.0}, "max_time"),
+        ({"token_healing": True}, "token_healing"),
         ({"do_sample": True, "typical_p": 0.5}, "typical_p"),
         ({"eos_token_id": "</s>"}, "eos_token_id"),
         ({"max_length": 2.5}, "max_length"),

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
+from converter.data.encode import tidies_text
 from converter.device.golden_table import GOLDEN_FILE
 from converter.device.parity import Expected, Parity, backend_of, prove, uncut
 from converter.device.runtime import KEY, MODEL_FILE, least_runtime
@@ -51,8 +52,6 @@ tables for devices, and `samples/README.md` says why, and which libraries read `
 - `samples/kotlin/`: `{name}InBackground(context).{call}(ids, onToken = {{ show(it) }}) {{ end -> … }}`
 - `samples/swift/`: `try {name}(folder: folder).writeIds(ids) {{ id in show(id) }}`
 """
-SPACED = ("a .", "a ?", "a !", "a ,", "a ' b", "do n't", "i 'm", "it 's", "i 've", "we 're")
-"""Texts out of which `clean_up_tokenization_spaces` takes a space."""
 
 
 def writer_tables(source: "TorchModel") -> Tables:
@@ -65,18 +64,9 @@ def writer_tables(source: "TorchModel") -> Tables:
     tables = read_tables(backend_of(source))
     if not tables.decoder:
         raise NoTables("its tables do not say how ids become text")
-    if _tidies(source.tokenizer):
+    if tidies_text(source.tokenizer):
         raise NoTables("it takes out spaces before punctuation (clean_up_tokenization_spaces), which its tables do not")
     return tables
-
-
-def _tidies(tokenizer: Any) -> bool:
-    """Whether transformers changes what the tokenizer itself makes of ids: it does so for some kinds of tokenizers."""
-    if not getattr(tokenizer, "clean_up_tokenization_spaces", False):
-        return False
-    spaced = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in SPACED]
-    own = tokenizer.backend_tokenizer
-    return any(tokenizer.decode(ids, skip_special_tokens=True) != own.decode(ids) for ids in spaced)
 
 
 @dataclass(frozen=True)

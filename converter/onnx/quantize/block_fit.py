@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from converter.onnx.external import stored_bytes
 from converter.onnx.quantize.block_rounding import round_by_moments, round_to_nearest
 from converter.onnx.quantize.input_scales import search_input_scales
 from converter.onnx.quantize.observed import Observed
@@ -226,7 +227,7 @@ def _is_large(table: "ir.Value") -> bool:
 
 def raise_to_size(graphs: Mapping[str, FittedGraph], given: "OnnxModel", most_bytes: float) -> list[str]:
     """Give 8 bits to the weights that lose most by 4, a byte, as long as all files stay within `most_bytes`."""
-    size = sum(_forecast(g, given.files[name].stat().st_size) for name, g in graphs.items())
+    size = sum(_forecast(g, stored_bytes(given.files[name])) for name, g in graphs.items())
     found = [(g, n, b) for g in graphs.values() for n, b in g.rounded.items() if b.bits == 4 and n in g.noise]
     raised = []
     for graph, name, block in sorted(found, key=lambda f: -f[0].noise[f[1]] / f[2].size):
