@@ -98,6 +98,8 @@ def run(
         asked = _Asked(pair, chat, system, given)
         rows = []
         for n, one in enumerate(texts, 1):
+            if terminal.reader_has_gone:
+                break
             with held(session, folder, memory, timeout), _naming(n, len(texts), file):
                 rows.append(_ask(session, opened, one, asked))
         if terminal.json:

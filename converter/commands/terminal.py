@@ -30,6 +30,8 @@ class Terminal:
         self.verbose = False
         self.quiet = False
         self.json = False
+        self.reader_has_gone = False
+        """Whether what stdout goes to was closed (`| head`): no more of it is wanted."""
         self._owns_process = owns_process
         """Whether the process ends with the run: libraries stay hushed then, for what they say while they are freed."""
         self._out: IO[str] = sys.stdout
@@ -104,15 +106,11 @@ class Terminal:
 
     def document(self, text: str) -> None:
         """Write a JSON document to stdout."""
-        with contextlib.suppress(BrokenPipeError):
-            self._out.write(printable_json(text) + "\n")
-            self._out.flush()
+        self._write_out(printable_json(text) + "\n")
 
     def stream(self, text: str) -> None:
         """Write a piece of text to stdout at once. A reader that has gone is no error."""
-        with contextlib.suppress(BrokenPipeError):
-            self._out.write(printable(text))
-            self._out.flush()
+        self._write_out(printable(text))
 
     def say(self, text: str) -> None:
         """Write a line to stderr, unless `quiet`."""
@@ -137,6 +135,13 @@ class Terminal:
             return ""
         self._log.seek(0)
         return self._log.read().decode("utf-8", "replace")[-REPLAYED_CHARACTERS:]
+
+    def _write_out(self, text: str) -> None:
+        try:
+            self._out.write(text)
+            self._out.flush()
+        except BrokenPipeError:
+            self.reader_has_gone = True
 
     def _write(self, text: str) -> None:
         with contextlib.suppress(OSError):  # a reader that has gone, a terminal that was closed

@@ -1,6 +1,7 @@
 """Models that write text, from a folder to a sealed package: what is proven, what is refused, what must be seen."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -297,6 +298,22 @@ def test_a_setting_that_cannot_be_is_refused_with_its_file_and_a_way_on(
     assert hint in caught.value.hint
 
 
+@pytest.mark.parametrize(("template", "refused"), [("{% for m in messages %}", True), ("{{ m.role }}", False)])
+def test_a_chat_template_that_is_none_is_refused_with_the_source(
+    template: str, refused: bool, made: Callable[[str], Made], tmp_path: Path
+) -> None:
+    from converter.model_folder.load import load_source
+
+    folder = Path(shutil.copytree(made(CAUSAL).folder, tmp_path / "model"))
+    (folder / "chat_template.jinja").write_text(template)
+    if not refused:  # what it takes is its own to say
+        load_source(str(folder))
+        return
+    with pytest.raises(SourceError, match="the chat template cannot be read") as caught:
+        load_source(str(folder))
+    assert caught.value.full_code == "PLM400/chat-template"
+
+
 @pytest.mark.parametrize("kind", [CAUSAL, TRANSLATES])
 def test_the_sample_in_python_writes_the_recorded_texts_with_onnxruntime_and_tokenizers_alone(
     kind: str, made: Callable[[str], Made], tmp_path: Path
@@ -493,6 +510,23 @@ def test_run_says_which_text_of_a_file_is_too_long(
     file.write_text(f"water boils\n\n{'word ' * 200}\n", encoding="utf-8")
     assert run(["run", str(made(CAUSAL).package), "--file", str(file), "--max-new-tokens", "2"]) == 2
     assert f"error: {file}, text 2 of 2: the text has" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(("closed", "code"), [(True, 0), (False, 2)])
+def test_run_asks_no_further_text_once_nobody_reads_the_answers(
+    closed: bool, code: int, made: Callable[[str], Made], tmp_path: Path
+) -> None:
+    file = tmp_path / "texts.txt"
+    file.write_text(f"water boils\n{'word ' * 200}\n", encoding="utf-8")
+    words = ("run", str(made(CAUSAL).package), "--file", str(file), "--max-new-tokens", "2", "-q")
+    reads, writes = os.pipe()
+    if closed:
+        os.close(reads)
+    command = [sys.executable, "-m", "converter.commands.cli", *words]
+    done = subprocess.run(command, stdout=writes, stderr=subprocess.PIPE, text=True, check=False)
+    os.close(writes)
+    assert done.returncode == code, done.stderr
+    assert bool(done.stderr) == bool(code), done.stderr
 
 
 def test_run_refuses_a_text_that_a_translator_has_no_positions_for(
