@@ -131,11 +131,11 @@ def read_text(recipe: "Recipe", source: "TorchModel", progress: Progress) -> Rec
 
     """
     from converter.data.probes import builtin_examples, calibration_texts, choose_probes
-    from converter.model_folder.given import read_given
+    from converter.model_folder.given import most_compared, read_given
 
     given = read_given(recipe, source, progress)
     builtin = builtin_examples(source)
-    chosen = choose_probes(given.judged, builtin, min(recipe.n_probes, source.task.most_texts or recipe.n_probes))
+    chosen = choose_probes(given.judged, builtin, most_compared(recipe, source.task))
     return RecipeText(
         given,
         source.task.asked_of(chosen),

@@ -61,7 +61,7 @@ class Task(ABC):
     lower_is_better: ClassVar[bool] = False
     """Of `metric_name`, as of perplexity."""
     most_texts: ClassVar[int | None] = None
-    """Texts that are compared at most, whatever the recipe says; None: as many as it says."""
+    """Texts that are compared at most where their values decide, not bounds; None: as many as the recipe says."""
 
     def __init__(self, config: Any, prompt: str = "") -> None:
         self.config = config

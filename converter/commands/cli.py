@@ -1,6 +1,5 @@
 """The command line: parse, run, and turn every way to end into one line and one exit code."""
 
-import atexit
 import contextlib
 import errno
 import os
@@ -106,9 +105,7 @@ for command in COMMANDS:
 
 def main() -> None:
     """Run as `plm-export`."""
-    terminal = Terminal()
-    atexit.register(terminal.end_in_silence)  # what is registered first runs last
-    code = run(sys.argv[1:], terminal)
+    code = run(sys.argv[1:], Terminal(owns_process=True))
     if code == INTERRUPTED_EXIT_CODE:
         # Everything is removed by now; threads of C++ libraries that were cut short may abort an orderly exit.
         os._exit(code)

@@ -1,6 +1,8 @@
 """`plm-export run PACKAGE [TEXT]`: what a package says."""
 
+import contextlib
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
 
 OF_SAMPLING = ("temperature", "top_k", "top_p", "seed")
 OF_WRITERS = ("max_new_tokens", "beams", *OF_SAMPLING)
+ABOVE_0, SHARE = click.FloatRange(0, min_open=True), click.FloatRange(0, 1, min_open=True)
 
 
 @click.command("run", short_help="Ask a package: continue or translate a text, or show its answer.")
@@ -25,12 +28,16 @@ OF_WRITERS = ("max_new_tokens", "beams", *OF_SAMPLING)
 @click.argument("text", required=False)
 @click.option("--file", type=click.Path(path_type=Path), help="Read the texts from a file, one on each line.")
 @click.option("--pair", metavar="TEXT", help="The second text: the context of a question, the other of two sentences.")
-@click.option("--max-new-tokens", type=int, metavar="N", help="Write at most N tokens.")
-@click.option("--beams", type=int, metavar="N", help="Search with N beams; 1 takes the likeliest token each time.")
+@click.option("--max-new-tokens", type=click.IntRange(1), metavar="N", help="Write at most N tokens.")
+@click.option(
+    "--beams", type=click.IntRange(1), metavar="N", help="Search with N beams; 1 takes the likeliest token each time."
+)
 @click.option("--sample", is_flag=True, help="Draw tokens at random instead of taking the likeliest.")
-@click.option("--temperature", type=float, metavar="T", help="With --sample: above 1 more varied, below 1 less.")
-@click.option("--top-k", type=int, metavar="N", help="With --sample: draw from the N likeliest tokens; 0: from all.")
-@click.option("--top-p", type=float, metavar="P", help="With --sample: draw from the likeliest that hold this share.")
+@click.option("--temperature", type=ABOVE_0, metavar="T", help="With --sample: above 1 more varied, below 1 less.")
+@click.option(
+    "--top-k", type=click.IntRange(0), metavar="N", help="With --sample: draw from the N likeliest tokens; 0: from all."
+)
+@click.option("--top-p", type=SHARE, metavar="P", help="With --sample: draw from the likeliest that hold this share.")
 @click.option("--seed", type=int, metavar="N", help="With --sample: the same seed writes the same text.")
 @click.option("--language", metavar="CODE", help="What a translator of several languages answers in: de, deu_Latn, …")
 @click.option("--chat", is_flag=True, help="The text is a message: put it into the model's chat template.")
@@ -90,8 +97,10 @@ def run(
             terminal.say("the model has a chat template: --chat puts the text into it")
         asked = _Asked(pair, chat, system, given)
         rows = []
-        for one in texts:
-            with held(session, folder, memory, timeout):
+        for n, one in enumerate(texts, 1):
+            if terminal.reader_has_gone:
+                break
+            with held(session, folder, memory, timeout), _naming(n, len(texts), file):
                 rows.append(_ask(session, opened, one, asked))
         if terminal.json:
             session.print_json(rows[0] if len(rows) == 1 else rows)
@@ -121,6 +130,17 @@ def _ask(session: Session, opened: "Opened", text: str, asked: _Asked) -> dict[s
     if not terminal.json:
         terminal.result(str(found["answer"]))
     return {"text": text, **({"pair": pair} if pair is not None else {}), **found}
+
+
+@contextlib.contextmanager
+def _naming(number: int, count: int, file: Path | None) -> Iterator[None]:
+    """Say of several texts which one cannot be answered, blank lines not counted."""
+    try:
+        yield
+    except UsageError as error:
+        if count == 1 or error.where:
+            raise
+        raise UsageError(str(error), where=f"{file or 'stdin'}, text {number} of {count}", hint=error.hint) from error
 
 
 def _texts(text: str | None, file: Path | None) -> list[str]:

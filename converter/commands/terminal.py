@@ -26,17 +26,28 @@ class Terminal:
     log and this class writes to copies of the originals.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, owns_process: bool = False) -> None:
         self.verbose = False
         self.quiet = False
         self.json = False
+        self.reader_has_gone = False
+        """Whether what stdout goes to was closed (`| head`): no more of it is wanted."""
+        self._owns_process = owns_process
+        """Whether the process ends with the run: libraries stay hushed then, for what they say while they are freed."""
         self._out: IO[str] = sys.stdout
         self._err: IO[str] = sys.stderr
         self._log: IO[bytes] | None = None
 
     @contextlib.contextmanager
     def hushed(self) -> Iterator[None]:
-        """Send what others write to stdout and stderr to a log (with `verbose`: to stderr) until the end."""
+        """Send what others write to stdout and stderr to a log (with `verbose`: to stderr) until the end.
+
+        In a process of its own that is the end of the process. What a package was opened with is freed late: with the
+        frames of the command, of an error, or of Python itself; LiteRT then tells of every processor.
+        """
+        if self._owns_process and self._log is not None:
+            yield
+            return
         _flush()
         kept = _copy(1), _copy(2)
         self._log = tempfile.TemporaryFile()  # noqa: SIM115 - it is replayed after this block
@@ -50,27 +61,20 @@ class Terminal:
         try:
             yield
         finally:
-            faulthandler.disable()
             _flush()
             with contextlib.suppress(OSError):
                 self._out.flush()
                 self._err.flush()
-            os.dup2(kept[0], 1)
-            os.dup2(kept[1], 2)
-            self._out, self._err = before
-            for descriptor in kept:
-                os.close(descriptor)
+            if not self._owns_process:
+                self._restore(kept, before)
 
-    def end_in_silence(self) -> None:
-        """Keep what LiteRT says of each processor, behind Python's own end, from stderr; not with `verbose`.
-
-        The last thing that a process of the command line does: nothing it writes to stderr after that is seen.
-        """
-        if self.verbose or "ai_edge_litert.tensor_buffer" not in sys.modules:
-            return
-        _flush()
-        with contextlib.suppress(OSError):
-            os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+    def _restore(self, kept: tuple[int, int], before: tuple[IO[str], IO[str]]) -> None:
+        faulthandler.disable()
+        os.dup2(kept[0], 1)
+        os.dup2(kept[1], 2)
+        self._out, self._err = before
+        for descriptor in kept:
+            os.close(descriptor)
 
     @property
     def console(self) -> "Console":
@@ -102,15 +106,11 @@ class Terminal:
 
     def document(self, text: str) -> None:
         """Write a JSON document to stdout."""
-        with contextlib.suppress(BrokenPipeError):
-            self._out.write(printable_json(text) + "\n")
-            self._out.flush()
+        self._write_out(printable_json(text) + "\n")
 
     def stream(self, text: str) -> None:
         """Write a piece of text to stdout at once. A reader that has gone is no error."""
-        with contextlib.suppress(BrokenPipeError):
-            self._out.write(printable(text))
-            self._out.flush()
+        self._write_out(printable(text))
 
     def say(self, text: str) -> None:
         """Write a line to stderr, unless `quiet`."""
@@ -135,6 +135,13 @@ class Terminal:
             return ""
         self._log.seek(0)
         return self._log.read().decode("utf-8", "replace")[-REPLAYED_CHARACTERS:]
+
+    def _write_out(self, text: str) -> None:
+        try:
+            self._out.write(text)
+            self._out.flush()
+        except BrokenPipeError:
+            self.reader_has_gone = True
 
     def _write(self, text: str) -> None:
         with contextlib.suppress(OSError):  # a reader that has gone, a terminal that was closed

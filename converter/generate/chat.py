@@ -9,6 +9,20 @@ def has_chat(tokenizer: Any) -> bool:
     return bool(getattr(tokenizer, "chat_template", None))
 
 
+def template_error(tokenizer: Any) -> str:
+    """Return why the chat template is none; empty where it can be read, or where there is none."""
+    from jinja2 import TemplateSyntaxError
+
+    try:
+        if has_chat(tokenizer):
+            tokenizer.apply_chat_template([{"role": "user", "content": "a"}], tokenize=False)
+    except TemplateSyntaxError as error:
+        return str(error)
+    except Exception:  # noqa: BLE001 - which messages it takes is the template's to say
+        return ""
+    return ""
+
+
 def chat_ids(tokenizer: Any, text: str, system: str | None = None) -> list[int]:
     """Return the tokens of a conversation that begins with `text`, up to where the answer goes.
 

@@ -8,6 +8,7 @@ from converter.errors import UsageError, nearest
 
 _FORCED = re.compile(r"__([a-z]{2,3})__|([a-z]{2,3}_[A-Z]{2})|([a-z]{3}_[A-Z][a-z]{3})")
 """M2M100's `__de__`, mBART's `de_DE` and NLLB's `deu_Latn`."""
+FLAG = "--language"
 _MARK = re.compile(r">>([^<>]+)<<")
 """Marian's `>>deu<<`, the first thing in a text."""
 
@@ -49,9 +50,10 @@ def target_language(tokenizer: Any, code: str) -> Language:
     known = target_languages(tokenizer)
     if not known:
         raise UsageError(
-            f"the model translates between two languages and cannot be asked for {code!r}",
-            hint="leave the target language out",
+            f"the model's tokenizer has no tokens of languages, so it cannot be asked for {code!r}",
+            where=FLAG,
+            hint="leave it out: a translator of one pair needs none, and a T5 is asked by its prefix (--prompt)",
         )
     if code not in known:
-        raise UsageError(f"the model has no target language {code!r}", hint=nearest(code, known))
+        raise UsageError(f"the model has no target language {code!r}", where=FLAG, hint=nearest(code, known))
     return known[code]

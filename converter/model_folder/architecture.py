@@ -1,5 +1,6 @@
 """What config.json says a model is: refused by name where it cannot be exported, else the task of its head."""
 
+import difflib
 from collections.abc import Mapping
 from typing import Any
 
@@ -36,15 +37,24 @@ def check_model_type(raw: Mapping[str, Any], where: str) -> None:
 
     kind = raw.get("model_type")
     if not isinstance(kind, str) or kind not in CONFIG_MAPPING:
+        close = difflib.get_close_matches(str(kind), CONFIG_MAPPING, n=1, cutoff=0.8)
         raise SourceError(
-            f"config.json names the unknown model_type {kind!r}", where=where, hint=nearest(str(kind), ENCODERS)
+            f"config.json names the unknown model_type {kind!r}",
+            where=where,
+            hint=nearest(str(kind), close or ENCODERS),
         )
     other = _other_than_encoder(kind)
     if other is not None and _writes(raw) is None and not _classifies(raw):
         named = _architecture(raw)
+        if not named:
+            raise SourceError(
+                f"{kind} is {other}, and config.json names no architecture: what the model is for is not known",
+                where=where,
+                hint='add "architectures" as the original model has it, such as ["LlamaForCausalLM"] for a Llama',
+            )
         classes = f"that write text, nor {CLASSIFIERS[kind]}" if kind in CLASSIFIERS else "that write text"
         raise SourceError(
-            f"{kind} is {other}, and {named or 'no architecture'} is none of its classes {classes}",
+            f"{kind} is {other}, and {named} is none of its classes {classes}",
             where=where,
             hint=f"exported are encoders ({', '.join(ENCODERS)}), and models that write text: their config.json names "
             "a class …ForCausalLM, …LMHeadModel, …ForConditionalGeneration or MarianMTModel; of the encoder-decoders "

@@ -245,6 +245,11 @@ CAUSES: Mapping[str, Cause] = {
     "tokenizer-without-padding": Cause(
         "the tokenizer has no pad token", "set pad_token in tokenizer_config.json to a token that it has"
     ),
+    "chat-template": Cause(
+        "the chat template cannot be read ({detail})",
+        "correct it in a copy of the folder (chat_template.jinja, or chat_template in tokenizer_config.json), or take "
+        "it out: the package then continues text and does not chat",
+    ),
     # Sizes that cannot be
     "size-implausible": Cause(
         "config.json says {key} = {value}, and a model with such weights has at most {limit}",

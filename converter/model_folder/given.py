@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from converter.model_folder.offload import Placement
     from converter.recipe import Recipe
     from converter.stage import Progress
+    from converter.task import Task
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,18 @@ class GivenText:
     def judged(self) -> tuple["Example", ...]:
         """What the source and its packages are asked."""
         return self.evaluation or self.calibration
+
+
+def most_compared(recipe: "Recipe", task: "Task") -> int:
+    """Return how many texts are compared at most: what the recipe says, less for a task whose texts take long.
+
+    Not less of a user's evaluation text. Its bounds decide, and those of few texts decide nothing: 48 without any other
+    answer prove an agreement of 0.94.
+    """
+    from converter.model_folder.samples import is_sample
+
+    own = recipe.evaluation is not None and not is_sample(str(recipe.evaluation))
+    return recipe.n_probes if own else min(recipe.n_probes, task.most_texts or recipe.n_probes)
 
 
 def load_model(recipe: "Recipe", progress: "Progress", placement: "Placement | None" = None) -> "TorchModel":

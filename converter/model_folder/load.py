@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from converter.artifact import Provenance, SourceCard, TorchModel
 from converter.bounds.files import sha256_file
 from converter.errors import ExportError, SourceError, UsageError
+from converter.generate.read_settings import read_settings
 from converter.graphs import MODEL, SEQUENCE
 from converter.jsonfile import read_table
 from converter.model_folder.adapters import Adapter, find_adapter
@@ -103,6 +104,8 @@ def _read(
     raw = _check_files(encoder)
     wanted = task or (adapter.task if adapter else None)
     kind = choose_task(raw, wanted, sentence=sentence.kind if sentence else None, where=str(encoder))
+    if task_class(kind).kind != "encoder":
+        read_settings(encoder)  # transformers refuses most of what it refuses, and does not say in which file
     module, shape_map = _load_module(encoder, task_class(kind), raw, adapter, placement)
     words = own if adapter is None or has_tokenizer(own) else encoder
     if task_class(kind).kind != "encoder":

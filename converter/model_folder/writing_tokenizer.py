@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from converter.data.probes import ODD_TEXTS, builtin_sentences
+from converter.generate.chat import template_error
 from converter.model_folder.causes import refusal
 from converter.model_folder.said import first_line
 from converter.model_folder.sentencepiece_tokenizer import check_tokenizer, m2m100_tokenizer, marian_tokenizer
@@ -38,6 +39,8 @@ def load_writing_tokenizer(folder: Path, module: "torch.nn.Module", *, causal: b
         if tokenizer.eos_token is None:
             raise refusal("tokenizer-without-padding", folder)
         tokenizer.pad_token = tokenizer.eos_token
+    if error := template_error(tokenizer):
+        raise refusal("chat-template", folder, {"detail": error})
     tokenizer.padding_side = "left" if causal else "right"
     tokenizer.model_input_names = list(INPUTS)
     return tokenizer

@@ -103,7 +103,8 @@ class Evaluation:
     def next_step(self) -> str:
         """Return what a user can do about the verdict; empty where it is PASS."""
         if self.status is Status.NOT_RUN and any(c.undecided for c in self.checks):
-            return "give --eval more texts like these, or set your own limits with --limit and --max-drop"
+            more = "give --eval more texts like these, of which --probes are compared"
+            return f"{more}; or set your own limits with --limit and --max-drop"
         return WHAT_NEXT.get(self.status, "")
 
 

@@ -1,6 +1,7 @@
 """Models that write text, from a folder to a sealed package: what is proven, what is refused, what must be seen."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -276,6 +277,43 @@ def test_a_classifier_of_a_writing_architecture_is_no_writer(made: Callable[[str
         load_source(str(folder))
 
 
+@pytest.mark.parametrize(
+    ("file", "change", "said", "hint"),
+    [
+        ("config.json", {"architectures": None}, "names no architecture: what the model is for", '"architectures"'),
+        ("config.json", {"model_type": "gpt22"}, "unknown model_type 'gpt22'", "did you mean 'gpt2'"),
+        ("generation_config.json", {"max_new_tokens": 0}, "generation_config.json: max_new_tokens is 0", "correct it"),
+    ],
+)
+def test_a_setting_that_cannot_be_is_refused_with_its_file_and_a_way_on(
+    file: str, change: dict[str, Any], said: str, hint: str, made: Callable[[str], Made], tmp_path: Path
+) -> None:
+    from converter.model_folder.load import load_source
+
+    folder = Path(shutil.copytree(made(CAUSAL).folder, tmp_path / "model"))
+    table = json.loads((folder / file).read_text())
+    (folder / file).write_text(json.dumps(table | change))
+    with pytest.raises(SourceError, match=said) as caught:
+        load_source(str(folder))
+    assert hint in caught.value.hint
+
+
+@pytest.mark.parametrize(("template", "refused"), [("{% for m in messages %}", True), ("{{ m.role }}", False)])
+def test_a_chat_template_that_is_none_is_refused_with_the_source(
+    template: str, refused: bool, made: Callable[[str], Made], tmp_path: Path
+) -> None:
+    from converter.model_folder.load import load_source
+
+    folder = Path(shutil.copytree(made(CAUSAL).folder, tmp_path / "model"))
+    (folder / "chat_template.jinja").write_text(template)
+    if not refused:  # what it takes is its own to say
+        load_source(str(folder))
+        return
+    with pytest.raises(SourceError, match="the chat template cannot be read") as caught:
+        load_source(str(folder))
+    assert caught.value.full_code == "PLM400/chat-template"
+
+
 @pytest.mark.parametrize("kind", [CAUSAL, TRANSLATES])
 def test_the_sample_in_python_writes_the_recorded_texts_with_onnxruntime_and_tokenizers_alone(
     kind: str, made: Callable[[str], Made], tmp_path: Path
@@ -439,7 +477,8 @@ def test_run_takes_a_file_and_answers_in_json(
 @pytest.mark.parametrize(
     ("argv", "said"),
     [
-        (["--max-new-tokens", "0", "a"], "max_new_tokens is 0"),
+        (["--max-new-tokens", "0", "a"], "'--max-new-tokens': 0 is not in the range x>=1"),
+        (["--sample", "--temperature", "0", "a"], "'--temperature': 0.0 is not in the range x>0"),
         (["--pair", "b", "a"], "reads one text"),
         (["word " * 200], "has no more positions"),
         (["word " * 200, "--chat"], "leaves no room for an answer"),
@@ -460,6 +499,34 @@ def test_run_refuses_what_cannot_be_written(
 
     assert run(["run", str(made(CAUSAL).package), *argv]) == 2
     assert said in capfd.readouterr().err
+
+
+def test_run_says_which_text_of_a_file_is_too_long(
+    made: Callable[[str], Made], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    from converter.commands.cli import run
+
+    file = tmp_path / "texts.txt"
+    file.write_text(f"water boils\n\n{'word ' * 200}\n", encoding="utf-8")
+    assert run(["run", str(made(CAUSAL).package), "--file", str(file), "--max-new-tokens", "2"]) == 2
+    assert f"error: {file}, text 2 of 2: the text has" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(("closed", "code"), [(True, 0), (False, 2)])
+def test_run_asks_no_further_text_once_nobody_reads_the_answers(
+    closed: bool, code: int, made: Callable[[str], Made], tmp_path: Path
+) -> None:
+    file = tmp_path / "texts.txt"
+    file.write_text(f"water boils\n{'word ' * 200}\n", encoding="utf-8")
+    words = ("run", str(made(CAUSAL).package), "--file", str(file), "--max-new-tokens", "2", "-q")
+    reads, writes = os.pipe()
+    if closed:
+        os.close(reads)
+    command = [sys.executable, "-m", "converter.commands.cli", *words]
+    done = subprocess.run(command, stdout=writes, stderr=subprocess.PIPE, text=True, check=False)
+    os.close(writes)
+    assert done.returncode == code, done.stderr
+    assert bool(done.stderr) == bool(code), done.stderr
 
 
 def test_run_refuses_a_text_that_a_translator_has_no_positions_for(

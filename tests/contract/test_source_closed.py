@@ -189,8 +189,9 @@ PLANTED: dict[str, Callable[[Path], Any]] = {
     "not-run": lambda f: config(f, type_vocab_size=0) or weights(f, drop_types),
     "not-loaded": lambda f: config(f, hidden_act="gloo"),
 }
-ELSEWHERE = {"adapter-without-peft", "unforeseen", "remembers", "no-end-token", "end-token-pads", "no-start-token"}
-"""Rows with a test of their own: below, and of classifiers with a decoder in test_encoder_decoder_classifiers."""
+OF_DECODERS = {"no-end-token", "end-token-pads", "no-start-token", "chat-template"}
+ELSEWHERE = {"adapter-without-peft", "unforeseen", "remembers", *OF_DECODERS}
+"""Rows with a test of their own: below, in test_encoder_decoder_classifiers and in test_generation."""
 
 
 @pytest.fixture

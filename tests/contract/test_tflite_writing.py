@@ -256,6 +256,14 @@ def test_an_option_of_encoders_or_a_longer_cache_is_refused_before_any_work(tmp_
             convert({**wanted, "target": {"tflite": options}}, tmp_path / "refused")
 
 
+def test_a_mixture_of_experts_is_refused_by_name_before_any_work(tmp_path: Path) -> None:
+    from converter.api import convert
+
+    model = save_causal(tmp_path / "model", "qwen2_moe")
+    with pytest.raises(UsageError, match=r"tflite: the model is a mixture of experts \(Qwen2MoeExperts\)"):
+        convert({"model": str(model), "targets": ["tflite"]}, tmp_path / "refused")
+
+
 def test_a_package_writes_is_verified_and_has_a_bundle_with_the_same_file(
     phone_writer: Callable[[str], PhoneWriter], tmp_path: Path
 ) -> None:

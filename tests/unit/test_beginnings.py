@@ -13,6 +13,7 @@ from converter.examples import Example, References
 from converter.model_folder.load import load_source
 from converter.recipe import bind_recipe
 from converter.reference import capture_reference
+from converter.scoring.intervals import unseen
 from converter.stage import SILENT
 from converter.validate.texts import LENGTHS, text_facts
 from tests.tiny_text import save_causal
@@ -33,6 +34,19 @@ def read(model: TorchModel, path: Path, content: str, key: str = "eval") -> Reci
 
 def asked(text: RecipeText) -> list[str]:
     return [e.text for e in text.probes if not is_edge(e)]
+
+
+@pytest.mark.parametrize(
+    ("key", "more", "compared"), [("eval", {}, 160), ("eval", {"probes": 100}, 100), ("calibration", {}, 48)]
+)
+def test_evaluation_text_is_compared_as_far_as_probes_say_because_bounds_decide_on_it(
+    key: str, more: dict[str, int], compared: int, writer: TorchModel, tmp_path: Path
+) -> None:
+    path = tmp_path / "lines.txt"
+    path.write_text("\n".join(f"The king {i} buys a red hat and goes home." for i in range(160)), encoding="utf-8")
+    recipe = bind_recipe({"model": str(writer.folder), "targets": ["cpu-int8"], key: str(path)} | more)
+    assert len(asked(read_text(recipe, writer, SILENT))) == compared
+    assert (unseen(compared) < 0.02) == (compared == 160)  # what int8 is held to
 
 
 @pytest.mark.parametrize("key", ["eval", "calibration"])

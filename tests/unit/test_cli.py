@@ -307,23 +307,61 @@ def test_what_libraries_print_reaches_neither_stream(capfd: pytest.CaptureFixtur
     assert "noise from C++\nmore noise\n" in terminal.replay()
 
 
-@pytest.mark.parametrize(("verbose", "seen"), [(False, ""), (True, "after the end")])
-def test_only_the_end_of_a_process_that_ran_litert_is_silent_and_not_with_verbose(verbose: bool, seen: str) -> None:
-    program = f"""
+LATE = """
 import os, sys
-from converter.commands.terminal import Terminal
-sys.modules["ai_edge_litert.tensor_buffer"] = sys
-terminal = Terminal()
-terminal.verbose = {verbose}
-with terminal.hushed():
-    pass
-import atexit
-atexit.register(os.write, 2, b"after the end")
-atexit.register(terminal.end_in_silence)
-atexit.register(os.write, 2, b"within;")
+import click
+import converter.commands.cli as cli
+from converter.commands.session import quiet_options
+
+class Runtime:
+    # Opened by a command; a library writes when it is freed.
+    def __init__(self, text):
+        self.text = text.encode()
+
+    def __del__(self, write=os.write):
+        write(2, self.text)
+        write(1, self.text)
+
+@cli.cli.command("ask")
+@quiet_options
+@click.pass_obj
+def ask(session):
+    with session.terminal.hushed():
+        global kept
+        opened, kept = Runtime("with the command;"), Runtime("with Python;")
+        turning = Runtime("with rubbish;")
+        turning.itself = turning
+        session.terminal.result("the answer")
+    with session.terminal.hushed():
+        session.terminal.say("a word")
+    ENDING
+
+sys.argv = ["plm-export", "ask", *sys.argv[1:]]
+cli.COMMANDS = (*cli.COMMANDS, ask)
+cli.main()
 """
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=ROOT)
-    assert done.stderr == f"within;{seen}"
+
+
+@pytest.mark.parametrize(
+    ("ending", "code", "said"),
+    [
+        ("return 0", 0, ""),
+        ("raise cli.UsageError('wrong', hint='mend it')", 2, "error: wrong [PLM200]\nhint: mend it\n"),
+        ("raise KeyboardInterrupt", 130, "error: interrupted; nothing was left behind\n"),
+        ("os.kill(os.getpid(), 2)", 130, "error: interrupted; nothing was left behind\n"),
+    ],
+)
+@pytest.mark.parametrize("verbose", [False, True])
+def test_what_libraries_say_while_they_are_freed_is_seen_with_verbose_alone(
+    ending: str, code: int, said: str, verbose: bool
+) -> None:
+    words = [sys.executable, "-c", LATE.replace("ENDING", ending), *(["-v"] if verbose else [])]
+    done = subprocess.run(words, capture_output=True, text=True, check=False, cwd=ROOT)
+    assert (done.returncode, done.stdout) == (code, "the answer\n")
+    if verbose:
+        assert "with the command;" in done.stderr
+    else:
+        assert done.stderr == f"a word\n{said}"
 
 
 def test_verbose_shows_the_noise_but_keeps_results_apart(capfd: pytest.CaptureFixture[str]) -> None:

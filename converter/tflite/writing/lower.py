@@ -12,7 +12,7 @@ import numpy as np
 from converter.artifact import TorchModel
 from converter.binding import option
 from converter.bounds.sizes import shown_size
-from converter.errors import ResourceLimit, StageFailed
+from converter.errors import ResourceLimit, StageFailed, UsageError
 from converter.generate.forcing import forced_logits
 from converter.generate.graphs import DECODER
 from converter.graphs import GraphSpec, Run
@@ -34,6 +34,8 @@ MOST_BYTES = 2**31
 """Of a flatbuffer: its offsets have 32 bits, with a sign."""
 LAST = 8
 """Tokens at the end of a text whose logits are compared: those before them are read by other signatures."""
+EXPERTS = ("Experts", "NaiveMoe")
+"""How transformers' classes are named that hold the weights of all experts."""
 SHORT = (1, 2, 9)
 """Tokens of a text, besides those that fill a signature or the cache."""
 SINGLY = 12
@@ -59,13 +61,15 @@ class LowerWriter(Stage[TorchModel, TfliteWriter]):
     takes = ("decoder", "encoder-decoder")
 
     def check(self, source: TorchModel, *, has_text: bool) -> None:
-        """Refuse a model whose float32 file would be too large.
+        """Refuse a model whose float32 file would be too large, or that has no form in TFLite.
 
         Raises:
             ResourceLimit: names the size.
+            UsageError: it is a mixture of experts.
 
         """
         refuse_large(source.size_bytes)
+        refuse_experts(source.module)
 
     def run(self, given: TorchModel, ctx: Context) -> Outcome[TfliteWriter]:
         layout = layout_of(given, self.cache, self.seq_len)
@@ -89,6 +93,17 @@ def refuse_large(weights: int) -> None:
             f"{shown_size(MOST_BYTES)}; nothing was made",
             where="tflite",
             hint="--target cpu-int8, whose weights lie beside the file; or a smaller model",
+        )
+
+
+def refuse_experts(model: Any) -> None:
+    """Raise `UsageError` for a mixture of experts: which weights a token is multiplied with depends on the token."""
+    found = next((type(m).__name__ for m in model.modules() if type(m).__name__.endswith(EXPERTS)), None)
+    if found is not None:
+        raise UsageError(
+            f"the model is a mixture of experts ({found}), which has no form in TFLite",
+            where="tflite",
+            hint="--target cpu-int8 or --target ort-gpu: ONNX has one",
         )
 
 
