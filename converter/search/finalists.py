@@ -1,7 +1,8 @@
 """The few that are made in full: chosen by the tuning text, timed in turns, gated, and only then shown `--eval`."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from converter.errors import GateFailed, ResourceLimit
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 
 ROUNDS = 2
 """Times that more finalists are made, where the first failed or let others look better."""
+FURTHER = 3
+"""Times that the next best are made too, as long as there is time."""
 
 
 @dataclass(frozen=True)
@@ -100,16 +103,18 @@ def _spread(numbers: Sequence[int], wanted: int) -> list[int]:
 def recovered(trials: Sequence[Trial], made: Sequence[Finalist]) -> tuple[Trial, ...]:
     """Return the trials with the losses that they would have in full, judged by those that were made in full.
 
-    Few training steps and little text make every candidate look worse, and the limits harder, than they are.
+    Few training steps and little text make every candidate look worse, and the limits harder, than they are. Those that
+    were made in full have the figures that they were found to have: one that broke a limit leaves its place to others.
     """
+    whole = {one.trial.number: one.figures for one in made if one.figures is not None}
     pairs = [(one.trial.figures, one.figures) for one in made if one.trial.recipe.get("compress")]
-    shifts = [whole.loss - part.loss for part, whole in pairs if part is not None and whole is not None]
-    if not shifts:
-        return tuple(trials)
-    shift = sum(shifts) / len(shifts)
+    shifts = [full.loss - part.loss for part, full in pairs if part is not None and full is not None]
+    shift = sum(shifts) / len(shifts) if shifts else 0.0
 
     def moved(trial: Trial) -> Trial:
         found = trial.figures
+        if trial.number in whole:
+            return replace(trial, figures=whole[trial.number])
         if found is None or not trial.recipe.get("compress"):
             return trial
         drop = None if found.drop is None else found.drop + shift
@@ -117,6 +122,26 @@ def recovered(trials: Sequence[Trial], made: Sequence[Finalist]) -> tuple[Trial,
         return replace(trial, figures=replace(found, loss=found.loss + shift, drop=drop, agreement=agreement))
 
     return tuple(map(moved, trials))
+
+
+@dataclass
+class _Pool:
+    """What was made in full so far."""
+
+    made: dict[int, Finalist] = field(default_factory=dict)
+    order: list[int] = field(default_factory=list)
+    """Trials in the order in which they were chosen."""
+    spared: set[int] = field(default_factory=set)
+    """Starts that are left out for want of time."""
+    longest: float = 0.0
+    """Seconds of what was made together."""
+
+    @property
+    def failed(self) -> list[int]:
+        return [number for number, one in self.made.items() if one.figures is None or one.status == FAILED]
+
+    def add(self, chosen: Sequence[Trial]) -> None:
+        self.order += [n for n in dict.fromkeys(t.number for t in chosen) if n not in self.order]
 
 
 @dataclass
@@ -192,39 +217,51 @@ class Finals:
         """Make the best and what it is compared with; others along the front, and then a few more, if time is `left`.
 
         The best is always made; what it is compared with only if there is time for it.
-        Those are the next best where one failed, and what keeps to the limits by what the others recovered in full.
+        Those are the next best where one failed or broke a limit, what keeps to the limits by what the others recovered
+        in full, and then the next best as long as there is time: trials tell little of those that are close.
         """
-        made: dict[int, Finalist] = {}
-        order: list[int] = []
-        spared: set[int] = set()
-        longest = 0.0
-        for _ in range(1 + ROUNDS):
-            failed = [number for number, one in made.items() if one.figures is None or one.status == FAILED]
-            known = recovered(trials, list(made.values()))
-            best = choose(known, self.goal, targets, len(targets), failed)
-            more = choose(known, self.goal, targets, keep, failed)
-            order += [t.number for t in {t.number: t for t in (*more, *best)}.values() if t.number not in order]
-            chosen = [t for n, t in {t.number: t for t in (*best, *more)}.items() if n not in made]
-            if not chosen:
-                break
-            if not made:
+        pool = _Pool()
+        for turn in range(1 + ROUNDS + FURTHER):
+            known = recovered(trials, list(pool.made.values()))
+            best, more = (choose(known, self.goal, targets, n, pool.failed) for n in (len(targets), keep))
+            chosen = [t for t in {t.number: t for t in (*best, *more)}.values() if t.number not in pool.made]
+            chosen = chosen or self._further(known, pool)
+            pool.add((*more, *best, *chosen))
+            if not pool.made:
                 needed = {t.number for t in self._needed(known, targets, best, left())}
-                spared = {t.number for t in best} - needed
+                pool.spared = {t.number for t in best} - needed
             else:  # where all that had to be made has failed, and a start was spared, there is nothing yet
-                needed = {best[0].number} if best and spared and len(failed) == len(made) else set()
-            while chosen:
-                # What must be made is made first, together.
-                n = self._at_once(len([t for t in chosen if t.number in needed]))
-                together, chosen = chosen[:n], chosen[n:]
-                before = left()
-                if made and before < longest and not {t.number for t in together} & needed:
-                    break
-                whole = [next(t for t in trials if t.number == one.number) for one in together]
-                made |= self.make(whole)
-                longest = max(longest, before - left())
-        if spared - made.keys():
+                lacking = pool.spared and len(pool.failed) == len(pool.made) and turn <= ROUNDS
+                needed = {best[0].number} if best and lacking else set()
+            whole = [next(t for t in trials if t.number == one.number) for one in chosen]
+            if not self._made_in_time(whole, needed, pool, left):
+                break
+        if pool.spared - pool.made.keys():
             self.progress.note("the best start was not made in full, for want of time: the gain over it is not known")
-        return sorted(made.values(), key=lambda one: order.index(one.trial.number))
+        return sorted(pool.made.values(), key=lambda one: pool.order.index(one.trial.number))
+
+    def _made_in_time(
+        self, chosen: Sequence[Trial], needed: AbstractSet[int], pool: "_Pool", left: Callable[[], float]
+    ) -> bool:
+        """Make what is `needed` and, as far as there is time, what else was chosen; tells whether anything was made."""
+        before_all = len(pool.made)
+        while chosen:
+            # What must be made is made first, together.
+            n = self._at_once(len([t for t in chosen if t.number in needed]))
+            together, chosen = chosen[:n], chosen[n:]
+            before = left()
+            takes = max(pool.longest, self.expected(together))
+            if pool.made and before < takes and not {t.number for t in together} & needed:
+                break
+            pool.made |= self.make(together)
+            pool.longest = max(pool.longest, before - left())
+        return len(pool.made) > before_all
+
+    def _further(self, known: Sequence[Trial], pool: "_Pool") -> list[Trial]:
+        """Return the next best that were not made, as many as are made together; none where there are no limits."""
+        found = {n: f for n, f in measured(known).items() if n not in pool.made}
+        order = sorted(found, key=lambda n: self.goal.order(found[n]))[: self._at_once(0)] if self.goal.limited else []
+        return [t for n in order for t in known if t.number == n]
 
     def _needed(
         self, known: Sequence[Trial], targets: Sequence[str], best: tuple[Trial, ...], left: float

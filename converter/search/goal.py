@@ -11,6 +11,8 @@ from converter.search.figures import Figures
 
 POINT = 0.01
 """A drop of the metric, or a loss of agreement, beyond its limit weighs as much as a file that is that much larger."""
+ROUNDING = 1e-9
+"""Shares are ratios of counts: their difference may exceed an exact limit by rounding alone, as for the gate."""
 LESS = ("loss", "milliseconds", "megabytes")
 """What a package should have little of, the most important first."""
 
@@ -55,9 +57,9 @@ class Goal:
         """Return by how much each limit is broken (above 0) or kept (below), comparable between limits."""
         made: dict[str, float] = {}
         if self.max_drop is not None:
-            made["max_drop"] = (found.drop - self.max_drop) / POINT if found.drop is not None else 1.0
+            made["max_drop"] = _points(found.drop - self.max_drop) if found.drop is not None else 1.0
         if self.min_agreement is not None:
-            made["min_agreement"] = (self.min_agreement - found.agreement) / POINT
+            made["min_agreement"] = _points(self.min_agreement - found.agreement)
         return made | self.costs_of(found)
 
     def cost_excess(
@@ -116,6 +118,11 @@ class Goal:
         drop = None if self.max_drop is None else points_text(self.max_drop)
         made = {"max_drop": drop, "agreement": self.min_agreement}
         return {name: value for name, value in made.items() if value is not None}
+
+
+def _points(beyond: float) -> float:
+    """Return by how much a share is beyond its limit, as a limit of time or size would be; at the limit it is kept."""
+    return 0.0 if abs(beyond) < ROUNDING else beyond / POINT
 
 
 def front(found: Mapping[int, Figures]) -> tuple[int, ...]:

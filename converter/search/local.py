@@ -20,7 +20,7 @@ from converter.errors import ExportError, ResourceLimit, StageFailed
 from converter.recipe import recipe_table
 from converter.search.making import TRIES, Done, Handed, Here, Work
 from converter.search.shared import MOST_BYTES
-from converter.search.turns import ASKS, HAS, Turns, standing_alone, wake, wake_when_orphaned
+from converter.search.turns import ASKS, HAS, Turns, end_when_orphaned, standing_alone, wake
 from converter.search.whole import made_in_full
 from converter.search.worker import Report, Task, report_of
 from converter.stage import SILENT
@@ -105,22 +105,27 @@ def serve(work: Path, asked: "connection.Connection") -> None:
     """Take what is `Given`, then make what is asked for, one after the other, until nobody asks any more."""
     from converter.resources import fixed_threads
 
-    wake_when_orphaned()
+    end_when_orphaned()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the search itself ends, and this with it
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # what is half written is removed on the way out
     with fixed_threads(1), contextlib.suppress(EOFError, BrokenPipeError):
-        asked.send(BEGUN)
-        given: Given = asked.recv()
-        try:
-            binding, bench = given.prepared(work)
-        except (ExportError, OSError) as error:
-            asked.send(str(error))
-            return
-        bench.alone = partial(standing_alone, asked)
-        asked.send(None)
-        gc.freeze()  # libraries and the source stay: looking for cycles takes as long as a small package otherwise
-        while True:
-            asked.send(report_of(asked.recv(), binding, bench))
+        _serve(work, asked)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # it ends: a signal now would only break what libraries clear up
+
+
+def _serve(work: Path, asked: "connection.Connection") -> None:
+    asked.send(BEGUN)
+    given: Given = asked.recv()
+    try:
+        binding, bench = given.prepared(work)
+    except (ExportError, OSError) as error:
+        asked.send(str(error))
+        return
+    bench.alone = partial(standing_alone, asked)
+    asked.send(None)
+    gc.freeze()  # libraries and the source stay: looking for cycles takes as long as a small package otherwise
+    while True:
+        asked.send(report_of(asked.recv(), binding, bench))
 
 
 @dataclass

@@ -9,7 +9,7 @@ from typing import Any
 from converter.jsonfile import json_values, write_json
 from converter.search.figures import Figures, State, figures_of
 from converter.search.folder import PAGE, TABLE
-from converter.search.goal import front
+from converter.search.goal import Goal, front
 from converter.search.honesty import knows_its_text
 from converter.search.space import described
 
@@ -132,7 +132,15 @@ def verdict(table: Mapping[str, Any]) -> tuple[str, str]:
         return status, f"Nothing better than {winner['start']} was found"
     if gain is None:
         return status, f"The best found is {winner['name']}"
+    if broken := limits_broken_by(table, gain["over"]):
+        return status, f"The limits are kept, which {gain['over']} breaks: {'; '.join(broken)}"
     return status, gain_sentence(gain)
+
+
+def limits_broken_by(table: Mapping[str, Any], name: str) -> tuple[str, ...]:
+    """Return which limits a package in full breaks: against one that breaks any, no gain tells anything."""
+    found = next((f["figures"] for f in table["finalists"] if f["name"] == name), None)
+    return () if found is None else Goal(**table["goal"]).said(figures_of(found))
 
 
 def gain_sentence(gain: Mapping[str, Any]) -> str:
@@ -206,7 +214,7 @@ def _row(
 def _panel(table: Mapping[str, Any], rows: Sequence[_Row], name: str, unit: str, title: str) -> Panel:
     goal = table["goal"]
     limit_x = _limit_x(table, name)
-    limit_y = None
+    limit_y = None if table["metric"] else goal.get("min_agreement")
     if table["metric"] and "max_drop" in goal and table["source_metric"] is not None:
         limit_y = table["source_metric"] - goal["max_drop"]
     xs = [float(getattr(r.figures, name)) for r in rows] + ([limit_x] if limit_x else [])
@@ -242,8 +250,10 @@ def _limit_x(table: Mapping[str, Any], name: str) -> float | None:
     goal = table["goal"]
     if name == "megabytes":
         return goal.get("size_mb")
-    speed = min(table["plain_ms"].values(), default=0) / goal["speedup"] if "speedup" in goal else None
-    return goal.get("latency_ms") or speed
+    asked = [goal["latency_ms"]] if "latency_ms" in goal else []
+    if "speedup" in goal:
+        asked.append(min(table["plain_ms"].values(), default=0) / goal["speedup"])
+    return min(asked, default=None)
 
 
 def _steps(rows: Sequence[_Row], name: str) -> list[tuple[float, float]]:

@@ -1,7 +1,7 @@
 """A process of a search times its package while the others stand still: beside them small models look slower.
 
-Whoever has begun the processes stops and wakes them. Should it end before it wakes them, the system does (Linux); where
-that cannot be asked for, none is stopped.
+Whoever has begun the processes stops and wakes them. Should it end before it wakes them, the system does (Linux), and
+they end too; where that cannot be asked for, none is stopped.
 """
 
 import contextlib
@@ -12,6 +12,8 @@ import sys
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
+from multiprocessing import parent_process
+from types import FrameType
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
@@ -46,10 +48,21 @@ def standing_alone(asked: "connection.Connection") -> Iterator[None]:
         asked.send(HAS)
 
 
-def wake_when_orphaned() -> None:
-    """Let this process go on, should it stand still when the one that has begun it ends."""
-    if POSSIBLE:
-        ctypes.CDLL(None).prctl(_PARENT_DEATH_SIGNAL, signal.SIGCONT)
+def end_when_orphaned() -> None:
+    """End this process, even where it stands still, when the one that has begun it is gone: nobody takes what it makes.
+
+    It would hold cores and folders for minutes otherwise, which the search needs when it is started again.
+    """
+    begun_by = parent_process()
+    if not POSSIBLE or begun_by is None:
+        return
+
+    def woken(_number: int, _frame: FrameType | None) -> None:
+        if os.getppid() != begun_by.pid:
+            sys.exit(1)  # what is half written is removed on the way out
+
+    signal.signal(signal.SIGCONT, woken)
+    ctypes.CDLL(None).prctl(_PARENT_DEATH_SIGNAL, signal.SIGCONT)
 
 
 class Turns:

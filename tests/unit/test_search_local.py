@@ -1,8 +1,9 @@
 """Trials in processes of this machine: the same figures as in one, and a search that ends whatever becomes of them."""
 
-import ctypes
 import os
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import nullcontext
@@ -64,16 +65,13 @@ class _Bench:
     def beside(self, said: str) -> Any:
         """Do what shows whether processes stand still for each other."""
         training = self.work.parent / "training"
-        if said == "train":
+        if said.startswith("train"):
             training.touch()
-            return self.ticks(2.0)
+            return self.ticks(60.0 if "long" in said else 2.0)
         while said.endswith("beside training") and not training.exists():
             time.sleep(0.01)
         if said == "tell much":
             return bytes(1 << 20)
-        if said == "tell its signal":
-            ctypes.CDLL(None).prctl(2, ctypes.byref(sent := ctypes.c_int()))
-            return signal.Signals(sent.value)
         if said.startswith("time"):
             with self.alone():
                 if "and die" in said:
@@ -198,9 +196,46 @@ def test_processes_that_stand_still_are_ended_with_the_search(made: Local) -> No
     assert time.monotonic() - began < here.SECONDS_TO_CLOSE, "none had to be killed"
 
 
+SEARCH = """
+import os, sys
+from pathlib import Path
+from tests.unit.test_search_local import Local, SILENT, Stub, _Bench, results
+
+folder = Path(sys.argv[1])
+local = Local(_Bench(folder / "own", plain_ms={}, measured={}), SILENT)
+local.start(Stub(), folder, 2)
+results(local, "measure", "measure")
+print(*(p.process.pid for p in local.processes), flush=True)
+if sys.argv[2] == "standing":
+    os.kill(local.processes[0].process.pid, 19)
+results(local, "train long", "train long")
+"""
+
+
 @stops
-def test_a_process_that_stands_still_goes_on_when_the_search_is_killed(made: Local) -> None:
-    assert results(made, "tell its signal") == [signal.SIGCONT]
+@pytest.mark.parametrize("how", ["working", "standing"])
+def test_no_process_outlives_a_search_that_is_killed(tmp_path: Path, how: str) -> None:
+    """They would go on with minutes of training, and hold folders that the search needs when it is started again."""
+    search = [sys.executable, "-c", SEARCH, str(tmp_path), how]
+    with subprocess.Popen(search, stdout=subprocess.PIPE, text=True) as begun:
+        assert begun.stdout is not None
+        pids = [int(pid) for pid in begun.stdout.readline().split()]
+        while not (tmp_path / "training").exists():
+            time.sleep(0.01)
+        begun.kill()
+    killed = time.monotonic()
+    while any(map(runs, pids)):
+        assert time.monotonic() - killed < 10, "its processes went on"
+        time.sleep(0.01)
+    assert len(pids) == 2
+
+
+def runs(pid: int) -> bool:
+    """Tell whether there is such a process that has not ended; one that nobody has waited for has."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
 
 
 def test_a_trial_whose_process_dies_is_made_once_more_by_another(made: Local) -> None:

@@ -161,6 +161,19 @@ def test_limits_come_before_what_is_minimized() -> None:
     assert goal.said(slow) == ("a text takes 2 ms, at most 1.0 ms are wanted (2.00 times as much)",)
 
 
+def test_what_is_exactly_at_its_limit_keeps_it_whatever_rounding_makes_of_it() -> None:
+    goal = Goal(max_drop=0.01, min_agreement=0.93, latency_ms=1.0, size_mb=1.0, speedup=2.0)
+    drop, agreement = 0.91 - 0.90, 1 - 0.07
+    assert drop > 0.01
+    assert agreement < 0.93
+    at = replace(figures(drop), agreement=agreement)
+    assert goal.missed(at) == 0
+    assert goal.said(at) == ()
+    beyond = replace(at, drop=drop + 1e-4)
+    assert goal.missed(beyond) > 0
+    assert len(goal.said(beyond)) == 1
+
+
 @pytest.mark.parametrize("wrong", [{"latency_ms": 0.0}, {"speedup": -1.0}, {"min_agreement": 1.5}])
 def test_a_limit_that_means_nothing_is_refused(wrong: dict[str, float]) -> None:
     with pytest.raises(UsageError):

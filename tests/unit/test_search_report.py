@@ -7,9 +7,10 @@ import pytest
 
 from converter.search.figures import Figures, State, Trial
 from converter.search.finalists import Finalist
-from converter.search.report import caution, search_page, verdict, wanted
+from converter.search.report import caution, panels, search_page, verdict, wanted
 from converter.search.space import recipe_of
 
+LATENCY, SPEED = {"latency_ms": 2.5}, {"speedup": 1.5}
 HOSTILE = "<script>alert('&\"')</script>"
 
 
@@ -36,7 +37,7 @@ def table(**changed: Any) -> dict[str, Any]:
         "source_metric": 0.9,
         "source_eval": None,
         "n_eval": None,
-        "goal": {"max_drop": 0.02, "latency_ms": 2.0},
+        "goal": {"max_drop": 0.02, "latency_ms": 2.5},
         "minimized": ["megabytes"],
         "targets": ["cpu-int8"],
         "seconds": 100.0,
@@ -117,6 +118,26 @@ def test_where_a_start_has_won_no_gain_is_claimed() -> None:
     given = table(gain=None)
     given["finalists"] = given["finalists"][::-1]
     assert verdict(given) == ("PASS", "Nothing better than balanced was found")
+
+
+def test_a_gain_over_a_start_that_breaks_a_limit_is_told_as_what_it_is() -> None:
+    """The winner may be larger than that one: to call it no gain, or a loss, would mislead."""
+    smaller = {"over": "balanced", "by": "megabytes", "value": -0.1, "low": -0.12, "sure": False, "text": "tuning text"}
+    said = verdict(table(gain=smaller, goal={"max_drop": 0.02, "latency_ms": 2.0}))
+    assert said == (
+        "PASS",
+        "The limits are kept, which balanced breaks: a text takes 2.2 ms, at most 2.0 ms are wanted (1.10 times as much)",
+    )
+    kept = table(gain=smaller)
+    assert verdict(kept) == ("PASS", "No sure gain over balanced: -10.0 % smaller")
+
+
+def test_the_limit_that_is_drawn_is_the_one_that_binds() -> None:
+    """At 3 ms of plain: 1.5 times as fast is 2 ms."""
+    lines = [panels(table(goal=goal))[0].limit_x for goal in (LATENCY, SPEED, LATENCY | SPEED)]
+    assert lines[2] == lines[1] < lines[0]  # type: ignore[operator]
+    assert panels(table(metric=None, goal={"min_agreement": 0.98}))[0].limit_y is not None
+    assert panels(table(goal={"min_agreement": 0.98}))[0].limit_y is None, "the metric is drawn there"
 
 
 @pytest.mark.parametrize(

@@ -14,12 +14,13 @@ from converter.recipe import Recipe, bind_recipe
 from converter.search import whole
 from converter.search.estimates import FACTORS, SHARES, effort_share, off_by, seconds_in_full
 from converter.search.figures import Figures, State, Trial
-from converter.search.finalists import Finalist, Finals
+from converter.search.finalists import FURTHER, ROUNDS, Finalist, Finals, decide
 from converter.search.folder import SearchFolder
 from converter.search.goal import Goal
 from converter.search.making import Done, Work
 from converter.search.reserve import MOST, Pace, Reserve
 from converter.search.space import recipe_of
+from converter.search.study import WORST
 from converter.search.workbench import Told
 from converter.stage import SILENT
 from tests.notes import Notes
@@ -158,6 +159,48 @@ def test_where_the_best_fails_in_full_and_its_rival_was_spared_the_next_best_is_
     finals.expected = lambda chosen: 60.0 * len(chosen)
     made = finals.make_all(trials, ("cpu-int8",), 1, lambda: finals.time_left)
     assert [(f.trial.number, f.status) for f in made] == [(1, "FAIL"), (2, "PASS")]
+
+
+class Found(Timed):
+    """Finals in which some packages come out slower, or better, than their trials."""
+
+    slower: tuple[int, ...] = ()
+
+    def make(self, trials: Sequence[Trial]) -> dict[int, Finalist]:
+        made = super().make(trials)
+        slow = {n: replace(f, speedup=f.speedup / 2) for n, one in made.items() if n in self.slower and (f := one.figures)}
+        return {n: replace(one, figures=slow.get(n, one.figures)) for n, one in made.items()}
+
+
+def test_where_the_best_breaks_a_limit_in_full_the_next_that_keeps_it_is_made_and_wins() -> None:
+    trials = [trial(0, 0.03, start="balanced"), trial(1, 0.01, ms=1.2), trial(2, 0.02, ms=1.2)]
+    finals = Found(130.0)
+    finals.slower = (1,)
+    made = finals.make_all(trials, ("cpu-int8",), 1, lambda: finals.time_left)
+    assert [f.trial.number for f in made] == [1, 0]
+    finals = Found(190.0)
+    finals.slower = (1,)
+    made = finals.make_all(trials, ("cpu-int8",), 1, lambda: finals.time_left)
+    assert {f.trial.number for f in made} == {0, 1, 2}
+    decided = decide(made, trials, finals.goal)
+    assert decided.winner is not None
+    assert decided.winner.trial.number == 2
+    assert finals.goal.missed(trials[1].figures or WORST) == 0, "by its trial it would have won"
+
+
+def test_time_that_is_left_goes_to_the_next_best_and_without_limits_to_nothing() -> None:
+    trials = [trial(0, 0.03, start="balanced"), *(trial(n, 0.01 * n, ms=1.0) for n in range(1, 9))]
+    made = {}
+    for seconds in (130.0, 250.0, 1e6):
+        finals = Timed(seconds)
+        made[seconds] = [f.trial.number for f in finals.make_all(trials, ("cpu-int8",), 1, lambda f=finals: f.time_left)]  # type: ignore[misc]
+    assert made[130.0] == [1, 0]
+    assert made[250.0] == [1, 0, 2, 3]
+    assert made[1e6][:4] == [1, 0, 2, 3]
+    assert len(made[1e6]) <= 2 + ROUNDS + FURTHER, "many looks at the text are not worth it"
+    finals = Timed(1e6)
+    finals.goal = Goal()
+    assert len(finals.make_all(trials, ("cpu-int8",), 1, lambda: finals.time_left)) == 2
 
 
 def test_fewer_packages_may_be_kept_than_there_are_targets() -> None:
