@@ -37,7 +37,8 @@ class Share:
             raise RuntimeMissing(f"this place cannot be opened here ({error})", where=url) from None
         except Exception as error:  # noqa: BLE001 - every implementation of fsspec raises its own
             raise _unusable(url, error) from None
-        self._place, self._partial = f"{root.rstrip('/')}/{name}", f"{root.rstrip('/')}/{PARTIAL}{name}"
+        self._root = root.rstrip("/")
+        self._place, self._partial = f"{self._root}/{name}", f"{self._root}/{PARTIAL}{name}"
 
     def refuse(self, *, force: bool) -> None:
         """Refuse what cannot be left there, before there is anything to leave.
@@ -47,6 +48,7 @@ class Share:
 
         """
         try:
+            self._files.makedirs(self._root, exist_ok=True)
             names = list(self._names())
             listed = self._listed() if names else {}
             foreign = [name for name in names if not self._is_ours(name, listed)]
