@@ -5,7 +5,8 @@
 An encoder, a translator and a GPT are exported with `--require-device`, so that the gate and the device check run on
 CUDA. Each package is then timed at batch 1, 8 and 64 and several lengths beside its source in PyTorch float32, fp16
 and fp16 through `torch.compile`; a distillation runs in float32 and in bf16. What the time does not allow is
-`NOT_RUN`; so is everything where there is no GPU, and why. Results: `benchmarks/results/gpu.json`, written piece by piece.
+`NOT_RUN`; so is everything where there is no GPU, and why. Results, piece by piece:
+`benchmarks/results/gpu.json`.
 
 Samples are trained at first use, for some minutes, before the time begins: `--prepare` does that alone, without a GPU.
 

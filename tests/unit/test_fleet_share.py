@@ -89,10 +89,8 @@ def test_what_a_lost_worker_has_copied_is_no_output_and_goes(url: str, tmp_path:
     assert sorted(there(url)) == sorted([f"job/{MARKER}", "job/a"])
 
 
-def sent(tmp_path: Path, **changed: str) -> Sent:
-    return Sent(
-        **{"order": Order("job", {"model": str(tmp_path / "none")}), "digests": {}, "code": own_version()} | changed
-    )  # type: ignore[arg-type]
+def sent(tmp_path: Path, share: str | None = None, code: str | None = None) -> Sent:
+    return Sent(Order("job", {"model": str(tmp_path / "none")}), {}, code or own_version(), share)
 
 
 def test_a_place_that_cannot_be_used_costs_a_job_no_time(tmp_path: Path) -> None:
