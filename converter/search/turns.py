@@ -6,12 +6,15 @@ that cannot be asked for, none is stopped.
 
 import contextlib
 import ctypes
+import fcntl
 import os
 import signal
 import sys
+import tempfile
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
@@ -44,6 +47,26 @@ def standing_alone(asked: "connection.Connection") -> Iterator[None]:
         yield
     finally:
         asked.send(HAS)
+
+
+@contextlib.contextmanager
+def no_two_at_once(folder: Path | None = None) -> Iterator[None]:
+    """Let no other process of this machine and user time meanwhile, whoever has begun it.
+
+    The system takes the lock from a process that is killed. `folder` None: where temporary folders are made.
+    """
+    place = (folder or Path(tempfile.gettempdir())) / f"plm-export-timing-{os.geteuid()}.lock"
+    try:
+        opened = os.open(place, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    except OSError:  # not ours to open: it is timed as it is
+        yield
+        return
+    try:
+        with contextlib.suppress(OSError):  # a file system without locks
+            fcntl.flock(opened, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(opened)
 
 
 def wake_when_orphaned() -> None:
