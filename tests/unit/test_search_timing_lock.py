@@ -1,5 +1,6 @@
 """Workers of a cluster time their packages one after the other where they share a machine."""
 
+import itertools
 import subprocess
 import sys
 from pathlib import Path
@@ -24,7 +25,7 @@ def test_no_two_processes_of_a_machine_time_at_once(tmp_path: Path) -> None:
     told = [line.split() for process in running for line in process.communicate(timeout=60)[0].splitlines()]
     spans = sorted((int(began), int(ended)) for began, ended in told)
     assert len(spans) == 15
-    assert all(ended <= began for (_, ended), (began, _) in zip(spans, spans[1:], strict=False))
+    assert all(ended <= began for (_, ended), (began, _) in itertools.pairwise(spans))
 
 
 def test_a_lock_that_cannot_be_had_ends_no_trial(tmp_path: Path) -> None:
