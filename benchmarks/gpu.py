@@ -5,7 +5,10 @@
 An encoder, a translator and a GPT are exported with `--require-device`, so that the gate and the device check run on
 CUDA. Each package is then timed at batch 1, 8 and 64 and several lengths beside its source in PyTorch float32, fp16
 and fp16 through `torch.compile`; a distillation runs in float32 and in bf16. What the time does not allow is
-`NOT_RUN`; so is everything where there is no GPU, and why. Results: `benchmarks/results/gpu.json`.
+`NOT_RUN`; so is everything where there is no GPU, and why. Results, piece by piece:
+`benchmarks/results/gpu.json`.
+
+Samples are trained at first use, for some minutes, before the time begins: `--prepare` does that alone, without a GPU.
 
 `--dry-run` goes through everything on the CPU with models of a few thousand weights, and keeps nothing.
 """
@@ -15,8 +18,9 @@ import json
 import os
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +47,11 @@ def main() -> int:
         parser.add_argument(f"--{kind}", default=model)
     parser.add_argument("--seconds", type=float, default=SECONDS)
     parser.add_argument("--dry-run", action="store_true")
+    parser.add_argument("--prepare", action="store_true")
     given = parser.parse_args()
+    if given.prepare:
+        prepare({kind: getattr(given, kind) for kind in MODELS})
+        return 0
     missing = None if given.dry_run else no_gpu()
     table: dict[str, Any] = {"machine": machine(), "commit": commit()}
     if missing is not None:
@@ -52,16 +60,34 @@ def main() -> int:
         return 0
     with tempfile.TemporaryDirectory(prefix="gpu-") as name:
         models = tiny_models(Path(name)) if given.dry_run else {kind: getattr(given, kind) for kind in MODELS}
+        prepare(models)
         run = Run(Path(name), time.monotonic() + given.seconds, dry=given.dry_run)
         table |= {"status": "RUN", "device": run.device_name(), "models": models}
-        for kind, model in models.items():
-            table[kind] = run.model(kind, model)
-        table["distillation"] = run.distillation(models["encoder"])
+        pieces = {kind: partial(run.model, kind, model) for kind, model in models.items()}
+        for piece, make in (pieces | {"distillation": partial(run.distillation, models["encoder"])}).items():
+            table[piece] = tried(make)
+            if not given.dry_run:  # what comes next may be killed
+                save("gpu", table)
     if given.dry_run:
         print(json.dumps(table, indent=2))
-    else:
-        save("gpu", table)
     return 0
+
+
+def prepare(models: Mapping[str, str]) -> None:
+    """Train the samples among the models that were never used here."""
+    from converter.model_folder.samples import resolve_model
+    from converter.stage import SILENT
+
+    for model in models.values():
+        resolve_model(model, SILENT)
+
+
+def tried(make: Callable[[], Any]) -> Any:
+    """Return what a piece gives, or how it failed: the others run."""
+    try:
+        return make()
+    except Exception as error:  # noqa: BLE001 - that it fails is a result too
+        return {"status": "FAIL", "reason": f"{type(error).__name__}: {str(error)[:200]}"}
 
 
 def no_gpu() -> str | None:
@@ -104,6 +130,10 @@ class Run:
         left = self.end - time.monotonic()
         return {"status": "NOT_RUN", "reason": f"{left:.0f} s are left"} if left < NEEDED[piece] else None
 
+    def limit(self) -> tuple[str, str]:
+        """Return the flag that ends a run when the time is up."""
+        return "--timeout", f"{max(1, round(self.end - time.monotonic()))}s"
+
     def model(self, kind: str, model: str) -> dict[str, Any]:
         """Export one model and time its package beside its source."""
         found = self.late("export")
@@ -111,7 +141,7 @@ class Run:
             return found
         out = self.work / f"{kind}-out"
         device = () if self.dry else ("--require-device",)
-        run = plm_export(model, "-t", "ort-gpu", "--quantize", "fp16", *device, "-o", str(out), "-q")
+        run = plm_export(model, "-t", "ort-gpu", "--quantize", "fp16", *device, "-o", str(out), "-q", *self.limit())
         if not (out / "report.json").is_file():
             return {"status": "FAIL", "exit_code": run.exit_code}
         report = json.loads((out / "report.json").read_text(encoding="utf-8"))
@@ -123,6 +153,8 @@ class Run:
             "export_seconds": run.seconds,
             "answers": {c["name"]: {k: c.get(k) for k in ("status", "value", "limit", "detail")} for c in checks},
         }
+        if target["folder"] is None:  # no device, say: nothing was made
+            return table | {"status": "FAIL", "reason": target["error"]}
         return table | {"milliseconds": self.timed(kind, model, out / target["folder"])}
 
     def timed(self, kind: str, model: str, package: Path) -> list[dict[str, Any]]:
@@ -130,7 +162,6 @@ class Run:
         from converter.model_folder.load import load_source
         from converter.model_folder.samples import resolve_model
         from converter.onnx.package import find_models
-        from converter.onnx.runner import OnnxRunner
         from converter.stage import SILENT
 
         source = load_source(resolve_model(model, SILENT))
@@ -142,10 +173,14 @@ class Run:
                 rows.append({"mode": mode, **(late or {"status": "NOT_RUN", "reason": "dry run"})})
                 continue
             if mode == MODES[0]:
-                call = OnnxRunner(find_models(package, source.specs), providers=providers).run
+                open_call = partial(package_call, find_models(package, source.specs), providers)
             else:
-                call = torch_call(source, self.device, half="fp16" in mode, compiled="compiled" in mode)
-            rows += list(self.rows(kind, mode, source.specs, call, source.max_length))
+                open_call = partial(torch_call, source, self.device, half="fp16" in mode, compiled="compiled" in mode)
+            call = tried(open_call)
+            if isinstance(call, dict):
+                rows.append({"mode": mode, **call})
+            else:
+                rows += list(self.rows(kind, mode, source.specs, call, source.max_length))
         return rows
 
     def rows(
@@ -155,7 +190,7 @@ class Run:
             for batch in BATCHES:
                 row: dict[str, Any] = {"mode": mode, "batch": batch, "length": length}
                 late = self.late("timing")
-                if late is not None or length + TOKENS > longest:
+                if late is not None or length + (TOKENS if kind == "gpt" else 0) > longest:
                     yield row | (late or {"status": "NOT_RUN", "reason": f"the model takes {longest} tokens"})
                     continue
                 try:
@@ -175,14 +210,28 @@ class Run:
             steps = f"soft:steps={4 if self.dry else STEPS},cache_mb=0"
             flags = ("--prune", "structured:heads=0.25,ffn=0.25,steps=1", "--distill", steps, "--limit", "agreement=0")
             with environment("ACCELERATE_MIXED_PRECISION", precision):
-                run = plm_export(model, *flags, "-t", "ort-gpu", "-o", str(out), "-q")
+                run = plm_export(model, *flags, "-t", "ort-gpu", "-o", str(out), "-q", *self.limit())
             if not (out / "report.json").is_file():
                 made[name] = {"status": "FAIL", "exit_code": run.exit_code}
                 continue
-            facts = json.loads((out / "report.json").read_text(encoding="utf-8"))["compress_records"][-1]["facts"]
+            records = json.loads((out / "report.json").read_text(encoding="utf-8"))["compress_records"]
+            if not records:
+                made[name] = {"status": "FAIL", "exit_code": run.exit_code}
+                continue
+            facts = records[-1]["facts"]
             kept = ("steps", "seconds_training", "first_loss", "last_loss", "device")
             made[name] = {"status": "RUN", **{k: facts[k] for k in kept}}
         return made
+
+
+def package_call(files: Mapping[str, Path], providers: Sequence[str]) -> Callable[..., Any]:
+    """Return the package as it is called; ONNX Runtime goes on without a provider that does not start."""
+    from converter.onnx.runner import OnnxRunner
+
+    runner = OnnxRunner(files, providers=providers)
+    if providers[0] not in runner.runtime:
+        raise RuntimeError(f"{providers[0]} did not start; {runner.runtime} ran instead")
+    return runner.run
 
 
 def torch_call(source: Any, device: str, *, half: bool, compiled: bool) -> Callable[..., Any]:

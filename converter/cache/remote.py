@@ -46,7 +46,7 @@ class RemoteStore:
 
         self._url, self._limit, self._note = url, limit, note
         try:
-            self._files, root = url_to_fs(url, use_listings_cache=False)
+            self._files, root = url_to_fs(url)
             self._root = root.rstrip("/")
             self._usable = self._open()
         except UsageError:
@@ -62,7 +62,7 @@ class RemoteStore:
         marker = f"{self._root}/{MARKER}"
         if not self._files.exists(marker):
             self._files.makedirs(self._root, exist_ok=True)
-            if self._files.ls(self._root, detail=False) and not self._files.exists(marker):
+            if self._listed(self._root) and not self._files.exists(marker):
                 raise UsageError(
                     "the place holds files that are not of a cache",
                     where=self._url,
@@ -71,14 +71,21 @@ class RemoteStore:
             self._files.pipe_file(marker, marker_text().encode())
         return is_of_this_format(self._files.cat_file(marker), self._url, self._note)
 
+    def _listed(self, folder: str) -> list[str]:
+        """Return what is in a folder now, whoever has written it; of one where nothing is, some places know nothing."""
+        self._files.invalidate_cache()
+        try:
+            return [str(p).rstrip("/").rpartition("/")[2] for p in self._files.ls(folder, detail=False)]
+        except FileNotFoundError:
+            return []
+
     def entries(self, key: str) -> Iterator[Entry]:
         """Yield the sound entries of a key, see `Store`."""
-        folder = f"{self._root}/{key}"
         try:
-            names = sorted(str(p).rstrip("/").rpartition("/")[2] for p in self._files.ls(folder, detail=False))
-        except Exception:  # noqa: BLE001 - absent, or not to be reached: then nothing is there
+            names = sorted(self._listed(f"{self._root}/{key}")) if self._usable else []
+        except Exception:  # noqa: BLE001 - not to be reached: then nothing is there
             return
-        for name in names if self._usable else ():
+        for name in names:
             entry = self._read(key, name)
             if entry is not None:
                 yield entry
@@ -150,6 +157,7 @@ class RemoteStore:
 
     def _make_room(self, needed: int) -> None:
         """Remove the oldest places: what a killed upload has left counts too, what is not ours does not."""
+        self._files.invalidate_cache()
         sizes: dict[str, int] = {}
         written: dict[str, str] = {}
         for path, told in self._files.find(self._root, detail=True).items():

@@ -8,12 +8,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
-from converter.bounds.exhausted import exhausted
 from converter.errors import ExportError, ResourceLimit, UsageError
 from converter.fleet.inputs import Known, Read, forget, inputs_of, record, was_made_of
 from converter.fleet.jobs import Job
 from converter.fleet.outcome import JSON_FILE, LOGS, Outcome, batch_table
-from converter.fleet.process import LOST, Order, run_order
+from converter.fleet.process import LOST, Order, failed, run_order
 from converter.fleet.reports import write_batch_reports
 from converter.jsonfile import read_json
 from converter.package.manifest import check_files, read_manifest
@@ -71,13 +70,6 @@ class LocalEngine:
 def ended(outcome: Outcome) -> Outcome:
     """Return an outcome with the exit code of a batch for a process that was killed: mostly for want of memory."""
     return replace(outcome, exit_code=ResourceLimit.exit_code) if outcome.exit_code == LOST else outcome
-
-
-def failed(order: Order, error: Exception) -> Outcome:
-    """Return the outcome of a job that this machine could not run, or not keep what it made of it."""
-    known = exhausted(error) or UsageError(str(error))
-    model = str(order.recipe.get("model", "sample:default"))
-    return Outcome(order.name, model, known.exit_code, 0.0, error=str(known), hint=known.hint)
 
 
 def run_batch(

@@ -1,6 +1,7 @@
 """One job in a process of its own: what both engines run, here and on a worker."""
 
 import contextlib
+import ctypes
 import json
 import os
 import signal
@@ -12,7 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from converter.errors import INTERRUPTED_EXIT_CODE
+from converter.bounds.exhausted import exhausted
+from converter.errors import INTERRUPTED_EXIT_CODE, ExportError, UsageError
 from converter.fleet.outcome import Outcome
 
 SECONDS_TO_CLEAN_UP = 20.0
@@ -21,6 +23,8 @@ SECONDS_BETWEEN_LOOKS = 0.2
 LOST = -1
 """The exit code of a job whose worker has gone."""
 TAIL = 400
+PARENT_DEATH_SIGNAL = 1
+"""`PR_SET_PDEATHSIG` of `prctl` on Linux."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +60,7 @@ def run_order(order: Order, out: Path, logs: Path, stopped: Callable[[], bool] =
             stderr=errors,
             env=_environment(order.threads),
             start_new_session=True,  # Ctrl-C reaches us alone, and we tell each job once
+            preexec_fn=_ends_with(os.getpid()),  # noqa: PLW1509 - a call of the kernel, and nothing that takes a lock
         )
         try:
             code = _wait(process, stopped)
@@ -64,6 +69,13 @@ def run_order(order: Order, out: Path, logs: Path, stopped: Callable[[], bool] =
             raise
     seconds = time.monotonic() - started
     return _outcome(order, code, seconds, _document(said), log)
+
+
+def failed(order: Order, error: Exception) -> Outcome:
+    """Return the outcome of a job that this machine could not run, or not keep what was made of it."""
+    known = error if isinstance(error, ExportError) else exhausted(error) or UsageError(str(error))
+    model = str(order.recipe.get("model", "sample:default"))
+    return Outcome(order.name, model, known.exit_code, 0.0, error=str(known), hint=known.hint)
 
 
 def _environment(threads: int | None) -> dict[str, str]:
@@ -75,6 +87,20 @@ def _environment(threads: int | None) -> dict[str, str]:
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS") if threads else ():
         made.setdefault(name, str(threads))
     return made
+
+
+def _ends_with(parent: int) -> Callable[[], None] | None:
+    """Return what has a new process told to end when its parent is killed: nobody is left who would wait for it."""
+    if sys.platform != "linux":
+        return None
+    library = ctypes.CDLL(None)
+
+    def tell() -> None:
+        library.prctl(PARENT_DEATH_SIGNAL, int(signal.SIGTERM))
+        if os.getppid() != parent:  # it was killed just now
+            os._exit(INTERRUPTED_EXIT_CODE)
+
+    return tell
 
 
 def _wait(process: "subprocess.Popen[bytes]", stopped: Callable[[], bool]) -> int:

@@ -3,20 +3,28 @@
 import contextlib
 import os
 import socket
-from collections.abc import Iterator, Mapping, Sequence
+import subprocess
+import sys
+import time
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from converter.errors import ExportError, RuntimeMissing, UsageError
+from converter.errors import ExportError, ResourceLimit, RuntimeMissing
 from converter.fleet.batch import TRIES, ended
 from converter.fleet.outcome import LOGS, Outcome
-from converter.fleet.process import LOST, Order
+from converter.fleet.process import LOST, Order, failed
 from converter.fleet.transport import local_paths, pack, path_digest, unpack
 from converter.fleet.worker import Returned, Sent, work
 from converter.package.output_folder import Output
+from converter.stage_cache.identity import own_version
 
 SECONDS_TO_ANSWER = 10.0
+SECONDS_TO_CONNECT = 60.0
+"""Ray itself tries for ever where something answers that is no cluster, or one that hangs."""
+SECONDS_FOR_ROOM = 60.0
+"""So long there may be no node that is large enough for a job: one may be on its way."""
 SECONDS_BETWEEN_LOOKS = 0.5
 
 
@@ -53,23 +61,30 @@ class RayEngine:
     def _run(self, ray: Any, orders: Sequence[Order], out: Path) -> Iterator[Outcome]:
         archives: dict[str, Any] = {}
         digests: dict[str, str] = {}
-        running = {self._submit(ray, t := _Try(order), digests): t for order in orders}
+        begun = ray.remote(_Begun).options(num_cpus=0).remote()
+        running = {self._submit(ray, t := _Try(order), digests, begun): t for order in orders}
+        roomy = time.monotonic()
         try:
             while running:
+                if self._nodes(ray):
+                    roomy = time.monotonic()
+                elif time.monotonic() - roomy > SECONDS_FOR_ROOM:
+                    yield from (self._without_room(ray, one) for one in running.values())
+                    return
                 done, _ = ray.wait(list(running), num_returns=1, timeout=SECONDS_BETWEEN_LOOKS)
                 for ref in done:
                     one = running.pop(ref)
-                    returned = _got(ray, ref, one)
+                    returned = _got(ray, ref, one, begun)
                     if isinstance(returned, Returned) and returned.missing:
                         unread = _bring(ray, returned.missing, one, archives)
                         if unread is None:
-                            running[self._submit(ray, one, digests)] = one
+                            running[self._submit(ray, one, digests, begun)] = one
                             continue
                         returned = unread
                     outcome = returned if isinstance(returned, Outcome) else _kept(returned, one.order, out)
-                    if _worth_another(outcome, one, ray, self.cpus):
+                    if self._worth_another(outcome, one, ray):
                         one.tries += 1
-                        running[self._submit(ray, one, digests)] = one
+                        running[self._submit(ray, one, digests, begun)] = one
                     else:
                         yield ended(replace(outcome, tries=one.tries))
         finally:
@@ -77,20 +92,44 @@ class RayEngine:
                 with contextlib.suppress(Exception):
                     ray.cancel(ref)
 
-    def _submit(self, ray: Any, one: _Try, digests: dict[str, str]) -> Any:
+    def _nodes(self, ray: Any, avoid: Collection[str] = ()) -> list[str]:
+        """Return the nodes that are large enough for a job, but for those to avoid."""
+        wanted = {"CPU": self.cpus, "GPU": self.gpus}
+        alive = [n for n in ray.nodes() if n["Alive"] and n["NodeID"] not in avoid]
+        return [str(n["NodeID"]) for n in alive if all(n["Resources"].get(k, 0) >= v for k, v in wanted.items())]
+
+    def _without_room(self, ray: Any, one: _Try) -> Outcome:
+        wanted = f"{self.cpus} CPUs" + (f" and {self.gpus:g} GPUs" if self.gpus else "")
+        found = [n["Resources"] for n in ray.nodes() if n["Alive"]]
+        most = {kind: max((n.get(kind, 0) for n in found), default=0) for kind in ("CPU", "GPU")}
+        said = f"no node of the cluster has {wanted} (the most are {most['CPU']:g} and {most['GPU']:g})"
+        model = str(one.order.recipe.get("model", "sample:default"))
+        hint = "lower --cpus or --gpus, or add a node"
+        return Outcome(one.order.name, model, ResourceLimit.exit_code, 0.0, error=said, hint=hint, tries=one.tries)
+
+    def _worth_another(self, outcome: Outcome, one: _Try, ray: Any) -> bool:
+        """Whether a job is tried once more: its worker was lost, or lacked what another node may have."""
+        if one.tries >= TRIES:
+            return False
+        if outcome.exit_code == LOST:
+            return True
+        lacking = outcome.exit_code == RuntimeMissing.exit_code and bool(one.avoid)
+        return lacking and bool(self._nodes(ray, one.avoid))
+
+    def _submit(self, ray: Any, one: _Try, digests: dict[str, str], begun: Any) -> Any:
         paths = local_paths(one.order.recipe)
         for path in paths:
             if path not in digests:
                 digests[path] = _digest(path)
-        sent = Sent(one.order, {p: digests[p] for p in paths}, self.share)
-        node = _other_node(ray, one.avoid, self.cpus) if one.avoid else None
+        sent = Sent(one.order, {p: digests[p] for p in paths}, own_version(), self.share)
+        others = self._nodes(ray, one.avoid) if one.avoid else []
         options: dict[str, Any] = {
             "num_cpus": self.cpus,
             "num_gpus": self.gpus,
             "max_retries": 0,  # we try again ourselves, elsewhere, and say so
-            "scheduling_strategy": _at(ray, node) if node else "SPREAD",
+            "scheduling_strategy": _at(ray, others[0]) if others else "SPREAD",
         }
-        return ray.remote(_task).options(**options).remote(replace_threads(sent, self.cpus), one.brought)
+        return ray.remote(_task).options(**options).remote(replace_threads(sent, self.cpus), one.brought, begun)
 
 
 def replace_threads(sent: Sent, cpus: int) -> Sent:
@@ -98,13 +137,27 @@ def replace_threads(sent: Sent, cpus: int) -> Sent:
     return replace(sent, order=replace(sent.order, threads=cpus))
 
 
-def _task(sent: Sent, brought: Mapping[str, Any]) -> tuple[str, Returned]:
+class _Begun:
+    """Where each job was begun last: what Ray says of a worker that was lost does not name its node."""
+
+    def __init__(self) -> None:
+        self._nodes: dict[str, str] = {}
+
+    def tell(self, job: str, node: str) -> None:
+        self._nodes[job] = node
+
+    def of(self, job: str) -> str | None:
+        return self._nodes.get(job)
+
+
+def _task(sent: Sent, brought: Mapping[str, Any], begun: Any) -> tuple[str, Returned]:
     """Run on a worker; returns the node too, so that a second try goes elsewhere."""
     import ray
 
-    context = ray.get_runtime_context()
+    node = ray.get_runtime_context().get_node_id()
+    begun.tell.remote(sent.order.name, node)
     files = {path: ray.get(ref) for path, ref in brought.items()}
-    return context.get_node_id(), work(sent, files, socket.gethostname())
+    return node, work(sent, files, socket.gethostname())
 
 
 def _digest(path: str) -> str:
@@ -119,20 +172,14 @@ def _bring(ray: Any, missing: Sequence[str], one: _Try, archives: dict[str, Any]
     for path in missing:
         try:
             archives[path] = archives[path] if path in archives else ray.put(pack(Path(path)))
-        except OSError as error:
-            model = str(one.order.recipe.get("model", "sample:default"))
-            return Outcome(
-                one.order.name,
-                model,
-                UsageError.exit_code,
-                0.0,
-                error=f"{path} cannot be brought to a worker ({error})",
-            )
+        except (OSError, MemoryError, ray.exceptions.RayError) as error:  # it may not fit into the object store
+            outcome = failed(one.order, error)
+            return replace(outcome, error=f"{path} cannot be brought to a worker ({outcome.error})")
         one.brought[path] = archives[path]
     return None
 
 
-def _got(ray: Any, ref: Any, one: _Try) -> Returned | Outcome:
+def _got(ray: Any, ref: Any, one: _Try, begun: Any) -> Returned | Outcome:
     model = str(one.order.recipe.get("model", "sample:default"))
     try:
         node, returned = ray.get(ref)
@@ -144,20 +191,13 @@ def _got(ray: Any, ref: Any, one: _Try) -> Returned | Outcome:
         return Outcome(one.order.name, model, code, 0.0, error=" ".join(said.split()), hint=hint)
     except ray.exceptions.RayError as error:
         said = str(error).partition("\n")[0]
+        with contextlib.suppress(Exception):  # it may have gone with the node
+            one.avoid.update(filter(None, [ray.get(begun.of.remote(one.order.name), timeout=SECONDS_TO_ANSWER)]))
         return Outcome(one.order.name, model, LOST, 0.0, error=f"its worker was lost ({said})")
     if returned.outcome is not None and returned.outcome.exit_code in {LOST, RuntimeMissing.exit_code}:
         one.avoid.add(node)
     assert isinstance(returned, Returned)
     return returned
-
-
-def _worth_another(outcome: Outcome, one: _Try, ray: Any, cpus: int) -> bool:
-    """Whether a job is tried once more: its worker was lost, or lacked what another node may have."""
-    if one.tries >= TRIES:
-        return False
-    if outcome.exit_code == LOST:
-        return True
-    return outcome.exit_code == RuntimeMissing.exit_code and bool(_other_node(ray, one.avoid, cpus)) and bool(one.avoid)
 
 
 def _kept(returned: Returned, order: Order, out: Path) -> Outcome:
@@ -175,8 +215,8 @@ def _kept(returned: Returned, order: Order, out: Path) -> Outcome:
         with Output(out / order.name, force="--force" in order.flags, wait=False) as output:
             unpack(returned.archive, output.folder)
             output.commit()
-    except ExportError as error:
-        return replace(returned.outcome, exit_code=error.exit_code, report=None, error=str(error), hint=error.hint)
+    except (ExportError, OSError) as error:
+        return replace(failed(order, error), seconds=returned.outcome.seconds, where=returned.outcome.where)
     return returned.outcome
 
 
@@ -202,6 +242,7 @@ def connection(address: str) -> Iterator[Any]:
     try:
         with socket.create_connection((host.strip("[]"), int(port)), timeout=SECONDS_TO_ANSWER):
             pass
+        _try_to_connect(address)
         ray.init(address=address, log_to_driver=False, logging_level="ERROR", configure_logging=False)
     except (OSError, RuntimeError, ValueError) as error:
         said = str(error).partition("\n")[0]
@@ -214,10 +255,22 @@ def connection(address: str) -> Iterator[Any]:
         ray.shutdown()
 
 
-def _other_node(ray: Any, avoid: set[str], cpus: int) -> str | None:
-    alive = [n for n in ray.nodes() if n["Alive"] and n["NodeID"] not in avoid]
-    able = [n for n in alive if n["Resources"].get("CPU", 0) >= cpus]
-    return str(able[0]["NodeID"]) if able else None
+def _try_to_connect(address: str) -> None:
+    """Connect in a process of its own, which can be ended.
+
+    Raises:
+        OSError: nothing of Ray answers in time.
+
+    """
+    connect = "import sys, ray; ray.init(address=sys.argv[1], log_to_driver=False, logging_level='ERROR')"
+    try:
+        words = [sys.executable, "-c", connect, address]
+        subprocess.run(words, stdin=subprocess.DEVNULL, capture_output=True, timeout=SECONDS_TO_CONNECT, check=True)  # noqa: S603
+    except subprocess.TimeoutExpired:
+        raise TimeoutError(f"not within {SECONDS_TO_CONNECT:.0f} s") from None
+    except subprocess.CalledProcessError as error:
+        said = error.stderr.decode(errors="replace").split("\n")
+        raise OSError(next((line for line in reversed(said) if line.strip()), "it was refused")) from None
 
 
 def _at(ray: Any, node: str) -> Any:

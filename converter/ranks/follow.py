@@ -6,7 +6,7 @@ from pathlib import Path
 from converter.bounds.watch import NO_LIMITS, Limits
 from converter.context import NOTHING_RESOLVED, DeviceMap, context_of, placement_of, read_text, with_threads
 from converter.errors import UsageError
-from converter.ranks.group import Ranks, identity_of
+from converter.ranks.group import NOTHING_TO_TRAIN, Ranks, identity_of
 from converter.ranks.watch import together
 from converter.recipe import Recipe
 from converter.resources import fixed_threads
@@ -29,6 +29,8 @@ def follow(ranks: Ranks, recipe: Recipe, device_map: DeviceMap | None = None, li
             text = read_text(recipe, source, SILENT)
             resolved = with_threads(NOTHING_RESOLVED, recipe)
             _train(ranks, recipe, context_of(recipe, source, text, Path(work), SILENT, resolved=resolved))
+        else:
+            ranks.introduce(NOTHING_TO_TRAIN)  # the first would wait for this one where it has something
         ending = ranks.wait(lambda: ranks.told("ended/0"), seconds=None)
     ranks.end(0)
     return int(ending["code"])

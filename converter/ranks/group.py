@@ -30,6 +30,8 @@ SECONDS_TO_END = 10.0
 BLOCK = 1 << 26
 """Bytes that are sent at once."""
 LOST = "a process of this launch was lost: most often for want of memory"
+NOTHING_TO_TRAIN = {"trains": "nothing"}
+"""What a process says that has no stage which trains."""
 IDENTITY = {"code": "another version of this tool", "model": "another model", "text": "other text"}
 
 
@@ -131,13 +133,13 @@ class Ranks:
     def _compare(self, own: Mapping[str, str]) -> None:
         for rank in range(1, self.size):
             found = self.wait(lambda rank=rank: self.told(f"identity/{rank}"))  # type: ignore[misc]
-            for name, what in IDENTITY.items():
-                if found[name] != own[name]:
-                    raise UsageError(
-                        f"process {rank} has {what} than process 0",
-                        where="several processes",
-                        hint="start all of them with the same arguments, files and version of plm-export",
-                    )
+            unlike = [f"{what} than process 0" for name, what in IDENTITY.items() if found.get(name) != own[name]]
+            if unlike:
+                raise UsageError(
+                    f"process {rank} has {'nothing to train' if found == NOTHING_TO_TRAIN else unlike[0]}",
+                    where="several processes",
+                    hint="start all of them with the same arguments, files and version of plm-export",
+                )
 
     # What the others do
 

@@ -6,13 +6,16 @@ they end too; where that cannot be asked for, none is stopped.
 
 import contextlib
 import ctypes
+import fcntl
 import os
 import signal
 import sys
+import tempfile
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
 from multiprocessing import parent_process
+from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -63,6 +66,26 @@ def end_when_orphaned() -> None:
 
     signal.signal(signal.SIGCONT, woken)
     ctypes.CDLL(None).prctl(_PARENT_DEATH_SIGNAL, signal.SIGCONT)
+
+
+@contextlib.contextmanager
+def no_two_at_once(folder: Path | None = None) -> Iterator[None]:
+    """Let no other process of this machine and user time meanwhile, whoever has begun it.
+
+    The system takes the lock from a process that is killed. `folder` None: where temporary folders are made.
+    """
+    place = (folder or Path(tempfile.gettempdir())) / f"plm-export-timing-{os.geteuid()}.lock"
+    try:
+        opened = os.open(place, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    except OSError:  # not ours to open: it is timed as it is
+        yield
+        return
+    try:
+        with contextlib.suppress(OSError):  # a file system without locks
+            fcntl.flock(opened, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(opened)
 
 
 class Turns:

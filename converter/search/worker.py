@@ -148,6 +148,7 @@ class TrialWorker:
         from converter.resources import fixed_threads
         from converter.search.binding import Binding, bench_of, read_halves
         from converter.search.starts import plain_of
+        from converter.search.turns import no_two_at_once
 
         base = with_paths(setup.base, moved)
         learning, held_back = (Path(moved.get(p, p)) for p in (setup.learning, setup.held_back))
@@ -160,6 +161,7 @@ class TrialWorker:
             _, text = read_halves(recipe, source, learning, held_back)
             cache = setup.opened_cache()
             bench = bench_of(source, text, work, SILENT, seed=setup.seed, threads=setup.cpus, cache=cache)
+            bench.alone = no_two_at_once
             self._binding = Binding(base, setup.goal, source, learning, held_back)
             for target in recipe.targets:
                 if target.name not in setup.targets:

@@ -98,6 +98,7 @@ def test_two_processes_make_one_output_and_learn_what_one_does(
     [
         ("another model", 2, "process 1 has another model than process 0"),
         ("missing model", 4, "process 1 has ended with exit code 4"),
+        ("nothing to train", 2, "process 1 has nothing to train"),
         ("refused by the first", 2, "the output exists"),
     ],
 )
@@ -107,6 +108,9 @@ def test_an_error_in_one_process_ends_all_with_its_code(
     first, second = argv("out"), argv("out")
     if wrong == "another model":
         second = argv("out", seed=1)
+    elif wrong == "nothing to train":
+        at = second.index("--distill")
+        second[at : at + 2] = []
     elif wrong == "missing model":
         second[0] = str(tmp_path / "nowhere")
     else:

@@ -186,6 +186,47 @@ def test_a_worker_without_the_extra_of_a_target_is_named_and_the_job_tried_on_an
         assert "plm-export[mobile]" in job["hint"]
 
 
+def contents(folder: Path) -> dict[str, bytes]:
+    return {p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+def test_a_job_whose_worker_is_killed_is_made_on_another_node_and_leaves_nothing_running(
+    tmp_path: Path, cluster: tuple[str, dict[str, "subprocess.Popen[bytes]"]]
+) -> None:
+    address, nodes = cluster
+    make_tiny(tmp_path / "m", layers=1)
+    (tmp_path / "jobs.toml").write_text(JOBS.partition('[[job]]\nname = "second"')[0], encoding="utf-8")
+    batch = start(tmp_path, address, "out")
+    limit = time.monotonic() + 120
+    while not (busy := [name for name, node in nodes.items() if runs_a_job(node)]):
+        assert batch.poll() is None, "the batch ended before a node had its job"
+        assert time.monotonic() < limit, "no node has begun the job"
+        time.sleep(0.1)
+    family = psutil.Process(nodes[busy[0]].pid).children(recursive=True)
+    job = next(p for p in family if "converter.commands.cli" in " ".join(p.cmdline()))
+    job.parent().kill()
+    assert not psutil.wait_procs([job], timeout=30)[1], "nobody waits for it any more"
+    (other,) = set(nodes) - set(busy)
+    while not runs_a_job(nodes[other]):
+        assert batch.poll() is None, "it was tried again on the node that has lost it"
+        time.sleep(0.1)
+    said, errors = batch.communicate(timeout=240)
+    assert batch.returncode == 0, errors
+    assert [job["tries"] for job in json.loads(said)["jobs"]] == [2]
+
+
+def test_a_job_that_no_node_is_large_enough_for_is_told(
+    tmp_path: Path, cluster: tuple[str, dict[str, "subprocess.Popen[bytes]"]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from converter.fleet import ray_cluster
+    from converter.fleet.process import Order
+
+    monkeypatch.setattr(ray_cluster, "SECONDS_FOR_ROOM", 2.0)
+    (outcome,) = ray_cluster.RayEngine(cluster[0], cpus=64).run([Order("a", {})], tmp_path)
+    assert outcome.exit_code == 7
+    assert "no node of the cluster has 64 CPUs" in str(outcome.error)
+
+
 def test_a_job_whose_node_dies_is_made_on_another(
     tmp_path: Path, cluster: tuple[str, dict[str, "subprocess.Popen[bytes]"]]
 ) -> None:
@@ -203,8 +244,12 @@ def test_a_job_whose_node_dies_is_made_on_another(
     assert batch.returncode == 0, errors
     jobs = json.loads(said)["jobs"]
     assert sorted(job["tries"] for job in jobs) == [1, 2]
+    command = [sys.executable, "-m", "converter.commands.cli", "batch", "jobs.toml", "-o", "here", "-q"]
+    assert subprocess.run(command, cwd=tmp_path, env=ENVIRONMENT, capture_output=True, check=False).returncode == 0
     for job in jobs:
-        assert (tmp_path / "out" / job["name"] / "cpu-int8" / "manifest.json").is_file()
+        here, there = (tmp_path / out / job["name"] / "cpu-int8" for out in ("here", "out"))
+        assert contents(there) == contents(here), "the bytes are those of a run without Ray"
+        assert "manifest.json" in contents(there)
 
 
 def test_an_address_where_nothing_answers_is_named(tmp_path: Path) -> None:

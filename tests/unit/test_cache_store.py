@@ -9,7 +9,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import fsspec
 import pytest
+from fsspec.implementations.memory import MemoryFileSystem
 
 from converter.cache.folder import PARTIAL, FolderStore
 from converter.cache.remote import RemoteStore
@@ -237,3 +239,32 @@ def test_an_entry_can_be_read_by_others_of_the_folder(tmp_path: Path, notes: lis
     (own / "file").touch()
     assert kept.stat().st_mode & 0o777 == (own / "file").stat().st_mode & 0o777
     assert kept.parents[1].stat().st_mode & 0o777 == own.stat().st_mode & 0o777
+
+
+class Bucket(MemoryFileSystem):
+    """As object stores and SFTP are: no folder is there before a file is in it, and no option that is not of theirs."""
+
+    protocol = "bucket"
+
+    def __init__(self, host: str = "") -> None:
+        super().__init__()
+
+    @classmethod
+    def _strip_protocol(cls, path: str) -> str:
+        return "/" + path.removeprefix("bucket://").strip("/")
+
+    def makedirs(self, path: str, exist_ok: bool = False) -> None:
+        """Do nothing."""
+
+    def ls(self, path: str, detail: bool = True, **options: Any) -> Any:
+        self.pseudo_dirs = [""]
+        return super().ls(path, detail, **options)
+
+
+def test_a_store_begins_where_no_folder_is_before_a_file_is_in_it(tmp_path: Path, notes: list[str]) -> None:
+    fsspec.register_implementation("bucket", Bucket, clobber=True)
+    store = RemoteStore("bucket://new/cache", 10_000, notes.append)
+    assert store.put(KEY, "c0", {"x": 1}, files(tmp_path))
+    (entry,) = RemoteStore("bucket://new/cache", 10_000, notes.append).entries(KEY)
+    assert fetched(store, entry, tmp_path / "got") == {"deep/model.bin": b"weights", "empty": b""}
+    assert not notes

@@ -69,9 +69,10 @@ def test_what_cannot_be_brought_to_a_worker_ends_its_job_alone(text: Path) -> No
 
     assert _digest(UNREADABLE) == ""
     one = _Try(Order("a", {"eval": str(text)}))
-    outcome = _bring(SimpleNamespace(put=put), [str(text)], one, {})
+    ray = SimpleNamespace(put=put, exceptions=SimpleNamespace(RayError=RuntimeError))
+    outcome = _bring(ray, [str(text)], one, {})
     assert outcome is not None
-    assert (outcome.exit_code, one.brought) == (2, {})
+    assert (outcome.exit_code, one.brought) == (7, {})
     assert f"{text} cannot be brought to a worker" in str(outcome.error)
 
 
