@@ -168,7 +168,9 @@ class Found(Timed):
 
     def make(self, trials: Sequence[Trial]) -> dict[int, Finalist]:
         made = super().make(trials)
-        slow = {n: replace(f, speedup=f.speedup / 2) for n, one in made.items() if n in self.slower and (f := one.figures)}
+        slow = {
+            n: replace(f, speedup=f.speedup / 2) for n, one in made.items() if n in self.slower and (f := one.figures)
+        }
         return {n: replace(one, figures=slow.get(n, one.figures)) for n, one in made.items()}
 
 
@@ -193,7 +195,9 @@ def test_time_that_is_left_goes_to_the_next_best_and_without_limits_to_nothing()
     made = {}
     for seconds in (130.0, 250.0, 1e6):
         finals = Timed(seconds)
-        made[seconds] = [f.trial.number for f in finals.make_all(trials, ("cpu-int8",), 1, lambda f=finals: f.time_left)]  # type: ignore[misc]
+        made[seconds] = [
+            f.trial.number for f in finals.make_all(trials, ("cpu-int8",), 1, lambda f=finals: f.time_left)
+        ]  # type: ignore[misc]
     assert made[130.0] == [1, 0]
     assert made[250.0] == [1, 0, 2, 3]
     assert made[1e6][:4] == [1, 0, 2, 3]
