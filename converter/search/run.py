@@ -19,7 +19,7 @@ from converter.planning import seconds_a_text
 from converter.recipe import Recipe, bind_recipe
 from converter.reference import Reference, capture_reference
 from converter.resources import fixed_threads
-from converter.search.binding import Binding, bench_of, read_halves
+from converter.search.binding import Binding, bench_of, model_digest, read_halves
 from converter.search.estimates import effort_share, making_seconds, training_pace
 from converter.search.finalists import Finalist, Finals, confirmed, decide, place
 from converter.search.folder import SearchFolder
@@ -36,7 +36,6 @@ from converter.search.trials import Trials
 from converter.search.workbench import Workbench
 from converter.stage import SILENT, OutcomeCache, Progress
 from converter.stage_cache.cache import DEFAULT_BYTES
-from converter.stage_cache.identity import artifact_key
 
 if TYPE_CHECKING:
     from converter.artifact import TorchModel
@@ -343,7 +342,7 @@ def _identity(made: _Search) -> dict[str, Any]:
     return {
         "format": FORMAT,
         "version": converter.__version__,
-        "model": artifact_key(replace(made.source, provenance=replace(made.source.provenance, id=""))),
+        "model": model_digest(made.source),
         "task": made.source.task.name,
         "text": made.text.digest,
         "reading of the text": json_values({k: v for k, v in made.order.base.items() if k in READ_BY}),
