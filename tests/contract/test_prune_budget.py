@@ -123,7 +123,7 @@ def test_one_table_tells_a_forecast_a_trial_and_a_run_whatever_text_they_learn_f
         taken.append("ended")
 
     ctx = replace(context(tmp_path), alone=alone)
-    few, many = StructuredPruning(speedup=1.1, steps=1, texts=4), StructuredPruning(speedup=1.1, steps=1)
+    few, many = StructuredPruning(speedup=1.1, steps=1, texts=8), StructuredPruning(speedup=1.1, steps=1)
     many.forecast(forecast_of(source), source, ctx)
     for stage in (few, many):
         run_stage(stage, source, ctx)
