@@ -101,6 +101,8 @@ class Context:
     """What stages made in earlier runs; None: every stage runs."""
     ranks: OtherRanks | None = None
     """Other processes that stages which train run in too; None: this one is alone, or not the first."""
+    alone: "Callable[[], AbstractContextManager[None]]" = nullcontext
+    """Within it stages time what they choose by: nothing else of the same search runs then."""
     check_room: "Callable[[Stage[Any, Any], Any], None] | None" = None
     """Raises where a stage would take more memory than it may, just before it runs; None: nothing is held to that."""
 

@@ -59,7 +59,7 @@ def prune_gradually(stage: "GradualPruning", given: "TorchModel", ctx: Context) 
     """
     setup = prepare("distill.gradual", stage, stage.weights, given, ctx)
     evidence = gather_evidence(given, ctx, n_texts=stage.texts, max_length=MAX_LENGTH, loss="answers", score="taylor")
-    costs = _budgeted_costs(stage, given, ctx, evidence)
+    costs = _budgeted_costs(stage, given, ctx)
     cuts = cubic_cuts(costs.full, costs.wanted, stage.cuts, stage.until)
     made, missed = given, False
     first: tuple[UnitScores, ...] = ()
@@ -95,11 +95,11 @@ def _refuse_processes() -> None:
         )
 
 
-def _budgeted_costs(stage: "GradualPruning", given: "TorchModel", ctx: Context, evidence: "Evidence") -> BudgetedCosts:
+def _budgeted_costs(stage: "GradualPruning", given: "TorchModel", ctx: Context) -> BudgetedCosts:
     if stage.size_mb is not None:
         return costs_of_size(given, ctx, stage.size_mb)
     _refuse_processes()
-    return costs_of_time(given, ctx, evidence, stage.speedup, stage.latency_ms)
+    return costs_of_time(given, ctx, stage.speedup, stage.latency_ms)
 
 
 def _cut(

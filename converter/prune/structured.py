@@ -224,7 +224,7 @@ class StructuredPruning(Stage[TorchModel, TorchModel]):
         from converter.structured.shrink import search_stride, shrink
         from converter.surgery.resize import family_of
 
-        costs = self._budgeted_costs(given, ctx, evidence)
+        costs = self._budgeted_costs(given, ctx)
         n_sublayers = 2 * len(family_of(given).layers(given.module))
         n_searched = len(evidence.batches[:: search_stride(evidence)])
         total = len(evidence.batches) + n_searched * self.steps + n_sublayers * (2 * self.steps - 1)
@@ -247,12 +247,12 @@ class StructuredPruning(Stage[TorchModel, TorchModel]):
             made = self._fit(given, ctx, evidence, made)
         return self._outcome(given, made, ctx, evidence, ())
 
-    def _budgeted_costs(self, given: TorchModel, ctx: Context, evidence: "Evidence") -> "BudgetedCosts":
+    def _budgeted_costs(self, given: TorchModel, ctx: Context) -> "BudgetedCosts":
         from converter.structured.budget import costs_of_size, costs_of_time
 
         if self.size_mb is not None:
             return costs_of_size(given, ctx, self.size_mb)
-        return costs_of_time(given, ctx, evidence, self.speedup, self.latency_ms)
+        return costs_of_time(given, ctx, self.speedup, self.latency_ms)
 
     def _inputs(self, given: TorchModel, ctx: Context, evidence: "Evidence", ticker: "Ticker") -> "PruningInputs":
         from converter.structured.shrink import collect_inputs

@@ -11,6 +11,7 @@ from converter.reference import capture_reference
 from converter.search.goal import Goal
 from converter.search.workbench import Workbench
 from converter.stage import SILENT, OutcomeCache, Progress
+from converter.stage_cache.identity import artifact_key
 
 if TYPE_CHECKING:
     from converter.artifact import TorchModel
@@ -51,6 +52,11 @@ class Binding:
         if not whole:
             check_options(made, self.source)
         return made
+
+
+def model_digest(source: "TorchModel") -> str:
+    """Return a digest of a model with its tokenizer and settings, wherever its folder lies."""
+    return artifact_key(replace(source, provenance=replace(source.provenance, id="")))
 
 
 def read_halves(recipe: Recipe, source: "TorchModel", learning: Path, held_back: Path) -> tuple[Recipe, RecipeText]:

@@ -132,9 +132,9 @@ def verdict(table: Mapping[str, Any]) -> tuple[str, str]:
         return status, f"Nothing better than {winner['start']} was found"
     if gain is None:
         return status, f"The best found is {winner['name']}"
-    if broken := limits_broken_by(table, gain["over"]):
-        return status, f"The limits are kept, which {gain['over']} breaks: {'; '.join(broken)}"
-    return status, gain_sentence(gain)
+    broken = limits_broken_by(table, gain["over"])
+    kept = f"The limits are kept, which {gain['over']} breaks: {'; '.join(broken)}"
+    return status, kept if broken else gain_sentence(gain)
 
 
 def limits_broken_by(table: Mapping[str, Any], name: str) -> tuple[str, ...]:

@@ -2,7 +2,7 @@
 
 import contextlib
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,7 +19,7 @@ from converter.planning import seconds_a_text
 from converter.recipe import Recipe, bind_recipe
 from converter.reference import Reference, capture_reference
 from converter.resources import fixed_threads
-from converter.search.binding import Binding, bench_of, read_halves
+from converter.search.binding import Binding, bench_of, model_digest, read_halves
 from converter.search.estimates import effort_share, making_seconds, training_pace
 from converter.search.finalists import Finalist, Finals, confirmed, decide, place
 from converter.search.folder import SearchFolder
@@ -137,7 +137,7 @@ def search(order: Order, out: Path, *, force: bool = False, progress: Progress =
     threads = order.cpus if order.ray else recipe.threads or torch.get_num_threads()
     if recipe.calibration is None:
         raise UsageError("a search needs text to learn from and to choose by", where="--calibration")
-    space = _space(order, recipe)
+    space = _space(order, recipe, progress.note)
     folder = SearchFolder(out.expanduser().absolute())
     with _connected(order.ray), folder.held(progress.note, force=force), fixed_threads(1):
         with progress.task("Loading the model"):
@@ -159,8 +159,10 @@ def _connected(address: str | None) -> AbstractContextManager[Any]:
     return connection(address)
 
 
-def _space(order: Order, recipe: Recipe) -> Space:
+def _space(order: Order, recipe: Recipe, note: Callable[[str], None]) -> Space:
     missing = missing_runtimes(recipe)
+    for name, error in missing.items():
+        note(f"{name} is left out: {error}")
     targets = tuple(t.name for t in recipe.targets if t.name not in missing)
     return Space(targets, without=order.without)
 
@@ -228,8 +230,9 @@ def _run(made: _Search, given: "GivenText") -> dict[str, Any]:
 def _time_tables(made: _Search, bench: Workbench, starts: Sequence[Start]) -> None:
     """Time what forecasts are made by, as long as nothing else runs here."""
     for start in starts:
-        with contextlib.suppress(ExportError):  # its trial says why
-            bench.foretell(made.bound(start.recipe), times=True)
+        for recipe in made.space.in_each_precision(start.recipe):
+            with contextlib.suppress(ExportError):  # its trial says why
+                bench.foretell(made.bound(recipe), times=True)
 
 
 @contextlib.contextmanager
@@ -339,7 +342,7 @@ def _identity(made: _Search) -> dict[str, Any]:
     return {
         "format": FORMAT,
         "version": converter.__version__,
-        "model": dict(sorted(made.source.provenance.weights_sha256.items())),
+        "model": model_digest(made.source),
         "task": made.source.task.name,
         "text": made.text.digest,
         "reading of the text": json_values({k: v for k, v in made.order.base.items() if k in READ_BY}),

@@ -68,6 +68,14 @@ class Space:
                 compress.append({"stage": name, **_values(trial, name, searched(stage_class(name)))})
         return recipe_of(target, chosen, compress)
 
+    def in_each_precision(self, recipe: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+        """Yield the recipe in its own precision, then in the others that are tried: each has its own times."""
+        (target,) = recipe["targets"]
+        yield dict(recipe)
+        for name in self.precisions(target):
+            if name != recipe["quantize"][target]["precision"]:
+                yield {**recipe, "quantize": {target: {"precision": name}}}
+
     def numbers_of(self, recipe: Mapping[str, Any]) -> dict[str, Any]:
         """Return the sampler's numbers that spell a recipe, or what is nearest to it: that is where it starts from."""
         (target,) = recipe["targets"]

@@ -185,7 +185,8 @@ class Trials:
     def _steps(self, asked: Asked, *, forced: bool) -> Steps:
         """Have a candidate made as far as it is worth it."""
         if (known := self._known(asked)) is not None and not forced:
-            return State.DISCARDED, known.figures, f"the same as {known.name}"
+            state = State.REFUSED if known.state is State.REFUSED else State.DISCARDED
+            return state, known.figures, f"the same as {known.name}"
         try:
             recipe = self.bind(asked.recipe)
             told = self.bench.foretell(recipe, times=True)
@@ -205,9 +206,10 @@ class Trials:
             return State.REFUSED, None, said_of(error)
 
     def _known(self, asked: Asked) -> Trial | None:
-        """Return the trial that has measured the same recipe."""
+        """Return the trial that has made the same recipe, as far as it was worth it; a start is always measured."""
         wanted = json.dumps(asked.recipe, sort_keys=True)
-        found = (t for t in self.study.trials if t.state is State.MEASURED)
+        made = (State.MEASURED,) if asked.start else (State.MEASURED, State.BEHIND, State.REFUSED)
+        found = (t for t in self.study.trials if t.state in made)
         return next((t for t in found if json.dumps(t.recipe, sort_keys=True) == wanted), None)
 
     def _hopeless(self, told: "Told", asked: Asked) -> str:

@@ -45,13 +45,19 @@ def not_made(why: str, exit_code: int = GateFailed.exit_code) -> dict[str, Any]:
 
 
 def finished(recipe: "Recipe", out: Path) -> dict[str, Any] | None:
-    """Return what an interrupted search has already made of this recipe."""
+    """Return what an interrupted search has made of this recipe; None, too, where `--eval` was written since."""
+    report = out / "report.json"
     try:
-        if load_recipe_table(out / "recipe.toml") != recipe_table(recipe):
+        if load_recipe_table(out / "recipe.toml") != recipe_table(recipe) or _newer(recipe.evaluation, report):
             return None
-        return dict(read_json(out / "report.json")["targets"][0])
-    except (ExportError, KeyError, IndexError, TypeError):
+        return dict(read_json(report)["targets"][0])
+    except (ExportError, OSError, KeyError, IndexError, TypeError):
         return None
+
+
+def _newer(text: "Path | str | None", report: Path) -> bool:
+    """Tell whether a file of text was written after what was judged by it; that of a sample never is."""
+    return text is not None and Path(text).is_file() and Path(text).stat().st_mtime_ns > report.stat().st_mtime_ns
 
 
 def _run(recipe: "Recipe", out: Path, bench: "Workbench", progress: "Progress", threads: int | None) -> dict[str, Any]:

@@ -88,7 +88,7 @@ class Workbench:
     cache: OutcomeCache | None = None
     """What stages have made, in this search or before; None: only what is at hand."""
     alone: "Callable[[], AbstractContextManager[None]]" = nullcontext
-    """Within it packages are timed: on this machine nothing else of the search runs then."""
+    """Within it packages and sub-layers are timed: on this machine nothing else of the search runs then."""
     plain: dict[str, Opened] = field(default_factory=dict)
     plain_ms: dict[str, float] = field(default_factory=dict)
     kept: "OrderedDict[str, Made]" = field(default_factory=OrderedDict)
@@ -109,6 +109,7 @@ class Workbench:
             measured=self.measured,
             shared=self.shared,
             cache=self.cache,
+            alone=self.alone,
         )
 
     def foretell(self, recipe: Recipe, *, times: bool) -> Told:

@@ -14,7 +14,9 @@ from converter.surgery.resize import family_of
 if TYPE_CHECKING:
     from converter.artifact import TorchModel
     from converter.stage import Context
-    from converter.structured.importance import Evidence
+
+TEXTS = 512
+"""Calibration texts whose lengths stand for all of it: however many a stage learns from, one table tells its times."""
 
 
 @dataclass(frozen=True)
@@ -57,23 +59,24 @@ def costs_of_size(given: "TorchModel", ctx: "Context", megabytes: float) -> Budg
 
 
 def costs_of_time(
-    given: "TorchModel", ctx: "Context", evidence: "Evidence", speedup: float | None, milliseconds: float | None
+    given: "TorchModel", ctx: "Context", speedup: float | None, milliseconds: float | None
 ) -> BudgetedCosts:
     """Return the costs within `milliseconds` a text, or within the model's own time over `speedup`.
 
     Times are those of ONNX Runtime on this machine at the lengths of the text, one thread, in the precision of the
     run's first target; where its target has another runtime, the facts say for what they stand in.
     """
-    table = time_table(given, ctx, [e.length for batch in evidence.batches for _, e in batch])
+    table = time_table(given, ctx)
     full = table.total([(p.n_heads, p.n_neurons) for p in family_of(given).layers(given.module)])
     wanted = full / speedup if speedup is not None else milliseconds or 0.0
     asked = f"speedup={speedup:g}" if speedup is not None else f"latency_ms={milliseconds:g}"
     return _refuse_idle(BudgetedCosts(table, full, wanted), asked)
 
 
-def time_table(given: "TorchModel", ctx: "Context", lengths: Sequence[int]) -> CostTable:
-    """Return milliseconds by width at the natural lengths of text of `lengths`, timed here or known already."""
+def time_table(given: "TorchModel", ctx: "Context") -> CostTable:
+    """Return milliseconds by width at the natural lengths of the calibration text, timed here or known already."""
     from converter.structured.head_reads import reads_one_token
+    from converter.structured.importance import choose_texts
 
     family = family_of(given)
     if family.writes:
@@ -84,7 +87,9 @@ def time_table(given: "TorchModel", ctx: "Context", lengths: Sequence[int]) -> C
     parts = family.layers(given.module)
     widest = max(p.n_heads for p in parts), max(p.n_neurons for p in parts)
     dimensions = replace(_dimensions(given), one_token=reads_one_token(given))
-    table = latency_table(dimensions, _products(ctx), widest, natural_lengths(lengths), ctx.progress, ctx.measured)
+    texts = choose_texts(ctx, TEXTS)
+    lengths = natural_lengths([given.task.encode(given.tokenizer, e, given.max_length).length for e in texts])
+    table = latency_table(dimensions, _products(ctx), widest, lengths, ctx.progress, ctx.measured, ctx.alone)
     if ctx.aim is not None and not target_class(ctx.aim.target).timed:
         # Said, not hidden: another runtime has other kernels.
         table = replace(table, about={**table.about, "stands_in_for": ctx.aim.target})

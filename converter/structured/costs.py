@@ -1,6 +1,7 @@
 """What a sublayer of each width takes of a budget: milliseconds, timed on this machine, or bytes."""
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -78,8 +79,11 @@ def latency_table(
     lengths: Sequence[int],
     progress: "Progress",
     measured: dict[str, Any] | None = None,
+    alone: "Callable[[], AbstractContextManager[None]]" = nullcontext,
 ) -> CostTable:
     """Time sublayers in ONNX Runtime, one thread, one text, at `lengths`; a known table is read from the cache.
+
+    While they are timed, they run `alone`.
 
     One that is in `measured` is taken as it is, wherever it was measured; what is used is put there.
     """
@@ -88,7 +92,8 @@ def latency_table(
     def take() -> dict[str, Any]:
         from converter.structured.timing import time_sublayers
 
-        return time_sublayers(dimensions, products, widest, lengths, progress)
+        with alone():
+            return time_sublayers(dimensions, products, widest, lengths, progress)
 
     known = timed_once(key, take, progress, measured)
     about = {

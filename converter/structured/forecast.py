@@ -64,10 +64,8 @@ def _gauge(stage: "StructuredPruning", model: "TorchModel", ctx: "Context") -> "
 def table_of(model: "TorchModel", ctx: "Context") -> "CostTable":
     """Return the milliseconds of this machine at the lengths of the calibration text."""
     from converter.structured.budget import time_table
-    from converter.structured.importance import choose_texts
 
-    texts = choose_texts(ctx, 64)
-    return time_table(model, ctx, [model.task.encode(model.tokenizer, e, model.max_length).length for e in texts])
+    return time_table(model, ctx)
 
 
 def _shrunk(now: Forecast, model: "TorchModel", share: float) -> Forecast:

@@ -1,6 +1,7 @@
 """Pruning to a budget, and the fit of what is left, on tiny models of several families."""
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from converter.artifact import TorchModel
 from converter.binding import bind
 from converter.errors import DataError, RecipeError
 from converter.examples import Example
+from converter.forecast import forecast_of
 from converter.model_folder.load import load_source
 from converter.model_folder.save import save_model
 from converter.model_folder.shape_map import LayerShape
@@ -103,8 +105,30 @@ def test_a_faster_model_is_faster_by_its_table(
     assert budget["last_layer_of_one_token"]
     for target, said in (("cpu-int8", None), ("tflite", "tflite")):
         ctx = replace(context(tmp_path), aim=Aim(target, target_class(target).menu()["static"]))
-        assert time_table(source, ctx, budget["lengths"]).about.get("stands_in_for") == said
+        assert time_table(source, ctx).about.get("stands_in_for") == said
     assert made.size_bytes < source.size_bytes
+
+
+def test_one_table_tells_a_forecast_a_trial_and_a_run_whatever_text_they_learn_from(
+    source: TorchModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Otherwise each is aimed by times of its own, taken beside whatever runs by then. It is taken alone, once."""
+    monkeypatch.setenv("PLM_EXPORT_CACHE", str(tmp_path))
+    taken: list[str] = []
+
+    @contextlib.contextmanager
+    def alone() -> Iterator[None]:
+        taken.append("begun")
+        yield
+        taken.append("ended")
+
+    ctx = replace(context(tmp_path), alone=alone)
+    few, many = StructuredPruning(speedup=1.1, steps=1, texts=8), StructuredPruning(speedup=1.1, steps=1)
+    many.forecast(forecast_of(source), source, ctx)
+    for stage in (few, many):
+        run_stage(stage, source, ctx)
+    assert taken == ["begun", "ended"]
+    assert len(ctx.measured) == 1
 
 
 def test_a_budget_that_cannot_be_met_keeps_the_least_and_says_so(source: TorchModel, tmp_path: Path) -> None:

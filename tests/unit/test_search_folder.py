@@ -1,12 +1,17 @@
 """The folder of a search: what is not its own, or was changed since, stays as it is."""
 
+import json
+import shutil
 import sqlite3
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from converter.data.split import TextSplit
 from converter.errors import UsageError
+from converter.model_folder.load import load_source
+from converter.search.binding import model_digest
 from converter.search.folder import MARK, STUDY, TEXT, SearchFolder
 from converter.search.goal import Goal
 from converter.search.space import Space
@@ -80,3 +85,22 @@ def test_a_file_that_is_no_study_is_refused_and_left_as_it_is(tmp_path: Path) ->
         opened.execute("create table mine (x)")
     with pytest.raises(UsageError, match="not the file of a study"):
         open_study(tmp_path / STUDY, Space(("cpu-int8",)), Goal(), (), {"model": "m"}, seed=0)
+
+
+def test_a_model_is_another_with_another_tokenizer_or_labels_but_not_in_another_place(
+    tiny: Callable[..., Path], tmp_path: Path
+) -> None:
+    """The same weights read other tokens then: a study of one tells nothing of the other."""
+    places = {name: shutil.copytree(tiny("bert"), tmp_path / name) for name in ("a", "b", "labels", "tokens")}
+    config = json.loads((places["labels"] / "config.json").read_text(encoding="utf-8"))
+    config["id2label"] = {n: f"other {label}" for n, label in config["id2label"].items()}
+    config["label2id"] = {label: int(n) for n, label in config["id2label"].items()}
+    (places["labels"] / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    tokenizer = json.loads((places["tokens"] / "tokenizer.json").read_text(encoding="utf-8"))
+    vocabulary = tokenizer["model"]["vocab"]
+    one, other = sorted(vocabulary, key=vocabulary.__getitem__)[-2:]
+    vocabulary[one], vocabulary[other] = vocabulary[other], vocabulary[one]
+    (places["tokens"] / "tokenizer.json").write_text(json.dumps(tokenizer), encoding="utf-8")
+    digests = {name: model_digest(load_source(str(place))) for name, place in places.items()}
+    assert digests["a"] == digests["b"]
+    assert len(set(digests.values())) == 3

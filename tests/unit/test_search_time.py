@@ -1,5 +1,6 @@
 """A search keeps to its time: what trials are made with, what is kept for finalists, and what is left out of those."""
 
+import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -10,7 +11,7 @@ import pytest
 
 from converter.context import Resolved
 from converter.errors import ResourceLimit
-from converter.recipe import Recipe, bind_recipe
+from converter.recipe import Recipe, bind_recipe, save_recipe
 from converter.search import whole
 from converter.search.estimates import FACTORS, SHARES, effort_share, off_by, seconds_in_full
 from converter.search.figures import Figures, State, Trial
@@ -168,7 +169,9 @@ class Found(Timed):
 
     def make(self, trials: Sequence[Trial]) -> dict[int, Finalist]:
         made = super().make(trials)
-        slow = {n: replace(f, speedup=f.speedup / 2) for n, one in made.items() if n in self.slower and (f := one.figures)}
+        slow = {
+            n: replace(f, speedup=f.speedup / 2) for n, one in made.items() if n in self.slower and (f := one.figures)
+        }
         return {n: replace(one, figures=slow.get(n, one.figures)) for n, one in made.items()}
 
 
@@ -193,7 +196,9 @@ def test_time_that_is_left_goes_to_the_next_best_and_without_limits_to_nothing()
     made = {}
     for seconds in (130.0, 250.0, 1e6):
         finals = Timed(seconds)
-        made[seconds] = [f.trial.number for f in finals.make_all(trials, ("cpu-int8",), 1, lambda f=finals: f.time_left)]  # type: ignore[misc]
+        made[seconds] = [
+            f.trial.number for f in finals.make_all(trials, ("cpu-int8",), 1, lambda f=finals: f.time_left)
+        ]  # type: ignore[misc]
     assert made[130.0] == [1, 0]
     assert made[250.0] == [1, 0, 2, 3]
     assert made[1e6][:4] == [1, 0, 2, 3]
@@ -209,6 +214,23 @@ def test_fewer_packages_may_be_kept_than_there_are_targets() -> None:
     trials[2] = replace(trials[2], recipe={**trials[2].recipe, "targets": ["tflite"]})
     made = Timed(1000.0).make_all(trials, ("cpu-int8", "tflite"), 1, lambda: 1000.0)
     assert [f.trial.number for f in made] == [1, 0, 2]
+
+
+def test_what_an_interrupted_search_has_made_is_taken_unless_the_text_that_judged_it_was_written_since(
+    tmp_path: Path,
+) -> None:
+    text, report = tmp_path / "dev.tsv", tmp_path / "report.json"
+    recipe = replace(STARTS[0], evaluation=text)
+    assert whole.finished(recipe, tmp_path) is None
+    text.write_text("sentence\tlabel\nfine\t1\n", encoding="utf-8")
+    save_recipe(recipe, tmp_path / "recipe.toml")
+    report.write_text('{"targets": [{"status": "PASS"}]}', encoding="utf-8")
+    os.utime(report, (2000.0, 2000.0))
+    os.utime(text, (1000.0, 1000.0))
+    assert whole.finished(recipe, tmp_path) == {"status": "PASS"}
+    assert whole.finished(bound(recipe_of("cpu-int8", {"precision": "dynamic"}, ())), tmp_path) is None
+    os.utime(text, (3000.0, 3000.0))
+    assert whole.finished(recipe, tmp_path) is None
 
 
 class Exports:

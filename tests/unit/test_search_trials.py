@@ -16,7 +16,7 @@ from converter.search.figures import Figures, State
 from converter.search.goal import Goal
 from converter.search.making import Done, Work
 from converter.search.neighbours import neighbour
-from converter.search.space import Space
+from converter.search.space import Space, recipe_of
 from converter.search.starts import starts_of
 from converter.search.study import Study, measured, open_study
 from converter.search.trials import IDLE, NEAREST, Trials
@@ -295,6 +295,18 @@ def test_a_recipe_is_never_made_twice(tmp_path: Path) -> None:
     assert len(made) == len(set(made))
     known: Callable[[Any], bool] = lambda t: "the same as" in t.said  # noqa: E731
     assert all(t.figures for t in study.trials if known(t))
+
+
+def test_what_was_refused_is_not_made_again(tmp_path: Path) -> None:
+    goal, bench = Goal(), Planted(refused="share.codebook")
+    study = study_in(tmp_path, goal)
+    trials = Trials(study, goal, bench, bind, 0.3, SILENT, most=len(starts_of(SPACE)) + 2)
+    trials.aims += [recipe_of("cpu-int8", {"precision": "static"}, [{"stage": "share.codebook"}])] * 2
+    trials.run(Ticker(), lambda: 1e9, lambda: 0.0, 0.0)
+    first, second = (t for t in study.trials if not t.start)
+    assert first.state is second.state is State.REFUSED
+    assert second.said == f"the same as {first.name}"
+    assert bench.glanced == 1
 
 
 def recipes(study: Study) -> list[str]:
