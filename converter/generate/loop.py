@@ -64,7 +64,7 @@ def generate(
         prompt, real, padding = np.asarray(encoding["input_ids"], dtype=np.int64), longest, mask.argmax(axis=1)
         prompt_mask = mask
     total = settings.total(prompt.shape[1], real)
-    steps = Steps(run, specs, encoding, settings.rotates_anew_at)
+    steps = Steps(run, specs, encoding, settings.rope_switches_at)
     logits = steps.step(prompt, prompt_mask, keep=1)[:, -1]
     rules = scoring_rules(settings, prompt.shape[1], total, padding)
     if settings.beams > 1:

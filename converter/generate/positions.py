@@ -6,8 +6,8 @@ from typing import Any
 LONGROPE = "longrope"
 
 
-def rotates_anew_at(config: Any) -> int | None:
-    """Return past how many tokens transformers reads a text anew whose cache it has; None where it never does.
+def rope_switches_at(config: Any) -> int | None:
+    """Return past how many tokens transformers reads a text again whose cache it has; None where it never does.
 
     Phi 3 for long contexts has frequencies for texts as long as those it learned first, and others for longer ones.
     Other families with such positions go on with the cache they have, and so does the loop.

@@ -31,8 +31,8 @@ class GenerationSettings:
     min_new_tokens: int = 0
     min_length: int = 0
     context: int | None = None
-    rotates_anew_at: int | None = None
-    """A text that grows past so many tokens is read anew: its positions are computed otherwise from there on."""
+    rope_switches_at: int | None = None
+    """A text that grows past so many tokens is read again: its positions are computed otherwise from there on."""
     eos_ids: tuple[int, ...] = ()
     pad_id: int | None = None
     start_id: int | None = None

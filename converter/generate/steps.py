@@ -24,9 +24,9 @@ class Steps:
         run: Run,
         specs: Mapping[str, GraphSpec],
         encoding: "Mapping[str, NDArray[np.int64]]",
-        rotates_anew_at: int | None = None,
+        rope_switches_at: int | None = None,
     ) -> None:
-        self._run, self._turn = run, rotates_anew_at
+        self._run, self._turn = run, rope_switches_at
         self._spec = decoder_of(specs)
         self._next = cache_names(self._spec)
         self._takes = frozenset(self._spec.input_names)
@@ -50,7 +50,7 @@ class Steps:
         The logits are `[rows, length, vocabulary]`, or those of the `keep` last tokens; the last tell the next token.
         """
         asked = ids.shape[1]
-        ids, mask = self._anew(ids, mask)
+        ids, mask = self._from_start(ids, mask)
         keep = keep if ids.shape[1] == asked else min(asked, keep or asked)
         feed = {"input_ids": ids, **self._fixed, **self._cache, **self._seen(ids, mask)}
         if keep is not None:
@@ -61,7 +61,7 @@ class Steps:
         # A view would keep all of them.
         return logits if keep is None or keep >= logits.shape[1] else logits[:, logits.shape[1] - keep :].copy()
 
-    def _anew(
+    def _from_start(
         self, ids: "NDArray[np.int64]", mask: "NDArray[np.int64] | None"
     ) -> "tuple[NDArray[np.int64], NDArray[np.int64] | None]":
         """Return all tokens so far where what the cache holds of them is of no use for a text that has grown so long.

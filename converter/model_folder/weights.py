@@ -90,7 +90,9 @@ def _refuse_left_over(names: Iterable[str], module: "torch.nn.Module", folder: P
     """
     prefix = f"{getattr(module, 'base_model_prefix', '')}."
     known = {_NUMBER.sub(".N.", name).removeprefix(prefix) for name in module.state_dict()}
-    left = [n for n in names if n.rsplit(".", 1)[-1] not in BUFFERS]
+    # GPT-Neo's masks: made by the class, which does not read what older versions saved of them.
+    made = {name.removeprefix(prefix) for name, _ in module.named_buffers()}
+    left = [n for n in names if n.rsplit(".", 1)[-1] not in BUFFERS and n.removeprefix(prefix) not in made]
     layers = [n for n in left if _NUMBER.search(n) and _NUMBER.sub(".N.", n).removeprefix(prefix) in known]
     if layers:
         raise SourceError(

@@ -104,8 +104,8 @@ def _decoder(cache: CacheFacts, config: Any, file: str, inputs: tuple[str, ...],
 
 
 def _search(settings: GenerationSettings, longest: int) -> dict[str, Any]:
-    # A sequence that ends at its last position: this runtime counts the prompt in. Nor does it read a text anew.
-    longest = min(longest, settings.rotates_anew_at or longest)
+    # A sequence that ends at its last position: this runtime counts the prompt in. Nor does it read a text again.
+    longest = min(longest, settings.rope_switches_at or longest)
     limit = longest if settings.max_length is None else min(settings.max_length, longest)
     return {
         "do_sample": settings.sample,

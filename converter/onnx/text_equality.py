@@ -10,7 +10,7 @@ import numpy as np
 from converter.errors import StageFailed
 from converter.generate.forcing import forced_pieces
 from converter.generate.graphs import DECODER
-from converter.generate.positions import rotates_anew_at
+from converter.generate.positions import rope_switches_at
 from converter.graphs import GraphSpec, Run, runs_side_by_side
 from converter.onnx.equality import MAX_ERROR, Differences
 from converter.resources import made_in_threads, release_memory
@@ -51,7 +51,7 @@ def check_text_graphs(model: Any, specs: Mapping[str, GraphSpec], run: Run, long
     """
     differences = Differences()
     titles: list[str] = []
-    at_once, turn = _tokens_at_once(specs, longest), rotates_anew_at(model.config)
+    at_once, turn = _tokens_at_once(specs, longest), rope_switches_at(model.config)
     cases = list(_cases(specs, longest, at_once))
     kept = [_kept(model, case.length, at_once) for case in cases]
     wanted = [plain_logits(model, c.encoding, c.answer, k) for c, k in zip(cases, kept, strict=True)]

@@ -81,7 +81,7 @@ GROWING = """\
 
 ### Long texts
 
-Texts of more than {turn} tokens have other positions than shorter ones. A text that grows past them is read anew there
+Texts of more than {turn} tokens have other positions than shorter ones. A text that grows past them is read again there
 by this tool and by `samples/python`, as transformers does; other clients go on with a cache that is of no use any more.
 Ask them for at most {turn} tokens of text and answer together, or for a text that is longer from the start.
 """
@@ -96,8 +96,8 @@ def writing_usage(bundle: Bundle) -> str:
     genai = _genai(bundle, text)
     usage = USAGE.format(task=task.name, loader=task.client_class, dtype=dtype, text=text, genai=genai).rstrip()
     settings: GenerationSettings = task.settings
-    if settings.rotates_anew_at is not None:
-        usage += f"\n{GROWING.format(turn=settings.rotates_anew_at)}".rstrip()
+    if settings.rope_switches_at is not None:
+        usage += f"\n{GROWING.format(turn=settings.rope_switches_at)}".rstrip()
     return f"{usage}\n{CHAT}".rstrip() if has_chat(bundle.source.tokenizer) else usage
 
 

@@ -21,7 +21,7 @@ from converter.generate.forcing import forced_logits
 from converter.generate.graphs import DECODER, causal_graphs, encoder_decoder_graphs
 from converter.generate.languages import target_language, target_languages
 from converter.generate.loop import generate
-from converter.generate.positions import rotates_anew_at
+from converter.generate.positions import rope_switches_at
 from converter.generate.read_settings import FILE, read_settings, table_of_settings, task_params, text_prefix
 from converter.generate.settings import GenerationSettings, renumbered_settings
 from converter.graphs import (
@@ -125,7 +125,7 @@ class Writing(LearningToWrite, ABC):
         params = {} if self.chosen is None else task_params(folder, self.chosen)
         forced = {} if settings == own else {"forced_bos_token_id": settings.forced_bos_id}
         self.asked = {k: v for k, v in params.items() if k not in NOT_ASKED} | forced
-        self.settings, self._tokenizer = replace(settings, rotates_anew_at=rotates_anew_at(self.config)), tokenizer
+        self.settings, self._tokenizer = replace(settings, rope_switches_at=rope_switches_at(self.config)), tokenizer
         self._answers = answer_tokenizer(folder, str(self.config.model_type))
         self.languages = _languages(folder, tokenizer, settings)
         self.generation_table = _carried(folder, self.config) | params | table_of_settings(settings)

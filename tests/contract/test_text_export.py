@@ -213,9 +213,9 @@ def test_a_fault_around_the_cache_is_found(fault: str, exported: Callable[[str],
 
 @pytest.mark.slow
 def test_a_text_that_grows_past_what_was_learned_first_is_continued_as_by_transformers(tmp_path: Path) -> None:
-    """The file chooses between two sets of frequencies; the loop reads a text anew where they change."""
+    """The file chooses between two sets of frequencies; the loop reads a text again where they change."""
     from converter.generate.modules import graph_specs
-    from converter.generate.positions import rotates_anew_at
+    from converter.generate.positions import rope_switches_at
     from converter.onnx.runner import OnnxRunner
     from converter.onnx.text_equality import check_text_graphs
     from converter.onnx.text_export import export_text_graphs
@@ -226,7 +226,7 @@ def test_a_text_that_grows_past_what_was_learned_first_is_continued_as_by_transf
     specs = graph_specs(model)
     run = OnnxRunner(export_text_graphs(model, specs, tmp_path)).run
     assert check_text_graphs(model, specs, run, POSITIONS)["max_relative_error"] < 1e-4
-    settings = settings_of(model, max_new_tokens=NEW, eos_ids=(), rotates_anew_at=rotates_anew_at(model.config))
+    settings = settings_of(model, max_new_tokens=NEW, eos_ids=(), rope_switches_at=rope_switches_at(model.config))
     for text in prompts(6, longest=30):
         feed = batch_for(model, [text])
         wanted = continue_in_transformers(model, feed, max_new_tokens=NEW, eos_token_id=None)

@@ -153,6 +153,32 @@ def test_a_checkpoint_in_bf16_or_in_shards_is_read_as_its_owner_reads_it(
     assert owner_agrees(load_source(str(made))) > 3
 
 
+def test_masks_that_older_versions_saved_are_no_weights(copied: Callable[[str], Path]) -> None:
+    """GPT-Neo's checkpoints hold its causal masks; a weight of another name is refused as before."""
+    import torch
+    import transformers
+    from safetensors.torch import load_file, save_file
+
+    made = copied("gpt2")
+    size = json.loads((made / "config.json").read_text())["vocab_size"]
+    kinds = {"attention_types": [[["global", "local"], 1]], "num_layers": 2, "max_position_embeddings": 48}
+    config = transformers.GPTNeoConfig(vocab_size=size, hidden_size=32, num_heads=4, eos_token_id=0, **kinds)
+    transformers.GPTNeoForCausalLM(config).save_pretrained(made)
+    weights = load_file(made / "model.safetensors")
+    masks = {
+        f"transformer.h.{layer}.attn.attention.{name}": value
+        for layer in range(2)
+        for name, value in (("bias", torch.ones(1, 1, 48, 48)), ("masked_bias", torch.tensor(-1e9)))
+    }
+    assert not masks.keys() & weights.keys()
+    save_file(weights | masks, made / "model.safetensors", metadata={"format": "pt"})
+    assert load_source(str(made)).max_length == 48
+    other = {"transformer.h.0.attn.attention.gate": torch.ones(4)}
+    save_file(weights | other, made / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(SourceError, match="gate"):
+        load_source(str(made))
+
+
 def test_several_end_tokens_all_end_a_text(copied: Callable[[str], Path]) -> None:
     made = copied("gpt2")
     plain = load_source(str(made))

@@ -1,4 +1,4 @@
-"""A text that grows past what a Phi 3 learned first is read anew there, as transformers reads it."""
+"""A text that grows past what a Phi 3 learned first is read again there, as transformers reads it."""
 
 from functools import cache
 from typing import Any
@@ -8,7 +8,7 @@ import pytest
 
 from converter.generate.loop import generate
 from converter.generate.modules import graph_specs, torch_graphs_run
-from converter.generate.positions import rotates_anew_at
+from converter.generate.positions import rope_switches_at
 from tests.tiny_text import batch_for, continue_in_transformers, make_text_model, prompts, settings_of
 
 LEARNED, NEW = 24, 16
@@ -24,14 +24,14 @@ def phi3() -> Any:
 def both(texts: list[list[int]], beams: int, turn: int | None) -> tuple[Any, Any]:
     model = phi3()
     feed = batch_for(model, texts)
-    settings = settings_of(model, max_new_tokens=NEW, beams=beams, rotates_anew_at=turn, eos_ids=())
+    settings = settings_of(model, max_new_tokens=NEW, beams=beams, rope_switches_at=turn, eos_ids=())
     found = generate(torch_graphs_run(model), graph_specs(model), feed, settings).sequences
     return found, continue_in_transformers(model, feed, max_new_tokens=NEW, num_beams=beams, eos_token_id=None)
 
 
 @pytest.mark.parametrize("beams", [1, 3])
 def test_a_text_that_grows_past_the_turn_is_continued_as_by_transformers(beams: int) -> None:
-    turn = rotates_anew_at(phi3().config)
+    turn = rope_switches_at(phi3().config)
     assert turn == LEARNED
     for text in prompts(4, longest=20)[1:]:
         assert np.array_equal(*both([text], beams, turn))
@@ -50,4 +50,4 @@ def test_a_cache_that_is_kept_past_the_turn_writes_another_text() -> None:
 
 @pytest.mark.parametrize(("family", "config"), [("phi3", {}), ("llama", {}), ("gemma3", {})])
 def test_other_positions_stay_what_they_are(family: str, config: dict[str, Any]) -> None:
-    assert rotates_anew_at(make_text_model(family, **config).config) is None
+    assert rope_switches_at(make_text_model(family, **config).config) is None
