@@ -87,7 +87,11 @@ def packages_in(folder: Path) -> list[Path]:
 
     """
     if not folder.is_dir():
-        raise PackageDamaged("there is no such folder", where=str(folder))
+        raise PackageDamaged(
+            "there is no such folder",
+            where=str(folder),
+            hint="check the path: a package is a target's folder in the output of an export, such as out/cpu-int8",
+        )
     inside = sorted(path.parent for path in folder.glob("*/manifest.json"))
     return inside if inside and not (folder / "manifest.json").exists() else [folder]
 

@@ -116,7 +116,11 @@ def _walk(folder: Path, manifest: Mapping[str, Any], recipe: Recipe, progress: P
 
     source = load_model(recipe, progress)
     if source.cache is not None:
-        raise UsageError("models that write text are not looked into yet", where=str(folder))
+        raise UsageError(
+            "models that write text are not looked into yet",
+            where=str(folder),
+            hint="`plm-export inspect` shows the checks, `plm-export bench --profile` where the time of a token goes",
+        )
     compressed = _compressed(folder, recipe, source)
     text = read_text(replace(recipe, n_probes=min(recipe.n_probes, N_TEXTS)), source, progress)
     whole = capture_reference(source, text.probes, progress)
