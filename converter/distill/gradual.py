@@ -28,7 +28,7 @@ class GradualPruning(TeacherOptions, Stage[TorchModel, TorchModel]):
         None,
         "speedup to reach over the unpruned model, by times measured on this machine",
         low=1.01,
-        search=span(1.25, 5.0, step=0.25),
+        search=span(1.25, 8.0, step=0.25),
     )
     latency_ms: float | None = option(
         None, "milliseconds per text to reach, by times measured on this machine", low=0.0001

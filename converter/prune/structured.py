@@ -78,7 +78,7 @@ class StructuredPruning(Stage[TorchModel, TorchModel]):
         None,
         "speedup to reach over the unpruned model, by times measured on this machine",
         low=1.01,
-        search=span(1.25, 5.0, step=0.25),
+        search=span(1.25, 8.0, step=0.25),
     )
     latency_ms: float | None = option(
         None,

@@ -205,5 +205,5 @@ def test_a_language_that_a_model_lacks_is_told_with_the_nearest() -> None:
     with pytest.raises(UsageError, match="fr_FR") as caught:
         target_language(Tokenizer({"fr_XX": 1, "de_DE": 2}), "fr_FR")
     assert "fr_XX" in caught.value.hint
-    with pytest.raises(UsageError, match="two languages"):
+    with pytest.raises(UsageError, match="no tokens of languages"):
         target_language(Tokenizer({"<s>": 0}), "de")

@@ -105,7 +105,7 @@ def test_a_number_outside_the_space_is_taken_to_the_nearest_in_it() -> None:
     space = Space(("cpu-int8",))
     recipe = recipe_of("cpu-int8", {"precision": "static"}, [{"stage": "prune.structured", "speedup": 99.0}])
     numbers = space.numbers_of(recipe)
-    assert numbers["prune.structured.speedup"] == 5.0
+    assert numbers["prune.structured.speedup"] == 8.0
     assert numbers["place 1"] == NONE
 
 
