@@ -8,7 +8,13 @@ TITLES = {"gpt2-124m": "GPT-2 124M", "opus-mt": "opus-mt"}
 
 
 def decoding(table: dict[str, Any]) -> str:
-    """Return speed by precision and threads, beside the peers that were timed in the same run."""
+    """Return speed by precision and threads, beside the peers that were timed in the same run, by processor."""
+    made = [_decoding_here(table)]
+    made += [f"The same on {cpu}.\n\n{_decoding_here(rows)}" for cpu, rows in table.get("elsewhere", {}).items()]
+    return "\n\n".join(made)
+
+
+def _decoding_here(table: dict[str, Any]) -> str:
     runs = {key: rows for key, rows in table.items() if key.startswith("threads_")}
     decoders = [
         (

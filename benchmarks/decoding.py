@@ -2,6 +2,7 @@
 
     python benchmarks/decoding.py make FOLDER            export and quantize both shapes, once
     python benchmarks/decoding.py time FOLDER --threads 1 [--only gpt2-124m] [--precisions int8 int4] [--peers]
+    … --elsewhere        kept beside the figures of another processor, not instead of them
 
 Two shapes with seeded random weights: GPT-2 124M (a prompt of 32 tokens, 48 written) and opus-mt (6 + 6 layers, 512
 wide, 58 101 words; 20 tokens in and out, greedy and with four beams). A token can at best be written in the time in
@@ -42,6 +43,7 @@ def main() -> None:
     parser.add_argument("--only", nargs="*", default=SHAPES)
     parser.add_argument("--precisions", nargs="*", default=PRECISIONS)
     parser.add_argument("--peers", action="store_true")
+    parser.add_argument("--elsewhere", action="store_true")
     given = parser.parse_args()
     for shape in given.only:
         precisions = [name for name in given.precisions if name != "static" or shape == "opus-mt"]
@@ -50,15 +52,18 @@ def main() -> None:
             remember("made", shape, row)
         else:
             row = {**measure(shape, given.folder / shape, precisions, given.threads, peers=given.peers)}
-            remember(f"threads_{given.threads}", shape, row)
+            remember(f"threads_{given.threads}", shape, row, elsewhere=given.elsewhere)
         print(shape, row, flush=True)
 
 
-def remember(part: str, shape: str, row: dict[str, Any]) -> None:
-    results = known(NAME)
-    before = results.get(part, {})
-    merged = {**before.get(shape, {}), **row}
-    save(NAME, {**results, "machine": machine(), part: {**before, shape: merged}})
+def remember(part: str, shape: str, row: dict[str, Any], *, elsewhere: bool = False) -> None:
+    results, here = known(NAME), machine()
+    others: dict[str, Any] = results.setdefault("elsewhere", {})
+    of = others.setdefault(here["cpu"], {}) if elsewhere else results
+    before = of.setdefault(part, {})
+    before[shape] = {**before.get(shape, {}), **row}
+    of["machine"] = here
+    save(NAME, results)
 
 
 def seeded(shape: str) -> tuple[Any, int]:
