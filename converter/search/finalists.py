@@ -135,10 +135,17 @@ class _Pool:
     """Starts that are left out for want of time."""
     longest: float = 0.0
     """Seconds of what was made together."""
+    taken: float = 0.0
+    foretold: float = 0.0
+    """Seconds that all of it took, and was expected to take."""
 
     @property
     def failed(self) -> list[int]:
         return [number for number, one in self.made.items() if one.figures is None or one.status == FAILED]
+
+    def takes(self, foretold: float) -> float:
+        """Return the seconds that more will take, by how far off what was foretold of the others was."""
+        return foretold * self.taken / self.foretold if foretold and self.foretold else max(foretold, self.longest)
 
     def add(self, chosen: Sequence[Trial]) -> None:
         self.order += [n for n in dict.fromkeys(t.number for t in chosen) if n not in self.order]
@@ -249,12 +256,13 @@ class Finals:
             # What must be made is made first, together.
             n = self._at_once(len([t for t in chosen if t.number in needed]))
             together, chosen = chosen[:n], chosen[n:]
-            before = left()
-            takes = max(pool.longest, self.expected(together))
-            if pool.made and before < takes and not {t.number for t in together} & needed:
+            before, foretold = left(), self.expected(together)
+            if pool.made and before < pool.takes(foretold) and not {t.number for t in together} & needed:
                 break
             pool.made |= self.make(together)
-            pool.longest = max(pool.longest, before - left())
+            took = before - left()
+            pool.longest, pool.taken = max(pool.longest, took), pool.taken + took
+            pool.foretold += foretold
         return len(pool.made) > before_all
 
     def _further(self, known: Sequence[Trial], pool: "_Pool") -> list[Trial]:

@@ -141,6 +141,15 @@ def test_a_search_does_not_end_long_after_its_time_for_what_the_best_is_only_com
     assert "the best start was not made in full" in said[0]
 
 
+@pytest.mark.parametrize("foretold", [600.0, 6.0, 0.0])
+def test_what_was_made_in_full_tells_how_far_estimates_are_off(foretold: float) -> None:
+    trials = [trial(0, 0.03, start="balanced"), trial(1, 0.01), trial(2, 0.02, ms=0.9), trial(3, 0.04, ms=0.8)]
+    finals = Timed(250.0)  # for four of a minute each, and no more
+    finals.expected = lambda chosen: foretold * len(chosen)
+    assert len(finals.make_all(trials, ("cpu-int8",), 4, lambda: finals.time_left)) == 4
+    assert finals.time_left == pytest.approx(10.0)
+
+
 def test_the_start_is_made_beside_the_best_where_that_takes_no_longer() -> None:
     trials = [trial(0, 0.03, start="balanced"), trial(1, 0.01)]
     finals = Timed(10.0)
