@@ -58,10 +58,15 @@ class GradualPruning(TeacherOptions, Stage[TorchModel, TorchModel]):
             )
 
     def forecast(self, now: "Forecast", model: TorchModel, ctx: Context) -> "Forecast":
-        from converter.forecast import spent
+        from converter.distill._gradual import cubic_cuts
+        from converter.forecast import forecast_of, spent
 
         pruned = self.pruning().forecast(now, model, ctx)
-        return spent(pruned, passes=self.passes(len(ctx.calibration)))
+        cuts = cubic_cuts(now.matrices, pruned.matrices, self.cuts, self.until)
+        ends = [*(cut.at for cut in cuts[1:]), 1.0]
+        left = sum(cut.allowed * (end - cut.at) for cut, end in zip(cuts, ends, strict=True))
+        student = left / max(1, forecast_of(model).matrices)
+        return spent(pruned, passes=self.passes(len(ctx.calibration), student))
 
     def pruning(self) -> "StructuredPruning":
         """Return the pruning that goes all the way at once."""

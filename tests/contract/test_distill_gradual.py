@@ -48,6 +48,18 @@ def test_a_model_is_cut_in_turns_and_ends_within_its_budget(
     assert [path.name for path in ctx.work.iterdir()] == ["resume"]
 
 
+def test_a_forecast_of_the_training_counts_what_each_cut_leaves_of_the_model(
+    stage: GradualPruning, source: TorchModel, ctx: Context
+) -> None:
+    now, whole = forecast_of(source), stage.passes(len(ctx.calibration))
+
+    def training(size_mb: float) -> float:
+        one = replace(stage, size_mb=size_mb)
+        return one.forecast(now, source, ctx).passes - one.pruning().forecast(now, source, ctx).passes
+
+    assert whole / 4 < training(0.022) < training(0.03) < whole  # a quarter: the teacher's own
+
+
 def test_what_is_left_learns_between_and_after_the_cuts(
     stage: GradualPruning, source: TorchModel, ctx: Context
 ) -> None:
