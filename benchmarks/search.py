@@ -57,7 +57,8 @@ def main() -> int:
         less = [f"--without={method}" for method in given.without]
         mark = f" without {' '.join(given.without)}" if less else ""
         for speed in [] if given.hypervolume else given.speeds:
-            table["rows"][f"{name} {speed:g}{mark}"] = row(name, speed, given.minutes, work, less)
+            found = row(name, speed, given.minutes, work, less)
+            table["rows"][f"{name} {speed:g}{mark}"] = found | {"cpu": table["machine"]["cpu"]}
         save("search", table)
     if given.work is None:
         shutil.rmtree(work)
