@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from converter.generate.positions import is_changing, kinds_of
 from converter.graphs import VOCABULARY, names_along
 from converter.resources import LARGE_BYTES
 
@@ -102,10 +103,7 @@ def side_by_side(model: "TorchModel") -> bool:
 
 def turns_by_length(module: torch.nn.Module) -> bool:
     """Tell whether a rotary embedding writes the frequencies for the length of the text that is read into itself."""
-    # One kind for all layers, or one for each kind of layer.
-    found = (getattr(part, "rope_type", None) for part in module.modules())
-    kinds = (kind for one in found for kind in (one.values() if isinstance(one, Mapping) else (one,)))
-    return any(isinstance(kind, str) and ("dynamic" in kind or kind == "longrope") for kind in kinds)
+    return any(is_changing(kind) for part in module.modules() for kind in kinds_of(part).values())
 
 
 def decides_at_end(module: torch.nn.Module) -> bool:

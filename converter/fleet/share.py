@@ -5,12 +5,12 @@ What a job made is copied beside its place first. It is moved there when all of 
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from converter.errors import ExportError, RuntimeMissing, UsageError
-from converter.package.output_marker import LITTER, MARKER, MAX_MARKER_BYTES, TOOL
+from converter.package.output_marker import LITTER, MARKER, MAX_MARKER_BYTES, files_told
 
 PARTIAL = ".plm-export-partial-"
 """Before the name of a job: what is being copied, or what a worker that was lost has left of it."""
@@ -71,13 +71,14 @@ class Share:
             UsageError: it is not to be replaced, or nothing can be written.
 
         """
+        names = sorted(p.relative_to(out).as_posix() for p in out.rglob("*") if p.is_file())
         try:
             self._remove(self._partial)
-            for name in sorted(p.relative_to(out).as_posix() for p in out.rglob("*") if p.is_file()):
+            for name in names:
                 self._put(out / name, f"{self._partial}/{name}")
             self.refuse(force=force)  # hours may have gone by
             self._remove(self._place)
-            self._move(out)
+            self._move(names)
         except ExportError:
             raise
         except Exception as error:  # noqa: BLE001 - see above
@@ -96,9 +97,8 @@ class Share:
         if not self._files.exists(path) or (self._files.size(path) or 0) > MAX_MARKER_BYTES:
             return {}
         try:
-            table = json.loads(self._files.cat_file(path))
-            return dict(table["files"]) if table["tool"] == TOOL else {}
-        except (ValueError, KeyError, TypeError):
+            return files_told(json.loads(self._files.cat_file(path))) or {}
+        except (ValueError, RecursionError):
             return {}
 
     def _is_ours(self, name: str, listed: dict[str, str]) -> bool:
@@ -113,13 +113,12 @@ class Share:
         self._files.makedirs(place.rpartition("/")[0], exist_ok=True)
         self._files.put_file(str(given), place)
 
-    def _move(self, out: Path) -> None:
+    def _move(self, names: Sequence[str]) -> None:
         from fsspec.implementations.local import LocalFileSystem
 
         if isinstance(self._files, LocalFileSystem):  # one rename
             self._files.mv(self._partial, self._place)
             return
-        names = sorted(p.relative_to(out).as_posix() for p in out.rglob("*") if p.is_file())
         for name in sorted(names, key=lambda name: name == MARKER):
             place = f"{self._place}/{name}"
             self._files.makedirs(place.rpartition("/")[0], exist_ok=True)

@@ -4,6 +4,21 @@ from collections.abc import Mapping
 from typing import Any
 
 LONGROPE = "longrope"
+CHANGING = ("dynamic", LONGROPE)
+"""Kinds of positions (transformers' `rope_type`) that are computed otherwise for texts longer than those first learned:
+keys that are in the cache already would have to be computed again."""
+
+
+def kinds_of(module: Any) -> dict[str, str]:
+    """Return the kinds of a module's positions by the layers that they are for, "" for all."""
+    kinds = getattr(module, "rope_type", None)
+    if isinstance(kinds, str):
+        return {"": kinds}
+    return kinds if isinstance(kinds, dict) else {}
+
+
+def is_changing(kind: str) -> bool:
+    return any(word in kind for word in CHANGING)
 
 
 def rope_switches_at(config: Any) -> int | None:

@@ -66,7 +66,11 @@ def _write(folder: Path, files: Mapping[str, str]) -> None:
 
 def read_marker(folder: Path) -> dict[str, str] | None:
     """Return the digest of each file that a finished run wrote; None where there is no marker that can be trusted."""
-    table = read_small_json(folder / MARKER)
+    return files_told(read_small_json(folder / MARKER))
+
+
+def files_told(table: object) -> dict[str, str] | None:
+    """Return the digest of each file that a marker tells of; None where it is none, or cannot be trusted."""
     if not isinstance(table, dict) or table.get("tool") != TOOL or table.get("format") != FORMAT:
         return None
     files = table.get("files")

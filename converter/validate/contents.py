@@ -99,14 +99,13 @@ def compare_weights(
     """
     parts = parts or parts_of(bundle.source, reference.probes)
     files = [bundle.folder / f for f in dict.fromkeys(bundle.files.values())]
-    before = chain.from_iterable(target.parameters(f, vectors_only=True) for f in _float_files(steps))
-    vectors = [s for s in before if s.kind == "vector"]
+    before = [s for file in _float_files(steps) for s in target.parameters(file, vectors_only=True)]
     stored = chain.from_iterable(map(target.parameters, files))
     seen: dict[bytes, tuple[list[Block], int]] = {}
     left = _leaves_vectors(steps)
-    checks, facts, own = check_weights(bundle.source, stored, parts, vectors, seen, left_alone=left)
+    checks, facts, own = check_weights(bundle.source, stored, parts, before, seen, left_alone=left)
     for path in target.models_beside(bundle):
-        others = check_weights(bundle.source, target.parameters(path), parts, vectors, seen, left_alone=left).checks
+        others = check_weights(bundle.source, target.parameters(path), parts, before, seen, left_alone=left).checks
         failed = {c.name: replace(c, detail=f"{path.name}: {c.detail}") for c in others if c.status is Status.FAIL}
         checks = [c if c.status is Status.FAIL else failed.get(c.name, c) for c in checks]
     return Compared(checks, facts, own)

@@ -258,8 +258,9 @@ def _as_stored(weight: "torch.Tensor") -> "NDArray[Any]":
     import torch
 
     given = weight.detach().cpu()
-    found: NDArray[Any] = given.view(torch.int16).numpy() if given.dtype == torch.bfloat16 else given.numpy()
-    return found.view(ir.DataType.BFLOAT16.numpy()) if given.dtype == torch.bfloat16 else found
+    if given.dtype != torch.bfloat16:
+        return np.asarray(given.numpy())
+    return np.asarray(given.view(torch.int16).numpy().view(ir.DataType.BFLOAT16.numpy()))
 
 
 def _called(model: "TorchModel", probe: Probe) -> "list[tuple[str, Any]]":

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from converter.errors import SourceError
-from converter.model_folder.contents import check_files, check_keys
+from converter.model_folder.contents import check_files
+from tests.configurations import check_config
 
 BERT = {
     "attention_probs_dropout_prob": 0.1,
@@ -152,10 +153,9 @@ BESIDE = (
 
 
 def checked(raw: dict[str, Any]) -> None:
-    from transformers import AutoConfig, AutoModel
+    from transformers import AutoModel
 
-    config = AutoConfig.for_model(raw["model_type"]).from_dict(dict(raw))
-    check_keys(raw, config, AutoModel._model_mapping[type(config)], Path("config.json"))
+    check_config(raw, AutoModel)
 
 
 @pytest.mark.parametrize("name", CONFIGS)

@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 
 from converter.errors import SourceError
-from converter.model_folder.contents import check_files, check_keys
+from converter.model_folder.contents import check_files
+from tests.configurations import check_config
 
 DECODER: dict[str, Any] = {
     "hidden_act": "silu",
@@ -152,11 +153,9 @@ CONFIGS: dict[str, dict[str, Any]] = {
 
 
 def checked(raw: dict[str, Any]) -> None:
-    from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM
+    from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
-    config = AutoConfig.for_model(raw["model_type"]).from_dict(dict(raw))
-    auto = AutoModelForSeq2SeqLM if raw.get("is_encoder_decoder") else AutoModelForCausalLM
-    check_keys(raw, config, auto._model_mapping[type(config)], Path("config.json"))
+    check_config(raw, AutoModelForSeq2SeqLM if raw.get("is_encoder_decoder") else AutoModelForCausalLM)
 
 
 @pytest.mark.parametrize("name", CONFIGS)

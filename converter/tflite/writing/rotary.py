@@ -5,10 +5,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from converter.errors import UsageError
-
-CHANGING = ("dynamic", "longrope")
-"""Kinds of positions (transformers' `rope_type`) that are computed otherwise for texts longer than those first learned:
-keys that are in the cache already would have to be computed again."""
+from converter.generate.positions import LONGROPE, is_changing, kinds_of
 
 
 def refuse_changing_positions(model: Any, cache: int) -> None:
@@ -26,10 +23,10 @@ def refuse_changing_positions(model: Any, cache: int) -> None:
 @contextmanager
 def settled_positions(model: Any) -> Iterator[None]:
     """Positions as they are for texts that are not too long, without the choice, which cannot be traced."""
-    found = [m for m in model.modules() if any(_is_changing(kind) for kind in _kinds(m).values())]
+    found = [m for m in model.modules() if any(is_changing(kind) for kind in kinds_of(m).values())]
     before = [(m, m.rope_type, {n: b.clone() for n, b in m.named_buffers(recurse=False)}) for m in found]
     for module, kinds, _ in before:
-        for layers in _kinds(module):
+        for layers in kinds_of(module):
             # The longest text so far decides what is there.
             prefix = f"{layers}_" if layers else ""
             getattr(module, f"{prefix}inv_freq").copy_(getattr(module, f"{prefix}original_inv_freq"))
@@ -46,22 +43,10 @@ def settled_positions(model: Any) -> Iterator[None]:
 def _changing(model: Any) -> Iterator[tuple[str, int | None]]:
     """Yield the kinds of positions that change, each with the tokens up to which they do not."""
     for module in model.modules():
-        for layers, kind in _kinds(module).items():
-            if _is_changing(kind):
+        for layers, kind in kinds_of(module).items():
+            if is_changing(kind):
                 table = module.config.rope_parameters
                 table = table[layers] if layers else table
                 learned = table.get("original_max_position_embeddings")
                 # Those that grow (dynamic) begin to at the model's own positions.
-                yield kind, learned if kind == "longrope" else int(module.config.max_position_embeddings)
-
-
-def _kinds(module: Any) -> dict[str, str]:
-    """Return the kinds of a module's positions by the layers that they are for, "" for all."""
-    kinds = getattr(module, "rope_type", None)
-    if isinstance(kinds, str):
-        return {"": kinds}
-    return kinds if isinstance(kinds, dict) else {}
-
-
-def _is_changing(kind: str) -> bool:
-    return any(word in kind for word in CHANGING)
+                yield kind, learned if kind == LONGROPE else int(module.config.max_position_embeddings)
